@@ -1,0 +1,70 @@
+"""Sightline finds, captions and explains the images on your own disk with CLIP and BLIP.
+
+The names below load when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.captioning.dual import CaptionConfig, DualCaption
+    from sightline.errors import ImageError, InputError, ModelError, SightlineError, StoreError, TrainingError
+    from sightline.library import Library, caption
+    from sightline.models.base import GenerationConfig
+    from sightline.models.captioners import load_captioner
+    from sightline.models.encoders import load_encoder
+    from sightline.types import Caption, Hit, ImageRecord
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Caption": "sightline.types",
+    "CaptionConfig": "sightline.captioning.dual",
+    "DualCaption": "sightline.captioning.dual",
+    "GenerationConfig": "sightline.models.base",
+    "Hit": "sightline.types",
+    "ImageError": "sightline.errors",
+    "ImageRecord": "sightline.types",
+    "InputError": "sightline.errors",
+    "Library": "sightline.library",
+    "ModelError": "sightline.errors",
+    "SightlineError": "sightline.errors",
+    "StoreError": "sightline.errors",
+    "TrainingError": "sightline.errors",
+    "caption": "sightline.library",
+    "load_captioner": "sightline.models.captioners",
+    "load_encoder": "sightline.models.encoders",
+}
+
+__all__ = [
+    "Caption",
+    "CaptionConfig",
+    "DualCaption",
+    "GenerationConfig",
+    "Hit",
+    "ImageError",
+    "ImageRecord",
+    "InputError",
+    "Library",
+    "ModelError",
+    "SightlineError",
+    "StoreError",
+    "TrainingError",
+    "__version__",
+    "caption",
+    "load_captioner",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that holds it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,37 @@
+"""Where Sightline keeps things, and the limits that protect it. Environment variables override each default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sightline.errors import InputError
+
+DEFAULT_MAX_PIXELS = 250_000_000
+"""Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
+
+
+def library_dir() -> Path:
+    """The library used when none is named: `SIGHTLINE_LIBRARY`, else a folder in the user's data directory."""
+    if named := os.environ.get("SIGHTLINE_LIBRARY"):
+        return Path(named).expanduser()
+    data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data_home).expanduser() / "sightline" / "library"
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept (exported graphs, hashes of weights): `SIGHTLINE_CACHE` or XDG's."""
+    if named := os.environ.get("SIGHTLINE_CACHE"):
+        return Path(named).expanduser()
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache_home).expanduser() / "sightline"
+
+
+def max_pixels() -> int:
+    """Largest number of pixels a picture may have. Raises InputError where the variable is not a positive number."""
+    named = os.environ.get("SIGHTLINE_MAX_PIXELS")
+    if named is None:
+        return DEFAULT_MAX_PIXELS
+    if not named.isdecimal() or int(named) == 0:
+        raise InputError(f"SIGHTLINE_MAX_PIXELS is {named!r}; it must be a positive whole number of pixels.")
+    return int(named)

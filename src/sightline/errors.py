@@ -1,0 +1,34 @@
+"""The one error tree: a class for each thing that a caller handles differently.
+
+A message says what was wrong, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class SightlineError(Exception):
+    """Base of every error that Sightline raises on purpose."""
+
+
+class InputError(SightlineError):
+    """What the caller gave can't be used: a query, a filter, a path, an option."""
+
+
+class ImageError(InputError):
+    """One image file can't be read; `reason` is a short phrase without the path, fit for counting."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ModelError(SightlineError):
+    """A model is unknown, can't be fetched, or can't be loaded or run here."""
+
+
+class StoreError(SightlineError):
+    """A library can't be opened, read or written, or refuses what it is given."""
+
+
+class TrainingError(SightlineError):
+    """A training run can't start or can't go on."""

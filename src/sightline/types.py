@@ -1,0 +1,117 @@
+"""Plain records that rooms hand to each other. Nothing here computes or does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float32Array = NDArray[np.float32]
+
+Precision = Literal["fp32", "int8"]
+"""Precision of the model run that made a vector (how it is stored is the store's matter)."""
+
+CaptionSource = Literal["clip", "blip", "user"]
+"""Who wrote a caption: ranked candidate, generated sentence, or the user."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageInfo:
+    """What a picture file says of itself. Width and height are those of the upright picture, in pixels."""
+
+    width: int
+    height: int
+    format: str
+    """Upper case, as Pillow names it: JPEG, PNG, WEBP, ..."""
+    taken_at: str | None = None
+    """ISO 8601 without a zone, such as `2024-05-01T12:30:00`, from EXIF."""
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    """Position in degrees, north and east positive, from EXIF."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """One sentence about one image."""
+
+    text: str
+    source: CaptionSource
+    similarity: float | None = None
+    """Cosine of the caption's and the image's CLIP embeddings."""
+    log_prob: float | None = None
+    """Mean log-probability for each token under the generator, in nats."""
+    model: str | None = None
+    """Name of the model that wrote or ranked it."""
+    best: bool = False
+    """Whether fusion chose it as the image's caption."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRecord:
+    """One image of a library: where it lies, what was known of the file when it was read, what it shows."""
+
+    root: Path
+    """The indexed folder, absolute."""
+    relative: str
+    """Path below the root, with `/`; bytes that are not UTF-8 are kept as surrogate escapes."""
+    size_bytes: int
+    mtime_ns: int
+    content_hash: str
+    """Hash of the file's bytes; equal means an exact duplicate."""
+    info: ImageInfo
+    id: int | None = None
+    """Row number in the store; None before it is written."""
+
+    @property
+    def path(self) -> Path:
+        """The file's absolute path."""
+        return self.root / self.relative
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedding:
+    """One L2-normalised vector (D,) float32 of one model, with the precision of the run that made it."""
+
+    model: str
+    vector: Float32Array
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelIdentity:
+    """What must be equal for two vectors to be comparable. A store refuses vectors of another identity."""
+
+    name: str
+    weights_hash: str
+    preprocessing_version: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """One result of a search, best first."""
+
+    image: ImageRecord
+    similarity: float
+    """Cosine to the query in [-1, 1]; higher is closer."""
+    caption: str | None = None
+    """The image's best caption where one is stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreStats:
+    """Counts of a store."""
+
+    images: int
+    captions: int
+    roots: tuple[Path, ...]
+    models: Mapping[str, int] = field(default_factory=dict)
+    """Model name -> number of images that have its vector."""
+    size_bytes: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
