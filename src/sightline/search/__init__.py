@@ -1,0 +1,1 @@
+"""The query language, ranking under filters, similar pictures and duplicates."""

@@ -1,0 +1,145 @@
+"""From a query to hits: one vector for each part, combined, the nearest rows under the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sightline.errors import ImageError, InputError
+from sightline.images.decode import read_picture
+from sightline.search.combine import combine
+from sightline.search.query import Part
+from sightline.types import Hit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.models.base import Encoder
+    from sightline.store.base import Store
+    from sightline.types import ImageRecord
+
+Match = Literal["pictures", "captions", "both"]
+
+_FUSION_DEPTH = 200
+_RANK_CONSTANT = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How hits are chosen."""
+
+    top: int = 10
+    where: str | None = None
+    """A filter, such as `taken_at > '2024-01-01' and path like '%holiday%'`."""
+    min_similarity: float | None = None
+    """Hits below this cosine are left out. None keeps all: no constant fits every query."""
+    match: Match = "pictures"
+    """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise InputError(f"top is {self.top}; it must be at least 1.")
+        if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
+            raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
+        if self.match not in ("pictures", "captions", "both"):
+            raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
+
+
+def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
+    """Hits, best first. A picture of the query that is in the library is not among them.
+
+    Raises InputError for a broken filter or a picture that can't be read, and for full text without words.
+    """
+    own_rows = [_find_row(store, part.image) for part in parts if part.image]
+    exclude = {row.id for row in own_rows if row and row.id is not None}
+    vectors_PD = np.stack([_embed_part(store, encoder, part) for part in parts])
+    query_D = combine(vectors_PD, [part.weight for part in parts])
+    if config.match == "pictures":
+        found = store.query(query_D, config.top, model=encoder.card.name, where=config.where, exclude=exclude)
+    else:
+        ids = _rank_by_words(store, parts, config, exclude)
+        if config.match == "both":
+            depth = max(config.top, _FUSION_DEPTH)
+            near = store.query(query_D, depth, model=encoder.card.name, where=config.where, exclude=exclude)
+            ids = fuse_rankings([[row for row, _ in near], ids])
+        found = _similarities(store, encoder, query_D, ids[: config.top])
+    if config.min_similarity is not None:
+        found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
+    return make_hits(store, found)
+
+
+def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
+    """Rows with similarities -> hits with their records and best captions, in the same order."""
+    ids = [row for row, _ in found]
+    captions = store.captions(ids)
+    return [
+        Hit(image=image, similarity=similarity, caption=captions[row][0].text if captions[row] else None)
+        for image, (row, similarity) in zip(store.get(ids), found, strict=True)
+    ]
+
+
+def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank) to its rows; best first, ties by id.
+
+    Source: Cormack, Clarke and Büttcher, Reciprocal Rank Fusion, SIGIR 2009.
+    """
+    gains: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, row in enumerate(ranking, start=1):
+            gains[row] = gains.get(row, 0.0) + 1 / (_RANK_CONSTANT + rank)
+    return sorted(gains, key=lambda row: (-gains[row], row))
+
+
+def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
+    """A picture file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
+    preprocessing = encoder.card.preprocessing
+    try:
+        picture = read_picture(path, min_side_px=preprocessing.size_px)
+    except ImageError as error:
+        raise InputError(f"The picture {path} can't be read: {error.reason}.") from error
+    vector_D: NDArray[np.float32] = encoder.encode_images(preprocessing.resize(picture.rgb)[None])[0]
+    return vector_D
+
+
+def _embed_part(store: Store, encoder: Encoder, part: Part) -> NDArray[np.float32]:
+    if part.image is None:
+        assert part.text is not None  # a Part is one or the other
+        text_vector_D: NDArray[np.float32] = encoder.encode_texts([part.text])[0]
+        return text_vector_D
+    row = _find_row(store, part.image)
+    if row and row.id is not None and _is_unchanged(part.image, row):
+        _, stored_1D = store.vectors(encoder.card.name, [row.id])
+        if len(stored_1D):
+            stored_D: NDArray[np.float32] = stored_1D[0]
+            return stored_D
+    return embed_picture(encoder, part.image)
+
+
+def _find_row(store: Store, path: Path) -> ImageRecord | None:
+    return store.find_path(path.absolute()) or store.find_path(path.resolve())
+
+
+def _is_unchanged(path: Path, row: ImageRecord) -> bool:
+    stat = path.stat()
+    return (stat.st_size, stat.st_mtime_ns) == (row.size_bytes, row.mtime_ns)
+
+
+def _rank_by_words(store: Store, parts: Sequence[Part], config: SearchConfig, exclude: set[int]) -> list[int]:
+    words = " ".join(part.text for part in parts if part.text is not None and part.weight > 0)
+    if not words:
+        raise InputError("Captions are searched by words: give words, or match pictures.")
+    depth = max(config.top, _FUSION_DEPTH) + len(exclude)
+    return [row for row, _ in store.match(words, depth, where=config.where) if row not in exclude]
+
+
+def _similarities(
+    store: Store, encoder: Encoder, query_D: NDArray[np.float32], ids: Sequence[int]
+) -> list[tuple[int, float]]:
+    """Rows in the given order with their cosine; rows that this model hasn't embedded are left out."""
+    rows, vectors_ND = store.vectors(encoder.card.name, ids)
+    cosine = dict(zip(rows.tolist(), (vectors_ND @ query_D).tolist(), strict=True))
+    return [(row, cosine[row]) for row in ids if row in cosine]

@@ -1,0 +1,47 @@
+"""Every test has a home of its own, no hub and no network."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1" if os.environ.get("SIGHTLINE_HUB_TESTS") != "1" else "0"
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "SIGHTLINE_LIBRARY", "SIGHTLINE_CACHE", "SIGHTLINE_MAX_PIXELS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_network(request, monkeypatch):
+    if request.node.get_closest_marker("hub"):
+        return
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if isinstance(address, tuple) and not str(address[0]).startswith(("127.", "localhost", "::1")):
+            raise OSError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("hub") and os.environ.get("SIGHTLINE_HUB_TESTS") != "1":
+            item.add_marker(pytest.mark.skip(reason="needs the hub: set SIGHTLINE_HUB_TESTS=1"))
+        if item.get_closest_marker("shared") and not SHARED_DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"needs the data sets at {SHARED_DATA}"))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

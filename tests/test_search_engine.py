@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.errors import InputError
+from sightline.images.preprocess import Preprocessing
+from sightline.models.base import ModelCard, TextSpec
+from sightline.search.duplicates import find_exact, find_near
+from sightline.search.engine import SearchConfig, fuse_rankings, search
+from sightline.search.query import Part
+from sightline.store.base import Entry
+from sightline.store.sqlite import open_store
+from sightline.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+
+WORDS = {"red": 0, "green": 1, "blue": 2}
+
+
+class ColourEncoder:
+    """A picture is its mean colour, a word the colour it names: enough to check ranking by hand."""
+
+    card = ModelCard(
+        name="colours",
+        kind="encoder",
+        family="clip",
+        source="test",
+        preprocessing=Preprocessing(size_px=8, resize_mode="squash"),
+        text=TextSpec(context_length=8, pad_id=0),
+        dim=3,
+    )
+    dim = 3
+    precision = "fp32"
+    runtime = "test"
+    identity = ModelIdentity(name="colours", weights_hash="0", preprocessing_version=1, dim=3)
+
+    def encode_images(self, pixels):
+        vectors = pixels.mean(axis=(1, 2)).astype(np.float32) + 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def encode_texts(self, texts):
+        return np.stack([np.eye(3, dtype=np.float32)[WORDS[text]] for text in texts])
+
+    def encode_maps(self, pixels):
+        return None
+
+
+@pytest.fixture
+def library(tmp_path):
+    """Six pictures named for their colours, indexed by hand."""
+    colours = {
+        "red": (255, 0, 0),
+        "green": (0, 255, 0),
+        "blue": (0, 0, 255),
+        "yellow": (255, 255, 0),
+        "magenta": (255, 0, 255),
+        "pink": (255, 60, 120),
+    }
+    photos, encoder = tmp_path / "photos", ColourEncoder()
+    photos.mkdir()
+    with open_store(tmp_path / "library") as store:
+        store.add_model(encoder.identity)
+        for name, colour in colours.items():
+            path = photos / f"{name}.png"
+            Image.new("RGB", (8, 8), colour).save(path)
+            vector = encoder.encode_images(np.full((1, 8, 8, 3), colour, np.uint8))[0]
+            store.upsert([Entry(image=record(path), embeddings=[Embedding(model="colours", vector=vector)])])
+        yield store, encoder, photos
+
+
+def record(path: Path, content_hash: str | None = None, size: int = 8) -> ImageRecord:
+    stat = path.stat()
+    return ImageRecord(
+        root=path.parent,
+        relative=path.name,
+        size_bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        content_hash=content_hash or path.name,
+        info=ImageInfo(width=size, height=size, format="PNG"),
+    )
+
+
+def names(hits):
+    return [hit.image.path.stem for hit in hits]
+
+
+def run(library, *parts, **how):
+    store, encoder, _ = library
+    return search(store, encoder, parts, config=SearchConfig(**how))
+
+
+def test_words_rank_by_cosine(library):
+    hits = run(library, Part(text="red"), top=4)
+    assert names(hits) == ["red", "pink", "yellow", "magenta"] or names(hits) == ["red", "pink", "magenta", "yellow"]
+    assert hits[0].similarity == pytest.approx(1.0, abs=1e-3)
+    assert [h.similarity for h in hits] == sorted((h.similarity for h in hits), reverse=True)
+
+
+def test_plus_and_minus(library):
+    assert names(run(library, Part(text="red"), Part(text="blue"), top=1)) == ["magenta"]
+    assert names(run(library, Part(text="red"), Part(text="blue", weight=-1.0), top=1)) == ["red"]
+    less_blue = names(run(library, Part(text="red"), Part(text="blue", weight=-0.5), top=6))
+    assert less_blue.index("yellow") < less_blue.index("magenta")
+
+
+def test_the_query_picture_is_not_among_its_results(library):
+    _, _, photos = library
+    hits = run(library, Part(image=photos / "red.png"), top=10)
+    assert "red" not in names(hits)
+    assert len(hits) == 5
+    assert names(hits)[0] == "pink"
+
+
+def test_a_picture_from_elsewhere_finds_its_copy(library, tmp_path):
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "elsewhere.png")
+    assert names(run(library, Part(image=tmp_path / "elsewhere.png"), top=1)) == ["red"]
+
+
+def test_a_changed_picture_is_embedded_again_not_taken_from_the_store(library):
+    _, _, photos = library
+    Image.new("RGB", (9, 9), (0, 0, 255)).save(photos / "red.png")
+    assert names(run(library, Part(image=photos / "red.png"), top=1)) == ["blue"]
+
+
+def test_an_unreadable_query_picture_is_named(library, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"broken\.png can't be read"):
+        run(library, Part(image=tmp_path / "broken.png"))
+
+
+def test_filters_and_minimum_similarity(library):
+    assert names(run(library, Part(text="red"), where="name like 'm%'")) == ["magenta"]
+    assert names(run(library, Part(text="red"), min_similarity=0.99)) == ["red"]
+    assert run(library, Part(text="red"), where="width > 100") == []
+
+
+def test_captions_are_found_by_words_and_fused_with_pictures(library):
+    store, _, _ = library
+    row = next(r.id for r in store.scan() if r.relative == "blue.png")
+    store.put_captions({row: [Caption(text="a red herring", source="user", best=True)]})
+    by_words = run(library, Part(text="red"), match="captions")
+    assert set(names(by_words)) == {"blue", "red"}
+    assert next(hit for hit in by_words if hit.image.id == row).caption == "a red herring"
+    both = names(run(library, Part(text="red"), match="both", top=6))
+    assert both[0] == "red"
+    assert both.index("blue") < 3
+    with pytest.raises(InputError, match="searched by words"):
+        run(library, Part(image=store.get([row])[0].path), match="captions")
+
+
+def test_reciprocal_rank_fusion_by_hand():
+    # 7: 1/61 + 1/62, 8: 1/62 + 1/61 tie by id; 9: 1/63
+    assert fuse_rankings([[8, 7, 9], [7, 8]]) == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"top": 0}, "top is 0"), ({"min_similarity": 2.0}, "between -1 and 1"), ({"match": "words"}, "match is 'words'")],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        SearchConfig(**settings)
+
+
+def test_duplicates_exact_and_near(library):
+    store, encoder, photos = library
+    Image.new("RGB", (16, 16), (255, 2, 0)).save(photos / "almost-red.png")
+    (photos / "copy.png").write_bytes((photos / "red.png").read_bytes())
+    for name, colour, content, size in [("almost-red", (255, 2, 0), "x", 16), ("copy", (255, 0, 0), "red.png", 8)]:
+        vector = encoder.encode_images(np.full((1, 8, 8, 3), colour, np.uint8))[0]
+        entry = Entry(
+            image=record(photos / f"{name}.png", content, size),
+            embeddings=[Embedding(model="colours", vector=vector)],
+        )
+        store.upsert([entry])
+    exact = find_exact(store)
+    assert [[r.path.stem for r in group.images] for group in exact] == [["copy", "red"]]
+    near = find_near(store, "colours", min_similarity=0.999)
+    assert [[r.path.stem for r in group.images] for group in near] == [["almost-red", "copy", "red"]]
+    assert 0.999 <= near[0].similarity < 1
+    assert [len(g.images) for g in find_near(store, "colours", min_similarity=1.0)] == [2]
+    with pytest.raises(InputError, match="above 0"):
+        find_near(store, "colours", min_similarity=0.0)

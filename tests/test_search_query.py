@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import InputError
+from sightline.search.query import Part, parse_query
+
+
+def texts(parts):
+    return [(part.label, part.weight) for part in parts]
+
+
+def test_neighbouring_arguments_are_one_part():
+    assert texts(parse_query(["two", "dogs in", "the snow"])) == [("two dogs in the snow", 1.0)]
+
+
+@pytest.mark.parametrize("words", [["beach", "-", "people"], ["beach - people"], ["beach", "- people"]])
+def test_separators_stand_alone_as_arguments_or_between_spaces(words):
+    assert texts(parse_query(words)) == [("beach", 1.0), ("people", -1.0)]
+
+
+def test_hyphens_inside_words_do_not_separate():
+    assert texts(parse_query(["a t-shirt", "C++", "-5 degrees"])) == [("a t-shirt C++ -5 degrees", 1.0)]
+
+
+def test_weights_and_further_parts():
+    parts = parse_query(["2:snow", "+", ".5:dog"], add=["sled"], subtract=["3:people"])
+    assert texts(parts) == [("snow", 2.0), ("dog", 0.5), ("sled", 1.0), ("people", -3.0)]
+
+
+def test_a_leading_minus_makes_the_first_part_negative():
+    assert texts(parse_query(["-", "people"])) == [("people", -1.0)]
+
+
+def test_paths_and_bare_picture_names_are_pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spaced = tmp_path / "my photo - beach.jpg"
+    (tmp_path / "dog.jpg").touch()
+    spaced.touch()
+    assert parse_query(["./dog.jpg"])[0].image == Path("dog.jpg")
+    assert parse_query(["dog.jpg", "+", "2:snow"])[0].image == Path("dog.jpg")
+    assert parse_query([f"2:{tmp_path / 'dog.jpg'}"])[0] == Part(weight=2.0, image=tmp_path / "dog.jpg")
+    assert parse_query([], add=[str(spaced)])[0].image == spaced
+
+
+def test_a_path_with_a_separator_in_its_name_stays_whole_as_one_argument(tmp_path):
+    spaced = tmp_path / "my photo - beach.jpg"
+    spaced.touch()
+    assert texts(parse_query([str(spaced), "+", "snow"])) == [(str(spaced), 1.0), ("snow", 1.0)]
+
+
+def test_nothing_is_a_path_where_files_are_not_allowed(tmp_path):
+    secret = tmp_path / "secret.jpg"
+    secret.touch()
+    assert parse_query([str(secret)], allow_files=False)[0].text == str(secret)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "query is empty"),
+        (["   "], "query is empty"),
+        (["beach", "+"], "Nothing follows '\\+'"),
+        (["beach", "-", "+", "x"], "Nothing follows '-'"),
+        (["./gone.jpg"], "no picture ./gone.jpg"),
+        (["gone.jpg"], "no picture gone.jpg"),
+        (["https://example.org/a.jpg"], "web address"),
+        (["0:snow"], "weight of 'snow' is 0"),
+    ],
+)
+def test_broken_queries_say_what_is_wrong(words, message):
+    with pytest.raises(InputError, match=message):
+        parse_query(words)
