@@ -85,11 +85,18 @@ class Store(Protocol):
         ...
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
-        """All records by root and path, under a filter."""
+        """All records by root and path, under a filter, below a folder."""
         ...
 
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path."""
+        ...
+
+    def resolve_root(self, path: Path) -> tuple[Path, str]:
+        """Under which root a folder is indexed, and its path below that root (empty for the root itself).
+
+        Symbolic links are followed; no root lies inside another.
+        """
         ...
 
     def find_hash(self, content_hash: str) -> list[ImageRecord]:

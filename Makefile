@@ -1,0 +1,72 @@
+# GNU make 3.81 or newer, on Linux and macOS. pip's own variables are honoured: outside of machines with a CPU-only
+# torch, `make test` with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids gigabytes of CUDA.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
+
+.PHONY: help demo test lint check slow bench docs clean
+
+help:
+	@echo 'make demo     install the light core, index, caption and search 15 photos, write $(OUT)/contact-sheet.html'
+	@echo 'make test     install everything, run the tests (not those marked slow)'
+	@echo 'make lint     format, lint, types, layers'
+	@echo 'make check    lint and test: what CI runs'
+	@echo 'make slow     every test that needs no network'
+	@echo 'make bench    the benchmarks'
+	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
+	@echo 'make clean    remove .venv, $(OUT) and caches'
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/python -m sightline.demo --out '$(OUT)'
+
+test: $(VENV)/all.stamp
+	$(PYTEST) -m 'not slow and not hub'
+
+lint: $(VENV)/all.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+slow: $(VENV)/all.stamp
+	$(PYTEST) -m 'not hub'
+
+bench: $(VENV)/all.stamp
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+docs: $(VENV)/demo.stamp
+	$(BIN)/python -m sightline.cli.reference > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
+	$(BIN)/python -m sightline.demo --credits > docs/credits.md.new
+	mv docs/credits.md.new docs/credits.md
+
+clean:
+	rm -rf $(VENV) '$(OUT)' build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is as new as the pyproject.toml that it was installed from, so a second run installs nothing.
+$(VENV)/demo.stamp: pyproject.toml $(VENV)/venv.stamp
+	@echo "Installing the light core and the demo's photos into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/all.stamp: pyproject.toml $(VENV)/venv.stamp
+	@echo 'Installing everything, torch included, into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/venv.stamp:
+	@command -v '$(PYTHON)' >/dev/null || { echo 'There is no $(PYTHON). Try: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.implementation.name != "cpython" or sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Sightline needs CPython 3.11 or newer; $(PYTHON) is $$('$(PYTHON)' --version 2>&1). Try: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@'$(PYTHON)' -m venv $(VENV)
+	@touch $@

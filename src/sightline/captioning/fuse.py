@@ -1,0 +1,87 @@
+"""Choosing one caption from what CLIP ranked and what a generator wrote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
+
+from sightline.errors import InputError, ModelError
+from sightline.types import Caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionWeights:
+    """How much each quantity counts. Only their ratio matters."""
+
+    similarity: float = 1.0
+    """Weight of the CLIP similarity: does the sentence fit the picture?"""
+    log_prob: float = 1.0
+    """Weight of the generator's mean log-probability: would it write this sentence for this picture?"""
+
+    def __post_init__(self) -> None:
+        weights = (self.similarity, self.log_prob)
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+            raise InputError(
+                f"Fusion weights must be finite, not negative and not both 0: similarity {self.similarity}, "
+                f"log_prob {self.log_prob}."
+            )
+
+
+def fuse(
+    clip: Sequence[Caption], generated: Sequence[Caption], *, weights: FusionWeights | None = None
+) -> list[Caption]:
+    """All captions of one image, best first; exactly the first has `best=True`.
+
+    Cosines of one image lie within a few hundredths of each other and mean log-probabilities within a few nats, and
+    both scales change from model to model and from image to image. So each is standardised over this image's pool,
+    (x - mean) / population standard deviation, before the weighted sum: unlike ranks, this keeps a clear winner
+    clearer than a narrow one. A quantity that is equal for all, or that only one caption has, decides nothing.
+    A caption without a value counts as average in it (z = 0). Ties go to the higher similarity, then to the order
+    given. The same words from both sides are one caption, the generator's.
+
+    Raises InputError for an empty pool, ModelError for a value that is NaN or infinite.
+    """
+    pool = _merge(clip, generated)
+    if not pool:
+        raise InputError("There is no caption to choose from: give candidates, a captioner, or both.")
+    weights = weights or FusionWeights()
+    similarities = standardise([caption.similarity for caption in pool], what="similarity")
+    log_probs = standardise([caption.log_prob for caption in pool], what="log-probability")
+    # Rounded, so that sums that are equal on paper are ties here too.
+    fused = [
+        round(weights.similarity * similarity + weights.log_prob * log_prob, 9)
+        for similarity, log_prob in zip(similarities, log_probs, strict=True)
+    ]
+    order = sorted(range(len(pool)), key=lambda i: (-fused[i], -similarities[i]))
+    return [replace(pool[i], best=place == 0) for place, i in enumerate(order)]
+
+
+def standardise(values: Sequence[float | None], *, what: str) -> list[float]:
+    """Values -> z-scores with the population standard deviation; 0 for a missing value and where all are equal.
+
+    Raises ModelError for NaN or infinity, naming `what`.
+    """
+    known = [value for value in values if value is not None]
+    if not all(math.isfinite(value) for value in known):
+        raise ModelError(f"A caption has a {what} that isn't finite. Check the model's files with: sightline doctor")
+    mean = fmean(known) if known else 0.0
+    deviation = pstdev(known) if known else 0.0
+    if deviation <= 1e-9:
+        return [0.0] * len(values)
+    return [0.0 if value is None else (value - mean) / deviation for value in values]
+
+
+def _merge(clip: Sequence[Caption], generated: Sequence[Caption]) -> list[Caption]:
+    """Both lists, generated first, without repeated sentences; what one copy lacks the other one fills in."""
+    merged: dict[str, Caption] = {}
+    for caption in (*generated, *clip):
+        key = " ".join(caption.text.casefold().split()).rstrip(".")
+        first = merged.setdefault(key, caption)
+        merged[key] = replace(
+            first,
+            similarity=caption.similarity if first.similarity is None else first.similarity,
+            log_prob=caption.log_prob if first.log_prob is None else first.log_prob,
+        )
+    return list(merged.values())

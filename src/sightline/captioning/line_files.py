@@ -1,0 +1,173 @@
+"""All captions in one growing file: JSONL with everything, or CSV for training.
+
+Every record is written at once and ends with a newline. What follows the last whole record is what a killed run left;
+it is cut off when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sightline.captioning.dual import DualCaption
+from sightline.captioning.writers import CaptionWriter, Existing, explain_write_errors, make_record
+from sightline.errors import InputError
+
+CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source")
+"""The first two are open_clip's own names; it reads the file with `--csv-separator ,`."""
+
+
+class LineWriter(CaptionWriter):
+    """Appends a record for each image to a file, and knows which images it holds."""
+
+    def __init__(self, path: Path, *, existing: Existing) -> None:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; captions go to one file, such as {path / 'captions.jsonl'}")
+        if existing == "refuse" and path.exists() and path.stat().st_size > 0:
+            raise InputError(f"{path} exists. Go on with it with --skip-existing, or write it anew with --overwrite.")
+        self._path = path
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a record is on its way to the disk when `write` returns, and close() has nothing left to fail.
+            self._file = path.open("r+b" if existing == "skip" and path.exists() else "wb", buffering=0)
+        try:
+            self._done, self._length = self._read_back()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @abstractmethod
+    def _scan(self, file: BinaryIO) -> tuple[set[str], int]:
+        """Paths of the whole records, and how many bytes these take. Raises InputError for a file of another kind."""
+
+    @abstractmethod
+    def _encode(self, caption: DualCaption) -> bytes:
+        """One record with its newline."""
+
+    def has(self, path: Path) -> bool:
+        """Whether the file holds this photo's captions."""
+        return str(path.absolute()) in self._done
+
+    def write(self, caption: DualCaption) -> None:
+        """Append one record; where the disk is full, the file is left with whole records only."""
+        self._append(self._encode(caption))
+        self._done.add(str(caption.path.absolute()))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read_back(self) -> tuple[set[str], int]:
+        with explain_write_errors(self._path):
+            with self._path.open("rb") as file:
+                done, length = self._scan(file)
+            self._file.truncate(length)
+            self._file.seek(length)
+        return done, length
+
+    def _append(self, record: bytes) -> None:
+        rest = memoryview(record)
+        with explain_write_errors(self._path):
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(self._length)
+                    self._file.seek(self._length)
+                raise
+        self._length += len(record)
+
+    def _refuse_content(self, number: int, what: str) -> InputError:
+        return InputError(
+            f"{self._path}, record {number}: {what}. Name another file, or write this one anew with --overwrite."
+        )
+
+
+class JsonlWriter(LineWriter):
+    """One JSON object a line, as `make_record` makes them; bytes that aren't UTF-8 in names are \\udcXX escapes."""
+
+    def _encode(self, caption: DualCaption) -> bytes:
+        line = json.dumps(make_record(caption), ensure_ascii=False)
+        # A surrogate can only stand inside a string, where its backslash escape is JSON's own.
+        return line.encode("utf-8", "backslashreplace") + b"\n"
+
+    def _scan(self, file: BinaryIO) -> tuple[set[str], int]:
+        done: set[str] = set()
+        length = 0
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                done.add(str(json.loads(line)["path"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._refuse_content(number, "this is no caption of Sightline's") from error
+            length += len(line)
+        return done, length
+
+
+class CsvWriter(LineWriter):
+    """Columns `filepath`, `title` (the best caption), `similarity`, `log_prob`, `source`; UTF-8."""
+
+    def __init__(self, path: Path, *, existing: Existing) -> None:
+        super().__init__(path, existing=existing)
+        if self._length == 0:
+            self._append(_encode_row(CSV_COLUMNS))
+
+    def refusal(self, path: Path) -> str | None:
+        """Names that are no UTF-8: one such line would make the whole file unreadable to others."""
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            return "its name isn't UTF-8, which CSV can't hold; rename it or write JSONL"
+        return None
+
+    def _encode(self, caption: DualCaption) -> bytes:
+        if reason := self.refusal(caption.path):
+            raise InputError(f"The caption of {str(caption.path)!r} can't be kept: {reason}.")
+        best = caption.best
+        numbers = ["" if value is None else f"{value:.6f}" for value in (best.similarity, best.log_prob)]
+        return _encode_row((str(caption.path.absolute()), best.text, *numbers, best.source))
+
+    def _scan(self, file: BinaryIO) -> tuple[set[str], int]:
+        done: set[str] = set()
+        length = 0
+        for number, record in enumerate(_whole_records(file), start=1):
+            row = self._parse(record, number)
+            if number == 1 and tuple(row) != CSV_COLUMNS:
+                raise self._refuse_content(1, f"its columns aren't {','.join(CSV_COLUMNS)}")
+            if number > 1:
+                done.add(row[0])
+            length += len(record)
+        return done, length
+
+    def _parse(self, record: bytes, number: int) -> list[str]:
+        try:
+            row = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise self._refuse_content(number, "this is no caption of Sightline's") from error
+        if len(row) != len(CSV_COLUMNS):
+            raise self._refuse_content(number, f"it has {len(row)} columns, not {len(CSV_COLUMNS)}")
+        return row
+
+
+def _encode_row(row: Iterable[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue().encode()
+
+
+def _whole_records(file: BinaryIO) -> Iterator[bytes]:
+    """Records that end with a newline outside quotes: file names may hold newlines themselves."""
+    record = b""
+    for line in file:
+        record += line
+        if line.endswith(b"\n") and record.count(b'"') % 2 == 0:
+            yield record
+            record = b""

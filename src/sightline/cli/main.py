@@ -1,0 +1,48 @@
+"""The `sightline` command."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from sightline import __version__
+from sightline.cli.caption import caption
+from sightline.cli.doctor import doctor
+from sightline.cli.index import index
+from sightline.cli.library import info, remove
+from sightline.cli.models import models
+from sightline.cli.search import duplicates, search, similar
+from sightline.errors import InputError, SightlineError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sightline")
+def sightline() -> None:
+    """Find, caption and explain the images on your own disk with CLIP and BLIP.
+
+    Everything stays on this machine. Start with: sightline index FOLDER, then: sightline search two dogs in the snow
+    """
+
+
+for command in (index, search, similar, duplicates, caption, info, remove, models, doctor):
+    sightline.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. One line on stderr and an exit code say what went wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names come out as the bytes they are
+    try:
+        sightline(prog_name="sightline")
+    except InputError as error:
+        _fail(error, code=2)
+    except SightlineError as error:
+        _fail(error, code=1)
+
+
+def _fail(error: SightlineError, *, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    raise SystemExit(code)

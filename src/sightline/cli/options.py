@@ -1,0 +1,79 @@
+"""Options that commands share, and the two ways of printing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+library_option = click.option(
+    "--library",
+    "library_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The library's folder [default: $SIGHTLINE_LIBRARY, else one in your data folder].",
+)
+model_option = click.option(
+    "--model", metavar="NAME", help="The model, such as starter, ViT-B-32/openai or dir:PATH [default: the library's]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+where_option = click.option(
+    "--where", metavar="FILTER", help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'"
+)
+
+
+def top_option(default: int) -> Callable[[Command], Command]:
+    """`-t/--top`, the number of results."""
+    return click.option(
+        "-t", "--top", type=click.IntRange(min=1), default=default, show_default=True, help="Number of results."
+    )
+
+
+def print_json(value: object) -> None:
+    """One object on one line; bytes of file names that are not UTF-8 come out as \\udcXX escapes."""
+    click.echo(json.dumps(value, ensure_ascii=not _is_plain(value), default=str))
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns aligned to the left, numbers to the right; the last column is never padded."""
+    lines = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *lines, strict=True)]
+    click.echo(click.style(_line(headings, widths, lines), bold=True))
+    for line in lines:
+        click.echo(_line(line, widths, lines))
+
+
+def printable(text: str) -> str:
+    """A file name or caption on one line: control characters (newlines, escape sequences) are shown, not obeyed."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
+
+
+def notice(text: str) -> None:
+    """A line for the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(cells))]
+    padded = [
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.lstrip("-+").replace(".", "", 1).replace(",", "").rstrip("%").isdecimal()

@@ -1,0 +1,33 @@
+"""The command-line reference, made from the commands themselves: `python -m sightline.cli.reference > docs/cli.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+_HEAD = """# Command line
+
+Made from the code by `python -m sightline.cli.reference`; a test keeps it current.
+
+stdout is data, stderr is progress and notices. Exit codes: 0 done, 1 failed or done in part, 2 wrong usage.
+"""
+
+
+def render_reference() -> str:
+    """The whole reference as Markdown."""
+    from sightline.cli.main import sightline
+
+    return "\n".join([_HEAD, *_describe(sightline, "sightline")])
+
+
+def _describe(command: click.Command, name: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    yield f"## `{name}`\n\n```\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _describe(inner, f"{name} {inner.name}")
+
+
+if __name__ == "__main__":
+    click.echo(render_reference(), nl=False)

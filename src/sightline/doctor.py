@@ -1,0 +1,105 @@
+"""What works on this machine, checked by trying it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from sightline import config
+from sightline.errors import SightlineError
+
+_CORE = ("numpy", "pillow", "simplejpeg", "onnxruntime", "usearch", "tokenizers", "huggingface_hub", "safetensors")
+_EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}
+_LOW_DISK_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at. `ok` None means: not there, and not needed."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def run_checks(library: Path | None = None) -> Iterator[Check]:
+    """Every check in order; none raises. `library` defaults to the one that commands use."""
+    yield Check(name="python", ok=sys.version_info >= (3, 11), detail=f"{platform.python_version()}, {sys.executable}")
+    yield Check(name="machine", ok=True, detail=f"{platform.platform()}, {os.cpu_count()} logical cores")
+    yield from (_package(name, extra=None) for name in _CORE)
+    yield from (_package(name, extra=extra) for name, extra in _EXTRAS.items())
+    yield _try("execution providers", _providers)
+    yield _try("starter", _run_starter)
+    yield _try("model of a new library", _default_model)
+    yield _try("hub cache", _hub_cache)
+    yield _writable("cache", config.cache_dir())
+    yield _writable("library", library or config.library_dir())
+
+
+def _package(name: str, *, extra: str | None) -> Check:
+    try:
+        return Check(name=name, ok=True, detail=metadata.version(name))
+    except metadata.PackageNotFoundError:
+        hint = (
+            f"not installed: pip install 'sightline[{extra}]'" if extra else "missing: pip install --upgrade sightline"
+        )
+        return Check(name=name, ok=None if extra else False, detail=hint)
+
+
+def _try(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, ok=True, detail=look())
+    except (SightlineError, ImportError, OSError) as error:
+        return Check(name=name, ok=False, detail=str(error))
+
+
+def _providers() -> str:
+    import onnxruntime
+
+    return ", ".join(onnxruntime.get_available_providers())
+
+
+def _run_starter() -> str:
+    import numpy as np
+
+    from sightline.models.encoders import load_encoder
+
+    encoder = load_encoder("starter")
+    size = encoder.card.preprocessing.size_px
+    similarity = encoder.encode_images(np.zeros((1, size, size, 3), np.uint8)) @ encoder.encode_texts(["black"]).T
+    return f"runs on {encoder.runtime} ({encoder.precision}); a black picture and 'black': {similarity.item():.3f}"
+
+
+def _default_model() -> str:
+    from sightline.models.encoders import default_model_name
+
+    name, reason = default_model_name(confirm=None)
+    return f"{name} ({reason})" if reason else name
+
+
+def _hub_cache() -> str:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    offline = ", offline mode is on" if constants.HF_HUB_OFFLINE else ""
+    return f"{cache}{'' if cache.is_dir() else ' (not there yet)'}{offline}"
+
+
+def _writable(name: str, folder: Path) -> Check:
+    """Try to write where the folder is, or in the nearest folder above that exists."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return Check(name=name, ok=False, detail=f"{folder} can't be written: {error.strerror}")
+    free_bytes = shutil.disk_usage(there).free
+    detail = f"{folder}, {free_bytes / 1e9:,.1f} GB free"
+    return Check(name=name, ok=free_bytes > _LOW_DISK_BYTES or None, detail=detail)

@@ -1,0 +1,1 @@
+"""Pixels of one file: walking folders, decoding, preprocessing, thumbnails, hashes. Import its modules directly."""

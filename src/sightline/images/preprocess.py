@@ -1,0 +1,97 @@
+"""From a decoded picture to what a model's image tower takes.
+
+Two steps, so that what lies between them is small: `resize` gives uint8 pixels at the model's size (kept in queues
+and caches), `normalise` gives the float batch. Shape suffixes: B batch, S size_px, H W height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sightline.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PREPROCESSING_VERSION = 1
+"""Raised when pixels change for the same file and card: part of a model's identity in a store."""
+
+_LONGEST_ASPECT = 32
+"""Of a picture longer than this many squares, a centre crop never sees the ends."""
+
+ResizeMode = Literal["squash", "crop"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a model wants its pixels. `mean` and `std` are for RGB in [0, 1]."""
+
+    size_px: int
+    resize_mode: ResizeMode
+    """`squash` ignores the aspect ratio; `crop` scales the shorter side to size_px and cuts out the centre."""
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what no tower can take."""
+        if self.size_px < 1:
+            raise InputError(f"Preprocessing size_px must be at least 1; it is {self.size_px}.")
+        _check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
+        _check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(
+                f"Preprocessing mean and std must be three numbers, std positive: {self.mean}, {self.std}."
+            )
+
+    def resize(self, rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8 -> (S, S, 3) uint8, as Pillow resamples (with antialiasing).
+
+        `crop` is transformers' CLIP processor, to the pixel (up to an aspect of 32).
+        Raises InputError for an array of another shape or type.
+        """
+        import numpy as np
+        from PIL import Image
+
+        if rgb_HW3.ndim != 3 or rgb_HW3.shape[2] != 3 or rgb_HW3.dtype != np.uint8 or 0 in rgb_HW3.shape:
+            raise InputError(f"A picture must be (H, W, 3) uint8; this is {rgb_HW3.shape} {rgb_HW3.dtype}.")
+        kernel = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        square = (self.size_px, self.size_px)
+        if self.resize_mode == "squash":
+            return np.array(Image.fromarray(rgb_HW3).resize(square, kernel))
+        rgb_HW3 = _drop_far_ends(rgb_HW3)
+        height, width = rgb_HW3.shape[:2]
+        # rounded as transformers' get_resize_output_image_size and center_crop round
+        short = min(width, height)
+        scaled_width, scaled_height = int(self.size_px * width / short), int(self.size_px * height / short)
+        left, top = (scaled_width - self.size_px) // 2, (scaled_height - self.size_px) // 2
+        scaled = Image.fromarray(rgb_HW3).resize((scaled_width, scaled_height), kernel)
+        return np.array(scaled.crop((left, top, left + self.size_px, top + self.size_px)))
+
+    def normalise(self, pixels_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, C-contiguous: (x / 255 - mean) / std."""
+        import numpy as np
+
+        batch, height, width, _ = pixels_BSS3.shape
+        planes_B3SS = np.empty((batch, 3, height, width), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            plane_BSS = planes_B3SS[:, channel]
+            np.multiply(pixels_BSS3[..., channel], np.float32(1 / (255 * std)), out=plane_BSS)
+            plane_BSS -= np.float32(mean / std)
+        return planes_B3SS
+
+
+def _drop_far_ends(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a very long picture: a line of 1 x 100,000 pixels would be scaled up to gigabytes, then cropped."""
+    height, width = rgb_HW3.shape[:2]
+    longest = _LONGEST_ASPECT * min(height, width)
+    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+    return rgb_HW3[top : top + longest, left : left + longest]
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"Preprocessing {name} is {value!r}; it must be one of {', '.join(allowed)}.")

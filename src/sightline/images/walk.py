@@ -1,0 +1,157 @@
+"""Which image files lie in a folder: a stream in a fixed order that nothing a folder contains can stop."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.errors import InputError
+from sightline.images.formats import is_image_name, missing_support
+from sightline.images.reasons import explain_os_error
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eaDir",  # Synology: thumbnails of every photo
+        "#recycle",
+        "#snapshot",
+        "@Recycle",  # QNAP
+        "@Recently-Snapshot",
+        "__MACOSX",  # resource forks in unpacked archives
+        "$RECYCLE.BIN",  # Windows
+        "System Volume Information",
+        "lost+found",  # ext file systems
+    }
+)
+"""Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
+
+_Identity = tuple[int, int]
+"""Device and inode: the folder itself, whatever path led to it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """One image file of a walk, with what tells whether it changed since the last one."""
+
+    path: Path
+    relative: str
+    """Path below the root, with `/`; bytes that are not UTF-8 are kept as surrogate escapes."""
+    size_bytes: int
+    mtime_ns: int
+
+
+def walk_images(
+    root: Path, *, on_problem: Callable[[Path, str], None], exclude: Collection[Path] = ()
+) -> Iterator[FoundFile]:
+    """Stream the image files below `root`, each folder's files by name, then its folders by name.
+
+    Hidden files and folders, system folders and `exclude` are passed over. Links to folders are followed after all
+    real folders, and each folder is entered once, so loops end and a folder keeps its real path. What can't be read
+    goes to `on_problem(path, reason)`: folders (what lies below them is then unknown, not gone), dangling links with
+    an image's name, and images whose format needs something that isn't installed.
+    Raises InputError at once for a root that is missing, no folder, or not readable.
+    """
+    try:
+        identity = _identify(root.stat())
+        os.scandir(root).close()
+    except NotADirectoryError as error:
+        raise InputError(f"{root} is not a folder; give the folder that holds it: {root.parent}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{root} doesn't exist; give an existing folder of images.") from error
+    except OSError as error:
+        raise InputError(f"{root} can't be read: {explain_os_error(error)}; give a folder you may read.") from error
+    entered = {identity} | {_identify(folder.stat()) for folder in exclude if folder.exists()}
+    return _Walk(root=root, on_problem=on_problem, entered=entered).files()
+
+
+def _identify(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino
+
+
+@dataclass(kw_only=True, slots=True)
+class _Walk:
+    """The state of one walk. Folders are named by their relative path with a trailing `/`, the root by ''."""
+
+    root: Path
+    on_problem: Callable[[Path, str], None]
+    entered: set[_Identity]
+
+    def files(self) -> Iterator[FoundFile]:
+        folders, links = [""], deque[str]()
+        while folders or links:
+            folder = folders.pop() if folders else self._follow(links.popleft())
+            if folder is None:
+                continue
+            files, below, linked = self._list(folder)
+            for entry in files:
+                if (found := self._inspect(folder, entry)) is not None:
+                    yield found
+            folders.extend(reversed([name for name in below if self._enter(name)]))
+            links.extend(linked)
+
+    def _follow(self, folder: str) -> str | None:
+        return folder if self._enter(folder) else None
+
+    def _enter(self, folder: str) -> bool:
+        """Whether the folder is seen for the first time."""
+        try:
+            identity = _identify(os.stat(self._join(folder)))  # noqa: PTH116
+        except OSError as error:
+            self.on_problem(Path(self._join(folder)), explain_os_error(error))
+            return False
+        if identity in self.entered:
+            return False
+        self.entered.add(identity)
+        return True
+
+    def _join(self, relative: str) -> str:
+        return os.path.join(self.root, relative).rstrip("/") or "/"  # noqa: PTH118 - called for every file
+
+    def _list(self, folder: str) -> tuple[list[os.DirEntry[str]], list[str], list[str]]:
+        """Possible images, folders, and links to folders of one folder, each by name."""
+        try:
+            with os.scandir(self._join(folder)) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            self.on_problem(Path(self._join(folder)), explain_os_error(error))
+            return [], [], []
+        files, below, linked = [], [], []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+                continue
+            if _is_folder(entry, follow=False):
+                below.append(f"{folder}{entry.name}/")
+            elif _is_folder(entry, follow=True):
+                linked.append(f"{folder}{entry.name}/")
+            elif is_image_name(entry.name):
+                files.append(entry)
+        return files, below, linked
+
+    def _inspect(self, folder: str, entry: os.DirEntry[str]) -> FoundFile | None:
+        """The file behind an image's name; None where it is none that can be read."""
+        try:
+            status = entry.stat()
+        except OSError as error:
+            dangling = isinstance(error, FileNotFoundError) and entry.is_symlink()
+            self.on_problem(Path(entry.path), "dangling symlink" if dangling else explain_os_error(error))
+            return None
+        reason = missing_support(entry.name) if stat.S_ISREG(status.st_mode) else "not a regular file"
+        if reason:
+            self.on_problem(Path(entry.path), reason)
+            return None
+        return FoundFile(
+            path=Path(entry.path),
+            relative=folder + entry.name,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+        )
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:  # such as a loop of links: reported with the files if it has an image's name
+        return False

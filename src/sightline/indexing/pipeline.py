@@ -1,0 +1,136 @@
+"""From a plan to rows: readers in threads; deciding, encoding and writing in the calling thread.
+
+Memory is bounded whatever the number of files: two batches of pixels under way, one waiting, some hundred rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sightline.indexing.embedding import BatchEmbedder
+from sightline.indexing.reader import FileReader, ReaderPool, Reading
+from sightline.indexing.report import SkippedFile
+from sightline.indexing.resolve import Resolution, Resolver
+from sightline.indexing.writing import Writer
+from sightline.store.base import Failure
+
+if TYPE_CHECKING:
+    from sightline.indexing.plan import Plan
+    from sightline.indexing.progress import ProgressMeter
+    from sightline.indexing.report import IndexConfig, IndexReport
+    from sightline.indexing.spool import Task
+    from sightline.models.base import Encoder
+    from sightline.store.base import Store
+    from sightline.types import Embedding
+
+_NEVER_MATCHES_NS = -1
+"""The mtime kept with a failure that may pass without a change of the file, so that it is tried again."""
+
+
+class Pipeline:
+    """One run over a plan. What was embedded is committed even when the run is cut short."""
+
+    def __init__(self, store: Store, encoder: Encoder, *, plan: Plan, config: IndexConfig, report: IndexReport) -> None:
+        self._plan = plan
+        self._report = report
+        self._readers = config.readers
+        self._read = FileReader(encoder.card.preprocessing, plan.known_hashes)
+        self._resolver = Resolver(store, encoder, plan)
+        self._embedder = BatchEmbedder(encoder, max_batch_size=config.max_batch_size)
+        self._writer = Writer(store)
+
+    def run(self, meter: ProgressMeter) -> None:
+        """Read, decide, embed and write every task.
+
+        Ctrl-C (KeyboardInterrupt) ends it early and is noted in the report. What was embedded is committed whatever
+        ends the run. Raises StoreError with the threads stopped and the library as of the last transaction.
+        """
+        pool = ReaderPool(self._read, self._readers)
+        try:
+            self._drain(pool, meter)
+        except KeyboardInterrupt:
+            self._report.interrupted = True
+        finally:
+            pool.stop()
+            self._flush()
+            self._report.stage_seconds |= {"embed": self._embedder.seconds, "write": self._writer.seconds}
+
+    def _drain(self, pool: ReaderPool, meter: ProgressMeter) -> None:
+        tasks = iter(self._plan.tasks)
+        self._fill(pool, tasks)
+        while len(pool):
+            started = time.monotonic()
+            reading = pool.take()
+            self._report.stage_seconds["wait"] += time.monotonic() - started
+            if self._settle(reading):
+                meter.done += 1
+            else:
+                pool.submit(replace(reading.task, needs_pixels=True))
+            if self._embedder.due:
+                self._embed()
+            if self._writer.due:
+                self._flush()
+            meter.tick()
+            self._fill(pool, tasks)
+        while self._embedder.waiting:
+            self._embed()
+
+    def _fill(self, pool: ReaderPool, tasks: Iterator[Task]) -> None:
+        """Keep enough under way that readers have work while the encoder is busy with a batch."""
+        window = 2 * self._embedder.batch_size + 2 * self._readers
+        while len(pool) < window and (task := next(tasks, None)) is not None:
+            pool.submit(task)
+
+    def _settle(self, reading: Reading) -> bool:
+        """Send a reading on its way; False where its pixels turn out to be needed."""
+        self._report.stage_seconds["read"] += reading.read_s
+        self._report.stage_seconds["decode"] += reading.decode_s
+        if reading.failure is not None:
+            self._skip(reading, reading.failure)
+            return True
+        resolution = self._resolver.resolve(reading)
+        met_before = reading.content_hash in self._embedder
+        if resolution is None or (resolution.needs_vector and reading.pixels is None and not met_before):
+            return False
+        if resolution.kind == "added" and met_before:
+            resolution = replace(resolution, kind="copied")
+        self._resolver.claim(resolution)
+        if resolution.needs_vector:
+            self._embedder.add(reading.content_hash, reading.pixels, partial(self._write, resolution))
+        else:
+            self._write(resolution)
+        return True
+
+    def _write(self, resolution: Resolution, embedding: Embedding | None = None) -> None:
+        entry = resolution.entry
+        if embedding is not None:
+            entry = replace(entry, embeddings=[*entry.embeddings, embedding])
+        self._writer.add(entry)
+        if resolution.kind != "unchanged":  # counted when it was planned
+            setattr(self._report, resolution.kind, getattr(self._report, resolution.kind) + 1)
+        self._report.removed += resolution.displaces
+
+    def _skip(self, reading: Reading, reason: str) -> None:
+        """Remember a failure; a row that the file has from better days stays."""
+        task = reading.task
+        self._report.skipped.append(SkippedFile(path=task.path, reason=reason))
+        failure = Failure(
+            root=task.scope.root,
+            relative=task.relative,
+            size_bytes=task.size_bytes,
+            mtime_ns=_NEVER_MATCHES_NS if reading.retry else task.mtime_ns,
+            reason=reason,
+        )
+        self._writer.add_failure(failure)
+
+    def _embed(self) -> None:
+        self._embedder.encode()
+        self._report.embedded = self._embedder.embedded
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._embedder.forget_encoded()

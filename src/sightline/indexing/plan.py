@@ -1,0 +1,209 @@
+"""What has to be read: the files of the folders compared with the rows of the store, by size and mtime alone.
+
+Everything unchanged ends here, without a file opened and without a query for each file: the rows of a folder are read
+once. The rest goes to a spool, which leaves memory for disk when it is long, so that the total is known before the
+first picture is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sightline.errors import InputError
+from sightline.images.walk import FoundFile, walk_images
+from sightline.indexing.exclusion import Exclusion
+from sightline.indexing.report import IndexConfig, IndexReport, SkippedFile
+from sightline.indexing.spool import Scope, Task, TaskSpool
+
+if TYPE_CHECKING:
+    from sightline.store.base import Failure, Store
+    from sightline.types import ImageRecord
+
+
+class KnownRow(NamedTuple):
+    """What the comparison needs of a row; millions of them are held at once."""
+
+    id: int
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(kw_only=True)
+class Known:
+    """Rows and failures below one folder, by path relative to it. What the walk meets is taken out."""
+
+    rows: dict[str, KnownRow] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What a run has to do."""
+
+    tasks: TaskSpool
+    seen: int = 0
+    """Image files found."""
+    gone: set[int] = field(default_factory=set)
+    """Rows whose files a complete walk did not find: to be claimed by renamed files, else deleted."""
+    gone_failures: list[Failure] = field(default_factory=list)
+    """Remembered failures of files that are gone."""
+    known_hashes: set[str] = field(default_factory=set)
+    """Contents that probably need no pixels. Only a hint for readers: the store decides."""
+    missing_vectors: set[int] = field(default_factory=set)
+    """Rows without a vector of this run's model."""
+
+
+class Planner:
+    """Walks folders and fills a plan; counts what is unchanged or known to be unreadable in the report."""
+
+    def __init__(self, store: Store, model: str, *, config: IndexConfig, report: IndexReport) -> None:
+        self._store = store
+        self._config = config
+        self._report = report
+        self.plan = Plan(tasks=TaskSpool(), missing_vectors=store.missing_vectors(model))
+
+    def scopes(self, folders: Sequence[Path]) -> list[Scope]:
+        """Folders to walk, each once; one that lies below a known root belongs to that root.
+
+        Raises InputError for what is no readable folder, unless the store knows it from before.
+        """
+        scopes = {scope.folder: scope for scope in map(self._scope, folders)}
+        for folder in scopes:
+            if next(iter(self._store.scan(root=folder)), None) is None:
+                walk_images(folder, on_problem=lambda path, reason: None)  # says at once what is wrong with a folder
+        outer = sorted(folder for folder in scopes if scopes.keys().isdisjoint(folder.parents))
+        return [self._scope(folder) for folder in outer]  # again: taking in inner roots can have changed them
+
+    def _scope(self, folder: Path) -> Scope:
+        return Scope(*self._store.resolve_root(folder))
+
+    def walk(self, scopes: Sequence[Scope], *, on_seen: Callable[[], None]) -> None:
+        """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
+        for scope in scopes:
+            self._walk_one(scope, on_seen)
+        walked = {scope.root for scope in scopes}
+        for root in self._store.stats().roots:
+            # Photos that were moved: their rows will be found again by content, so no need to decode the pictures.
+            if root not in walked and not root.is_dir():
+                self.plan.known_hashes.update(record.content_hash for record in self._store.scan(root=root))
+        self._add_elsewhere(scopes)
+
+    def _walk_one(self, scope: Scope, on_seen: Callable[[], None]) -> None:
+        known = self._load_known(scope)
+        problems: set[str] = set()
+
+        def on_problem(path: Path, reason: str) -> None:
+            self._report.skipped.append(SkippedFile(path=path, reason=reason))
+            problems.add(_key(path, scope.folder))
+
+        seen_before = self.plan.seen
+        known_before = len(known.rows)
+        exclusion = Exclusion(self._config.exclude, scope.folder)
+        for file in self._files(scope.folder, on_problem, required=not known.rows):
+            if file.relative not in exclusion:
+                self.plan.seen += 1
+                self._compare(scope, file, known)
+            on_seen()
+        found = self.plan.seen - seen_before
+        if known_before and not found and not problems and self._config.remove_missing == "safe":
+            self._report.warnings.append(_nothing_there(scope.folder, known_before))
+            return
+        self.plan.gone.update(row.id for key, row in known.rows.items() if not _is_below(key, problems))
+        self.plan.gone_failures += [f for key, f in known.failures.items() if not _is_below(key, problems)]
+
+    def _files(self, folder: Path, on_problem: Callable[[Path, str], None], *, required: bool) -> Iterable[FoundFile]:
+        """The image files of a folder; none where it is missing, or can't be read and isn't `required`."""
+        try:
+            return walk_images(folder, on_problem=on_problem)
+        except InputError as error:
+            if required:
+                raise
+            if not isinstance(error.__cause__, FileNotFoundError):
+                on_problem(folder, str(error))
+            return ()
+
+    def _load_known(self, scope: Scope) -> Known:
+        known = Known()
+        for record in self._store.scan(root=scope.folder):
+            self.plan.known_hashes.add(record.content_hash)
+            if record.id is not None:
+                row = KnownRow(record.id, record.size_bytes, record.mtime_ns)
+                known.rows[scope.key_of(record.relative)] = row
+        for failure in self._store.failures(scope.folder):
+            known.failures[scope.key_of(failure.relative)] = failure
+        return known
+
+    def _compare(self, scope: Scope, file: FoundFile, known: Known) -> None:
+        row = known.rows.pop(file.relative, None)
+        failure = known.failures.pop(file.relative, None)
+        stat = (file.size_bytes, file.mtime_ns)
+        if failure and (failure.size_bytes, failure.mtime_ns) == stat and not self._config.retry_failures:
+            self._report.skipped.append(SkippedFile(path=file.path, reason=failure.reason))
+            return
+        lacks_vector = row is not None and row.id in self.plan.missing_vectors
+        if row is not None and (row.size_bytes, row.mtime_ns) == stat:
+            self._report.unchanged += 1
+            if failure:  # it passed without a change of the file
+                self.plan.gone_failures.append(failure)
+            if not lacks_vector:
+                return
+        self.plan.tasks.append(
+            Task(
+                scope=scope,
+                key=file.relative,
+                size_bytes=file.size_bytes,
+                mtime_ns=file.mtime_ns,
+                row_id=row.id if row else None,
+                needs_pixels=lacks_vector,
+            )
+        )
+
+    def _add_elsewhere(self, scopes: Sequence[Scope]) -> None:
+        """Known images outside the walked folders that lack a vector: a model that is added covers them too.
+
+        Those whose files can't be reached now stay as they are.
+        """
+        walked = {scope.folder for scope in scopes}
+        failures = {(failure.root, failure.relative): failure for failure in self._store.failures()}
+        ids = sorted(self.plan.missing_vectors)
+        for start in range(0, len(ids), 1000):
+            for record in self._store.get(ids[start : start + 1000]):
+                if walked.isdisjoint((record.path, *record.path.parents)):
+                    with contextlib.suppress(OSError):
+                        self._add_known(record, failures.get((record.root, record.relative)))
+
+    def _add_known(self, record: ImageRecord, failure: Failure | None) -> None:
+        stat = record.path.stat()
+        if failure is None or (failure.size_bytes, failure.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            self.plan.tasks.append(
+                Task(
+                    scope=Scope(record.root),
+                    key=record.relative,
+                    size_bytes=stat.st_size,
+                    mtime_ns=stat.st_mtime_ns,
+                    row_id=record.id,
+                    needs_pixels=True,
+                )
+            )
+
+
+def _key(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path != folder else ""
+
+
+def _is_below(key: str, problems: set[str]) -> bool:
+    """Whether the file itself, or a folder above it, could not be looked at: then it is unknown whether it is gone."""
+    if not problems:
+        return False
+    return key in problems or "" in problems or any(key[:i] in problems for i, c in enumerate(key) if c == "/")
+
+
+def _nothing_there(folder: Path, count: int) -> str:
+    return (
+        f"{folder} is missing or has no image left, as a disk that is not mounted: its {count:,} images are kept in "
+        "the library. If they are really gone, index again with --prune."
+    )

@@ -1,0 +1,138 @@
+"""Reading, hashing and decoding files in threads, in order, with a bounded number under way."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.errors import ImageError
+from sightline.images.decode import read_picture
+from sightline.images.formats import AVIF_MISSING, HEIF_MISSING
+from sightline.images.hashing import hash_bytes, hash_file
+from sightline.images.reasons import explain_os_error
+from sightline.indexing.spool import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sightline.images.preprocess import Preprocessing
+    from sightline.types import ImageInfo
+
+_LARGE_FILE_BYTES = 128 * 2**20
+"""A larger file is not held in memory as a whole: it is hashed in pieces and read again by the decoder."""
+
+_STOP_TIMEOUT_S = 0.5
+
+_CURABLE = (AVIF_MISSING, HEIF_MISSING, "SIGHTLINE_MAX_PIXELS", "not enough memory", "can't be read", "read error")
+"""Parts of reasons that may pass with the file as it is: something gets installed, set, freed or connected."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Reading:
+    """What came of reading one file: a failure, or its hash with pixels unless the content was known."""
+
+    task: Task
+    content_hash: str = ""
+    info: ImageInfo | None = None
+    pixels: NDArray[np.uint8] | None = None
+    failure: str | None = None
+    """Why the file could not be read."""
+    retry: bool = False
+    """Whether the failure may pass without a change of the file: permissions, memory, a network disk."""
+    read_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class FileReader:
+    """Reads one file: bytes once, hash, and pixels at the model's size where the content is not known."""
+
+    def __init__(self, preprocessing: Preprocessing, known_hashes: Set[str]) -> None:
+        self._preprocessing = preprocessing
+        self._known_hashes = known_hashes
+
+    def __call__(self, task: Task) -> Reading:
+        """Never raises for what a file holds: a failure is part of the reading."""
+        reading = Reading(task=task)
+        try:
+            self._read(task, reading)
+        except ImageError as error:
+            reading.failure, reading.retry = error.reason, any(cause in error.reason for cause in _CURABLE)
+        except OSError as error:
+            reading.failure, reading.retry = explain_os_error(error), True
+        except MemoryError:
+            reading.failure, reading.retry = "not enough memory to decode it", True
+        return reading
+
+    def _read(self, task: Task, reading: Reading) -> None:
+        started = time.perf_counter()
+        path = task.path
+        source: Path | bytes
+        if task.size_bytes > _LARGE_FILE_BYTES:
+            path.open("rb").close()  # what the system refuses is an OSError here, as for smaller files
+            source, reading.content_hash = path, hash_file(path)
+        else:
+            source = path.read_bytes()
+            reading.content_hash = hash_bytes(source)
+        reading.read_s = time.perf_counter() - started
+        if task.needs_pixels or reading.content_hash not in self._known_hashes:
+            picture = read_picture(source, min_side_px=self._preprocessing.size_px)
+            reading.info = picture.info
+            reading.pixels = self._preprocessing.resize(picture.rgb)
+            reading.decode_s = time.perf_counter() - started - reading.read_s
+
+
+@dataclass
+class ReaderPool:
+    """Threads that turn tasks into readings, given back in the order of the tasks.
+
+    The threads are daemons, so that a process which was told to stop does not wait for a picture of minutes.
+    """
+
+    read: Callable[[Task], Reading]
+    threads: int
+    _jobs: queue.SimpleQueue[tuple[Task, Future[Reading]] | None] = field(default_factory=queue.SimpleQueue)
+    _in_flight: deque[Future[Reading]] = field(default_factory=deque)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
+        for worker in self._workers:
+            worker.start()
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        future: Future[Reading] = Future()
+        self._in_flight.append(future)
+        self._jobs.put((task, future))
+
+    def take(self) -> Reading:
+        """The oldest task's reading; waits for it. Raises what the reader raised."""
+        return self._in_flight.popleft().result()
+
+    def stop(self) -> None:
+        """Let threads end after the file they are at, and drop what is queued; waits half a second at most."""
+        self._stopping = True
+        for _ in self._workers:
+            self._jobs.put(None)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopping:
+            task, future = job
+            try:
+                future.set_result(self.read(task))
+            except BaseException as error:  # raised again where the reading is taken
+                future.set_exception(error)

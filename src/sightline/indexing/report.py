@@ -1,0 +1,126 @@
+"""How to index, how it is going, and what was done."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sightline.errors import InputError
+
+RemoveMissing = Literal["safe", "always"]
+
+_STAGES = ("walk", "read", "decode", "wait", "embed", "write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What to index and how. Raises InputError for a value out of range."""
+
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of files and folders to leave out (`*/raw`, `*.png`); what the library has of them is removed."""
+    remove_missing: RemoveMissing = "safe"
+    """`safe` forgets files that are gone, unless a whole folder is missing or has no image left, as an unmounted disk
+    looks; `always` forgets them even then."""
+    retry_failures: bool = False
+    """Read again unchanged files that could not be read before."""
+    readers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+    """Threads that read and decode."""
+    max_batch_size: int = 64
+    """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
+
+    def __post_init__(self) -> None:
+        if self.remove_missing not in ("safe", "always"):
+            raise InputError(f"remove_missing is {self.remove_missing!r}; it must be 'safe' or 'always'.")
+        for name in ("readers", "max_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """A moment of a run."""
+
+    seen: int
+    """Image files found so far."""
+    unchanged: int
+    embedded: int
+    skipped: int
+    """Files that could not be read."""
+    done: int
+    """Files that were read, out of `total`."""
+    total: int | None
+    """Files that have to be read; None while folders are still walked."""
+    images_per_s: float
+    """Files read in each of the last seconds, on average."""
+    seconds_left: float | None
+    """None while it can't be told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedFile:
+    """A file or folder that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(kw_only=True)
+class IndexReport:
+    """What a run did. Each image file is one of added, updated, renamed, copied, touched, unchanged or skipped."""
+
+    added: int = 0
+    updated: int = 0
+    """Pixels changed: embedded anew."""
+    renamed: int = 0
+    """Known content whose old path is gone: the row moved, with its vectors and captions."""
+    copied: int = 0
+    """Known content at a further path: a new row that shares the vector."""
+    touched: int = 0
+    """Other time or size of the same bytes: hashed, not embedded."""
+    unchanged: int = 0
+    removed: int = 0
+    """Rows forgotten because their files are gone."""
+    embedded: int = 0
+    """Images that went through the model; an unchanged image does when a second model is added."""
+    skipped: list[SkippedFile] = field(default_factory=list)
+    """What could not be read, with those known from earlier runs. The row of a once readable file is kept."""
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+    """Where the time went. `walk`, `wait` (for readers), `embed` and `write` follow each other; `read` (with hashing)
+    and `decode` are sums over the reader threads beside them."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers alone, as `--json` shows them."""
+        names = ("added", "updated", "renamed", "copied", "touched", "unchanged", "removed", "embedded")
+        return {name: getattr(self, name) for name in names} | {"skipped": len(self.skipped)}
+
+    def summary(self, *, max_named: int = 20) -> str:
+        """Lines for a person: counts, then each skipped file with its reason (at most `max_named`), then warnings."""
+        return "\n".join(self._lines(max_named))
+
+    def _lines(self, max_named: int) -> Iterator[str]:
+        done = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "nothing to do"
+        rate = f" ({self.embedded / self.seconds:,.0f} images/s)" if self.embedded and self.seconds else ""
+        yield f"{'Interrupted: ' if self.interrupted else ''}{done} in {self.seconds:,.1f} s{rate}"
+        if self.skipped:
+            reasons = Counter(skipped.reason for skipped in self.skipped)
+            yield "Could not be read: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        for skipped in self.skipped[:max_named]:
+            yield f"  {_printable(skipped.path)}: {skipped.reason}"
+        if len(self.skipped) > max_named:
+            yield f"  and {len(self.skipped) - max_named:,} more"
+        if self.interrupted:
+            yield "What was embedded is kept; index again to go on."
+        yield from (f"Warning: {warning}" for warning in self.warnings)
+
+
+def _printable(path: Path) -> str:
+    """A path on one line of valid text: file names may hold newlines and bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(path))

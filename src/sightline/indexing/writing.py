@@ -1,0 +1,68 @@
+"""Committing what was found in transactions of a few hundred rows or two seconds, whichever comes first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.store.base import Entry, Failure, Store
+
+_MAX_ROWS = 256
+_MAX_AGE_S = 2.0
+
+
+class Writer:
+    """Collects rows and failures and commits them together. Errors are the store's."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._entries: list[Entry] = []
+        self._failures: list[Failure] = []
+        self._flushed_at = time.monotonic()
+        self.seconds = 0.0
+
+    def add(self, entry: Entry) -> None:
+        """Take a row to write."""
+        self._entries.append(entry)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Take a failure to remember."""
+        self._failures.append(failure)
+
+    @property
+    def due(self) -> bool:
+        """Whether what was collected is enough, or old enough, to be committed."""
+        rows = len(self._entries) + len(self._failures)
+        return rows >= _MAX_ROWS or (rows > 0 and time.monotonic() - self._flushed_at >= _MAX_AGE_S)
+
+    def flush(self) -> None:
+        """Commit what was collected; a Ctrl-C waits until it is done. What the store refuses is not tried again."""
+        started = time.monotonic()
+        with uninterrupted():
+            entries, failures = self._entries, self._failures
+            self._entries, self._failures = [], []
+            if entries or failures:
+                self._store.upsert(entries, failures=failures)
+        self._flushed_at = time.monotonic()
+        self.seconds += self._flushed_at - started
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C until the block ends. Other threads than the main one never get it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(*held[0])

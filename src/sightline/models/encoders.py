@@ -1,0 +1,107 @@
+"""The door to encoders: a name or a card -> an encoder that is ready to run, on the best runtime of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.errors import ModelError
+from sightline.models.base import Encoder, ModelCard
+from sightline.models.cards import CARD_FILE, read_card
+from sightline.models.hashes import hash_files, verify_files
+from sightline.models.layout import TORCH_ADVICE, find_graphs, find_weights, torch_installed
+from sightline.models.registry import STARTER, find_card
+from sightline.models.resolve import Runtime, best_choice, exports_dir, is_available, resolve_folder
+
+DEFAULT_MODEL = "ViT-B-32/openai"
+_PROBE_TIMEOUT_S = 2.0
+
+
+def load_encoder(model: str | ModelCard, *, runtime: Runtime = "auto", download: bool = False) -> Encoder:
+    """An encoder of a model name (`starter`, `ViT-B-32/openai`, `hf:org/name`, `dir:path`) or card.
+
+    `auto` runs ONNX graphs where there are some, else exports the PyTorch weights once and runs that; `onnx` and
+    `torch` insist. Files are fetched only if `download` is given. Raises ModelError where the model is unknown, not on
+    this machine, damaged, or needs the extra `torch`.
+    """
+    card = find_card(model) if isinstance(model, str) else model
+    if card.kind != "encoder":
+        raise ModelError(f"{card.name} is a {card.kind}; searching needs an encoder, such as {STARTER!r}.")
+    folder = resolve_folder(card, download=download, runtime=runtime)
+    if runtime == "torch":
+        return _load_torch(card, folder)
+    if find_graphs(folder, card) is None:
+        card, folder = _exported(card, folder)
+    from sightline.models.onnx_encoder import OnnxEncoder
+
+    return OnnxEncoder(card, folder, weights_hash=weights_hash(card, folder))
+
+
+def weights_hash(card: ModelCard, folder: Path) -> str:
+    """What identifies the weights: the card's own hash, else that of the safetensors, else of the ONNX graphs."""
+    if card.weights_hash is not None:
+        return card.weights_hash
+    if weights := find_weights(folder):
+        return hash_files(weights)
+    graphs = find_graphs(folder, card)
+    if graphs is None:
+        raise ModelError(f"{folder} has neither model.safetensors nor ONNX graphs.")
+    return hash_files(graphs.values())
+
+
+def default_model_name(*, confirm: Callable[[str], bool] | None) -> tuple[str, str | None]:
+    """The model of a new library, and one line to tell the user where it isn't the one we would choose.
+
+    `ViT-B-32/openai` if it can run now without network; else, where `confirm` is given (at a terminal) and the hub
+    answers, the user is asked once, with the size, and the model is fetched on yes; else `starter`.
+    """
+    card = find_card(DEFAULT_MODEL)
+    if is_available(card):
+        return DEFAULT_MODEL, None
+    if confirm is not None and _fetch_if_confirmed(card, confirm):
+        return DEFAULT_MODEL, None
+    return (
+        STARTER,
+        f"Using the small model `starter`; for much better results run: sightline models pull {DEFAULT_MODEL}",
+    )
+
+
+def _fetch_if_confirmed(card: ModelCard, confirm: Callable[[str], bool]) -> bool:
+    from sightline.models import hub
+
+    choice = best_choice(card)
+    if not hub.hub_answers(choice.repo, timeout_s=_PROBE_TIMEOUT_S):
+        return False
+    size_bytes = card.size_bytes or hub.download_size(choice.repo, revision=choice.revision, patterns=choice.patterns)
+    if not confirm(f"Download {card.name} ({size_bytes / 1e6:.0f} MB) from the Hugging Face hub?"):
+        return False
+    resolve_folder(card, download=True)
+    return True
+
+
+def _load_torch(card: ModelCard, folder: Path) -> Encoder:
+    _require_torch(card, folder)
+    from sightline.models.torch_encoder import TorchEncoder
+
+    return TorchEncoder(card, folder, weights_hash=weights_hash(card, folder))
+
+
+def _exported(card: ModelCard, folder: Path) -> tuple[ModelCard, Path]:
+    """The card and folder of the cached export of a folder's weights, made now where it is missing."""
+    target = exports_dir(folder)
+    if not (target / CARD_FILE).is_file():
+        _require_torch(card, folder)
+        from sightline.models.export import export_encoder
+
+        export_encoder(card, folder, target)
+    made = read_card(target)
+    verify_files(target, made.files)
+    return replace(card, temperature=made.temperature, weights_hash=made.weights_hash), target
+
+
+def _require_torch(card: ModelCard, folder: Path) -> None:
+    if not find_weights(folder):
+        raise ModelError(f"{folder} holds no PyTorch weights of {card.name}; use the runtime `onnx`.")
+    if not torch_installed():
+        raise ModelError(f"{card.name} has PyTorch weights only, and PyTorch is not installed; {TORCH_ADVICE}.")

@@ -1,0 +1,145 @@
+"""An encoder run by ONNX Runtime, from our own graphs or a published export. Needs no torch.
+
+Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W height and width, D joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError
+from sightline.images.preprocess import PREPROCESSING_VERSION
+from sightline.models.base import ModelCard
+from sightline.models.layout import find_graphs
+from sightline.models.onnx_session import OnnxGraph, open_session
+from sightline.models.tokenizing import Tokenizer
+from sightline.types import ModelIdentity, Precision
+
+IMAGES_PER_RUN = 32
+TEXTS_PER_RUN = 64
+"""Rows given to the runtime at once: larger batches are no faster on a CPU and take memory in proportion."""
+
+_IMAGE_OUTPUTS = ("image_embeds", "pooler_output")
+_TEXT_OUTPUTS = ("text_embeds", "pooler_output")
+_MAP_OUTPUT = "feature_map"
+
+
+class OnnxEncoder:
+    """A CLIP-like encoder behind two ONNX graphs; see `models.base.Encoder` for the contract."""
+
+    def __init__(self, card: ModelCard, folder: Path, *, weights_hash: str, threads: int | None = None) -> None:
+        """Open the graphs of a model folder. Raises ModelError where one is missing, broken or not of this card."""
+        graphs = find_graphs(folder, card)
+        if graphs is None:
+            raise ModelError(f"{folder} has no ONNX graphs for {card.name}: onnx/image.onnx and onnx/text.onnx.")
+        self.card = card
+        self.folder = folder
+        self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
+        self._tokenizer = Tokenizer.load(folder, card.text)
+        self._image_graph = open_session(graphs["image"], threads=threads)
+        self._text_graph = open_session(graphs["text"], threads=threads)
+        self._image_output = _pick_output(self._image_graph, _IMAGE_OUTPUTS)
+        self._text_output = _pick_output(self._text_graph, _TEXT_OUTPUTS)
+        self.dim = _checked_dim(card, self._image_graph, self._image_output)
+        self.runtime = f"onnx:{self._image_graph.provider}"
+        self._weights_hash = weights_hash
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, weights, preprocessing and dimension: what a store compares."""
+        return ModelIdentity(
+            name=self.card.name,
+            weights_hash=self._weights_hash,
+            preprocessing_version=PREPROCESSING_VERSION,
+            dim=self.dim,
+        )
+
+    def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
+        return normalise_rows(self._run_images(pixels_BHW3, self._image_output))
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
+        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim)
+
+    def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
+        if _MAP_OUTPUT not in self._image_graph.outputs:
+            return None
+        return self._run_images(pixels_BHW3, _MAP_OUTPUT)
+
+    def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
+        graph = self._image_graph
+        batches = normalised_batches(self.card, pixels_BHW3)
+        parts = [graph.run({graph.inputs[0]: batch}, [output])[output] for batch in batches]
+        return np.concatenate(parts)[: len(pixels_BHW3)]
+
+    def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
+        feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
+        embeds_TD: NDArray[np.float32] = self._text_graph.run(feeds, [self._text_output])[self._text_output]
+        return embeds_TD
+
+
+def normalised_batches(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    """Pixels (B, S, S, 3) uint8 -> normalised batches (b, 3, S, S) of a bounded size.
+
+    No images give a batch of one black image, whose result the caller cuts off: empty batches fail in some published
+    graphs. Raises ModelError unless the pixels are what the card's `preprocessing.resize` makes.
+    """
+    side = card.preprocessing.size_px
+    if pixels_BHW3.ndim != 4 or pixels_BHW3.shape[1:] != (side, side, 3) or pixels_BHW3.dtype != np.uint8:
+        raise ModelError(
+            f"{card.name} takes uint8 pixels of shape (B, {side}, {side}, 3); got {pixels_BHW3.dtype} "
+            f"{pixels_BHW3.shape}. Use card.preprocessing.resize on each image."
+        )
+    if len(pixels_BHW3) == 0:
+        pixels_BHW3 = np.zeros((1, side, side, 3), np.uint8)
+    for start in range(0, len(pixels_BHW3), IMAGES_PER_RUN):
+        yield card.preprocessing.normalise(pixels_BHW3[start : start + IMAGES_PER_RUN])
+
+
+def encode_sorted(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    encode: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    dim: int,
+) -> NDArray[np.float32]:
+    """Texts -> L2-normalised rows (T, D) in the order given, computed in batches of texts of like length.
+
+    A batch is padded to its longest text, so sorting by length first saves most of the padding.
+    """
+    embeds_TD = np.zeros((len(texts), dim), np.float32)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), TEXTS_PER_RUN):
+        chosen = order[start : start + TEXTS_PER_RUN]
+        embeds_TD[chosen] = encode(tokenizer.encode([texts[index] for index in chosen]))
+    return normalise_rows(embeds_TD)
+
+
+def normalise_rows(x_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; a row of zeros stays one."""
+    norm_B1 = np.linalg.norm(x_BD, axis=1, keepdims=True)
+    unit_BD: NDArray[np.float32] = (x_BD / np.maximum(norm_B1, 1e-12)).astype(np.float32, copy=False)
+    return unit_BD
+
+
+def _pick_output(graph: OnnxGraph, names: Sequence[str]) -> str:
+    found = next((name for name in names if name in graph.outputs), None)
+    if found is None:
+        raise ModelError(
+            f"{graph.path} has the outputs {', '.join(graph.outputs)}; expected one of {', '.join(names)}."
+        )
+    return found
+
+
+def _checked_dim(card: ModelCard, graph: OnnxGraph, output: str) -> int:
+    declared = graph.shape(output)[-1]
+    if card.dim is None or (isinstance(declared, int) and declared != card.dim):
+        raise ModelError(f"{graph.path} gives {declared} dimensions, the card of {card.name} says {card.dim}.")
+    return card.dim

@@ -1,0 +1,193 @@
+"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`, compiled to parameterised SQL.
+
+Nothing the user writes becomes SQL: fields are looked up in a fixed table, values are bound as parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sightline.errors import InputError
+from sightline.store.filter_syntax import OPERATORS, Condition, Group, Node, Not, Value, parse_filter
+from sightline.store.paths import SqlPath, path_to_sql
+
+Parameter = SqlPath | int | float
+
+MAX_PARAMETERS = 30_000
+"""SQLite binds at most 32,766 values to one statement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sql:
+    """A piece of SQL over the table `images`, with the parameters for its question marks."""
+
+    text: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Something a filter may ask for. `below_root` fields are put behind the path of the image's root."""
+
+    kind: Literal["text", "number", "date", "caption"]
+    sql: str
+    below_root: bool = False
+
+
+_LOCAL_TIME = "strftime('%Y-%m-%dT%H:%M:%S', images.{column} / 1000000000, 'unixepoch', 'localtime')"
+
+FIELDS: Mapping[str, Field] = {
+    "path": Field(kind="text", sql="'/' || images.relative", below_root=True),
+    "name": Field(kind="text", sql="cast(images.name as text)"),
+    "folder": Field(kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True),
+    "format": Field(kind="text", sql="images.format collate nocase"),
+    "width": Field(kind="number", sql="images.width"),
+    "height": Field(kind="number", sql="images.height"),
+    "size_bytes": Field(kind="number", sql="images.size_bytes"),
+    "modified_at": Field(kind="date", sql=_LOCAL_TIME.format(column="mtime_ns")),
+    "indexed_at": Field(kind="date", sql=_LOCAL_TIME.format(column="indexed_at_ns")),
+    "taken_at": Field(kind="date", sql="images.taken_at"),
+    "camera": Field(kind="text", sql="images.camera"),
+    "latitude": Field(kind="number", sql="images.latitude"),
+    "longitude": Field(kind="number", sql="images.longitude"),
+    "caption": Field(kind="caption", sql="captions.text"),
+    "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
+}
+
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_PERIOD_END = "~"
+"""Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
+_OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
+
+
+def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
+    """A filter -> a condition over `images`. `roots` says where each root lies. Raises InputError."""
+    sql = _compile(parse_filter(text), roots)
+    if len(sql.parameters) > MAX_PARAMETERS:
+        raise InputError("The filter has too many values in all; ask in several smaller filters.")
+    return sql
+
+
+def _compile(node: Node, roots: Mapping[int, Path]) -> Sql:
+    match node:
+        case Group():
+            return _join([_compile(part, roots) for part in node.parts], f" {node.joined_by} ")
+        case Not():
+            part = _compile(node.part, roots)
+            return Sql(text=f"not {part.text}", parameters=part.parameters)
+        case Condition():
+            field = _look_up(node)
+            if field.kind == "caption":
+                return _compile_caption(node, field)
+            return _compare(_expression(field, roots), field.kind, node)
+
+
+def _join(parts: Sequence[Sql], separator: str) -> Sql:
+    return Sql(
+        text=f"({separator.join(part.text for part in parts)})",
+        parameters=tuple(parameter for part in parts for parameter in part.parameters),
+    )
+
+
+def _look_up(condition: Condition) -> Field:
+    if field := FIELDS.get(condition.field):
+        return field
+    close = difflib.get_close_matches(condition.field, FIELDS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise InputError(
+        f"The filter asks for {condition.field!r} at position {condition.position}, which is no field.{hint} "
+        f"Fields are {', '.join(FIELDS)}; operators are {', '.join(OPERATORS)}, and, or, not."
+    )
+
+
+def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
+    if not field.below_root:
+        return Sql(text=field.sql)
+    if not roots:
+        return Sql(text="null")
+    # The file system's own root already ends with the slash that the field's SQL begins with.
+    paths = {id_: path_to_sql(path.as_posix().rstrip("/")) for id_, path in roots.items()}
+    cases = " ".join("when ? then cast(? as text)" for _ in paths)
+    parameters = tuple(parameter for pair in paths.items() for parameter in pair)
+    return Sql(text=f"(case images.root_id {cases} end || {field.sql})", parameters=parameters)
+
+
+def _compile_caption(condition: Condition, field: Field) -> Sql:
+    """True where any caption matches; `!=` and `not like` where none does."""
+    opposite = _OPPOSITES.get(condition.operator)
+    asked = Condition(
+        field=condition.field,
+        operator=opposite or condition.operator,
+        values=condition.values,
+        position=condition.position,
+    )
+    inner = _compare(Sql(text=field.sql), "text", asked)
+    exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
+    return Sql(text=f"not {exists}" if opposite else exists, parameters=inner.parameters)
+
+
+def _compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+    operator = condition.operator
+    if operator in ("is null", "is not null"):
+        return Sql(text=f"({expression.text} {operator})", parameters=expression.parameters)
+    if kind == "date" and operator not in ("like", "not like"):
+        return _compare_date(expression, condition)
+    values = [_checked(value, kind, condition) for value in condition.values]
+    match operator:
+        case "in":
+            right = f"in ({', '.join(_placeholder(value) for value in values)})"
+        case "between":
+            right = f"between {_placeholder(values[0])} and {_placeholder(values[1])}"
+        case _:
+            right = f"{operator} {_placeholder(values[0])}"
+    return Sql(text=f"({expression.text} {right})", parameters=(*expression.parameters, *values))
+
+
+def _placeholder(value: Parameter) -> str:
+    return "cast(? as text)" if isinstance(value, bytes) else "?"
+
+
+def _compare_date(expression: Sql, condition: Condition) -> Sql:
+    """A date stands for its whole period: `= '2024-05'` is any time of May, `> '2024-05'` begins with June."""
+    dates = [_date(value, condition) for value in condition.values]
+    match condition.operator:
+        case "<" | ">=":
+            parts = [(f"{expression.text} {condition.operator} ?", dates)]
+        case "<=" | ">":
+            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + _PERIOD_END])]
+        case "!=":
+            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + _PERIOD_END])]
+        case "between":
+            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + _PERIOD_END])]
+        case _:
+            parts = [(f"{expression.text} between ? and ?", [date, date + _PERIOD_END]) for date in dates]
+    return _join([Sql(text=text, parameters=tuple(values)) for text, values in parts], " or ")
+
+
+def _date(value: Value, condition: Condition) -> str:
+    if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
+        return date
+    raise InputError(
+        f"The filter compares {condition.field} (position {condition.position}) with {value!r}, which is no date. "
+        "Dates are written '2024', '2024-05', '2024-05-01' or '2024-05-01 12:30'."
+    )
+
+
+def _checked(value: Value, kind: str, condition: Condition) -> Parameter:
+    where = f"{condition.field} (position {condition.position})"
+    if condition.operator in ("like", "not like"):
+        if kind == "number" or not isinstance(value, str):
+            raise InputError(
+                f"The filter's {condition.operator!r} needs a text field and a text in quotes; see {where}."
+            )
+        return path_to_sql(value)
+    if kind == "number" and isinstance(value, str):
+        raise InputError(f"The filter's field {where} is a number; write {value!r} as a number without quotes.")
+    if kind == "text" and not isinstance(value, str):
+        raise InputError(f"The filter's field {where} is a text; put {value!r} in quotes.")
+    return path_to_sql(value) if isinstance(value, str) else value

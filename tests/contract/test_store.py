@@ -1,0 +1,563 @@
+"""What every store must do, whatever its backend. A new backend adds itself to BACKENDS."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.errors import InputError, StoreError
+from sightline.store.base import Entry, Failure
+from sightline.store.sqlite import open_store
+from sightline.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+
+BACKENDS = {"sqlite": open_store}
+DIM = 8
+PHOTOS = Path("/photos")
+
+
+@pytest.fixture(params=BACKENDS)
+def reopen(request, tmp_path):
+    """Opens the same store again and again; the backend decides what it needs."""
+    opened = []
+
+    def open_again():
+        opened.append(BACKENDS[request.param](tmp_path / "library"))
+        return opened[-1]
+
+    yield open_again
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(reopen):
+    return reopen()
+
+
+def identity(name="m", **changes):
+    return replace(ModelIdentity(name=name, weights_hash="w", preprocessing_version=1, dim=DIM), **changes)
+
+
+def record(relative, *, root=PHOTOS, id=None, content_hash=None, **info):  # noqa: A002
+    return ImageRecord(
+        id=id,
+        root=root,
+        relative=relative,
+        size_bytes=1000,
+        mtime_ns=1_700_000_000_123_456_789,
+        content_hash=content_hash or f"hash of {relative!a}",
+        info=ImageInfo(**{"width": 640, "height": 480, "format": "JPEG", **info}),
+    )
+
+
+def unit(*components):
+    vector = np.zeros(DIM, dtype=np.float32)
+    vector[: len(components)] = components
+    return vector / np.linalg.norm(vector)
+
+
+def embedding(*components, model="m", precision="fp32"):
+    return Embedding(model=model, vector=unit(*components), precision=precision)
+
+
+def entry(relative, *components, model="m", keep_vectors=True, **rest):
+    embeddings = [embedding(*components, model=model)] if components else []
+    return Entry(image=record(relative, **rest), embeddings=embeddings, keep_vectors=keep_vectors)
+
+
+def cosines(hits):
+    return {id_: round(cosine, 3) for id_, cosine in hits}
+
+
+# Rows
+
+
+def test_a_record_comes_back_as_it_was_written(store, reopen):
+    written = record("a/b.jpg", taken_at="2024-05-01T12:30:00", camera="Leica", latitude=1.5, longitude=-2.25)
+    (id_,) = store.upsert([Entry(image=written)])
+    expected = replace(written, id=id_)
+    assert store.get([id_]) == [expected]
+    assert reopen().get([id_]) == [expected]
+
+
+def test_get_answers_in_the_order_asked_and_names_unknown_ids(store):
+    first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
+    assert [r.relative for r in store.get([second, first, second])] == ["b.jpg", "a.jpg", "b.jpg"]
+    with pytest.raises(StoreError, match="no image with the id 999"):
+        store.get([first, 999])
+
+
+def test_the_same_path_without_an_id_replaces_its_row(store):
+    (first,) = store.upsert([entry("a.jpg", content_hash="old")])
+    (again,) = store.upsert([entry("a.jpg", content_hash="new", width=1)])
+    assert again == first
+    assert store.get([first])[0].content_hash == "new"
+    assert store.stats().images == 1
+
+
+def test_a_copy_of_the_same_bytes_is_a_row_of_its_own(store):
+    ids = store.upsert([entry("a.jpg", content_hash="same"), entry("b.jpg", content_hash="same")])
+    assert len(set(ids)) == 2
+    assert [r.id for r in store.find_hash("same")] == ids
+    assert store.find_hash("other") == []
+
+
+def test_a_renamed_file_keeps_row_vectors_and_captions(store):
+    store.add_model(identity())
+    (id_,) = store.upsert([entry("old/cat.jpg", 1)])
+    store.put_captions({id_: [Caption(text="a cat", source="blip")]})
+    assert store.upsert([entry("new/tom.jpg", id=id_)]) == [id_]
+    assert store.get([id_])[0].relative == "new/tom.jpg"
+    assert cosines(store.query(unit(1), 5, model="m")) == {id_: 1.0}
+    assert [c.text for c in store.captions([id_])[id_]] == ["a cat"]
+    assert store.find_path(PHOTOS / "old/cat.jpg") is None
+    assert [i for i, _ in store.match("tom", 5)] == [id_]
+    assert store.match("old", 5) == []
+
+
+def test_two_files_may_swap_their_names(store):
+    first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
+    assert store.upsert([entry("b.jpg", id=first), entry("a.jpg", id=second)]) == [first, second]
+    assert [r.relative for r in store.get([first, second])] == ["b.jpg", "a.jpg"]
+
+
+def test_a_file_renamed_over_another_replaces_its_row(store):
+    store.add_model(identity())
+    first, second = store.upsert([entry("a.jpg", 1), entry("b.jpg", 0, 1)])
+    store.upsert([entry("b.jpg", id=first)])
+    assert [r.id for r in store.scan()] == [first]
+    assert [i for i, _ in store.query(unit(0, 1), 5, model="m")] == [first]
+    with pytest.raises(StoreError):
+        store.get([second])
+
+
+def test_an_update_of_an_unknown_id_is_refused_and_nothing_is_written(store):
+    with pytest.raises(StoreError, match="no image with the id 42"):
+        store.upsert([entry("a.jpg"), entry("b.jpg", id=42)])
+    assert list(store.scan()) == []
+
+
+def test_two_ids_for_one_path_in_a_batch_are_refused(store):
+    first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
+    with pytest.raises(StoreError, match="same path"):
+        store.upsert([entry("c.jpg", id=first), entry("c.jpg", id=second)])
+
+
+def test_delete_removes_vectors_captions_and_texts(store):
+    store.add_model(identity())
+    gone, kept = store.upsert([entry("gone.jpg", 1), entry("kept.jpg", 0.9, 0.1)])
+    store.put_captions({gone: [Caption(text="a zebra", source="user")]})
+    assert [i for i, _ in store.query(unit(1), 5, model="m")] == [gone, kept]
+    assert store.delete([gone, 999]) == 1
+    assert [i for i, _ in store.query(unit(1), 5, model="m")] == [kept]
+    assert store.match("zebra", 5) == store.match("gone", 5) == []
+    assert store.stats().captions == 0
+    assert store.delete([]) == 0
+
+
+def test_ids_of_deleted_rows_never_come_back(store):
+    (first,) = store.upsert([entry("a.jpg")])
+    store.delete([first])
+    assert store.upsert([entry("a.jpg")]) != [first]
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [
+        "with space.jpg",
+        "new\nline.jpg",
+        "quote'\".jpg",
+        "100%_.jpg",
+        "雪/ñandú.jpg",
+        "odd\udcff\udcfe/\udce9.jpg",
+        ";--.jpg",
+    ],
+)
+def test_any_file_name_is_kept_exactly(store, relative):
+    (id_,) = store.upsert([entry(relative)])
+    (other,) = store.upsert([entry("plain.jpg")])
+    assert store.get([id_])[0].relative == relative
+    assert store.find_path(PHOTOS / relative).id == id_
+    assert {r.id for r in store.scan()} == {id_, other}
+    assert store.upsert([entry(relative)]) == [id_]
+
+
+@pytest.mark.parametrize("relative", ["", "/etc/passwd", "a/../../b.jpg", "folder/"])
+def test_what_names_no_file_below_the_root_is_refused(store, relative):
+    with pytest.raises(InputError, match="not a file's path below a root"):
+        store.upsert([entry(relative)])
+
+
+def test_a_relative_root_is_refused(store):
+    with pytest.raises(InputError, match="not absolute"):
+        store.upsert([entry("a.jpg", root=Path("photos"))])
+
+
+def test_scan_goes_by_root_and_path_and_obeys_folder_and_filter(store):
+    store.upsert([entry("b/2.jpg"), entry("a.jpg", width=10), entry("b/1.jpg"), entry("bb/3.jpg")])
+    store.upsert([entry("z.jpg", root=Path("/other"))])
+    assert [str(r.path) for r in store.scan()] == [
+        "/other/z.jpg",
+        "/photos/a.jpg",
+        "/photos/b/1.jpg",
+        "/photos/b/2.jpg",
+        "/photos/bb/3.jpg",
+    ]
+    assert [r.relative for r in store.scan(root=PHOTOS / "b")] == ["b/1.jpg", "b/2.jpg"]
+    assert [r.relative for r in store.scan(root=Path("/"))] == ["z.jpg", "a.jpg", "b/1.jpg", "b/2.jpg", "bb/3.jpg"]
+    assert [r.relative for r in store.scan(root=PHOTOS, where="width = 10")] == ["a.jpg"]
+    assert list(store.scan(root=Path("/nowhere"))) == []
+
+
+def test_scan_survives_writes_between_its_rows(store):
+    ids = store.upsert([entry(f"{i:05}.jpg") for i in range(1500)])
+    scan = store.scan()
+    seen = [next(scan).id]
+    store.delete(ids[-1:])
+    store.upsert([entry("later.jpg")])
+    seen += [r.id for r in scan]
+    assert seen == ids[:-1]
+
+
+# Vectors and models
+
+
+def test_models_are_listed_in_order_of_arrival_and_adding_again_is_harmless(store):
+    for name in ("zebra", "ant", "zebra"):
+        store.add_model(identity(name))
+    assert store.models() == {"zebra": identity("zebra"), "ant": identity("ant")}
+    assert list(store.models()) == ["zebra", "ant"]
+
+
+@pytest.mark.parametrize("change", [{"weights_hash": "x"}, {"preprocessing_version": 2}, {"dim": 9}])
+def test_a_known_name_with_another_identity_is_refused(store, change):
+    store.add_model(identity())
+    with pytest.raises(StoreError, match="can't be compared"):
+        store.add_model(identity(**change))
+    assert store.models() == {"m": identity()}
+
+
+def test_unknown_models_are_refused_by_name_everywhere(store):
+    store.add_model(identity("known"))
+    for use in (
+        lambda: store.upsert([entry("a.jpg", 1)]),
+        lambda: store.query(unit(1), 1, model="m"),
+        lambda: store.vectors("m"),
+        lambda: store.missing_vectors("m"),
+        lambda: store.remove_model("m"),
+    ):
+        with pytest.raises(StoreError, match="no vectors of the model 'm'; it has: known"):
+            use()
+    assert store.stats().images == 0
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.ones(DIM + 1) / 3, "shape"),
+        (np.ones((1, DIM)) / DIM**0.5, "shape"),
+        (np.full(DIM, 1.0), "length 2.828"),
+        (np.zeros(DIM), "length 0"),
+        (np.full(DIM, np.nan), "length nan"),
+        (np.full(DIM, np.inf), "length inf"),
+    ],
+)
+def test_vectors_that_are_no_unit_vectors_of_the_model_are_refused(store, vector, message):
+    store.add_model(identity())
+    bad = Entry(image=record("b.jpg"), embeddings=[Embedding(model="m", vector=vector.astype(np.float32))])
+    with pytest.raises(StoreError, match=message):
+        store.upsert([entry("a.jpg", 1), bad])
+    assert list(store.scan()) == []
+
+
+def test_vectors_come_back_by_ascending_id_at_length_one(store):
+    store.add_model(identity())
+    first, second, bare = store.upsert([entry("b.jpg", 1, 2, 3), entry("a.jpg", -3, 1), entry("c.jpg")])
+    ids, vectors = store.vectors("m")
+    assert ids.dtype == np.int64
+    assert vectors.dtype == np.float32
+    assert ids.tolist() == [first, second]
+    np.testing.assert_allclose(vectors, [unit(1, 2, 3), unit(-3, 1)], atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    ids, vectors = store.vectors("m", [bare, second, 999])
+    assert ids.tolist() == [second]
+    assert vectors.shape == (1, DIM)
+    assert store.vectors("m", [])[1].shape == (0, DIM)
+
+
+def test_missing_vectors_names_rows_without_one(store):
+    store.add_model(identity())
+    _, bare, elsewhere = store.upsert([entry("a.jpg", 1), entry("b.jpg"), entry("c.jpg", root=Path("/other"))])
+    assert store.missing_vectors("m") == {bare, elsewhere}
+    assert store.missing_vectors("m", PHOTOS) == {bare}
+    assert store.missing_vectors("m", Path("/nowhere")) == set()
+
+
+def test_models_live_side_by_side_and_one_is_dropped_alone(store):
+    store.add_model(identity())
+    store.add_model(identity("n"))
+    both = Entry(image=record("a.jpg"), embeddings=[embedding(1), embedding(0, 1, model="n", precision="int8")])
+    (id_,) = store.upsert([both])
+    assert store.stats().models == {"m": 1, "n": 1}
+    assert store.remove_model("m") == 1
+    assert list(store.models()) == ["n"]
+    assert cosines(store.query(unit(0, 1), 1, model="n")) == {id_: 1.0}
+    store.add_model(identity(weights_hash="another"))
+    assert store.query(unit(1), 1, model="m") == []
+
+
+def test_keep_vectors_adds_a_model_to_known_rows(store):
+    store.add_model(identity())
+    store.add_model(identity("n"))
+    (id_,) = store.upsert([entry("a.jpg", 1)])
+    store.upsert([entry("a.jpg", 0, 1, model="n", id=id_)])
+    assert store.stats().models == {"m": 1, "n": 1}
+
+
+def test_changed_pixels_drop_other_vectors_and_captions_but_the_users(store):
+    store.add_model(identity())
+    store.add_model(identity("n"))
+    (id_,) = store.upsert([Entry(image=record("a.jpg"), embeddings=[embedding(1), embedding(1, model="n")])])
+    store.put_captions(
+        {id_: [Caption(text="generated cat", source="blip"), Caption(text="my cat", source="user", best=True)]}
+    )
+    store.query(unit(1), 1, model="n")
+    store.upsert([entry("a.jpg", 0, 1, id=id_, keep_vectors=False)])
+    assert cosines(store.query(unit(0, 1), 1, model="m")) == {id_: 1.0}
+    assert store.query(unit(1), 1, model="n") == []
+    assert [c.text for c in store.captions([id_])[id_]] == ["my cat"]
+    assert store.match("generated", 1) == []
+    assert len(store.match("my", 1)) == 1
+
+
+# Queries
+
+
+def test_query_ranks_by_cosine_and_keeps_negative_ones(store):
+    store.add_model(identity())
+    same, near, opposite = store.upsert([entry("a.jpg", 1), entry("b.jpg", 3, 4), entry("c.jpg", -1)])
+    hits = store.query(np.array([5, 0, 0, 0, 0, 0, 0, 0], dtype=np.float32), 10, model="m")
+    assert [id_ for id_, _ in hits] == [same, near, opposite]
+    np.testing.assert_allclose([cosine for _, cosine in hits], [1, 0.6, -1], atol=1e-3)
+
+
+def test_equal_rows_come_by_id_even_where_more_tie_than_are_asked(store):
+    store.add_model(identity())
+    ids = store.upsert([entry(f"{i:04}.jpg", 1, 1) for i in range(700)])
+    assert [id_ for id_, _ in store.query(unit(1), 10, model="m")] == ids[:10]
+    assert [id_ for id_, _ in store.query(unit(1), 3, model="m", exclude=ids[:100])] == ids[100:103]
+
+
+def test_new_rows_are_found_at_once_also_from_another_opening(store, reopen):
+    store.add_model(identity())
+    other = reopen()
+    for i in range(3):
+        (id_,) = store.upsert([entry(f"{i}.jpg", *([0] * i), 1)])
+        for reader in (store, other):
+            assert reader.query(unit(*([0] * i), 1), 1, model="m")[0][0] == id_
+
+
+def test_filters_and_exclusions_are_exact_however_few_rows_they_leave(store):
+    store.add_model(identity())
+    near = store.upsert([entry(f"near/{i}.jpg", 1, i / 1000) for i in range(300)])
+    far = store.upsert([entry(f"far/{i}.jpg", -1, i / 1000, width=i) for i in range(5)])
+    where = "folder like '%/far'"
+    assert {id_ for id_, _ in store.query(unit(1), 3, model="m", where=where)} <= set(far)
+    assert len(store.query(unit(1), 50, model="m", where=where)) == 5
+    assert [id_ for id_, _ in store.query(unit(1), 9, model="m", where="width = 3")] == [far[3]]
+    assert store.query(unit(1), 9, model="m", where="width = 99") == []
+    assert {id_ for id_, _ in store.query(unit(1), 50, model="m", exclude=near)} == set(far)
+    assert len(store.query(unit(1), 50, model="m", where=where, exclude=far[:2])) == 3
+    assert store.query(unit(1), 50, model="m", exclude=near + far) == []
+
+
+def test_an_empty_store_has_no_answers(store):
+    store.add_model(identity())
+    assert store.query(unit(1), 5, model="m") == []
+    assert store.query(unit(1), 5, model="m", where="width > 1", exclude=[1]) == []
+    assert store.match("cat", 5) == []
+    assert store.vectors("m")[1].shape == (0, DIM)
+    assert list(store.scan()) == []
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.ones(5), r"shape \(5,\).*'m' have shape \(8,\)"),
+        (np.zeros(DIM), "zero"),
+        (np.full(DIM, np.nan), "NaN"),
+        (np.full(DIM, np.inf), "infinity"),
+    ],
+)
+def test_a_query_without_direction_is_refused(store, vector, message):
+    store.add_model(identity())
+    with pytest.raises(InputError, match=message):
+        store.query(vector.astype(np.float32), 5, model="m")
+
+
+def test_a_query_of_extreme_length_is_normalised(store):
+    store.add_model(identity())
+    (id_,) = store.upsert([entry("a.jpg", 1)])
+    for length in (1e-30, 1e30):
+        assert cosines(store.query(unit(1) * np.float32(length), 1, model="m")) == {id_: 1.0}
+
+
+def test_fewer_than_one_result_is_refused(store):
+    store.add_model(identity())
+    with pytest.raises(InputError, match="at least 1"):
+        store.query(unit(1), 0, model="m")
+    with pytest.raises(InputError, match="at least 1"):
+        store.match("cat", 0)
+
+
+def test_query_agrees_with_brute_force(store):
+    rng = np.random.default_rng(7)
+    store.add_model(identity())
+    entries = [
+        Entry(image=record(f"{i}.jpg", width=i), embeddings=[embedding(*rng.standard_normal(DIM))]) for i in range(400)
+    ]
+    store.upsert(entries)
+    ids, vectors = store.vectors("m")
+    for _ in range(10):
+        query = unit(*rng.standard_normal(DIM))
+        kept = np.arange(400) % 400 >= 100
+        order = sorted((-(vectors[kept] @ query)).round(6).tolist())[:10]
+        hits = store.query(query, 10, model="m", where="width >= 100")
+        np.testing.assert_allclose([-c for _, c in hits], order, atol=1e-5)
+        assert {i for i, _ in hits} <= set(ids[kept].tolist())
+
+
+# Captions and full text
+
+
+def test_captions_are_replaced_by_source_and_the_best_comes_first(store):
+    a, b = store.upsert([entry("a.jpg"), entry("b.jpg")])
+    store.put_captions(
+        {
+            a: [
+                Caption(text="a dog", source="clip", similarity=np.float32(0.25), model="m"),
+                Caption(text="a wolf", source="clip", similarity=0.3),
+                Caption(text="a dog runs", source="blip", log_prob=-1.5, similarity=0.2, best=True),
+            ]
+        }
+    )
+    assert [c.text for c in store.captions([a])[a]] == ["a dog runs", "a wolf", "a dog"]
+    assert store.captions([a])[a][2] == Caption(text="a dog", source="clip", similarity=0.25, model="m")
+    store.put_captions({a: [Caption(text="a puppy", source="clip", best=True)]})
+    assert [(c.text, c.best) for c in store.captions([a])[a]] == [("a puppy", True), ("a dog runs", False)]
+    assert store.captions([b, a])[b] == []
+    store.put_captions({a: []})
+    assert len(store.captions([a])[a]) == 2
+    assert store.stats().captions == 2
+
+
+def test_captions_of_an_unknown_image_are_refused_as_a_whole(store):
+    (a,) = store.upsert([entry("a.jpg")])
+    with pytest.raises(StoreError, match="no image with the id 77"):
+        store.put_captions({a: [Caption(text="x", source="user")], 77: [Caption(text="y", source="user")]})
+    assert store.captions([a]) == {a: []}
+
+
+def test_match_finds_captions_and_names_and_the_last_words_beginning(store):
+    dog, beach, other = store.upsert([entry("IMG_1.jpg"), entry("beachDay_2024-05.jpg"), entry("x.png", width=1)])
+    store.put_captions({dog: [Caption(text="Two dogs running in the snow", source="blip")]})
+    store.put_captions({other: [Caption(text="snow", source="user")]})
+    assert [i for i, _ in store.match("dog", 5)] == [dog]
+    assert [i for i, _ in store.match("beach", 5)] == [beach]
+    assert [i for i, _ in store.match("beachday", 5)] == [beach]
+    assert [i for i, _ in store.match("bea", 5)] == [beach]
+    assert [i for i, _ in store.match("2024", 5)] == [beach]
+    assert [i for i, _ in store.match("bea snow", 5)] == [other, dog], "only the last word may be a beginning"
+    assert [i for i, _ in store.match("dogs snow", 5)] == [dog, other]
+    assert [i for i, _ in store.match("snow", 5, where="width = 1")] == [other]
+    assert len(store.match("snow", 1)) == 1
+    relevances = [relevance for _, relevance in store.match("dogs snow", 5)]
+    assert relevances == sorted(relevances, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"', "''", '"unclosed', "NEAR(", "a AND", "NOT", "col:x", "name: x", "-", "*", "^a", "(", "a\0b", "\udcff", "😀",
+     "{}", "", "   ", "+", "OR", "a*b", "雪", "e\u0301"],
+)  # fmt: skip
+def test_no_text_breaks_full_text_search(store, text):
+    (id_,) = store.upsert([entry("holiday.jpg")])
+    assert store.match(text, 5) in ([], [(id_, pytest.approx(0, abs=1))])
+    assert [i for i, _ in store.match(f"holiday {text}", 5)] == [id_]
+
+
+def test_accents_and_case_do_not_matter_to_match(store):
+    (id_,) = store.upsert([entry("Ñandú café.jpg")])
+    assert [i for i, _ in store.match("NANDU", 5)] == [id_]
+    assert [i for i, _ in store.match("CAFÉ", 5)] == [id_]
+
+
+# Failures, settings, figures
+
+
+def failure(relative, *, root=PHOTOS, reason="truncated"):
+    return Failure(root=root, relative=relative, size_bytes=3, mtime_ns=4, reason=reason)
+
+
+def test_failures_are_kept_replaced_and_forgotten(store):
+    store.upsert([entry("ok.jpg")], failures=[failure("b.jpg"), failure("sub/odd\udcff.jpg", reason="bad \udcff name")])
+    store.upsert([], failures=[failure("b.jpg", reason="empty file")])
+    assert store.failures() == [
+        failure("b.jpg", reason="empty file"),
+        failure("sub/odd\udcff.jpg", reason="bad \\udcff name"),
+    ]
+    assert [f.relative for f in store.failures(PHOTOS / "sub")] == ["sub/odd\udcff.jpg"]
+    assert store.failures(Path("/nowhere")) == []
+    assert store.stats().extra["failures"] == 2
+    store.upsert([entry("b.jpg")])
+    assert [f.relative for f in store.failures()] == ["sub/odd\udcff.jpg"]
+    store.forget_failures(PHOTOS, ["sub/odd\udcff.jpg", "unknown.jpg"])
+    store.forget_failures(Path("/nowhere"), ["a.jpg"])
+    assert store.failures() == []
+
+
+def test_settings_are_kept_with_the_library(store, reopen):
+    assert store.setting("model") is None
+    store.set_setting("model", "starter")
+    store.set_setting("model", "ViT-B-32/openai")
+    assert reopen().setting("model") == "ViT-B-32/openai"
+
+
+def test_stats_count_what_is_there(store):
+    store.add_model(identity())
+    (a, _) = store.upsert([entry("a.jpg", 1), entry("b.jpg")])
+    store.put_captions({a: [Caption(text="x", source="user")]})
+    stats = store.stats()
+    assert (stats.images, stats.captions, stats.roots, stats.models) == (2, 1, (PHOTOS,), {"m": 1})
+    assert stats.size_bytes > 0
+    store.delete([r.id for r in store.scan()])
+    assert store.stats().roots == ()
+
+
+# Writes as a whole, and the end
+
+
+def test_a_batch_that_fails_at_its_end_leaves_nothing(store):
+    store.add_model(identity())
+    (a,) = store.upsert([entry("a.jpg", 1)], failures=[failure("c.jpg")])
+    bad = Entry(image=record("z.jpg"), embeddings=[Embedding(model="m", vector=unit(1) * 2)])
+    with pytest.raises(StoreError):
+        store.upsert([entry("moved.jpg", 0, 1, id=a), entry("c.jpg", 1), bad], failures=[failure("d.jpg")])
+    assert [r.relative for r in store.scan()] == ["a.jpg"]
+    assert cosines(store.query(unit(1), 5, model="m")) == {a: 1.0}
+    assert [f.relative for f in store.failures()] == ["c.jpg"]
+    assert [i for i, _ in store.match("a", 5)] == [a]
+
+
+def test_a_closed_store_says_so(store):
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.stats()
+
+
+def test_capabilities_are_declared(store):
+    assert store.capabilities.exact
+    assert store.capabilities.full_text
+    assert store.capabilities.multi_process

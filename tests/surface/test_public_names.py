@@ -1,0 +1,59 @@
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import sightline
+
+
+def test_at_most_25_public_names_and_each_loads():
+    assert len(sightline.__all__) <= 25
+    assert sorted(sightline.__all__) == sightline.__all__ or set(sightline.__all__) == set(dir(sightline))
+    for name in sightline.__all__:
+        assert getattr(sightline, name) is not None
+
+
+def test_public_names_are_documented():
+    for name in set(sightline.__all__) - {"__version__"}:
+        assert inspect.getdoc(getattr(sightline, name)), name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        sightline.nothing_like_this  # noqa: B018
+
+
+HEAVY = ("numpy", "onnxruntime", "torch", "transformers", "PIL", "usearch", "tokenizers", "huggingface_hub", "tqdm")
+
+
+def loaded_by(code):
+    script = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return run.stdout.split("\n")[-2].split()
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    assert loaded_by("import sightline, sightline.errors") == []
+
+
+def test_help_loads_no_heavy_library():
+    code = "from sightline.cli.main import sightline\nsightline(['--help'], standalone_mode=False)"
+    assert loaded_by(code) == []
+
+
+def test_indexing_and_searching_with_the_starter_need_neither_torch_nor_transformers(tmp_path):
+    code = f"""
+import sys
+for name in ("torch", "transformers", "torchvision", "onnx"):
+    sys.modules[name] = None
+from PIL import Image
+Image.new("RGB", (64, 48), "red").save({str(tmp_path / "red.png")!r})
+import sightline
+with sightline.Library.open({str(tmp_path / "library")!r}, model="starter") as library:
+    library.index({str(tmp_path)!r})
+    print("FOUND", len(library.search("red")))
+"""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "FOUND 1" in run.stdout

@@ -1,0 +1,58 @@
+"""The list of files to read."""
+
+import pytest
+
+from sightline.errors import StoreError
+from sightline.indexing import spool
+from sightline.indexing.spool import Scope, Task, TaskSpool
+
+
+def make_tasks(folder, count):
+    scopes = [Scope(folder / "one"), Scope(folder / "two", "inner")]
+    return [
+        Task(
+            scope=scopes[i % 2],
+            key=f"ünï-\udcff-{i}\n.jpg",
+            size_bytes=i,
+            mtime_ns=10**18 + i,
+            row_id=i if i % 3 else None,
+            needs_pixels=i % 5 == 0,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("memory_bytes", [2**20, 100])
+def test_tasks_come_back_as_they_went_in(tmp_path, monkeypatch, memory_bytes):
+    monkeypatch.setattr(spool, "_MEMORY_BYTES", memory_bytes)
+    tasks = make_tasks(tmp_path, 30)
+    kept = TaskSpool()
+    for task in tasks:
+        kept.append(task)
+    assert len(kept) == 30
+    assert list(kept) == tasks
+    kept.close()
+
+
+def test_a_full_temporary_folder_is_an_error_with_a_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "_MEMORY_BYTES", 10)
+    kept = TaskSpool()
+
+    def refuse(**options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    [task] = make_tasks(tmp_path, 1)
+    with pytest.raises(StoreError, match="TMPDIR"):
+        kept.append(task)
+    kept.close()
+
+
+def test_a_scope_turns_paths_below_its_root_into_paths_below_its_folder(tmp_path):
+    part = Scope(tmp_path, "a/b")
+    assert part.folder == tmp_path / "a" / "b"
+    assert part.key_of("a/b/c/photo.jpg") == "c/photo.jpg"
+    assert part.relative_of("c/photo.jpg") == "a/b/c/photo.jpg"
+    whole = Scope(tmp_path)
+    assert whole.key_of("a/photo.jpg") == whole.relative_of("a/photo.jpg") == "a/photo.jpg"
+    assert whole.folder == tmp_path

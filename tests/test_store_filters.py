@@ -1,0 +1,259 @@
+import os
+import sqlite3
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import InputError
+from sightline.store.base import Entry
+from sightline.store.filters import FIELDS, compile_filter
+from sightline.store.sqlite import open_store
+from sightline.types import Caption, ImageInfo, ImageRecord
+
+PHOTOS = Path("/photos")
+
+
+def entry(relative, *, root=PHOTOS, mtime="2024-03-01T08:00:00", **info):
+    image = ImageRecord(
+        root=root,
+        relative=relative,
+        size_bytes=len(relative) * 1000,
+        mtime_ns=int(datetime.fromisoformat(mtime).timestamp()) * 10**9,
+        content_hash=f"{relative!a}",
+        info=ImageInfo(**{"width": 640, "height": 480, "format": "JPEG", **info}),
+    )
+    return Entry(image=image)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with open_store(tmp_path_factory.mktemp("filters") / "library") as store:
+        ids = store.upsert(
+            [
+                entry(
+                    "holiday/beach.jpg", taken_at="2024-01-01T12:00:00", camera="Leica Q", latitude=43.5, longitude=7.0
+                ),
+                entry("holiday/2023/snow it's.jpg", taken_at="2023-12-24T18:30:00", width=4000),
+                entry("work/scan_100%.png", format="PNG", mtime="2020-05-05T00:00:00", camera="Canon"),
+                entry("odd\udcff/name\udcfe.jpg"),
+                entry("top.gif", root=Path("/other place"), format="GIF", latitude=-10.25),
+            ]
+        )
+        store.put_captions(
+            {
+                ids[0]: [Caption(text="a sandy beach", source="clip"), Caption(text="people swim", source="blip")],
+                ids[1]: [Caption(text="snow on trees", source="user")],
+            }
+        )
+        yield store
+
+
+NAMES = {
+    "beach.jpg": "beach",
+    "snow it's.jpg": "snow",
+    "scan_100%.png": "scan",
+    "name\udcfe.jpg": "odd",
+    "top.gif": "top",
+}
+
+
+def found(store, where):
+    return sorted(NAMES[record.path.name] for record in store.scan(where=where))
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("taken_at > '2023-12-31' and path like '%holiday%'", "beach"),
+        ("path = '/photos/holiday/beach.jpg'", "beach"),
+        ("path = '/photos/odd\udcff/name\udcfe.jpg'", "odd"),
+        ("path in ('/other place/top.gif', '/photos/odd\udcff/name\udcfe.jpg')", "odd top"),
+        ('path like "/other place/%"', "top"),
+        ("folder = '/other place'", "top"),
+        ("folder = '/photos/holiday/2023'", "snow"),
+        ("folder like '%odd\udcff'", "odd"),
+        ("name = 'snow it''s.jpg'", "snow"),
+        ('name = "snow it\'s.jpg"', "snow"),
+        ("name = 'name\udcfe.jpg'", "odd"),
+        ("name like '%.PNG'", "scan"),
+        ("name not like '%.jpg'", "scan top"),
+        ("format = 'jpeg'", "beach odd snow"),
+        ("format in ('png', 'GIF')", "scan top"),
+        ("not format in ('png', 'GIF')", "beach odd snow"),
+        ("format not in ('png', 'GIF')", "beach odd snow"),
+        ("WIDTH >= 4000", "snow"),
+        ("width <> 640", "snow"),
+        ("width != 640 or height < 480 OR latitude < 0", "snow top"),
+        ("width between 1000 and 5e3", "snow"),
+        ("width not between 1000 and 5000", "beach odd scan top"),
+        ("size_bytes<8000", "top"),
+        ("latitude is not null and latitude > -.5", "beach"),
+        ("latitude = -10.25", "top"),
+        ("longitude is null", "odd scan snow top"),
+        ("camera is null", "odd snow top"),
+        ("camera != 'Canon'", "beach"),
+        ("camera like 'leica%'", "beach"),
+        ("taken_at = '2024'", "beach"),
+        ("taken_at != '2024'", "snow"),
+        ("taken_at >= '2024-01-01'", "beach"),
+        ("taken_at > '2024-01-01'", ""),
+        ("taken_at > '2024-01-01 11:59'", "beach"),
+        ("taken_at > '2024-01-01T12:00:00'", ""),
+        ("taken_at <= '2023-12-24'", "snow"),
+        ("taken_at < '2023-12-24'", ""),
+        ("taken_at between '2023-12' and '2024-01'", "beach snow"),
+        ("taken_at in ('2023-12-24', '1999')", "snow"),
+        ("taken_at like '____-12-%'", "snow"),
+        ("modified_at < '2021'", "scan"),
+        ("modified_at = '2024-03-01 08:00'", "beach odd snow top"),
+        ("indexed_at >= '2025'", "beach odd scan snow top"),
+        ("caption like '%swim%'", "beach"),
+        ("caption like '%sand%' and caption like '%swim%'", "beach"),
+        ("caption not like '%swim%'", "odd scan snow top"),
+        ("caption = 'people swim'", "beach"),
+        ("caption != 'people swim'", "odd scan snow top"),
+        ("caption is null", "odd scan top"),
+        ("caption is not null", "beach snow"),
+        ("not caption like '%swim%'", "odd scan snow top"),
+        ("captioned = 1", "beach snow"),
+        ("captioned = 0 and not (format = 'GIF' or format = 'PNG')", "odd"),
+        ("not not (width = 4000)", "snow"),
+        ("width = 4000 or width = 640 and format = 'PNG'", "scan snow"),
+        ("(width = 4000 or width = 640) and format = 'PNG'", "scan"),
+        ("width < 99999999999999999999999999", "beach odd scan snow top"),
+        ("width < 1e999", "beach odd scan snow top"),
+        ("name = ''", ""),
+        (" \n width = 4000 \t", "snow"),
+    ],
+)
+def test_filters_mean_what_they_say(store, where, expected):
+    assert found(store, where) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("", "needs a field's name.*position 1, but has its end"),
+        ("width", "needs one of the operators =, .*position 6, but has its end"),
+        ("width = ", "a number or a text in quotes at position 9, but has its end"),
+        ("width = height", "a number or a text in quotes at position 9, but has 'height'"),
+        ("width == 3", "position 8, but has '='"),
+        ("width = 3 height = 4", "'and', 'or' or the end of the filter at position 11, but has 'height'"),
+        ("(width = 3", "'and', 'or' or '\\)' at position 11"),
+        ("width = 3)", "the end of the filter at position 10"),
+        ("width in 3", "'\\(' after 'in' at position 10"),
+        ("width in (3", "',' or '\\)'.*position 12"),
+        ("width in ()", "position 11"),
+        ("width between 1 or 2", "'and' between the two values.*position 17"),
+        ("width is 3", "one of the operators.*position 7"),
+        ("width not 3", "one of the operators.*position 11"),
+        ("like = 3", "field's name.*position 1, but has 'like'"),
+        ("widht = 3", "'widht' at position 1, which is no field. Did you mean 'width'.*Fields are path, name"),
+        ("a = 1 and zzz = 3", "'a' at position 1, which is no field. Fields are path"),
+        ("name = 'it", "from position 8 has no closing ': 'it.*doubled"),
+        ('name = "it', 'no closing "'),
+        ("width = 3 ; drop", "'; drop' at position 11, which is no part of a filter"),
+        ("width = 1.2.3", "no part of a filter"),
+        ("width = 12abc", "no part of a filter"),
+        ("width > '100'", "width \\(position 1\\) is a number; write '100' as a number without quotes"),
+        ("name = 2024", "name \\(position 1\\) is a text; put 2024 in quotes"),
+        ("width like '1%'", "'like' needs a text field and a text in quotes; see width"),
+        ("name not like 3", "'not like' needs a text field"),
+        ("taken_at > 'yesterday'", "taken_at \\(position 1\\) with 'yesterday', which is no date.*2024-05-01 12:30"),
+        ("taken_at > 2024", "with 2024, which is no date"),
+        ("taken_at in ('2024', '1.5.2024')", "1.5.2024"),
+        ("caption like 3", "'like' needs"),
+        ("(" * 60 + "width = 3" + ")" * 60, "nested deeper than 50"),
+        (" or ".join(["width = 3"] * 201), "more than 200 conditions"),
+        ("width in (" + ",".join(["1"] * 1001) + ")", "lists 1001 values; at most 1000"),
+        (" or ".join(["width in (" + ",".join(["1"] * 1000) + ")"] * 31), "too many values in all"),
+    ],
+)
+def test_a_wrong_filter_is_refused_with_place_and_remedy(store, where, message):
+    with pytest.raises(InputError, match=message):
+        store.scan(where=where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1=1; drop table images",
+        "1 = 1",
+        "' or 1=1 --",
+        "width = 1 -- comment",
+        "width = 1 /* comment */",
+        "width = (select 1)",
+        "width in (select id from images)",
+        "length(name) = 3",
+        "name = upper('x')",
+        "name = load_extension('x')",
+        "images.width = 1",
+        "width = 1 union select 1",
+        "name = 'a' || 'b'",
+        "name glob '*'",
+        "name = 'x' collate nocase",
+        "name like 'a' escape 'b'",
+        "rowid = 1",
+        "root_id = 1",
+        "name = ?",
+        "name = :a",
+        "name = $a",
+        "name = `x`",
+        "[name] = 'x'",
+        "name = x'00'",
+        "exists (select 1)",
+        "width = 1 + 1",
+        "width",
+        "width = \u0661",
+    ],
+)
+def test_sql_is_no_filter(store, where):
+    with pytest.raises(InputError):
+        store.scan(where=where)
+    assert store.stats().images == 5
+
+
+@pytest.mark.parametrize("value", ["' or 1=1 --", "'; drop table images; --", '" or ""="', "?", "%' or '1' = '1", "\0"])
+def test_sql_inside_quotes_is_plain_data(store, value):
+    quoted = value.replace("'", "''")
+    assert found(store, f"name = '{quoted}'") == []
+    assert found(store, f"caption = '{quoted}' or name = 'top.gif'") == ["top"]
+    assert value not in compile_filter(f"name = '{quoted}'", {}).text
+
+
+def test_the_largest_filter_allowed_runs(store):
+    where = " or ".join(["width in (" + ",".join(["4000"] * 500) + ")"] * 50 + ["name = 'x'"] * 150)
+    assert found(store, where) == ["snow"]
+    nested = "(" * 50 + "not width = 3" + ")" * 50
+    assert len(found(store, nested)) == 5
+
+
+def test_every_field_compiles_and_is_documented(store):
+    page = Path(__file__).resolve().parents[1] / "docs" / "format.md"
+    for name in FIELDS:
+        assert list(store.scan(where=f"{name} is null")) is not None
+        assert f"`{name}`" in page.read_text(encoding="utf-8")
+
+
+def test_path_filters_work_without_roots(tmp_path):
+    with open_store(tmp_path / "library") as store:
+        assert list(store.scan(where="path like '%a%' or folder = 'x'")) == []
+
+
+def test_times_are_shown_in_local_time(store, monkeypatch):
+    moment = datetime.fromisoformat("2024-03-01T08:00:00").timestamp()
+    sql = compile_filter("modified_at = '2024-03-01 08'", {}).text
+    db = sqlite3.connect(":memory:")
+    db.execute("create table images (mtime_ns)")
+    db.execute("insert into images values (?)", (int(moment) * 10**9,))
+    assert db.execute(f"select {sql} from images", ("2024-03-01T08", "2024-03-01T08~")).fetchone() == (1,)
+    monkeypatch.setenv("TZ", "UTC+5" if os.environ.get("TZ") != "UTC+5" else "UTC+6")
+    time.tzset()
+    try:
+        assert db.execute(f"select {sql} from images", ("2024-03-01T08", "2024-03-01T08~")).fetchone() == (0,)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        db.close()
