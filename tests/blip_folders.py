@@ -160,7 +160,10 @@ def tiny_blip():
 def tiny_blip_onnx():
     """Folder of the same toy, exported to ONNX."""
     folder = _kept_folder() / "tiny-onnx"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tracing toys is slower with more
     export_captioner(read_card(tiny_blip()), tiny_blip(), folder)
+    torch.set_num_threads(threads)
     return folder
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sightline.models.base import ModelCard, TextSpec
+from sightline.captioning.dual import DualCaption
 from sightline.images.preprocess import Preprocessing
+from sightline.models.base import ModelCard, TextSpec
 from sightline.types import Caption, ModelIdentity
 
 COLOURS = {
@@ -21,7 +22,15 @@ COLOURS = {
     "yellow": (240, 230, 20),
     "pink": (250, 130, 200),
 }
-SUGGESTS = {"dog": "brown", "grass": "green", "sea": "blue", "swimming": "blue", "snow": "white", "tomato": "red"}
+SUGGESTS = {
+    "dog": "brown",
+    "wolf": "black",
+    "grass": "green",
+    "sea": "blue",
+    "swimming": "blue",
+    "snow": "white",
+    "tomato": "red",
+}
 _NAMES = list(COLOURS)
 _HASHED = 8
 
@@ -61,9 +70,7 @@ class FakeEncoder:
 
     @property
     def identity(self):
-        return ModelIdentity(
-            name=self.card.name, weights_hash=self.weights_hash, preprocessing_version=1, dim=self.dim
-        )
+        return ModelIdentity(name=self.card.name, weights_hash=self.weights_hash, preprocessing_version=1, dim=self.dim)
 
     def encode_images(self, pixels_BHW3):
         self.batches.append(len(pixels_BHW3))
@@ -137,3 +144,7 @@ def caption_of(text, similarity=None, log_prob=None, *, source="clip"):
     return Caption(text=text, source=source, similarity=similarity, log_prob=log_prob)
 
 
+def dual(path, text="a dog"):
+    """A photo's captions as the run gives them."""
+    best = caption_of(text, 0.31234567, -1.5, source="blip")
+    return DualCaption(path=Path(path), clip=(caption_of("a cat", 0.2, None),), generated=(best,), best=best)

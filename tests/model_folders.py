@@ -68,7 +68,12 @@ def write_clip(folder, *, hidden_act="quick_gelu", legacy_eos=False, seed=0, tru
         vision_config={**vision, "hidden_act": hidden_act},
         projection_dim=512 if true_shapes else 16,
     )
-    CLIPModel(config).save_pretrained(folder)
+    model = CLIPModel(config)
+    with torch.no_grad():  # a fresh model's activations are so small that all GELUs are nearly linear there
+        for name, parameter in model.named_parameters():
+            if name.endswith("fc1.weight"):
+                parameter *= 5
+    model.save_pretrained(folder)
     values = {"do_center_crop": True, "crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
     write_preprocessor(folder, {**values, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD})
     write_clip_tokenizer(folder, vocab_size, as_json=as_json)

@@ -188,6 +188,19 @@ def test_a_photo_that_was_unreadable_for_a_while_is_only_touched(store, folder):
     assert store.failures() == []
 
 
+def test_a_failure_that_passed_without_a_new_size_or_time_is_forgotten(store, folder, monkeypatch):
+    [path] = write_photos(folder, 1)
+    index(store, PooledEncoder(), [folder])
+    touch(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", lambda self: (_ for _ in ()).throw(PermissionError(13, "no")))
+        index(store, PooledEncoder(), [folder])
+    assert len(store.failures()) == 1
+    touch(path, seconds=-10)
+    assert index(store, PooledEncoder(), [folder]).unchanged == 1
+    assert store.failures() == []
+
+
 def test_failures_of_deleted_files_are_forgotten(store, folder):
     write_photos(folder, 1)
     (folder / "bad.jpg").write_bytes(b"")

@@ -246,6 +246,17 @@ def test_a_copy_of_what_lacks_the_second_models_vector_is_embedded_once(store, e
     assert store.missing_vectors("second") == store.missing_vectors("pooled") == set()
 
 
+def test_known_copies_get_a_second_models_vector_from_one_embedding(store, encoder, folder, monkeypatch):
+    monkeypatch.setattr("sightline.indexing.writing._MAX_ROWS", 1)
+    write_photos(folder, 6)
+    shutil.copyfile(folder / "photo-0000.jpg", folder / "zzz.jpg")
+    index(store, encoder, [folder])
+    second = PooledEncoder("second")
+    config = IndexConfig(max_batch_size=1, readers=1)
+    assert counts(index(store, second, [folder], config=config)) == {"unchanged": 7, "embedded": 6}
+    assert store.missing_vectors("second") == set()
+
+
 def test_another_identity_under_the_same_name_is_refused(store, encoder, folder):
     store.add_model(ModelIdentity(name="pooled", weights_hash="other", preprocessing_version=1, dim=32))
     with pytest.raises(StoreError):
@@ -345,6 +356,7 @@ def test_excluded_files_and_folders_are_left_out(store, encoder, folder):
     write_photo(folder / "deep" / "er" / "leave" / "c.jpg", 3)
     write_photo(folder / "leave.jpg", 4)
     write_photo(folder / "note.PNG", 5)
+    (folder / "leave" / "dangling.jpg").symlink_to("nowhere.jpg")
     report = index(store, encoder, [folder], config=IndexConfig(exclude=("*/leave", "*.PNG")))
     assert counts(report) == {"added": 2, "embedded": 2}
     assert sorted(rows(store)) == ["keep/a.jpg", "leave.jpg"]

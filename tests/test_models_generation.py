@@ -20,6 +20,8 @@ IMPOSSIBLE = -math.inf
 class MarkovDecoder:
     """The next token depends on the image and the last token only: tables (images, V, V) of logits."""
 
+    scored_rows = 16
+
     def __init__(self, tables):
         self.tables = np.asarray(tables, dtype=np.float32)
         self.rows_run = []

@@ -29,6 +29,8 @@ PLAIN = GenerationConfig(beams=1, min_tokens=1, max_tokens=6, no_repeat_ngram=0)
 class ScriptedDecoder:
     """Puts most probability on one given sentence an image, and some on going on with "runs"."""
 
+    scored_rows = 16
+
     def __init__(self, sentences):
         self.sentences = sentences
         self.longest = 0

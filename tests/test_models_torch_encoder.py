@@ -46,7 +46,7 @@ def test_embeddings_are_those_of_transformers_own_pipeline(clip_folder):
         )
     assert cosines(encoder.encode_images(pixels), output.image_embeds.numpy()).min() > 0.9999
     assert cosines(encoder.encode_texts(TEXTS), output.text_embeds.numpy()).min() > 0.9999
-    assert encoder.temperature == pytest.approx(float(model.logit_scale.exp()))
+    assert encoder.temperature == pytest.approx(float(model.logit_scale.detach().exp()))
 
 
 def test_quick_gelu_is_honoured(tmp_path):
@@ -55,8 +55,8 @@ def test_quick_gelu_is_honoured(tmp_path):
     assert (quick.card.activation, plain.card.activation) == ("quick_gelu", "gelu")
     images = cosines(quick.encode_images(random_pixels(4, 32)), plain.encode_images(random_pixels(4, 32)))
     texts = cosines(quick.encode_texts(TEXTS), plain.encode_texts(TEXTS))
-    assert images.max() < 0.99999
-    assert texts.max() < 0.99999
+    assert images.max() < 0.9999
+    assert texts.max() < 0.9999
 
 
 def test_a_configuration_with_the_wrong_activation_is_refused(own_folder):

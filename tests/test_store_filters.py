@@ -220,7 +220,7 @@ def test_sql_inside_quotes_is_plain_data(store, value):
     quoted = value.replace("'", "''")
     assert found(store, f"name = '{quoted}'") == []
     assert found(store, f"caption = '{quoted}' or name = 'top.gif'") == ["top"]
-    assert value not in compile_filter(f"name = '{quoted}'", {}).text
+    assert compile_filter(f"name = '{quoted}'", {}).text == compile_filter("name = 'x'", {}).text
 
 
 def test_the_largest_filter_allowed_runs(store):

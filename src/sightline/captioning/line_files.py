@@ -158,9 +158,9 @@ class CsvWriter(LineWriter):
 
 
 def _encode_row(row: Iterable[str]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue().encode()
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # it quotes only what is in its line terminator
+    return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 def _whole_records(file: BinaryIO) -> Iterator[bytes]:

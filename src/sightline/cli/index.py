@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def index(
     *,
     folders: tuple[Path, ...],
-    exclude: tuple[Path, ...],
+    exclude: tuple[str, ...],
     prune: bool,
     retry: bool,
     model: str | None,

@@ -96,13 +96,15 @@ class Planner:
         known = self._load_known(scope)
         problems: set[str] = set()
 
+        exclusion = Exclusion(self._config.exclude, scope.folder)
+
         def on_problem(path: Path, reason: str) -> None:
-            self._report.skipped.append(SkippedFile(path=path, reason=reason))
-            problems.add(_key(path, scope.folder))
+            if (key := _key(path, scope.folder)) not in exclusion:
+                self._report.skipped.append(SkippedFile(path=path, reason=reason))
+                problems.add(key)
 
         seen_before = self.plan.seen
         known_before = len(known.rows)
-        exclusion = Exclusion(self._config.exclude, scope.folder)
         for file in self._files(scope.folder, on_problem, required=not known.rows):
             if file.relative not in exclusion:
                 self.plan.seen += 1

@@ -27,8 +27,8 @@ class IndexConfig:
     looks; `always` forgets them even then."""
     retry_failures: bool = False
     """Read again unchanged files that could not be read before."""
-    readers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
-    """Threads that read and decode."""
+    readers: int = field(default_factory=lambda: min(16, max(2, os.cpu_count() or 1)))
+    """Threads that read and decode; each may hold a whole picture."""
     max_batch_size: int = 64
     """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +46,15 @@ class Resolver:
 
     def resolve(self, reading: Reading) -> Resolution | None:
         """None where the content is new and the reading has no pixels: read it again with them."""
+        resolution = self._compare(reading)
+        if resolution is None or not resolution.needs_vector or resolution.kind == "added":
+            return resolution
+        # A copy of it can have been embedded meanwhile.
+        embeddings = self._embeddings(self._store.find_hash(reading.content_hash), [self._model])
+        entry = replace(resolution.entry, embeddings=[*resolution.entry.embeddings, *embeddings])
+        return replace(resolution, entry=entry, needs_vector=not embeddings)
+
+    def _compare(self, reading: Reading) -> Resolution | None:
         row_id = reading.task.row_id
         row = self._store.get([row_id])[0] if row_id is not None else None
         if row is not None and row.content_hash == reading.content_hash:
@@ -53,7 +63,7 @@ class Resolver:
         if source := next(filter(self._is_gone, sources), None):
             return self._resolve_renamed(reading, source, row)
         if sources:
-            return self._resolve_copy(reading, row, sources[0])
+            return self._resolve_copy(reading, row, sources)
         return self._resolve_new(reading, row)
 
     def claim(self, resolution: Resolution) -> None:
@@ -80,11 +90,11 @@ class Resolver:
             displaces=row is not None,
         )
 
-    def _resolve_copy(self, reading: Reading, row: ImageRecord | None, source: ImageRecord) -> Resolution:
-        embeddings = self._embeddings(source)
+    def _resolve_copy(self, reading: Reading, row: ImageRecord | None, sources: Sequence[ImageRecord]) -> Resolution:
+        embeddings = self._embeddings(sources, list(self._store.models()))
         return Resolution(
             kind="updated" if row else "copied",
-            entry=Entry(image=_record(reading, source, row), embeddings=embeddings, keep_vectors=False),
+            entry=Entry(image=_record(reading, sources[0], row), embeddings=embeddings, keep_vectors=False),
             needs_vector=all(embedding.model != self._model for embedding in embeddings),
         )
 
@@ -108,17 +118,17 @@ class Resolver:
             return False
         return False
 
-    def _embeddings(self, source: ImageRecord) -> list[Embedding]:
-        """The vectors of all models that a row has.
+    def _embeddings(self, sources: Sequence[ImageRecord], models: Sequence[str]) -> list[Embedding]:
+        """A vector of each model that one of the rows, all of one content, has.
 
-        A store doesn't tell the precision of the run that made them: it is taken to be this run's for its own model.
+        A store doesn't tell the precision of the run that made it: it is taken to be this run's for its own model.
         """
-        assert source.id is not None
+        ids = [source.id for source in sources if source.id is not None]
         embeddings = []
-        for model in self._store.models():
+        for model in models:
             precision = self._precision if model == self._model else "fp32"
-            vectors_ND = self._store.vectors(model, [source.id])[1]
-            embeddings += [Embedding(model=model, vector=vector_D, precision=precision) for vector_D in vectors_ND]
+            vectors_ND = self._store.vectors(model, ids)[1]
+            embeddings += [Embedding(model=model, vector=vector_D, precision=precision) for vector_D in vectors_ND[:1]]
         return embeddings
 
 

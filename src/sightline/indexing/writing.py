@@ -55,7 +55,8 @@ class Writer:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C until the block ends. Other threads than the main one never get it."""
-    if threading.current_thread() is not threading.main_thread():
+    foreign_handler = signal.getsignal(signal.SIGINT) is None  # not Python's: it can't be put back
+    if foreign_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[tuple[int, Any]] = []

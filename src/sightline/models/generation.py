@@ -21,12 +21,15 @@ from sightline.models.token_search import BeamSearch, Frame, Hypothesis, Samplin
 
 SAMPLING_ROUNDS = 4
 """How often sampling is repeated for an image whose samples are not all different yet."""
-SCORED_ROWS = 16
-"""Sequences scored in one run: their logits (rows, L, V) are the largest array here."""
 
 
 class Decoder(Protocol):
-    """A causal decoder bound to the images it describes. Right padding never changes what comes before it."""
+    """A causal decoder bound to the images it describes. Right padding never changes what comes before it.
+
+    `next_logits` gets the rows of an image side by side. `scored_rows` is how many rows `all_logits` takes at once.
+    """
+
+    scored_rows: int
 
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         """Tokens so far, and which image each row describes -> logits of the token after the last (N, V)."""
@@ -75,14 +78,14 @@ def score_tokens(
         ModelError: the decoder's logits are not finite.
     """
     scores: list[float] = []
-    for first in range(0, len(sequences), SCORED_ROWS):
-        chunk = sequences[first : first + SCORED_ROWS]
+    for first in range(0, len(sequences), decoder.scored_rows):
+        chunk = sequences[first : first + decoder.scored_rows]
         targets = [(*ids, frame.eos_id) for ids in chunk]
         skipped = len(frame.start_ids) - 1
         ids_NL = np.full((len(chunk), skipped + max(map(len, targets))), frame.pad_id, dtype=np.int64)
         for row, ids in enumerate(chunk):
             ids_NL[row, : skipped + 1 + len(ids)] = (*frame.start_ids, *ids)
-        images_N = np.asarray(images[first : first + SCORED_ROWS], dtype=np.int64)
+        images_N = np.asarray(images[first : first + len(chunk)], dtype=np.int64)
         log_probs_NLV = _log_softmax(decoder.all_logits(ids_NL, images_N))
         for row, target in enumerate(targets):
             positions = np.arange(skipped, skipped + len(target))

@@ -6,6 +6,7 @@ Shape suffixes: B images, N rows of the decoder, L tokens, M cells of an image's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +60,29 @@ class OnnxCaptioner:
 
 
 class _OnnxDecoder:
-    """The decoder graph, bound to the memory of a batch of images."""
+    """The decoder graph, bound to the memory of a batch of images.
+
+    Dynamically quantised graphs scale activations by the extremes of all rows of a run. So that an image's captions
+    don't depend on its neighbours, rows of different images then never share a run, nor do texts that are scored.
+    """
 
     def __init__(self, graph: OnnxGraph, memory_BMC: NDArray[np.float32]) -> None:
         self._graph = graph
         self._memory_BMC = memory_BMC
+        self._rows_interact = ".int8." in graph.path.name
+        self.scored_rows = 1 if self._rows_interact else ROWS_PER_RUN
 
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of the token after the last (N, V)."""
-        chunks = range(0, len(ids_NL), ROWS_PER_RUN)
-        return np.concatenate([self._run(ids_NL, images_N, first)[:, -1] for first in chunks])
+        if self._rows_interact:
+            starts = [0, *(np.flatnonzero(np.diff(images_N)) + 1)]
+        else:
+            starts = list(range(0, len(ids_NL), ROWS_PER_RUN))
+        runs = [slice(first, end) for first, end in pairwise([*starts, len(ids_NL)])]
+        return np.concatenate([self.all_logits(ids_NL[rows], images_N[rows])[:, -1] for rows in runs])
 
     def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of the token after each (N, L, V)."""
-        return np.concatenate([self._run(ids_NL, images_N, first) for first in range(0, len(ids_NL), ROWS_PER_RUN)])
-
-    def _run(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64], first: int) -> NDArray[np.float32]:
-        rows = slice(first, first + ROWS_PER_RUN)
-        feeds: dict[str, NDArray[Any]] = {
-            "input_ids": ids_NL[rows],
-            "encoder_hidden_states": self._memory_BMC[images_N[rows]],
-        }
+        feeds: dict[str, NDArray[Any]] = {"input_ids": ids_NL, "encoder_hidden_states": self._memory_BMC[images_N]}
         logits_NLV: NDArray[np.float32] = self._graph.run(feeds)["logits"]
         return logits_NLV

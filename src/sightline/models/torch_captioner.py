@@ -25,6 +25,9 @@ from sightline.models.tokenizing import Tokenizer
 from sightline.models.torch_encoder import _quiet_transformers, choose_device
 from sightline.types import Caption
 
+SCORED_ROWS = 16
+"""Sequences scored at once: their logits (N, L, V) are the largest array here."""
+
 
 class TorchCaptioner:
     """A captioner from a folder with `config.json`, safetensors and tokenizer: BLIP or `sightline-captioner`.
@@ -93,6 +96,8 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
 class _ConvDecoder:
     """The convolutional captioner's decoder, bound to the cells of a batch of images."""
 
+    scored_rows = SCORED_ROWS
+
     def __init__(self, model: ConvCaptioner, cells_BMC: torch.Tensor) -> None:
         self._model = model
         self._cells_BMC = cells_BMC
@@ -113,6 +118,8 @@ class _BlipDecoder:
 
     Where every row goes on from a row of the last call by one token, as in decoding, only that token is computed.
     """
+
+    scored_rows = SCORED_ROWS
 
     def __init__(self, decoder: Any, memory_BMC: torch.Tensor) -> None:
         self._decoder = decoder

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sightline.errors import StoreError
 
@@ -117,16 +117,16 @@ def read_version(db: sqlite3.Connection) -> int:
     raise StoreError(f"{file} is a database of another program, not a Sightline library; choose another folder.")
 
 
-def check_version(version: int, *, known: int = SCHEMA_VERSION) -> None:
+def check_version(version: int) -> None:
     """Raise StoreError where a library was written by a newer Sightline than this one."""
-    if version > known:
+    if version > SCHEMA_VERSION:
         raise StoreError(
-            f"The library has schema version {version}; this Sightline knows versions up to {known}. "
+            f"The library has schema version {version}; this Sightline knows versions up to {SCHEMA_VERSION}. "
             "Upgrade sightline (`pip install --upgrade sightline`) to open it."
         )
 
 
-def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate(db: sqlite3.Connection) -> None:
     """Bring an open, writable file to the newest version in one transaction, or leave it as it was.
 
     The version is read again inside the transaction: another process may have migrated meanwhile.
@@ -134,11 +134,11 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
     db.execute("begin immediate")
     try:
         version = read_version(db)
-        check_version(version, known=len(migrations))
-        for step in migrations[version:]:
+        check_version(version)
+        for step in MIGRATIONS[version:]:
             step(db)
         db.execute(f"pragma application_id = {APPLICATION_ID}")
-        db.execute(f"pragma user_version = {len(migrations)}")
+        db.execute(f"pragma user_version = {SCHEMA_VERSION}")
         db.execute("commit")
     except BaseException:
         if db.in_transaction:

@@ -1,0 +1,226 @@
+"""The command line from end to end, in this process, with the starter models on rendered pictures."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.cli.main import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """`run(*words)` -> exit code, lines of stdout, stderr; the library is `tmp_path/library`."""
+    monkeypatch.setenv("SIGHTLINE_LIBRARY", str(tmp_path / "library"))
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["sightline", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out.splitlines(), printed.err
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "holiday 2024").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, colour in [("red", (220, 20, 20)), ("green", (20, 200, 20)), ("holiday 2024/sea", (20, 60, 220))]:
+        noise = rng.integers(-15, 15, (90, 120, 3))
+        Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def indexed(run, photos):
+    code, _, err = run("index", photos, "--model", "starter")
+    assert code == 0, err
+    return photos
+
+
+def rows(lines):
+    return [json.loads(line) for line in lines]
+
+
+def names(lines):
+    return {os.path.basename(row["path"]) for row in rows(lines)}  # noqa: PTH119
+
+
+def test_index_says_what_it_did_and_a_second_run_has_nothing_to_do(run, photos):
+    code, out, _ = run("index", photos, "--model", "starter", "--json")
+    assert code == 0
+    assert rows(out)[0]["added"] == rows(out)[0]["embedded"] == 3
+    code, out, _ = run("index", photos)
+    assert code == 0
+    assert "3 unchanged" in out[0]
+
+
+def test_index_without_folders_updates_those_it_knows(run, indexed):
+    Image.new("RGB", (50, 50), "white").save(indexed / "new.png")
+    code, out, _ = run("index", "--json")
+    assert (code, rows(out)[0]["added"], rows(out)[0]["unchanged"]) == (0, 1, 3)
+
+
+def test_unreadable_files_are_named_and_the_exit_code_says_so(run, photos):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
+    code, out, _ = run("index", photos, "--model", "starter")
+    assert code == 1
+    assert any("broken.jpg" in line for line in out)
+    code, out, _ = run("index", photos, "--json")
+    assert code == 1
+    assert rows(out)[0]["unreadable"][0]["path"].endswith("broken.jpg")
+
+
+def test_info_counts_images_and_models(run, indexed):
+    code, out, _ = run("info", "--json")
+    facts = rows(out)[0]
+    assert code == 0
+    assert facts["images"] == 3
+    assert facts["models"] == {"starter": 3}
+    assert facts["folders"] == [str(indexed)]
+    assert "images      3" in run("info")[1]
+
+
+def test_search_by_words_as_table_paths_and_json(run, indexed):
+    code, out, _ = run("search", "something", "red", "--top", 2)
+    assert code == 0
+    assert out[0].split() == ["similarity", "path"]
+    assert len(out) == 3
+    assert len(run("search", "red", "-f")[1]) == 3
+    hits = rows(run("search", "red", "--json")[1])
+    assert [hit["similarity"] for hit in hits] == sorted((hit["similarity"] for hit in hits), reverse=True)
+
+
+def test_search_by_a_picture_leaves_it_out(run, indexed):
+    _, out, _ = run("search", indexed / "red.png", "+", "2:sky", "-", "people", "--json")
+    assert names(out) == {"green.png", "sea.png"}
+    assert names(run("similar", indexed / "red.png", "--json")[1]) == {"green.png", "sea.png"}
+
+
+def test_search_under_a_filter_and_with_nothing_found(run, indexed):
+    where = "path like '%holiday%' and width > 100"
+    assert names(run("search", "sea", "--where", where, "--json")[1]) == {"sea.png"}
+    code, out, err = run("search", "sea", "--min-similarity", "0.999")
+    assert (code, out) == (0, [])
+    assert "Nothing here matches" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["search", "sea", "--where", "colour = 'red'"], 2, "colour"),
+        (["search"], 2, "query is empty"),
+        (["search", "./gone.jpg"], 2, "no picture ./gone.jpg"),
+        (["search", "sea", "--model", "ViT-B-32/openai"], 1, "no vectors of 'ViT-B-32/openai'"),
+        (["search", "sea", "--top", "0"], 2, "0 is not in the range"),
+        (["similar", "gone.jpg"], 2, "no picture gone.jpg"),
+        (["remove"], 2, "Say what to remove"),
+        (["remove", "/nowhere"], 2, "Nothing in this library lies at /nowhere"),
+        (["remove", "--where", "width > 1"], 2, "--yes"),
+        (["models", "use", "blip-base"], 1, "no vectors of 'blip-base'"),
+        (["models", "info", "starer"], 1, "starter"),
+        (["index", "/nowhere"], 2, "/nowhere"),
+        (["caption", "/nowhere"], 2, "no picture or folder /nowhere"),
+        (["caption", "--write", "csv"], 2, "--output"),
+        (["caption", "--skip-existing", "--overwrite"], 2, "exclude each other"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(run, indexed, words, code, message):
+    got, out, err = run(*words)
+    assert (got, out) == (code, [])
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_library_is_named_with_the_way_to_make_one(run):
+    for words in (["search", "sea"], ["info"], ["duplicates"], ["caption"]):
+        code, _, err = run(*words)
+        assert code == 1
+        assert "sightline index" in err
+
+
+def test_duplicates_exact_and_near(run, indexed):
+    assert "No duplicates" in run("duplicates")[2]
+    (indexed / "copy.png").write_bytes((indexed / "red.png").read_bytes())
+    run("index")
+    groups = rows(run("duplicates", "--json")[1])
+    assert [(group["kind"], len(group["images"])) for group in groups] == [("exact", 2)]
+    near = rows(run("duplicates", "--near", "0.9999", "--json")[1])
+    assert {os.path.basename(image["path"]) for image in near[0]["images"]} == {"copy.png", "red.png"}  # noqa: PTH119
+    assert "exact  1.000" in run("duplicates")[1]
+
+
+def test_remove_forgets_images_and_leaves_files(run, indexed):
+    code, _, err = run("remove", indexed / "holiday 2024")
+    assert code == 0
+    assert "Forgot 1 images" in err
+    assert (indexed / "holiday 2024" / "sea.png").exists()
+    assert run("remove", "--where", "name = 'red.png'", "--yes")[0] == 0
+    assert names(run("search", "sea", "--json")[1]) == {"green.png"}
+
+
+def test_captions_are_shown_kept_written_and_found(run, indexed, tmp_path):
+    code, out, _ = run("caption", indexed / "red.png")
+    assert code == 0
+    assert any(line.startswith("  * ") for line in out)
+    assert {line.split()[0].lstrip("*") or line.split()[1] for line in out[1:]} >= {"clip", "blip"}
+    best = next(line for line in out if line.startswith("  * ")).split(maxsplit=4)[-1]
+    assert names(run("search", *best.split()[-1:], "--match", "captions", "--json")[1]) >= {"red.png"}
+    output = tmp_path / "captions.jsonl"
+    assert run("caption", "--write", "jsonl", "--output", output)[0] == 0
+    assert len(output.read_text().splitlines()) == 3
+    code, _, err = run("caption", "--write", "jsonl", "--output", output, "--skip-existing")
+    assert code == 0
+    assert "3 pictures have their captions" in err
+    assert len(output.read_text().splitlines()) == 3
+    assert run("caption", "--skip-existing", "--json")[1] == []
+
+
+def test_captions_without_a_library_and_of_broken_pictures(run, photos):
+    (photos / "broken.png").write_bytes(b"nothing")
+    code, out, err = run("caption", photos, "--model", "starter", "--captioner", "none", "--json")
+    assert code == 1
+    assert len(rows(out)) == 3
+    assert all(row["generated"] == [] for row in rows(out))
+    assert "broken.png" in err
+    assert "1 of 4 pictures could not be captioned" in err
+
+
+def test_models_are_listed_described_and_checked(run, indexed):
+    listed = {row["name"]: row for row in rows(run("models", "list", "--json")[1])}
+    assert listed["starter"]["available"]
+    assert not listed["ViT-B-32/openai"]["available"]
+    assert run("models", "list")[1][0].split()[:2] == ["name", "kind"]
+    facts = rows(run("models", "info", "starter", "--json")[1])[0]
+    assert facts["figures"]
+    assert "non-commercial" in facts["licence"]
+    assert run("models", "use", "starter")[0] == 0
+    assert run("models", "pull", "ViT-B-32/openai")[0] == 1
+
+
+def test_doctor_finds_this_machine_healthy(run):
+    code, out, _ = run("doctor", "--json")
+    checks = {row["name"]: row for row in rows(out)}
+    assert code == 0, [check for check in checks.values() if check["ok"] is False]
+    assert checks["starter"]["ok"]
+    assert checks["python"]["ok"]
+
+
+def test_doctor_names_what_fails(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sightline.doctor._CORE", ("numpy", "no-such-package"))
+    code, out, _ = run("doctor")
+    assert code == 1
+    assert any("FAILS" in line and "no-such-package" in line for line in out)
+
+
+def test_help_of_every_command_names_its_options(run):
+    for command in ("index", "search", "similar", "duplicates", "caption", "info", "remove", "models", "doctor"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert out[0].startswith(f"Usage: sightline {command}")

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline as sl
+from sightline.errors import InputError, ModelError, StoreError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, colour in [("red", (220, 20, 20)), ("green", (20, 200, 20)), ("blue", (20, 60, 220))]:
+        noise = rng.integers(-15, 15, (90, 120, 3))
+        Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path, photos):
+    with sl.Library.open(tmp_path / "library", model="starter") as library:
+        library.index(photos)
+        yield library
+
+
+@pytest.fixture
+def second_model(tmp_path):
+    """The name of another CLIP: a folder as transformers saves it, with random weights."""
+    pytest.importorskip("torch")
+    import model_folders
+
+    return f"dir:{model_folders.write_clip(tmp_path / 'clip', as_json=True)}"
+
+
+def test_a_new_library_without_network_takes_the_starter_and_keeps_it(tmp_path, photos):
+    with sl.Library.open(tmp_path / "library") as library:
+        notice = library.choose_model()
+        assert library.model == "starter"
+        assert "sightline models pull ViT-B-32/openai" in notice
+        library.index(photos)
+    with sl.Library.open(tmp_path / "library") as library:
+        assert library.choose_model() is None
+        assert library.model == "starter"
+
+
+def test_search_before_anything_is_indexed_finds_nothing(tmp_path):
+    with sl.Library.open(tmp_path / "library", model="starter") as library:
+        assert library.search("anything") == []
+        with pytest.raises(InputError, match="No folder was given"):
+            library.index()
+
+
+def test_a_second_model_lies_beside_the_first_and_each_is_searched(tmp_path, photos, library, second_model):
+    with sl.Library.open(tmp_path / "library", model=second_model) as other:
+        with pytest.raises(ModelError, match="no vectors of"):
+            other.search("red")
+        report = other.index()
+        assert (report.embedded, report.unchanged) == (3, 3)
+        assert other.info()["models"] == {"starter": 3, second_model: 3}
+        assert len(other.search("red")) == 3
+    with sl.Library.open(tmp_path / "library") as reopened:
+        assert reopened.model == "starter"
+        with pytest.raises(ModelError, match="is the library's default"):
+            reopened.remove_model("starter")
+        reopened.use_model(second_model)
+        assert reopened.remove_model("starter") == 3
+        assert reopened.info()["models"] == {second_model: 3}
+        assert len(reopened.search("red")) == 3
+
+
+def test_captions_are_kept_even_where_the_caller_stops_early(library):
+    results = library.caption()
+    first = next(results)
+    results.close()
+    kept = library.store.captions([library.store.find_path(first.path).id])
+    assert first.best.text in [caption.text for (captions,) in [kept.values()] for caption in captions]
+    assert library.info()["captions"] >= 1
+
+
+def test_captions_say_which_is_best_and_where_they_come_from(library, photos):
+    result = next(library.caption([photos / "red.png"]))
+    assert {caption.source for caption in result.clip} == {"clip"}
+    assert {caption.source for caption in result.generated} == {"blip"}
+    assert [caption.text for caption in (*result.clip, *result.generated) if caption.best] == [result.best.text]
+    for caption in (*result.clip, *result.generated):
+        assert -1 <= caption.similarity <= 1
+        assert caption.log_prob < 0
+    hit = library.search("red", top=3)
+    assert next(h.caption for h in hit if h.image.path.stem == "red") == result.best.text
+
+
+def test_captions_without_a_library(photos):
+    texts = [result.best.text for result in sl.caption([photos], model="starter", captioner="none")]
+    assert len(texts) == 3
+    assert all(texts)
+    with pytest.raises(InputError, match="no picture or folder"):
+        next(sl.caption([photos / "gone"]))
+
+
+def test_a_moved_library_and_its_photos_are_found_again_without_embedding(tmp_path, photos, library):
+    library.close()
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "photos").rename(moved / "photos")
+    (tmp_path / "library").rename(moved / "library")
+    with sl.Library.open(moved / "library") as again:
+        report = again.index(moved / "photos")
+        assert (report.embedded, report.added) == (0, 0)
+        assert again.info()["images"] == 3
+        assert all(hit.image.path.exists() for hit in again.search("red"))
+
+
+def test_a_folder_without_a_library_is_an_error_unless_one_may_be_made(tmp_path):
+    assert not sl.Library.exists(tmp_path / "none")
+    with pytest.raises(StoreError, match="sightline index"):
+        sl.Library.open(tmp_path / "none", create=False)
+    sl.Library.open(tmp_path / "none").close()
+    assert sl.Library.exists(tmp_path / "none")

@@ -1,0 +1,88 @@
+"""Export of captioners to ONNX: what a folder holds afterwards, and that it holds it wholly or not at all."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
+from sightline.errors import ModelError
+from sightline.models.base import GenerationConfig
+from sightline.models.captioner_export import export_captioner
+from sightline.models.cards import read_card
+from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig
+from sightline.models.hashes import hash_file, hash_files
+from sightline.models.onnx_captioner import OnnxCaptioner
+from sightline.models.onnx_session import open_session
+from sightline.models.torch_captioner import TorchCaptioner
+
+
+def test_the_graphs_have_the_contracts_names_and_free_dimensions():
+    image = open_session(tiny_blip_onnx() / "onnx" / "image.onnx", threads=1)
+    decoder = open_session(tiny_blip_onnx() / "onnx" / "decoder.onnx", threads=1)
+    assert (image.inputs, image.outputs) == (("pixel_values",), ("encoder_hidden_states",))
+    assert (set(decoder.inputs), decoder.outputs) == ({"input_ids", "encoder_hidden_states"}, ("logits",))
+    for batch, length in ((1, 1), (3, 2), (2, 40)):
+        pixels = np.zeros((batch, 3, 32, 32), dtype=np.float32)
+        memory = image.run({"pixel_values": pixels})["encoder_hidden_states"]
+        assert memory.shape == (batch, 1 + 2 * 2, 32)
+        ids = np.full((batch, length), 5, dtype=np.int64)
+        logits = decoder.run({"input_ids": ids, "encoder_hidden_states": memory})["logits"]
+        assert logits.shape[:2] == (batch, length)
+
+
+def test_the_folder_holds_card_tokenizer_and_hashes():
+    card, source = read_card(tiny_blip_onnx()), read_card(tiny_blip())
+    assert card.weights_hash == hash_files([tiny_blip() / "model.safetensors"])
+    assert (card.preprocessing, card.text, card.family) == (source.preprocessing, source.text, "blip")
+    assert card.files == {
+        f"onnx/{name}.onnx": hash_file(tiny_blip_onnx() / "onnx" / f"{name}.onnx") for name in ("decoder", "image")
+    }
+    assert (tiny_blip_onnx() / "vocab.txt").read_bytes() == (tiny_blip() / "vocab.txt").read_bytes()
+    assert not (tiny_blip_onnx() / "model.safetensors").exists()
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ModelError, match=r"export of image failed: RuntimeError: no such operator\. Run"):
+        export_captioner(read_card(tiny_blip()), tiny_blip(), tmp_path / "exports" / "out")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_an_export_that_is_killed_half_way_is_no_model(tmp_path, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.onnx, "export", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_captioner(read_card(tiny_blip()), tiny_blip(), tmp_path / "exports" / "out")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_the_convolutional_captioner_exports_too(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"size_px": 32, "image_width": 4, "text_width": 16, "text_layers": 1, "text_heads": 2}
+    model = ConvCaptioner(ConvCaptionerConfig(vocab_size=60, context_length=12, **sizes)).eval()
+    with torch.no_grad():
+        model.tokens.weight.normal_(std=1.0)
+    folder = tmp_path / "conv"
+    model.save_pretrained(folder)
+    shutil.copyfile(tiny_blip() / "vocab.txt", folder / "vocab.txt")
+    card = read_card(tiny_blip())
+    text = replace(card.text, context_length=12, bos_id=2, eos_id=3)
+    card = replace(card, family="sightline-captioner", text=text)
+    export_captioner(card, folder, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sightline.json").read_text())["family"] == "sightline-captioner"
+    config = GenerationConfig(max_tokens=12, min_tokens=1)
+    pixels = make_pixels(3, 32)
+    exported = OnnxCaptioner(read_card(tmp_path / "out"), tmp_path / "out", threads=1).generate(pixels, config)
+    original = TorchCaptioner(card, folder, device="cpu").generate(pixels, config)
+    assert [[one.text for one in several] for several in exported] == [
+        [one.text for one in several] for several in original
+    ]

@@ -1,0 +1,120 @@
+"""The ONNX captioner against the PyTorch one, on graphs exported from a BLIP folder with random weights."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from blip_folders import BASE, make_blip_folder, make_pixels, tiny_blip, tiny_blip_onnx
+from sightline.errors import ModelError
+from sightline.models.base import GenerationConfig
+from sightline.models.captioner_export import export_captioner
+from sightline.models.captioners import load_captioner
+from sightline.models.cards import read_card
+from sightline.models.onnx_captioner import ROWS_PER_RUN, OnnxCaptioner
+from sightline.models.torch_captioner import TorchCaptioner
+
+GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)
+BEAM = replace(GREEDY, beams=3, num_candidates=3, no_repeat_ngram=3)
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return OnnxCaptioner(read_card(tiny_blip_onnx()), tiny_blip_onnx(), threads=1)
+
+
+@pytest.fixture(scope="module")
+def torch_captioner():
+    return TorchCaptioner(read_card(tiny_blip()), tiny_blip(), device="cpu")
+
+
+def texts_of(captions):
+    return [[one.text for one in several] for several in captions]
+
+
+def log_probs_of(captions):
+    return [one.log_prob for several in captions for one in several]
+
+
+@pytest.mark.parametrize("config", [GREEDY, BEAM, replace(GREEDY, prompt="two dog")])
+def test_both_runtimes_write_the_same(captioner, torch_captioner, config):
+    pixels = make_pixels(ROWS_PER_RUN + 4, 32)
+    ours, theirs = captioner.generate(pixels, config), torch_captioner.generate(pixels, config)
+    assert texts_of(ours) == texts_of(theirs)
+    assert len({texts[0] for texts in texts_of(ours)}) > len(pixels) // 2, "the captions must depend on the images"
+    np.testing.assert_allclose(log_probs_of(ours), log_probs_of(theirs), atol=1e-4)
+
+
+def test_both_runtimes_score_the_same(captioner, torch_captioner):
+    pixels = make_pixels(3, 32)
+    texts = [["a dog on the grass", "two men"], [], ["snow"] * (ROWS_PER_RUN + 1)]
+    ours, theirs = captioner.score(pixels, texts), torch_captioner.score(pixels, texts)
+    assert [len(several) for several in ours] == [2, 0, ROWS_PER_RUN + 1]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+def test_a_folder_without_graphs_is_refused():
+    with pytest.raises(ModelError, match=r"lacks the graphs of a captioner, onnx/image\.onnx and onnx/decoder\.onnx"):
+        OnnxCaptioner(read_card(tiny_blip()), tiny_blip())
+
+
+def test_quantised_graphs_are_used_where_there_are_no_others(captioner, tmp_path):
+    shutil.copytree(tiny_blip_onnx(), tmp_path / "model")
+    for name in ("image", "decoder"):
+        (tmp_path / "model" / "onnx" / f"{name}.onnx").rename(tmp_path / "model" / "onnx" / f"{name}.int8.onnx")
+    quantised = OnnxCaptioner(captioner.card, tmp_path / "model", threads=1)
+    pixels = make_pixels(2, 32)
+    assert quantised.generate(pixels, GREEDY) == captioner.generate(pixels, GREEDY)
+
+
+@pytest.mark.parametrize("graph", ["image", "decoder"])
+def test_graphs_whose_output_is_not_finite_are_refused(tmp_path, graph):
+    shutil.copytree(tiny_blip_onnx(), tmp_path / "model")
+    path = tmp_path / "model" / "onnx" / f"{graph}.onnx"
+    model = onnx.load(path)
+    for initializer in model.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT and len(initializer.dims) == 2:
+            values = numpy_helper.to_array(initializer)
+            initializer.CopyFrom(numpy_helper.from_array(np.full_like(values, np.nan), initializer.name))
+    onnx.save(model, path)
+    damaged = OnnxCaptioner(read_card(tmp_path / "model"), tmp_path / "model", threads=1)
+    with pytest.raises(ModelError, match="not finite"):
+        damaged.generate(make_pixels(1, 32), GREEDY)
+    with pytest.raises(ModelError, match="not finite"):
+        damaged.score(make_pixels(1, 32), [["a dog"]])
+
+
+@pytest.mark.slow
+def test_both_runtimes_write_the_same_at_the_shapes_of_blip_base(tmp_path):
+    folder = make_blip_folder(tmp_path / "base", BASE)
+    card = read_card(folder)
+    assert (card.preprocessing.size_px, card.text.bos_id, card.text.eos_id) == (384, 30522, 102)
+    export_captioner(card, folder, tmp_path / "exported")
+    pixels = make_pixels(2, 384)
+    ours = OnnxCaptioner(read_card(tmp_path / "exported"), tmp_path / "exported").generate(pixels, GREEDY)
+    theirs = TorchCaptioner(card, folder, device="cpu").generate(pixels, GREEDY)
+    assert texts_of(ours) == texts_of(theirs)
+    assert ours[0][0].text != ours[1][0].text
+    np.testing.assert_allclose(log_probs_of(ours), log_probs_of(theirs), atol=1e-3)
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_blip_base_describes_the_merlion(runtime):
+    """The answer that LAVIS prints for docs/_static/merlion.png, with its prompt and lengths."""
+    named = os.environ.get("SIGHTLINE_HUB_IMAGES")
+    if not named or not (Path(named) / "merlion.png").is_file():
+        pytest.skip("set SIGHTLINE_HUB_IMAGES to a folder with LAVIS' merlion.png")
+    captioner = load_captioner("blip-base", runtime=runtime, download=True)
+    with Image.open(Path(named) / "merlion.png") as picture:
+        rgb = np.asarray(picture.convert("RGB"))
+    config = GenerationConfig(beams=3, prompt="a picture of", min_tokens=9, max_tokens=29, no_repeat_ngram=0)
+    ((caption,),) = captioner.generate(captioner.card.preprocessing.resize(rgb)[None], config)
+    assert caption.text == "a large fountain spewing water into the air"

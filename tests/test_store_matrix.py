@@ -1,0 +1,297 @@
+"""The derived matrix: exact enough, fresh, and replaceable at any time."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.errors import StoreError
+from sightline.store import matrix, ranking, vectors
+from sightline.store.base import Entry
+from sightline.store.matrix import quantise, read_matrix
+from sightline.store.sqlite import open_store
+from sightline.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
+
+DIM = 64
+
+
+def normalised(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_vectors(count, *, seed=0):
+    return normalised(np.random.default_rng(seed).standard_normal((count, DIM)))
+
+
+def entries(vectors, *, first=0):
+    info = ImageInfo(width=1, height=1, format="JPEG")
+    return [
+        Entry(
+            image=ImageRecord(
+                root=Path("/photos"),
+                relative=f"{first + i}.jpg",
+                size_bytes=first + i,
+                mtime_ns=1,
+                content_hash=str(first + i),
+                info=info,
+            ),
+            embeddings=[Embedding(model="m", vector=vector)],
+        )
+        for i, vector in enumerate(vectors)
+    ]
+
+
+@pytest.fixture
+def library(tmp_path):
+    with open_store(tmp_path / "library") as store:
+        store.add_model(ModelIdentity(name="m", weights_hash="w", preprocessing_version=1, dim=DIM))
+        store.upsert(entries(random_vectors(200)))
+    return tmp_path / "library"
+
+
+@pytest.fixture
+def file(library):
+    return library / "vectors" / "1.matrix"
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """How many vectors each rebuild read from SQLite."""
+    counts = []
+    quantise_rows = matrix.quantise
+
+    def counting(vectors):
+        if len(vectors) > 1:  # a single row is a query
+            counts.append(len(vectors))
+        return quantise_rows(vectors)
+
+    monkeypatch.setattr(matrix, "quantise", counting)
+    return counts
+
+
+def check(store, *, count=200):
+    """Every stored vector finds its own row first."""
+    ids, stored = store.vectors("m")
+    assert len(ids) == count
+    for position in range(0, count, max(1, count // 10)):
+        assert store.query(stored[position], 1, model="m")[0] == (ids[position], pytest.approx(1, abs=1e-5))
+
+
+def make_clusters(rng):
+    """Tight clusters around a common mean with one dominant dimension: what CLIP's embeddings look like."""
+    centres = rng.standard_normal((100, DIM))
+    rows = centres[rng.integers(0, 100, 5000)] + 0.5 * rng.standard_normal((5000, DIM)) + 0.7
+    rows[:, 13] += 8
+    return rows
+
+
+@pytest.fixture(scope="module", params=[lambda rng: rng.standard_normal((5000, DIM)), make_clusters])
+def large(request, tmp_path_factory):
+    rows = normalised(request.param(np.random.default_rng(3)))
+    with open_store(tmp_path_factory.mktemp("large")) as store:
+        store.add_model(ModelIdentity(name="m", weights_hash="w", preprocessing_version=1, dim=DIM))
+        ids = np.array(store.upsert(entries(rows)))
+        yield store, ids, rows
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        (None, slice(0, 5000)),
+        ("size_bytes >= 2500", slice(2500, 5000)),
+        ("size_bytes between 100 and 299", slice(100, 300)),
+    ],
+)
+def test_recall_at_10_is_that_of_brute_force(large, where, kept):
+    store, ids, rows = large
+    rng = np.random.default_rng(4)
+    found = 0
+    for _ in range(40):
+        query = normalised(rows[rng.integers(5000)][None] + 0.1 * rng.standard_normal((1, DIM)))[0]
+        best = ids[kept][np.argsort(-(rows[kept] @ query))[:10]]
+        found += len({id_ for id_, _ in store.query(query, 10, model="m", where=where)} & set(best.tolist()))
+    assert found / 400 >= 0.99
+
+
+def test_candidates_are_ranked_again_in_half_precision(library):
+    with open_store(library) as store:
+        ids, stored = store.vectors("m")
+        query = random_vectors(1, seed=9)[0]
+        exact = stored @ query
+        hits = store.query(query, 200, model="m")
+        assert [id_ for id_, _ in hits] == ids[np.argsort(-exact, kind="stable")].tolist()
+        np.testing.assert_allclose([cosine for _, cosine in hits], np.sort(exact)[::-1], atol=1e-6)
+
+
+def test_quantised_rows_keep_direction_whatever_their_length():
+    rows = random_vectors(100)
+    np.testing.assert_array_equal(quantise(rows), quantise(rows * 0.37))
+    assert np.abs(quantise(rows)).max(axis=1).tolist() == [127] * 100
+    restored = normalised(quantise(rows).astype(np.float32))
+    assert (restored * rows).sum(axis=1).min() > 0.9995
+
+
+def test_gathering_in_blocks_gives_what_one_scan_gives(library, monkeypatch):
+    query = random_vectors(1, seed=5)[0]
+    with open_store(library) as store:
+        expected = store.query(query, 40, model="m")
+        monkeypatch.setattr(matrix, "GATHERED_ROWS", 7)
+        assert store.query(query, 40, model="m", where="width = 1") == expected
+
+
+def test_ties_beyond_the_candidates_widen_the_scan(library, monkeypatch):
+    monkeypatch.setattr(ranking, "MIN_CANDIDATES", 1)
+    monkeypatch.setattr(ranking, "CANDIDATES_PER_RESULT", 1)
+    twin = random_vectors(1, seed=8)
+    with open_store(library) as store:
+        ids = store.upsert(entries(np.repeat(twin, 30, axis=0), first=1000))
+        assert [id_ for id_, _ in store.query(twin[0], 4, model="m")] == ids[:4]
+        assert [id_ for id_, _ in store.query(twin[0], 4, model="m", where="size_bytes >= 1010")] == ids[10:14]
+
+
+def test_the_matrix_is_kept_in_a_file_and_mapped_by_the_next_opening(library, file, fetched):
+    with open_store(library) as store:
+        check(store)
+    assert fetched == [200]
+    assert file.stat().st_size == 64 + 200 * (16 + DIM)
+    with open_store(library, read_only=True) as store:
+        check(store)
+        assert isinstance(store._matrices._loaded[1].rows, np.memmap)
+    assert fetched == [200]
+
+
+def test_only_changed_rows_are_read_again(library, fetched):
+    with open_store(library) as store:
+        check(store)
+        ids = store.upsert(entries(random_vectors(5, seed=1), first=10))
+        store.upsert(entries(random_vectors(7, seed=2), first=500))
+        store.delete([ids[0] + 100, ids[0] + 101])
+        check(store, count=205)
+    assert fetched == [200, 12]
+
+
+def test_another_opening_sees_changes_and_deletions(library, fetched):
+    with open_store(library) as writer, open_store(library, read_only=True) as reader:
+        check(reader)
+        ids = writer.upsert(entries(random_vectors(3, seed=4), first=700))
+        check(reader, count=203)
+        writer.delete(ids)
+        check(reader)
+        assert fetched == [200, 3]
+
+
+def damage_header(content):
+    content[20] ^= 1
+
+
+def damage_ids(content):
+    content[64 + 5] ^= 1
+
+
+def cut_short(content):
+    del content[-1:]
+
+
+def leave_nothing(content):
+    content.clear()
+
+
+def raise_version(content):
+    content[8] = 99
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_ids, cut_short, leave_nothing, raise_version])
+def test_a_damaged_matrix_is_made_again(library, file, fetched, damage):
+    with open_store(library) as store:
+        check(store)
+    content = bytearray(file.read_bytes())
+    damage(content)
+    file.write_bytes(content)
+    assert read_matrix(file, DIM) is None
+    with open_store(library) as store:
+        check(store)
+    assert fetched == [200, 200]
+    assert read_matrix(file, DIM) is not None
+
+
+def test_a_missing_matrix_is_made_again(library, file):
+    with open_store(library) as store:
+        check(store)
+    file.unlink()
+    with open_store(library) as store:
+        check(store)
+    assert file.exists()
+    assert read_matrix(file, DIM + 1) is None, "of another dimension"
+
+
+def test_an_older_copy_of_the_library_is_not_answered_from_a_newer_matrix(library):
+    database = library / "library.db"
+    backup = database.read_bytes()
+    with open_store(library) as store:
+        store.upsert(entries(random_vectors(200, seed=1)))
+        check(store)
+    database.write_bytes(backup)
+    with open_store(library) as store:
+        store.upsert(entries(random_vectors(1, seed=2)))
+        check(store)
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_matrix_in_memory(library, fetched):
+    (library / "vectors").write_text("in the way", encoding="utf-8")
+    with open_store(library) as store:
+        check(store)
+        check(store)
+        store.upsert(entries(random_vectors(2, seed=1), first=900))
+        check(store, count=202)
+    assert fetched == [200, 2]
+    assert (library / "vectors").read_text(encoding="utf-8") == "in the way"
+
+
+def test_a_disk_that_fills_while_the_matrix_is_written_leaves_no_debris(library, file, monkeypatch):
+    def fail(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with open_store(library) as store:
+        check(store)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_files_of_killed_writers_are_cleared_away_later(library, file):
+    file.parent.mkdir()
+    old, recent = file.parent / "1.matrix-old.tmp", file.parent / "1.matrix-recent.tmp"
+    old.touch()
+    recent.touch()
+    long_ago = time.time() - 7200
+    os.utime(old, (long_ago, long_ago))
+    with open_store(library) as store:
+        check(store)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["1.matrix", recent.name]
+
+
+def test_a_dropped_models_matrix_goes_with_it(library, file):
+    with open_store(library) as store:
+        check(store)
+        assert store.remove_model("m") == 200
+        assert not file.exists()
+        store.add_model(ModelIdentity(name="m", weights_hash="new", preprocessing_version=1, dim=DIM))
+        assert store.query(random_vectors(1)[0], 5, model="m") == []
+        assert [p.name for p in file.parent.iterdir()] == ["2.matrix"]
+
+
+def test_generations_only_grow_even_where_the_clock_goes_back(library, monkeypatch):
+    with open_store(library) as store:
+        check(store)
+        monkeypatch.setattr(vectors.time, "time_ns", lambda: 5)
+        store.upsert(entries(random_vectors(50, seed=6)))
+        check(store)
+
+
+def test_a_stored_vector_of_another_length_is_reported(library):
+    with open_store(library) as store:
+        with store._database.writing() as db:
+            db.execute("update vectors set vector = x'0000' where image_id = 1")
+        with pytest.raises(StoreError, match="damaged: a stored vector doesn't have 64 dimensions"):
+            store.vectors("m")
