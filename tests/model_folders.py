@@ -71,8 +71,8 @@ def write_clip(folder, *, hidden_act="quick_gelu", legacy_eos=False, seed=0, tru
     model = CLIPModel(config)
     with torch.no_grad():  # a fresh model's activations are so small that all GELUs are nearly linear there
         for name, parameter in model.named_parameters():
-            if name.endswith("fc1.weight"):
-                parameter *= 5
+            if name.endswith(("fc1.weight", "fc2.weight")):
+                parameter *= 4
     model.save_pretrained(folder)
     values = {"do_center_crop": True, "crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
     write_preprocessor(folder, {**values, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD})
@@ -90,7 +90,7 @@ def write_siglip(folder, *, seed=0):
     from transformers import SiglipConfig, SiglipModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(seed)
     config = SiglipConfig(
         text_config={**tiny, "vocab_size": 300, "max_position_embeddings": 16},

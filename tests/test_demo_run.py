@@ -63,29 +63,20 @@ def test_a_search_names_photos_in_a_folder_with_spaces(tmp_path: Path) -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the demo has run once."""
-    folder = tmp_path_factory.mktemp("demo") / "demo-out"
-    run_demo(folder)
-    return folder
-
-
-def test_the_page_shows_every_photo_with_both_captions_and_three_searches(out: Path) -> None:
-    page = (out / "contact-sheet.html").read_text(encoding="utf-8")
-    assert page.count('<article class="photo">') == 15
-    assert page.count("Ranked by CLIP") == 15
-    assert page.count("<span>Generated</span>") == 15
-    assert page.count('<span class="badge">chosen</span>') == 15
-    assert page.count('<div class="search">') == 3
-    assert page.count('<div class="bar">') == 15
-    assert "can’t be read" not in page
-    assert "sightline models pull ViT-B-32/openai" in page
-
-
-def test_a_second_run_prints_tidy_tables_and_ends_with_the_path(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_from_start_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo-out"
     assert main(["--out", str(out)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    check_output(capsys.readouterr().out, out)
+    check_page((out / "contact-sheet.html").read_text(encoding="utf-8"))
+    assert main(["--out", str(out)]) == 0
+    again = capsys.readouterr().out
+    check_output(again, out)
+    assert "15 unchanged" in again
+
+
+def check_output(output: str, out: Path) -> None:
+    """Tables of at most 100 columns, the relevance figure, and the page's path last."""
+    lines = output.splitlines()
     assert lines[-1] == str(out / "contact-sheet.html")
     assert max(len(line) for line in lines if str(out) not in line) <= 100
     assert sum(bool(re.search(r"^\w+\.(png|jpg) +\*? +(clip|blip) +-?\d\.\d{3}", line)) for line in lines) == 15
@@ -94,10 +85,18 @@ def test_a_second_run_prints_tidy_tables_and_ends_with_the_path(out: Path, capsy
     )
 
 
-def test_the_models_are_the_starters_with_their_figures(out: Path) -> None:
-    page = (out / "contact-sheet.html").read_text(encoding="utf-8")
+def check_page(page: str) -> None:
+    """Every photo with both captions, one of them chosen, three searches, and what the models are."""
+    assert page.count('<article class="photo">') == 15
+    assert page.count("Ranked by CLIP") == 15
+    assert page.count("<span>Generated</span>") == 15
+    assert page.count('<span class="badge">chosen</span>') == 15
+    assert page.count('<div class="search">') == 3
+    assert page.count('<div class="bar">') == 15
+    assert "can’t be read" not in page
     assert re.search(r"Vectors: starter \(int8, .* text to image R@10 \d+\.\d%", page)
     assert re.search(r"Sentences: starter-captioner\. On .*: CIDEr \d\.\d\d", page)
+    assert "sightline models pull ViT-B-32/openai" in page
 
 
 def test_what_may_be_committed_shows_only_redistributable_photos_of_at_most_320_pixels(tmp_path: Path) -> None:

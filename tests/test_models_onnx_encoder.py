@@ -10,6 +10,7 @@ import pytest
 from model_folders import TEXTS, cosines, random_pixels, source_and_export, write_published_layout
 from sightline.errors import ModelError
 from sightline.models import onnx_encoder
+from sightline.models.cards import read_card, write_card
 from sightline.models.encoders import load_encoder
 from sightline.models.onnx_encoder import OnnxEncoder
 from sightline.models.registry import find_card
@@ -110,8 +111,9 @@ def test_batches_given_to_the_runtime_are_bounded(encoder, monkeypatch):
 
 
 def test_int8_graphs_are_used_where_they_are_all_there_is(folders, tmp_path):
-    for name in ("sightline.json", "vocab.json", "merges.txt"):
+    for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((folders[1] / name).read_bytes())
+    write_card(tmp_path, dataclasses.replace(read_card(folders[1]), files={}))
     (tmp_path / "onnx").mkdir()
     for name in ("image", "text"):
         (tmp_path / "onnx" / f"{name}.int8.onnx").write_bytes((folders[1] / "onnx" / f"{name}.onnx").read_bytes())

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
-    """How far the composition searches; the defaults embed about a hundred sentences an image."""
+    """How far the composition searches; the defaults embed some dozens of sentences an image."""
 
     subjects: int = 8
     """Subjects that start."""
@@ -40,8 +40,9 @@ class ComposeConfig:
     """Best options tried for each detail of a sentence."""
     rounds: int = 3
     """Details that a sentence may have at most."""
-    gain_nats: float = 0.5
-    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model."""
+    gain_nats: float = 1.0
+    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model. Chosen for short
+    sentences: on 100 Flickr8k pictures, word overlap with the references did not tell 0 to 2 apart."""
     common_nats: float = 2.0
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking."""
 

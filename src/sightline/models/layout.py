@@ -26,15 +26,14 @@ GRAPHS_OF_KIND = {"encoder": ("image", "text"), "captioner": ("image", "decoder"
 TORCH_ADVICE = "install it: pip install 'sightline[torch]'"
 
 
-def find_graphs(folder: Path, card: ModelCard, *, int8: bool = False) -> dict[str, Path] | None:
+def find_graphs(folder: Path, card: ModelCard) -> dict[str, Path] | None:
     """Paths of the graphs that the card's kind needs, keyed `image`, `text`, `decoder`; None where one is missing.
 
-    Takes our own layout (`onnx/image.onnx`; the int8 variant first if asked, otherwise only where fp32 is missing),
-    else the published layout that the card names.
+    Takes our own layout (`onnx/image.onnx`, or `onnx/image.int8.onnx` where that is all there is), else the published
+    layout that the card names.
     """
     names = GRAPHS_OF_KIND[card.kind]
-    suffixes = (".int8.onnx", ".onnx") if int8 else (".onnx", ".int8.onnx")
-    own = {name: _first_file(folder / "onnx", name, suffixes) for name in names}
+    own = {name: _first_file(folder / "onnx", name) for name in names}
     if all(own.values()):
         return {name: path for name, path in own.items() if path is not None}
     if card.kind == "captioner":
@@ -69,6 +68,6 @@ def torch_installed() -> bool:
     return find_spec("torch") is not None and find_spec("transformers") is not None
 
 
-def _first_file(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path | None:
-    candidates = (folder / f"{name}{suffix}" for suffix in suffixes)
+def _first_file(folder: Path, name: str) -> Path | None:
+    candidates = (folder / f"{name}{suffix}" for suffix in (".onnx", ".int8.onnx"))
     return next((path for path in candidates if path.is_file()), None)

@@ -95,13 +95,12 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
 def _open(path: Path) -> sqlite3.Connection:
     db = _connect(path, "mode=rwc")
     try:
-        if schema.read_version(db) < schema.SCHEMA_VERSION:
-            schema.migrate(db)
         db.execute("pragma journal_mode = wal")
         # In WAL mode NORMAL can lose the last transactions in a power cut but never damages the file.
         db.execute("pragma synchronous = normal")
         db.execute("pragma journal_size_limit = 67108864")
-        db.execute("select count(*) from sqlite_master where name = 'images'").fetchone()
+        if schema.read_version(db) < schema.SCHEMA_VERSION:
+            schema.migrate(db)
     except BaseException:
         db.close()
         raise
