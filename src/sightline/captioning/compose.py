@@ -47,9 +47,6 @@ class ComposeConfig:
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking."""
 
 
-_CLIP_TEMPERATURE = 100.0
-"""What OpenAI's models, and most since, are trained to: used where a card doesn't say."""
-
 _VARIANTS = 2
 
 Cosines = dict[Sentence, float]
@@ -65,7 +62,7 @@ class BankRanker:
         self._config = config or ComposeConfig()
         self._option_vectors_ND = load_or_embed_texts(encoder, self._bank.prompts)
         self._rows = _group_rows(self._bank)
-        self._temperature = encoder.card.temperature or _CLIP_TEMPERATURE
+        self._temperature = encoder.card.nats_per_cosine
         self._prior_N = np.array([self._prior(option.value) for option in self._bank.options], np.float32)
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:

@@ -164,7 +164,7 @@ class _Run:
             generated = self._add_similarities(generated, image_vectors_BD)
             clip = _add_log_probs(self._captioner, clip, pixels_BSS3)
         return [
-            _combine(item.path, ranked, written, weights=self._config.weights)
+            self._combine(item.path, ranked, written)
             for item, ranked, written in zip(batch, clip, generated, strict=True)
         ]
 
@@ -177,6 +177,16 @@ class _Run:
             for several, image_D in zip(captions, image_vectors_BD, strict=True)
         ]
 
+    def _combine(self, path: Path, clip: Sequence[Caption], generated: Sequence[Caption]) -> DualCaption:
+        """Fuse, and flag the winner where it stands."""
+        temperature = self._encoder.card.nats_per_cosine
+        best = fuse(clip, generated, temperature=temperature, weights=self._config.weights)[0]
+
+        def flagged(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+            return tuple(best if (c.source, c.text) == (best.source, best.text) else c for c in captions)
+
+        return DualCaption(path=path, clip=flagged(clip), generated=flagged(generated), best=best)
+
 
 def _add_log_probs(
     captioner: Captioner, captions: Sequence[Sequence[Caption]], pixels_BSS3: NDArray[np.uint8]
@@ -186,15 +196,3 @@ def _add_log_probs(
         [replace(caption, log_prob=log_prob) for caption, log_prob in zip(several, theirs, strict=True)]
         for several, theirs in zip(captions, log_probs, strict=True)
     ]
-
-
-def _combine(
-    path: Path, clip: Sequence[Caption], generated: Sequence[Caption], *, weights: FusionWeights
-) -> DualCaption:
-    """Fuse, and flag the winner where it stands."""
-    best = fuse(clip, generated, weights=weights)[0]
-
-    def flagged(captions: Sequence[Caption]) -> tuple[Caption, ...]:
-        return tuple(best if (c.source, c.text) == (best.source, best.text) else c for c in captions)
-
-    return DualCaption(path=path, clip=flagged(clip), generated=flagged(generated), best=best)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from sightline.errors import InputError, ModelError
 from sightline.types import Caption
@@ -30,16 +30,15 @@ class FusionWeights:
 
 
 def fuse(
-    clip: Sequence[Caption], generated: Sequence[Caption], *, weights: FusionWeights | None = None
+    clip: Sequence[Caption], generated: Sequence[Caption], *, temperature: float, weights: FusionWeights | None = None
 ) -> list[Caption]:
     """All captions of one image, best first; exactly the first has `best=True`.
 
-    Cosines of one image lie within a few hundredths of each other and mean log-probabilities within a few nats, and
-    both scales change from model to model and from image to image. So each is standardised over this image's pool,
-    (x - mean) / population standard deviation, before the weighted sum: unlike ranks, this keeps a clear winner
-    clearer than a narrow one. A quantity that is equal for all, or that only one caption has, decides nothing.
-    A caption without a value counts as average in it (z = 0). Ties go to the higher similarity, then to the order
-    given. The same words from both sides are one caption, the generator's.
+    Both quantities are put in nats, so they add up whatever else is in the pool: `temperature` times the difference of
+    two cosines is how much more probable CLIP finds one caption than the other for this picture (Radford et al. 2021,
+    arXiv:2103.00020, figure 3), and the mean log-probability for each token is the generator's word on the same. A
+    caption without a value counts as average in it; a quantity that none has decides nothing. Ties go to the higher
+    similarity, then to the order given. The same words from both sides are one caption, the generator's.
 
     Raises InputError for an empty pool, ModelError for a value that is NaN or infinite.
     """
@@ -47,30 +46,24 @@ def fuse(
     if not pool:
         raise InputError("There is no caption to choose from: give candidates, a captioner, or both.")
     weights = weights or FusionWeights()
-    similarities = standardise([caption.similarity for caption in pool], what="similarity")
-    log_probs = standardise([caption.log_prob for caption in pool], what="log-probability")
+    similarities = _filled([caption.similarity for caption in pool], what="similarity")
+    log_probs = _filled([caption.log_prob for caption in pool], what="log-probability")
     # Rounded, so that sums that are equal on paper are ties here too.
     fused = [
-        round(weights.similarity * similarity + weights.log_prob * log_prob, 9)
+        round(weights.similarity * temperature * similarity + weights.log_prob * log_prob, 6)
         for similarity, log_prob in zip(similarities, log_probs, strict=True)
     ]
     order = sorted(range(len(pool)), key=lambda i: (-fused[i], -similarities[i]))
     return [replace(pool[i], best=place == 0) for place, i in enumerate(order)]
 
 
-def standardise(values: Sequence[float | None], *, what: str) -> list[float]:
-    """Values -> z-scores with the population standard deviation; 0 for a missing value and where all are equal.
-
-    Raises ModelError for NaN or infinity, naming `what`.
-    """
+def _filled(values: Sequence[float | None], *, what: str) -> list[float]:
+    """Values with the mean in place of missing ones. Raises ModelError for NaN or infinity, naming `what`."""
     known = [value for value in values if value is not None]
     if not all(math.isfinite(value) for value in known):
         raise ModelError(f"A caption has a {what} that isn't finite. Check the model's files with: sightline doctor")
     mean = fmean(known) if known else 0.0
-    deviation = pstdev(known) if known else 0.0
-    if deviation <= 1e-9:
-        return [0.0] * len(values)
-    return [0.0 if value is None else (value - mean) / deviation for value in values]
+    return [mean if value is None else value for value in values]
 
 
 def _merge(clip: Sequence[Caption], generated: Sequence[Caption]) -> list[Caption]:

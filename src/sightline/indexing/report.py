@@ -106,7 +106,7 @@ class IndexReport:
         return "\n".join(self._lines(max_named))
 
     def _lines(self, max_named: int) -> Iterator[str]:
-        done = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "nothing to do"
+        done = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "no images found"
         rate = f" ({self.embedded / self.seconds:,.0f} images/s)" if self.embedded and self.seconds else ""
         yield f"{'Interrupted: ' if self.interrupted else ''}{done} in {self.seconds:,.1f} s{rate}"
         if self.skipped:

@@ -74,6 +74,11 @@ class ModelCard:
     weights_hash: str | None = None
     """Identity of the weights where it is known beforehand, so that all runtimes and exports of them share one."""
 
+    @property
+    def nats_per_cosine(self) -> float:
+        """What a difference of cosines is worth as log-odds: the temperature, or CLIP's 100 where it isn't known."""
+        return self.temperature or 100.0
+
 
 @runtime_checkable
 class Encoder(Protocol):
