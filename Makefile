@@ -45,6 +45,7 @@ bench: $(VENV)/all.stamp
 docs: $(VENV)/demo.stamp
 	$(BIN)/python -m sightline.cli.reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
+	$(BIN)/python -m sightline.models.reference docs/models.md
 	$(BIN)/python -m sightline.demo --credits > docs/credits.md.new
 	mv docs/credits.md.new docs/credits.md
 

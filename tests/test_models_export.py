@@ -10,7 +10,7 @@ import pytest
 from model_folders import TEXTS, cosines, own_cache, random_pixels, source_and_export, write_clip
 from sightline.config import cache_dir
 from sightline.errors import ModelError
-from sightline.models import encoders, export
+from sightline.models import export, exports
 from sightline.models.cards import read_card
 from sightline.models.encoders import load_encoder
 from sightline.models.export import export_encoder
@@ -46,7 +46,7 @@ def test_clip_with_the_end_token_of_2021_exports_once_silently_and_agrees(tmp_pa
     assert onnx_encoder.identity.weights_hash == hash_file(folder / "model.safetensors")
     monkeypatch.setattr(export, "export_encoder", None)
     assert load_encoder(f"dir:{folder}").identity == onnx_encoder.identity
-    monkeypatch.setattr(encoders, "torch_installed", lambda: False)
+    monkeypatch.setattr(exports, "torch_installed", lambda: False)
     assert load_encoder(f"dir:{folder}").identity == onnx_encoder.identity
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_act"] = "gelu"
@@ -97,7 +97,7 @@ def test_a_failed_export_leaves_nothing_and_says_what_to_do(tmp_path_factory, tm
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path_factory, tmp_path, monkeypatch):
     source, exported = source_and_export(tmp_path_factory, "clip")
-    monkeypatch.setattr(export, "_export", lambda module, example, path, **options: path.write_bytes(b"graph"))
+    monkeypatch.setattr(export, "export_graph", lambda module, example, path, **options: path.write_bytes(b"graph"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "dog.jpg").write_bytes(b"")
     with pytest.raises(ModelError, match="is not empty and holds no model"):
@@ -111,7 +111,7 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path_factory, tmp_path, m
 
 def test_without_torch_weights_alone_name_the_extra(tmp_path_factory, monkeypatch):
     source, exported = source_and_export(tmp_path_factory, "clip")
-    monkeypatch.setattr(encoders, "torch_installed", lambda: False)
+    monkeypatch.setattr(exports, "torch_installed", lambda: False)
     for runtime in ("auto", "torch"):
         with pytest.raises(ModelError, match=r"pip install 'sightline\[torch\]'"):
             load_encoder(f"dir:{source}", runtime=runtime)

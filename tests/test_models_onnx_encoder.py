@@ -102,9 +102,10 @@ def test_a_large_batch_equals_its_parts(encoder, monkeypatch):
 
 def test_batches_given_to_the_runtime_are_bounded(encoder, monkeypatch):
     sizes = []
-    run = encoder._image_graph.run
+    graph = encoder._image_tower.graph
+    run = graph.run
     monkeypatch.setattr(
-        encoder._image_graph, "run", lambda feeds, names: sizes.append(len(feeds["pixel_values"])) or run(feeds, names)
+        graph, "run", lambda feeds, names: sizes.append(len(feeds["pixel_values"])) or run(feeds, names)
     )
     encoder.encode_images(random_pixels(70, 32))
     assert sizes == [32, 32, 6]
@@ -120,13 +121,15 @@ def test_int8_graphs_are_used_where_they_are_all_there_is(folders, tmp_path):
     assert load_encoder(f"dir:{tmp_path}").precision == "int8"
     (tmp_path / "onnx" / "text.onnx").write_bytes(b"broken, and preferred")
     with pytest.raises(ModelError, match=r"text\.onnx can't be loaded"):
-        load_encoder(f"dir:{tmp_path}")
+        load_encoder(f"dir:{tmp_path}").encode_texts(["a dog"])
 
 
 def test_a_card_that_does_not_fit_its_graphs_is_refused(folders):
     card = load_encoder(f"dir:{folders[1]}").card
     with pytest.raises(ModelError, match="gives 16 dimensions, the card"):
-        OnnxEncoder(dataclasses.replace(card, dim=512), folders[1], weights_hash="0")
+        OnnxEncoder(dataclasses.replace(card, dim=512), folders[1], weights_hash="0").encode_texts(["a dog"])
+    with pytest.raises(ModelError, match="doesn't say how many dimensions"):
+        OnnxEncoder(dataclasses.replace(card, dim=None), folders[1], weights_hash="0")
     onnx = dataclasses.replace(find_card("ViT-B-32/openai").onnx, image="onnx/text.onnx", text="onnx/text.onnx")
     with pytest.raises(ModelError, match="has no ONNX graphs"):
         OnnxEncoder(dataclasses.replace(card, onnx=onnx), folders[0], weights_hash="0")
@@ -139,4 +142,14 @@ def test_a_graph_with_other_outputs_is_refused(folders, tmp_path):
     for name in ("image", "text"):
         (tmp_path / "onnx" / f"{name}.onnx").write_bytes((folders[1] / "onnx" / "text.onnx").read_bytes())
     with pytest.raises(ModelError, match="has the outputs text_embeds; expected one of image_embeds"):
-        OnnxEncoder(load_encoder(f"dir:{folders[1]}").card, tmp_path, weights_hash="0")
+        OnnxEncoder(load_encoder(f"dir:{folders[1]}").card, tmp_path, weights_hash="0").encode_images(
+            random_pixels(1, 32)
+        )
+
+
+def test_words_open_no_image_tower(encoder, folders):
+    fresh = OnnxEncoder(encoder.card, folders[1], weights_hash="0")
+    fresh.encode_texts(["a dog"])
+    assert "_image_tower" not in vars(fresh)
+    fresh.encode_images(random_pixels(1, 32))
+    assert "_image_tower" in vars(fresh)

@@ -87,8 +87,11 @@ class Encoder(Protocol):
     card: ModelCard
     dim: int
     precision: Precision
-    runtime: str
-    """`onnx:CPUExecutionProvider`, `torch:cpu`, ...: shown to the user."""
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, for the user: `onnx:CPUExecutionProvider`, `torch:cpu`, ..."""
+        ...
 
     @property
     def identity(self) -> ModelIdentity:

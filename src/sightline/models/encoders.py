@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sightline.errors import ModelError
 from sightline.models.base import Encoder, ModelCard
-from sightline.models.cards import CARD_FILE, read_card
-from sightline.models.hashes import hash_files, verify_files
-from sightline.models.layout import TORCH_ADVICE, find_graphs, find_weights, torch_installed
+from sightline.models.exports import cached_export, require_torch
+from sightline.models.hashes import hash_files
+from sightline.models.layout import find_graphs, find_weights
 from sightline.models.registry import STARTER, find_card
-from sightline.models.resolve import Runtime, best_choice, exports_dir, is_available, resolve_folder
+from sightline.models.resolve import Runtime, best_choice, is_available, resolve_folder
 
 DEFAULT_MODEL = "ViT-B-32/openai"
 _PROBE_TIMEOUT_S = 2.0
@@ -32,7 +32,8 @@ def load_encoder(model: str | ModelCard, *, runtime: Runtime = "auto", download:
     if runtime == "torch":
         return _load_torch(card, folder)
     if find_graphs(folder, card) is None:
-        card, folder = _exported(card, folder)
+        made, folder = cached_export(card, folder)
+        card = replace(card, temperature=made.temperature, weights_hash=made.weights_hash)
     from sightline.models.onnx_encoder import OnnxEncoder
 
     return OnnxEncoder(card, folder, weights_hash=weights_hash(card, folder))
@@ -81,27 +82,7 @@ def _fetch_if_confirmed(card: ModelCard, confirm: Callable[[str], bool]) -> bool
 
 
 def _load_torch(card: ModelCard, folder: Path) -> Encoder:
-    _require_torch(card, folder)
+    require_torch(card, folder)
     from sightline.models.torch_encoder import TorchEncoder
 
     return TorchEncoder(card, folder, weights_hash=weights_hash(card, folder))
-
-
-def _exported(card: ModelCard, folder: Path) -> tuple[ModelCard, Path]:
-    """The card and folder of the cached export of a folder's weights, made now where it is missing."""
-    target = exports_dir(folder)
-    if not (target / CARD_FILE).is_file():
-        _require_torch(card, folder)
-        from sightline.models.export import export_encoder
-
-        export_encoder(card, folder, target)
-    made = read_card(target)
-    verify_files(target, made.files)
-    return replace(card, temperature=made.temperature, weights_hash=made.weights_hash), target
-
-
-def _require_torch(card: ModelCard, folder: Path) -> None:
-    if not find_weights(folder):
-        raise ModelError(f"{folder} holds no PyTorch weights of {card.name}; use the runtime `onnx`.")
-    if not torch_installed():
-        raise ModelError(f"{card.name} has PyTorch weights only, and PyTorch is not installed; {TORCH_ADVICE}.")

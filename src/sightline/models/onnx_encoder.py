@@ -6,6 +6,8 @@ Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W hei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +30,48 @@ _TEXT_OUTPUTS = ("text_embeds", "pooler_output")
 _MAP_OUTPUT = "feature_map"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Tower:
+    """An open graph and the name of the output that holds its vectors."""
+
+    graph: OnnxGraph
+    output: str
+
+
 class OnnxEncoder:
     """A CLIP-like encoder behind two ONNX graphs; see `models.base.Encoder` for the contract."""
 
     def __init__(self, card: ModelCard, folder: Path, *, weights_hash: str, threads: int | None = None) -> None:
-        """Open the graphs of a model folder. Raises ModelError where one is missing, broken or not of this card."""
+        """Take the graphs of a model folder; each opens when it is first used, so words need no image tower.
+
+        Raises ModelError where one is missing; then, on first use, where it is broken or not of this card.
+        """
         graphs = find_graphs(folder, card)
         if graphs is None:
             raise ModelError(f"{folder} has no ONNX graphs for {card.name}: onnx/image.onnx and onnx/text.onnx.")
         self.card = card
         self.folder = folder
         self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
+        if card.dim is None:
+            raise ModelError(f"The card of {card.name} doesn't say how many dimensions its vectors have: `dim`.")
+        self.dim = card.dim
+        self._graphs = graphs
+        self._threads = threads
         self._tokenizer = Tokenizer.load(folder, card.text)
-        self._image_graph = open_session(graphs["image"], threads=threads)
-        self._text_graph = open_session(graphs["text"], threads=threads)
-        self._image_output = _pick_output(self._image_graph, _IMAGE_OUTPUTS)
-        self._text_output = _pick_output(self._text_graph, _TEXT_OUTPUTS)
-        self.dim = _checked_dim(card, self._image_graph, self._image_output)
-        self.runtime = f"onnx:{self._image_graph.provider}"
         self._weights_hash = weights_hash
+
+    @cached_property
+    def _image_tower(self) -> _Tower:
+        return _open_tower(self._graphs["image"], _IMAGE_OUTPUTS, card=self.card, threads=self._threads)
+
+    @cached_property
+    def _text_tower(self) -> _Tower:
+        return _open_tower(self._graphs["text"], _TEXT_OUTPUTS, card=self.card, threads=self._threads)
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime and the execution provider that runs the image tower."""
+        return f"onnx:{self._image_tower.graph.provider}"
 
     @property
     def identity(self) -> ModelIdentity:
@@ -60,7 +85,7 @@ class OnnxEncoder:
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
-        return normalise_rows(self._run_images(pixels_BHW3, self._image_output))
+        return normalise_rows(self._run_images(pixels_BHW3, self._image_tower.output))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
@@ -68,12 +93,12 @@ class OnnxEncoder:
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
-        if _MAP_OUTPUT not in self._image_graph.outputs:
+        if _MAP_OUTPUT not in self._image_tower.graph.outputs:
             return None
         return self._run_images(pixels_BHW3, _MAP_OUTPUT)
 
     def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
-        graph = self._image_graph
+        graph = self._image_tower.graph
         batches = normalised_batches(self.card, pixels_BHW3)
         parts = [graph.run({graph.inputs[0]: batch}, [output])[output] for batch in batches]
         return np.concatenate(parts)[: len(pixels_BHW3)]
@@ -81,7 +106,8 @@ class OnnxEncoder:
     def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
         # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
         feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
-        embeds_TD: NDArray[np.float32] = self._text_graph.run(feeds, [self._text_output])[self._text_output]
+        tower = self._text_tower
+        embeds_TD: NDArray[np.float32] = tower.graph.run(feeds, [tower.output])[tower.output]
         return embeds_TD
 
 
@@ -129,17 +155,14 @@ def normalise_rows(x_BD: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_BD
 
 
-def _pick_output(graph: OnnxGraph, names: Sequence[str]) -> str:
-    found = next((name for name in names if name in graph.outputs), None)
-    if found is None:
+def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: int | None) -> _Tower:
+    graph = open_session(path, threads=threads)
+    output = next((name for name in names if name in graph.outputs), None)
+    if output is None:
         raise ModelError(
             f"{graph.path} has the outputs {', '.join(graph.outputs)}; expected one of {', '.join(names)}."
         )
-    return found
-
-
-def _checked_dim(card: ModelCard, graph: OnnxGraph, output: str) -> int:
     declared = graph.shape(output)[-1]
-    if card.dim is None or (isinstance(declared, int) and declared != card.dim):
+    if isinstance(declared, int) and declared != card.dim:
         raise ModelError(f"{graph.path} gives {declared} dimensions, the card of {card.name} says {card.dim}.")
-    return card.dim
+    return _Tower(graph=graph, output=output)

@@ -1,9 +1,15 @@
-"""The table of known models in `docs/models.md`, made from `cards.toml`: `python -m sightline.models.reference`."""
+"""The table of known models in `docs/models.md`, made from `cards.toml`: `make docs`."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+from sightline.errors import InputError
 from sightline.models.base import ModelCard
 from sightline.models.registry import known_cards
+
+BEGIN, END = "<!-- begin generated: make docs -->", "<!-- end generated -->"
 
 _HEADER = (
     "| name | weights | input | dim | runs without PyTorch | licence | published figure |\n"
@@ -31,5 +37,14 @@ def _figure(card: ModelCard) -> str:
     return f"{', '.join(figures)} ({card.figures['source']})"
 
 
+def write_table(page: Path) -> None:
+    """Put the table between its marks in a page. Raises InputError where the marks are missing."""
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise InputError(f"{page} lacks the lines that mark the generated table: {BEGIN} and {END}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{models_table()}\n{END}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(models_table())
+    write_table(Path(sys.argv[1]))

@@ -1,0 +1,45 @@
+"""ONNX graphs made here, once, of weights that came without: kept in the cache and found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sightline.errors import ModelError
+from sightline.models.base import ModelCard
+from sightline.models.cards import CARD_FILE, read_card
+from sightline.models.hashes import verify_files
+from sightline.models.layout import TORCH_ADVICE, find_weights, torch_installed
+from sightline.models.resolve import exports_dir
+
+
+def cached_export(card: ModelCard, folder: Path) -> tuple[ModelCard, Path]:
+    """The card and folder of the export of a folder's weights, made now where it is missing.
+
+    Raises ModelError where it has to be made and can't be, or where it is damaged.
+    """
+    target = exports_dir(folder)
+    if not (target / CARD_FILE).is_file():
+        require_torch(card, folder)
+        _export(card, folder, target)
+    made = read_card(target)
+    verify_files(target, made.files)
+    return made, target
+
+
+def require_torch(card: ModelCard, folder: Path) -> None:
+    """Raise ModelError unless a folder's weights can be run by PyTorch here."""
+    if not find_weights(folder):
+        raise ModelError(f"{folder} holds no PyTorch weights of {card.name}; use the runtime `onnx`.")
+    if not torch_installed():
+        raise ModelError(f"{card.name} has PyTorch weights only, and PyTorch is not installed; {TORCH_ADVICE}.")
+
+
+def _export(card: ModelCard, folder: Path, target: Path) -> None:
+    if card.kind == "encoder":
+        from sightline.models.export import export_encoder
+
+        export_encoder(card, folder, target)
+    else:
+        from sightline.models.captioner_export import export_captioner
+
+        export_captioner(card, folder, target)
