@@ -212,6 +212,15 @@ def test_doctor_finds_this_machine_healthy(run):
     assert checks["python"]["ok"]
 
 
+def test_doctor_looks_into_the_library(run, indexed, tmp_path):
+    def check():
+        return next(row for row in rows(run("doctor", "--json")[1]) if row["name"] == "library file")
+
+    assert check() == {"name": "library file", "ok": True, "detail": "sound"}
+    (tmp_path / "library" / "library.db").write_bytes(b"not a database" * 1000)
+    assert not check()["ok"]
+
+
 def test_doctor_names_what_fails(run, tmp_path, monkeypatch):
     monkeypatch.setattr("sightline.doctor._CORE", ("numpy", "no-such-package"))
     code, out, _ = run("doctor")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sightline import config
 from sightline.errors import SightlineError
+from sightline.store.connection import DATABASE_NAME, check_integrity
 
 _CORE = ("numpy", "pillow", "simplejpeg", "onnxruntime", "usearch", "tokenizers", "huggingface_hub", "safetensors")
 _EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}
@@ -40,7 +41,10 @@ def run_checks(library: Path | None = None) -> Iterator[Check]:
     yield _try("model of a new library", _default_model)
     yield _try("hub cache", _hub_cache)
     yield _writable("cache", config.cache_dir())
-    yield _writable("library", library or config.library_dir())
+    folder = library or config.library_dir()
+    yield _writable("library", folder)
+    if (folder / DATABASE_NAME).is_file():
+        yield _integrity(folder / DATABASE_NAME)
 
 
 def _package(name: str, *, extra: str | None) -> Check:
@@ -103,3 +107,12 @@ def _writable(name: str, folder: Path) -> Check:
     free_bytes = shutil.disk_usage(there).free
     detail = f"{folder}, {free_bytes / 1e9:,.1f} GB free"
     return Check(name=name, ok=free_bytes > _LOW_DISK_BYTES or None, detail=detail)
+
+
+def _integrity(database: Path) -> Check:
+    """What SQLite says of the library's file: nothing, where it is sound."""
+    try:
+        problems = check_integrity(database)
+    except SightlineError as error:
+        problems = [str(error)]
+    return Check(name="library file", ok=not problems, detail="; ".join(problems) or "sound")

@@ -1,4 +1,5 @@
 import inspect
+import resource
 import subprocess
 import sys
 
@@ -40,6 +41,14 @@ def test_importing_the_package_loads_no_heavy_library():
 def test_help_loads_no_heavy_library():
     code = "from sightline.cli.main import sightline\nsightline(['--help'], standalone_mode=False)"
     assert loaded_by(code) == []
+
+
+def test_help_takes_little_cpu_time():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "sightline", "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # CPU time, not wall time: about 0.05 s here, so that a noisy machine doesn't fail it.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 0.3
 
 
 def test_indexing_and_searching_with_the_starter_need_neither_torch_nor_transformers(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,13 +130,10 @@ def _show(hits: Sequence[Hit], *, filepath_only: bool, as_json: bool) -> None:
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    info = hit.image.info
     return {
         "id": hit.image.id,
         "path": str(hit.image.path),
         "similarity": round(hit.similarity, 6),
         "caption": hit.caption,
-        "width": info.width,
-        "height": info.height,
-        "taken_at": info.taken_at,
+        **asdict(hit.image.info),
     }
