@@ -182,3 +182,14 @@ def test_an_output_that_cannot_be_opened_is_a_clear_error(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"Captions can't be written to .*: (File exists|Not a directory)"):
         open_writer(name, tmp_path / "file" / f"c.{name}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_is_overwritten_before_there_is_something_to_write(tmp_path, name):
+    output = tmp_path / f"captions.{name}"
+    write(output, ["a.jpg"])
+    before = output.read_bytes()
+    open_writer(name, output, existing="replace").close()
+    assert output.read_bytes() == before
+    write(output, ["b.jpg"], existing="replace")
+    assert read_paths(output) == ["/photos/b.jpg"]

@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import sightline
 from sightline.cli.main import main
 
 
@@ -123,10 +126,16 @@ def test_search_under_a_filter_and_with_nothing_found(run, indexed):
         (["remove"], 2, "Say what to remove"),
         (["remove", "/nowhere"], 2, "Nothing in this library lies at /nowhere"),
         (["remove", "--where", "width > 1"], 2, "--yes"),
-        (["models", "use", "blip-base"], 1, "no vectors of 'blip-base'"),
+        (["models", "use", "blip-base"], 1, "blip-base is a captioner"),
+        (["models", "use", "ViT-B-16/openai"], 1, "no vectors of 'ViT-B-16/openai'"),
+        (["search", "sea", "--model", "Starter"], 1, "Did you mean starter"),
+        (["search", "sea", "-f", "--json"], 2, "exclude each other"),
+        (["search", "~nobody-here/x.jpg"], 2, "no picture"),
+        (["index", "~nobody-here/photos"], 2, "a user who isn't there"),
         (["models", "info", "starer"], 1, "starter"),
         (["index", "/nowhere"], 2, "/nowhere"),
-        (["caption", "/nowhere"], 2, "no picture or folder /nowhere"),
+        (["caption", "/nowhere"], 2, "'/nowhere' does not exist"),
+        (["caption", "--overwrite"], 2, "go with --write"),
         (["caption", "--write", "csv"], 2, "--output"),
         (["caption", "--skip-existing", "--overwrite"], 2, "exclude each other"),
     ],
@@ -190,6 +199,48 @@ def test_captions_without_a_library_and_of_broken_pictures(run, photos):
     assert all(row["generated"] == [] for row in rows(out))
     assert "broken.png" in err
     assert "1 of 4 pictures could not be captioned" in err
+
+
+def test_a_picture_that_is_gone_or_refused_is_counted_and_the_others_are_captioned(run, indexed, tmp_path):
+    (indexed / "red.png").unlink()
+    code, out, err = run("caption", "--captioner", "none", "--json")
+    assert (code, len(out)) == (1, 2)
+    assert "red.png: file vanished" in err
+    assert "1 of 3 pictures could not be captioned" in err
+    (indexed / "green.png").rename(os.fsdecode(os.fsencode(indexed) + b"/gr\xfcn.png"))
+    output = tmp_path / "captions.csv"
+    code, _, err = run("caption", indexed, "--captioner", "none", "--write", "csv", "--output", output)
+    assert code == 1
+    assert "1 of 2 pictures could not be captioned" in err
+    assert len(output.read_text().splitlines()) == 2
+
+
+def test_an_empty_library_says_so(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert run("index", tmp_path / "empty", "--model", "starter")[0] == 0
+    assert "The library is empty" in run("search", "sea")[2]
+    assert "no picture to caption" in run("caption")[2]
+
+
+def test_names_come_out_whatever_the_terminal_can_show(indexed, tmp_path):
+    (indexed / "red.png").rename(indexed / "日本.png")
+    environment = {**os.environ, "SIGHTLINE_LIBRARY": str(tmp_path / "library"), "PYTHONIOENCODING": "latin-1"}
+    subprocess.run([sys.executable, "-m", "sightline", "index"], env=environment, check=True, capture_output=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "sightline", "search", "sea", "-f"], env=environment, check=True, capture_output=True
+    )
+    assert b"\\u65e5\\u672c.png" in found.stdout
+
+
+def test_a_reader_that_goes_away_loses_no_captions(indexed, tmp_path):
+    environment = {**os.environ, "SIGHTLINE_LIBRARY": str(tmp_path / "library")}
+    command = f"{sys.executable} -m sightline caption --captioner none --batch-size 1 --json | head -n 1"
+    run = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert len(run.stdout.splitlines()) == 1
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    with sightline.Library.open(tmp_path / "library") as library:
+        assert library.info()["captions"] >= 1
 
 
 def test_models_are_listed_described_and_checked(run, indexed):

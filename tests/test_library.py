@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -94,8 +98,9 @@ def test_captions_without_a_library(photos):
     texts = [result.best.text for result in sl.caption([photos], model="starter", captioner="none")]
     assert len(texts) == 3
     assert all(texts)
-    with pytest.raises(InputError, match="no picture or folder"):
-        next(sl.caption([photos / "gone"]))
+    (missing,) = sl.caption([photos / "gone.png"], model="starter", captioner="none")
+    assert isinstance(missing, sl.CaptionFailure)
+    assert missing.reason == "file vanished"
 
 
 def test_a_moved_library_and_its_photos_are_found_again_without_embedding(tmp_path, photos, library):
@@ -117,3 +122,78 @@ def test_a_folder_without_a_library_is_an_error_unless_one_may_be_made(tmp_path)
         sl.Library.open(tmp_path / "none", create=False)
     sl.Library.open(tmp_path / "none").close()
     assert sl.Library.exists(tmp_path / "none")
+
+
+@pytest.fixture
+def starter_copy(tmp_path, monkeypatch):
+    """A model folder of one's own, `own` in the working directory, that a test may change."""
+    folder = shutil.copytree(Path(sl.__file__).parent / "models" / "starter" / "clip", tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def change_card(folder, change):
+    card = json.loads((folder / "sightline.json").read_text())
+    change(card)
+    (folder / "sightline.json").write_text(json.dumps(card))
+
+
+def test_a_relative_model_folder_is_one_model_from_everywhere(tmp_path, photos, starter_copy, monkeypatch):
+    with sl.Library.open(tmp_path / "library", model="dir:own") as library:
+        library.index(photos)
+        assert library.model == f"dir:{starter_copy}"
+        library.use_model("dir:own")
+    monkeypatch.chdir("/")
+    with sl.Library.open(tmp_path / "library") as library:
+        assert len(library.search("red")) == 3
+        assert library.index().unchanged == 3
+        assert library.remove_model(f"dir:{starter_copy}") == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.update(weights_hash="other"),
+        lambda card: card["image"].update(resize="crop"),
+        lambda card: card["image"].update(mean=[0.5, 0.5, 0.5]),
+    ],
+)
+def test_vectors_of_other_weights_or_pixels_are_not_searched(tmp_path, photos, starter_copy, change):
+    with sl.Library.open(tmp_path / "library", model="dir:own") as library:
+        library.index(photos)
+    change_card(starter_copy, change)
+    with sl.Library.open(tmp_path / "library") as library:
+        for use in (lambda: library.search("red"), lambda: library.similar(photos / "red.png"), library.index):
+            with pytest.raises(StoreError, match=r"identity|other|weights"):
+                use()
+
+
+def test_dropping_the_last_model_leaves_no_dead_default(tmp_path, photos, library, starter_copy):
+    library.remove_model("starter")
+    with sl.Library.open(tmp_path / "library", model="dir:own") as other:
+        other.index(photos)
+    with sl.Library.open(tmp_path / "library") as reopened:
+        assert reopened.model == f"dir:{starter_copy}"
+        assert len(reopened.search("red")) == 3
+
+
+def test_a_first_index_that_failed_settles_nothing(tmp_path):
+    with sl.Library.open(tmp_path / "library", model="starter") as library:
+        with pytest.raises(InputError):
+            library.index(tmp_path / "gone")
+        assert library.info()["models"] == {}
+        assert library.info()["model"] is None
+
+
+def test_what_a_caller_has_seen_is_kept_however_it_ends(library):
+    results = library.caption(captioner="none")
+    first = next(results)
+    with sl.Library.open(library.path) as other:  # before the generator goes on, or is ever closed
+        row = other.store.find_path(first.path)
+        assert first.best.text in [caption.text for caption in other.store.captions([row.id])[row.id]]
+
+
+def test_near_duplicates_with_the_same_bytes_are_exact(library, photos):
+    shutil.copy(photos / "red.png", photos / "copy.png")
+    library.index()
+    assert [(group.kind, len(group.images)) for group in library.duplicates(min_similarity=0.9999)] == [("exact", 2)]

@@ -71,3 +71,14 @@ def test_nothing_is_a_path_where_files_are_not_allowed(tmp_path):
 def test_broken_queries_say_what_is_wrong(words, message):
     with pytest.raises(InputError, match=message):
         parse_query(words)
+
+
+def test_words_that_look_a_little_like_weights_or_homes_are_words():
+    assert texts(parse_query(["10:30 train"])) == [("10:30 train", 1.0)]
+    assert texts(parse_query(["~5 dogs"])) == [("~5 dogs", 1.0)]
+
+
+@pytest.mark.parametrize("word", ["~nobody-by-this-name/x.jpg", "/" + "a" * 300, "./nul\0.jpg"])
+def test_paths_that_the_system_refuses_are_clear_errors(word):
+    with pytest.raises(InputError, match="There is no picture"):
+        parse_query([word])

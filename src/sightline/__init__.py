@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.captioning.dual import CaptionConfig, DualCaption
+    from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
     from sightline.errors import ImageError, InputError, ModelError, SightlineError, StoreError, TrainingError
+    from sightline.indexing.report import IndexConfig
     from sightline.library import Library, caption
     from sightline.models.base import GenerationConfig
     from sightline.models.captioners import load_captioner
@@ -22,11 +23,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Caption": "sightline.types",
     "CaptionConfig": "sightline.captioning.dual",
+    "CaptionFailure": "sightline.captioning.dual",
     "DualCaption": "sightline.captioning.dual",
     "GenerationConfig": "sightline.models.base",
     "Hit": "sightline.types",
     "ImageError": "sightline.errors",
     "ImageRecord": "sightline.types",
+    "IndexConfig": "sightline.indexing.report",
     "InputError": "sightline.errors",
     "Library": "sightline.library",
     "ModelError": "sightline.errors",
@@ -41,11 +44,13 @@ _HOMES = {
 __all__ = [
     "Caption",
     "CaptionConfig",
+    "CaptionFailure",
     "DualCaption",
     "GenerationConfig",
     "Hit",
     "ImageError",
     "ImageRecord",
+    "IndexConfig",
     "InputError",
     "Library",
     "ModelError",

@@ -16,7 +16,10 @@ from sightline import config
 from sightline.errors import SightlineError
 from sightline.store.connection import DATABASE_NAME, check_integrity
 
-_CORE = ("numpy", "pillow", "simplejpeg", "onnxruntime", "usearch", "tokenizers", "huggingface_hub", "safetensors")
+_CORE = (
+    *("sightline", "numpy", "pillow", "simplejpeg", "onnxruntime", "usearch"),
+    *("tokenizers", "huggingface_hub", "safetensors", "click", "tqdm"),
+)
 _EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}
 _LOW_DISK_BYTES = 1_000_000_000
 
@@ -38,6 +41,7 @@ def run_checks(library: Path | None = None) -> Iterator[Check]:
     yield from (_package(name, extra=extra) for name, extra in _EXTRAS.items())
     yield _try("execution providers", _providers)
     yield _try("starter", _run_starter)
+    yield _try("starter-captioner", _run_captioner)
     yield _try("model of a new library", _default_model)
     yield _try("hub cache", _hub_cache)
     yield _writable("cache", config.cache_dir())
@@ -81,6 +85,18 @@ def _run_starter() -> str:
     return f"runs on {encoder.runtime} ({encoder.precision}); a black picture and 'black': {similarity.item():.3f}"
 
 
+def _run_captioner() -> str:
+    import numpy as np
+
+    from sightline.models.base import GenerationConfig
+    from sightline.models.captioners import load_captioner
+
+    captioner = load_captioner("starter-captioner")
+    size = captioner.card.preprocessing.size_px
+    captioner.generate(np.zeros((1, size, size, 3), np.uint8), GenerationConfig(beams=1))
+    return f"runs on {captioner.runtime}"
+
+
 def _default_model() -> str:
     from sightline.models.encoders import default_model_name
 
@@ -105,7 +121,8 @@ def _writable(name: str, folder: Path) -> Check:
     except OSError as error:
         return Check(name=name, ok=False, detail=f"{folder} can't be written: {error.strerror}")
     free_bytes = shutil.disk_usage(there).free
-    detail = f"{folder}, {free_bytes / 1e9:,.1f} GB free"
+    low = ": little room" if free_bytes <= _LOW_DISK_BYTES else ""
+    detail = f"{folder}, {free_bytes / 1e9:,.1f} GB free{low}"
     return Check(name=name, ok=free_bytes > _LOW_DISK_BYTES or None, detail=detail)
 
 

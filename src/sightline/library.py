@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sightline import config
 from sightline.errors import InputError, ModelError
+from sightline.paths import expand, is_file
 from sightline.search.query import parse_query
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from sightline.types import Caption, Hit
 
 _MODEL_SETTING = "model"
-_CAPTION_ROWS = 64
 
 
 class Library:
@@ -30,11 +30,10 @@ class Library:
     Open one with `Library.open`; it closes at the end of a `with` block. Models load when they are first needed.
     """
 
-    def __init__(self, store: SqliteStore, path: Path, *, model: str | None, runtime: str = "auto") -> None:
+    def __init__(self, store: SqliteStore, path: Path, *, model: str | None) -> None:
         self.path = path
         self.store = store
         self._chosen_model = model
-        self._runtime = runtime
         self._encoders: dict[str, Encoder] = {}
 
     @classmethod
@@ -47,18 +46,20 @@ class Library:
         `ViT-B-32/openai` where that can run now without network, else `starter`. Raises StoreError where the folder
         holds no library and `create` is False, or where it can't be read.
         """
+        from sightline.models.registry import resolve_name
         from sightline.store.sqlite import open_store
 
-        folder = Path(path).expanduser() if path is not None else config.library_dir()
+        folder = expand(path) if path is not None else config.library_dir()
+        name = resolve_name(model, kind="encoder") if model is not None else None
         store = open_store(folder, create=create, read_only=read_only)
-        return cls(store, folder, model=model)
+        return cls(store, folder, model=name)
 
     @staticmethod
     def exists(path: str | Path | None = None) -> bool:
         """Whether a folder (default: as for `open`) holds a library."""
         from sightline.store.connection import DATABASE_NAME
 
-        folder = Path(path).expanduser() if path is not None else config.library_dir()
+        folder = expand(path) if path is not None else config.library_dir()
         return (folder / DATABASE_NAME).is_file()
 
     def __enter__(self) -> Self:
@@ -92,10 +93,16 @@ class Library:
 
         reason = None
         if self._chosen_model is None:
-            self._chosen_model = self.store.setting(_MODEL_SETTING)
+            self._chosen_model = self._default_model()
         if self._chosen_model is None:
             self._chosen_model, reason = default_model_name(confirm=confirm)
         return reason
+
+    def _default_model(self) -> str | None:
+        """The default that was set, as long as its vectors are there, else the model that came first."""
+        known = self.store.models()
+        default = self.store.setting(_MODEL_SETTING)
+        return default if default in known else next(iter(known), None)
 
     @property
     def encoder(self) -> Encoder:
@@ -108,23 +115,29 @@ class Library:
 
     def use_model(self, name: str) -> None:
         """Make `name` the default. Raises ModelError where this library has no vectors of it."""
-        known = self.store.models()
-        if name not in known:
-            raise ModelError(
-                f"This library has no vectors of {name!r}; it has {_listed(known)}. "
-                f"Add it with: sightline index --model {name} FOLDER"
-            )
+        name = self._known_model(name)
         self.store.set_setting(_MODEL_SETTING, name)
         self._chosen_model = name
 
     def remove_model(self, name: str) -> int:
         """Drop a model's vectors; the number dropped. The default can't be dropped while others are there."""
-        known = self.store.models()
-        if name not in known:
-            raise ModelError(f"This library has no vectors of {name!r}; it has {_listed(known)}.")
-        if name == self.store.setting(_MODEL_SETTING) and len(known) > 1:
+        name = self._known_model(name)
+        if name == self._default_model() and len(self.store.models()) > 1:
             raise ModelError(f"{name!r} is the library's default. First choose another: sightline models use NAME")
         return self.store.remove_model(name)
+
+    def _known_model(self, name: str) -> str:
+        """The name under which this library has a model's vectors. Raises ModelError where it has none."""
+        from sightline.models.registry import resolve_name
+
+        known = self.store.models()
+        full_name = name if name in known else resolve_name(name, kind="encoder")
+        if full_name not in known:
+            raise ModelError(
+                f"This library has no vectors of {full_name!r}; it has {', '.join(known) or 'none yet'}. "
+                f"Add them with: sightline index --model {full_name}"
+            )
+        return full_name
 
     # --- indexing -----------------------------------------------------------------------------------------------
 
@@ -142,14 +155,13 @@ class Library:
         from sightline.indexing.indexer import index
         from sightline.indexing.report import IndexConfig
 
-        roots = [Path(folder).expanduser() for folder in folders] or list(self.store.stats().roots)
+        roots = [expand(folder) for folder in folders] or list(self.store.stats().roots)
         if not roots:
             raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
-        encoder = self.encoder
-        self.store.add_model(encoder.identity)
-        if self.store.setting(_MODEL_SETTING) is None:
-            self.store.set_setting(_MODEL_SETTING, self.model)
-        return index(self.store, encoder, roots, config=config or IndexConfig(), on_progress=on_progress)
+        report = index(self.store, self.encoder, roots, config=config or IndexConfig(), on_progress=on_progress)
+        if self.store.setting(_MODEL_SETTING) != (default := self._default_model()) and default is not None:
+            self.store.set_setting(_MODEL_SETTING, default)
+        return report
 
     def remove(self, *, paths: Iterable[str | Path] = (), where: str | None = None) -> int:
         """Forget images by path (a folder stands for all below it) or filter; files on disk stay. The number forgotten.
@@ -199,8 +211,8 @@ class Library:
         from sightline.search.engine import SearchConfig, search
         from sightline.search.query import Part
 
-        path = Path(photo).expanduser()
-        if not path.is_file():
+        path = expand(photo)
+        if not is_file(path):
             raise InputError(f"There is no picture {path}.")
         if not self._require_vectors():
             return []
@@ -215,14 +227,16 @@ class Library:
         return find_near(self.store, self.model, min_similarity=min_similarity) if self._require_vectors() else []
 
     def _require_vectors(self) -> bool:
-        """Whether there is anything to search; raises ModelError where only other models have been indexed."""
-        known = self.store.models()
-        if known and self.model not in known:
-            raise ModelError(
-                f"This library has no vectors of {self.model!r}; it has {_listed(known)}. "
-                f"Add it with: sightline index --model {self.model} FOLDER"
-            )
-        return bool(known)
+        """Whether there is anything to search.
+
+        Raises ModelError where only other models have been indexed, StoreError where the vectors were made by other
+        weights or another preprocessing under the same name.
+        """
+        if not self.store.models():
+            return False
+        self._known_model(self.model)
+        self.store.add_model(self.encoder.identity)  # known already: this only compares
+        return True
 
     # --- captions and facts -------------------------------------------------------------------------------------
 
@@ -238,36 +252,27 @@ class Library:
 
         `paths` are pictures and folders; None means every picture of the library. `captioner` is the name of the
         generator, `none` for ranked candidates only (default: `blip-base` where it can run now, else the starter).
-        `skip_existing` passes over pictures of this library that have captions. Raises InputError for a path that
-        isn't there, ModelError where a model can't run.
+        `skip_existing` passes over pictures of this library that have captions. A file that isn't there or can't be
+        read is given as a failure. Raises ModelError where a model can't run, before the first picture.
         """
         chosen = self.pictures() if paths is None else list_pictures(paths)
         if skip_existing:
             chosen = [path for path in chosen if not self._has_captions(path)]
-        results = _caption(chosen, encoder=self.encoder, captioner=captioner, config=config)
-        yield from self._keep_captions(results)
+        return self._keep_captions(_caption(chosen, encoder=self.encoder, captioner=captioner, config=config))
 
     def _has_captions(self, path: Path) -> bool:
         row = self.store.find_path(path.absolute())
         return row is not None and row.id is not None and bool(self.store.captions([row.id])[row.id])
 
     def _keep_captions(self, results: Iterable[DualCaption | CaptionFailure]) -> Iterator[DualCaption | CaptionFailure]:
-        """Pass results on, and write them in batches; what was passed on is written even where the caller stops."""
+        """Write each result's captions before it is passed on: what the caller has seen is kept."""
         from sightline.captioning.dual import DualCaption
 
-        waiting: dict[int, list[Caption]] = {}
-        try:
-            for result in results:
-                row = self.store.find_path(result.path.absolute()) if isinstance(result, DualCaption) else None
-                if isinstance(result, DualCaption) and row is not None and row.id is not None:
-                    waiting[row.id] = _captions_to_keep(result)
-                if len(waiting) >= _CAPTION_ROWS:
-                    self.store.put_captions(waiting)
-                    waiting = {}
-                yield result
-        finally:
-            if waiting:
-                self.store.put_captions(waiting)
+        for result in results:
+            row = self.store.find_path(result.path.absolute()) if isinstance(result, DualCaption) else None
+            if isinstance(result, DualCaption) and row is not None and row.id is not None:
+                self.store.put_captions({row.id: _captions_to_keep(result)})
+            yield result
 
     def pictures(self, *, where: str | None = None) -> list[Path]:
         """Files of the library's images, by folder and path, under a filter."""
@@ -309,17 +314,16 @@ def caption(
 
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """Pictures as given, and those below folders, each once. Raises InputError for a path that isn't there."""
+    """Pictures as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
     from sightline.images.walk import walk_images
 
     pictures: dict[Path, None] = {}
-    for path in (Path(given).expanduser() for given in paths):
+    for path in map(expand, paths):
         if path.is_dir():
-            pictures.update((file.path, None) for file in walk_images(path, on_problem=lambda *_: None))
-        elif path.exists():
-            pictures[path] = None
+            files = walk_images(path, on_problem=lambda problem, _: pictures.setdefault(problem))
+            pictures.update((file.path, None) for file in files)
         else:
-            raise InputError(f"There is no picture or folder {path}.")
+            pictures[path] = None
     return list(pictures)
 
 
@@ -332,10 +336,6 @@ def _caption(
     name = captioner or _default_captioner()
     generator = None if name == "none" else load_captioner(name)
     return caption_images(paths, encoder=encoder, captioner=generator, config=config)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none yet"
 
 
 def _default_captioner() -> str:

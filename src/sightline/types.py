@@ -90,6 +90,7 @@ class ModelIdentity:
     name: str
     weights_hash: str
     preprocessing_version: int
+    """Fingerprint of what is done to pixels on their way to the weights; opaque."""
     dim: int
 
 

@@ -10,7 +10,7 @@ import sightline
 
 def test_at_most_25_public_names_and_each_loads():
     assert len(sightline.__all__) <= 25
-    assert sorted(sightline.__all__) == sightline.__all__ or set(sightline.__all__) == set(dir(sightline))
+    assert sightline.__all__ == sorted(sightline.__all__) == dir(sightline)
     for name in sightline.__all__:
         assert getattr(sightline, name) is not None
 

@@ -13,11 +13,16 @@ from sightline.types import Caption
 
 @dataclass(frozen=True, kw_only=True)
 class FusionWeights:
-    """How much each quantity counts. Only their ratio matters."""
+    """How much each quantity counts. Only their ratio matters.
+
+    The default is measured: with the starter models on 250 Flickr8k val images, the fused captions' CIDEr is 0.10 with
+    log_prob 0, 0.26 with 1, 0.32 with 2 and 0.34 with 4, where the generator alone has 0.34, the candidates 0.08. The
+    generator was trained on such pictures, so 2 leaves the candidates, which know more subjects, a say.
+    """
 
     similarity: float = 1.0
     """Weight of the CLIP similarity: does the sentence fit the picture?"""
-    log_prob: float = 1.0
+    log_prob: float = 2.0
     """Weight of the generator's mean log-probability: would it write this sentence for this picture?"""
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,15 +33,15 @@ class LineWriter(CaptionWriter):
         if existing == "refuse" and path.exists() and path.stat().st_size > 0:
             raise InputError(f"{path} exists. Go on with it with --skip-existing, or write it anew with --overwrite.")
         self._path = path
+        self._file: FileIO | None = None
+        self._done: set[str] = set()
+        self._length = 0
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a record is on its way to the disk when `write` returns, and close() has nothing left to fail.
-            self._file = path.open("r+b" if existing == "skip" and path.exists() else "wb", buffering=0)
-        try:
-            self._done, self._length = self._read_back()
-        except BaseException:
-            self._file.close()
-            raise
+            path.open("ab").close()  # whether it can be written is known before the first caption is made
+            if existing == "skip":
+                with path.open("rb") as file:
+                    self._done, self._length = self._scan(file)
 
     @abstractmethod
     def _scan(self, file: BinaryIO) -> tuple[set[str], int]:
@@ -50,37 +51,48 @@ class LineWriter(CaptionWriter):
     def _encode(self, caption: DualCaption) -> bytes:
         """One record with its newline."""
 
+    def _head(self) -> bytes:
+        """What a new file begins with."""
+        return b""
+
     def has(self, path: Path) -> bool:
         """Whether the file holds this photo's captions."""
         return str(path.absolute()) in self._done
 
     def write(self, caption: DualCaption) -> None:
-        """Append one record; where the disk is full, the file is left with whole records only."""
-        self._append(self._encode(caption))
+        """Append one record; where the disk is full, the file is left with whole records only.
+
+        The first record opens the file: what was there is not touched before there is something to put in its place.
+        """
+        record = self._encode(caption)
+        if self._file is None:
+            self._file = self._open()
+        self._append(self._file, record if self._length else self._head() + record)
         self._done.add(str(caption.path.absolute()))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _read_back(self) -> tuple[set[str], int]:
+    def _open(self) -> FileIO:
         with explain_write_errors(self._path):
-            with self._path.open("rb") as file:
-                done, length = self._scan(file)
-            self._file.truncate(length)
-            self._file.seek(length)
-        return done, length
+            # Unbuffered: a record is on its way to the disk when `write` returns, and close() has nothing left to fail.
+            file = self._path.open("r+b", buffering=0)
+            file.truncate(self._length)
+            file.seek(self._length)
+        return file
 
-    def _append(self, record: bytes) -> None:
+    def _append(self, file: FileIO, record: bytes) -> None:
         rest = memoryview(record)
         with explain_write_errors(self._path):
             try:
                 while rest:
-                    rest = rest[self._file.write(rest) :]
+                    rest = rest[file.write(rest) :]
             except OSError:
                 with suppress(OSError):
-                    self._file.truncate(self._length)
-                    self._file.seek(self._length)
+                    file.truncate(self._length)
+                    file.seek(self._length)
                 raise
         self._length += len(record)
 
@@ -115,10 +127,8 @@ class JsonlWriter(LineWriter):
 class CsvWriter(LineWriter):
     """Columns `filepath`, `title` (the best caption), `similarity`, `log_prob`, `source`; UTF-8."""
 
-    def __init__(self, path: Path, *, existing: Existing) -> None:
-        super().__init__(path, existing=existing)
-        if self._length == 0:
-            self._append(_encode_row(CSV_COLUMNS))
+    def _head(self) -> bytes:
+        return _encode_row(CSV_COLUMNS)
 
     def refusal(self, path: Path) -> str | None:
         """Names that are no UTF-8: one such line would make the whole file unreadable to others."""

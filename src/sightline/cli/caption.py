@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path, exists=True))
 @click.option("--candidates", type=click.Path(path_type=Path), metavar="FILE", help="Rank these captions, one a line.")
 @click.option("-t", "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Ranked candidates shown.")
 @click.option(
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 )
 @click.option("--sample", is_flag=True, help="Sample sentences instead of searching for the most probable.")
 @click.option("--prompt", default="", metavar="TEXT", help="How generated sentences begin.")
-@click.option("--max-tokens", type=click.IntRange(min=2), default=30, show_default=True, help="Longest sentence.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampling.")
+@click.option("--max-tokens", type=click.IntRange(min=4), default=30, show_default=True, help="Longest sentence.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
 @click.option("--write", "format_", type=click.Choice(["txt", "jsonl", "csv"]), help="Keep captions in files, too.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="The file, or a folder for txt.")
@@ -63,6 +65,8 @@ def caption(
 
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other.")
+    if format_ is None and (output or overwrite):
+        raise click.UsageError("--output and --overwrite go with --write.")
     existing: Existing = "skip" if skip_existing else "replace" if overwrite else "refuse"
     config = _make_config(**how)
     in_library = not paths or Library.exists(library_dir)
@@ -71,15 +75,17 @@ def caption(
         open_writer(format_, output, roots=paths, existing=existing) if format_ else nullcontext() as writer,
     ):
         pictures = list_pictures(paths) if library is None or paths else library.pictures()
-        todo = _plan(writer, pictures) if writer else pictures
+        if not pictures:
+            notice("There is no picture to caption.")
+        todo, failed = _plan(writer, pictures) if writer else (pictures, 0)
         if library is None:
             results = caption(todo, model=model, captioner=captioner, config=config)
         else:
             skip = skip_existing and writer is None
             results = library.caption(todo, captioner=captioner, config=config, skip_existing=skip)
-        failed = _run(results, writer=writer, total=len(todo), as_json=as_json)
+        failed += _run(results, writer=writer, total=len(todo), as_json=as_json)
     if failed:
-        notice(f"{failed:,} of {len(todo):,} pictures could not be captioned.")
+        notice(f"{failed:,} of {len(pictures):,} pictures could not be captioned.")
         raise SystemExit(1)
 
 
@@ -91,13 +97,14 @@ def _make_config(*, candidates: Path | None, top: int, batch_size: int, **genera
     return CaptionConfig(top_k=top, candidates=candidates, generation=generated, batch_size=batch_size)
 
 
-def _plan(writer: CaptionWriter, pictures: Sequence[Path]) -> Sequence[Path]:
+def _plan(writer: CaptionWriter, pictures: Sequence[Path]) -> tuple[Sequence[Path], int]:
+    """What is left to caption, and how many pictures the format can't hold."""
     plan = writer.plan(pictures)
     if plan.existing:
         notice(f"{plan.existing:,} pictures have their captions and are passed over.")
     for refused in plan.refused:
         notice(f"{printable(str(refused.path))}: {refused.reason}")
-    return plan.todo
+    return plan.todo, len(plan.refused)
 
 
 def _run(
@@ -110,7 +117,8 @@ def _run(
     failed = 0
     with ProgressBar("captioning") as bar:
         for done, result in enumerate(results, start=1):
-            bar.show(done, total=total)
+            if writer or not sys.stdout.isatty():  # captions and a bar don't share a terminal
+                bar.show(done, total=total)
             if isinstance(result, CaptionFailure):
                 failed += 1
                 notice(f"{printable(str(result.path))}: {result.reason}")

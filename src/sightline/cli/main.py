@@ -34,7 +34,8 @@ def main() -> None:
     """Run the command line. One line on stderr and an exit code say what went wrong."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names come out as the bytes they are
+            # File names come out as the bytes they are; where the terminal can't show a letter, its escape.
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
         sightline(prog_name="sightline")
     except InputError as error:

@@ -67,6 +67,7 @@ def pull(name: str) -> None:
 
     folder = download(name, progress=notice)
     notice(f"{name} is ready in {folder}")
+    notice(f"Add its vectors to your library: sightline index --model {name}   then: sightline models use {name}")
 
 
 @models.command()

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _LINE_EVERY_S = 10.0
+_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {postfix}"
+"""Rate and time left come with the note: those who count know what the time is spent on."""
 
 
 class ProgressBar:
     """Counts things done, with rate and time left. Quiet where nobody asked for progress."""
 
-    def __init__(self, what: str, *, unit: str = "img", total: int | None = None) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._unit = unit
-        self._total = total
+        self._total: int | None = None
         self._bar: tqdm[None] | None = None
         self._next_line_s = time.monotonic() + _LINE_EVERY_S
 
@@ -46,7 +47,7 @@ class ProgressBar:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(desc=self._what, unit=self._unit, total=self._total, leave=False, dynamic_ncols=True)
+            self._bar = tqdm(desc=self._what, total=self._total, leave=False, dynamic_ncols=True, bar_format=_FORMAT)
         self._bar.total = self._total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -22,6 +22,7 @@ from sightline.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from sightline.library import Library
     from sightline.types import Hit
 
 _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Print paths only.")
@@ -63,8 +64,10 @@ def search(
     """
     from sightline.library import Library
 
+    if filepath_only and as_json:
+        raise click.UsageError("--filepath-only and --json exclude each other.")
     with Library.open(library_dir, model=model, create=False) as library:
-        _show(library.search(*query, **how), filepath_only=filepath_only, as_json=as_json)
+        _show(library, library.search(*query, **how), filepath_only=filepath_only, as_json=as_json)
 
 
 @click.command()
@@ -81,8 +84,10 @@ def similar(
     """Find the images most like PHOTO, which need not be in the library."""
     from sightline.library import Library
 
+    if filepath_only and as_json:
+        raise click.UsageError("--filepath-only and --json exclude each other.")
     with Library.open(library_dir, model=model, create=False) as library:
-        _show(library.similar(photo, **how), filepath_only=filepath_only, as_json=as_json)
+        _show(library, library.similar(photo, **how), filepath_only=filepath_only, as_json=as_json)
 
 
 @click.command()
@@ -114,9 +119,10 @@ def duplicates(*, min_similarity: float | None, as_json: bool, model: str | None
         notice("No duplicates.")
 
 
-def _show(hits: Sequence[Hit], *, filepath_only: bool, as_json: bool) -> None:
+def _show(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as_json: bool) -> None:
     if not hits and not as_json:
-        notice("Nothing here matches.")
+        empty = library.store.stats().images == 0
+        notice("The library is empty: sightline index FOLDER" if empty else "Nothing here matches.")
     elif filepath_only:
         for hit in hits:
             click.echo(str(hit.image.path))

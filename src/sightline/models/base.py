@@ -5,18 +5,20 @@ Shape suffixes: B images, T texts, H W height and width, D dimension of the join
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from sightline.errors import InputError
-from sightline.images.preprocess import Preprocessing
+from sightline.images.preprocess import PREPROCESSING_VERSION, Preprocessing
+from sightline.types import ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.types import Caption, ModelIdentity, Precision
+    from sightline.types import Caption, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,22 @@ class ModelCard:
     def nats_per_cosine(self) -> float:
         """What a difference of cosines is worth as log-odds: the temperature, or CLIP's 100 where it isn't known."""
         return self.temperature or 100.0
+
+    def make_identity(self, weights_hash: str) -> ModelIdentity:
+        """What decides this model's vectors: its weights, and what is done to pixels before and inside it.
+
+        A corrected mean, resize mode or activation gives other vectors from the same weights. Needs `dim`.
+        """
+        image = self.preprocessing
+        pixels = (image.size_px, image.resize_mode, image.interpolation, image.mean, image.std, self.activation)
+        digest = hashlib.blake2b(repr((PREPROCESSING_VERSION, pixels)).encode(), digest_size=6).digest()
+        assert self.dim is not None  # encoders check this when they are made
+        return ModelIdentity(
+            name=self.name,
+            weights_hash=weights_hash,
+            preprocessing_version=int.from_bytes(digest, "big"),
+            dim=self.dim,
+        )
 
 
 @runtime_checkable

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError
-from sightline.images.preprocess import PREPROCESSING_VERSION
 from sightline.models.base import ModelCard
 from sightline.models.layout import find_graphs
 from sightline.models.onnx_session import OnnxGraph, open_session
@@ -76,12 +75,7 @@ class OnnxEncoder:
     @property
     def identity(self) -> ModelIdentity:
         """Name, weights, preprocessing and dimension: what a store compares."""
-        return ModelIdentity(
-            name=self.card.name,
-            weights_hash=self._weights_hash,
-            preprocessing_version=PREPROCESSING_VERSION,
-            dim=self.dim,
-        )
+        return self.card.make_identity(self._weights_hash)
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
@@ -89,7 +83,9 @@ class OnnxEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
-        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim)
+        # Dynamic int8 scales activations by the largest of a run: alone, a text's vector depends on nothing else.
+        per_run = 1 if self.precision == "int8" else TEXTS_PER_RUN
+        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim, per_run=per_run)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
@@ -135,6 +131,7 @@ def encode_sorted(
     *,
     encode: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     dim: int,
+    per_run: int = TEXTS_PER_RUN,
 ) -> NDArray[np.float32]:
     """Texts -> L2-normalised rows (T, D) in the order given, computed in batches of texts of like length.
 
@@ -142,8 +139,8 @@ def encode_sorted(
     """
     embeds_TD = np.zeros((len(texts), dim), np.float32)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    for start in range(0, len(order), TEXTS_PER_RUN):
-        chosen = order[start : start + TEXTS_PER_RUN]
+    for start in range(0, len(order), per_run):
+        chosen = order[start : start + per_run]
         embeds_TD[chosen] = encode(tokenizer.encode([texts[index] for index in chosen]))
     return normalise_rows(embeds_TD)
 

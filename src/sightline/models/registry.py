@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sightline.errors import ModelError
 from sightline.models.base import ModelCard, OnnxExport
@@ -52,6 +52,18 @@ def find_card(name: str) -> ModelCard:
         f"There is no model {name!r}. {hint}Known models: {', '.join(names)}. "
         "Others: hf:ORG/NAME for a repository on the Hugging Face hub, dir:PATH for a model folder."
     )
+
+
+def resolve_name(name: str, *, kind: Literal["encoder", "captioner"]) -> str:
+    """The full name of a model, under which libraries keep its vectors: a relative `dir:` becomes absolute.
+
+    Raises ModelError for a name that isn't known, or that is a model of another kind.
+    """
+    card = find_card(name)
+    if card.kind != kind:
+        article = "an" if card.kind == "encoder" else "a"
+        raise ModelError(f"{name} is {article} {card.kind}, and this needs {kind}s, such as {STARTER!r}.")
+    return card.name
 
 
 def _close_names(name: str, names: Sequence[str]) -> list[str]:

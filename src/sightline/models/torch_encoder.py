@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sightline.errors import ModelError
-from sightline.images.preprocess import PREPROCESSING_VERSION
 from sightline.models.base import ModelCard
 from sightline.models.layout import find_weights
 from sightline.models.onnx_encoder import encode_sorted, normalise_rows, normalised_batches
@@ -44,12 +43,7 @@ class TorchEncoder:
     @property
     def identity(self) -> ModelIdentity:
         """Name, weights, preprocessing and dimension: what a store compares."""
-        return ModelIdentity(
-            name=self.card.name,
-            weights_hash=self._weights_hash,
-            preprocessing_version=PREPROCESSING_VERSION,
-            dim=self.dim,
-        )
+        return self.card.make_identity(self._weights_hash)
 
     @property
     def temperature(self) -> float:

@@ -36,7 +36,7 @@ def find_exact(store: Store) -> list[DuplicateGroup]:
     by_hash: dict[str, list[ImageRecord]] = {}
     for record in store.scan():
         by_hash.setdefault(record.content_hash, []).append(record)
-    return [_group("exact", records, 1.0) for records in by_hash.values() if len(records) > 1]
+    return [_group(records, 1.0) for records in by_hash.values() if len(records) > 1]
 
 
 def find_near(store: Store, model: str, *, min_similarity: float) -> list[DuplicateGroup]:
@@ -58,7 +58,7 @@ def find_near(store: Store, model: str, *, min_similarity: float) -> list[Duplic
     members: dict[int, list[int]] = {}
     for row in range(len(ids)):
         members.setdefault(_find(parent, row), []).append(int(ids[row]))
-    return [_group("near", store.get(members[root]), weakest[root]) for root in sorted(weakest)]
+    return [_group(store.get(members[root]), weakest[root]) for root in sorted(weakest)]
 
 
 def _close_pairs(vectors_ND: NDArray[np.float32], min_similarity: float) -> Iterator[tuple[int, int, float]]:
@@ -83,6 +83,7 @@ def _find(parent: list[int], row: int) -> int:
     return row
 
 
-def _group(kind: Literal["exact", "near"], records: list[ImageRecord], similarity: float) -> DuplicateGroup:
+def _group(records: list[ImageRecord], similarity: float) -> DuplicateGroup:
+    kind: Literal["exact", "near"] = "exact" if len({record.content_hash for record in records}) == 1 else "near"
     ordered = sorted(records, key=lambda r: (-r.info.width * r.info.height, -r.size_bytes, str(r.path)))
     return DuplicateGroup(kind=kind, images=tuple(ordered), similarity=min(similarity, 1.0))

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.images.formats import is_image_name
+from sightline.paths import expand, is_file
 
 _SEPARATOR = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
-_WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=\S)")
-_PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~|[A-Za-z]:[/\\])")
+_WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])")  # 10:30 is a time
+_PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def _split(words: Sequence[str], *, allow_files: bool) -> list[tuple[int, str]]:
     """Signed parts: cut at separators that stand alone, neighbouring pieces joined; a leading `-` is a sign too."""
     pieces: list[str] = []
     for word in words:
-        whole = allow_files and is_image_name(word) and Path(word).expanduser().is_file()  # "a - b.jpg" is one name
+        whole = allow_files and is_image_name(word) and is_file(_expand(word))  # "a - b.jpg" is one name
         pieces += [word] if whole else [piece.strip() for piece in _SEPARATOR.split(word)]
     groups: list[tuple[str, list[str]]] = [("", [])]
     for piece in filter(None, pieces):
@@ -94,12 +95,20 @@ def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
 
 def _as_picture(body: str) -> Path | None:
     """The file that a part names: whatever begins like a path, and a bare name that ends like a picture's."""
-    bare_name = is_image_name(body) and not re.search(r"\s", body)
-    if not _PATH_START.match(body) and not bare_name and not (is_image_name(body) and Path(body).is_file()):
+    path = _expand(body)
+    named = is_image_name(body)
+    if is_file(path) and (named or _PATH_START.match(body)):
+        return path
+    if not _PATH_START.match(body) and not (named and not re.search(r"\s", body)):
         return None
-    path = Path(body).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"There is no picture {body}. Check the path; words that begin like a path need quotes inside."
-        )
-    return path
+    raise InputError(
+        f"There is no picture {body}. Check the path; join a picture and words with +, as in ./a.jpg + red"
+    )
+
+
+def _expand(text: str) -> Path:
+    """`~` filled in where it can be: `~5 dogs` are words."""
+    try:
+        return expand(text)
+    except InputError:
+        return Path(text)
