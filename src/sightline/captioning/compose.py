@@ -40,11 +40,13 @@ class ComposeConfig:
     """Best options tried for each detail of a sentence."""
     rounds: int = 3
     """Details that a sentence may have at most."""
-    gain_nats: float = 1.0
-    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model. Chosen for short
-    sentences: on 100 Flickr8k pictures, word overlap with the references did not tell 0 to 2 apart."""
-    common_nats: float = 2.0
-    """Log of how much more often a common subject is photographed than another: its advantage in the ranking."""
+    gain_nats: float = 2.0
+    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model. Measured with the
+    starter on 143 Flickr8k val pictures: the share of content words that a reference has is 0.15 with 1 nat, 0.18 with
+    2, 0.19 with 3; sentences shrink from 7.0 to 5.4 and 4.9 words."""
+    common_nats: float = 4.0
+    """Log of how much more often a common subject is photographed than another: its advantage in the ranking. On the
+    same pictures that share is 0.176 with 2 nats, 0.183 with 4, 0.186 with 6."""
 
 
 _VARIANTS = 2
