@@ -22,7 +22,7 @@ from sightline.models.generation import Decoder
 from sightline.models.layout import find_weights
 from sightline.models.sentences import SentenceWriter
 from sightline.models.tokenizing import Tokenizer
-from sightline.models.torch_encoder import _quiet_transformers, choose_device
+from sightline.models.torch_encoder import choose_device, quiet_transformers
 from sightline.types import Caption
 
 SCORED_ROWS = 16
@@ -78,7 +78,7 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
     from transformers import BlipForConditionalGeneration
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             loaded: Any = BlipForConditionalGeneration.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )

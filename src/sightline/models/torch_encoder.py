@@ -149,7 +149,7 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
 
         conv = ConvClip.from_pretrained(folder)
         return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
-    with _quiet_transformers():
+    with quiet_transformers():
         model = _load_transformers(card, folder)
     if card.family == "clip":
         hidden_act = model.config.text_config.hidden_act
@@ -192,7 +192,7 @@ def _load_transformers(card: ModelCard, folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar for what takes a second, and no remarks on settings that we check ourselves."""
     from transformers.utils import logging as module
 
