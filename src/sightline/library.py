@@ -168,15 +168,15 @@ class Library:
 
         Raises InputError where a path names nothing in the library, or where neither is given.
         """
-        given = [Path(path).expanduser().absolute() for path in paths]
+        given = [expand(path) for path in paths]
         if not given and where is None:
             raise InputError("Say what to remove: paths, or a filter with --where.")
         ids: set[int] = set()
         for path in given:
-            below = [r.id for r in self.store.scan() if r.path == path or path in r.path.parents]
-            if not below:
+            found = [*self.store.scan(root=path), *filter(None, [self.store.find_path(path)])]
+            if not found:
                 raise InputError(f"Nothing in this library lies at {path}. `sightline info` lists its folders.")
-            ids.update(row for row in below if row is not None)
+            ids.update(r.id for r in found if r.id is not None)
         if where is not None:
             ids.update(r.id for r in self.store.scan(where=where) if r.id is not None)
         return self.store.delete(ids)
@@ -285,7 +285,7 @@ class Library:
             "library": str(self.path.absolute()),
             "images": stats.images,
             "captions": stats.captions,
-            "model": self.store.setting(_MODEL_SETTING),
+            "model": self._default_model(),
             "models": dict(stats.models),
             "folders": [str(root) for root in stats.roots],
             "unreadable": len(self.store.failures()),

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _LINE_EVERY_S = 10.0
-_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {postfix}"
-"""Rate and time left come with the note: those who count know what the time is spent on."""
+_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| "
+"""The note follows, with rate and time left: those who count know what the time is spent on."""
 
 
 class ProgressBar:
@@ -47,7 +47,7 @@ class ProgressBar:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(desc=self._what, total=self._total, leave=False, dynamic_ncols=True, bar_format=_FORMAT)
+            self._bar = tqdm(desc=self._what, total=self._total, leave=False, dynamic_ncols=True)
         self._bar.total = self._total
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.bar_format = _FORMAT + note.replace("{", "").replace("}", "")
         self._bar.update(done - self._bar.n)
