@@ -3,6 +3,7 @@
 import io
 import struct
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from PIL import Image, features
 
 from sightline.errors import InputError
 from sightline.images.decode import SCALED_DECODE_MARGIN, read_info, read_picture
+from sightline.images.pixels import flatten_to_rgb
 
 WIDTH, HEIGHT = 160, 96
 
@@ -231,6 +233,68 @@ def test_a_scaled_jpeg_is_large_enough_and_looks_like_the_full_one(min_side_px):
         np.asarray(Image.fromarray(rgb).resize((24, 24), Image.Resampling.BICUBIC)) for rgb in (full.rgb, scaled.rgb)
     ]
     assert difference(*small) < 1
+
+
+SHRUNK = {
+    "RGB": {},
+    "L": {},
+    "1": {},
+    "P": {},
+    "P transparent": {"transparency": 3},
+    "RGB transparent": {"transparency": (1, 2, 3)},
+    "RGBA": {},
+    "LA": {},
+}
+
+
+@pytest.mark.parametrize("kind", SHRUNK)
+def test_a_large_picture_is_shrunk_before_it_is_flattened_and_looks_like_the_full_one(kind, monkeypatch):
+    image = Image.fromarray(scene(900, 600))
+    if kind in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(scene(900, 600)[..., 0]))
+    data = encoded(image.convert(kind.split()[0]), "PNG", **SHRUNK[kind])
+    flattened = []
+
+    def flatten(image):
+        flattened.append(image.size)
+        return flatten_to_rgb(image)
+
+    monkeypatch.setattr("sightline.images.decode.flatten_to_rgb", flatten)
+    full, scaled = read_picture(data), read_picture(data, min_side_px=50)
+    assert flattened == [(900, 600), (150, 100)]
+    assert scaled.info == full.info
+    expected = np.array(Image.fromarray(full.rgb).reduce(6))
+    assert difference(scaled.rgb, expected) < 2
+
+
+def test_deep_grey_keeps_its_range_whatever_size_is_asked():
+    data = encoded(Image.fromarray(np.full((600, 900), 65535, np.uint16)), "PNG")
+    assert read_picture(data, min_side_px=50).rgb.min() == 255
+
+
+def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
+    monkeypatch.setattr("sightline.images.decode._LARGE_PIXELS", 1000)
+    data = encoded(Image.fromarray(scene()), "PNG")
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    def flatten(image):
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+        return flatten_to_rgb(image)
+
+    monkeypatch.setattr("sightline.images.decode.flatten_to_rgb", flatten)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(read_picture, [data] * 8))) == 8
+    assert most == 1
+    monkeypatch.setattr("sightline.images.decode._LARGE_PIXELS", 10**6)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_picture, [data] * 8))
+    assert most > 1
 
 
 def test_stray_bytes_in_a_jpeg_do_no_harm():

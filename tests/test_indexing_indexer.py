@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -141,6 +143,33 @@ def test_a_copy_takes_the_vectors_of_every_model(store, encoder, folder):
         np.testing.assert_array_equal(vector_of(store, copy, model), vector_of(store, rows(store)[path.name], model))
 
 
+def test_a_copys_vectors_say_how_they_were_computed(store, encoder, folder):
+    [path] = write_photos(folder, 1)
+    second = PooledEncoder("second")
+    second.precision = "int8"
+    index(store, second, [folder])
+    shutil.copyfile(path, folder / "copy.jpg")
+    index(store, encoder, [folder])
+    with sqlite3.connect(store.folder / "library.db") as db:
+        precisions = db.execute("select model_id, precision from vectors order by model_id, image_id").fetchall()
+    db.close()
+    assert precisions == [(1, "int8"), (1, "int8"), (2, "fp32"), (2, "fp32")]
+
+
+def test_a_disk_that_comes_back_gets_the_captions_that_a_copy_took_over(store, encoder, folder):
+    [path] = write_photos(folder, 1)
+    index(store, encoder, [folder])
+    caption(store, rows(store)[path.name])
+    laptop, offline = folder.with_name("laptop"), folder.with_name("offline")
+    shutil.copytree(folder, laptop)
+    folder.rename(offline)
+    assert counts(index(store, encoder, [laptop])) == {"renamed": 1}
+    offline.rename(folder)
+    assert counts(index(store, encoder, [folder])) == {"copied": 1}
+    ids = [store.find_path(place / path.name).id for place in (folder, laptop)]
+    assert [len(found) for found in store.captions(ids).values()] == [1, 1]
+
+
 def test_two_copies_of_a_renamed_photo_are_one_rename_and_one_copy(store, encoder, folder):
     [path] = write_photos(folder, 1)
     index(store, encoder, [folder])
@@ -199,10 +228,12 @@ def test_a_folder_behind_a_link_is_the_same_folder(store, encoder, folder):
     assert counts(index(store, encoder, [folder, link])) == {"unchanged": 2}
 
 
-def test_photos_that_swap_names_keep_the_right_vectors(store, encoder, folder):
+def test_photos_that_swap_names_keep_the_right_vectors_and_captions(store, encoder, folder):
     first, second = write_photos(folder, 2)
     index(store, encoder, [folder])
     old = {name: vector_of(store, record) for name, record in rows(store).items()}
+    for name, record in rows(store).items():
+        caption(store, record, name)
     first.rename(folder / "other")
     second.rename(first)
     (folder / "other").rename(second)
@@ -210,8 +241,9 @@ def test_photos_that_swap_names_keep_the_right_vectors(store, encoder, folder):
     touch(second)
     assert index(store, encoder, [folder]).updated == 2
     after = rows(store)
-    np.testing.assert_array_equal(vector_of(store, after[first.name]), old[second.name])
-    np.testing.assert_array_equal(vector_of(store, after[second.name]), old[first.name])
+    for now, before in ((first, second), (second, first)):
+        np.testing.assert_array_equal(vector_of(store, after[now.name]), old[before.name])
+        assert [c.text for c in store.captions([after[now.name].id])[after[now.name].id]] == [before.name]
 
 
 def test_a_second_model_covers_all_known_images_and_leaves_the_first_alone(store, encoder, tmp_path):
@@ -305,6 +337,201 @@ def test_an_unmounted_disk_keeps_its_rows_and_says_so(store, encoder, folder, ho
     assert len(rows(store)) == 4
     assert counts(index(store, encoder, [folder], config=IndexConfig(remove_missing="always"))) == {"removed": 4}
     assert rows(store) == {}
+
+
+@pytest.mark.parametrize("how", ["empty", "hidden file", "dangling link", "stale link", "inner folder gone too"])
+def test_an_unmounted_disk_inside_a_folder_keeps_its_rows_and_says_so(store, encoder, folder, how, monkeypatch):
+    disk = folder.with_name("disk")
+    write_photos(folder / "local", 2)
+    write_photos(disk / "trip", 3, first_seed=20)
+    (folder / "nas").symlink_to(disk)
+    index(store, encoder, [folder])
+    if how == "stale link":
+        make_stale(monkeypatch, folder / "nas")
+    else:
+        shutil.rmtree(disk)
+        if how != "dangling link":
+            (folder / "nas").unlink()
+            (folder / "nas").mkdir()
+        if how == "hidden file":
+            (folder / "nas" / ".not-mounted").touch()
+        if how == "inner folder gone too":
+            (folder / "nas" / "lost+found").mkdir()
+    report = index(store, encoder, [folder])
+    assert (report.unchanged, report.removed, len(rows(store))) == (2, 0, 5)
+    if how == "stale link":
+        assert report.skipped[0].path == folder / "nas"
+        return
+    assert f"{folder / 'nas'} is missing or has no image left" in report.warnings[0]
+    assert "3 images" in report.warnings[0]
+    assert index(store, encoder, [folder], config=IndexConfig(remove_missing="always")).removed == 3
+
+
+def make_stale(monkeypatch, link):
+    """Whatever asks for what lies behind the link gets an error, as of a network disk."""
+    real_scandir, real_stat = os.scandir, os.stat
+
+    class Entry:
+        def __init__(self, entry):
+            self.entry = entry
+
+        def __getattr__(self, name):
+            return getattr(self.entry, name)
+
+        def is_dir(self, *, follow_symlinks=True):
+            if self.entry.path == str(link) and follow_symlinks:
+                raise OSError(116, "Stale file handle")
+            return self.entry.is_dir(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def scandir(path):
+        with real_scandir(path) as entries:
+            yield map(Entry, entries)
+
+    def stat(path, **options):
+        if str(path).startswith(str(link)):
+            raise OSError(116, "Stale file handle")
+        return real_stat(path, **options)
+
+    monkeypatch.setattr("sightline.images.walk.os.scandir", lambda path: ClosingScan(scandir(path)))
+    monkeypatch.setattr("os.stat", stat)
+
+
+class ClosingScan:
+    def __init__(self, context):
+        self.context = context
+
+    def __enter__(self):
+        return self.context.__enter__()
+
+    def __exit__(self, *error):
+        return self.context.__exit__(*error)
+
+    def close(self):
+        pass
+
+
+def test_a_root_where_only_a_dangling_link_is_left_keeps_its_rows(store, encoder, folder):
+    paths = write_photos(folder, 2)
+    index(store, encoder, [folder])
+    for path in paths:
+        path.unlink()
+    (folder / "x.jpg").symlink_to("nowhere.jpg")
+    report = index(store, encoder, [folder])
+    assert (report.removed, len(rows(store)), len(report.warnings)) == (0, 2, 1)
+
+
+def test_a_disk_that_was_indexed_before_the_folder_around_it_keeps_its_rows(store, encoder, folder):
+    write_photos(folder / "a", 2)
+    write_photos(folder / "b", 3, first_seed=20)
+    index(store, encoder, [folder / "a", folder / "b"])
+    index(store, encoder, [folder])
+    shutil.rmtree(folder / "b")
+    (folder / "b").mkdir()
+    report = index(store, encoder, [folder])
+    assert (report.removed, len(report.warnings)) == (0, 1)
+
+
+def test_a_folder_that_was_deleted_or_moved_is_forgotten_like_a_file(store, encoder, folder):
+    write_photos(folder / "kept", 2)
+    write_photos(folder / "deleted" / "deep", 3, first_seed=20)
+    index(store, encoder, [folder])
+    shutil.rmtree(folder / "deleted")
+    assert counts(index(store, encoder, [folder])) == {"unchanged": 2, "removed": 3}
+    (folder / "kept").rename(folder / "moved")
+    report = index(store, encoder, [folder])
+    assert (counts(report), report.warnings) == ({"renamed": 2}, [])
+
+
+def test_a_folder_emptied_by_moving_its_photos_is_no_lost_disk(store, encoder, folder):
+    paths = write_photos(folder / "inbox", 2)
+    index(store, encoder, [folder])
+    (folder / "sorted").mkdir()
+    for path in paths:
+        path.rename(folder / "sorted" / path.name)
+    report = index(store, encoder, [folder])
+    assert (counts(report), report.warnings) == ({"renamed": 2}, [])
+
+
+class ActingEncoder(PooledEncoder):
+    """Something happens in the middle of the run: before its first picture is encoded."""
+
+    def __init__(self, action):
+        super().__init__()
+        self.action = action
+
+    def encode_images(self, pixels_BHW3):
+        if not self.batch_sizes:
+            self.action()
+        return super().encode_images(pixels_BHW3)
+
+
+def test_a_file_that_comes_back_during_the_run_keeps_its_row(store, encoder, folder):
+    path, _ = write_photos(folder, 2)
+    index(store, encoder, [folder])
+    path.rename(folder.with_name("held.jpg"))
+    write_photos(folder / "new", 3, first_seed=20)
+    report = index(store, ActingEncoder(lambda: folder.with_name("held.jpg").rename(path)), [folder])
+    assert report.removed == 0
+    assert store.find_path(path) is not None
+
+
+def test_a_row_that_another_run_renamed_meanwhile_is_not_deleted(store, encoder, folder):
+    path, _ = write_photos(folder, 2)
+    index(store, encoder, [folder])
+    caption(store, rows(store)[path.name])
+    path.rename(folder.with_name("held.jpg"))
+    write_photos(folder / "new", 3, first_seed=20)
+
+    def index_elsewhere():
+        folder.with_name("held.jpg").rename(folder / "back.jpg")
+        with open_store(store.folder) as other:
+            assert index(other, PooledEncoder(), [folder]).renamed == 1
+
+    index(store, ActingEncoder(index_elsewhere), [folder])
+    assert store.captions([rows(store)["back.jpg"].id])[rows(store)["back.jpg"].id]
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_rows_removed_during_the_run_do_not_end_it(store, encoder, folder, batch_size):
+    changed = write_photos(folder, 3)
+    index(store, encoder, [folder])
+    write_photo(changed[0], 50)
+    touch(changed[1])
+    changed[2].rename(folder / "renamed.jpg")
+    ids = [record.id for record in store.scan()]
+    config = IndexConfig(max_batch_size=batch_size)
+    index(store, ActingEncoder(lambda: store.delete(ids)), [folder], config=config)
+    index(store, encoder, [folder])
+    assert sorted(rows(store)) == ["photo-0000.jpg", "photo-0001.jpg", "renamed.jpg"]
+    assert store.missing_vectors("pooled") == set()
+
+
+def test_an_mtime_beyond_64_bits_is_no_obstacle(store, encoder, folder):
+    path, other = write_photos(folder, 2)
+    os.utime(path, ns=(0, 2**63 + 10**9))
+    assert counts(index(store, encoder, [folder])) == {"added": 2, "embedded": 2}
+    assert counts(index(store, encoder, [folder])) == {"unchanged": 2}
+    assert counts(index(store, PooledEncoder("second"), [other.parent / "."]))["embedded"] == 2
+
+
+def test_the_known_folders_can_be_indexed_after_one_was_moved(store, encoder, folder):
+    write_photos(folder, 3)
+    index(store, encoder, [folder])
+    moved = folder.rename(folder.with_name("moved"))
+    index(store, encoder, [moved])
+    assert store.stats().roots == (moved,)
+    assert counts(index(store, encoder, store.stats().roots)) == {"unchanged": 3}
+
+
+def test_a_missing_folder_of_which_only_failures_are_known_ends_no_run(store, encoder, folder):
+    write_photos(folder, 3)
+    bad = folder.with_name("bad")
+    bad.mkdir()
+    (bad / "x.jpg").write_bytes(b"")
+    index(store, encoder, [folder, bad])
+    shutil.rmtree(bad)
+    assert counts(index(store, encoder, store.stats().roots)) == {"unchanged": 3}
 
 
 def test_rows_below_an_unreadable_folder_are_kept(store, encoder, folder, monkeypatch):

@@ -48,6 +48,25 @@ def test_a_full_temporary_folder_is_an_error_with_a_way_out(tmp_path, monkeypatc
     kept.close()
 
 
+def test_a_temporary_folder_that_is_full_at_the_end_is_the_same_error(tmp_path, monkeypatch):
+    kept = TaskSpool()
+    [task] = make_tasks(tmp_path, 1)
+    kept.append(task)
+
+    class FullFile:
+        def seek(self, offset):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    kept.close()
+    monkeypatch.setattr(kept, "_file", FullFile())
+    with pytest.raises(StoreError, match="TMPDIR"):
+        list(kept)
+    kept.close()
+
+
 def test_a_scope_turns_paths_below_its_root_into_paths_below_its_folder(tmp_path):
     part = Scope(tmp_path, "a/b")
     assert part.folder == tmp_path / "a" / "b"

@@ -197,3 +197,11 @@ def test_near_duplicates_with_the_same_bytes_are_exact(library, photos):
     shutil.copy(photos / "red.png", photos / "copy.png")
     library.index()
     assert [(group.kind, len(group.images)) for group in library.duplicates(min_similarity=0.9999)] == [("exact", 2)]
+
+
+def test_what_is_removed_may_be_named_by_file_by_folder_and_through_a_link(tmp_path, photos, library):
+    (tmp_path / "link").symlink_to(photos)
+    assert library.remove(paths=[tmp_path / "link" / "red.png"]) == 1
+    with pytest.raises(InputError, match="Nothing in this library"):
+        library.remove(paths=[photos / "red.png"])
+    assert library.remove(paths=[tmp_path / "link"]) == 2

@@ -163,6 +163,10 @@ def test_filters_mean_what_they_say(store, where, expected):
         ("name not like 3", "'not like' needs a text field"),
         ("taken_at > 'yesterday'", "taken_at \\(position 1\\) with 'yesterday', which is no date.*2024-05-01 12:30"),
         ("taken_at > 2024", "with 2024, which is no date"),
+        ("taken_at > '2024-13-45'", "with '2024-13-45', which is no date"),
+        ("taken_at > '2023-02-29'", "which is no date"),
+        ("taken_at > '2024-05-01 24:00'", "which is no date"),
+        (f"path like '{'x' * 60_000}'", "pattern for path .position 1. is too long; at most 50,000 bytes"),
         ("taken_at in ('2024', '1.5.2024')", "1.5.2024"),
         ("caption like 3", "'like' needs"),
         ("(" * 60 + "width = 3" + ")" * 60, "nested deeper than 50"),
@@ -257,3 +261,11 @@ def test_times_are_shown_in_local_time(store, monkeypatch):
         monkeypatch.undo()
         time.tzset()
         db.close()
+
+
+def test_a_list_of_as_many_dates_as_are_allowed_is_answered(store):
+    days = [
+        f"'{year}-{month:02}-{day:02}'" for year in range(2020, 2024) for month in range(1, 13) for day in range(1, 28)
+    ]
+    assert found(store, f"taken_at in ({', '.join(days[-1000:])})") == ["snow"]
+    assert found(store, f"taken_at not in ({', '.join(days[-1000:])})") == ["beach"], "without a date is no answer"

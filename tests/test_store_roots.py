@@ -106,6 +106,24 @@ def test_links_lead_to_one_row(store, photos, tmp_path):
     assert store.find_path(photos / "b.jpg") is None
 
 
+def test_a_folder_is_scanned_by_way_of_a_link(store, photos, tmp_path):
+    (tmp_path / "link").symlink_to(photos)
+    store.upsert([entry(photos, "work/a.jpg")])
+    assert [record.relative for record in store.scan(root=tmp_path / "link" / "work")] == ["work/a.jpg"]
+
+
+def test_a_path_that_no_file_can_have_is_not_found(store, photos):
+    store.upsert([entry(photos, "a.jpg")])
+    assert store.find_path(photos / "a\0b.jpg") is None
+    assert list(store.scan(root=Path("/a\0b"))) == []
+
+
+def test_a_log_that_another_process_ends_while_sizes_are_added_is_no_error(store, monkeypatch):
+    (store.folder / "library.db-gone").symlink_to("nowhere")
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: True)  # it still was when the folder was listed
+    assert store.stats().size_bytes > 0
+
+
 def test_a_loop_of_links_is_a_root_like_any_other(store, tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert store.resolve_root(tmp_path / "loop")[1] == ""

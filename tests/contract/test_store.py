@@ -132,10 +132,19 @@ def test_a_file_renamed_over_another_replaces_its_row(store):
         store.get([second])
 
 
-def test_an_update_of_an_unknown_id_is_refused_and_nothing_is_written(store):
-    with pytest.raises(StoreError, match="no image with the id 42"):
-        store.upsert([entry("a.jpg"), entry("b.jpg", id=42)])
-    assert list(store.scan()) == []
+def test_an_update_of_a_row_that_was_deleted_makes_a_new_one(store):
+    (old,) = store.upsert([entry("a.jpg")])
+    store.delete([old])
+    ids = store.upsert([entry("a.jpg", id=old), entry("b.jpg", id=old)])
+    assert len({old, *ids}) == 3, "ids are never used again"
+    assert [r.id for r in store.scan()] == ids
+
+
+def test_a_root_without_rows_and_failures_is_forgotten(store):
+    (id_,) = store.upsert([entry("a.jpg")], failures=[failure("b.jpg", root=Path("/other"))])
+    assert store.stats().roots == (PHOTOS, Path("/other"))
+    store.upsert([entry("a.jpg", id=id_, root=Path("/moved"))])
+    assert store.stats().roots == (Path("/other"), Path("/moved"))
 
 
 def test_two_ids_for_one_path_in_a_batch_are_refused(store):
@@ -329,6 +338,43 @@ def test_changed_pixels_drop_other_vectors_and_captions_but_the_users(store):
     assert [c.text for c in store.captions([id_])[id_]] == ["my cat"]
     assert store.match("generated", 1) == []
     assert len(store.match("my", 1)) == 1
+
+
+def test_a_copy_takes_over_vectors_and_captions_as_they_were_before_the_write(store):
+    store.add_model(identity())
+    store.add_model(identity("n"))
+    both = [embedding(1), embedding(0, 1, model="n", precision="int8")]
+    first, second = store.upsert(
+        [Entry(image=record("a.jpg", content_hash="A"), embeddings=both), entry("b.jpg", 0, 0, 1, content_hash="B")]
+    )
+    store.put_captions({first: [Caption(text="words of A", source="user", best=True)]})
+    store.put_captions({second: [Caption(text="words of B", source="user", best=True)]})
+    swapped = [
+        Entry(image=record("a.jpg", id=first, content_hash="B"), keep_vectors=False, same_pixels_as=second),
+        Entry(image=record("b.jpg", id=second, content_hash="A"), keep_vectors=False, same_pixels_as=first),
+        Entry(image=record("c.jpg", content_hash="A"), same_pixels_as=first, embeddings=[embedding(0, 0, 0, 1)]),
+    ]
+    third = store.upsert(swapped)[2]
+    assert [i for i, _ in store.query(unit(0, 0, 1), 1, model="m")] == [first]
+    assert [i for i, _ in store.query(unit(1), 1, model="m")] == [second]
+    assert [i for i, _ in store.query(unit(0, 0, 0, 1), 1, model="m")] == [third]
+    assert store.vectors("n")[0].tolist() == [second, third]
+    texts = {id_: [(c.text, c.best) for c in found] for id_, found in store.captions([first, second, third]).items()}
+    assert texts == {first: [("words of B", True)], second: [("words of A", True)], third: []}
+    assert {i for i, _ in store.match("words of A", 5)} >= {second}
+
+
+def test_nothing_is_taken_over_from_a_row_that_is_gone_or_has_other_content(store):
+    store.add_model(identity())
+    first, second = store.upsert([entry("a.jpg", 1, content_hash="A"), entry("b.jpg", 1, content_hash="A")])
+    store.delete([first])
+    store.upsert([entry("b.jpg", 0, 1, id=second, content_hash="changed")])
+    copies = [
+        Entry(image=record(f"copy of {id_}.jpg", content_hash="A"), keep_vectors=False, same_pixels_as=id_)
+        for id_ in (first, second)
+    ]
+    ids = store.upsert(copies)
+    assert store.missing_vectors("m") == set(ids)
 
 
 # Queries

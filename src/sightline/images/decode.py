@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import math
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ from sightline.errors import ImageError, InputError
 from sightline.images.formats import HEIF_MISSING, describe_content, heif_available
 from sightline.images.metadata import ExifFacts, read_exif
 from sightline.images.pillow_warnings import quiet_pillow
-from sightline.images.pixels import flatten_to_rgb
+from sightline.images.pixels import flatten_to_rgb, shrink
 from sightline.images.reasons import explain_os_error
 from sightline.types import ImageInfo
 
@@ -45,9 +46,14 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 SCALED_DECODE_MARGIN = 2.0
-"""How much larger than asked a scaled JPEG stays. Resized to 48 to 224 pixels, up to 74 photos (Flickr8k, COCO) differ
-from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1 levels,
-correlation 0.9976 (worst 0.9656)."""
+"""How much larger than asked a scaled picture stays. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
+differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
+levels, correlation 0.9976 (worst 0.9656)."""
+
+_LARGE_PIXELS = 25_000_000
+_large_picture = threading.Lock()
+"""Pillow needs 8 to 23 bytes a pixel, so of larger pictures it decodes one at a time, however many threads ask: a file
+of some kilobytes can hold as many pixels as the limit allows."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
 _DAMAGED_JPEG = ("premature end of data segment", "bad Huffman code", "bad arithmetic code", "instead of RST")
@@ -76,7 +82,7 @@ class Picture:
 def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Picture:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
-    With `min_side_px`, a JPEG may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
+    With `min_side_px`, a picture may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
     (or its full size). The first frame of an animation is read. Raises ImageError for a file that can't be read,
     InputError for a `min_side_px` below 1.
     """
@@ -194,8 +200,9 @@ def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]
 def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]:
     if smallest_px is not None and image.format in {"JPEG", "MPO"}:
         image.draft(image.mode, (smallest_px, smallest_px))
-    image.load()
-    return flatten_to_rgb(image)
+    with _large_picture if image.width * image.height > _LARGE_PIXELS else nullcontext():
+        image.load()
+        return flatten_to_rgb(shrink(image, smallest_px) if smallest_px is not None else image)
 
 
 def _orientation(image: ImageFile, facts: ExifFacts) -> int:

@@ -16,7 +16,7 @@ _FULL_16_BIT = 65535
 
 def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """A loaded image of any mode -> (H, W, 3) uint8."""
-    if image.mode.startswith(("I", "F")):
+    if _is_deep_grey(image):
         image = Image.fromarray(squeeze_to_8_bit(np.asarray(image), bits=_bits_of_tiff(image)))
     elif image.has_transparency_data:
         # "RGBa" and "La" have their colours multiplied by alpha; converting to RGBA divides it out
@@ -25,6 +25,23 @@ def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         image = Image.new("RGB", layer.size, _WHITE)
         image.paste(layer, mask=layer.getchannel("A"))
     return np.array(image.convert("RGB"))
+
+
+def shrink(image: Image.Image, smallest_px: int) -> Image.Image:
+    """A loaded image by a whole factor smaller (means of blocks), its shorter side at least `smallest_px` or its own.
+
+    Deep grey stays as it is: its range is found from all of its pixels.
+    """
+    factor = min(image.size) // smallest_px
+    if factor < 2 or _is_deep_grey(image):
+        return image
+    if image.mode in {"1", "P", "PA"} or "transparency" in image.info:  # values that have no mean
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(factor)
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
 
 
 def squeeze_to_8_bit(values_HW: NDArray[np.generic], *, bits: int | None = None) -> NDArray[np.uint8]:

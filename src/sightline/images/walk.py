@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,10 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
 
-_Identity = tuple[int, int]
-"""Device and inode: the folder itself, whatever path led to it."""
+_INT64 = range(-(2**63), 2**63)
+
+_Identity = tuple[int, int] | str
+"""Device and inode: the folder itself, whatever path led to it. Its real path where the file system has no inodes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,19 +46,17 @@ class FoundFile:
     mtime_ns: int
 
 
-def walk_images(
-    root: Path, *, on_problem: Callable[[Path, str], None], exclude: Collection[Path] = ()
-) -> Iterator[FoundFile]:
+def walk_images(root: Path, *, on_problem: Callable[[Path, str], None]) -> Iterator[FoundFile]:
     """Stream the image files below `root`, each folder's files by name, then its folders by name.
 
-    Hidden files and folders, system folders and `exclude` are passed over. Links to folders are followed after all
+    Hidden files and folders and system folders are passed over. Links to folders are followed after all
     real folders, and each folder is entered once, so loops end and a folder keeps its real path. What can't be read
-    goes to `on_problem(path, reason)`: folders (what lies below them is then unknown, not gone), dangling links with
-    an image's name, and images whose format needs something that isn't installed.
+    goes to `on_problem(path, reason)`: folders and links (what lies below them is then unknown, not gone; of links that
+    dangle or loop only those with an image's name), and images whose format needs something that isn't installed.
     Raises InputError at once for a root that is missing, no folder, or not readable.
     """
     try:
-        identity = _identify(root.stat())
+        identity = _identify(root, root.stat())
         os.scandir(root).close()
     except NotADirectoryError as error:
         raise InputError(f"{root} is not a folder; give the folder that holds it: {root.parent}") from error
@@ -63,12 +64,16 @@ def walk_images(
         raise InputError(f"{root} doesn't exist; give an existing folder of images.") from error
     except OSError as error:
         raise InputError(f"{root} can't be read: {explain_os_error(error)}; give a folder you may read.") from error
-    entered = {identity} | {_identify(folder.stat()) for folder in exclude if folder.exists()}
-    return _Walk(root=root, on_problem=on_problem, entered=entered).files()
+    return _Walk(root=root, on_problem=on_problem, entered={identity}).files()
 
 
-def _identify(status: os.stat_result) -> _Identity:
-    return status.st_dev, status.st_ino
+def file_stamp(status: os.stat_result) -> tuple[int, int]:
+    """Size in bytes and mtime in ns: what tells whether a file changed. An mtime that no int64 holds is cut to one."""
+    return status.st_size, min(max(status.st_mtime_ns, _INT64.start), _INT64.stop - 1)
+
+
+def _identify(folder: str | Path, status: os.stat_result) -> _Identity:
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,7 +103,7 @@ class _Walk:
     def _enter(self, folder: str) -> bool:
         """Whether the folder is seen for the first time."""
         try:
-            identity = _identify(os.stat(self._join(folder)))  # noqa: PTH116
+            identity = _identify(self._join(folder), os.stat(self._join(folder)))  # noqa: PTH116
         except OSError as error:
             self.on_problem(Path(self._join(folder)), explain_os_error(error))
             return False
@@ -118,16 +123,20 @@ class _Walk:
         except OSError as error:
             self.on_problem(Path(self._join(folder)), explain_os_error(error))
             return [], [], []
-        files, below, linked = [], [], []
+        files: list[os.DirEntry[str]] = []
+        below: list[str] = []
+        linked: list[str] = []
         for entry in entries:
             if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 continue
-            if _is_folder(entry, follow=False):
-                below.append(f"{folder}{entry.name}/")
-            elif _is_folder(entry, follow=True):
-                linked.append(f"{folder}{entry.name}/")
-            elif is_image_name(entry.name):
-                files.append(entry)
+            try:
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else below).append(f"{folder}{entry.name}/")
+                elif is_image_name(entry.name):
+                    files.append(entry)
+            except OSError as error:  # behind a link: such as a network disk that is away
+                if error.errno != errno.ELOOP or is_image_name(entry.name):
+                    self.on_problem(Path(entry.path), explain_os_error(error))
         return files, below, linked
 
     def _inspect(self, folder: str, entry: os.DirEntry[str]) -> FoundFile | None:
@@ -142,16 +151,5 @@ class _Walk:
         if reason:
             self.on_problem(Path(entry.path), reason)
             return None
-        return FoundFile(
-            path=Path(entry.path),
-            relative=folder + entry.name,
-            size_bytes=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-        )
-
-
-def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=follow)
-    except OSError:  # such as a loop of links: reported with the files if it has an image's name
-        return False
+        size_bytes, mtime_ns = file_stamp(status)
+        return FoundFile(path=Path(entry.path), relative=folder + entry.name, size_bytes=size_bytes, mtime_ns=mtime_ns)

@@ -10,14 +10,19 @@ from pathlib import Path
 
 
 class Exclusion:
-    """Shell patterns against the full path of a file and of each folder above it; `*` also stands for `/`.
+    """Shell patterns against the path of a file and of each folder above it; `*` also stands for `/`.
 
-    `*/raw` leaves out every folder `raw`, `*.png` every PNG, `/photos/2019` that folder.
+    `raw` or `*/raw` leaves out every folder `raw`, `raw/*.png` the PNGs in it, `*.png` all PNGs, `/photos/2019` that
+    folder. A pattern that begins with neither `/` nor `*` may begin at any folder below the one that is indexed.
     """
 
     def __init__(self, patterns: Sequence[str], folder: Path) -> None:
-        self._matches = [re.compile(translate(pattern.rstrip("/"))).match for pattern in patterns]
         self._folder = folder.as_posix()
+        below = re.escape(f"{self._folder}/") + "(?s:.*/)?"
+        self._matches = [
+            re.compile(("" if pattern.startswith(("/", "*")) else below) + translate(pattern.rstrip("/"))).match
+            for pattern in patterns
+        ]
         self._excludes_folder = lru_cache(maxsize=4096)(self._find_match)
 
     def __contains__(self, relative: str) -> bool:

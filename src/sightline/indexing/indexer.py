@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline.indexing.lost import forget_lost
 from sightline.indexing.pipeline import Pipeline
-from sightline.indexing.plan import Plan, Planner
+from sightline.indexing.plan import Planner
 from sightline.indexing.progress import ProgressMeter
 from sightline.indexing.report import IndexConfig, IndexReport, Progress
-from sightline.indexing.writing import uninterrupted
 
 if TYPE_CHECKING:
     from sightline.models.base import Encoder
@@ -29,10 +28,10 @@ def index(
 ) -> IndexReport:
     """Bring a store up to date with folders for one model, reading only what is new or changed.
 
-    Rows whose files are gone are deleted once every folder has been walked and every renamed file has found its row.
-    Files that can't be read are named in the report and never end the run; a row from better days stays. Known images
-    outside `folders` that lack this model's vector are embedded too. Ctrl-C ends the run early with what was done kept
-    (`IndexReport.interrupted`).
+    Rows whose files are gone are deleted once every folder has been walked and every renamed file has found its row
+    (see `lost`). Files that can't be read are named in the report and never end the run; a row from better days stays.
+    Known images outside `folders` that lack this model's vector are embedded too. Ctrl-C ends the run early with what
+    was done kept (`IndexReport.interrupted`).
 
     Raises InputError for a folder that is not there and of which the store knows nothing, StoreError where the store
     can't be written or holds vectors of another identity under the model's name, ModelError from the encoder.
@@ -40,17 +39,18 @@ def index(
     started = time.monotonic()
     config = config or IndexConfig()
     report = IndexReport()
-    store.add_model(encoder.identity)
-    planner = Planner(store, encoder.identity.name, config=config, report=report)
+    planner = Planner(store, config=config, report=report)
     plan = planner.plan
     meter = ProgressMeter(plan, report, on_progress)
     try:
-        planner.walk(planner.scopes(folders), on_seen=meter.tick)
+        scopes = planner.scopes(folders)
+        store.add_model(encoder.identity)
+        planner.walk(scopes, model=encoder.identity.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = len(plan.tasks)
         Pipeline(store, encoder, plan=plan, config=config, report=report).run(meter)
         if not report.interrupted:
-            _forget_gone(store, plan, report)
+            forget_lost(store, plan, report, prune=config.remove_missing == "always")
             meter.tick(force=True)
     except KeyboardInterrupt:
         report.interrupted = True
@@ -58,14 +58,3 @@ def index(
         plan.tasks.close()
     report.seconds = time.monotonic() - started
     return report
-
-
-def _forget_gone(store: Store, plan: Plan, report: IndexReport) -> None:
-    """Delete the rows and failures of files that are gone."""
-    relatives: dict[Path, list[str]] = defaultdict(list)
-    for failure in plan.gone_failures:
-        relatives[failure.root].append(failure.relative)
-    with uninterrupted():
-        report.removed += store.delete(plan.gone) if plan.gone else 0
-        for root, gone in relatives.items():
-            store.forget_failures(root, gone)

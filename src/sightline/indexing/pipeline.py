@@ -39,7 +39,7 @@ class Pipeline:
         self._report = report
         self._readers = config.readers
         self._read = FileReader(encoder.card.preprocessing, plan.known_hashes)
-        self._resolver = Resolver(store, encoder, plan)
+        self._resolver = Resolver(store, plan)
         self._embedder = BatchEmbedder(encoder, max_batch_size=config.max_batch_size)
         self._writer = Writer(store)
 
@@ -108,7 +108,7 @@ class Pipeline:
     def _write(self, resolution: Resolution, embedding: Embedding | None = None) -> None:
         entry = resolution.entry
         if embedding is not None:
-            entry = replace(entry, embeddings=[*entry.embeddings, embedding])
+            entry = replace(entry, embeddings=[embedding])
         self._writer.add(entry)
         if resolution.kind != "unchanged":  # counted when it was planned
             setattr(self._report, resolution.kind, getattr(self._report, resolution.kind) + 1)
@@ -132,5 +132,5 @@ class Pipeline:
         self._report.embedded = self._embedder.embedded
 
     def _flush(self) -> None:
-        self._writer.flush()
+        self._plan.missing_vectors -= self._writer.flush()
         self._embedder.forget_encoded()

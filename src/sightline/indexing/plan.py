@@ -8,14 +8,15 @@ first picture is read.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sightline.errors import InputError
-from sightline.images.walk import FoundFile, walk_images
+from sightline.images.walk import FoundFile, file_stamp, walk_images
 from sightline.indexing.exclusion import Exclusion
+from sightline.indexing.lost import LostFile
 from sightline.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.indexing.spool import Scope, Task, TaskSpool
 
@@ -47,24 +48,26 @@ class Plan:
     tasks: TaskSpool
     seen: int = 0
     """Image files found."""
-    gone: set[int] = field(default_factory=set)
-    """Rows whose files a complete walk did not find: to be claimed by renamed files, else deleted."""
-    gone_failures: list[Failure] = field(default_factory=list)
-    """Remembered failures of files that are gone."""
+    lost: dict[int, LostFile] = field(default_factory=dict)
+    """Rows whose files a complete walk did not find: to be claimed by renamed files, else forgotten."""
+    lost_failures: list[LostFile] = field(default_factory=list)
+    """Files that no longer need their remembered failure."""
+    populated: dict[Scope, set[str]] = field(default_factory=dict)
+    """Folders with an image in them or below, by path below the scope's folder (empty for that folder itself)."""
     known_hashes: set[str] = field(default_factory=set)
     """Contents that probably need no pixels. Only a hint for readers: the store decides."""
     missing_vectors: set[int] = field(default_factory=set)
-    """Rows without a vector of this run's model."""
+    """Rows without a vector of this run's model, as far as that is committed."""
 
 
 class Planner:
     """Walks folders and fills a plan; counts what is unchanged or known to be unreadable in the report."""
 
-    def __init__(self, store: Store, model: str, *, config: IndexConfig, report: IndexReport) -> None:
+    def __init__(self, store: Store, *, config: IndexConfig, report: IndexReport) -> None:
         self._store = store
         self._config = config
         self._report = report
-        self.plan = Plan(tasks=TaskSpool(), missing_vectors=store.missing_vectors(model))
+        self.plan = Plan(tasks=TaskSpool())
 
     def scopes(self, folders: Sequence[Path]) -> list[Scope]:
         """Folders to walk, each once; one that lies below a known root belongs to that root.
@@ -73,7 +76,7 @@ class Planner:
         """
         scopes = {scope.folder: scope for scope in map(self._scope, folders)}
         for folder in scopes:
-            if next(iter(self._store.scan(root=folder)), None) is None:
+            if next(iter(self._store.scan(root=folder)), None) is None and not self._store.failures(folder):
                 walk_images(folder, on_problem=lambda path, reason: None)  # says at once what is wrong with a folder
         outer = sorted(folder for folder in scopes if scopes.keys().isdisjoint(folder.parents))
         return [self._scope(folder) for folder in outer]  # again: taking in inner roots can have changed them
@@ -81,8 +84,9 @@ class Planner:
     def _scope(self, folder: Path) -> Scope:
         return Scope(*self._store.resolve_root(folder))
 
-    def walk(self, scopes: Sequence[Scope], *, on_seen: Callable[[], None]) -> None:
+    def walk(self, scopes: Sequence[Scope], *, model: str, on_seen: Callable[[], None]) -> None:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
+        self.plan.missing_vectors = self._store.missing_vectors(model)
         for scope in scopes:
             self._walk_one(scope, on_seen)
         walked = {scope.root for scope in scopes}
@@ -95,7 +99,7 @@ class Planner:
     def _walk_one(self, scope: Scope, on_seen: Callable[[], None]) -> None:
         known = self._load_known(scope)
         problems: set[str] = set()
-
+        populated = self.plan.populated[scope] = set()
         exclusion = Exclusion(self._config.exclude, scope.folder)
 
         def on_problem(path: Path, reason: str) -> None:
@@ -103,27 +107,24 @@ class Planner:
                 self._report.skipped.append(SkippedFile(path=path, reason=reason))
                 problems.add(key)
 
-        seen_before = self.plan.seen
-        known_before = len(known.rows)
-        for file in self._files(scope.folder, on_problem, required=not known.rows):
+        for file in self._files(scope.folder, on_problem):
+            _add_folders(file.relative, populated)
             if file.relative not in exclusion:
                 self.plan.seen += 1
                 self._compare(scope, file, known)
             on_seen()
-        found = self.plan.seen - seen_before
-        if known_before and not found and not problems and self._config.remove_missing == "safe":
-            self._report.warnings.append(_nothing_there(scope.folder, known_before))
-            return
-        self.plan.gone.update(row.id for key, row in known.rows.items() if not _is_below(key, problems))
-        self.plan.gone_failures += [f for key, f in known.failures.items() if not _is_below(key, problems)]
 
-    def _files(self, folder: Path, on_problem: Callable[[Path, str], None], *, required: bool) -> Iterable[FoundFile]:
-        """The image files of a folder; none where it is missing, or can't be read and isn't `required`."""
+        def lost(keys: Iterable[str]) -> Iterator[LostFile]:
+            return (LostFile(scope, key, key in exclusion) for key in keys if not _is_below(key, problems))
+
+        self.plan.lost.update((known.rows[file.key].id, file) for file in lost(known.rows))
+        self.plan.lost_failures += lost(known.failures)
+
+    def _files(self, folder: Path, on_problem: Callable[[Path, str], None]) -> Iterable[FoundFile]:
+        """The image files of a folder; none where it is missing or can't be read."""
         try:
             return walk_images(folder, on_problem=on_problem)
         except InputError as error:
-            if required:
-                raise
             if not isinstance(error.__cause__, FileNotFoundError):
                 on_problem(folder, str(error))
             return ()
@@ -150,7 +151,7 @@ class Planner:
         if row is not None and (row.size_bytes, row.mtime_ns) == stat:
             self._report.unchanged += 1
             if failure:  # it passed without a change of the file
-                self.plan.gone_failures.append(failure)
+                self.plan.lost_failures.append(LostFile(scope, file.relative, certain=True))
             if not lacks_vector:
                 return
         self.plan.tasks.append(
@@ -179,14 +180,14 @@ class Planner:
                         self._add_known(record, failures.get((record.root, record.relative)))
 
     def _add_known(self, record: ImageRecord, failure: Failure | None) -> None:
-        stat = record.path.stat()
-        if failure is None or (failure.size_bytes, failure.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+        stamp = size_bytes, mtime_ns = file_stamp(record.path.stat())
+        if failure is None or (failure.size_bytes, failure.mtime_ns) != stamp:
             self.plan.tasks.append(
                 Task(
                     scope=Scope(record.root),
                     key=record.relative,
-                    size_bytes=stat.st_size,
-                    mtime_ns=stat.st_mtime_ns,
+                    size_bytes=size_bytes,
+                    mtime_ns=mtime_ns,
                     row_id=record.id,
                     needs_pixels=True,
                 )
@@ -204,8 +205,9 @@ def _is_below(key: str, problems: set[str]) -> bool:
     return key in problems or "" in problems or any(key[:i] in problems for i, c in enumerate(key) if c == "/")
 
 
-def _nothing_there(folder: Path, count: int) -> str:
-    return (
-        f"{folder} is missing or has no image left, as a disk that is not mounted: its {count:,} images are kept in "
-        "the library. If they are really gone, index again with --prune."
-    )
+def _add_folders(key: str, populated: set[str]) -> None:
+    """Note the folders above a file."""
+    folder = key.rpartition("/")[0]
+    while folder not in populated:
+        populated.add(folder)
+        folder = folder.rpartition("/")[0]

@@ -21,10 +21,10 @@ class IndexConfig:
     """What to index and how. Raises InputError for a value out of range."""
 
     exclude: tuple[str, ...] = ()
-    """Shell patterns of files and folders to leave out (`*/raw`, `*.png`); what the library has of them is removed."""
+    """Shell patterns of files and folders to leave out (`raw`, `*.png`); what the library has of them is removed."""
     remove_missing: RemoveMissing = "safe"
-    """`safe` forgets files that are gone, unless a whole folder is missing or has no image left, as an unmounted disk
-    looks; `always` forgets them even then."""
+    """`safe` forgets files that are gone, unless their folder is still there without any image, or a folder to index is
+    missing, as an unmounted disk looks; `always` forgets them even then."""
     retry_failures: bool = False
     """Read again unchanged files that could not be read before."""
     readers: int = field(default_factory=lambda: min(16, max(2, os.cpu_count() or 1)))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from sightline.indexing.lost import is_gone
 from sightline.store.base import Entry
-from sightline.types import Embedding, ImageInfo, ImageRecord
+from sightline.types import ImageInfo, ImageRecord
 
 if TYPE_CHECKING:
     from sightline.indexing.plan import Plan
     from sightline.indexing.reader import Reading
-    from sightline.models.base import Encoder
     from sightline.store.base import Store
 
 Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
@@ -32,31 +32,16 @@ class Resolution:
 
 
 class Resolver:
-    """Decides from content hashes, with the store as the truth.
+    """Decides from content hashes, with the store as the truth."""
 
-    Vectors of a copy are read when it is resolved, so that it doesn't matter what becomes of their row later.
-    """
-
-    def __init__(self, store: Store, encoder: Encoder, plan: Plan) -> None:
+    def __init__(self, store: Store, plan: Plan) -> None:
         self._store = store
-        self._model = encoder.identity.name
-        self._precision = encoder.precision
         self._plan = plan
         self._claimed: set[int] = set()
 
     def resolve(self, reading: Reading) -> Resolution | None:
         """None where the content is new and the reading has no pixels: read it again with them."""
-        resolution = self._compare(reading)
-        if resolution is None or not resolution.needs_vector or resolution.kind == "added":
-            return resolution
-        # A copy of it can have been embedded meanwhile.
-        embeddings = self._embeddings(self._store.find_hash(reading.content_hash), [self._model])
-        entry = replace(resolution.entry, embeddings=[*resolution.entry.embeddings, *embeddings])
-        return replace(resolution, entry=entry, needs_vector=not embeddings)
-
-    def _compare(self, reading: Reading) -> Resolution | None:
-        row_id = reading.task.row_id
-        row = self._store.get([row_id])[0] if row_id is not None else None
+        row = self._store.find_path(reading.task.path) if reading.task.row_id is not None else None
         if row is not None and row.content_hash == reading.content_hash:
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
@@ -70,33 +55,37 @@ class Resolver:
         """Note that a row has found its new path, so that it is neither deleted nor claimed again."""
         if resolution.claimed_id is not None:
             self._claimed.add(resolution.claimed_id)
-            self._plan.gone.discard(resolution.claimed_id)
+            self._plan.lost.pop(resolution.claimed_id, None)
 
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
-        return Resolution(
-            kind="touched" if changed else "unchanged",
-            entry=Entry(image=replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)),
-            needs_vector=row.id in self._plan.missing_vectors,
-        )
+        record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)
+        return self._resolve_known("touched" if changed else "unchanged", record)
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
-        return Resolution(
-            kind="renamed",
-            entry=Entry(image=replace(_record(reading, source), id=source.id)),
-            needs_vector=source.id in self._plan.missing_vectors,
-            claimed_id=source.id,
-            displaces=row is not None,
-        )
+        resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
+        return replace(resolution, claimed_id=source.id, displaces=row is not None)
+
+    def _resolve_known(self, kind: Kind, record: ImageRecord) -> Resolution:
+        """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
+        source = None
+        if lacks_vector := record.id in self._plan.missing_vectors:
+            source = self._find_embedded(self._store.find_hash(record.content_hash))
+        entry = Entry(image=record, same_pixels_as=source.id if source else None)
+        return Resolution(kind=kind, entry=entry, needs_vector=lacks_vector and source is None)
 
     def _resolve_copy(self, reading: Reading, row: ImageRecord | None, sources: Sequence[ImageRecord]) -> Resolution:
-        embeddings = self._embeddings(sources, list(self._store.models()))
+        embedded = self._find_embedded(sources)
+        source = embedded or sources[0]
         return Resolution(
             kind="updated" if row else "copied",
-            entry=Entry(image=_record(reading, sources[0], row), embeddings=embeddings, keep_vectors=False),
-            needs_vector=all(embedding.model != self._model for embedding in embeddings),
+            entry=Entry(image=_record(reading, source, row), keep_vectors=False, same_pixels_as=source.id),
+            needs_vector=embedded is None,
         )
+
+    def _find_embedded(self, sources: Sequence[ImageRecord]) -> ImageRecord | None:
+        return next((source for source in sources if source.id not in self._plan.missing_vectors), None)
 
     def _resolve_new(self, reading: Reading, row: ImageRecord | None) -> Resolution | None:
         if reading.info is None:
@@ -105,31 +94,8 @@ class Resolver:
         return Resolution(kind="updated" if row else "added", entry=entry, needs_vector=True)
 
     def _is_gone(self, source: ImageRecord) -> bool:
-        """Whether a row's file is known not to be there any more; what can't be looked at counts as there."""
-        if source.id in self._claimed:
-            return False
-        if source.id in self._plan.gone:
-            return True
-        try:
-            source.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:
-            return False
-        return False
-
-    def _embeddings(self, sources: Sequence[ImageRecord], models: Sequence[str]) -> list[Embedding]:
-        """A vector of each model that one of the rows, all of one content, has.
-
-        A store doesn't tell the precision of the run that made it: it is taken to be this run's for its own model.
-        """
-        ids = [source.id for source in sources if source.id is not None]
-        embeddings = []
-        for model in models:
-            precision = self._precision if model == self._model else "fp32"
-            vectors_ND = self._store.vectors(model, ids)[1]
-            embeddings += [Embedding(model=model, vector=vector_D, precision=precision) for vector_D in vectors_ND[:1]]
-        return embeddings
+        """Whether a row's file is known not to be there any more."""
+        return source.id not in self._claimed and (source.id in self._plan.lost or is_gone(source.path))
 
 
 def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | None = None) -> ImageRecord:

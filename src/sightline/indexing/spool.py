@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,18 +80,14 @@ class TaskSpool:
         scope = self._scopes.setdefault(task.scope, len(self._scopes))
         # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
         line = json.dumps([scope, task.key, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
-        try:
+        with _explained_errors():
             self._file.write(line + "\n")
-        except OSError as error:
-            raise StoreError(
-                f"The list of files to index can't be kept in {tempfile.gettempdir()}: {error.strerror}. "
-                "Free some space there, or set TMPDIR to a folder with room."
-            ) from error
         self._count += 1
 
     def __iter__(self) -> Iterator[Task]:
         scopes = list(self._scopes)
-        self._file.seek(0)
+        with _explained_errors():
+            self._file.seek(0)  # writes what is buffered
         for line in self._file:
             scope, key, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
             yield Task(
@@ -104,4 +101,16 @@ class TaskSpool:
 
     def close(self) -> None:
         """Drop the temporary file."""
-        self._file.close()
+        with suppress(OSError):  # it writes what is buffered, for nobody
+            self._file.close()
+
+
+@contextmanager
+def _explained_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"The list of files to index can't be kept in {tempfile.gettempdir()}: {error.strerror}. "
+            "Free some space there, or set TMPDIR to a folder with room."
+        ) from error

@@ -40,16 +40,21 @@ class Writer:
         rows = len(self._entries) + len(self._failures)
         return rows >= _MAX_ROWS or (rows > 0 and time.monotonic() - self._flushed_at >= _MAX_AGE_S)
 
-    def flush(self) -> None:
-        """Commit what was collected; a Ctrl-C waits until it is done. What the store refuses is not tried again."""
+    def flush(self) -> set[int]:
+        """Commit what was collected; the ids of the rows that have got a vector.
+
+        A Ctrl-C waits until it is done. What the store refuses is not tried again.
+        """
         started = time.monotonic()
+        ids: list[int] = []
         with uninterrupted():
             entries, failures = self._entries, self._failures
             self._entries, self._failures = [], []
             if entries or failures:
-                self._store.upsert(entries, failures=failures)
+                ids = self._store.upsert(entries, failures=failures)
         self._flushed_at = time.monotonic()
         self.seconds += self._flushed_at - started
+        return {id_ for id_, entry in zip(ids, entries, strict=True) if entry.embeddings}
 
 
 @contextmanager

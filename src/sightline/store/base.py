@@ -31,10 +31,14 @@ class Entry:
 
     image: ImageRecord
     """`image.id` None makes a new row (or replaces the row of the same root and relative path); an id updates that
-    row, its path too: a renamed file keeps its row, its vectors and its captions."""
+    row, its path too: a renamed file keeps its row, its vectors and its captions. An id whose row is gone counts as
+    None."""
     embeddings: Sequence[Embedding] = ()
     keep_vectors: bool = True
     """False drops vectors of other models: the pixels changed. Captions are dropped with them, but the user's stay."""
+    same_pixels_as: int | None = None
+    """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions; all as
+    they were before this write. Nothing is taken from a row that is gone or has other content by then."""
 
 
 @dataclass(frozen=True, kw_only=True)

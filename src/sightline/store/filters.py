@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,8 @@ Parameter = SqlPath | int | float
 
 MAX_PARAMETERS = 30_000
 """SQLite binds at most 32,766 values to one statement."""
+MAX_PATTERN_BYTES = 50_000
+"""SQLite's limit for `like`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,9 @@ FIELDS: Mapping[str, Field] = {
     "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
 }
 
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
+_FIRST_MOMENT = "0001-01-01T00:00:00"
+"""What completes a shorter date."""
 _PERIOD_END = "~"
 """Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
 _OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
@@ -88,10 +94,12 @@ def _compile(node: Node, roots: Mapping[int, Path]) -> Sql:
 
 
 def _join(parts: Sequence[Sql], separator: str) -> Sql:
-    return Sql(
-        text=f"({separator.join(part.text for part in parts)})",
-        parameters=tuple(parameter for part in parts for parameter in part.parameters),
-    )
+    """Parts as a balanced tree: SQLite refuses one that is 1000 levels deep."""
+    if len(parts) == 1:
+        return Sql(text=f"({parts[0].text})", parameters=parts[0].parameters)
+    middle = len(parts) // 2
+    left, right = _join(parts[:middle], separator), _join(parts[middle:], separator)
+    return Sql(text=f"({left.text}{separator}{right.text})", parameters=(*left.parameters, *right.parameters))
 
 
 def _look_up(condition: Condition) -> Field:
@@ -171,7 +179,9 @@ def _compare_date(expression: Sql, condition: Condition) -> Sql:
 
 def _date(value: Value, condition: Condition) -> str:
     if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
-        return date
+        with suppress(ValueError):  # such as a 13th month
+            datetime.fromisoformat(date + _FIRST_MOMENT[len(date) :])
+            return date
     raise InputError(
         f"The filter compares {condition.field} (position {condition.position}) with {value!r}, which is no date. "
         "Dates are written '2024', '2024-05', '2024-05-01' or '2024-05-01 12:30'."
@@ -185,6 +195,8 @@ def _checked(value: Value, kind: str, condition: Condition) -> Parameter:
             raise InputError(
                 f"The filter's {condition.operator!r} needs a text field and a text in quotes; see {where}."
             )
+        if len(value.encode("utf-8", "surrogateescape")) > MAX_PATTERN_BYTES:
+            raise InputError(f"The pattern for {where} is too long; at most {MAX_PATTERN_BYTES:,} bytes are allowed.")
         return path_to_sql(value)
     if kind == "number" and isinstance(value, str):
         raise InputError(f"The filter's field {where} is a number; write {value!r} as a number without quotes.")

@@ -104,14 +104,18 @@ def normalise(path: Path) -> Path:
 
 
 def resolve(path: Path) -> Path:
-    """An absolute path with symbolic links followed as far as that goes; a loop is no error."""
-    return Path(os.path.realpath(path))
+    """An absolute path with symbolic links followed as far as that goes; a loop or an impossible name is no error."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null byte
+        return normalise(path)
 
 
 def prune(db: sqlite3.Connection) -> None:
     """Forget roots of which nothing is kept."""
     db.execute(
-        "delete from roots where id not in (select root_id from images) and id not in (select root_id from failures)"
+        "delete from roots where not exists (select 1 from images where root_id = roots.id) "
+        "and not exists (select 1 from failures where root_id = roots.id)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from sightline.store.base import Entry
 from sightline.store.filters import Sql
 from sightline.store.paths import SqlPath, join_relative, path_from_sql, path_to_sql, split_relative, storable_text
 from sightline.store.roots import Roots
-from sightline.store.texts import check_known, refresh_texts
-from sightline.store.vectors import ids_json, mark_dropped, put_vectors
-from sightline.types import ImageInfo, ImageRecord
+from sightline.store.texts import put_captions, read_captions, refresh_texts
+from sightline.store.vectors import VectorBlob, ids_json, mark_dropped, put_vectors, read_blobs
+from sightline.types import Caption, ImageInfo, ImageRecord
 
 Place = tuple[int, SqlPath]
 """A root's id and the path below it, as SQLite holds it: what is unique for a row."""
@@ -67,13 +68,17 @@ def having_ids(ids: Iterable[int]) -> Sql:
 
 def put_entries(db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry]) -> list[int]:
     """Write images with their vectors; their ids in order. Raises StoreError and InputError."""
+    entries = _renew_lost(db, entries)
     places = find_places(db, roots, [(entry.image.root, entry.image.relative) for entry in entries])
+    shared = _read_shared(db, entries)
     _free_places(db, entries, places)
     ids = [_put_image(db, entry.image, place) for entry, place in zip(entries, places, strict=True)]
     if repainted := [id_ for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors]:
         drop_computed(db, repainted)
-    put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)])
+    blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
+    put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
     refresh_texts(db, set(ids))
+    put_captions(db, {id_: found.captions for id_, found in zip(ids, shared, strict=True) if found.captions})
     return ids
 
 
@@ -109,12 +114,44 @@ def drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     )
 
 
+def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]:
+    """Entries whose row was deleted meanwhile become new ones."""
+    given = [entry.image.id for entry in entries if entry.image.id is not None]
+    lost = set(given).difference(read_ids(db, having_ids(given)))
+    return [
+        replace(entry, image=replace(entry.image, id=None)) if entry.image.id in lost else entry for entry in entries
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What a row gets from another one of the same content."""
+
+    blobs: Sequence[VectorBlob] = ()
+    captions: Sequence[Caption] = ()
+
+
+def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shared]:
+    """What each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
+    wanted = {entry.same_pixels_as for entry in entries if entry.same_pixels_as is not None}
+    sql = "select id, content_hash from images where id in (select value from json_each(?))"
+    hashes: dict[int | None, str] = dict(db.execute(sql, (ids_json(wanted),)))
+    blobs, captions = read_blobs(db, wanted), read_captions(db, list(wanted))
+    shared = []
+    for entry in entries:
+        source = entry.same_pixels_as
+        if source is None or hashes.get(source) != entry.image.content_hash:
+            shared.append(_Shared())
+        else:
+            shared.append(_Shared(blobs=blobs[source], captions=() if entry.keep_vectors else captions[source]))
+    return shared
+
+
 def _free_places(db: sqlite3.Connection, entries: Sequence[Entry], places: Sequence[Place]) -> None:
     """Move renamed rows out of each other's way, so that two files may have swapped their names."""
     moves = {entry.image.id: place for entry, place in zip(entries, places, strict=True) if entry.image.id is not None}
     if len(set(moves.values())) < len(moves):
         raise StoreError("Two images of one batch have the same path but different ids; a path has one row.")
-    check_known(db, moves)
     # No path holds a NUL, so a parked row meets no file's name.
     db.executemany("update images set relative = ? where id = ?", [(b"\0%d" % id_, id_) for id_ in moves])
 

@@ -6,6 +6,7 @@ One folder is one library: `library.db`, `vectors/` (derived, may be deleted), `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
@@ -150,17 +151,18 @@ class SqliteStore:
         """Write entries and failures in one transaction; the ids of the rows, in order.
 
         A written path's old failure is forgotten. An image whose root lies inside a known root is kept under that one;
-        known roots inside a new root become part of it. A row that another one is renamed onto is removed.
-        Raises StoreError where an id or model is unknown, a vector is refused, or the disk is full.
+        known roots inside a new root become part of it. A row that another one is renamed onto is removed; an id whose
+        row is gone makes a new one. Raises StoreError for an unknown model, a vector that is refused, or a full disk.
         """
         with self._database.writing() as db:
             ids = rows.put_entries(db, self._roots, entries)
             failure_rows.forget_written(db, ids)
             failure_rows.put_failures(db, self._roots, failures)
+            root_rows.prune(db)
         return ids
 
     def delete(self, ids: Iterable[int]) -> int:
-        """Remove rows with their vectors and captions; the number removed. Roots without rows are forgotten."""
+        """Remove rows with their vectors and captions; the number removed."""
         with self._database.writing() as db:
             removed = rows.delete_images(db, ids)
             root_rows.prune(db)
@@ -173,7 +175,10 @@ class SqliteStore:
             return self._records(db, ids)
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
-        """All records by root and path, under a filter, in a folder. Rows deleted meanwhile are left out."""
+        """All records by root and path, under a filter, in a folder (also through symbolic links).
+
+        Rows deleted meanwhile are left out.
+        """
         with self._database.reading() as db:
             ids = rows.read_ids(db, self._condition(db, where=where, root=root), order_by=_BY_PATH)
         return self._scan(ids)
@@ -298,8 +303,11 @@ class SqliteStore:
         )
 
     def _size_bytes(self) -> int:
-        files = [*self.folder.glob(f"{DATABASE_NAME}*"), *(self.folder / "vectors").glob("*")]
-        return sum(file.stat().st_size for file in files if file.is_file())
+        size_bytes = 0
+        for file in (*self.folder.glob(f"{DATABASE_NAME}*"), *(self.folder / "vectors").glob("*")):
+            with suppress(FileNotFoundError):  # another process can end its log, or rename a matrix
+                size_bytes += file.stat().st_size
+        return size_bytes
 
     def _condition(self, db: Connection, *, where: str | None = None, root: Path | None = None) -> Sql:
         """A filter and a folder as one condition over `images`."""
@@ -312,7 +320,8 @@ class SqliteStore:
     def _scope(self, db: Connection, root: Path | None, *, table: str) -> Sql:
         if root is None:
             return Sql(text="true")
-        parts = [scope.condition(table) for scope in self._roots.scopes(db, root)]
+        scopes = self._roots.scopes(db, root) or self._roots.scopes(db, root_rows.resolve(root))
+        parts = [scope.condition(table) for scope in scopes]
         return Sql(
             text=f"({' or '.join(part.text for part in parts)})" if parts else "false",
             parameters=tuple(parameter for part in parts for parameter in part.parameters),

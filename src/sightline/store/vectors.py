@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,14 @@ class ModelRow:
     id: int
     identity: ModelIdentity
     generation: int
+
+
+class VectorBlob(NamedTuple):
+    """A vector as it is stored."""
+
+    model_id: int
+    precision: str
+    vector: bytes
 
 
 def list_models(db: sqlite3.Connection) -> dict[str, ModelRow]:
@@ -117,11 +126,32 @@ def encode_vector(embedding: Embedding, model: ModelRow) -> bytes:
     return vector.astype("<f2").tobytes()
 
 
-def put_vectors(db: sqlite3.Connection, written: Sequence[tuple[int, Sequence[Embedding]]]) -> None:
-    """Write the embeddings of images, replacing those of the same models, in one new generation."""
+def read_blobs(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, list[VectorBlob]]:
+    """All vectors of images as they are stored."""
+    blobs: dict[int, list[VectorBlob]] = {id_: [] for id_ in ids}
+    sql = "select image_id, model_id, precision, vector from vectors where image_id in (select value from json_each(?))"
+    for image_id, *blob in db.execute(sql, (ids_json(blobs),)):
+        blobs[image_id].append(VectorBlob(*blob))
+    return blobs
+
+
+def put_vectors(
+    db: sqlite3.Connection,
+    written: Sequence[tuple[int, Sequence[Embedding]]],
+    *,
+    blobs: Mapping[int, Sequence[VectorBlob]],
+) -> None:
+    """Write the embeddings of images, and stored vectors of others that they take over, in one new generation.
+
+    They replace those of the same models; an embedding goes before a stored vector.
+    """
     models = list_models(db)
     generation = next_generation(db)
-    rows = []
+    rows = [
+        (image_id, blob.model_id, generation, blob.precision, blob.vector)
+        for image_id, found in blobs.items()
+        for blob in found
+    ]
     for image_id, embeddings in written:
         for embedding in embeddings:
             model = models.get(embedding.model) or get_model(db, embedding.model)
