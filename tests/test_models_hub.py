@@ -84,7 +84,9 @@ def test_offline_mode_is_named_as_the_reason(hub_cache, monkeypatch):
 
 def test_an_unreachable_hub_is_named_as_the_reason(hub_cache, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "snapshot_download", raise_(ConnectionError("Name or service not known\nsecond line")))
+    error = ConnectionError("Name or service not known\nsecond line")
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", raise_(error))
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_args, **_options: pytest.fail("it would retry for 20 s"))
     with pytest.raises(ModelError, match=r"can't be reached: Name or service not known\. Ways on"):
         hub.download_snapshot("someone/something", revision="main", patterns=["*.json"])
     with pytest.raises(ModelError, match="can't be reached"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def list_models(*, as_json: bool) -> None:
     print_table(
         ["name", "kind", "pixels", "dim", "here", "licence"],
         [
-            (c.name, c.kind, str(c.preprocessing.size_px), str(c.dim or ""), "yes" if here else "no", c.licence)
+            (c.name, c.kind, str(c.preprocessing.size_px), str(c.dim or ""), "yes" if here else "no", _short(c.licence))
             for c, here in rows
         ],
     )
@@ -80,6 +81,10 @@ def use(name: str, *, library_dir: Path | None) -> None:
     with Library.open(library_dir, create=False) as library:
         library.use_model(name)
     notice(f"The default model is now {name}.")
+
+
+def _short(licence: str) -> str:
+    return textwrap.shorten(licence, 30, placeholder=" ...")
 
 
 def _facts(card: ModelCard) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from huggingface_hub.errors import (
 
 from sightline.errors import ModelError
 
+_LOOK_UP_TIMEOUT_S = 20.0
+
 
 def cached_snapshot(repo: str, *, revision: str, patterns: Sequence[str]) -> Path | None:
     """Folder of the cached snapshot of a repository, without touching the network; None where there is none.
@@ -39,6 +41,7 @@ def download_snapshot(repo: str, *, revision: str, patterns: Sequence[str]) -> P
     Raises ModelError where the hub can't be reached or has no such repository, revision or permission.
     """
     try:
+        _look_up(repo, revision=revision)
         return Path(str(snapshot_download(repo, revision=revision, allow_patterns=list(patterns))))
     except Exception as error:  # what is raised depends on the HTTP library underneath, which changes
         raise hub_error(repo, revision, error) from error
@@ -47,10 +50,17 @@ def download_snapshot(repo: str, *, revision: str, patterns: Sequence[str]) -> P
 def download_size(repo: str, *, revision: str, patterns: Sequence[str]) -> int:
     """Bytes that `download_snapshot` would fetch now. Raises the same ModelErrors."""
     try:
+        _look_up(repo, revision=revision)
         files = snapshot_download(repo, revision=revision, allow_patterns=list(patterns), dry_run=True)
     except Exception as error:
         raise hub_error(repo, revision, error) from error
     return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def _look_up(repo: str, *, revision: str) -> None:
+    """Ask for the repository once, so that an unreachable hub is told at once and not after five noisy retries."""
+    if not is_offline_mode():
+        HfApi().model_info(repo, revision=revision, timeout=_LOOK_UP_TIMEOUT_S)
 
 
 def hub_answers(repo: str, *, timeout_s: float) -> bool:
