@@ -90,7 +90,7 @@ def test_a_failed_export_leaves_nothing_and_says_what_to_do(tmp_path_factory, tm
         raise RuntimeError("unsupported operator\nlong trace")
 
     monkeypatch.setattr("torch.onnx.export", fail)
-    with pytest.raises(ModelError, match=r"RuntimeError: unsupported operator. Run the model in PyTorch"):
+    with pytest.raises(ModelError, match=r"RuntimeError: unsupported operator. In Python, load_encoder"):
         export_encoder(read_card(source), source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

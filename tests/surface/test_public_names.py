@@ -7,10 +7,32 @@ import pytest
 
 import sightline
 
+PUBLIC = [
+    "Caption",
+    "CaptionConfig",
+    "CaptionFailure",
+    "DualCaption",
+    "GenerationConfig",
+    "Hit",
+    "ImageError",
+    "ImageRecord",
+    "IndexConfig",
+    "InputError",
+    "Library",
+    "ModelError",
+    "SightlineError",
+    "StoreError",
+    "TrainingError",
+    "__version__",
+    "caption",
+    "load_captioner",
+    "load_encoder",
+]
 
-def test_at_most_25_public_names_and_each_loads():
-    assert len(sightline.__all__) <= 25
-    assert sightline.__all__ == sorted(sightline.__all__) == dir(sightline)
+
+def test_the_public_names_are_these_at_most_25_and_each_loads():
+    assert len(PUBLIC) <= 25
+    assert sightline.__all__ == PUBLIC == dir(sightline)
     for name in sightline.__all__:
         assert getattr(sightline, name) is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sightline.errors import ModelError
@@ -10,6 +11,8 @@ from sightline.models.cards import CARD_FILE, read_card
 from sightline.models.hashes import verify_files
 from sightline.models.layout import TORCH_ADVICE, find_weights, torch_installed
 from sightline.models.resolve import exports_dir
+
+_LOG = logging.getLogger(__name__)
 
 
 def cached_export(card: ModelCard, folder: Path) -> tuple[ModelCard, Path]:
@@ -20,6 +23,7 @@ def cached_export(card: ModelCard, folder: Path) -> tuple[ModelCard, Path]:
     target = exports_dir(folder)
     if not (target / CARD_FILE).is_file():
         require_torch(card, folder)
+        _LOG.warning("Exporting %s to ONNX; this is done once and takes a minute or so.", card.name)
         _export(card, folder, target)
     made = read_card(target)
     verify_files(target, made.files)

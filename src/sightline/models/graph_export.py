@@ -58,7 +58,7 @@ def export_graph(
     except Exception as error:  # the exporter wraps whatever went wrong in classes of its own
         raise ModelError(
             f"The ONNX export of {path.stem} failed: {type(error).__name__}: {str(error).splitlines()[0]}. "
-            "Run the model in PyTorch instead: runtime `torch`."
+            "In Python, load_encoder and load_captioner with runtime='torch' run the weights themselves."
         ) from error
 
 
