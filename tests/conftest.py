@@ -1,5 +1,6 @@
 """Every test has a home of its own, no hub and no network."""
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,23 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1" if os.environ.get("SIGHTLINE_HUB_TESTS") != "1" else "0"
 
+NEED_TORCH = [
+    "contract/test_captioner.py",
+    "test_models_captioner_export.py",
+    "test_models_captioners.py",
+    "test_models_export.py",
+    "test_models_onnx_captioner.py",
+    "test_models_torch_captioner.py",
+]
+"""Modules that make their model folders with PyTorch; others skip test by test."""
+
+collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_report_header():
+    return [f"without the extra torch: {', '.join(collect_ignore)} are left out"] if collect_ignore else []
 
 
 @pytest.fixture(autouse=True)

@@ -86,6 +86,7 @@ def test_fixed_padding_fills_the_context_and_lowercase_comes_first(tmp_path):
 
 
 def test_settings_inside_tokenizer_json_do_not_override_the_card(tmp_path):
+    pytest.importorskip("transformers")
     write_clip_tokenizer(tmp_path, 600, as_json=True)
     values = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     values["truncation"] = {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
@@ -94,6 +95,7 @@ def test_settings_inside_tokenizer_json_do_not_override_the_card(tmp_path):
 
 
 def test_a_tokenizer_without_special_tokens_gets_the_cards(tmp_path):
+    pytest.importorskip("transformers")
     write_clip_tokenizer(tmp_path, 600, as_json=True)
     values = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     values["post_processor"] = None
