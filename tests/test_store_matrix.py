@@ -295,3 +295,19 @@ def test_a_stored_vector_of_another_length_is_reported(library):
             db.execute("update vectors set vector = x'0000' where image_id = 1")
         with pytest.raises(StoreError, match="damaged: a stored vector doesn't have 64 dimensions"):
             store.vectors("m")
+
+
+def test_a_file_that_another_process_puts_there_meanwhile_is_not_taken_for_ours(library, file, monkeypatch):
+    query = random_vectors(1)[0]
+    with open_store(library) as store:
+        store.query(query, 1, model="m")
+        older = file.read_bytes()
+        store.upsert(entries(random_vectors(50, seed=1), first=200))
+        write = matrix.write_matrix
+
+        def write_and_lose(path, plan, db):
+            write(path, plan, db)
+            path.write_bytes(older)  # renamed over ours by a process whose snapshot was taken before the upsert
+
+        monkeypatch.setattr(matrix, "write_matrix", write_and_lose)
+        assert len(store.query(query, 1000, model="m")) == 250

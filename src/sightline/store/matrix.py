@@ -128,7 +128,9 @@ class MatrixFiles:
         except OSError:
             # A read-only medium, a full disk, a file in use on Windows: the scan works from memory just as well.
             return plan.in_memory(db)
-        return read_matrix(self.path(model.id), model.identity.dim) or plan.in_memory(db)
+        made = read_matrix(self.path(model.id), model.identity.dim)
+        # Another process, which still sees an older state, may have put its own file there meanwhile.
+        return made if made is not None and made.generation == model.generation else plan.in_memory(db)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
