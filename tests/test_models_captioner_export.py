@@ -50,7 +50,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise RuntimeError("no such operator\nand a long story")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ModelError, match=r"export of image failed: RuntimeError: no such operator\. Run"):
+    with pytest.raises(ModelError, match=r"export of image failed: RuntimeError: no such operator\. In Python"):
         export_captioner(read_card(tiny_blip()), tiny_blip(), tmp_path / "exports" / "out")
     assert list((tmp_path / "exports").iterdir()) == []
 
