@@ -182,7 +182,8 @@ def test_captions_are_shown_kept_written_and_found(run, indexed, tmp_path):
     best = next(line for line in out if line.startswith("  * ")).split(maxsplit=4)[-1]
     assert names(run("search", *best.split()[-1:], "--match", "captions", "--json")[1]) >= {"red.png"}
     output = tmp_path / "captions.jsonl"
-    assert run("caption", "--write", "jsonl", "--output", output)[0] == 0
+    code, _, err = run("caption", "--write", "jsonl", "--output", output)
+    assert (code, err.splitlines()[-1]) == (0, "3 captions written.")
     assert len(output.read_text().splitlines()) == 3
     code, _, err = run("caption", "--write", "jsonl", "--output", output, "--skip-existing")
     assert code == 0

@@ -83,7 +83,10 @@ def caption(
         else:
             skip = skip_existing and writer is None
             results = library.caption(todo, captioner=captioner, config=config, skip_existing=skip)
-        failed += _run(results, writer=writer, total=len(todo), as_json=as_json)
+        unreadable = _run(results, writer=writer, total=len(todo), as_json=as_json)
+        if writer:
+            notice(f"{len(todo) - unreadable:,} captions written.")
+        failed += unreadable
     if failed:
         notice(f"{failed:,} of {len(pictures):,} pictures could not be captioned.")
         raise SystemExit(1)
