@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -290,6 +291,21 @@ def test_two_processes_make_and_write_one_library(tmp_path):
     for writer in [start(script, tmp_path / "library", first) for first in (0, 100, 200)]:
         finish(writer)
     assert_sound(tmp_path / "library", batches=30)
+
+
+def test_many_may_open_a_new_library_at_once(tmp_path):
+    """Switching a new file to WAL is refused at once while another does it, whatever the busy timeout."""
+
+    def open_once(folder, barrier):
+        barrier.wait()
+        with open_store(folder) as store:
+            store.set_setting("a", "b")
+
+    with ThreadPoolExecutor(6) as pool:
+        for round_ in range(30):
+            barrier = threading.Barrier(6)
+            openings = [pool.submit(open_once, tmp_path / str(round_), barrier) for _ in range(6)]
+            assert [opening.result(timeout=60) for opening in openings] == [None] * 6
 
 
 def test_a_writer_that_waits_too_long_is_told_why(library, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from sightline.store import schema
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another process's write to end."""
+
+_BUSY_PAUSE_S = 0.01
 
 DATABASE_NAME = "library.db"
 
@@ -95,7 +98,7 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
 def _open(path: Path) -> sqlite3.Connection:
     db = _connect(path, "mode=rwc")
     try:
-        db.execute("pragma journal_mode = wal")
+        _switch_to_wal(db)
         # In WAL mode NORMAL can lose the last transactions in a power cut but never damages the file.
         db.execute("pragma synchronous = normal")
         db.execute("pragma journal_size_limit = 67108864")
@@ -105,6 +108,19 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. SQLite's busy timeout doesn't cover this, so waiting for others is done here."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
