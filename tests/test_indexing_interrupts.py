@@ -108,7 +108,7 @@ def test_ctrl_c_stops_within_two_seconds_and_keeps_what_was_embedded(tmp_path, f
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         lines = process.stdout.read().splitlines()
-        assert process.wait() == 0
+        assert process.wait() == 0, lines[-3:]
         assert time.monotonic() - asked < 2
     counts = json.loads(lines[-1])
     assert counts["interrupted"]

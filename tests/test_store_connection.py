@@ -308,6 +308,15 @@ def test_many_may_open_a_new_library_at_once(tmp_path):
             assert [opening.result(timeout=60) for opening in openings] == [None] * 6
 
 
+def test_a_read_that_was_cut_short_by_ctrl_c_does_not_block_writing(library):
+    """KeyboardInterrupt can strike between two bytecodes, so a read's transaction may be left open."""
+    with open_store(library) as store:
+        store._database._connection.execute("begin")
+        store._database._connection.execute("select count(*) from images").fetchone()
+        assert len(store.upsert(batch(0))) == BATCH
+        assert store.stats().images == BATCH
+
+
 def test_a_writer_that_waits_too_long_is_told_why(library, monkeypatch):
     monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.1)
     with (

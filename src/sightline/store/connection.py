@@ -69,6 +69,8 @@ class Database:
             db = self._connected()
             if self.read_only:
                 raise StoreError(f"The library at {self.path.parent} was opened for reading only.")
+            if db.in_transaction:  # a read that Ctrl-C cut short just before it ended
+                db.execute("rollback")
             db.execute("begin immediate")
             try:
                 yield db
