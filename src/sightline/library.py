@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from sightline import config
 from sightline.errors import InputError, ModelError
 from sightline.paths import expand, is_file
-from sightline.search.query import parse_query
+from sightline.search.query import Part, parse_query
 
 if TYPE_CHECKING:
     from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
     from sightline.indexing.report import IndexConfig, IndexReport, Progress
     from sightline.models.base import Encoder
     from sightline.search.duplicates import DuplicateGroup
-    from sightline.search.engine import Match
+    from sightline.search.engine import Match, SearchConfig
     from sightline.store.sqlite import SqliteStore
     from sightline.types import Caption, Hit
 
@@ -93,12 +93,13 @@ class Library:
 
         reason = None
         if self._chosen_model is None:
-            self._chosen_model = self._default_model()
+            self._chosen_model = self.default_model
         if self._chosen_model is None:
             self._chosen_model, reason = default_model_name(confirm=confirm)
         return reason
 
-    def _default_model(self) -> str | None:
+    @property
+    def default_model(self) -> str | None:
         """The default that was set, as long as its vectors are there, else the model that came first."""
         known = self.store.models()
         default = self.store.setting(_MODEL_SETTING)
@@ -122,7 +123,7 @@ class Library:
     def remove_model(self, name: str) -> int:
         """Drop a model's vectors; the number dropped. The default can't be dropped while others are there."""
         name = self._known_model(name)
-        if name == self._default_model() and len(self.store.models()) > 1:
+        if name == self.default_model and len(self.store.models()) > 1:
             raise ModelError(f"{name!r} is the library's default. First choose another: sightline models use NAME")
         return self.store.remove_model(name)
 
@@ -149,7 +150,7 @@ class Library:
     ) -> IndexReport:
         """Bring the library up to date with folders; without any, with all folders that it knows.
 
-        Only what is new or changed is read. Raises InputError for a missing folder where the library
+        Only what is new or changed is read. Raises InputError for a missing folder, StoreError where the library
         can't be written. See `IndexReport` for what was done and what couldn't be read.
         """
         from sightline.indexing.indexer import index
@@ -159,7 +160,7 @@ class Library:
         if not roots:
             raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
         report = index(self.store, self.encoder, roots, config=config or IndexConfig(), on_progress=on_progress)
-        if self.store.setting(_MODEL_SETTING) != (default := self._default_model()) and default is not None:
+        if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
             self.store.set_setting(_MODEL_SETTING, default)
         return report
 
@@ -198,25 +199,24 @@ class Library:
         `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
         Raises InputError for a broken query or filter.
         """
-        from sightline.search.engine import SearchConfig, search
+        from sightline.search.engine import SearchConfig
 
-        parts = parse_query(query, add=add, subtract=subtract)
         settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
-        if not self._require_vectors():
-            return []
-        return search(self.store, self.encoder, parts, config=settings)
+        return self._search(parse_query(query, add=add, subtract=subtract), settings)
 
     def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like a photo, which need not be in the library; the photo itself is left out."""
-        from sightline.search.engine import SearchConfig, search
-        from sightline.search.query import Part
+        from sightline.search.engine import SearchConfig
 
         path = expand(photo)
         if not is_file(path):
             raise InputError(f"There is no picture {path}.")
-        if not self._require_vectors():
-            return []
-        return search(self.store, self.encoder, [Part(image=path)], config=SearchConfig(top=top, where=where))
+        return self._search([Part(image=path)], SearchConfig(top=top, where=where))
+
+    def _search(self, parts: Sequence[Part], config: SearchConfig) -> list[Hit]:
+        from sightline.search.engine import search
+
+        return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
 
     def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
         """Groups of exact copies; with a similarity (0.95, say) also of near ones."""
@@ -285,7 +285,7 @@ class Library:
             "library": str(self.path.absolute()),
             "images": stats.images,
             "captions": stats.captions,
-            "model": self._default_model(),
+            "model": self.default_model,
             "models": dict(stats.models),
             "folders": [str(root) for root in stats.roots],
             "unreadable": len(self.store.failures()),

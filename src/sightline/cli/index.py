@@ -48,7 +48,7 @@ def index(
     with Library.open(library_dir, model=model) as library, ProgressBar("indexing") as bar:
         if reason := library.choose_model(confirm=_ask if sys.stdin.isatty() else None):
             notice(reason)
-        default = library.info()["model"]
+        default = library.default_model
         report = library.index(*folders, config=config, on_progress=lambda event: _show(bar, event))
         if default not in (None, library.model):
             notice(f"Searches use {default} as before; to change that: sightline models use {library.model}")

@@ -18,16 +18,17 @@ def render_reference() -> str:
     """The whole reference as Markdown."""
     from sightline.cli.main import sightline
 
-    return "\n".join([_HEAD, *_describe(sightline, "sightline")])
+    return "\n".join([_HEAD, *_describe(sightline, "sightline", parent=None)])
 
 
-def _describe(command: click.Command, name: str) -> Iterator[str]:
+def _describe(command: click.Command, name: str, *, parent: click.Context | None) -> Iterator[str]:
+    """A command's help as it is printed, then its subcommands'; contexts are nested because they inherit settings."""
     settings = {**command.context_settings, "max_content_width": 100}
-    context = click.Context(command, info_name=name, terminal_width=100, **settings)
-    yield f"## `{name}`\n\n```\n{command.get_help(context)}\n```\n"
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, **settings)
+    yield f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
-            yield from _describe(inner, f"{name} {inner.name}")
+        for inner_name, inner in command.commands.items():
+            yield from _describe(inner, inner_name, parent=context)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: Sea
 
     Raises InputError for a broken filter or a picture that can't be read, and for full text without words.
     """
-    own_rows = [_find_row(store, part.image) for part in parts if part.image]
+    own_rows = [_find_row(store, part.image) if part.image else None for part in parts]
     exclude = {row.id for row in own_rows if row and row.id is not None}
-    vectors_PD = np.stack([_embed_part(store, encoder, part) for part in parts])
+    vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
     query_D = combine(vectors_PD, [part.weight for part in parts])
     if config.match == "pictures":
         found = store.query(query_D, config.top, model=encoder.card.name, where=config.where, exclude=exclude)
@@ -105,12 +105,12 @@ def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
     return vector_D
 
 
-def _embed_part(store: Store, encoder: Encoder, part: Part) -> NDArray[np.float32]:
+def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | None) -> NDArray[np.float32]:
+    """A part's vector; that of a picture in the library, whose `row` is given, comes from there if it is unchanged."""
     if part.image is None:
         assert part.text is not None  # a Part is one or the other
         text_vector_D: NDArray[np.float32] = encoder.encode_texts([part.text])[0]
         return text_vector_D
-    row = _find_row(store, part.image)
     if row and row.id is not None and _is_unchanged(part.image, row):
         _, stored_1D = store.vectors(encoder.card.name, [row.id])
         if len(stored_1D):
