@@ -1,0 +1,1 @@
+"""Training CLIP: losses, one visible loop, checkpoints, recipes. Needs the extra `train`."""
