@@ -14,6 +14,7 @@ from sightline.cli.index import index
 from sightline.cli.library import info, remove
 from sightline.cli.models import models
 from sightline.cli.search import duplicates, search, similar
+from sightline.cli.train import train
 from sightline.errors import InputError, SightlineError
 
 
@@ -26,7 +27,7 @@ def sightline() -> None:
     """
 
 
-for command in (index, search, similar, duplicates, caption, info, remove, models, doctor):
+for command in (index, search, similar, duplicates, caption, info, remove, models, train, doctor):
     sightline.add_command(command)
 
 

@@ -24,8 +24,12 @@ class ImageSource(Protocol):
     Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read.
     """
 
-    def read(self) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where it can't be read."""
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where it can't be read.
+
+        With `min_side_px` the picture may come smaller than it is, its shorter side at least that (or its full size),
+        where a source can do so faster; a source that can't ignores it.
+        """
         ...
 
 
@@ -35,11 +39,11 @@ class FileImage:
 
     path: Path
 
-    def read(self) -> NDArray[np.uint8]:
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where the file can't be read."""
         from sightline.images.decode import read_picture
 
-        return read_picture(self.path).rgb
+        return read_picture(self.path, min_side_px=min_side_px).rgb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

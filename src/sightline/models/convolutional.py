@@ -38,6 +38,7 @@ class _ConvConfig:
     """
 
     model_type: ClassVar[str]
+    fewest_text_layers: ClassVar[int] = 1
 
     size_px: int = 112
     image_width: int = 32
@@ -62,11 +63,12 @@ class _ConvConfig:
             "vocab_size",
             "context_length",
             "text_width",
-            "text_layers",
             "text_heads",
         ):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.text_layers < self.fewest_text_layers:
+            raise ModelError(f"text_layers must be at least {self.fewest_text_layers}, got {self.text_layers}.")
         if not self.image_blocks or min(self.image_blocks) < 1:
             raise ModelError(f"image_blocks needs at least one block in each stage, got {self.image_blocks}.")
         if self.text_width % self.text_heads:
@@ -106,9 +108,13 @@ class _ConvConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvClipConfig(_ConvConfig):
-    """Sizes of a `ConvClip`; `dim` is the dimension D of the joint space."""
+    """Sizes of a `ConvClip`; `dim` is the dimension D of the joint space.
+
+    Without text layers the text tower is a bag of words: the mean of its tokens, whatever their order.
+    """
 
     model_type: ClassVar[str] = "sightline-clip"
+    fewest_text_layers: ClassVar[int] = 0
 
     dim: int = 256
 
@@ -263,13 +269,14 @@ class TransformerLayer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A bidirectional transformer over tokens, averaged over those that aren't padding."""
+    """A bidirectional transformer over tokens, averaged over those that aren't padding; without layers a bag of words."""
 
     def __init__(self, config: ConvClipConfig) -> None:
         super().__init__()
         self.pad_id = config.pad_id
         self.tokens = nn.Embedding(config.vocab_size, config.text_width)
-        self.positions = nn.Parameter(0.02 * torch.randn(config.context_length, config.text_width))
+        order = 0.02 * torch.randn(config.context_length, config.text_width)
+        self.positions = nn.Parameter(order) if config.text_layers else None
         nn.init.normal_(self.tokens.weight, std=0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -280,7 +287,10 @@ class TextTower(nn.Module):
     def forward(self, ids_TL: Tensor) -> Tensor:
         """int64 (T, L) -> (T, E). Padding never changes a text's vector."""
         real_TL = ids_TL != self.pad_id
-        x_TLE = self.dropout(self.tokens(ids_TL) + self.positions[: ids_TL.shape[1]])
+        x_TLE = self.tokens(ids_TL)
+        if self.positions is not None:
+            x_TLE = x_TLE + self.positions[: ids_TL.shape[1]]
+        x_TLE = self.dropout(x_TLE)
         for layer in self.layers:
             x_TLE = layer(x_TLE, mask=real_TL[:, None, None, :])
         weight_TL1 = real_TL[:, :, None].to(x_TLE.dtype)

@@ -85,4 +85,4 @@ def _load_torch(card: ModelCard, folder: Path) -> Encoder:
     require_torch(card, folder)
     from sightline.models.torch_encoder import TorchEncoder
 
-    return TorchEncoder(card, folder, weights_hash=weights_hash(card, folder))
+    return TorchEncoder.load(card, folder, weights_hash=weights_hash(card, folder))

@@ -29,16 +29,21 @@ class TorchEncoder:
 
     precision: Precision = "fp32"
 
-    def __init__(self, card: ModelCard, folder: Path, *, weights_hash: str, device: str = "auto") -> None:
-        """Load a model folder's safetensors. Raises ModelError where they are missing or don't fit the card."""
+    def __init__(self, card: ModelCard, towers: Towers, tokenizer: Tokenizer, *, weights_hash: str) -> None:
+        """Run towers where they are; while they are trained, each call runs the weights of that moment."""
         self.card = card
-        self.folder = folder
-        self.device = choose_device(device)
-        self.towers = load_towers(card, folder).to(self.device)
-        self.dim = self.towers.dim
-        self.runtime = f"torch:{self.device}"
-        self._tokenizer = Tokenizer.load(folder, card.text)
+        self.towers = towers
+        self.dim = towers.dim
+        self.device = next(towers.parameters()).device
+        self.runtime = f"torch:{self.device.type}"
+        self._tokenizer = tokenizer
         self._weights_hash = weights_hash
+
+    @classmethod
+    def load(cls, card: ModelCard, folder: Path, *, weights_hash: str, device: str = "auto") -> TorchEncoder:
+        """From a model folder's safetensors. Raises ModelError where they are missing or don't fit the card."""
+        towers = load_towers(card, folder).to(choose_device(device))
+        return cls(card, towers, Tokenizer.load(folder, card.text), weights_hash=weights_hash)
 
     @property
     def identity(self) -> ModelIdentity:

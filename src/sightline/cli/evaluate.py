@@ -1,0 +1,295 @@
+"""`eval retrieval`, `zeroshot`, `linear-probe`, `compose` and `captions`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from sightline.cli.options import json_option, notice, print_json, print_table, printable
+from sightline.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from sightline.data.base import Dataset
+    from sightline.evaluation.bootstrap import Bootstrap
+    from sightline.evaluation.results import EvalResult, Interval
+    from sightline.models.base import Encoder
+
+_NAMED = 5
+"""Pictures that were left out and are named one by one."""
+_SHARES = ("recall", "acc", "compose")
+"""What is printed in percent: metrics whose name has one of these words."""
+
+_model_option = click.option(
+    "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
+)
+_seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Decides which N, and the resamples of intervals.",
+)
+_SHARED_OPTIONS = (
+    click.option(
+        "--data", metavar="DATA", required=True, help="scenes[:SEED], KIND:PATH such as flickr8k:PATH, or PATH."
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["train", "val", "test"]),
+        default="val",
+        show_default=True,
+        help="The part measured.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Measure on N pictures, chosen by --seed."),
+    _seed_option,
+    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures at once."),
+    click.option(
+        "--resamples",
+        type=click.IntRange(min=0),
+        default=1000,
+        show_default=True,
+        help="Bootstrap resamples of the 95% intervals; 0 for none.",
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "onnx", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What runs the model.",
+    ),
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Keep the JSON."
+    ),
+    json_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What all evaluations are told."""
+
+    data: str
+    split: str
+    limit: int | None
+    seed: int
+    batch_size: int
+    resamples: int
+    runtime: Literal["auto", "onnx", "torch"]
+    output: Path | None
+    as_json: bool
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        from sightline.evaluation.bootstrap import Bootstrap
+
+        return Bootstrap(resamples=self.resamples, seed=self.seed)
+
+    def load_captioned(self) -> Dataset:
+        from sightline.data.addressing import load_dataset
+
+        return load_dataset(self.data, split=self.split, limit=self.limit, seed=self.seed)
+
+    def load_labelled(self, classes: Path | None) -> Dataset:
+        from sightline.evaluation.labelled import load_labelled
+
+        return load_labelled(self.data, split=self.split, limit=self.limit, seed=self.seed, classes=classes)
+
+    def load_encoder(self, name: str) -> Encoder:
+        from sightline.models.encoders import load_encoder
+
+        return load_encoder(name, runtime=self.runtime)
+
+
+def _measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the shared options; the command gets them as its first argument, its own by name."""
+
+    @functools.wraps(command)
+    def call(**options: Any) -> None:
+        settings = _Settings(**{field.name: options.pop(field.name) for field in fields(_Settings)})
+        if settings.output is not None and not settings.output.parent.is_dir():
+            raise click.UsageError(f"--output: the folder {settings.output.parent} doesn't exist.")
+        command(settings, **options)
+
+    for option in reversed(_SHARED_OPTIONS):
+        call = option(call)
+    return call
+
+
+@click.group("eval")
+def evaluate() -> None:
+    """Measure a model on your pairs: retrieval, classification, composition, captions.
+
+    Rates are fractions in JSON and percent in tables; every figure comes with a bootstrap interval.
+    """
+
+
+@evaluate.command()
+@_model_option
+@_measuring
+def retrieval(settings: _Settings, *, model: str) -> None:
+    """Find images by captions and captions by images: recall@1, 5, 10, ranks, mean average precision.
+
+    image_retrieval is text to image. An image with several captions is found when its best-ranked caption is.
+    """
+    from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
+
+    config = RetrievalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    dataset = settings.load_captioned()
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = RetrievalEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences with {} in them.")
+@click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Names of the classes, one a line.")
+@click.option("--synonyms", is_flag=True, help="Use all names of a class, not only the first.")
+@_measuring
+def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | None, synonyms: bool) -> None:
+    """Classify without training: a picture is of the class whose sentences are nearest.
+
+    DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
+    columns filepath and label.
+    """
+    from sightline.evaluation.prompts import load_prompts
+    from sightline.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator
+
+    config = ZeroshotConfig(
+        templates=load_prompts(prompts),
+        names="all" if synonyms else "first",
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+    )
+    dataset = settings.load_labelled(classes)
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = ZeroshotEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command("linear-probe")
+@_model_option
+@click.option("--limit-train", type=click.IntRange(min=2), metavar="N", help="Learn from N pictures of train.")
+@_measuring
+def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) -> None:
+    """Fit a logistic regression to the image vectors of train, and classify the split with it.
+
+    Its strength of regularisation is chosen on a held-out fifth of train. Needs scikit-learn. DATA as for zeroshot.
+    """
+    from sightline.evaluation.labelled import load_labelled
+    from sightline.evaluation.linear_probe import LinearProbeConfig, LinearProbeEvaluator, ProbeConfig
+
+    if settings.split == "train":
+        raise click.UsageError("--split: the probe learns on train; measure it on val or test.")
+    config = LinearProbeConfig(
+        probe=ProbeConfig(seed=settings.seed), batch_size=settings.batch_size, bootstrap=settings.bootstrap
+    )
+    dataset = settings.load_labelled(None)
+    train = load_labelled(settings.data, split="train", limit=limit_train, seed=settings.seed)
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = LinearProbeEvaluator(config).run(encoder, dataset, train=train, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@_measuring
+def compose(settings: _Settings, *, model: str) -> None:
+    """Tell true sentences from false ones that differ in one swapped attribute, relation, count or negation.
+
+    Chance is 50%. DATA must have hard negatives: scenes[:SEED].
+    """
+    from sightline.evaluation.compose import ComposeConfig, ComposeEvaluator
+
+    config = ComposeConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    dataset = settings.load_captioned()
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = ComposeEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command()
+@click.option("--model", metavar="NAME", help="The captioner, such as starter-captioner or blip-base.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Measure these captions (COCO JSON).",
+)
+@click.option("--encoder", metavar="NAME", help="Add CLIPScore and RefCLIPScore by this model.")
+@_measuring
+def captions(settings: _Settings, *, model: str | None, results: Path | None, encoder: str | None) -> None:
+    """Compare written captions with the references of a data set: BLEU, ROUGE-L, CIDEr, CLIPScore."""
+    from sightline.evaluation.captions.evaluator import CaptionEvaluator, evaluate_results_file
+    from sightline.models.captioners import load_captioner
+
+    if (model is None) == (results is None):
+        raise click.UsageError("Give either --model, which writes the captions, or --results, which has them.")
+    dataset = settings.load_captioned()
+    if results is not None:
+        result = evaluate_results_file(results, dataset)
+    else:
+        assert model is not None  # one of them is given
+        scorer = settings.load_encoder(encoder) if encoder is not None else None
+        result = CaptionEvaluator().run(load_captioner(model, runtime=settings.runtime), dataset, encoder=scorer)
+    _finish(result, settings)
+
+
+def _shown_on(bar: ProgressBar) -> Callable[[int, int], None]:
+    return lambda done, total: bar.show(done, total=total)
+
+
+def _finish(result: EvalResult, settings: _Settings) -> None:
+    """Print the result and keep it; exit code 1 where pictures were left out."""
+    values = result.to_dict()
+    if settings.output is not None:
+        _write(settings.output, values)
+    if settings.as_json:
+        print_json(values)
+    else:
+        _print(result)
+    for problem in result.problems[:_NAMED]:
+        notice(f"left out {printable(problem.id)}: {problem.reason}")
+    if len(result.problems) > _NAMED:
+        notice(f"... and {len(result.problems) - _NAMED:,} more")
+    if result.problems:
+        notice(f"{len(result.problems):,} pictures could not be read and are not in these figures.")
+        raise SystemExit(1)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    from sightline.errors import InputError
+
+    try:
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
+
+
+def _print(result: EvalResult) -> None:
+    texts = f", {result.n_texts:,} texts" if result.n_texts else ""
+    click.echo(f"{result.model} on {printable(result.data)}, {result.split}: {result.n_images:,} images{texts}")
+    rows = [
+        (name, _figure(name, value), _range(name, result.intervals.get(name))) for name, value in result.metrics.items()
+    ]
+    print_table(["metric", "value", "95% interval" if result.intervals else ""], rows)
+
+
+def _range(name: str, interval: Interval | None) -> str:
+    return "" if interval is None else f"{_figure(name, interval[0])} to {_figure(name, interval[1])}"
+
+
+def _figure(name: str, value: float) -> str:
+    if any(word in name for word in _SHARES):
+        return f"{value:.1%}"
+    return f"{value:.1f}" if name.endswith("_rank") else f"{value:.3f}"

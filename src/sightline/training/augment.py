@@ -1,0 +1,88 @@
+"""Random crops, mirroring, stretching and light colour changes, a whole batch at once, on the device that trains.
+
+Shape suffixes: B images, H W the cached pixels' sides, S the side that is trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How much a picture may change between two steps; see `TrainConfig` for the fields."""
+
+    crop_min: float = 0.7
+    aspect_jitter: float = 1.0
+    flip: bool = True
+    colour_jitter: float = 0.2
+
+    @property
+    def changes_place(self) -> bool:
+        """Whether pixels move at all."""
+        return self.flip or self.crop_min < 1 or self.aspect_jitter > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is done to each picture of a batch. Drawn for the whole batch, so that ranks and chunks see their part."""
+
+    affine_B23: Tensor  # noqa: N815
+    colour_3B: Tensor  # noqa: N815
+    """Factors on brightness, contrast and saturation."""
+
+    def part(self, rows: slice) -> Changes:
+        """The changes of some pictures."""
+        return Changes(affine_B23=self.affine_B23[rows], colour_3B=self.colour_3B[:, rows])
+
+
+def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
+    """Changes of `n` pictures, on the CPU, so that a seed gives the same ones on every device.
+
+    A crop's area is that of a square whose side is uniform in [crop_min, 1] of the picture's; its aspect ratio is
+    log-uniform within the jitter; its place is uniform.
+    """
+    side_B = augmentation.crop_min + (1 - augmentation.crop_min) * torch.rand(n, generator=generator)
+    stretch_B = augmentation.aspect_jitter ** (torch.rand(n, generator=generator) - 0.5)
+    width_B, height_B = (side_B * stretch_B).clamp(max=1), (side_B / stretch_B).clamp(max=1)
+    shift_B2 = 2 * torch.rand(n, 2, generator=generator) - 1
+    mirrored_B = torch.rand(n, generator=generator) < (0.5 if augmentation.flip else 0.0)
+    affine_B23 = torch.zeros(n, 2, 3)
+    affine_B23[:, 0, 0], affine_B23[:, 1, 1] = width_B * torch.where(mirrored_B, -1.0, 1.0), height_B
+    affine_B23[:, 0, 2], affine_B23[:, 1, 2] = (1 - width_B) * shift_B2[:, 0], (1 - height_B) * shift_B2[:, 1]
+    colour_3B = 1 + augmentation.colour_jitter * (2 * torch.rand(3, n, generator=generator) - 1)
+    return Changes(affine_B23=affine_B23, colour_3B=colour_3B)
+
+
+def augment(pixels_BHW3: Tensor, size_px: int, augmentation: Augmentation, changes: Changes) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, S, S) in [0, 1], each picture changed on its own."""
+    image_B3HW = pixels_BHW3.permute(0, 3, 1, 2).float().div_(255)
+    if augmentation.changes_place:
+        affine_B23 = changes.affine_B23.to(image_B3HW.device)
+        grid_BSS2 = F.affine_grid(affine_B23, [len(image_B3HW), 3, size_px, size_px], align_corners=False)
+        image_B3SS = F.grid_sample(
+            image_B3HW, grid_BSS2, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+    else:
+        image_B3SS = _resize(image_B3HW, size_px)
+    return _recolour(image_B3SS, changes.colour_3B) if augmentation.colour_jitter else image_B3SS
+
+
+def _resize(image_B3HW: Tensor, size_px: int) -> Tensor:
+    """The whole pictures at another size, with antialiasing."""
+    if image_B3HW.shape[-1] == size_px:
+        return image_B3HW
+    return F.interpolate(image_B3HW, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
+    brightness, contrast, saturation = colour_3B[:, :, None, None, None].to(image_B3SS.device)
+    image_B3SS = image_B3SS * brightness
+    mean_B111 = image_B3SS.mean(dim=(1, 2, 3), keepdim=True)
+    image_B3SS = (image_B3SS - mean_B111) * contrast + mean_B111
+    grey_B1SS = image_B3SS.mean(dim=1, keepdim=True)
+    return ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)

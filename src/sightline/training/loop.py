@@ -1,0 +1,377 @@
+"""The training loop, readable from top to bottom. Everything random in a step depends on seed and step alone.
+
+Shape suffixes: B images, T texts, D joint space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from sightline.errors import TrainingError
+from sightline.models.layout import WEIGHTS_FILE
+from sightline.training.adapters import has_lora, merge_lora
+from sightline.training.alarms import Alarm, AlarmConfig, Alarms, StepFacts, mean_pairwise_cosine
+from sightline.training.batches import Batch
+from sightline.training.checkpoint import load_checkpoint, read_state, save_checkpoint
+from sightline.training.config import TrainConfig
+from sightline.training.curves import draw_curves
+from sightline.training.distributed import (
+    World,
+    all_equal,
+    any_rank,
+    average_gradients,
+    gather_features,
+    gather_ids,
+    start_world,
+)
+from sightline.training.gradient_cache import chunk_seeds, contrastive_backward
+from sightline.training.interrupt import stop_on_interrupt
+from sightline.training.journal import Journal
+from sightline.training.losses import chance_loss
+from sightline.training.optimiser import describe_groups, set_learning_rate, set_training_mode
+from sightline.training.plan import Plan, describe_plan
+from sightline.training.preparation import Prepared, Report, prepare
+from sightline.training.run_folder import CURVES_FILE, RunFolder
+from sightline.training.schedule import learning_rate
+from sightline.training.towers import write_settings, write_weights
+
+_DRAW_EVERY_S = 30.0
+
+ShowProgress = Callable[[int, int, str], None]
+"""Takes steps done, their number, and a note with loss, rate and time left."""
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """What a run knows of itself beside its tensors."""
+
+    step: int = 0
+    """Updates done."""
+    best: float = -1.0
+    best_step: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
+    """Measurements since the best one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What came of a run."""
+
+    output: Path
+    steps: int
+    total_steps: int
+    stopped: str | None
+    """Why it ended before its last step; None where it didn't."""
+    best_step: int
+    metrics: dict[str, float]
+    """Those of the weights that were kept, on the val pairs."""
+    images_per_s: float
+    took_s: float
+
+
+def train(
+    config: TrainConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    report: Report = lambda line: None,
+    progress: ShowProgress = lambda done, total, note: None,
+) -> TrainReport:
+    """Train, measure and keep a model in the folder `output`, which is a model folder from its first measurement on.
+
+    `resume` goes on after the newest checkpoint, to the same weights as a run that was never stopped (bit for bit on
+    one CPU with the same number of threads). Under `torchrun` every process calls this. Raises InputError, ModelError
+    or TrainingError for what can't be trained; what was kept until then stays.
+    """
+    with start_world() as world:
+        quiet = report if world.is_first else lambda line: None
+        folder = RunFolder(path=output)
+        checkpoint = folder.check_resumable(config) if resume else None
+        if not resume and world.is_first:
+            folder.start(config)
+        any_rank(False, world)  # the others read the folder that the first one makes
+        with folder.undone_on_error() if not resume and world.is_first else contextlib.nullcontext():
+            prepared = prepare(config, output, world, report=quiet, resumed=checkpoint is not None)
+        run = Run(prepared, output, report=quiet, progress=progress)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        return run.go(resumed=resume)
+
+
+class Run:
+    """One run in one process; of several ranks only the first writes and talks."""
+
+    def __init__(self, prepared: Prepared, output: Path, *, report: Report, progress: ShowProgress) -> None:
+        self.prepared = prepared
+        self.config, self.world = prepared.config, prepared.world
+        self.output, self.report, self.progress = output, report, progress
+        self.plan = Plan.make(self.config, prepared.batches.steps_per_epoch)
+        self.state = RunState()
+        self.alarms = Alarms(AlarmConfig(warmup_steps=self.plan.warmup_steps))
+        self.journal: Journal | None = None
+        self._draw_at_s = time.monotonic() + _DRAW_EVERY_S
+
+    @property
+    def towers(self) -> Any:
+        """The two towers in training."""
+        return self.prepared.model.towers
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def go(self, *, resumed: bool = False) -> TrainReport:
+        """From the present step to the end."""
+        self._announce()
+        first, started_s, stopped = self.state.step, time.monotonic(), None
+        with contextlib.ExitStack() as stack:
+            interrupted = stack.enter_context(stop_on_interrupt())
+            if self.world.is_first:
+                resume_step = first if resumed else None
+                self.journal = stack.enter_context(Journal(self.output, resume_step=resume_step, notice=self.report))
+            if first == 0:
+                self._raise(self._start_alarms())
+                self._measure()
+            for step in range(first, self.plan.total_steps):
+                facts = self._update(step)
+                self.state.step = step + 1
+                self._log(facts, seconds=time.monotonic() - started_s, first=first)
+                if self.plan.measures_after(step):
+                    self._measure()
+                stopped = self._why_stop(interrupted())
+                if self.plan.keeps_after(step) or stopped:
+                    self._keep()
+                if stopped:
+                    self.report(f"stopped after step {step + 1:,}: {stopped}")
+                    break
+        self._draw()
+        took_s = time.monotonic() - started_s
+        done = self.state.step - first
+        return TrainReport(
+            output=self.output,
+            steps=self.state.step,
+            total_steps=self.plan.total_steps,
+            stopped=stopped,
+            best_step=self.state.best_step,
+            metrics=dict(self.state.best_metrics),
+            images_per_s=done * self.config.batch_size / took_s if took_s else 0.0,
+            took_s=took_s,
+        )
+
+    def _update(self, step: int) -> StepFacts:
+        """One optimiser step: batch, two towers, loss, gradient, alarms, weights."""
+        prepared, config, world = self.prepared, self.config, self.world
+        rate = self._rate(step)
+        set_learning_rate(prepared.optimiser, rate)
+        prepared.optimiser.zero_grad(set_to_none=True)
+        batches = prepared.batches.at(step, device=world.device)
+        groups = _Groups(batches, world)
+        spread: dict[str, float] = {}
+
+        def loss_of_features(image_BD: Tensor, text_TD: Tensor) -> Tensor:
+            image_BD, text_TD = gather_features(image_BD, world), gather_features(text_TD, world)
+            spread["image"] = mean_pairwise_cosine(image_BD.detach())
+            spread["text"] = mean_pairwise_cosine(text_TD.detach())
+            loss: Tensor = prepared.objective(image_BD, text_TD, groups.group_B, groups.group_T, groups.teacher_BD)
+            return loss
+
+        seeds = chunk_seeds(len(batches), seed=config.seed, step=step, rank=world.rank)
+        contrastive_backward(self._encode, batches, loss_of_features, seeds=seeds)
+        average_gradients(prepared.parameters, world)
+        norm = nn.utils.clip_grad_norm_(prepared.parameters, config.max_gradient_norm)
+        facts = StepFacts(
+            step=step + 1,
+            loss=prepared.objective.parts["contrast"],
+            learning_rate=rate,
+            gradient_norm=float(norm),
+            scale=float(prepared.objective.scale.detach()),
+            scale_limit=config.max_temperature,
+            chance_loss=chance_loss(config.loss, groups.group_B, groups.group_T),
+            image_cosine=spread["image"],
+            text_cosine=spread["text"],
+            batch_ids=lambda: [id_ for batch in batches for id_ in prepared.batches.ids_of(batch.rows)],
+        )
+        self._raise(self.alarms.check(facts))
+        prepared.optimiser.step()
+        prepared.objective.clamp()
+        if prepared.average is not None:
+            prepared.average.update(self.towers.model, step)
+        return facts
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Unit features of one chunk: (B, D) and (T, D)."""
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            image_BD = self.towers.embed_images(batch.image_B3SS)[0]
+            text_TD = self.towers.embed_texts(batch.ids_TL)
+        return F.normalize(image_BD.float(), dim=-1), F.normalize(text_TD.float(), dim=-1)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(
+            step,
+            peak=self.config.lr,
+            warmup_steps=self.plan.warmup_steps,
+            total_steps=self.plan.total_steps,
+            shape=self.config.schedule,
+        )
+
+    # --- measuring and keeping ----------------------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Measure the (averaged) weights on the val pairs, and keep them where they are the best so far."""
+        if not self.world.is_first:
+            return
+        validator, state = self.prepared.validator, self.state
+        model = self.towers.model
+        with self._averaged():
+            model.eval()
+            metrics = validator.measure(self.prepared.encoder())
+            quality = metrics[validator.quality]
+            may_be_kept = state.step > 0 or self.config.init is not None  # what was never trained is no result
+            if may_be_kept and quality > state.best:
+                state.best, state.best_step, state.best_metrics, state.waited = quality, state.step, metrics, 0
+                self._write_model(metrics)
+            elif may_be_kept:
+                state.waited += 1
+        set_training_mode(model)
+        assert self.journal is not None
+        self.journal.write("val", state.step, metrics)
+        if self.config.init is not None:
+            self._raise(self.alarms.check_validation(state.step, name=validator.quality, value=quality))
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in _shown(metrics))
+        self.report(f"step {state.step:,}: {shown}{' (best)' if state.best_step == state.step > 0 else ''}")
+        if state.step:
+            draw_curves(self.output, self.output / CURVES_FILE, title=self.config.recipe)
+
+    def _draw(self) -> None:
+        if self.world.is_first and self.state.step:
+            draw_curves(self.output, self.output / CURVES_FILE, title=self.config.recipe)
+        self._draw_at_s = time.monotonic() + _DRAW_EVERY_S
+
+    def _write_model(self, metrics: dict[str, float]) -> None:
+        """The output folder as a model folder; its weights are replaced whole."""
+        model, validator = self.prepared.model, self.prepared.validator
+        measured = f"{validator.dataset.name} {validator.dataset.split}, {len(validator.dataset):,} images"
+        rounded = {name: round(value, 4) for name, value in metrics.items()}
+        temperature = round(model.towers.temperature, 4)
+        figures = {"measured_on": measured, "step": self.state.step, **rounded}
+        inner = merge_lora(model.towers.model) if has_lora(model.towers.model) else model.towers.model
+        write_weights(inner, self.output / WEIGHTS_FILE)
+        card = dataclasses.replace(model.card, temperature=temperature)
+        write_settings(dataclasses.replace(model, card=card), self.output, figures=figures)
+
+    def _keep(self) -> None:
+        if not self.world.is_first:
+            return
+        state = {"state": dataclasses.asdict(self.state), "alarms": self.alarms.to_dict(), **self._identity()}
+        save_checkpoint(
+            self.output, self.state.step, self.prepared.trained, state=state, keep=self.config.keep_checkpoints
+        )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on after a checkpoint. Raises TrainingError where it is of other data, another model, or damaged."""
+        values = read_state(checkpoint)
+        for key, value in self._identity().items():
+            if values.get(key) != value:
+                raise TrainingError(
+                    f"{checkpoint} was written with another {key}: {values.get(key)!r}, now {value!r}. The pairs "
+                    "changed since; restore them, or start another run with --init."
+                )
+        average = load_checkpoint(checkpoint, self.prepared.trained)
+        if self.prepared.average is not None and average is not None:
+            self.prepared.average.load_state_dict(average)
+        self.state = RunState(**values["state"])
+        self.alarms = Alarms.from_dict(self.alarms.config, values["alarms"])
+        if not all_equal(str(self.state.step), self.world):
+            raise TrainingError("The ranks resume after different steps; they must share one --output folder.")
+        self.report(f"going on after step {self.state.step:,} of {self.plan.total_steps:,}")
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to fit."""
+        return {"data": self.prepared.batches.dataset.fingerprint, "family": self.prepared.model.card.family}
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        average = self.prepared.average
+        with average.applied(self.towers.model) if average is not None else contextlib.nullcontext():
+            yield
+
+    # --- telling ------------------------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        for line in describe_plan(self.config, self.plan, self.prepared.batches, world_size=self.world.size):
+            self.report(line)
+        groups = self.prepared.optimiser.param_groups
+        self.report(f"parameters: {sum(p.numel() for p in self.prepared.parameters):,} are trained")
+        if {group["lr_scale"] for group in groups} != {1.0}:
+            for line in describe_groups(self.prepared.optimiser):
+                self.report(line)
+
+    def _start_alarms(self) -> list[Alarm]:
+        return self.alarms.check_start(
+            self.config.lr * max(self.config.image_lr_factor, self.config.text_lr_factor),
+            pretrained=self.config.init is not None,
+            family=self.prepared.model.card.family,
+            adapters=bool(self.config.lora_rank),
+        )
+
+    def _raise(self, alarms: list[Alarm]) -> None:
+        for alarm in alarms:
+            self.report(f"ALARM {alarm.message}")
+            if self.journal is not None:
+                self.journal.write("alarm", alarm.step, {"alarm": alarm.kind, "message": alarm.message})
+
+    def _log(self, facts: StepFacts, *, seconds: float, first: int) -> None:
+        done = self.state.step
+        rate = (done - first) * self.config.batch_size / max(seconds, 1e-9)
+        left_s = (self.plan.total_steps - done) * seconds / (done - first)
+        note = f"loss {facts.loss:.3f}, {rate:,.0f} images/s, {left_s / 60:.1f} min left"
+        self.progress(done, self.plan.total_steps, note)
+        if self.journal is None or (done % self.config.log_steps and done != self.plan.total_steps):
+            return
+        values = {
+            "epoch": round(done / self.plan.steps_per_epoch, 4),
+            "loss": facts.loss,
+            "chance_loss": facts.chance_loss,
+            "learning_rate": facts.learning_rate,
+            "gradient_norm": facts.gradient_norm,
+            "scale": facts.scale,
+            "image_cosine": facts.image_cosine,
+            "text_cosine": facts.text_cosine,
+            **{name: value for name, value in self.prepared.objective.parts.items() if name != "contrast"},
+        }
+        self.journal.write("train", done, values)
+
+    def _why_stop(self, interrupted: bool) -> str | None:
+        """The reason to end before the last step, the same on all ranks."""
+        patience = self.config.patience
+        if any_rank(interrupted, self.world):
+            return "interrupted; go on with --resume"
+        if any_rank(patience is not None and self.state.waited >= patience, self.world):
+            return f"no better measurement in the last {patience}"
+        return None
+
+
+class _Groups:
+    """What belongs together in a step, over all chunks and ranks; and the teacher's rows in the same order."""
+
+    def __init__(self, batches: list[Batch], world: World) -> None:
+        self.group_B = gather_ids(torch.cat([batch.group_B for batch in batches]), world)
+        self.group_T = gather_ids(torch.cat([batch.group_T for batch in batches]), world)
+        teacher = [batch.teacher_BD for batch in batches if batch.teacher_BD is not None]
+        self.teacher_BD = gather_ids(torch.cat(teacher), world) if teacher else None
+
+
+def _shown(metrics: dict[str, float]) -> list[tuple[str, float]]:
+    """The figures that a person wants to see each time."""
+    wanted = ("image_retrieval_recall@1", "image_retrieval_recall@10", "text_retrieval_recall@10", "mean_recall")
+    shown = [(name, metrics[name]) for name in wanted if name in metrics]
+    return shown or list(metrics.items())[:2]

@@ -1,0 +1,219 @@
+"""Everything that a run needs before its first step: pairs, pixels, towers, optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sightline.data.addressing import load_dataset
+from sightline.data.base import Dataset, fingerprint_of
+from sightline.data.pixel_cache import PixelCache, open_pixel_cache
+from sightline.errors import InputError, TrainingError
+from sightline.images.preprocess import Preprocessing
+from sightline.models.convolutional import ConvClip
+from sightline.models.torch_encoder import TorchEncoder
+from sightline.training.adapters import add_lora
+from sightline.training.augment import Augmentation
+from sightline.training.averaging import WeightAverage
+from sightline.training.batches import Batches, Sampling
+from sightline.training.checkpoint import Trained
+from sightline.training.config import TrainConfig
+from sightline.training.distributed import World, any_rank, broadcast_from_first
+from sightline.training.gradient_cache import refuse_false_batch_statistics
+from sightline.training.objective import Objective
+from sightline.training.optimiser import (
+    OptimiserConfig,
+    freeze_batch_norms,
+    freeze_image_tower,
+    make_optimiser,
+    set_training_mode,
+)
+from sightline.training.teacher import teacher_rows
+from sightline.training.towers import TrainedModel, load_trained, make_towers
+from sightline.training.validation import Validator
+from sightline.training.vocabulary import train_tokenizer, write_tokenizer
+
+Report = Callable[[str], None]
+"""Takes one line for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run before its first step."""
+
+    config: TrainConfig
+    world: World
+    model: TrainedModel
+    objective: Objective
+    optimiser: torch.optim.AdamW
+    average: WeightAverage | None
+    batches: Batches
+    validator: Validator
+
+    @property
+    def trained(self) -> Trained:
+        """What a checkpoint holds."""
+        average = None if self.average is None else self.average.state_dict()
+        modules = {"model": self.model.towers.model, "objective": self.objective}
+        return Trained(modules=modules, optimiser=self.optimiser, average=average)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser changes."""
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+
+    def encoder(self) -> TorchEncoder:
+        """The towers as they are at this moment, behind the contract that evaluators take."""
+        return TorchEncoder(self.model.card, self.model.towers, self.model.tokenizer, weights_hash="in training")
+
+
+def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, resumed: bool) -> Prepared:
+    """Load or make all of it. Raises InputError, ModelError or TrainingError for what can't be trained."""
+    train = load_train_pairs(config)
+    validation = load_dataset(config.val_data or config.data, split=config.val_split, limit=config.val_limit)
+    _refuse_overlap(train, validation)
+    if config.init is None and not resumed and world.is_first:
+        write_tokenizer(train_tokenizer(_texts(config, train), vocab_size=config.towers.vocab_size), output)
+    any_rank(False, world)  # the others read the tokenizer that the first one writes
+    model = load_trained(config.init) if config.init is not None else make_towers(config, output)
+    _adapt(config, model, world)
+    image = model.card.preprocessing
+    cached = dataclasses.replace(image, size_px=config.cache_px or image.size_px)
+    pixels = _open_pixels(train, cached, report)
+    val_pixels = _open_pixels(validation, image, report)
+    teacher_ND = None if config.teacher is None else teacher_rows(config.teacher, train)
+    sampling = Sampling(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        captions_per_image=config.captions_per_image,
+        negatives_per_image=config.negatives_per_image,
+        size_px=_train_px(config, model),
+        augmentation=Augmentation(
+            crop_min=config.crop_min,
+            aspect_jitter=config.aspect_jitter,
+            flip=config.flip,
+            colour_jitter=config.colour_jitter,
+        ),
+        chunk_size=config.chunk_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    batches = Batches(
+        train,
+        pixels.pixels_NSS3,
+        model.tokenizer,
+        preprocessing=image,
+        sampling=sampling,
+        usable_N=pixels.readable_N,
+        teacher_ND=teacher_ND,
+    )
+    model.towers.to(world.device)
+    objective = Objective(config, model.towers, teacher_dim=None if teacher_ND is None else teacher_ND.shape[1])
+    objective.to(world.device)
+    together = nn.ModuleDict({"model": model.towers.model, "objective": objective})
+    broadcast_from_first(together, world)
+    return Prepared(
+        config=config,
+        world=world,
+        model=model,
+        objective=objective,
+        optimiser=make_optimiser(together, learning_rate=config.lr, config=_optimiser_config(config)),
+        average=WeightAverage(model.towers.model, config.average_decay) if config.average_decay else None,
+        batches=batches,
+        validator=Validator(dataset=validation, pixels=val_pixels),
+    )
+
+
+def load_train_pairs(config: TrainConfig) -> Dataset:
+    """The pairs that are trained on, as `limit`, `train_fraction` and `shuffle_captions` leave them."""
+    train = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
+    if config.train_fraction < 1:
+        count = max(1, round(config.train_fraction * len(train)))
+        rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(train))[:count])
+        train = train.take([int(row) for row in rows], why=f"fraction={config.train_fraction} seed={config.seed}")
+    if config.shuffle_captions:
+        train = _shuffled(train, config.seed)
+    return train
+
+
+def _shuffled(dataset: Dataset, seed: int) -> Dataset:
+    """Each picture with the captions of another: what a model learns from these is nothing."""
+    order = np.random.default_rng([seed, 2]).permutation(len(dataset))
+    pairs = [
+        dataclasses.replace(pair, captions=dataset[int(other)].captions, negatives=dataset[int(other)].negatives)
+        for pair, other in zip(dataset, order, strict=True)
+    ]
+    fingerprint = fingerprint_of([dataset.fingerprint, f"shuffled seed={seed}"])
+    return dataclasses.replace(dataset, pairs=pairs, fingerprint=fingerprint)
+
+
+def _refuse_overlap(train: Dataset, validation: Dataset) -> None:
+    if train.name == validation.name and train.split == validation.split:
+        raise InputError(
+            f"{train.name} would be measured on what it is trained on ({train.split}). Set val_split, or val_data to "
+            "other pairs."
+        )
+
+
+def _texts(config: TrainConfig, train: Dataset) -> list[str]:
+    """All that the tokenizer of a new model shall know words of."""
+    texts = [caption for pair in train for caption in pair.captions]
+    texts += [negative.negative for pair in train for negative in pair.negatives]
+    for address in config.vocabulary_from:
+        texts += [caption for pair in load_dataset(address, split="train") for caption in pair.captions]
+    return texts
+
+
+def _adapt(config: TrainConfig, model: TrainedModel, world: World) -> None:
+    """Freeze what shall not learn, and refuse what batch norm would make false."""
+    inner = model.towers.model
+    if config.lora_rank:
+        add_lora(inner, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+    if config.freeze_image:
+        freeze_image_tower(inner, projection=config.init is not None)
+    if config.freeze_norm:
+        freeze_batch_norms(inner)
+    if config.gradient_checkpointing:
+        if isinstance(inner, ConvClip):
+            raise TrainingError(
+                "gradient_checkpointing runs each layer twice, and batch norm would count each batch twice. It is for "
+                "ViTs; here a smaller batch_size, or freeze_norm with chunk_size, saves memory."
+            )
+        enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+        enable()
+    set_training_mode(inner)
+    share = config.batch_size // world.size
+    chunks = -(-share // min(config.chunk_size or share, share))
+    refuse_false_batch_statistics(inner, world_size=world.size, n_chunks=chunks)
+
+
+def _train_px(config: TrainConfig, model: TrainedModel) -> int:
+    size_px = model.card.preprocessing.size_px
+    if config.train_px not in (None, size_px) and not isinstance(model.towers.model, ConvClip):
+        raise TrainingError(f"A ViT takes its own {size_px} pixels only; train_px is for convolutional towers.")
+    return config.train_px or size_px
+
+
+def _optimiser_config(config: TrainConfig) -> OptimiserConfig:
+    return OptimiserConfig(
+        weight_decay=config.weight_decay,
+        betas=(0.9, config.beta2),
+        image_lr_scale=config.image_lr_factor,
+        text_lr_scale=config.text_lr_factor,
+        layer_decay=config.layer_decay,
+    )
+
+
+def _open_pixels(dataset: Dataset, preprocessing: Preprocessing, report: Report) -> PixelCache:
+    pixels = open_pixel_cache(dataset, preprocessing=preprocessing)
+    for problem in pixels.problems[:5]:
+        report(f"left out {problem.id}: {problem.reason}")
+    if len(pixels.problems) > 5:
+        report(f"left out {len(pixels.problems):,} pictures of {dataset.name} that can't be read")
+    return pixels

@@ -1,0 +1,137 @@
+import dataclasses
+
+import pytest
+
+from sightline.errors import InputError
+from sightline.training.config import TowersConfig, TrainConfig
+from sightline.training.recipes import describe_recipe, known_recipes, make_config, resumed_config
+from sightline.training.run_folder import RunFolder
+
+
+def config(**changes):
+    return TrainConfig(recipe="scenes-scratch", data="scenes:0", **changes)
+
+
+def test_settings_are_parsed_by_the_fields_type():
+    changed = config(init="dir:x").changed(
+        ["lr=3e-4", "batch_size=64", "flip=false", "init=none", "limit=100", "vocabulary_from=a:b,c:d", "loss=sigmoid"]
+    )
+    assert (changed.lr, changed.batch_size, changed.flip, changed.init, changed.limit) == (3e-4, 64, False, None, 100)
+    assert changed.vocabulary_from == ("a:b", "c:d")
+    assert changed.loss == "sigmoid"
+
+
+def test_settings_reach_into_the_towers():
+    changed = config().changed(["towers.dim=64", "towers.image_blocks=1,2"])
+    assert (changed.towers.dim, changed.towers.image_blocks) == (64, (1, 2))
+    assert changed.towers.text_width == TowersConfig().text_width
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr", "key=value"),
+        ("learnin_rate=1", "There is no setting learnin_rate"),
+        ("batchsize=1", "Did you mean batch_size"),
+        ("towers.with=1", "There is no setting towers.with"),
+        ("batch_size=many", "this is no int"),
+        ("flip=maybe", "this is no bool"),
+        ("loss=hinge", "must be one of softmax, sigmoid"),
+        ("recipe=other", "recipe can't be set"),
+        ("batch_size=1", "at least 2"),
+        ("crop_min=0", "crop_min must lie in"),
+        ("lr=nan", "lr must be above 0"),
+        ("epochs=0", "epochs must be above 0"),
+        ("warmup_fraction=1", "warmup_fraction must lie in"),
+        ("aspect_jitter=0.5", "aspect_jitter"),
+        ("chunk_size=0", "chunk_size must be at least 1"),
+        ("towers.text_heads=0", "text_heads must be at least 1"),
+        ("towers.text_layers=-1", "text_layers must be at least 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(setting, message):
+    with pytest.raises(InputError, match=message):
+        config().changed([setting])
+
+
+def test_a_patch_must_divide_the_picture():
+    with pytest.raises(InputError, match="must divide"):
+        config().changed(["towers.architecture=vit", "towers.size_px=64", "towers.patch_px=12"])
+
+
+def test_a_config_survives_json():
+    made = config(limit=5, vocabulary_from=("a:b",), towers=TowersConfig(image_blocks=(1, 1)))
+    assert TrainConfig.from_dict(made.to_dict()) == made
+
+
+def test_an_unknown_key_of_a_saved_config_is_named():
+    with pytest.raises(InputError, match="no setting towers.colour"):
+        TrainConfig.from_dict({**config().to_dict(), "towers": {"colour": 1}})
+
+
+@pytest.mark.parametrize("name", list(known_recipes()))
+def test_every_recipe_makes_a_config_of_its_name_and_says_what_it_costs(name):
+    made = make_config(name, ["data=flickr8k:somewhere"])
+    assert made.recipe == name
+    assert "Command: " in describe_recipe(name)
+    assert f"sightline train {name}" in describe_recipe(name)
+
+
+@pytest.mark.parametrize("name", list(known_recipes()))
+def test_the_smoke_variant_needs_no_data_and_no_weights(name):
+    made = make_config(name, smoke=True)
+    assert made.data.startswith("scenes")
+    assert made.init is None
+    assert made.limit <= 64
+
+
+def test_a_recipe_for_the_users_pairs_asks_for_them():
+    with pytest.raises(InputError, match="--data"):
+        make_config("flickr8k-scratch")
+
+
+def test_an_unknown_recipe_lists_the_nearest():
+    with pytest.raises(InputError, match="Did you mean scenes-scratch"):
+        make_config("scene-scratch")
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    folder = RunFolder(path=tmp_path / "run")
+    folder.start(config())
+    with pytest.raises(InputError, match="holds a run already"):
+        folder.start(config())
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="isn't empty"):
+        RunFolder(path=tmp_path).start(config())
+
+
+def test_a_file_as_output_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder(path=tmp_path / "file").start(config())
+
+
+def test_resuming_takes_the_runs_own_settings(tmp_path):
+    RunFolder(path=tmp_path / "run").start(config(lr=5e-4))
+    assert resumed_config("scenes-scratch", [], tmp_path / "run") == config(lr=5e-4)
+    with pytest.raises(InputError, match="a run of scenes-scratch, not of cc3m-scratch"):
+        resumed_config("cc3m-scratch", [], tmp_path / "run")
+
+
+def test_resuming_where_no_run_is_says_so(tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        resumed_config("scenes-scratch", [], tmp_path)
+
+
+def test_a_damaged_run_file_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        resumed_config("scenes-scratch", [], tmp_path)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().lr = 1.0

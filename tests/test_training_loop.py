@@ -1,0 +1,256 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_world import make_world, small_config
+
+import sightline.training.loop as loop
+from sightline.errors import InputError, TrainingError
+from sightline.images.preprocess import Preprocessing
+from sightline.models.encoders import load_encoder
+from sightline.training.journal import read_journal
+from sightline.training.loop import train
+
+
+@pytest.fixture
+def world(tmp_path):
+    return make_world(tmp_path)
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def stop_after(monkeypatch, step):
+    """A run that is interrupted when so many updates are done."""
+    original = loop.Run._log
+
+    def log(self, facts, **rest):
+        original(self, facts, **rest)
+        if self.state.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Run, "_log", log)
+
+
+@pytest.mark.parametrize("architecture", ["conv", "vit"])
+def test_a_run_learns_and_its_folder_is_a_model(world, tmp_path, architecture):
+    run = tmp_path / "run"
+    lines = []
+    report = train(small_config(world, architecture, epochs=10, lr=5e-3, colour_jitter=0.0), run, report=lines.append)
+    rows = read_journal(run)
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    assert report.steps == report.total_steps == 30
+    assert report.metrics["mean_recall"] == max(row["mean_recall"] for row in rows if row["kind"] == "val")
+    encoder = load_encoder(f"dir:{run}", runtime="torch")
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    assert encoder.encode_images(pixels).shape == encoder.encode_texts(["a red square"]).shape == (1, 16)
+    assert encoder.card.preprocessing == Preprocessing(size_px=32, resize_mode="squash")
+    assert (run / "curves.png").stat().st_size > 10_000
+    said = "\n".join(lines)
+    assert "steps an epoch: 3 = floor(24 pictures / batch of 8)" in said
+    assert "tokens lost to truncation: 0 of" in said
+
+
+@pytest.mark.parametrize("changes", [{}, {"average_decay": 0.9}, {"loss": "sigmoid"}, {"precision": "bf16"}])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(world, tmp_path, monkeypatch, changes):
+    config = small_config(world, epochs=3, **changes)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config, whole)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        report = train(config, broken)
+    assert report.steps == 5
+    assert "interrupted" in report.stopped
+    report = train(config, broken, resume=True)
+    assert report.steps == 9
+    for name in ("model", "optimiser", "objective"):
+        last = "checkpoints/step-9"
+        assert_same_weights(load_file(whole / last / f"{name}.safetensors"), load_file(broken / last / f"{name}.safetensors"))
+    assert_same_weights(weights(whole), weights(broken))
+    assert read_journal(whole) == read_journal(broken)
+
+
+def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_path, monkeypatch):
+    config = small_config(world, epochs=3)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config, whole)
+    with monkeypatch.context() as patch:
+        original = loop.Run._update
+
+        def update(self, step):
+            if step == 5:
+                raise KeyboardInterrupt
+            return original(self, step)
+
+        patch.setattr(loop.Run, "_update", update)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, broken)
+    lines = []
+    train(config, broken, resume=True, report=lines.append)
+    assert "going on after step 3 of 9" in lines[0]
+    assert_same_weights(weights(whole), weights(broken))
+    assert read_journal(whole) == read_journal(broken)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(world, tmp_path, monkeypatch):
+    config = small_config(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "_update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run", resume=True).steps == 6
+
+
+def test_chunks_do_not_change_what_is_learned(world, tmp_path):
+    config = small_config(world, "vit", epochs=1).changed(["towers.dropout=0"])
+    train(config, tmp_path / "whole")
+    train(config.changed(["chunk_size=3"]), tmp_path / "chunks")
+    whole, chunks = weights(tmp_path / "whole"), weights(tmp_path / "chunks")
+    for name in whole:
+        assert torch.allclose(whole[name], chunks[name], atol=2e-4), name
+
+
+def test_chunks_with_batch_norm_are_refused_and_leave_nothing_behind(world, tmp_path):
+    with pytest.raises(TrainingError, match="batch norm"):
+        train(small_config(world, chunk_size=4), tmp_path / "run")
+    train(small_config(world, chunk_size=4, freeze_norm=True, epochs=1), tmp_path / "run")
+
+
+def test_training_early_stops_where_nothing_gets_better(world, tmp_path):
+    report = train(small_config(world, epochs=20, lr=1e-9, patience=2), tmp_path / "run")
+    assert report.steps < report.total_steps
+    assert report.stopped == "no better measurement in the last 2"
+
+
+def test_fine_tuning_starts_at_the_start_and_a_destroyed_model_raises_an_alarm(world, tmp_path):
+    start = tmp_path / "start"
+    train(small_config(world, "vit", epochs=8, lr=3e-3, eval_epochs=8), start)
+    before = json.loads((start / "sightline.json").read_text())["figures"]["mean_recall"]
+    lines = []
+    config = small_config(world, "vit", init=f"dir:{start}", lr=0.5, epochs=2)
+    report = train(config, tmp_path / "tuned", report=lines.append)
+    first = next(row for row in read_journal(tmp_path / "tuned") if row["kind"] == "val")
+    assert first["mean_recall"] == pytest.approx(before, abs=1e-3)
+    assert any("known to destroy pretrained ViT towers" in line for line in lines)
+    assert any("the run destroys what the model knew" in line for line in lines)
+    assert report.best_step == 0
+    assert_same_weights(weights(start), weights(tmp_path / "tuned"))
+
+
+def test_a_frozen_image_tower_keeps_its_vectors(world, tmp_path):
+    start = tmp_path / "start"
+    train(small_config(world, epochs=2), start)
+    tuned = tmp_path / "tuned"
+    train(small_config(world, init=f"dir:{start}", freeze_image=True, lr=5e-3, epochs=4, average_decay=0.5), tuned)
+    last = load_file(tuned / "checkpoints/step-12/model.safetensors")
+    for name, value in weights(start).items():
+        assert torch.equal(value, last[name]) == name.startswith(("image_", )), name
+
+
+def test_low_rank_adapters_are_merged_into_the_model_that_is_kept(world, tmp_path):
+    start, tuned = tmp_path / "start", tmp_path / "tuned"
+    train(small_config(world, "vit", epochs=1), start)
+    train(small_config(world, "vit", init=f"dir:{start}", lora_rank=2, lr=1e-2, epochs=6), tuned)
+    assert weights(start).keys() == weights(tuned).keys()
+    assert any(".lora_A." in name for name in load_file(tuned / "checkpoints/step-18/model.safetensors"))
+    load_encoder(f"dir:{tuned}", runtime="torch")
+
+
+def test_a_teacher_pulls_image_vectors(world, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((24, 5)).astype(np.float32)
+    np.save(tmp_path / "teacher.npy", rows)
+    config = small_config(world, epochs=8, eval_epochs=8, teacher=str(tmp_path / "teacher.npy"), teacher_weight=5.0, lr=1e-2, flip=False)
+    train(config, tmp_path / "run")
+    distances = [row["teacher_distance"] for row in read_journal(tmp_path / "run") if row["kind"] == "train"]
+    assert np.mean(distances[-3:]) < 0.75 * np.mean(distances[:3])
+
+
+def test_a_teacher_of_other_pictures_is_refused(world, tmp_path):
+    np.save(tmp_path / "teacher.npy", np.ones((3, 5), np.float32))
+    with pytest.raises(InputError, match="a row for each pair"):
+        train(small_config(world, teacher=str(tmp_path / "teacher.npy")), tmp_path / "run")
+
+
+def test_shuffled_captions_are_a_derangement_of_the_pairs(world):
+    from sightline.training.preparation import load_train_pairs
+
+    plain = load_train_pairs(small_config(world))
+    shuffled = load_train_pairs(small_config(world, shuffle_captions=True))
+    assert sorted(p.captions for p in plain) == sorted(p.captions for p in shuffled)
+    assert sum(a.captions == b.captions for a, b in zip(plain, shuffled, strict=True)) < len(plain) / 4
+    assert shuffled.fingerprint != plain.fingerprint
+
+
+def test_other_settings_than_the_runs_own_are_refused_on_resume(world, tmp_path):
+    train(small_config(world), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"lr was 0\.002, is now 0\.1"):
+        train(small_config(world, lr=0.1), tmp_path / "run", resume=True)
+
+
+def test_changed_pairs_are_refused_on_resume(world, tmp_path):
+    train(small_config(world), tmp_path / "run")
+    lines = (tmp_path / "pairs" / "train" / "metadata.jsonl")
+    lines.write_text(lines.read_text().replace("red", "crimson"))
+    with pytest.raises(TrainingError, match="another data"):
+        train(small_config(world), tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):
+    train(small_config(world, "conv"), tmp_path / "conv")
+    train(small_config(world, "vit"), tmp_path / "vit")
+    source, target = (tmp_path / name / "checkpoints" / "step-6" / "model.safetensors" for name in ("conv", "vit"))
+    target.write_bytes(source.read_bytes())
+    with pytest.raises(TrainingError, match="the weights of another model"):
+        train(small_config(world, "vit"), tmp_path / "vit", resume=True)
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(world, tmp_path):
+    (tmp_path / "pairs" / "train" / "03.png").write_bytes(b"no picture")
+    lines = []
+    train(small_config(world, epochs=1), tmp_path / "run", report=lines.append)
+    assert any("03.png" in line for line in lines)
+    assert "pictures: 23 usable of 24; captions: 48" in lines[1]
+
+
+def test_too_few_pictures_for_a_batch_are_refused(world, tmp_path):
+    with pytest.raises(InputError, match="fewer than one batch"):
+        train(small_config(world, batch_size=64), tmp_path / "run")
+
+
+def test_measuring_on_the_training_pairs_is_refused(world, tmp_path):
+    with pytest.raises(InputError, match="measured on what it is trained on"):
+        train(small_config(world, val_split="train"), tmp_path / "run")
+
+
+def test_a_nan_names_the_step_and_the_batch(world, tmp_path, monkeypatch):
+    from sightline.training.objective import Objective
+
+    original = Objective.forward
+    monkeypatch.setattr(Objective, "forward", lambda self, *f: original(self, *f) * float("nan"))
+    with pytest.raises(TrainingError, match="(?s)Step 1.*png"):
+        train(small_config(world), tmp_path / "run")
+
+
+def test_checkpointing_activations_gives_the_same_weights(world, tmp_path):
+    for name, on in (("plain", False), ("saving", True)):
+        train(small_config(world, "vit", epochs=1, gradient_checkpointing=on), tmp_path / name)
+    plain, saving = weights(tmp_path / "plain"), weights(tmp_path / "saving")
+    for name in plain:
+        assert torch.allclose(plain[name], saving[name], atol=1e-6), name
+
+
+def test_checkpointing_activations_with_batch_norm_is_refused(world, tmp_path):
+    with pytest.raises(TrainingError, match="count each batch twice"):
+        train(small_config(world, gradient_checkpointing=True), tmp_path / "run")
