@@ -65,7 +65,7 @@ def test_a_config_survives_json():
 
 
 def test_an_unknown_key_of_a_saved_config_is_named():
-    with pytest.raises(InputError, match="no setting towers.colour"):
+    with pytest.raises(InputError, match=r"no setting towers\.colour"):
         TrainConfig.from_dict({**config().to_dict(), "towers": {"colour": 1}})
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_world import make_world, small_config
 
 import sightline.training.loop as loop
 from sightline.errors import InputError, TrainingError
@@ -14,6 +13,7 @@ from sightline.images.preprocess import Preprocessing
 from sightline.models.encoders import load_encoder
 from sightline.training.journal import read_journal
 from sightline.training.loop import train
+from training_world import make_world, small_config
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(world, tmp_path, m
     assert report.steps == 9
     for name in ("model", "optimiser", "objective"):
         last = "checkpoints/step-9"
-        assert_same_weights(load_file(whole / last / f"{name}.safetensors"), load_file(broken / last / f"{name}.safetensors"))
+        assert_same_weights(
+            load_file(whole / last / f"{name}.safetensors"), load_file(broken / last / f"{name}.safetensors")
+        )
     assert_same_weights(weights(whole), weights(broken))
     assert read_journal(whole) == read_journal(broken)
 
@@ -156,7 +158,7 @@ def test_a_frozen_image_tower_keeps_its_vectors(world, tmp_path):
     train(small_config(world, init=f"dir:{start}", freeze_image=True, lr=5e-3, epochs=4, average_decay=0.5), tuned)
     last = load_file(tuned / "checkpoints/step-12/model.safetensors")
     for name, value in weights(start).items():
-        assert torch.equal(value, last[name]) == name.startswith(("image_", )), name
+        assert torch.equal(value, last[name]) == name.startswith(("image_",)), name
 
 
 def test_low_rank_adapters_are_merged_into_the_model_that_is_kept(world, tmp_path):
@@ -171,7 +173,9 @@ def test_low_rank_adapters_are_merged_into_the_model_that_is_kept(world, tmp_pat
 def test_a_teacher_pulls_image_vectors(world, tmp_path):
     rows = np.random.default_rng(0).standard_normal((24, 5)).astype(np.float32)
     np.save(tmp_path / "teacher.npy", rows)
-    config = small_config(world, epochs=8, eval_epochs=8, teacher=str(tmp_path / "teacher.npy"), teacher_weight=5.0, lr=1e-2, flip=False)
+    config = small_config(
+        world, epochs=8, eval_epochs=8, teacher=str(tmp_path / "teacher.npy"), teacher_weight=5.0, lr=1e-2, flip=False
+    )
     train(config, tmp_path / "run")
     distances = [row["teacher_distance"] for row in read_journal(tmp_path / "run") if row["kind"] == "train"]
     assert np.mean(distances[-3:]) < 0.75 * np.mean(distances[:3])
@@ -201,7 +205,7 @@ def test_other_settings_than_the_runs_own_are_refused_on_resume(world, tmp_path)
 
 def test_changed_pairs_are_refused_on_resume(world, tmp_path):
     train(small_config(world), tmp_path / "run")
-    lines = (tmp_path / "pairs" / "train" / "metadata.jsonl")
+    lines = tmp_path / "pairs" / "train" / "metadata.jsonl"
     lines.write_text(lines.read_text().replace("red", "crimson"))
     with pytest.raises(TrainingError, match="another data"):
         train(small_config(world), tmp_path / "run", resume=True)
@@ -239,7 +243,7 @@ def test_a_nan_names_the_step_and_the_batch(world, tmp_path, monkeypatch):
 
     original = Objective.forward
     monkeypatch.setattr(Objective, "forward", lambda self, *f: original(self, *f) * float("nan"))
-    with pytest.raises(TrainingError, match="(?s)Step 1.*png"):
+    with pytest.raises(TrainingError, match=r"(?s)Step 1.*png"):
         train(small_config(world), tmp_path / "run")
 
 

@@ -129,9 +129,9 @@ class TextBatch:
     """The words of one step and which images they belong to; images are Flickr8k's first, then Tiny ImageNet's."""
 
     tiny_rows: NDArray[np.int64]
-    ids_TL: Tensor  # noqa: N815
-    positive_BT: Tensor  # noqa: N815
-    ignored_BT: Tensor  # noqa: N815
+    ids_TL: Tensor
+    positive_BT: Tensor
+    ignored_BT: Tensor
 
 
 class Texts:

@@ -227,21 +227,51 @@ def compose(settings: _Settings, *, model: str) -> None:
     help="Measure these captions (COCO JSON).",
 )
 @click.option("--encoder", metavar="NAME", help="Add CLIPScore and RefCLIPScore by this model.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one, such as CIDEr; repeatable.")
+@click.option(
+    "--beams", type=click.IntRange(min=1), default=3, show_default=True, help="Width of the beam; 1 is greedy."
+)
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Keep the written captions (COCO JSON).")
 @_measuring
-def captions(settings: _Settings, *, model: str | None, results: Path | None, encoder: str | None) -> None:
-    """Compare written captions with the references of a data set: BLEU, ROUGE-L, CIDEr, CLIPScore."""
-    from sightline.evaluation.captions.evaluator import CaptionEvaluator, evaluate_results_file
+def captions(
+    settings: _Settings,
+    *,
+    model: str | None,
+    results: Path | None,
+    encoder: str | None,
+    metrics: tuple[str, ...],
+    beams: int,
+    save: Path | None,
+) -> None:
+    """Compare captions with the references of a data set: BLEU, ROUGE-L, CIDEr, and CLIPScore by a model.
+
+    They are written by the captioner --model, or read from --results.
+    """
+    from sightline.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
+    from sightline.models.base import GenerationConfig
     from sightline.models.captioners import load_captioner
 
     if (model is None) == (results is None):
         raise click.UsageError("Give either --model, which writes the captions, or --results, which has them.")
+    if results is not None and save is not None:
+        raise click.UsageError("--save keeps captions that --model writes; those of --results are in a file already.")
+    config = CaptionConfig(
+        metrics=metrics or None,
+        generation=GenerationConfig(beams=beams),
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+    )
     dataset = settings.load_captioned()
-    if results is not None:
-        result = evaluate_results_file(results, dataset)
-    else:
-        assert model is not None  # one of them is given
-        scorer = settings.load_encoder(encoder) if encoder is not None else None
-        result = CaptionEvaluator().run(load_captioner(model, runtime=settings.runtime), dataset, encoder=scorer)
+    scorer = settings.load_encoder(encoder) if encoder is not None else None
+    with ProgressBar("captioning" if model else "embedding") as bar:
+        if results is not None:
+            result = evaluate_results_file(results, dataset, encoder=scorer, config=config, progress=_shown_on(bar))
+        else:
+            assert model is not None  # one of them is given
+            captioner = load_captioner(model, runtime=settings.runtime)
+            result = CaptionEvaluator(config).run(
+                captioner, dataset, encoder=scorer, output=save, progress=_shown_on(bar)
+            )
     _finish(result, settings)
 
 

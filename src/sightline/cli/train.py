@@ -12,9 +12,9 @@ from sightline.cli.options import json_option, notice, print_json, print_table
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder, then a model: dir:DIR.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder; a model, dir:DIR.")
 @click.option("--data", metavar="DATA", help="Pairs to train on, as flickr8k:PATH [default: the recipe's].")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe, as lr=1e-3.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, as lr=1e-3.")
 @click.option("--init", metavar="MODEL", help="Start from this model's weights, as dir:PATH.")
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR after its newest checkpoint.")
 @click.option("--smoke", is_flag=True, help="A run of seconds that only shows that everything works.")
@@ -58,8 +58,6 @@ def _changes(settings: tuple[str, ...], **named: str | None) -> list[str]:
 
 def _run(recipe: str, output: Path, changes: list[str], *, resume: bool, smoke: bool, as_json: bool) -> None:
     from sightline.cli.progress import ProgressBar
-    from sightline.training.recipes import make_config, resumed_config
-
     from sightline.training.recipes import make_config, resumed_config
 
     config = resumed_config(recipe, changes, output) if resume else make_config(recipe, changes, smoke=smoke)

@@ -31,8 +31,8 @@ class Augmentation:
 class Changes:
     """What is done to each picture of a batch. Drawn for the whole batch, so that ranks and chunks see their part."""
 
-    affine_B23: Tensor  # noqa: N815
-    colour_3B: Tensor  # noqa: N815
+    affine_B23: Tensor
+    colour_3B: Tensor
     """Factors on brightness, contrast and saturation."""
 
     def part(self, rows: slice) -> Changes:
@@ -85,4 +85,5 @@ def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
     mean_B111 = image_B3SS.mean(dim=(1, 2, 3), keepdim=True)
     image_B3SS = (image_B3SS - mean_B111) * contrast + mean_B111
     grey_B1SS = image_B3SS.mean(dim=1, keepdim=True)
-    return ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)
+    recoloured_B3SS: Tensor = ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)
+    return recoloured_B3SS

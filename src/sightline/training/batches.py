@@ -31,20 +31,20 @@ class Batch:
     Image i and text t belong together where `group_B[i] == group_T[t]`.
     """
 
-    image_B3SS: Tensor  # noqa: N815
-    ids_TL: Tensor  # noqa: N815
+    image_B3SS: Tensor
+    ids_TL: Tensor
     group_B: Tensor
     group_T: Tensor
     rows: NDArray[np.int64]
-    teacher_BD: Tensor | None = None  # noqa: N815
+    teacher_BD: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
     """The texts of a whole step; `owner_T` is the place in the batch of the picture that each was drawn for."""
 
-    ids_TL: NDArray[np.uint16] | NDArray[np.int32]  # noqa: N815
-    length_T: NDArray[np.int64]  # noqa: N815
+    ids_TL: NDArray[np.uint16] | NDArray[np.int32]
+    length_T: NDArray[np.int64]
     owner_T: NDArray[np.int64]
     group_T: NDArray[np.int64]
 
@@ -53,9 +53,9 @@ class Texts:
 class TokenTable:
     """Token ids of all texts, cut and padded once; the texts of picture n are rows `first_N[n]` to `first_N[n + 1]`."""
 
-    ids_CL: NDArray[np.uint16] | NDArray[np.int32]  # noqa: N815
-    first_N: NDArray[np.int64]  # noqa: N815
-    length_C: NDArray[np.int64]  # noqa: N815
+    ids_CL: NDArray[np.uint16] | NDArray[np.int32]
+    first_N: NDArray[np.int64]
+    length_C: NDArray[np.int64]
     n_tokens: int
     """Tokens of all texts before cutting, with those that mark start and end."""
     n_lost: int
@@ -64,7 +64,7 @@ class TokenTable:
     def draw(
         self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Up to `count` texts of each picture without repetition: their places here, and the place of each in `rows`."""
+        """Up to `count` different texts of each picture: their places here, and the place of each one's picture in `rows`."""
         n_texts = self.first_N[rows + 1] - self.first_N[rows]
         keys = rng.random((len(rows), int(n_texts.max(initial=1))))
         keys[np.arange(keys.shape[1]) >= n_texts[:, None]] = np.inf

@@ -210,6 +210,10 @@ def _fill_buckets(tensors: Iterable[Tensor], bucket_bytes: int) -> Iterator[list
 
 
 def _join(world: World, *, timeout_s: float) -> None:
+    # Optimisers import it sooner or later. Imported after the group is made, it keeps the group's threads alive past
+    # their end, and the process aborts when it exits (torch 2.13).
+    import torch._dynamo  # noqa: F401
+
     is_cuda = world.device.type == "cuda"
     try:
         dist.init_process_group(

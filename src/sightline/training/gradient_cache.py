@@ -86,27 +86,6 @@ def refuse_false_batch_statistics(module: nn.Module, *, world_size: int, n_chunk
     )
 
 
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Make batch norm use its running statistics and leave them as they are; its weight and bias still learn.
-
-    Lasts until the next `module.train()`: use `train_mode` for that. Raises TrainingError where a layer keeps none.
-    """
-    for name, layer in _batch_norms(module):
-        if layer.running_mean is None:
-            raise TrainingError(
-                f"The batch norm layer {name!r} keeps no running statistics, so it can't be frozen; train in one "
-                "process without gradient caching."
-            )
-        layer.eval()
-
-
-def train_mode(module: nn.Module, *, frozen_norm: bool) -> None:
-    """`module.train()`, after which frozen batch norm stays frozen."""
-    module.train()
-    if frozen_norm:
-        freeze_batch_norm(module)
-
-
 def _check_call(n_chunks: int, n_seeds: int) -> None:
     if n_chunks == 0 or n_chunks != n_seeds:
         raise TrainingError(f"{n_chunks} chunks with {n_seeds} seeds; a batch needs a chunk, and each chunk a seed.")

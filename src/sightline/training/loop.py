@@ -248,8 +248,8 @@ class Run:
             self._raise(self.alarms.check_validation(state.step, name=validator.quality, value=quality))
         shown = ", ".join(f"{name} {value:.3f}" for name, value in _shown(metrics))
         self.report(f"step {state.step:,}: {shown}{' (best)' if state.best_step == state.step > 0 else ''}")
-        if state.step:
-            draw_curves(self.output, self.output / CURVES_FILE, title=self.config.recipe)
+        if time.monotonic() >= self._draw_at_s:
+            self._draw()
 
     def _draw(self) -> None:
         if self.world.is_first and self.state.step:

@@ -60,7 +60,9 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
         lines.append(f"pictures a rank and step: {share:,} = {config.batch_size:,} / {world_size} ranks")
     if config.chunk_size and config.chunk_size < share:
         chunks = -(-share // config.chunk_size)
-        lines.append(f"chunks a step: {chunks} = ceil({share:,} / {config.chunk_size:,}) (gradient caching: two passes)")
+        lines.append(
+            f"chunks a step: {chunks} = ceil({share:,} / {config.chunk_size:,}) (gradient caching: two passes)"
+        )
     if batches.negatives is not None:
         lines.append(f"hard negatives: up to {config.negatives_per_image} a picture and step")
     return lines

@@ -123,7 +123,7 @@ def _make_conv(config: TowersConfig) -> Towers:
             dim=config.dim,
         )
     )
-    return ConvTowers(model.to(memory_format=torch.channels_last), dim=config.dim)
+    return ConvTowers(model, dim=config.dim)
 
 
 def _make_vit(config: TowersConfig) -> Towers:

@@ -8,7 +8,6 @@ import numpy as np
 
 from sightline.data.base import Dataset
 from sightline.data.pixel_cache import PixelCache
-from sightline.evaluation.compose import ComposeEvaluator
 from sightline.evaluation.embedding import embed_dataset, embed_images
 from sightline.evaluation.prompts import default_templates
 from sightline.evaluation.retrieval import retrieval_metrics

@@ -1,0 +1,116 @@
+"""How far two models rank the same images and texts alike.
+
+Shape suffixes: Q queries, C candidates, D and E dimensions of the two joint spaces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.errors import InputError
+from sightline.evaluation.ranks import TIE_TOLERANCE, require_finite_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK_CELLS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How alike two rankings are, as means over all queries."""
+
+    overlap: float
+    """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
+    correlation: float
+    """Spearman's rank correlation of the similarities to all candidates, in [-1, 1]; 0 at random."""
+    chance: float
+    """Overlap of two random rankings: k / candidates."""
+    k: int
+    n_queries: int
+
+
+def measure_agreement(
+    queries: tuple[NDArray[np.float32], NDArray[np.float32]],
+    candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    k: int = 10,
+) -> Agreement:
+    """Agreement of the rankings that two models make of the same candidates for the same queries.
+
+    `queries` are (Q, D) of one model and (Q, E) of the other, `candidates` (C, D) and (C, E). Tied candidates share
+    their places, so models whose vectors collapsed agree as much as chance does. Computed in chunks of queries. Raises
+    InputError for arrays that don't fit and values that aren't finite. Spearman 1904, ties by average ranks.
+    """
+    k = _check(queries, candidates, k=k)
+    n_queries, n_candidates = len(queries[0]), len(candidates[0])
+    rows = max(1, _CHUNK_CELLS // n_candidates)
+    overlap, correlation = 0.0, 0.0
+    for start in range(0, n_queries, rows):
+        first_QC, second_QC = (
+            query[start : start + rows] @ candidate.T for query, candidate in zip(queries, candidates, strict=True)
+        )
+        overlap += float((_places_taken(first_QC, k) * _places_taken(second_QC, k)).sum()) / k
+        correlation += float(_correlate_ranks(first_QC, second_QC).sum())
+    return Agreement(
+        overlap=overlap / n_queries,
+        correlation=correlation / n_queries,
+        chance=k / n_candidates,
+        k=k,
+        n_queries=n_queries,
+    )
+
+
+def _check(
+    queries: tuple[NDArray[np.float32], NDArray[np.float32]],
+    candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    k: int,
+) -> int:
+    """The k that is used: at most the number of candidates."""
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}.")
+    for values, what in ((queries, "queries"), (candidates, "candidates")):
+        if len(values[0]) != len(values[1]) or not len(values[0]):
+            raise InputError(f"Both models need the same {what}, at least one: {len(values[0])} and {len(values[1])}.")
+        for vectors_ND in values:
+            require_finite_rows(vectors_ND, what=what)
+    return min(k, len(candidates[0]))
+
+
+def _places_taken(similarity_QC: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+    """Each candidate's part of the first k places (Q, C): 0 or 1, and equal parts where tied at the k-th."""
+    last_Q1 = np.partition(similarity_QC, -k, axis=1)[:, -k, None]
+    above_QC = similarity_QC > last_Q1 + TIE_TOLERANCE
+    tied_QC = np.abs(similarity_QC - last_Q1) <= TIE_TOLERANCE
+    left_Q1 = k - above_QC.sum(axis=1, keepdims=True)
+    places_QC: NDArray[np.float64] = above_QC + tied_QC * (left_Q1 / tied_QC.sum(axis=1, keepdims=True))
+    return places_QC
+
+
+def _correlate_ranks(first_QC: NDArray[np.float32], second_QC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Spearman's correlation of each row (Q,); 0 where all similarities of a row are tied, which rank nothing."""
+    centred = [_average_ranks(values_QC) - (values_QC.shape[1] + 1) / 2 for values_QC in (first_QC, second_QC)]
+    covariance_Q = (centred[0] * centred[1]).sum(axis=1)
+    norm_Q = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    correlation_Q = np.zeros(len(norm_Q))
+    np.divide(covariance_Q, norm_Q, out=correlation_Q, where=norm_Q > 0)
+    return correlation_Q
+
+
+def _average_ranks(values_QC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Ranks of each row from 1 for its least value; equal ones share their mean rank."""
+    values_QC = values_QC.round(6)  # by a grid, not by distance: many candidates would chain into one tie
+    order_QC = np.argsort(values_QC, axis=1, kind="stable")
+    sorted_QC = np.take_along_axis(values_QC, order_QC, axis=1)
+    new_QC = np.ones(values_QC.shape, bool)
+    new_QC[:, 1:] = sorted_QC[:, 1:] != sorted_QC[:, :-1]
+    group_N = np.cumsum(new_QC) - 1  # runs of tied values, numbered through all rows
+    place_QC = np.broadcast_to(np.arange(1, values_QC.shape[1] + 1), values_QC.shape)
+    mean_G = np.bincount(group_N, weights=place_QC.ravel()) / np.bincount(group_N)
+    ranks_QC = np.empty(values_QC.shape)
+    np.put_along_axis(ranks_QC, order_QC, mean_G[group_N].reshape(values_QC.shape), axis=1)
+    return ranks_QC

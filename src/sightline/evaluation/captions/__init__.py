@@ -1,0 +1,1 @@
+"""Captions against references: BLEU, ROUGE-L and CIDEr as pycocoevalcap computes them, CLIPScore, result files."""

@@ -1,0 +1,218 @@
+"""What figures don't show: the best and worst retrievals, neighbours, a map of the joint space, the modality gap.
+
+Plain records with ids and numbers; pages are made from them elsewhere. Shape suffixes: B images, T texts, V vectors of
+any kind, C candidates, D dimension of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.errors import InputError
+from sightline.evaluation.embedding import EmbeddedDataset
+from sightline.evaluation.ranks import require_finite_rows
+from sightline.evaluation.retrieval import Direction, RetrievalRanks, check_owners
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Match:
+    """Something that was found: an image's id, or a text."""
+
+    item: str
+    similarity: float
+    right: bool = False
+    """Whether it belongs to the query."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalCase:
+    """One query and what it found."""
+
+    query: str
+    """A text, or an image's id."""
+    rank: float
+    """Expected rank of the first right answer, from 1."""
+    answer: Match
+    """The right answer that ranks first."""
+    found: tuple[Match, ...]
+    """The first candidates, best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalCases:
+    """The queries that did best and worst, at most one of an image so that the list is not of one picture."""
+
+    best: tuple[RetrievalCase, ...]
+    """Right at once, with the greatest lead over the next candidate first."""
+    worst: tuple[RetrievalCase, ...]
+    """Furthest from the right answer first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingMap:
+    """Both modalities in the two directions in which they spread most."""
+
+    image_B2: NDArray[np.float32]
+    text_T2: NDArray[np.float32]
+    explained: tuple[float, float]
+    """Share of the variance along each of the two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityGap:
+    """How far images and texts lie apart as a whole (Liang et al. 2022, arXiv:2203.02053)."""
+
+    distance: float
+    """Euclidean distance of the centroids of the normalised vectors, in [0, 2]."""
+    matched_similarity: float
+    """Mean cosine of images with their own texts."""
+    other_similarity: float
+    """Mean cosine of images with the texts of others; equals the above where there is one image only."""
+
+
+def find_cases(
+    embedded: EmbeddedDataset,
+    ranks: RetrievalRanks,
+    *,
+    direction: Direction = "image_retrieval",
+    n: int = 20,
+    shown: int = 5,
+) -> RetrievalCases:
+    """The `n` best and worst queries of one direction, each with its `shown` first results.
+
+    `ranks` are those of `rank_retrieval` for the same vectors. Raises InputError for `n` or `shown` below 1.
+    """
+    if n < 1 or shown < 1:
+        raise InputError(f"n and shown must be at least 1, got {n} and {shown}.")
+    sides = _Sides.of(embedded, direction)
+    rank_Q = (ranks.image_retrieval if direction == "image_retrieval" else ranks.text_retrieval).expected_ranks
+    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query_image_Q, n)
+    first = np.flatnonzero(rank_Q == 1)
+    lead = np.array([sides.lead(int(query)) for query in first])
+    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query_image_Q, n)
+    return RetrievalCases(
+        best=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in best),
+        worst=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in worst),
+    )
+
+
+def find_neighbours(
+    vectors_VD: NDArray[np.float32], names: Sequence[str], *, rows: Sequence[int], k: int = 5
+) -> dict[str, tuple[Match, ...]]:
+    """For each of some rows, the `k` others that are nearest by cosine: name -> matches, best first."""
+    if k < 1 or len(names) != len(vectors_VD):
+        raise InputError(
+            f"k must be at least 1 ({k}), and every vector needs a name ({len(vectors_VD)}, {len(names)})."
+        )
+    require_finite_rows(vectors_VD, what="vectors")
+    neighbours = {}
+    for row in rows:
+        similarity_V = vectors_VD @ vectors_VD[row]
+        order = [int(other) for other in np.argsort(-similarity_V, kind="stable") if other != row]
+        neighbours[names[row]] = tuple(Match(item=names[o], similarity=float(similarity_V[o])) for o in order[:k])
+    return neighbours
+
+
+def map_embeddings(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32]) -> EmbeddingMap:
+    """Principal components of images and texts together (Pearson 1901), each modality counting the same.
+
+    With equal weights five captions an image don't turn the map. Signs are fixed, so that equal data gives an equal
+    map. Raises InputError for fewer than two dimensions and values that aren't finite.
+    """
+    if image_BD.shape[1] < 2 or image_BD.shape[1] != text_TD.shape[1] or not len(image_BD) or not len(text_TD):
+        raise InputError(
+            f"A map needs images and texts of one space of 2 dimensions or more: {image_BD.shape}, {text_TD.shape}."
+        )
+    for vectors_VD, what in ((image_BD, "image embeddings"), (text_TD, "text embeddings")):
+        require_finite_rows(vectors_VD, what=what)
+    centre_D = (image_BD.mean(axis=0, dtype=np.float64) + text_TD.mean(axis=0, dtype=np.float64)) / 2
+    image_BD, text_TD = image_BD - centre_D, text_TD - centre_D
+    covariance_DD = (image_BD.T @ image_BD / len(image_BD) + text_TD.T @ text_TD / len(text_TD)) / 2
+    variance_D, direction_DD = np.linalg.eigh(covariance_DD)
+    axis_D2 = direction_DD[:, ::-1][:, :2]
+    axis_D2 = axis_D2 * np.sign(axis_D2[np.abs(axis_D2).argmax(axis=0), [0, 1]])
+    total = float(variance_D.sum()) or 1.0
+    return EmbeddingMap(
+        image_B2=(image_BD @ axis_D2).astype(np.float32),
+        text_T2=(text_TD @ axis_D2).astype(np.float32),
+        explained=(float(variance_D[-1]) / total, float(variance_D[-2]) / total),
+    )
+
+
+def measure_gap(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64]) -> ModalityGap:
+    """The modality gap of normalised vectors; `owner_T` is each text's image. Raises InputError as retrieval does."""
+    owner_T = check_owners(image_BD, text_TD, owner_T)
+    image_mean_D, text_mean_D = image_BD.mean(axis=0, dtype=np.float64), text_TD.mean(axis=0, dtype=np.float64)
+    matched_T = np.einsum("td,td->t", image_BD[owner_T], text_TD, dtype=np.float64)
+    n_all, n_matched = len(image_BD) * len(text_TD), len(text_TD)
+    # the mean over all pairs is the product of the means: no similarity has to be computed for it
+    others = (float(image_mean_D @ text_mean_D) * n_all - matched_T.sum()) / max(1, n_all - n_matched)
+    matched = float(matched_T.mean())
+    return ModalityGap(
+        distance=float(np.linalg.norm(image_mean_D - text_mean_D)),
+        matched_similarity=matched,
+        other_similarity=float(others) if n_all > n_matched else matched,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Queries and candidates of one direction, with the image that each belongs to."""
+
+    queries: tuple[str, ...]
+    query_QD: NDArray[np.float32]
+    query_image_Q: NDArray[np.int64]
+    candidates: tuple[str, ...]
+    candidate_CD: NDArray[np.float32]
+    candidate_image_C: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, embedded: EmbeddedDataset, direction: Direction) -> _Sides:
+        images = (embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
+        texts = (embedded.texts, embedded.text_TD, embedded.owner_T)
+        query, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
+        return cls(
+            queries=query[0],
+            query_QD=query[1],
+            query_image_Q=query[2],
+            candidates=candidate[0],
+            candidate_CD=candidate[1],
+            candidate_image_C=candidate[2],
+        )
+
+    def case(self, query: int, rank: float, *, shown: int) -> RetrievalCase:
+        similarity_C, right_C = self._row(query)
+        order = np.argsort(-similarity_C, kind="stable")
+        first_right = int(order[right_C[order].argmax()])
+        found = [self._match(int(index), similarity_C, right_C) for index in order[:shown]]
+        answer = self._match(first_right, similarity_C, right_C)
+        return RetrievalCase(query=self.queries[query], rank=rank, answer=answer, found=tuple(found))
+
+    def lead(self, query: int) -> float:
+        """How much more similar the best right answer is than the best wrong one."""
+        similarity_C, right_C = self._row(query)
+        return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
+
+    def _row(self, query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        right_C: NDArray[np.bool_] = self.candidate_image_C == self.query_image_Q[query]
+        return self.candidate_CD @ self.query_QD[query], right_C
+
+    def _match(self, index: int, similarity_C: NDArray[np.float32], right_C: NDArray[np.bool_]) -> Match:
+        return Match(item=self.candidates[index], similarity=float(similarity_C[index]), right=bool(right_C[index]))
+
+
+def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: int) -> list[int]:
+    """The first `n` queries of an order, leaving out those of an image that is there already."""
+    chosen: dict[int, int] = {}
+    for query in order:
+        chosen.setdefault(int(query_image_Q[query]), int(query))
+        if len(chosen) == n:
+            break
+    return list(chosen.values())

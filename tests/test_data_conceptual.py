@@ -1,0 +1,98 @@
+import io
+import tarfile
+
+import pytest
+
+from conftest import SHARED_DATA
+from sightline.data.conceptual import READER
+from sightline.errors import InputError
+
+ROW = "a dog on a beach\thttp://example.com/1.jpg\n"
+
+
+def write_shard(path, *captions):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for number, caption in enumerate(captions):
+            for extension, data in (("jpg", b"x"), ("txt", caption.encode())):
+                info = tarfile.TarInfo(f"{number:05d}.{extension}")
+                info.size = len(data)
+                shard.addfile(info, io.BytesIO(data))
+
+
+def read(path, split="train"):
+    return [pair.captions[0] for pair in READER.load(path, split=split)]
+
+
+@pytest.mark.parametrize("list_name", ["Train_GCC-training.tsv", None])
+def test_shards_are_read_with_and_without_their_list(tmp_path, list_name):
+    write_shard(tmp_path / "00000.tar", "one", "two")
+    write_shard(tmp_path / "00001.tar", "three")
+    if list_name:
+        (tmp_path / list_name).write_text(ROW)
+        assert read(tmp_path / list_name) == ["one", "two", "three"]
+    dataset = READER.load(tmp_path, split="train")
+    assert [pair.captions for pair in dataset] == [("one",), ("two",), ("three",)]
+    assert dataset.name == f"cc:{tmp_path}"
+    assert READER.splits(tmp_path) == ("train",)
+
+
+def test_folders_named_after_splits_are_splits(tmp_path):
+    write_shard(tmp_path / "train" / "00000.tar", "one")
+    write_shard(tmp_path / "val" / "00000.tar", "two")
+    assert READER.splits(tmp_path) == ("train", "val")
+    assert read(tmp_path, "val") == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("list_name", "row", "name"),
+    [("Train_GCC-training.tsv", ROW, "cc3m"), ("cc12m.tsv", "https://example.com/1.jpg\ta dog\n", "cc12m")],
+)
+def test_a_list_without_shards_tells_the_command(tmp_path, list_name, row, name):
+    path = tmp_path / list_name
+    path.write_text(row * 1_200)
+    command = (
+        rf"lists 1,200 images by URL, and none is downloaded: .*: sightline data get {name} {tmp_path} --list {path}$"
+    )
+    for address in (tmp_path, path):
+        with pytest.raises(InputError, match=command):
+            read(address)
+        with pytest.raises(InputError, match=command):
+            READER.splits(address)
+
+
+@pytest.mark.parametrize("row", ["one column\n", "a\tb\n", "a\thttp://x/1.jpg\tc\n"])
+@pytest.mark.parametrize("with_shards", [False, True])
+def test_a_list_with_wrong_columns_is_refused(tmp_path, row, with_shards):
+    (tmp_path / "list.tsv").write_text(row)
+    if with_shards:
+        write_shard(tmp_path / "00000.tar", "one")
+    with pytest.raises(InputError, match=r"list.tsv, line 1: no column of addresses and one of captions"):
+        read(tmp_path)
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    (tmp_path / "list.tsv").write_text("")
+    with pytest.raises(InputError, match=r"list.tsv is empty"):
+        read(tmp_path)
+
+
+def test_a_folder_with_neither_says_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match=r"holds neither shards .* nor a list .* sightline data get cc3m FOLDER"):
+        read(tmp_path)
+
+
+def test_recognises_lists_by_their_first_row(tmp_path):
+    rows = {"a.tsv": ROW, "b.tsv": "url\tcaption\n", "c.tsv": "filepath\ttitle\n", "d.txt": ROW, "e.tsv": "x\ty\tz\n"}
+    for name, row in rows.items():
+        (tmp_path / name).write_text(row)
+    assert [name for name in rows if READER.recognises(tmp_path / name)] == ["a.tsv", "b.tsv"]
+    assert READER.recognises(tmp_path)
+    assert not READER.recognises(tmp_path / "absent")
+
+
+@pytest.mark.shared
+def test_a_real_shard_of_cc12m():
+    dataset = READER.load(SHARED_DATA / "webdataset", split="train")
+    assert len(dataset) == 32
+    assert dataset[0].image.read().ndim == 3

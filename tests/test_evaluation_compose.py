@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from captioning_fakes import FakeEncoder
+from evaluation_fakes import dataset, pair, unit
+from sightline.errors import InputError
+from sightline.evaluation.bootstrap import Bootstrap
+from sightline.evaluation.compose import ComposeConfig, ComposeEvaluator, compare_sentences
+
+
+def choices(images, true, false, image=None, kinds=None):
+    image = np.arange(len(images)) if image is None else np.array(image)
+    return compare_sentences(images, true, false, image_N=image, kinds=kinds or ["attribute"] * len(images))
+
+
+def test_the_nearer_sentence_is_chosen_and_ties_are_half():
+    found = choices(unit(0, 0, 0, 0), unit(10, 50, 30, 20), unit(20, 10, -30, 20 + 1e-6))
+    assert found.right_N.tolist() == [1, 0, 0.5, 0.5]
+    assert found.metrics() == {"compose_attribute": 0.5, "compose_mean": 0.5}
+
+
+def test_a_text_tower_that_sees_only_words_gets_one_half():
+    found = choices(unit(*range(100)), unit(*range(100, 200)), unit(*range(100, 200)))
+    assert found.metrics()["compose_mean"] == 0.5
+
+
+def test_the_mean_is_over_kinds_not_comparisons():
+    found = choices(unit(0, 0, 0), unit(1, 1, 50), unit(9, 9, 9), kinds=["count", "count", "relation"])
+    assert found.metrics() == {"compose_count": 1, "compose_relation": 0, "compose_mean": 0.5}
+    assert found.counts() == {"count": 2, "relation": 1}
+
+
+def test_intervals_resample_images_with_all_their_comparisons(rng):
+    angles = rng.uniform(-60, 60, (2, 300))
+    every = choices(unit(*[0] * 300), unit(*angles[0]), unit(*angles[1]))
+    grouped = choices(unit(*[0] * 300), unit(*angles[0]), unit(*angles[1]), image=np.repeat([4, 9, 7], 100))
+    config = Bootstrap(resamples=200)
+    low, high = every.intervals(config)["compose_mean"]
+    assert low < every.metrics()["compose_mean"] < high
+    assert every.intervals(config)["compose_attribute"] == (low, high)
+    assert grouped.intervals(config)["compose_mean"] != (low, high)
+    without_gaps = choices(unit(*[0] * 300), unit(*angles[0]), unit(*angles[1]), image=np.repeat([0, 2, 1], 100))
+    assert grouped.intervals(config) == without_gaps.intervals(config)
+
+
+def test_a_kind_of_few_images_has_an_interval_too():
+    kinds = ["rare"] + ["usual"] * 19
+    found = choices(unit(*[0] * 20), unit(*[1] * 20), unit(*[5] * 20), kinds=kinds)
+    assert found.intervals(Bootstrap(resamples=50))["compose_mean"] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "image", "kinds", "message"),
+    [
+        ((unit(0), unit(0, 1), unit(0)), [0], ["a"], "one space"),
+        ((np.zeros((0, 2)),) * 3, [], [], "one space"),
+        ((unit(0),) * 3, [0, 1], ["a"], "as many"),
+        ((unit(0),) * 3, [0], ["a", "b"], "as many"),
+        ((unit(0, 1), unit(0, np.nan), unit(0, 1)), [0, 1], ["a", "a"], "Row 1 of the true embeddings"),
+        ((unit(np.nan), unit(0), unit(0)), [0], ["a"], "Row 0 of the image embeddings"),
+    ],
+)
+def test_comparisons_that_make_no_sense_are_refused(arrays, image, kinds, message):
+    with pytest.raises(InputError, match=message):
+        compare_sentences(*arrays, image_N=np.array(image, int), kinds=kinds)
+
+
+def test_the_evaluator_measures_an_encoder():
+    scenes = dataset(
+        pair("a", "red", "red", negatives=[("a red wall", "a blue wall", "attribute"), ("red", "green", "attribute")]),
+        pair("b", "blue", "blue"),
+        pair("c", "green", "green", negatives=[("a red wall", "a green wall", "relation")]),
+        pair("d", "broken", "x", negatives=[("a", "b", "relation")]),
+    )
+    result = ComposeEvaluator().run(FakeEncoder(), scenes)
+    assert result.metrics == {"compose_attribute": 1, "compose_relation": 0, "compose_mean": 0.5}
+    assert (result.n_images, result.n_texts) == (2, 5)
+    assert result.details["comparisons"] == {"attribute": 2, "relation": 1}
+    assert [problem.id for problem in result.problems] == ["d"]
+
+
+def test_the_evaluator_needs_hard_negatives():
+    with pytest.raises(InputError, match="no hard negatives; scenes have"):
+        ComposeEvaluator().run(FakeEncoder(), dataset(pair("a", "red", "red")))
+    unreadable = dataset(pair("a", "red", "red"), pair("b", "broken", "x", negatives=[("a", "b", "count")]))
+    with pytest.raises(InputError, match="None of the pictures of fake:colours that have hard negatives can be read"):
+        ComposeEvaluator().run(FakeEncoder(), unreadable)
+    with pytest.raises(InputError, match="batch_size"):
+        ComposeConfig(batch_size=0)
