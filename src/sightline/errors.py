@@ -22,6 +22,10 @@ class ImageError(InputError):
         self.reason = reason
 
 
+class DataError(SightlineError):
+    """A set of pairs can't be downloaded, unpacked or written."""
+
+
 class ModelError(SightlineError):
     """A model is unknown, can't be fetched, or can't be loaded or run here."""
 

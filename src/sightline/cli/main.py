@@ -9,7 +9,9 @@ import click
 
 from sightline import __version__
 from sightline.cli.caption import caption
+from sightline.cli.data import data
 from sightline.cli.doctor import doctor
+from sightline.cli.evaluate import evaluate
 from sightline.cli.index import index
 from sightline.cli.library import info, remove
 from sightline.cli.models import models
@@ -27,7 +29,7 @@ def sightline() -> None:
     """
 
 
-for command in (index, search, similar, duplicates, caption, info, remove, models, train, doctor):
+for command in (index, search, similar, duplicates, caption, info, remove, data, train, evaluate, models, doctor):
     sightline.add_command(command)
 
 

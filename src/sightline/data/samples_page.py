@@ -15,7 +15,7 @@ from pathlib import Path
 from sightline.data.base import Dataset, Pair
 from sightline.data.checks import Case, CheckReport, Finding
 from sightline.data.facts import SplitFacts, choose_sample
-from sightline.errors import ImageError, SightlineError
+from sightline.errors import DataError, ImageError
 from sightline.images.thumbnails import data_uri, make_thumbnail
 
 SAMPLES = 24
@@ -39,7 +39,7 @@ class PageContent:
 
 
 def write_samples_page(target: Path, content: PageContent) -> None:
-    """Write the page. Raises SightlineError where it can't be written."""
+    """Write the page. Raises DataError where it can't be written."""
     page = format_page(content)
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -47,7 +47,7 @@ def write_samples_page(target: Path, content: PageContent) -> None:
         partial.write_text(page, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
-        raise SightlineError(f"The page can't be written to {target}: {error.strerror or error}.") from error
+        raise DataError(f"The page can't be written to {target}: {error.strerror or error}.") from error
 
 
 def format_page(content: PageContent) -> str:

@@ -16,7 +16,7 @@ from sightline.data.base import Dataset, Pair
 from sightline.data.download.pictures import SUFFIX_OF_FORMAT
 from sightline.data.encoded import encode_png, read_encoded
 from sightline.data.writers import WRITERS, DatasetWriter, Sample
-from sightline.errors import ImageError, InputError, SightlineError
+from sightline.errors import DataError, ImageError, InputError
 from sightline.images.decode import read_info
 
 _AT_ONCE = 128
@@ -53,7 +53,7 @@ def convert_datasets(
     """Write some splits of one source to the new folder `target`, in the format `to` (a key of WRITERS).
 
     Pairs whose picture can't be read, or that have neither caption nor class, are left out and reported. Raises
-    InputError for an unknown format, a target that isn't empty, or nothing that could be written; SightlineError where
+    InputError for an unknown format, a target that isn't empty, or nothing that could be written; DataError where
     the target can't be written, as on a full disk, which leaves nothing behind.
     """
     if to not in WRITERS:
@@ -69,7 +69,7 @@ def convert_datasets(
             target.rmdir()
         staging.rename(target)
     except OSError as error:
-        raise SightlineError(
+        raise DataError(
             f"{target} can't be written: {error.strerror or error}. Nothing of it was kept; free space or choose "
             "another folder, then convert again."
         ) from error

@@ -269,7 +269,7 @@ class TransformerLayer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A bidirectional transformer over tokens, averaged over those that aren't padding; a bag of words if it has none."""
+    """A bidirectional transformer over tokens, averaged without padding; with no layers a bag of words."""
 
     def __init__(self, config: ConvClipConfig) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class TokenTable:
     def draw(
         self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Up to `count` different texts of each picture: their places here, and the place of each one's picture in `rows`."""
+        """Up to `count` different texts of each picture: their places here, and that of each picture in `rows`."""
         n_texts = self.first_N[rows + 1] - self.first_N[rows]
         keys = rng.random((len(rows), int(n_texts.max(initial=1))))
         keys[np.arange(keys.shape[1]) >= n_texts[:, None]] = np.inf

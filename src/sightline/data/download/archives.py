@@ -12,7 +12,7 @@ from pathlib import Path
 from sightline.data.download.publishers import Archive, Publisher
 from sightline.data.download.resuming import ResumeOptions, download_file
 from sightline.data.download.unzipping import unpack_zip
-from sightline.errors import InputError, SightlineError
+from sightline.errors import DataError, InputError
 
 RECEIPTS = "receipts.json"
 
@@ -48,7 +48,7 @@ def get_archives(
 ) -> dict[str, Receipt]:
     """Bring a publisher's archives into `folder`, unpacked; the receipts of those that were asked for, by file name.
 
-    Raises InputError for an unknown part, SightlineError where an archive can't be fetched, differs from what is known
+    Raises InputError for an unknown part, DataError where an archive can't be fetched, differs from what is known
     of it, is damaged, or can't be written.
     """
     chosen = publisher.choose(options.parts)
@@ -86,8 +86,8 @@ def get_list(
     return file
 
 
-def _cant_write(folder: Path, error: OSError) -> SightlineError:
-    return SightlineError(
+def _cant_write(folder: Path, error: OSError) -> DataError:
+    return DataError(
         f"{folder} can't be written: {error.strerror or error}. What was fetched is kept; free space or choose "
         "another folder, then run the same command again to go on."
     )
@@ -110,7 +110,7 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
     tell(f"checking {archive.name}", 0, 1, "")
     try:
         sha256 = _check_file(file, archive, known)
-    except SightlineError:
+    except DataError:
         if fetched:  # a file that somebody laid there is theirs
             file.unlink()
         raise
@@ -128,7 +128,7 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
 
 
 def _check_file(file: Path, archive: Archive, known: Receipt | None) -> str:
-    """The file's SHA-256. Raises SightlineError where it isn't what it should be."""
+    """The file's SHA-256. Raises DataError where it isn't what it should be."""
     size_bytes = file.stat().st_size
     if archive.size_bytes is not None and size_bytes != archive.size_bytes:
         raise _refuse(file, f"has {size_bytes} bytes; {archive.size_bytes} were expected")
@@ -148,8 +148,8 @@ def _check_file(file: Path, archive: Archive, known: Receipt | None) -> str:
     return sha256
 
 
-def _refuse(file: Path, problem: str) -> SightlineError:
-    return SightlineError(
+def _refuse(file: Path, problem: str) -> DataError:
+    return DataError(
         f"{file} {problem}. Delete it if it is still there, and run the same command again; if that changes nothing, "
         "its publisher, or the mirror, gives another file."
     )

@@ -22,7 +22,7 @@ from sightline.data.download.list_log import Failure, ListLog, ShardRecord
 from sightline.data.download.pictures import KeptPicture, PictureLimits, keep_picture
 from sightline.data.download.shards import ShardWriter, encode_json, name_key, name_shard
 from sightline.data.download.url_lists import UrlList, UrlRow, open_url_list
-from sightline.errors import ImageError, InputError, SightlineError
+from sightline.errors import DataError, ImageError, InputError
 
 _OPEN_SHARDS = 3
 
@@ -83,7 +83,7 @@ def download_list(
     """Download what a list names into `folder`; what is finished there already is left alone.
 
     Ctrl-C ends it early: finished shards stay, and the report says so. Raises InputError for a list that can't be read
-    or a folder that holds something else, SightlineError where the folder can't be written, as on a full disk.
+    or a folder that holds something else, DataError where the folder can't be written, as on a full disk.
     """
     begun_s = time.monotonic()
     urls = open_url_list(list_file)
@@ -125,8 +125,8 @@ def _open_log(folder: Path, urls: UrlList, options: ListOptions, n_rows: int) ->
         raise _cant_write(folder, error) from error
 
 
-def _cant_write(folder: Path, error: OSError) -> SightlineError:
-    return SightlineError(
+def _cant_write(folder: Path, error: OSError) -> DataError:
+    return DataError(
         f"{folder} can't be written: {error.strerror or error}. Finished shards are complete; free space or choose "
         "another folder, then run the same command again to go on."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 
 from sightline.data.download.fetching import USER_AGENT, WORTH_ANOTHER_TRY, retry_after_s
-from sightline.errors import SightlineError
+from sightline.errors import DataError
 
 OnBytes = Callable[[int, int | None, str], None]
 """Takes bytes done, bytes in all where known, and a few words."""
@@ -53,7 +53,7 @@ def download_file(
     """Fetch a file to `target`, which has its name only once it is complete; the environment's proxies are used.
 
     What an earlier run fetched, in `.NAME.partial`, is continued. The length is checked against the server's.
-    Raises SightlineError where the server has no such file or doesn't give it after several tries; OSError where the
+    Raises DataError where the server has no such file or doesn't give it after several tries; OSError where the
     disk refuses it.
     """
     download = _Download(url, target, options or ResumeOptions(), on_bytes or (lambda *_: None))
@@ -86,7 +86,7 @@ class _Download:
                 except _TryAgain as failure:
                     fruitless = 1 if self._received > before else fruitless + 1
                     if fruitless >= self._options.tries:
-                        raise SightlineError(
+                        raise DataError(
                             f"{self._url} can't be fetched: {failure}, {fruitless} times in a row. What came before is "
                             "kept: run the same command again to go on."
                         ) from failure
@@ -115,7 +115,7 @@ class _Download:
         if answer.status_code in WORTH_ANOTHER_TRY:
             raise _TryAgain(f"HTTP {answer.status_code}", wait_s=retry_after_s(answer.headers.get("retry-after", "")))
         if answer.status_code not in (200, 206):
-            raise SightlineError(
+            raise DataError(
                 f"{self._url} can't be fetched: HTTP {answer.status_code}. Look whether its publisher moved it; a copy "
                 "elsewhere can be used with --mirror URL."
             )
@@ -169,7 +169,7 @@ def _explained() -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise _TryAgain("no answer in time") from error
     except httpx2.UnsupportedProtocol as error:
-        raise SightlineError(f"Only http and https addresses can be fetched: {error}.") from error
+        raise DataError(f"Only http and https addresses can be fetched: {error}.") from error
     except httpx2.HTTPError as error:
         raise _TryAgain(str(error) or type(error).__name__) from error
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from sightline.errors import SightlineError
+from sightline.errors import DataError
 
 MAX_FILES = 2_000_000
 MAX_BYTES = 500_000_000_000
@@ -22,7 +22,7 @@ def unpack_zip(
 ) -> list[str]:
     """Unpack the members that match a pattern into `target`; their names. Every byte is checked against its CRC.
 
-    All is unpacked beside its place first, so that a folder that is there is complete. Raises SightlineError for an
+    All is unpacked beside its place first, so that a folder that is there is complete. Raises DataError for an
     archive that is damaged or that holds what an honest one doesn't; OSError where the disk refuses it.
     """
     staging = target / f".{archive.name}.unpacking"
@@ -37,7 +37,7 @@ def unpack_zip(
                     on_files(done, len(chosen))
         _move(staging, target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise SightlineError(f"{archive} is damaged: {error}. Delete it and run the same command again.") from error
+        raise DataError(f"{archive} is damaged: {error}. Delete it and run the same command again.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return [member.filename for member in chosen]
@@ -47,18 +47,18 @@ def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfil
     files = [member for member in opened.infolist() if not member.is_dir()]
     for member in files:
         if problem := _problem(member):
-            raise SightlineError(f"{archive} is not unpacked: its member {member.filename!r} {problem}.")
+            raise DataError(f"{archive} is not unpacked: its member {member.filename!r} {problem}.")
     names = [member.filename for member in files]
     if len(set(names)) != len(names):
-        raise SightlineError(f"{archive} is not unpacked: it holds two members of one name.")
+        raise DataError(f"{archive} is not unpacked: it holds two members of one name.")
     total = sum(member.file_size for member in files)
     if len(files) > MAX_FILES or total > MAX_BYTES:
-        raise SightlineError(
+        raise DataError(
             f"{archive} is not unpacked: {len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are."
         )
     chosen = [member for member in files if fnmatchcase(member.filename, pattern)]
     if not chosen:
-        raise SightlineError(f"{archive} holds no {pattern}: it is not the archive that was expected.")
+        raise DataError(f"{archive} holds no {pattern}: it is not the archive that was expected.")
     return chosen
 
 
@@ -75,7 +75,7 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
 def _check_space(target: Path, size_bytes: int) -> None:
     free_bytes = shutil.disk_usage(target).free
     if size_bytes > free_bytes:
-        raise SightlineError(
+        raise DataError(
             f"{target} has {free_bytes / 1e9:.1f} GB free; unpacking needs {size_bytes / 1e9:.1f} GB. The archive is "
             "kept: free space and run the same command again."
         )
