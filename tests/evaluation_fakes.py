@@ -15,7 +15,7 @@ class Colour:
 
     name: str
 
-    def read(self):
+    def read(self, *, min_side_px=None):
         if self.name == "broken":
             raise ImageError("truncated JPEG")
         return np.full((20, 20, 3), COLOURS[self.name], np.uint8)

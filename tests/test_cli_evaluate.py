@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from conftest import SHARED_DATA
 from evaluation_fakes import dataset, pair
+from page_checks import read_page
 from sightline.cli.evaluate import evaluate
 from sightline.errors import InputError
 
@@ -226,3 +227,15 @@ def test_the_starter_names_tiny_imagenet_better_than_chance(run):
     assert values["details"]["n_classes"] == 200
     assert values["metrics"]["acc1"] > 0.05  # chance is 0.005
     assert values["metrics"]["acc5"] > 0.15
+
+
+def test_retrieval_writes_a_page(run, colours, tmp_path):
+    words = ("retrieval", "--model", "tiny", "--data", "fake:broken", "--json")
+    plain, paged = run(*words), run(*words, "--page", tmp_path / "r.html")
+    assert only_json(paged)["metrics"] == only_json(plain)["metrics"]
+    images, text = read_page((tmp_path / "r.html").read_text())
+    assert images
+    assert "tiny on fake:broken, val: 3 images, 4 texts" in text
+    refused = run(*words, "--page", tmp_path / "none" / "r.html")
+    assert refused.exit_code == 2
+    assert "doesn't exist" in refused.stderr

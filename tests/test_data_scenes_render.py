@@ -10,6 +10,7 @@ from sightline.data.scenes.grammar import COLOURS, SHAPES, SIZES, TEXTURES, Kind
 from sightline.data.scenes.render import render_scene
 
 GREY = (128, 128, 128)
+RING_AND_CIRCLE = ("ring", "circle")
 
 
 def scene_with(*, shape="circle", colour="red", size="large", texture="solid", grain=0, tilt=0.0):
@@ -26,7 +27,7 @@ def test_pixels_are_as_version_1_fixed_them():
     scenes = [draw_scene(0, "train", number) for number in range(24)]
     digest = hashlib.blake2b(b"".join(render_scene(scene, 64).tobytes() for scene in scenes), digest_size=8)
     digest.update(render_scene(scenes[0], 96).tobytes() + render_scene(scenes[1], 160).tobytes())
-    assert digest.hexdigest() == "cce97c8eaf4cacbd"
+    assert digest.hexdigest() == "596a911e7e3a27c3", SCENES_CHANGED
 
 
 def test_a_picture_is_rendered_at_its_size_and_the_same_each_time():
@@ -44,7 +45,7 @@ def test_nothing_of_a_thing_lies_beyond_its_radius_and_it_fills_a_good_part(shap
     seen = mask(scene, 128)
     y, x = np.nonzero(seen)
     radius_px = scene.objects[0].radius * 128
-    assert np.hypot(x + 0.5 - 64, y + 0.5 - 64).max() <= radius_px + 1.7  # the smoothing of a star's tip
+    assert np.hypot(x + 0.5 - 64, y + 0.5 - 64).max() <= radius_px + 1.7  # the smoothing of a tip
     assert 0.25 < seen.sum() / (np.pi * radius_px**2) < 0.95
 
 
@@ -65,6 +66,15 @@ def test_all_shapes_look_different_at_every_size():
         for one, other in itertools.combinations(SHAPES, 2):
             differing = (masks[one] ^ masks[other]).sum() / (masks[one] | masks[other]).sum()
             assert differing > 0.15, (size, one, other)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_small_ring_has_a_hole_that_a_small_circle_has_not(colour):
+    ring, circle = (render_scene(scene_with(shape=shape, colour=colour, size="small"), 64) for shape in RING_AND_CIRCLE)
+    hole = np.abs(ring.astype(int) - GREY).sum(axis=2)[29:35, 29:35] == 0
+    assert hole.sum() >= 32
+    assert tuple(ring[32, 32]) == GREY
+    assert not (circle[29:35, 29:35] == GREY).all(axis=2).any()
 
 
 def test_the_middle_of_a_solid_thing_has_its_colour():

@@ -136,7 +136,7 @@ def read_kind(words):
 
 def test_a_template_of_three_things_says_nothing_of_two():
     scene = next(scene for n in range(99) if len((scene := draw_scene(0, "train", n)).objects) == 2)
-    three = template("a {0:colour shape}, a {1:colour shape} and a {2:colour shape}")
+    three = template("a {0:size colour shape}, a {1:texture colour shape} and a {2:colour shape}")
     assert fill(three, scene.objects, Chance(0)) is None
 
 

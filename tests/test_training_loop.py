@@ -89,14 +89,14 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_p
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config, whole)
     with monkeypatch.context() as patch:
-        original = loop.Run._update
+        original = loop.Run.update
 
         def update(self, step):
             if step == 5:
                 raise KeyboardInterrupt
             return original(self, step)
 
-        patch.setattr(loop.Run, "_update", update)
+        patch.setattr(loop.Run, "update", update)
         with pytest.raises(KeyboardInterrupt):
             train(config, broken)
     lines = []
@@ -109,7 +109,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_p
 def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(world, tmp_path, monkeypatch):
     config = small_config(world)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop.Run, "update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True).steps == 6

@@ -45,7 +45,7 @@ def curve(run):
 @pytest.mark.parametrize(("architecture", "changes"), [("vit", {}), ("conv", {"freeze_norm": True})])
 def test_two_processes_follow_the_curve_of_one(tmp_path, architecture, changes):
     data = make_world(tmp_path)
-    config = small_config(data, architecture, negatives_per_image=1, **changes).changed(["towers.dropout=0"])
+    config = small_config(data, architecture, negatives_per_caption=1, **changes).changed(["towers.dropout=0"])
     done = torchrun(config, tmp_path / "two", tmp_path)
     assert done.returncode == 0, done.stderr[:6000]
     torch.set_num_threads(1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,19 +132,33 @@ def evaluate() -> None:
 
 @evaluate.command()
 @_model_option
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page of best and worst results, neighbours and a map too.",
+)
 @_measuring
-def retrieval(settings: _Settings, *, model: str) -> None:
+def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
     """Find images by captions and captions by images: recall@1, 5, 10, ranks, mean average precision.
 
     image_retrieval is text to image. An image with several captions is found when its best-ranked caption is.
     """
     from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
 
-    config = RetrievalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    if page is not None and not page.parent.is_dir():
+        raise click.UsageError(f"--page: the folder {page.parent} doesn't exist.")
+    evaluator = RetrievalEvaluator(RetrievalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap))
     dataset = settings.load_captioned()
     encoder = settings.load_encoder(model)
+    started = time.perf_counter()
     with ProgressBar("embedding") as bar:
-        result = RetrievalEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+        embedded = evaluator.embed(encoder, dataset, progress=_shown_on(bar))
+    result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
+    if page is not None:
+        from sightline.evaluation.retrieval_page import write_retrieval_page
+
+        write_retrieval_page(page, dataset, embedded=embedded, result=result)
     _finish(result, settings)
 
 

@@ -9,6 +9,7 @@ import click
 
 from sightline import __version__
 from sightline.cli.caption import caption
+from sightline.cli.compare import compare
 from sightline.cli.data import data
 from sightline.cli.doctor import doctor
 from sightline.cli.evaluate import evaluate
@@ -29,7 +30,10 @@ def sightline() -> None:
     """
 
 
-for command in (index, search, similar, duplicates, caption, info, remove, data, train, evaluate, models, doctor):
+ON_A_LIBRARY = (index, search, similar, duplicates, caption, info, remove)
+ON_MODELS = (data, train, evaluate, compare, models, doctor)
+
+for command in (*ON_A_LIBRARY, *ON_MODELS):
     sightline.add_command(command)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.data.base import Dataset
-    from sightline.evaluation.embedding import PixelSource, Progress
+    from sightline.evaluation.embedding import EmbeddedDataset, PixelSource, Progress
     from sightline.evaluation.results import Interval
     from sightline.models.base import Encoder
 
@@ -60,9 +60,24 @@ class RetrievalEvaluator:
     ) -> EvalResult:
         """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where a picture has no caption."""
         started = time.perf_counter()
+        embedded = self.embed(encoder, dataset, pixels=pixels, progress=progress)
+        return replace(self.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
+
+    def embed(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        *,
+        pixels: PixelSource | None = None,
+        progress: Progress | None = None,
+    ) -> EmbeddedDataset:
+        """The vectors that `measure` takes. Raises InputError where a picture has no caption."""
         if bare := next((pair.id for pair in dataset if not pair.captions), None):
             raise InputError(f"{dataset.name}: {bare} has no caption; retrieval needs at least one for each picture.")
-        embedded = embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
+        return embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
+
+    def measure(self, encoder: Encoder, dataset: Dataset, embedded: EmbeddedDataset) -> EvalResult:
+        """The result of vectors that `embed` made; for those who need the vectors too."""
         ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
         return EvalResult(
             model=encoder.card.name,
@@ -74,7 +89,6 @@ class RetrievalEvaluator:
             intervals=ranks.intervals(self.config.ks, config=self.config.bootstrap),
             details=describe_encoder(encoder),
             problems=embedded.problems,
-            took_s=time.perf_counter() - started,
         )
 
 

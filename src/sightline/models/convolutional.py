@@ -27,6 +27,8 @@ from sightline.errors import ModelError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_HASH = (331, 7919)
+"""Factors of a pair's two ids; part of the weights' meaning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,12 +119,21 @@ class ConvClipConfig(_ConvConfig):
     fewest_text_layers: ClassVar[int] = 0
 
     dim: int = 256
+    coordinates: bool = False
+    """Whether the image tower also sees where each pixel lies, as two more channels."""
+    text_bigrams: int = 0
+    """Rows of a table of embeddings for pairs of neighbouring tokens, found by hash; 0 has none."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have."""
         super().__post_init__()
         if self.dim < 1:
             raise ModelError(f"dim must be at least 1, got {self.dim}.")
+        if self.text_bigrams < 0 or (self.text_bigrams and not self.text_layers):
+            raise ModelError(
+                f"text_bigrams must be 0 or more, and 0 for a bag of words, which knows no neighbours; got "
+                f"{self.text_bigrams} with {self.text_layers} text layers."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,12 +209,15 @@ class ImageTower(nn.Module):
     """A ResNet without its pooling: normalised pixels -> a map of cells, one for each 16x16 pixels.
 
     A stride-2 stem without max pooling, then one stage for each entry of `blocks`; every stage but the first halves the
-    side and doubles the channels. ReLU and batch norm throughout, so that static int8 keeps its speed.
+    side and doubles the channels. ReLU and batch norm throughout, so that static int8 keeps its speed. With coordinates
+    (Liu et al. 2018, arXiv:1807.03247) it can tell left from right, which it else has from the padding alone.
     """
 
-    def __init__(self, width: int, blocks: tuple[int, ...]) -> None:
+    def __init__(self, width: int, blocks: tuple[int, ...], *, coordinates: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.coordinates = coordinates
+        channels = 5 if coordinates else 3
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages: list[nn.Module] = []
         width_in = width
         for stage, count in enumerate(blocks):
@@ -216,6 +230,8 @@ class ImageTower(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, 3, S, S) -> cells (B, C, S / 16, S / 16)."""
+        if self.coordinates:
+            image_BCHW = torch.cat([image_BCHW, _coordinates(image_BCHW)], dim=1)
         cells_BCHW: Tensor = self.blocks(self.stem(image_BCHW))
         return cells_BCHW
 
@@ -278,6 +294,10 @@ class TextTower(nn.Module):
         order = 0.02 * torch.randn(config.context_length, config.text_width)
         self.positions = nn.Parameter(order) if config.text_layers else None
         nn.init.normal_(self.tokens.weight, std=0.02)
+        # Pairs of words mean something together ("red ring"), which attention takes thousands of steps to find out.
+        self.bigrams = nn.Embedding(config.text_bigrams, config.text_width) if config.text_bigrams else None
+        if self.bigrams is not None:
+            nn.init.normal_(self.bigrams.weight, std=0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(config.text_width, config.text_heads, config.dropout) for _ in range(config.text_layers)
@@ -290,6 +310,9 @@ class TextTower(nn.Module):
         x_TLE = self.tokens(ids_TL)
         if self.positions is not None:
             x_TLE = x_TLE + self.positions[: ids_TL.shape[1]]
+        if self.bigrams is not None:
+            before_TL = F.pad(ids_TL, (1, 0))[:, :-1]
+            x_TLE = x_TLE + self.bigrams((before_TL * _HASH[0] + ids_TL * _HASH[1]) % self.bigrams.num_embeddings)
         x_TLE = self.dropout(x_TLE)
         for layer in self.layers:
             x_TLE = layer(x_TLE, mask=real_TL[:, None, None, :])
@@ -307,7 +330,7 @@ class ConvClip(_Saved):
     def __init__(self, config: ConvClipConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_tower = ImageTower(config.image_width, config.image_blocks)
+        self.image_tower = ImageTower(config.image_width, config.image_blocks, coordinates=config.coordinates)
         self.image_projection = nn.Linear(config.cell_width, config.dim, bias=False)
         self.text_tower = TextTower(config)
         self.text_projection = nn.Linear(config.text_width, config.dim, bias=False)
@@ -374,6 +397,15 @@ class ConvCaptioner(_Saved):
     def forward(self, image_BCHW: Tensor, ids_BL: Tensor) -> Tensor:
         """Images and their captions so far -> logits of each next token (B, L, V)."""
         return self.decode(ids_BL, self.encode_images(image_BCHW))
+
+
+def _coordinates(image_BCHW: Tensor) -> Tensor:
+    """How far right and how far down each pixel lies, -1 to 1, as channels (B, 2, H, W)."""
+    height, width = image_BCHW.shape[-2:]
+    right_W = torch.linspace(-1, 1, width, device=image_BCHW.device)
+    down_H = torch.linspace(-1, 1, height, device=image_BCHW.device)
+    place_2HW = torch.stack([right_W.expand(height, width), down_H[:, None].expand(height, width)])
+    return place_2HW.to(image_BCHW.dtype).expand(len(image_BCHW), -1, -1, -1)
 
 
 def _unit(x_BD: Tensor) -> Tensor:

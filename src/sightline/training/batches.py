@@ -1,11 +1,11 @@
 """What one step trains on, as a pure function of seed, step and rank: a resumed run needs only the step's number.
 
-Shape suffixes: B images, T texts, L tokens, S side in pixels, N pictures of the set, C captions of the set, D teacher.
+Shape suffixes: B images, T texts, L tokens, S side in pixels, N pictures of the set, D teacher,
+K frequent words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.data.base import Dataset
+from sightline.data.base import Dataset, Pair
 from sightline.data.order import batch_rows, step_seed
 from sightline.errors import InputError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.tokenizing import Tokenizer
 from sightline.training.augment import Augmentation, Changes, augment, draw_changes
+from sightline.training.token_table import tokenize
+from sightline.training.words import FrequentWords
 
 NO_GROUP = -1
 """Group of hard negatives: positives of no picture."""
@@ -35,8 +37,12 @@ class Batch:
     ids_TL: Tensor
     group_B: Tensor
     group_T: Tensor
+    caption_T: Tensor
+    """A number for each caption; a hard negative has that of the caption it falsifies."""
     rows: NDArray[np.int64]
     teacher_BD: Tensor | None = None
+    word_BK: Tensor | None = None
+    """Which frequent words the captions of each picture contain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,50 +53,7 @@ class Texts:
     length_T: NDArray[np.int64]
     owner_T: NDArray[np.int64]
     group_T: NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTable:
-    """Token ids of all texts, cut and padded once; the texts of picture n are rows `first_N[n]` to `first_N[n + 1]`."""
-
-    ids_CL: NDArray[np.uint16] | NDArray[np.int32]
-    first_N: NDArray[np.int64]
-    length_C: NDArray[np.int64]
-    n_tokens: int
-    """Tokens of all texts before cutting, with those that mark start and end."""
-    n_lost: int
-    """Tokens that were cut off."""
-
-    def draw(
-        self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Up to `count` different texts of each picture: their places here, and that of each picture in `rows`."""
-        n_texts = self.first_N[rows + 1] - self.first_N[rows]
-        keys = rng.random((len(rows), int(n_texts.max(initial=1))))
-        keys[np.arange(keys.shape[1]) >= n_texts[:, None]] = np.inf
-        pick = keys.argsort(axis=1)[:, :count]
-        owner, column = np.nonzero(np.arange(pick.shape[1]) < n_texts[:, None])
-        return self.first_N[rows[owner]] + pick[owner, column], owner
-
-
-def tokenize(texts_of: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenTable:
-    """All texts of all pictures as one table of ids."""
-    spec = tokenizer.spec
-    kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
-    first_N = np.concatenate([[0], np.cumsum([len(texts) for texts in texts_of])]).astype(np.int64)
-    ids_CL = np.full((int(first_N[-1]), spec.context_length), spec.pad_id, kind)
-    length_C = np.zeros(len(ids_CL), np.int64)
-    n_tokens = n_lost = place = 0
-    for texts in texts_of:
-        for text in texts:
-            ids = tokenizer.ids(text)
-            n_tokens += len(ids)
-            n_lost += max(0, len(ids) - spec.context_length)
-            cut = ids if len(ids) <= spec.context_length else [*ids[: spec.context_length - 1], ids[-1]]
-            ids_CL[place, : len(cut)] = cut
-            length_C[place] = len(cut)
-            place += 1
-    return TokenTable(ids_CL=ids_CL, first_N=first_N, length_C=length_C, n_tokens=n_tokens, n_lost=n_lost)
+    caption_T: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +63,10 @@ class Sampling:
     batch_size: int
     seed: int
     captions_per_image: int
-    negatives_per_image: int
+    negatives_per_caption: int
     size_px: int
     augmentation: Augmentation
+    words_count: int = 0
     chunk_size: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -127,8 +91,10 @@ class Batches:
         self.usable = np.arange(len(dataset)) if usable_N is None else np.flatnonzero(usable_N)
         self.fixed = tokenizer.spec.padding == "fixed"
         self.captions = tokenize([pair.captions for pair in dataset], tokenizer)
-        negatives = [[n.negative for n in p.negatives] for p in dataset] if sampling.negatives_per_image else []
-        self.negatives = tokenize(negatives, tokenizer) if any(negatives) else None
+        negatives = [_negatives_of(pair) for pair in dataset] if sampling.negatives_per_caption else []
+        falsified = [texts for by_caption in negatives for texts in by_caption]
+        self.negatives = tokenize(falsified, tokenizer) if any(falsified) else None
+        self.words = FrequentWords(self.captions, count=sampling.words_count) if sampling.words_count else None
         labels = [-1 if pair.label is None else pair.label for pair in dataset]
         # Pictures of one class share their names, so each is a positive of all the others' names.
         self.group_N = np.arange(len(dataset)) if -1 in labels else np.array(labels)
@@ -174,15 +140,17 @@ class Batches:
             length_T=self.captions.length_C[places],
             owner_T=owner,
             group_T=self.group_N[rows[owner]],
+            caption_T=places,
         )
         if self.negatives is None:
             return drawn
-        places, owner = self.negatives.draw(rows, s.negatives_per_image, rng)
+        false_places, falsified = self.negatives.draw(places, s.negatives_per_caption, rng)
         return Texts(
-            ids_TL=np.concatenate([drawn.ids_TL, self.negatives.ids_CL[places]]),
-            length_T=np.concatenate([drawn.length_T, self.negatives.length_C[places]]),
-            owner_T=np.concatenate([drawn.owner_T, owner]),
-            group_T=np.concatenate([drawn.group_T, np.full(len(places), NO_GROUP)]),
+            ids_TL=np.concatenate([drawn.ids_TL, self.negatives.ids_CL[false_places]]),
+            length_T=np.concatenate([drawn.length_T, self.negatives.length_C[false_places]]),
+            owner_T=np.concatenate([drawn.owner_T, owner[falsified]]),
+            group_T=np.concatenate([drawn.group_T, np.full(len(false_places), NO_GROUP)]),
+            caption_T=np.concatenate([places, places[falsified]]),
         )
 
     def _batch(
@@ -198,8 +166,10 @@ class Batches:
             ids_TL=torch.from_numpy(ids_TL).to(device),
             group_B=torch.from_numpy(self.group_N[rows]).to(device),
             group_T=torch.from_numpy(texts.group_T[own]).to(device),
+            caption_T=torch.from_numpy(texts.caption_T[own]).to(device),
             rows=rows,
             teacher_BD=None if self._teacher_ND is None else torch.from_numpy(self._teacher_ND[rows]).to(device),
+            word_BK=None if self.words is None else self.words.labels(rows).to(device),
         )
 
     def _image(self, rows: NDArray[np.int64], changes: Changes, device: torch.device | str) -> Tensor:
@@ -211,3 +181,8 @@ class Batches:
         image_B3SS = augment(torch.from_numpy(pixels).to(device), s.size_px, s.augmentation, changes)
         mean, std = (value.to(device) for value in self._mean_std)
         return ((image_B3SS - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _negatives_of(pair: Pair) -> list[list[str]]:
+    """For each caption of a pair, in order, the sentences that falsify it."""
+    return [[n.negative for n in pair.negatives if n.caption == caption] for caption in pair.captions]

@@ -41,6 +41,10 @@ class TowersConfig:
     text_layers: int = 3
     """conv: 0 makes a bag of words, without order and without attention."""
     text_heads: int = 4
+    coordinates: bool = False
+    """conv: whether the image tower sees where each pixel lies."""
+    text_bigrams: int = 0
+    """conv: rows of a table of embeddings for pairs of neighbouring tokens."""
     dim: int = 256
     """Dimension of the joint space."""
     dropout: float = 0.1
@@ -55,6 +59,7 @@ class TowersConfig:
         _check_least(self, 1, "size_px", "image_width", "image_layers", "image_heads", "patch_px", "text_width")
         _check_least(self, 1, "text_heads", "dim", "vocab_size")
         _check_least(self, 4, "context_length")
+        _check_least(self, 0, "text_bigrams")
         _check_least(self, 0 if self.architecture == "conv" else 1, "text_layers")
         _check_range(self, 0.0, 1.0, "dropout")
         if self.architecture == "vit" and self.size_px % self.patch_px:
@@ -81,8 +86,8 @@ class TrainConfig:
     val_limit: int | None = 1000
     captions_per_image: int = 1
     """Captions drawn for each picture and step; all of them are positives of the picture."""
-    negatives_per_image: int = 0
-    """Hard negatives drawn for each picture and step, where the data has some."""
+    negatives_per_caption: int = 0
+    """Hard negatives drawn for each caption of a step, where the data has some: told from that caption only."""
     vocabulary_from: tuple[str, ...] = ()
     """Addresses of further pairs whose words the tokenizer of a new model learns too."""
     shuffle_captions: bool = False
@@ -110,6 +115,10 @@ class TrainConfig:
     teacher: str | None = None
     """An encoder's name, or a `.npy` of one row for each picture of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0
+    words_weight: float = 0.0
+    """Weight of predicting, from the image map's cells, the frequent words and word pairs of a picture's captions."""
+    words_count: int = 512
+    """How many of them."""
 
     # --- optimiser
     batch_size: int = 256
@@ -160,8 +169,10 @@ class TrainConfig:
         _check_choice(self, "loss", get_args(LossName))
         _check_choice(self, "schedule", get_args(ScheduleName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
-        _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps")
-        _check_least(self, 0, "negatives_per_image", "lora_rank", "seed", "teacher_weight", "weight_decay")
+        _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
+        _check_least(
+            self, 0, "negatives_per_caption", "lora_rank", "seed", "teacher_weight", "weight_decay", "words_weight"
+        )
         _check_least(self, 0, "image_lr_factor", "text_lr_factor")
         for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience"):
             if getattr(self, name) is not None:

@@ -64,6 +64,34 @@ def sigmoid_contrastive(
     return -functional.logsigmoid(torch.where(positive_BT, logits_BT, -logits_BT)).sum() / len(image_BD)
 
 
+def negatives_loss(
+    image_BD: Tensor,
+    text_TD: Tensor,
+    group_B: Tensor,
+    group_T: Tensor,
+    *,
+    caption_T: Tensor,
+    scale: Tensor | float,
+) -> Tensor:
+    """How far hard negatives come near the captions that they falsify, by the caption's image; -> scalar.
+
+    Texts of a group below 0 are hard negatives; `caption_T` has a number for each caption, and for each negative that
+    of its caption. softplus of the negative's logit minus the caption's: ln 2 knows nothing, 0 is the least.
+    """
+    is_negative_T = group_T < 0
+    if not is_negative_T.any():
+        return text_TD.sum() * 0.0
+    caption_C = caption_T[~is_negative_T]
+    order_C = caption_C.argsort()
+    place_N = order_C[torch.searchsorted(caption_C[order_C], caption_T[is_negative_T])]
+    owner_N = (group_B[None, :] == group_T[~is_negative_T][place_N][:, None]).int().argmax(dim=1)
+    with torch.autocast(image_BD.device.type, enabled=False):
+        image_ND = _at_least_fp32(image_BD)[owner_N]
+        text_TD = _at_least_fp32(text_TD)
+        difference_ND = text_TD[is_negative_T] - text_TD[~is_negative_T][place_N]
+        return functional.softplus(scale * (image_ND * difference_ND).sum(dim=-1)).mean()
+
+
 def distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """Mean cosine distance of a student's embeddings to its teacher's, 0 to 2: (B, D), (B, D) -> scalar.
 

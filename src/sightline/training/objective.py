@@ -1,33 +1,52 @@
 """What a run minimises: the contrastive loss, and beside it the distance to a teacher.
 
-Shape suffixes: B images, T texts, D joint space.
+Shape suffixes: B images, T texts, D joint space, K frequent words.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sightline.errors import TrainingError
 from sightline.models.torch_encoder import Towers
 from sightline.training.config import TrainConfig
-from sightline.training.losses import distillation, sigmoid_contrastive, softmax_contrastive
+from sightline.training.losses import distillation, negatives_loss, sigmoid_contrastive, softmax_contrastive
+from sightline.training.words import WordsHead, words_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What the features of a step are held against, over all ranks and chunks."""
+
+    group_B: Tensor
+    group_T: Tensor
+    caption_T: Tensor
+    teacher_BD: Tensor | None
+    word_BK: Tensor | None
 
 
 class Objective(nn.Module):
     """The loss of a whole batch's features, with the parameters that only training needs.
 
-    Those are a bias for the sigmoid loss, unless the model has one of its own, and a linear map to the teacher's space.
+    Those are a bias for the sigmoid loss, unless the model has one of its own, a linear map to the teacher's space, and
+    one from the image map's cells to words.
     """
 
-    def __init__(self, config: TrainConfig, towers: Towers, *, teacher_dim: int | None) -> None:
+    def __init__(self, config: TrainConfig, towers: Towers, *, teacher_dim: int | None, words_count: int) -> None:
         super().__init__()
         self.config = config
         self._model = [towers.model]  # in a list, so that it isn't a part of this module
         needs_bias = config.loss == "sigmoid" and not hasattr(towers.model, "logit_bias")
         self.bias = nn.Parameter(torch.tensor(config.bias)) if needs_bias else None
         self.teacher_head = None if teacher_dim is None else nn.Linear(towers.dim, teacher_dim)
+        if words_count and not towers.has_maps:
+            raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")
+        self.words_head = WordsHead(towers.dim, words_count) if words_count else None
         self.parts: dict[str, float] = {}
         """The terms of the last call, for the log."""
 
@@ -37,20 +56,32 @@ class Objective(nn.Module):
         scale: Tensor = self._model[0].logit_scale.exp().squeeze()
         return scale
 
-    def forward(
-        self, image_BD: Tensor, text_TD: Tensor, group_B: Tensor, group_T: Tensor, teacher_BD: Tensor | None
-    ) -> Tensor:
-        """Unit features of all ranks and chunks -> the loss."""
+    def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:
+        """Unit image and text features of all ranks and chunks, and with a words head its logits -> the loss."""
+        image_BD, text_TD, *words = features
+        group_B, group_T = targets.group_B, targets.group_T
+        is_caption_T = group_T >= 0
+        caption_TD, caption_group_T = text_TD[is_caption_T], group_T[is_caption_T]
         if self.config.loss == "sigmoid":
             bias = self.bias if self.bias is not None else self._model[0].logit_bias
-            loss = sigmoid_contrastive(image_BD, text_TD, group_B, group_T, scale=self.scale, bias=bias)
+            loss = sigmoid_contrastive(image_BD, caption_TD, group_B, caption_group_T, scale=self.scale, bias=bias)
         else:
-            loss = softmax_contrastive(image_BD, text_TD, group_B, group_T, scale=self.scale)
+            loss = softmax_contrastive(image_BD, caption_TD, group_B, caption_group_T, scale=self.scale)
         self.parts = {"contrast": float(loss.detach())}
-        if self.teacher_head is not None and teacher_BD is not None:
-            distance = distillation(self.teacher_head(image_BD), teacher_BD)
+        if self.config.negatives_per_caption:
+            mistaken = negatives_loss(
+                image_BD, text_TD, group_B, group_T, caption_T=targets.caption_T, scale=self.scale
+            )
+            self.parts["negatives_loss"] = float(mistaken.detach())
+            loss = loss + mistaken
+        if self.teacher_head is not None and targets.teacher_BD is not None:
+            distance = distillation(self.teacher_head(image_BD), targets.teacher_BD)
             self.parts["teacher_distance"] = float(distance.detach())
             loss = loss + self.config.teacher_weight * distance
+        if words and targets.word_BK is not None:
+            missed = words_loss(words[0], targets.word_BK)
+            self.parts["words_loss"] = float(missed.detach())
+            loss = loss + self.config.words_weight * missed
         return loss
 
     def clamp(self) -> None:

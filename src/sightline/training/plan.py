@@ -64,5 +64,7 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
             f"chunks a step: {chunks} = ceil({share:,} / {config.chunk_size:,}) (gradient caching: two passes)"
         )
     if batches.negatives is not None:
-        lines.append(f"hard negatives: up to {config.negatives_per_image} a picture and step")
+        lines.append(
+            f"hard negatives: up to {config.negatives_per_caption} a caption, {len(batches.negatives.ids_CL):,} in all"
+        )
     return lines

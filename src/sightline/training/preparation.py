@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sightline.data.addressing import load_dataset
-from sightline.data.base import Dataset, fingerprint_of
+from sightline.data.base import Dataset, Pair, fingerprint_of
 from sightline.data.pixel_cache import PixelCache, open_pixel_cache
 from sightline.errors import InputError, TrainingError
 from sightline.images.preprocess import Preprocessing
@@ -92,7 +92,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
         batch_size=config.batch_size,
         seed=config.seed,
         captions_per_image=config.captions_per_image,
-        negatives_per_image=config.negatives_per_image,
+        negatives_per_caption=config.negatives_per_caption,
         size_px=_train_px(config, model),
         augmentation=Augmentation(
             crop_min=config.crop_min,
@@ -100,6 +100,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
             flip=config.flip,
             colour_jitter=config.colour_jitter,
         ),
+        words_count=config.words_count if config.words_weight else 0,
         chunk_size=config.chunk_size,
         rank=world.rank,
         world_size=world.size,
@@ -115,7 +116,12 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
     )
     model.towers.to(world.device)
     _order_channels_last(model.towers)
-    objective = Objective(config, model.towers, teacher_dim=None if teacher_ND is None else teacher_ND.shape[1])
+    objective = Objective(
+        config,
+        model.towers,
+        teacher_dim=None if teacher_ND is None else teacher_ND.shape[1],
+        words_count=0 if batches.words is None else batches.words.count,
+    )
     objective.to(world.device)
     together = nn.ModuleDict({"model": model.towers.model, "objective": objective})
     broadcast_from_first(together, world)
@@ -134,6 +140,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
 def load_train_pairs(config: TrainConfig) -> Dataset:
     """The pairs that are trained on, as `limit`, `train_fraction` and `shuffle_captions` leave them."""
     train = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
+    train = dataclasses.replace(train, pairs=_taken_once(train.pairs))
     if config.train_fraction < 1:
         count = max(1, round(config.train_fraction * len(train)))
         rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(train))[:count])
@@ -141,6 +148,11 @@ def load_train_pairs(config: TrainConfig) -> Dataset:
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
     return train
+
+
+def _taken_once(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Pairs that are composed whenever they are taken, composed now: captions are asked for several times."""
+    return pairs if isinstance(pairs, list | tuple) else list(pairs)
 
 
 def _shuffled(dataset: Dataset, seed: int) -> Dataset:

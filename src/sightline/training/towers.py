@@ -121,6 +121,8 @@ def _make_conv(config: TowersConfig) -> Towers:
             text_heads=config.text_heads,
             dropout=config.dropout,
             dim=config.dim,
+            coordinates=config.coordinates,
+            text_bigrams=config.text_bigrams,
         )
     )
     return ConvTowers(model, dim=config.dim)

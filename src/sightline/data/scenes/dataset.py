@@ -82,6 +82,10 @@ class TrainPairs(Sequence[Pair]):
         """Number of scenes."""
         return self.n_scenes
 
+    def image_at(self, index: int) -> SceneImage:
+        """The picture of a pair, without composing its captions."""
+        return SceneImage(seed=self.seed, split="train", number=index, size_px=self.size_px)
+
     @overload
     def __getitem__(self, index: int) -> Pair: ...
     @overload
@@ -93,7 +97,7 @@ class TrainPairs(Sequence[Pair]):
         if not -self.n_scenes <= index < self.n_scenes:
             raise IndexError(f"There are {self.n_scenes} scenes; {index} is none of them.")
         number = index % self.n_scenes
-        image = SceneImage(seed=self.seed, split="train", number=number, size_px=self.size_px)
+        image = self.image_at(number)
         scene = image.scene()
         chance = _chance_of(image)
         captions = compose_captions(scene, chance)

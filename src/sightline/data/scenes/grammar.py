@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 RGB = tuple[int, int, int]
 
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "heart", "ring")
 TEXTURES = ("solid", "striped", "dotted")
 
 # No word that can follow an article begins with a vowel, so that `a` always fits: two sentences that differ in a swap
@@ -33,14 +33,12 @@ COLOURS: Mapping[str, tuple[RGB, RGB]] = {
     "blue": ((40, 84, 222), (150, 190, 255)),
     "purple": ((134, 48, 178), (58, 8, 92)),
     "pink": ((255, 150, 200), (196, 56, 124)),
-    "brown": ((132, 80, 38), (62, 32, 8)),
-    "turquoise": ((52, 208, 204), (0, 116, 122)),
     "white": ((248, 248, 248), (112, 116, 140)),
     "black": ((20, 20, 22), (136, 140, 152)),
 }
 """Of each colour the paint, and the second paint of its stripes and dots."""
 
-SIZES: Mapping[str, tuple[float, float]] = {"small": (0.105, 0.116), "medium": (0.154, 0.168), "large": (0.215, 0.232)}
+SIZES: Mapping[str, tuple[float, float]] = {"small": (0.115, 0.125), "medium": (0.16, 0.175), "large": (0.215, 0.235)}
 """Of each size the least and the greatest radius."""
 
 GROUNDS: tuple[RGB, ...] = (
@@ -68,6 +66,7 @@ _MAX_JITTER = 9
 _MIN_CONTRAST = 58.0
 _MIN_SECOND_CONTRAST = 22.0
 _PLACING_TRIES = 12
+_ARRANGEMENTS = 60
 _N_PARTS = 10
 
 
@@ -185,23 +184,40 @@ def draw_scene(seed: int, split: Split, number: int) -> Scene:
 
 
 def _place(chance: Chance, colours: Sequence[str], shapes: Sequence[str]) -> tuple[SceneObject, ...]:
-    """Objects that don't touch; none where chance finds no room for these sizes."""
-    objects: list[SceneObject] = []
-    for colour, shape in zip(colours, shapes, strict=True):
-        size = chance.pick(VALUES["size"])
-        radius = chance.within(*SIZES[size])
-        for _ in range(_PLACING_TRIES):
-            x = chance.within(radius + GAP, 1 - radius - GAP)
-            y = chance.within(radius + GAP, 1 - radius - GAP)
-            if all((x - o.x) ** 2 + (y - o.y) ** 2 >= (radius + o.radius + GAP) ** 2 for o in objects):
-                break
-        else:
-            return ()
+    """Objects of random sizes that don't touch; none where chance finds no room for them in many arrangements."""
+    sizes = [chance.pick(VALUES["size"]) for _ in colours]
+    radii = [chance.within(*SIZES[size]) for size in sizes]
+    for _ in range(_ARRANGEMENTS):
+        centres = _arrange(chance, radii)
+        if centres:
+            break
+    else:
+        return ()
+    objects = []
+    for colour, shape, size, radius, (x, y) in zip(colours, shapes, sizes, radii, centres, strict=True):
         tilt = chance.within(-0.08, 0.08)
         jitter = (chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER)
         kind = Kind(size, chance.pick(TEXTURES), colour, shape)
         objects.append(SceneObject(kind, x, y, radius, tilt, chance.below(4), jitter))
     return tuple(objects)
+
+
+def _arrange(chance: Chance, radii: Sequence[float]) -> list[tuple[float, float]]:
+    """Centres of circles that don't touch; none where one finds no room beside those before it."""
+    centres: list[tuple[float, float]] = []
+    for radius in radii:
+        for _ in range(_PLACING_TRIES):
+            x = chance.within(radius + GAP, 1 - radius - GAP)
+            y = chance.within(radius + GAP, 1 - radius - GAP)
+            if all(
+                (x - other_x) ** 2 + (y - other_y) ** 2 >= (radius + other + GAP) ** 2
+                for (other_x, other_y), other in zip(centres, radii, strict=False)
+            ):
+                centres.append((x, y))
+                break
+        else:
+            return []
+    return centres
 
 
 def grounds_for(kinds: Sequence[Kind]) -> list[RGB]:

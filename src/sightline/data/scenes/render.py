@@ -19,10 +19,10 @@ from sightline.data.scenes.grammar import COLOURS, RGB, Scene, SceneObject
 Plane = NDArray[Any]
 """float32, but numpy's stubs lose that in arithmetic."""
 
-_STRIPE_PERIOD = 0.07
+_STRIPE_PERIOD = 0.08
 """Of a stripe and its gap, as a fraction of the picture's side."""
-_DOT_PERIOD = 0.072
-_DOT_RADIUS = 0.025
+_DOT_PERIOD = 0.084
+_DOT_RADIUS = 0.029
 _RIM = 0.006
 """Along its edge a striped or dotted thing has its first paint only, which holds it together."""
 _OCTAVES = ((3, 30), (5, 26), (9, 21), (17, 16), (33, 11), (65, 7))
@@ -174,7 +174,7 @@ def _cross(x: Plane, y: Plane, radius: float) -> Plane:
 
 
 def _ring(x: Plane, y: Plane, radius: float) -> Plane:
-    distance_HW: Plane = np.abs(np.sqrt(x * x + y * y) - np.float32(0.66 * radius)) - np.float32(0.27 * radius)
+    distance_HW: Plane = np.abs(np.sqrt(x * x + y * y) - np.float32(0.71 * radius)) - np.float32(0.2 * radius)
     return distance_HW
 
 
