@@ -11,6 +11,7 @@ from sightline.data.scenes.grammar import Chance, draw_scene
 from sightline.data.scenes.sentences import compose_captions
 from sightline.data.scenes.statements import may_be_true
 from sightline.errors import InputError
+from scenes_pins import SCENES_CHANGED
 
 N_TOLD_APART = 250
 
@@ -30,14 +31,20 @@ def words_hash(pairs):
 def test_captions_and_negatives_are_as_version_1_fixed_them(test_scenes):
     train = load_scenes(0, limit=50)
     assert train[0].captions == (
-        "a turquoise cross right of a green cross",
-        "a small dotted green cross and a medium dotted turquoise cross",
-        "a green cross in the top left corner and a dotted turquoise cross",
-        "two shapes: one is a dotted green cross, another one is a medium cross",
-        "a dotted turquoise shape in the bottom right corner and a small green shape in the top left corner",
-    )
-    assert words_hash(train) == "18da5468511c2b17"
-    assert words_hash(test_scenes.pairs[:50]) == "f0a187ddacb75b0a"
+        "a dotted white cross right of a medium green heart",
+        "a medium striped green heart and a medium dotted white cross",
+        "a medium green heart in the top left corner and a dotted white cross",
+        "two shapes: one is a medium striped green heart, another one is a medium dotted cross",
+        "a medium dotted white shape on the right and a medium striped green shape in the top left corner",
+    ), SCENES_CHANGED
+    assert words_hash(train) == "f387b70450a4b7ce", SCENES_CHANGED
+    assert words_hash(test_scenes.pairs[:50]) == "53b9be1007ee6d3c", SCENES_CHANGED
+
+
+def test_another_version_of_the_grammar_is_another_set_to_caches_and_checkpoints(monkeypatch):
+    before = load_scenes(0, limit=5).fingerprint
+    monkeypatch.setattr(scenes_dataset, "GRAMMAR_VERSION", scenes_dataset.GRAMMAR_VERSION + 1)
+    assert load_scenes(0, limit=5).fingerprint != before
 
 
 def test_default_sizes():
@@ -66,6 +73,11 @@ def test_training_pairs_are_a_lazy_sequence():
         train[10]
 
 
+def test_a_picture_can_be_had_without_its_captions():
+    train = load_scenes(2, limit=10)
+    assert [train.pairs.image_at(i) for i in range(10)] == [pair.image for pair in train]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_smaller_limit_gives_the_first_scenes(split):
     more = load_scenes(1, split=split, limit=40)
@@ -86,7 +98,7 @@ def test_no_test_content_occurs_in_other_splits(test_scenes):
     test_bags = {pair.image.scene().bag for pair in test_scenes}
     val_bags = {pair.image.scene().bag for pair in load_scenes(split="val", limit=N_TOLD_APART)}
     train_bags = {draw_scene(seed, "train", number).bag for seed in (0, 1) for number in range(2000)}
-    assert len(test_bags) > 150
+    assert len(test_bags) > 160
     assert not test_bags & train_bags
     assert not test_bags & val_bags
     assert not val_bags & train_bags

@@ -1,11 +1,18 @@
 """Small sets of pairs on disk and configs that train in a second."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import tokenizers
 from PIL import Image
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 
+from sightline.models.tokenizing import Tokenizer
 from sightline.training.config import TowersConfig, TrainConfig
+from sightline.training.vocabulary import BOS_ID, EOS_ID, SPECIAL_TOKENS, text_spec
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "purple", "orange"]
 RGB = [(200, 30, 30), (30, 180, 40), (30, 40, 200), (240, 240, 240), (10, 10, 10), (230, 220, 40), (130, 30, 150)]
@@ -49,3 +56,14 @@ TOWERS = {
 def small_config(data, architecture="conv", **changes):
     values = {"batch_size": 8, "epochs": 2, "log_steps": 1, "precision": "fp32", "lr": 2e-3} | changes
     return TrainConfig(recipe="test", data=data, towers=TOWERS[architecture], **values)
+
+
+def word_tokenizer(text, *, context_length=8, padding="longest"):
+    """A tokenizer whose words have the ids 4, 5, ... in the order in which they first occur in `text`."""
+    ids = {word: 4 + i for i, word in enumerate(dict.fromkeys(text.split()))}
+    backend = tokenizers.Tokenizer(WordLevel({**{name: i for i, name in enumerate(SPECIAL_TOKENS)}, **ids}, "[UNK]"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS_ID), ("[EOS]", EOS_ID)]
+    )
+    return Tokenizer(backend, replace(text_spec(context_length), padding=padding))

@@ -76,6 +76,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The plain values of a checkpoint. Raises TrainingError where they are missing, damaged or of another format."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{_STATE} holds no object")
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"{checkpoint} is damaged ({error}). Delete it, and --resume goes on from the one before."
@@ -124,13 +126,13 @@ def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _unflatten(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, origin: str) -> None:
+    parameters = dict(enumerate(p for group in optimiser.param_groups for p in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[name] = value
     fits = all(
-        index < len(parameters) and values["exp_avg"].shape == parameters[index].shape
+        index in parameters and "exp_avg" in values and values["exp_avg"].shape == parameters[index].shape
         for index, values in state.items()
     )
     if not fits:

@@ -116,7 +116,8 @@ class TrainConfig:
     """An encoder's name, or a `.npy` of one row for each picture of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0
     words_weight: float = 0.0
-    """Weight of predicting, from the image map's cells, the frequent words and word pairs of a picture's captions."""
+    """Weight of predicting, from the image map's cells, the frequent words and word pairs of a picture's captions.
+    It fades linearly to nothing over the run."""
     words_count: int = 512
     """How many of them."""
 

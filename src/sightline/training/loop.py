@@ -176,6 +176,7 @@ class Run:
         rate = self._rate(step)
         set_learning_rate(prepared.optimiser, rate)
         prepared.optimiser.zero_grad(set_to_none=True)
+        prepared.objective.words_fade = 1 - step / self.plan.total_steps
         batches = prepared.batches.at(step, device=world.device)
         targets = _gather_targets(batches, world)
         spread: dict[str, float] = {}

@@ -47,6 +47,8 @@ class Objective(nn.Module):
         if words_count and not towers.has_maps:
             raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")
         self.words_head = WordsHead(towers.dim, words_count) if words_count else None
+        self.words_fade = 1.0
+        """What is left of the weight of the words, which fades to nothing: at the end only what is used counts."""
         self.parts: dict[str, float] = {}
         """The terms of the last call, for the log."""
 
@@ -81,7 +83,7 @@ class Objective(nn.Module):
         if words and targets.word_BK is not None:
             missed = words_loss(words[0], targets.word_BK)
             self.parts["words_loss"] = float(missed.detach())
-            loss = loss + self.config.words_weight * missed
+            loss = loss + self.words_fade * self.config.words_weight * missed
         return loss
 
     def clamp(self) -> None:
