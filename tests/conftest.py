@@ -20,6 +20,8 @@ NEED_TORCH = [
 ]
 """Modules that make their model folders with PyTorch; others skip test by test."""
 
+NEED_TORCH += sorted(path.name for path in Path(__file__).parent.glob("test_training_*.py"))
+
 collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

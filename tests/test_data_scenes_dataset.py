@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from scenes_pins import SCENES_CHANGED
 from sightline.data.base import HardNegative, Pair
 from sightline.data.scenes import dataset as scenes_dataset
 from sightline.data.scenes.dataset import DEFAULT_COUNTS, SceneImage, load_scenes
@@ -11,7 +12,6 @@ from sightline.data.scenes.grammar import Chance, draw_scene
 from sightline.data.scenes.sentences import compose_captions
 from sightline.data.scenes.statements import may_be_true
 from sightline.errors import InputError
-from scenes_pins import SCENES_CHANGED
 
 N_TOLD_APART = 250
 

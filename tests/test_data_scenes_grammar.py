@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from scenes_pins import SCENES_CHANGED
 from sightline.data.scenes.grammar import (
     COLOURS,
     GAP,
@@ -21,7 +22,6 @@ from sightline.data.scenes.grammar import (
     grounds_for,
     split_of,
 )
-from scenes_pins import SCENES_CHANGED
 
 SCENES = [draw_scene(0, "train", number) for number in range(600)]
 

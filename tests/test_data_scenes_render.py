@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scenes_pins import SCENES_CHANGED
 from sightline.data.scenes.dataset import SceneImage
 from sightline.data.scenes.grammar import COLOURS, SHAPES, SIZES, TEXTURES, Kind, Scene, SceneObject, draw_scene
 from sightline.data.scenes.render import render_scene
-from scenes_pins import SCENES_CHANGED
 
 GREY = (128, 128, 128)
 RING_AND_CIRCLE = ("ring", "circle")

@@ -81,7 +81,9 @@ def test_a_relation_needs_a_margin_and_not_too_steep_a_slant():
 
 
 def test_mentions_are_matched_in_whatever_way_makes_them_true():
-    scene = scene_of(thing("red", "circle", 0.8, 0.2), thing("red", "heart", 0.2, 0.2), thing("blue", "heart", 0.5, 0.8))
+    scene = scene_of(
+        thing("red", "circle", 0.8, 0.2), thing("red", "heart", 0.2, 0.2), thing("blue", "heart", 0.5, 0.8)
+    )
     assert is_true(Statement((one(colour="red"), one(colour="red")), (("left", 0, 1),)), scene)
     assert is_true(Statement((one(shape="heart"), one(colour="red"), one())), scene)
     assert not may_be_true(Statement((one(shape="heart"), one(shape="heart"), one(shape="heart"))), scene)

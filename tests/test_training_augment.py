@@ -50,9 +50,7 @@ def test_mirroring_alone_gives_the_picture_or_its_mirror_image():
     pixels = pictures(64)
     plain = pixels.permute(0, 3, 1, 2).float() / 255
     image_B3SS = changed(pixels, Augmentation(crop_min=1.0, flip=True, colour_jitter=0.0))
-    same, mirrored = (
-        (image_B3SS - other).abs().amax(dim=(1, 2, 3)) < 1e-5 for other in (plain, plain.flip(dims=(3,)))
-    )
+    same, mirrored = ((image_B3SS - other).abs().amax(dim=(1, 2, 3)) < 1e-5 for other in (plain, plain.flip(dims=(3,))))
     assert (same ^ mirrored).all()
     assert 20 < int(mirrored.sum()) < 44
 

@@ -178,7 +178,9 @@ def test_a_missing_or_cut_file_is_named(tmp_path, name, damage):
         path.write_bytes(path.read_bytes()[:-7])
     else:
         path.unlink()
-    with pytest.raises(TrainingError, match=rf"{name}\.safetensors can't be read .*--resume goes on from the one before"):
+    with pytest.raises(
+        TrainingError, match=rf"{name}\.safetensors can't be read .*--resume goes on from the one before"
+    ):
         load_checkpoint(path.parent, trained)
 
 

@@ -11,6 +11,7 @@ from sightline.training.losses import (
     chance_loss,
     distillation,
     make_loss,
+    negatives_loss,
     sigmoid_contrastive,
     softmax_contrastive,
 )
@@ -126,6 +127,94 @@ def test_hard_negatives_raise_the_loss_of_images_and_ask_for_no_image():
     text_to_image = functional.cross_entropy(logits_BT[:, :4].T, group)
     torch.testing.assert_close(loss, (image_to_text + text_to_image) / 2)
     assert loss > plain
+
+
+# Images of groups 4 and 2; captions 30 and 31 of group 4, 20 of group 2; two negatives of 20, one of 31.
+NEGATIVES = {
+    "group_B": torch.tensor([4, 2]),
+    "group_T": torch.tensor([4, -1, 2, -1, 4, -1]),
+    "caption_T": torch.tensor([31, 20, 20, 31, 30, 20]),
+}
+
+
+def softplus(x):
+    return math.log(1 + math.exp(x))
+
+
+def test_hard_negatives_are_held_against_their_own_captions_only_by_hand():
+    image_BD = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    text_TD = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.8, 0.6], [0.8, -0.6], [0.0, 1.0], [0.0, -1.0]])
+    loss = negatives_loss(image_BD, text_TD, **NEGATIVES, scale=5.0)
+    # Image 4 with caption 31 has 0.6 and with its negative 0.8; image 2 with caption 20 has 0.6, with its two 0 and -1.
+    assert loss.item() == pytest.approx((softplus(5 * 0.2) + softplus(5 * -0.6) + softplus(5 * -1.6)) / 3, rel=1e-6)
+
+
+def test_without_hard_negatives_there_is_nothing_to_lose_but_a_way_for_gradients():
+    image_BD, text_TD = (tensor.requires_grad_() for tensor in make_features(2, 2))
+    group = torch.tensor([0, 1])
+    scale = torch.tensor(3.0, requires_grad=True)
+    loss = negatives_loss(image_BD, text_TD, group, group, caption_T=group, scale=scale)
+    assert loss.item() == 0
+    loss.backward()
+    assert text_TD.grad is not None
+    assert not text_TD.grad.any()
+
+
+def test_hard_negatives_that_cannot_be_told_apart_from_their_captions_cost_ln_2():
+    text_TD = make_features(2, 1)[1].expand(6, -1)
+    assert negatives_loss(make_features(2, 1)[0], text_TD, **NEGATIVES, scale=50.0).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_texts_and_images_plays_no_part_for_hard_negatives(seed):
+    image_BD, text_TD = make_features(2, 6)
+    expected = negatives_loss(image_BD, text_TD, **NEGATIVES, scale=7.0)
+    generator = torch.Generator().manual_seed(seed)
+    texts, images = torch.randperm(6, generator=generator), torch.randperm(2, generator=generator)
+    loss = negatives_loss(
+        image_BD[images],
+        text_TD[texts],
+        NEGATIVES["group_B"][images],
+        NEGATIVES["group_T"][texts],
+        caption_T=NEGATIVES["caption_T"][texts],
+        scale=7.0,
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_of_several_images_of_a_group_one_is_asked_about_its_hard_negatives():
+    image_BD, text_TD = make_features(2, 6)
+    twice_BD = torch.cat([image_BD, -image_BD])
+    groups = NEGATIVES | {"group_B": torch.tensor([4, 2, 4, 2])}
+    expected = negatives_loss(image_BD, text_TD, **NEGATIVES, scale=7.0)
+    torch.testing.assert_close(negatives_loss(twice_BD, text_TD, **groups, scale=7.0), expected)
+
+
+def test_other_captions_and_images_learn_nothing_from_hard_negatives():
+    image_BD, text_TD = (tensor.requires_grad_() for tensor in make_features(3, 6))
+    groups = NEGATIVES | {"group_B": torch.tensor([4, 2, 9])}
+    negatives_loss(image_BD, text_TD, **groups, scale=7.0).backward()
+    assert image_BD.grad.any(dim=1).tolist() == [True, True, False]
+    assert text_TD.grad.any(dim=1).tolist() == [True, True, True, True, False, True]  # no negative falsifies caption 30
+
+
+def test_gradients_of_hard_negatives_agree_with_finite_differences():
+    inputs = [tensor.requires_grad_() for tensor in (*make_features(2, 6, 4), torch.tensor(3.0, dtype=torch.float64))]
+
+    def call(image_BD, text_TD, scale):
+        return negatives_loss(image_BD, text_TD, **NEGATIVES, scale=scale)
+
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+def test_hard_negatives_are_compared_in_fp32_under_bf16_autocast():
+    image_BD, text_TD = make_features(2, 6, dtype=torch.float32)
+    plain = negatives_loss(image_BD, text_TD, **NEGATIVES, scale=torch.tensor(50.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = negatives_loss(image_BD, text_TD, **NEGATIVES, scale=torch.tensor(50.0))
+    assert torch.equal(plain, under_autocast)
+    rounded = negatives_loss(image_BD.bfloat16(), text_TD.bfloat16(), **NEGATIVES, scale=50.0)
+    assert rounded.dtype == torch.float32
 
 
 @pytest.mark.parametrize("loss", [make_loss("softmax"), make_loss("sigmoid")])

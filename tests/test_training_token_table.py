@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sightline.training import token_table
 from sightline.training.token_table import tokenize
 from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from training_world import word_tokenizer
@@ -38,6 +39,14 @@ def test_the_table_reads_texts_as_the_model_does():
     texts = ["a red ring", "", "the blue heart above a red ring above the heart", "unheard of"]
     tokenizer = word_tokenizer(WORDS, context_length=6, padding="fixed")
     assert tokenize([texts], tokenizer).ids_CL.tolist() == tokenizer.encode(texts).tolist()
+
+
+def test_many_texts_are_read_a_part_at_a_time(table, monkeypatch):
+    monkeypatch.setattr(token_table, "_TEXTS_AT_ONCE", 2)
+    parts = tokenize(RAGGED, word_tokenizer(WORDS, context_length=6))
+    assert parts.ids_CL.tolist() == table.ids_CL.tolist()
+    assert parts.length_C.tolist() == table.length_C.tolist()
+    assert parts.n_tokens == table.n_tokens
 
 
 def test_a_long_text_loses_words_at_its_end_and_keeps_the_end_token():

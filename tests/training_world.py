@@ -58,7 +58,7 @@ def small_config(data, architecture="conv", **changes):
     return TrainConfig(recipe="test", data=data, towers=TOWERS[architecture], **values)
 
 
-def word_tokenizer(text, *, context_length=8, padding="longest"):
+def word_backend(text):
     """A tokenizer whose words have the ids 4, 5, ... in the order in which they first occur in `text`."""
     ids = {word: 4 + i for i, word in enumerate(dict.fromkeys(text.split()))}
     backend = tokenizers.Tokenizer(WordLevel({**{name: i for i, name in enumerate(SPECIAL_TOKENS)}, **ids}, "[UNK]"))
@@ -66,4 +66,9 @@ def word_tokenizer(text, *, context_length=8, padding="longest"):
     backend.post_processor = TemplateProcessing(
         single="[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS_ID), ("[EOS]", EOS_ID)]
     )
-    return Tokenizer(backend, replace(text_spec(context_length), padding=padding))
+    return backend
+
+
+def word_tokenizer(text, *, context_length=8, padding="longest"):
+    """`word_backend` with a model's limits."""
+    return Tokenizer(word_backend(text), replace(text_spec(context_length), padding=padding))

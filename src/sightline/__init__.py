@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
-    from sightline.errors import ImageError, InputError, ModelError, SightlineError, StoreError, TrainingError
+    from sightline.data.addressing import load_dataset
+    from sightline.data.base import Dataset
+    from sightline.errors import (
+        DataError,
+        ImageError,
+        InputError,
+        ModelError,
+        SightlineError,
+        StoreError,
+        TrainingError,
+    )
     from sightline.indexing.report import IndexConfig
     from sightline.library import Library, caption
     from sightline.models.base import GenerationConfig
     from sightline.models.captioners import load_captioner
     from sightline.models.encoders import load_encoder
+    from sightline.training.config import TrainConfig
+    from sightline.training.loop import train
+    from sightline.training.recipes import make_config
     from sightline.types import Caption, Hit, ImageRecord
 
 __version__ = "0.1.0"
@@ -24,6 +37,8 @@ _HOMES = {
     "Caption": "sightline.types",
     "CaptionConfig": "sightline.captioning.dual",
     "CaptionFailure": "sightline.captioning.dual",
+    "DataError": "sightline.errors",
+    "Dataset": "sightline.data.base",
     "DualCaption": "sightline.captioning.dual",
     "GenerationConfig": "sightline.models.base",
     "Hit": "sightline.types",
@@ -35,16 +50,22 @@ _HOMES = {
     "ModelError": "sightline.errors",
     "SightlineError": "sightline.errors",
     "StoreError": "sightline.errors",
+    "TrainConfig": "sightline.training.config",
     "TrainingError": "sightline.errors",
     "caption": "sightline.library",
     "load_captioner": "sightline.models.captioners",
+    "load_dataset": "sightline.data.addressing",
     "load_encoder": "sightline.models.encoders",
+    "make_config": "sightline.training.recipes",
+    "train": "sightline.training.loop",
 }
 
 __all__ = [
     "Caption",
     "CaptionConfig",
     "CaptionFailure",
+    "DataError",
+    "Dataset",
     "DualCaption",
     "GenerationConfig",
     "Hit",
@@ -56,11 +77,15 @@ __all__ = [
     "ModelError",
     "SightlineError",
     "StoreError",
+    "TrainConfig",
     "TrainingError",
     "__version__",
     "caption",
     "load_captioner",
+    "load_dataset",
     "load_encoder",
+    "make_config",
+    "train",
 ]
 
 

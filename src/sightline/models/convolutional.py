@@ -405,7 +405,8 @@ def _coordinates(image_BCHW: Tensor) -> Tensor:
     right_W = torch.linspace(-1, 1, width, device=image_BCHW.device)
     down_H = torch.linspace(-1, 1, height, device=image_BCHW.device)
     place_2HW = torch.stack([right_W.expand(height, width), down_H[:, None].expand(height, width)])
-    return place_2HW.to(image_BCHW.dtype).expand(image_BCHW.shape[0], -1, -1, -1)  # len() would fix the batch when exporting
+    # shape[0], since len() would make the batch a constant of an exported graph
+    return place_2HW.to(image_BCHW.dtype).expand(image_BCHW.shape[0], -1, -1, -1)
 
 
 def _unit(x_BD: Tensor) -> Tensor:

@@ -64,19 +64,29 @@ class Tokenizer:
 
     def ids(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of one text, not truncated, with or without the tokens that mark its start and end."""
-        if self.spec.lowercase:
-            text = text.lower()
-        ids = list(self._backend.encode(_printable(text), add_special_tokens=add_special).ids)
-        if not add_special or self._adds_special:
-            return ids
-        bos = [] if self.spec.bos_id is None else [self.spec.bos_id]
-        eos = [] if self.spec.eos_id is None else [self.spec.eos_id]
-        return bos + ids + eos
+        ids = list(self._backend.encode(self._prepare(text), add_special_tokens=add_special).ids)
+        return self._marked(ids) if add_special else ids
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """`ids` of many texts at once, on all cores."""
+        encodings = self._backend.encode_batch([self._prepare(text) for text in texts])
+        return [self._marked(list(encoding.ids)) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids -> text without special tokens."""
         text = str(self._backend.decode([int(i) for i in ids], skip_special_tokens=True))
         return text.replace("</w>", " ").strip()
+
+    def _prepare(self, text: str) -> str:
+        return _printable(text.lower() if self.spec.lowercase else text)
+
+    def _marked(self, ids: list[int]) -> list[int]:
+        """With the tokens of start and end, where the tokenizer files don't add them."""
+        if self._adds_special:
+            return ids
+        bos = [] if self.spec.bos_id is None else [self.spec.bos_id]
+        eos = [] if self.spec.eos_id is None else [self.spec.eos_id]
+        return bos + ids + eos
 
     def _truncate(self, ids: list[int]) -> list[int]:
         limit = self.spec.context_length

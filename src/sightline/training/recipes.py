@@ -83,7 +83,7 @@ def flickr8k_scratch() -> TrainConfig:
     """A convolutional CLIP from a random start (or `--init dir:runs/names`) on Flickr8k's 6,000 pictures.
 
     Command: sightline train flickr8k-scratch --data flickr8k:PATH --output runs/flickr8k
-    With a ViT: --set towers.architecture=vit towers.image_width=256 ...
+    With a ViT: --set towers.architecture=vit --set towers.image_width=256 ...
     """
     return TrainConfig(
         recipe="flickr8k-scratch",

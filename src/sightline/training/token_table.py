@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.models.tokenizing import Tokenizer
+
+_TEXTS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +49,9 @@ def tokenize(texts_of: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenTa
     ids_CL = np.full((int(first_N[-1]), spec.context_length), spec.pad_id, kind)
     length_C = np.zeros(len(ids_CL), np.int64)
     n_tokens = n_lost = place = 0
-    for texts in texts_of:
-        for text in texts:
-            ids = tokenizer.ids(text)
+    texts = (text for own in texts_of for text in own)
+    while batch := list(islice(texts, _TEXTS_AT_ONCE)):
+        for ids in tokenizer.ids_of(batch):
             n_tokens += len(ids)
             n_lost += max(0, len(ids) - spec.context_length)
             cut = ids if len(ids) <= spec.context_length else [*ids[: spec.context_length - 1], ids[-1]]
