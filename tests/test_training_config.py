@@ -46,12 +46,18 @@ def test_settings_reach_into_the_towers():
         ("aspect_jitter=0.5", "aspect_jitter"),
         ("chunk_size=0", "chunk_size must be at least 1"),
         ("towers.text_heads=0", "text_heads must be at least 1"),
+        ("towers.text_bigrams=-1", "text_bigrams must be at least 0"),
         ("towers.text_layers=-1", "text_layers must be at least 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(setting, message):
     with pytest.raises(InputError, match=message):
         config().changed([setting])
+
+
+def test_a_bag_of_words_has_no_pairs_of_words():
+    with pytest.raises(InputError, match="has no order"):
+        config().changed(["towers.text_layers=0", "towers.text_bigrams=8"])
 
 
 def test_a_patch_must_divide_the_picture():

@@ -62,6 +62,8 @@ class TowersConfig:
         _check_least(self, 0, "text_bigrams")
         _check_least(self, 0 if self.architecture == "conv" else 1, "text_layers")
         _check_range(self, 0.0, 1.0, "dropout")
+        if self.text_bigrams and not self.text_layers:
+            raise InputError("towers.text_bigrams must be 0 where towers.text_layers is: a bag of words has no order.")
         if self.architecture == "vit" and self.size_px % self.patch_px:
             raise InputError(f"towers.patch_px ({self.patch_px}) must divide towers.size_px ({self.size_px}).")
 

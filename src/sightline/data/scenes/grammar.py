@@ -99,7 +99,7 @@ class SceneObject(NamedTuple):
     radius: float
     """Nothing of the object lies further from its centre, but for a pixel of smoothing."""
     tilt: float
-    """Tangent of half the angle of rotation, clockwise; small, so that a square never looks like a diamond."""
+    """Tangent of half the angle of rotation, clockwise; small, so that a square stays upright."""
     grain: int
     """Direction of stripes: 0 vertical, 1 horizontal, 2 and 3 diagonal."""
     jitter: RGB

@@ -150,15 +150,6 @@ def _square(x: Plane, y: Plane, radius: float) -> Plane:
     return distance_HW
 
 
-def _diamond(x: Plane, y: Plane, radius: float) -> Plane:
-    wide, high = 0.68 * radius, 1.0 * radius
-    slope = 1 / math.sqrt(wide * wide + high * high)
-    distance_HW: Plane = (
-        np.abs(x) * np.float32(high * slope) + np.abs(y) * np.float32(wide * slope) - np.float32(wide * high * slope)
-    )
-    return distance_HW
-
-
 def _triangle(x: Plane, y: Plane, radius: float) -> Plane:
     y = y - np.float32(0.06 * radius)
     sides = np.abs(x) * np.float32(math.sqrt(0.75)) - y * np.float32(0.5)
@@ -178,23 +169,6 @@ def _ring(x: Plane, y: Plane, radius: float) -> Plane:
     return distance_HW
 
 
-# Cosine and sine of 18 and 54 degrees by square roots: the sides of a pentagram point so.
-_SIN_18 = (math.sqrt(5) - 1) / 4
-_COS_18 = math.sqrt(1 - _SIN_18 * _SIN_18)
-_SIN_54 = (math.sqrt(5) + 1) / 4
-_COS_54 = math.sqrt(1 - _SIN_54 * _SIN_54)
-
-
-def _star(x: Plane, y: Plane, radius: float) -> Plane:
-    """A point is in a pentagram where it is on the inner side of at least four of its five lines."""
-    upper_x, upper_y = x * np.float32(_COS_18), y * np.float32(_SIN_18)
-    lower_x, lower_y = x * np.float32(_COS_54), y * np.float32(_SIN_54)
-    from_lines = np.stack([-y, upper_x - upper_y, -upper_x - upper_y, lower_x + lower_y, lower_y - lower_x])
-    from_lines.sort(axis=0)
-    distance_HW: Plane = from_lines[3] - np.float32(0.309 * radius)
-    return distance_HW
-
-
 def _heart(x: Plane, y: Plane, radius: float) -> Plane:
     """A square on its tip, and a half disc on each upper side."""
     half = 0.52 * radius
@@ -211,8 +185,6 @@ _SHAPES: Mapping[str, Callable[[Plane, Plane, float], Plane]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
-    "diamond": _diamond,
-    "star": _star,
     "cross": _cross,
     "heart": _heart,
     "ring": _ring,
