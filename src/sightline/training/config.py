@@ -44,7 +44,7 @@ class TowersConfig:
     coordinates: bool = False
     """conv: whether the image tower sees where each pixel lies."""
     text_bigrams: int = 0
-    """conv: rows of a table of embeddings for pairs of neighbouring tokens."""
+    """conv: rows of a table of embeddings for pairs of tokens at most two places apart."""
     dim: int = 256
     """Dimension of the joint space."""
     dropout: float = 0.1

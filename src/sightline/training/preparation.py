@@ -88,29 +88,12 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
     pixels = _open_pixels(train, cached, report)
     val_pixels = _open_pixels(validation, image, report)
     teacher_ND = None if config.teacher is None else teacher_rows(config.teacher, train)
-    sampling = Sampling(
-        batch_size=config.batch_size,
-        seed=config.seed,
-        captions_per_image=config.captions_per_image,
-        negatives_per_caption=config.negatives_per_caption,
-        size_px=_train_px(config, model),
-        augmentation=Augmentation(
-            crop_min=config.crop_min,
-            aspect_jitter=config.aspect_jitter,
-            flip=config.flip,
-            colour_jitter=config.colour_jitter,
-        ),
-        words_count=config.words_count if config.words_weight else 0,
-        chunk_size=config.chunk_size,
-        rank=world.rank,
-        world_size=world.size,
-    )
     batches = Batches(
         train,
         pixels.pixels_NSS3,
         model.tokenizer,
         preprocessing=image,
-        sampling=sampling,
+        sampling=_sampling(config, model, world),
         usable_N=pixels.readable_N,
         teacher_ND=teacher_ND,
     )
@@ -204,6 +187,27 @@ def _adapt(config: TrainConfig, model: TrainedModel, world: World) -> None:
     share = config.batch_size // world.size
     chunks = -(-share // min(config.chunk_size or share, share))
     refuse_false_batch_statistics(inner, world_size=world.size, n_chunks=chunks)
+
+
+def _sampling(config: TrainConfig, model: TrainedModel, world: World) -> Sampling:
+    """How this rank's batches are drawn."""
+    return Sampling(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        captions_per_image=config.captions_per_image,
+        negatives_per_caption=config.negatives_per_caption,
+        size_px=_train_px(config, model),
+        augmentation=Augmentation(
+            crop_min=config.crop_min,
+            aspect_jitter=config.aspect_jitter,
+            flip=config.flip,
+            colour_jitter=config.colour_jitter,
+        ),
+        words_count=config.words_count if config.words_weight else 0,
+        chunk_size=config.chunk_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
 
 
 def _order_channels_last(module: nn.Module) -> None:

@@ -27,7 +27,7 @@ _RARE_LOGIT = -3.0
 
 
 class FrequentWords:
-    """Which of the most frequent words and pairs of neighbouring words the captions of each picture contain."""
+    """Which of the most frequent words and word pairs the captions of each picture contain."""
 
     def __init__(self, captions: TokenTable, *, count: int) -> None:
         tokens = [ids[1 : length - 1].tolist() for ids, length in zip(captions.ids_CL, captions.length_C, strict=True)]
@@ -69,4 +69,5 @@ def words_loss(logit_BK: Tensor, label_BK: Tensor) -> Tensor:
 
 
 def _grams(ids: list[int]) -> list[tuple[int, ...]]:
-    return [*((i,) for i in ids), *pairwise(ids)]
+    """Words, pairs side by side, and pairs with one word between, told apart by length."""
+    return [*((i,) for i in ids), *pairwise(ids), *((i, -1, j) for i, j in zip(ids, ids[2:], strict=False))]
