@@ -258,3 +258,18 @@ def test_checkpointing_activations_gives_the_same_weights(world, tmp_path):
 def test_checkpointing_activations_with_batch_norm_is_refused(world, tmp_path):
     with pytest.raises(TrainingError, match="count each batch twice"):
         train(small_config(world, gradient_checkpointing=True), tmp_path / "run")
+
+
+def test_a_full_disk_while_the_model_is_written_is_explained_and_the_run_goes_on_later(world, tmp_path, monkeypatch):
+    import sightline.training.towers as towers
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    config = small_config(world, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(towers, "save_file", full)
+        with pytest.raises(TrainingError, match=r"No space left on device.*--resume"):
+            train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.partial"))
+    assert train(config, tmp_path / "run", resume=True).steps == 3

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -81,7 +84,15 @@ def load_trained(name: str) -> TrainedModel:
 
 
 def write_settings(model: TrainedModel, folder: Path, *, figures: dict[str, Any]) -> None:
-    """Write all of a model folder but the weights: config, tokenizer, preprocessor and card."""
+    """Write all of a model folder but the weights: config, tokenizer, preprocessor and card.
+
+    Raises TrainingError where it can't be written, as on a full disk.
+    """
+    with _explained(folder):
+        _write_settings(model, folder, figures)
+
+
+def _write_settings(model: TrainedModel, folder: Path, figures: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         source = model.tokenizer_folder / name
@@ -97,11 +108,30 @@ def write_settings(model: TrainedModel, folder: Path, *, figures: dict[str, Any]
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's tensors as safetensors, so that a reader sees the old file or the new one."""
+    """Write a module's tensors as safetensors, so that a reader sees the old file or the new one.
+
+    Raises TrainingError where it can't be written, as on a full disk; the old file stays.
+    """
     partial = path.with_name(path.name + ".partial")
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    with _explained(path):
+        try:
+            save_file(tensors, partial, metadata={"format": "pt"})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A disk's refusal as an error that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"The model can't be written to {path}: {error}. Checkpoints and what was written before are whole: free "
+            "some space and go on with --resume."
+        ) from error
 
 
 _ACTIVATION = "gelu"
