@@ -29,8 +29,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _HASH = (331, 7919)
 """Factors of a pair's two ids; part of the weights' meaning."""
-_BIGRAM_DISTANCES = (1, 2)
-"""In "a striped red ring" red and ring are a pair, and so are striped and ring."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ class ConvClipConfig(_ConvConfig):
     coordinates: bool = False
     """Whether the image tower also sees where each pixel lies, as two more channels."""
     text_bigrams: int = 0
-    """Rows of a table of embeddings for pairs of tokens side by side or with one between, found by hash; 0: none."""
+    """Rows of a table of embeddings for pairs of neighbouring tokens, found by hash; 0 has none."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have."""
@@ -313,10 +311,8 @@ class TextTower(nn.Module):
         if self.positions is not None:
             x_TLE = x_TLE + self.positions[: ids_TL.shape[1]]
         if self.bigrams is not None:
-            for distance in _BIGRAM_DISTANCES:
-                before_TL = F.pad(ids_TL, (distance, 0))[:, :-distance]
-                row_TL = (before_TL * _HASH[0] + ids_TL * _HASH[1] + distance) % self.bigrams.num_embeddings
-                x_TLE = x_TLE + self.bigrams(row_TL)
+            before_TL = F.pad(ids_TL, (1, 0))[:, :-1]
+            x_TLE = x_TLE + self.bigrams((before_TL * _HASH[0] + ids_TL * _HASH[1]) % self.bigrams.num_embeddings)
         x_TLE = self.dropout(x_TLE)
         for layer in self.layers:
             x_TLE = layer(x_TLE, mask=real_TL[:, None, None, :])

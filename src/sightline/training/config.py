@@ -44,7 +44,7 @@ class TowersConfig:
     coordinates: bool = False
     """conv: whether the image tower sees where each pixel lies."""
     text_bigrams: int = 0
-    """conv: rows of a table of embeddings for pairs of tokens at most two places apart."""
+    """conv: rows of a table of embeddings for pairs of neighbouring tokens."""
     dim: int = 256
     """Dimension of the joint space."""
     dropout: float = 0.1
@@ -92,6 +92,7 @@ class TrainConfig:
     """Hard negatives drawn for each caption of a step, where the data has some: told from that caption only."""
     vocabulary_from: tuple[str, ...] = ()
     """Addresses of further pairs whose words the tokenizer of a new model learns too."""
+    negatives_weight: float = 1.0
     shuffle_captions: bool = False
     """Control: give each picture the captions of another, so that there is nothing to learn."""
 
@@ -176,7 +177,7 @@ class TrainConfig:
         _check_least(
             self, 0, "negatives_per_caption", "lora_rank", "seed", "teacher_weight", "weight_decay", "words_weight"
         )
-        _check_least(self, 0, "image_lr_factor", "text_lr_factor")
+        _check_least(self, 0, "image_lr_factor", "text_lr_factor", "negatives_weight")
         for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience"):
             if getattr(self, name) is not None:
                 _check_least(self, 1, name)

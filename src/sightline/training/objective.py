@@ -75,7 +75,7 @@ class Objective(nn.Module):
                 image_BD, text_TD, group_B, group_T, caption_T=targets.caption_T, scale=self.scale
             )
             self.parts["negatives_loss"] = float(mistaken.detach())
-            loss = loss + mistaken
+            loss = loss + self.config.negatives_weight * mistaken
         if self.teacher_head is not None and targets.teacher_BD is not None:
             distance = distillation(self.teacher_head(image_BD), targets.teacher_BD)
             self.parts["teacher_distance"] = float(distance.detach())

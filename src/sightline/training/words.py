@@ -69,5 +69,4 @@ def words_loss(logit_BK: Tensor, label_BK: Tensor) -> Tensor:
 
 
 def _grams(ids: list[int]) -> list[tuple[int, ...]]:
-    """Words, pairs side by side, and pairs with one word between, told apart by length."""
-    return [*((i,) for i in ids), *pairwise(ids), *((i, -1, j) for i, j in zip(ids, ids[2:], strict=False))]
+    return [*((i,) for i in ids), *pairwise(ids)]
