@@ -124,6 +124,8 @@ def plain_epochs(prepared: Prepared, batch: int) -> Iterator[float]:
     import copy
 
     model: Any = copy.deepcopy(prepared.model.towers)
+    for parameter in model.parameters():  # as PyTorch makes them; ours orders convolutions by channels
+        parameter.data = parameter.data.contiguous()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     pairs = [(str(pair.image.path), pair.captions) for pair in prepared.batches.dataset]  # type: ignore[attr-defined]
     dataset = PlainPairs(pairs, prepared.model.tokenizer, prepared.model.card.preprocessing.size_px)

@@ -48,13 +48,13 @@ def scenes_scratch() -> TrainConfig:
         negatives_weight=2.0,
         words_weight=0.3,
         temperature=20.0,
-        epochs=6.2,
+        epochs=5.8,
         lr=2e-3,
         warmup_fraction=0.03,
         crop_min=1.0,
         flip=False,
         colour_jitter=0.0,
-        eval_epochs=3.1,
+        eval_epochs=2.9,
         log_steps=50,
     )
 
