@@ -137,7 +137,6 @@ class Run:
         first, started_s, stopped = self.state.step, time.monotonic(), None
         with contextlib.ExitStack() as stack:
             interrupted = stack.enter_context(stop_on_interrupt())
-            stack.enter_context(_fast_attention(self.world))
             if self.world.is_first:
                 resume_step = first if resumed else None
                 self.journal = stack.enter_context(Journal(self.output, resume_step=resume_step, notice=self.report))
@@ -214,7 +213,8 @@ class Run:
     def _encode(self, batch: Batch) -> tuple[Tensor, ...]:
         """Unit features of one chunk, (B, D) and (T, D), and where words are predicted their logits (B, K)."""
         words_head = self.prepared.objective.words_head
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        autocast = torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        with autocast, _fast_attention(self.world):
             image_BD, *maps = self.towers.embed_images(batch.image_B3SS)
             text_TD = self.towers.embed_texts(batch.ids_TL)
             words = [] if words_head is None else [words_head(maps[0]).float()]
