@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_the_other_side_loads_times_and_embeds(process, data):
     assert process.embed_classes([["red"], ["blue"]], ["a {}", "{}"]).shape == (2, 256)
 
 
-def test_errors_of_the_other_side_are_raised_here_and_a_process_that_ends_is_named(process, data):
+def test_errors_of_the_other_side_are_raised_here_and_a_process_that_ends_is_named(process, data, monkeypatch):
     with pytest.raises(InputError, match="isn't loaded"):
         process.time_images(0.01)
     with pytest.raises(InputError, match="can't be read as"):
@@ -57,7 +59,7 @@ def test_errors_of_the_other_side_are_raised_here_and_a_process_that_ends_is_nam
         process.load([FaultyImage()], data.queries)
     assert "Traceback" in str(caught.value)
     with pytest.raises(ModelError, match="No module named"):
-        process.load([_unknown_elsewhere()], data.queries)
+        process.load([_unknown_elsewhere(monkeypatch)], data.queries)
     os.kill(process._process.pid, signal.SIGKILL)
     with pytest.raises(ModelError, match="ended with exit code -9"):
         process.embed_texts(["red"])
@@ -73,10 +75,9 @@ def test_an_unknown_model_is_refused_as_anywhere():
     assert not running._process.is_alive()
 
 
-def _unknown_elsewhere():
-    """An object of this module, which the other side can't import by this name."""
-    return _Unknown()
-
-
-class _Unknown:
-    __module__ = __name__
+def _unknown_elsewhere(monkeypatch):
+    """An object of a module that only this process has."""
+    module = types.ModuleType("a_module_of_this_process_only")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.Unknown = type("Unknown", (), {"__module__": module.__name__})
+    return module.Unknown()
