@@ -7,14 +7,14 @@ from captioning_fakes import FakeEncoder, paint
 from comparison_fakes import install
 from conftest import SHARED_DATA
 from page_checks import read_page
-from sightline.cli.compare import compare
+from sightline.cli.main import sightline
 from sightline.errors import InputError
 
 
 @pytest.fixture
 def run():
     def call(*words):
-        result = CliRunner().invoke(compare, [str(word) for word in words])
+        result = CliRunner().invoke(sightline, ["compare", *(str(word) for word in words)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -124,7 +124,9 @@ def test_pictures_that_are_left_out_cost_the_exit_code(run, fakes, album):
     assert "left out broken.jpg:" in result.stderr
     for n in range(9):
         (album / f"broken{n}.jpg").write_bytes(b"no picture")
-    assert "... and 5 more" in run("--models", "fast", "--data", album).stderr
+    told = run("--models", "fast", "--data", album).stderr
+    assert "... and 5 more" in told
+    assert "10 pictures could not be read" in told
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from conftest import SHARED_DATA
 from evaluation_fakes import dataset, pair
 from page_checks import read_page
-from sightline.cli.evaluate import evaluate
+from sightline.cli.main import sightline
 from sightline.errors import InputError
 
 
@@ -17,7 +17,7 @@ def run():
     """`run(*words)` -> the finished run; errors other than click's are raised as they are."""
 
     def call(*words):
-        result = CliRunner().invoke(evaluate, [str(word) for word in words])
+        result = CliRunner().invoke(sightline, ["eval", *(str(word) for word in words)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

@@ -125,6 +125,7 @@ def test_recipes_are_listed_and_described():
         (["scenes-scratch", "--output", "new", "--set", "lr"], 2, "key=value"),
         (["flickr8k-scratch", "--output", "new"], 2, "needs pairs to train on: --data KIND:PATH"),
         (["scenes-scratch", "--output", "new", "--resume"], 2, "new holds no run"),
+        (["scenes-scratch", "--output", "new", "--resume", "--smoke"], 2, "Leave --smoke or --resume out"),
         (["scenes-scratch", "--smoke", "--output", "new", "--init", "startr"], 1, "starter"),
         (["scenes-scratch", "--smoke", "--output", "new", "--data", "folder:nowhere"], 2, "nowhere"),
     ],
@@ -144,6 +145,9 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(trained):
     code, _, err = call_main("train", "scenes-scratch", "--smoke", "--output", run)
     assert code == 2
     assert "holds a run already. Go on with it: --resume" in err
+    code, _, err = call_main("train", "scenes-scratch", "--resume", "--smoke", "--output", run)
+    assert code == 2
+    assert "a run that is resumed keeps its own settings" in err
     code, _, err = call_main("train", "scenes-scratch", "--resume", "--output", run, "--set", "lr=0.5")
     assert code == 1
     assert "lr was 0.002, is now 0.5" in err

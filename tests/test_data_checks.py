@@ -18,7 +18,7 @@ from sightline.data.encoded import read_encoded
 from sightline.data.facts import choose_sample, describe_split, split_words
 from sightline.data.likeness import Likeness, describe_likeness, find_near
 from sightline.data.samples_page import PageContent, format_page, write_samples_page
-from sightline.errors import ImageError, InputError, SightlineError
+from sightline.errors import ImageError, InputError
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def test_a_page_says_that_nothing_was_found():
 
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SightlineError, match="can't be written"):
+    with pytest.raises(InputError, match="can't be written"):
         write_samples_page(tmp_path / "file" / "page.html", make_page(tmp_path, report=False))
 
 

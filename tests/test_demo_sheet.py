@@ -4,14 +4,13 @@ import os
 import re
 import sys
 from html.parser import HTMLParser
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, escape_text, write_contact_sheet
+from sightline.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
 from sightline.errors import InputError
 from sightline.search.query import Part
 from sightline.types import Caption, Hit, ImageInfo, ImageRecord
@@ -78,6 +77,7 @@ def test_the_page_asks_for_nothing_beside_itself(photo: Path, tmp_path: Path) ->
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"} == set()
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.named("img"))
     assert not re.search(r"url\(|@import", "".join(page.texts))
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in page.named("meta"))
     assert page.named("a") == [{"href": "https://example.org/?a=1&b=2"}]
 
 
@@ -150,33 +150,7 @@ def test_a_name_that_is_not_utf8_is_written(photo: Path, tmp_path: Path) -> None
     assert "caf\ufffd\ufffdat night.png" in page.texts
 
 
-def test_letters_of_all_scripts_survive_escaping() -> None:
-    assert escape_text("Straße 東京 👩‍🚀 می‌خواهم") == "Straße 東京 👩‍🚀 می‌خواهم"
-
-
 def test_a_target_that_can_not_be_written_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written to"):
         write_contact_sheet(tmp_path / "file" / "sheet.html", Sheet(title="t", lead="l", photos=()))
-
-
-def test_colours_reach_contrast_aa_in_light_and_dark() -> None:
-    style = (resources.files("sightline.demo") / "sheet.css").read_text(encoding="utf-8")
-    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
-    assert len(schemes) == 2
-    for scheme in schemes:
-        for ground in ("paper", "card", "well", "tint"):
-            for ink in ("ink", "soft", "accent"):
-                assert contrast(scheme[ink], scheme[ground]) >= 4.5, (ink, ground, scheme)
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast ratio of two colours, as WCAG 2.2 defines it."""
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -6,13 +6,13 @@ import pytest
 from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
-from sightline.errors import SightlineError
+from sightline.errors import InputError
 from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.charts import Mark, draw_dots, draw_histograms, draw_tradeoff
 from sightline.evaluation.comparison import ComparisonConfig, compare_models
 from sightline.evaluation.comparison_page import format_comparison, write_comparison_page
 from sightline.evaluation.comparison_text import Labels, distance, megabytes, rate
-from sightline.evaluation.pages import Thumbnails, format_heatmap, format_page, format_table, write_page
+from sightline.evaluation.pages import Thumbnails, format_heatmap, format_table
 from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
 from sightline.evaluation.retrieval_page import format_retrieval, sample_similarities
 
@@ -106,15 +106,13 @@ def test_thumbnails_are_bounded_and_a_broken_picture_says_why():
     assert thumbnails.well("big") is thumbnails.well("big")
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_page(tmp_path / "p.html", format_page("T", lead="l", sections=[]))
-    assert (tmp_path / "p.html").read_text().startswith("<!DOCTYPE html>")
-    assert [path.name for path in tmp_path.iterdir()] == ["p.html"]
-    with pytest.raises(SightlineError, match="can't be written"):
-        write_page(tmp_path / "none" / "p.html", "x")
+def test_pages_are_written_or_refused(tmp_path, monkeypatch):
     comparison = compare(monkeypatch, tmp_path, bare("red"), models=("fast",))
-    with pytest.raises(SightlineError, match="can't be written"):
-        write_comparison_page(tmp_path / "none" / "p.html", comparison)
+    write_comparison_page(tmp_path / "new" / "p.html", comparison)
+    assert (tmp_path / "new" / "p.html").read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"):
+        write_comparison_page(tmp_path / "file" / "p.html", comparison)
 
 
 def test_tables_and_heatmaps():

@@ -44,6 +44,8 @@ def test_a_long_text_is_cut_and_keeps_its_end_token(clip):
     assert ids.shape == (1, 24)
     assert ids[0, -1] == EOS
     assert (ids[0] == EOS).sum() == 1
+    assert clip.truncate(clip.ids("snow " * 100)) == ids[0].tolist()
+    assert clip.truncate(clip.ids("snow")) == clip.ids("snow")
     assert clip.count_truncated(["snow " * 100, "snow", "snow " * 22, "snow " * 23]) == 2
 
 

@@ -7,7 +7,7 @@ import torch
 from sightline.data.base import Dataset, HardNegative, Pair
 from sightline.errors import InputError
 from sightline.images.preprocess import Preprocessing
-from sightline.training.augment import Augmentation
+from sightline.training.augment import Augmentation, FixedCrops
 from sightline.training.batches import NO_GROUP, Batches, Sampling
 from sightline.training.vocabulary import EOS_ID, PAD_ID
 from training_world import word_tokenizer
@@ -36,20 +36,21 @@ def make_pair(n, *, label=None):
     return Pair(id=f"p{n}", image=NoImage(), captions=captions, negatives=tuple(negatives), label=label)
 
 
-def make_batches(*, labels=None, padding="longest", usable_N=None, teacher_ND=None, **sampling):
+def make_batches(*, labels=None, padding="longest", usable_N=None, teacher_ND=None, crops=None, sizes=(), **sampling):
     pairs = [make_pair(n, label=None if labels is None else labels[n]) for n in range(N_PICTURES)]
     settings = {
         "batch_size": 6, "seed": 1, "captions_per_image": 2, "negatives_per_caption": 1, "size_px": SIDE,
         "augmentation": LIVELY, "words_count": 9,
     }  # fmt: skip
     return Batches(
-        Dataset(name="made", split="train", pairs=pairs, fingerprint="made"),
+        Dataset(name="made", split="train", pairs=pairs, fingerprint="made", sizes=sizes),
         np.random.default_rng(0).integers(0, 256, (N_PICTURES, SIDE, SIDE, 3), np.uint8),
         word_tokenizer(WORDS, context_length=7, padding=padding),
         preprocessing=PREPROCESSING,
         sampling=Sampling(**{**settings, **sampling}),
         usable_N=usable_N,
         teacher_ND=teacher_ND,
+        crops=crops,
     )
 
 
@@ -198,16 +199,49 @@ def test_pairs_without_negatives_give_none():
 def test_pictures_of_one_label_share_a_group():
     labels = [n % 3 for n in range(N_PICTURES)]
     batch = make_batches(labels=labels).at(0)[0]
-    assert batch.group_B.tolist() == [row % 3 for row in batch.rows]
+    assert batch.group_B.tolist() == [N_PICTURES + row % 3 for row in batch.rows]
     for sentence, group, _ in texts_of(batch):
         number = next(i for i, name in enumerate(NUMBERS) if name in sentence.split())
-        assert group in (NO_GROUP, number % 3)
+        assert group in (NO_GROUP, N_PICTURES + number % 3)
 
 
-def test_where_a_label_is_missing_each_picture_is_its_own_group():
-    labels = [0] * (N_PICTURES - 1) + [None]
+def test_a_picture_without_a_label_is_a_group_of_its_own():
+    labels = [0, None] * (N_PICTURES // 2)
     batch = make_batches(labels=labels).at(0)[0]
-    assert batch.group_B.tolist() == batch.rows.tolist()
+    assert batch.group_B.tolist() == [row if row % 2 else N_PICTURES for row in batch.rows]
+
+
+def test_an_epoch_takes_the_first_set_as_often_as_asked_and_every_text_knows_its_set():
+    batches = make_batches(sizes=(4, 8), repeats=3, batch_size=5)
+    assert batches.steps_per_epoch == (3 * 4 + 8) // 5
+    drawn = [batches.at(step)[0] for step in range(batches.steps_per_epoch)]
+    rows = np.concatenate([batch.rows for batch in drawn])
+    assert sorted(rows) == sorted([*range(4)] * 3 + [*range(4, 12)])
+    for batch in drawn:
+        assert batch.set_B.tolist() == [int(row >= 4) for row in batch.rows]
+        for (sentence, group, _), part in zip(texts_of(batch), batch.set_T.tolist(), strict=True):
+            if group != NO_GROUP:
+                assert part == int(NUMBERS.index(next(w for w in sentence.split() if w in NUMBERS)) >= 4)
+
+
+def test_fixed_crops_come_again_and_bring_their_own_teacher_row():
+    counts_N = torch.tensor([3] * 4 + [1] * 8)
+    crops = FixedCrops.draw(counts_N, LIVELY, seed=5)
+    teacher_CD = np.arange(20, dtype=np.float32)[:, None]
+    still = Augmentation(crop_min=0.5, flip=False, colour_jitter=0.0)
+    batches = make_batches(crops=crops, teacher_ND=teacher_CD, augmentation=still)
+    seen = {}
+    for step in range(60):
+        batch = batches.at(step)[0]
+        owners = crops.owners()[batch.teacher_BD[:, 0].long()]
+        assert owners.tolist() == batch.rows.tolist()
+        for crop, picture in zip(batch.teacher_BD[:, 0].tolist(), batch.image_B3SS, strict=True):
+            assert torch.equal(seen.setdefault(crop, picture), picture)
+    assert len(seen) == 20
+    whole = make_batches(augmentation=STILL).at(0)[0]
+    first_of = {row: int(crops.first_N[row]) for row in range(N_PICTURES)}
+    for row, picture in zip(whole.rows, whole.image_B3SS, strict=True):
+        torch.testing.assert_close(seen[first_of[int(row)]], picture, atol=1e-5, rtol=0)
 
 
 def test_pictures_that_cannot_be_read_never_occur():

@@ -19,7 +19,6 @@ from sightline.training.distributed import (
     any_rank,
     average_gradients,
     broadcast_from_first,
-    fingerprint_of_weights,
     gather_features,
     gather_ids,
     read_world,
@@ -88,6 +87,11 @@ def gradients_of_step(name, borders, n_chunks, world):
     return {"loss": value, **gradients}
 
 
+def state_of(module):
+    """Exact values of all parameters and buffers as text."""
+    return str({name: tensor.tolist() for name, tensor in module.state_dict().items()})
+
+
 def run_rank(folder):
     results = {}
     with start_world("cpu", timeout_s=60) as world:
@@ -112,9 +116,9 @@ def run_rank(folder):
         with torch.no_grad():
             for tensor in (*module.parameters(), module[1].running_mean):
                 tensor.fill_(world.rank + 1)
-        before = all_equal(fingerprint_of_weights(module), world)
+        before = all_equal(state_of(module), world)
         broadcast_from_first(module, world)
-        after = all_equal(fingerprint_of_weights(module), world)
+        after = all_equal(state_of(module), world)
         results["broadcast"] = torch.stack([module[0].weight.mean(), module[1].running_mean.mean(), *module.flags])
         answers = [before, after, any_rank(world.rank == 1, world), any_rank(False, world)]
         results["answers"] = torch.tensor([*answers, all_equal("one config", world)])
@@ -187,27 +191,6 @@ def test_one_process_exchanges_nothing():
     assert any_rank(True, world)
     assert not any_rank(False, world)
     assert world.is_first
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m.bias.data[2].copy_(torch.nextafter(m.bias.data[2], torch.tensor(9.0))),
-        lambda m: setattr(m, "weight", nn.Parameter(m.weight.detach().reshape(2, 3))),
-        lambda m: m.bfloat16().float(),
-        lambda m: m.double(),
-        lambda m: m.register_buffer("statistics", torch.zeros(())),
-    ],
-    ids=["last bit", "shape", "rounding", "type", "buffer"],
-)
-def test_a_fingerprint_changes_with_what_a_module_holds(change):
-    torch.manual_seed(0)
-    module = nn.Linear(2, 3)
-    same = nn.Linear(2, 3)
-    same.load_state_dict(module.state_dict())
-    assert fingerprint_of_weights(same) == fingerprint_of_weights(module)
-    change(same)
-    assert fingerprint_of_weights(same) != fingerprint_of_weights(module)
 
 
 def set_environment(monkeypatch, **values):

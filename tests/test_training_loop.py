@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -8,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import sightline.training.loop as loop
+import sightline.training.teacher as teaching
 from sightline.errors import InputError, TrainingError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.encoders import load_encoder
+from sightline.models.torch_encoder import TorchEncoder
 from sightline.training.journal import read_journal
 from sightline.training.loop import train
 from training_world import make_world, small_config
@@ -273,3 +277,72 @@ def test_a_full_disk_while_the_model_is_written_is_explained_and_the_run_goes_on
             train(config, tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.partial"))
     assert train(config, tmp_path / "run", resume=True).steps == 3
+
+
+def make_teacher(world, tmp_path, monkeypatch):
+    """A model of the student's sizes whose vectors mean something: one that was trained for a moment."""
+    monkeypatch.setattr(teaching, "load_encoder", functools.partial(load_encoder, runtime="torch"))  # no export
+    train(small_config(world, epochs=4, lr=5e-3), tmp_path / "teacher")
+    return f"dir:{tmp_path / 'teacher'}"
+
+
+def test_a_student_follows_a_teacher_in_its_own_space_and_leaves_the_texts_alone(world, tmp_path, monkeypatch):
+    teacher = make_teacher(world, tmp_path, monkeypatch)
+    train(small_config(world, epochs=1, seed=1), tmp_path / "start")
+    config = small_config(
+        world, init=f"dir:{tmp_path / 'start'}", teacher=teacher, teacher_map=False, freeze_text=True, crops=3,
+        contrast_weight=0.0, epochs=6, lr=1e-2,
+    )  # fmt: skip
+    train(config, tmp_path / "run")
+    before = weights(tmp_path / "start")
+    after = load_file(tmp_path / "run/checkpoints/step-18/model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("text_"))
+    distances = [row["teacher_distance"] for row in read_journal(tmp_path / "run") if row["kind"] == "train"]
+    assert np.mean(distances[-3:]) < 0.7 * np.mean(distances[:3])
+
+
+def test_what_the_teacher_sees_is_kept_and_goes_on_after_an_interruption(world, tmp_path, monkeypatch):
+    teacher = make_teacher(world, tmp_path, monkeypatch)
+    config = small_config(world, teacher=teacher, crops=3, epochs=1, eval_epochs=1)
+    calls = []
+    original = TorchEncoder.encode_images
+
+    def counted(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 2 and stops:
+            raise KeyboardInterrupt
+        return original(self, pixels)
+
+    monkeypatch.setattr(teaching, "_CROPS_AT_ONCE", 24)
+    monkeypatch.setattr(TorchEncoder, "encode_images", counted)
+    stops = True
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "first")
+    stops = False
+    calls.clear()
+    train(config, tmp_path / "second")
+    computed = calls[:2]
+    calls.clear()
+    train(config, tmp_path / "third")
+    assert computed == [24, 24]  # of 72 crops the first 24 were kept
+    assert len(calls) == 2 and set(calls) == {8}  # only the val pictures are looked at, by the student
+    assert_same_weights(weights(tmp_path / "second"), weights(tmp_path / "third"))
+
+
+def test_a_teacher_of_another_space_needs_a_map(world, tmp_path, monkeypatch):
+    teacher = make_teacher(world, tmp_path, monkeypatch)
+    towers = dataclasses.replace(small_config(world).towers, dim=12)
+    config = dataclasses.replace(small_config(world, teacher=teacher, teacher_map=False), towers=towers)
+    with pytest.raises(TrainingError, match="of the model's own dimension, 12; dir:.* has 16"):
+        train(config, tmp_path / "run")
+
+
+def test_two_sets_are_mixed_and_their_words_learned(world, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = make_world(tmp_path / "other", n=16)
+    lines = []
+    report = train(
+        small_config(world, more_data=(other,), data_repeats=2, epochs=1), tmp_path / "run", report=lines.append
+    )
+    assert report.total_steps == (2 * 24 + 16) // 8
+    assert any("pictures an epoch: 64 = 2 x 24 + 16" in line for line in lines)

@@ -342,3 +342,26 @@ def test_groups_that_do_not_fit_the_embeddings_are_refused():
     image_BD, text_TD = make_features()
     with pytest.raises(TrainingError, match="3 images have 3 groups and 7 texts 6"):
         softmax_contrastive(image_BD, text_TD, GROUP_B, GROUP_T[:6], scale=1.0)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_texts_of_another_set_are_no_negatives(name):
+    image_BD, text_TD = make_features(4, 4)
+    group = torch.arange(4)
+    of_set = torch.tensor([0, 0, 1, 1])
+    known_BT = of_set[:, None] == of_set[None, :]
+    loss, bias = make_loss(name), -1.0 if name == "sigmoid" else None
+    mixed = loss(image_BD, text_TD, group, group, scale=5.0, bias=bias, known_BT=known_BT)
+    apart = [loss(image_BD[p], text_TD[p], group[p], group[p], scale=5.0, bias=bias) for p in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(mixed, sum(apart) / 2)
+    chances = [chance_loss(name, group[:2], group[:2]), chance_loss(name, group, group, known_BT=known_BT)]
+    assert chances[0] == pytest.approx(chances[1]) and chances[1] < chance_loss(name, group, group)
+
+
+def test_a_picture_that_is_alone_in_its_set_has_no_loss_and_a_finite_gradient():
+    image_BD, text_TD = make_features(3, 3)
+    image_BD.requires_grad_()
+    known_BT = torch.eye(3, dtype=torch.bool)
+    loss = softmax_contrastive(image_BD, text_TD, torch.arange(3), torch.arange(3), scale=5.0, known_BT=known_BT)
+    loss.backward()
+    assert float(loss.detach()) == 0 and torch.equal(image_BD.grad, torch.zeros_like(image_BD))

@@ -7,7 +7,7 @@ from sightline.training.optimiser import (  # noqa: E402
     OptimiserConfig,
     describe_groups,
     freeze_batch_norms,
-    freeze_image_tower,
+    freeze_tower,
     make_optimiser,
     set_learning_rate,
     set_training_mode,
@@ -28,7 +28,7 @@ def group_of(optimiser, model):
 def test_each_trainable_tensor_is_in_exactly_one_group(family, frozen):
     model = MODELS[family]()
     if frozen:
-        freeze_image_tower(model)
+        freeze_tower(model, "image")
     optimiser = make_optimiser(model, learning_rate=1e-3, config=OptimiserConfig(layer_decay=0.5))
     held = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held))
@@ -152,7 +152,7 @@ def test_the_description_counts_every_parameter_once():
 @pytest.mark.parametrize("family", MODELS)
 def test_a_frozen_image_tower_keeps_its_vectors_while_texts_move(family):
     model = MODELS[family]()
-    freeze_image_tower(model)
+    freeze_tower(model, "image")
     optimiser = make_optimiser(model, learning_rate=1e-2)
     images, texts = embed(model).detach().chunk(2)
     set_training_mode(model)
@@ -164,7 +164,7 @@ def test_a_frozen_image_tower_keeps_its_vectors_while_texts_move(family):
 
 def test_the_projection_of_a_frozen_tower_can_be_trained():
     model = make_conv()
-    frozen = freeze_image_tower(model, projection=False)
+    frozen = freeze_tower(model, "image", projection=False)
     assert model.image_projection.weight.requires_grad
     assert all(name.startswith("image_tower.") for name in frozen)
 
@@ -196,7 +196,7 @@ def test_a_model_that_is_wholly_frozen_is_refused():
 
 def test_freezing_a_tower_that_is_not_there_is_refused():
     with pytest.raises(TrainingError, match="no image tower"):
-        freeze_image_tower(torch.nn.Linear(2, 2))
+        freeze_tower(torch.nn.Linear(2, 2), "image")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from sightline.models.tokenizing import Tokenizer
 from sightline.training import token_table
 from sightline.training.token_table import tokenize
-from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from training_world import word_tokenizer
+from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
+from training_world import word_backend, word_tokenizer
 
 WORDS = "a red ring above the blue heart"  # ids 4 to 10
 RAGGED = [["a red ring"], [], ["a heart", "the blue heart", "a"], ["red"]]
@@ -54,6 +56,16 @@ def test_a_long_text_loses_words_at_its_end_and_keeps_the_end_token():
     assert table.ids_CL.tolist() == [[BOS_ID, 4, 5, 6, EOS_ID], [BOS_ID, 4, 5, EOS_ID, PAD_ID]]
     assert table.length_C.tolist() == [5, 4]
     assert (table.n_tokens, table.n_lost) == (9 + 4, 4)
+
+
+def test_without_an_end_token_only_what_is_too_long_is_lost():
+    backend = word_backend(WORDS)
+    backend.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer = Tokenizer(backend, dataclasses.replace(text_spec(3), bos_id=None, eos_id=None, padding="fixed"))
+    texts = ["a red ring above the blue heart", "a red"]
+    table = tokenize([texts], tokenizer)
+    assert table.ids_CL.tolist() == [[4, 5, 6], [4, 5, PAD_ID]] == tokenizer.encode(texts).tolist()
+    assert (table.n_tokens, table.n_lost) == (7 + 2, 4)
 
 
 def test_a_vocabulary_beyond_16_bits_keeps_its_ids():

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from sightline.cli.options import json_option, library_option, notice, print_json, print_table, printable
+from sightline.cli.options import (
+    end_by_problems,
+    json_option,
+    library_option,
+    print_json,
+    print_table,
+    printable,
+    require_folder_of,
+    write_figures,
+)
 from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -17,8 +25,6 @@ if TYPE_CHECKING:
     from sightline.evaluation.comparison_data import ComparisonData
     from sightline.evaluation.comparison_text import Labels
 
-_NAMED = 5
-"""Pictures that were left out and are named one by one."""
 _SPLIT = "val"
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -69,9 +75,8 @@ def compare(
     from sightline.evaluation.comparison_dict import comparison_to_dict
     from sightline.evaluation.prompts import load_prompts
 
-    for option, path in (("--page", page), ("--output", output)):
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"{option}: the folder {path.parent} doesn't exist.")
+    require_folder_of(page, option="--page")
+    require_folder_of(output, option="--output")
     names, random_names = _split_names(models), _split_names(random)
     if not names and not random_names:
         raise click.UsageError("Name the models: --models starter,ViT-B-32/openai")
@@ -87,7 +92,7 @@ def compare(
         comparison = compare_models(names, material, random=random_names, config=config, report=bars.show)
     values = comparison_to_dict(comparison)
     if output is not None:
-        _write(output, values)
+        write_figures(output, values)
     if page is not None:
         from sightline.evaluation.comparison_page import write_comparison_page
 
@@ -96,7 +101,7 @@ def compare(
         print_json(values)
     else:
         _print(comparison)
-    _name_problems(comparison)
+    end_by_problems(comparison.problems)
 
 
 def _split_names(text: str) -> list[str]:
@@ -155,25 +160,6 @@ class _Bars:
             self._bar.__exit__(None, None, None)
             self._what, self._bar = what, ProgressBar(what)
         self._bar.show(done, total=total)
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    from sightline.errors import InputError
-
-    try:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
-
-
-def _name_problems(comparison: Comparison) -> None:
-    """Exit code 1 where pictures were left out."""
-    for problem in comparison.problems[:_NAMED]:
-        notice(f"left out {printable(problem.id)}: {problem.reason}")
-    if len(comparison.problems) > _NAMED:
-        notice(f"... and {len(comparison.problems) - _NAMED:,} more")
-    if comparison.problems:
-        raise SystemExit(1)
 
 
 def _print(comparison: Comparison) -> None:

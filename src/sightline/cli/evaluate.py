@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sightline.cli.options import json_option, notice, print_json, print_table, printable
+from sightline.cli.options import (
+    end_by_problems,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+    require_folder_of,
+    write_figures,
+)
 from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -21,8 +28,6 @@ if TYPE_CHECKING:
     from sightline.evaluation.results import EvalResult, Interval
     from sightline.models.base import Encoder
 
-_NAMED = 5
-"""Pictures that were left out and are named one by one."""
 _SHARES = ("recall", "acc", "compose")
 """What is printed in percent: metrics whose name has one of these words."""
 
@@ -113,8 +118,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**options: Any) -> None:
         settings = _Settings(**{field.name: options.pop(field.name) for field in fields(_Settings)})
-        if settings.output is not None and not settings.output.parent.is_dir():
-            raise click.UsageError(f"--output: the folder {settings.output.parent} doesn't exist.")
+        require_folder_of(settings.output, option="--output")
         command(settings, **options)
 
     for option in reversed(_SHARED_OPTIONS):
@@ -146,8 +150,7 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
     """
     from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
 
-    if page is not None and not page.parent.is_dir():
-        raise click.UsageError(f"--page: the folder {page.parent} doesn't exist.")
+    require_folder_of(page, option="--page")
     evaluator = RetrievalEvaluator(RetrievalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap))
     dataset = settings.load_captioned()
     encoder = settings.load_encoder(model)
@@ -298,27 +301,12 @@ def _finish(result: EvalResult, settings: _Settings) -> None:
     """Print the result and keep it; exit code 1 where pictures were left out."""
     values = result.to_dict()
     if settings.output is not None:
-        _write(settings.output, values)
+        write_figures(settings.output, values)
     if settings.as_json:
         print_json(values)
     else:
         _print(result)
-    for problem in result.problems[:_NAMED]:
-        notice(f"left out {printable(problem.id)}: {problem.reason}")
-    if len(result.problems) > _NAMED:
-        notice(f"... and {len(result.problems) - _NAMED:,} more")
-    if result.problems:
-        notice(f"{len(result.problems):,} pictures could not be read and are not in these figures.")
-        raise SystemExit(1)
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    from sightline.errors import InputError
-
-    try:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
+    end_by_problems(result.problems)
 
 
 def _print(result: EvalResult) -> None:

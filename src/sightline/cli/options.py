@@ -1,15 +1,21 @@
-"""Options that commands share, and the two ways of printing."""
+"""What commands share: options, the two ways of printing, and how figures and what they leave out are told."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from sightline.evaluation.results import Problem
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NAMED = 5
+"""Pictures that were left out and are named one by one."""
 
 library_option = click.option(
     "--library",
@@ -64,6 +70,33 @@ def printable(text: str) -> str:
 def notice(text: str) -> None:
     """A line for the person, on stderr."""
     click.echo(text, err=True)
+
+
+def require_folder_of(path: Path | None, *, option: str) -> None:
+    """Refuse a file whose folder isn't there, before hours are spent on what it is to hold."""
+    if path is not None and not path.parent.is_dir():
+        raise click.UsageError(f"{option}: the folder {path.parent} doesn't exist.")
+
+
+def write_figures(path: Path, values: Mapping[str, Any]) -> None:
+    """Figures as JSON. Raises InputError with the figures themselves where the file can't be written."""
+    from sightline.errors import InputError
+
+    try:
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
+
+
+def end_by_problems(problems: Sequence[Problem]) -> None:
+    """Name pictures that were left out, and end with exit code 1 where there are some."""
+    for problem in problems[:_NAMED]:
+        notice(f"left out {printable(problem.id)}: {problem.reason}")
+    if len(problems) > _NAMED:
+        notice(f"... and {len(problems) - _NAMED:,} more")
+    if problems:
+        notice(f"{len(problems):,} pictures could not be read and are not in these figures.")
+        raise SystemExit(1)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]) -> str:

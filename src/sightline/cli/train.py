@@ -49,6 +49,8 @@ def train(
         return
     if recipe is None or output is None:
         raise click.UsageError("Give a RECIPE and --output DIR; `sightline train --list` lists the recipes.")
+    if resume and smoke:
+        raise click.UsageError("--smoke: a run that is resumed keeps its own settings. Leave --smoke or --resume out.")
     _run(recipe, output, _changes(settings, data=data, init=init), resume=resume, smoke=smoke, as_json=as_json)
 
 

@@ -84,6 +84,8 @@ class Dataset:
     """Changes whenever ids, captions or files change: what caches and checkpoints compare."""
     class_names: tuple[tuple[str, ...], ...] | None = None
     """For each class its names, the most usual first; None where the dataset has no classes."""
+    sizes: tuple[int, ...] = ()
+    """Of a joined dataset the lengths of its parts, in order."""
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -105,7 +107,35 @@ class Dataset:
     def take(self, rows: Sequence[int], *, why: str) -> Dataset:
         """The pairs of these rows, in this order; `why` makes the fingerprint another: `limit=500 seed=0`."""
         fingerprint = fingerprint_of([self.fingerprint, why])
-        return replace(self, pairs=[self.pairs[row] for row in rows], fingerprint=fingerprint)
+        return replace(self, pairs=[self.pairs[row] for row in rows], fingerprint=fingerprint, sizes=())
+
+
+def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """One after the other, in order; classes are counted on, so that those of different sets stay apart.
+
+    Ids get the number of their set. Raises InputError where sets of different splits would be joined.
+    """
+    first = datasets[0]
+    if len({dataset.split for dataset in datasets}) > 1:
+        splits = ", ".join(f"{dataset.name} {dataset.split}" for dataset in datasets)
+        raise InputError(f"Only sets of one split can be joined; these are {splits}.")
+    class_names: list[tuple[str, ...]] = []
+    pairs: list[Pair] = []
+    for number, dataset in enumerate(datasets):
+        start = len(class_names)
+        pairs += [
+            replace(pair, id=f"{number}/{pair.id}", label=None if pair.label is None else start + pair.label)
+            for pair in dataset
+        ]
+        class_names += dataset.class_names or ()
+    return Dataset(
+        name=" + ".join(dataset.name for dataset in datasets),
+        split=first.split,
+        pairs=pairs,
+        fingerprint=fingerprint_of([dataset.fingerprint for dataset in datasets]),
+        class_names=tuple(class_names) or None,
+        sizes=tuple(len(dataset) for dataset in datasets),
+    )
 
 
 class DatasetReader(Protocol):

@@ -1,12 +1,7 @@
-"""A page of samples: one HTML file that needs nothing beside it, with thumbnails, captions and figures.
-
-Everything that came from outside (ids, captions, names) is escaped, and the page may load nothing.
-"""
+"""A page of samples: thumbnails, captions, figures and what a check found, in one HTML file."""
 
 from __future__ import annotations
 
-import html
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,8 +10,9 @@ from pathlib import Path
 from sightline.data.base import Dataset, Pair
 from sightline.data.checks import Case, CheckReport, Finding
 from sightline.data.facts import SplitFacts, choose_sample
-from sightline.errors import DataError, ImageError
+from sightline.errors import ImageError
 from sightline.images.thumbnails import data_uri, make_thumbnail
+from sightline.pages import escape, format_frame, write_page
 
 SAMPLES = 24
 """Pictures shown of each split."""
@@ -39,20 +35,12 @@ class PageContent:
 
 
 def write_samples_page(target: Path, content: PageContent) -> None:
-    """Write the page. Raises DataError where it can't be written."""
-    page = format_page(content)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise DataError(f"The page can't be written to {target}: {error.strerror or error}.") from error
+    """Write the page. Raises InputError where it can't be written."""
+    write_page(target, format_page(content))
 
 
 def format_page(content: PageContent) -> str:
     """The page as HTML."""
-    style = (resources.files("sightline.data") / "samples.css").read_text(encoding="utf-8")
     total = sum(len(dataset) for dataset in content.datasets)
     lead = f"{total:,} pictures in {', '.join(dataset.split for dataset in content.datasets)}"
     sections = [
@@ -61,28 +49,8 @@ def format_page(content: PageContent) -> str:
         *_format_findings(content),
         *(_format_samples(dataset, content.seed) for dataset in content.datasets),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(content.title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header><h1>{escape(content.title)}</h1><p class="lead">{escape(lead)}</p></header>
-<main>{"".join(sections)}</main>
-</body>
-</html>
-"""
-
-
-def escape(text: str) -> str:
-    """Text -> HTML, attributes included. Control characters and bytes that were no UTF-8 become U+FFFD."""
-    visible = "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
-    return html.escape(visible, quote=True)
+    style = resources.files("sightline.data") / "samples.css"
+    return format_frame(content.title, lead=lead, sections=sections, style=style)
 
 
 def _section(title: str, body: str, *, serious: bool = False) -> str:

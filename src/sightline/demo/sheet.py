@@ -6,16 +6,15 @@ Thumbnails are inlined, so that the file can be moved, mailed and opened from di
 
 from __future__ import annotations
 
-import html
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sightline.errors import ImageError, InputError
+from sightline.errors import ImageError
 from sightline.images.decode import read_picture
 from sightline.images.thumbnails import data_uri, make_thumbnail
+from sightline.pages import escape, format_frame, write_page
 from sightline.search.query import Part
 from sightline.types import Caption, Hit
 
@@ -76,20 +75,11 @@ class Sheet:
 
 def write_contact_sheet(target: Path, sheet: Sheet) -> Path:
     """Write the sheet as one self-contained HTML file; the file's path. Raises InputError where it can't be written."""
-    page = format_sheet(sheet)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"The contact sheet can't be written to {target}: {error.strerror}. Choose another."
-        ) from error
-    return target
+    return write_page(target, format_sheet(sheet))
 
 
 def format_sheet(sheet: Sheet) -> str:
     """The sheet as HTML."""
-    style = (resources.files("sightline.demo") / "sheet.css").read_text(encoding="utf-8")
     sections = [
         _section(
             "Photos",
@@ -100,27 +90,8 @@ def format_sheet(sheet: Sheet) -> str:
         _format_notes(sheet),
         _section("Credits", _list("credits", map(_format_credit, sheet.credits)), shown=bool(sheet.credits)),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape_text(sheet.title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header><h1>{escape_text(sheet.title)}</h1><p class="lead">{escape_text(sheet.lead)}</p></header>
-<main>{"".join(sections)}</main>
-</body>
-</html>
-"""
-
-
-def escape_text(text: str) -> str:
-    """Text -> HTML, attributes included. Control characters and bytes that were no UTF-8 become U+FFFD."""
-    visible = "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
-    return html.escape(visible, quote=True)
+    style = resources.files("sightline.demo") / "sheet.css"
+    return format_frame(sheet.title, lead=sheet.lead, sections=sections, style=style)
 
 
 def _section(title: str, body: str, *, shown: bool) -> str:
@@ -134,10 +105,10 @@ def _list(kind: str, items: Iterable[str]) -> str:
 def _format_photo(photo: SheetPhoto, size_px: int) -> str:
     best = next((caption.text for caption in photo.captions if caption.best), None)
     captions = "".join(map(_format_caption, photo.captions))
-    problem = f'<p class="caption soft">{escape_text(photo.problem)}</p>' if photo.problem else ""
+    problem = f'<p class="caption soft">{escape(photo.problem)}</p>' if photo.problem else ""
     return (
         f'<article class="photo">{_format_well(photo.path, size_px, alt=best)}'
-        f'<div class="about"><h3>{escape_text(photo.path.name)}</h3>{captions}{problem}</div></article>'
+        f'<div class="about"><h3>{escape(photo.path.name)}</h3>{captions}{problem}</div></article>'
     )
 
 
@@ -150,22 +121,22 @@ def _format_caption(caption: Caption) -> str:
         figures += f'<span class="number">log p {_number(caption.log_prob)}</span>'
     return (
         f'<div class="{kind}"><p class="made"><span>{_SOURCES[caption.source]}</span>{badge}</p>'
-        f'<p class="text">{escape_text(caption.text)}</p><p class="figures">{figures}</p></div>'
+        f'<p class="text">{escape(caption.text)}</p><p class="figures">{figures}</p></div>'
     )
 
 
 def _format_search(search: SheetSearch) -> str:
     hits = _list("hits", map(_format_hit, search.hits)) if search.hits else '<p class="soft">Nothing was found.</p>'
     parts = "".join(_format_part(part, first=index == 0) for index, part in enumerate(search.parts))
-    return f'<div class="search"><h3>{escape_text(search.title)}</h3><p class="query">{parts}</p>{hits}</div>'
+    return f'<div class="search"><h3>{escape(search.title)}</h3><p class="query">{parts}</p>{hits}</div>'
 
 
 def _format_part(part: Part, *, first: bool) -> str:
     sign = "" if first and part.weight > 0 else f'<span class="sign">{"+" if part.weight > 0 else "−"}</span>'
     weight = "" if abs(part.weight) == 1 else f'<span class="number soft">{abs(part.weight):g} ×</span>'
     if part.image is None:
-        return f'{sign}<span class="part">{weight}{escape_text(part.label)}</span>'
-    name = escape_text(part.image.name)
+        return f'{sign}<span class="part">{weight}{escape(part.label)}</span>'
+    name = escape(part.image.name)
     thumbnail, _ = _inline(part.image, HIT_PX)
     image = f'<img src="{thumbnail}" alt="">' if thumbnail else ""
     return f'{sign}<span class="part">{weight}{image}{name}</span>'
@@ -176,7 +147,7 @@ def _format_hit(hit: Hit) -> str:
     return (
         f"{_format_well(hit.image.path, HIT_PX, alt=hit.caption)}"
         f'<div class="bar"><i style="width:{share:.1%}"></i></div>'
-        f'<p class="hit"><span>{escape_text(hit.image.path.name)}</span>'
+        f'<p class="hit"><span>{escape(hit.image.path.name)}</span>'
         f'<span class="number">{_number(hit.similarity, digits=3)}</span></p>'
     )
 
@@ -184,8 +155,8 @@ def _format_hit(hit: Hit) -> str:
 def _format_well(path: Path, size_px: int, *, alt: str | None) -> str:
     thumbnail, reason = _inline(path, size_px)
     if thumbnail is None:
-        return f'<div class="well"><p>can’t be read: {escape_text(reason)}</p></div>'
-    return f'<div class="well"><img src="{thumbnail}" alt="{escape_text(alt or path.name)}"></div>'
+        return f'<div class="well"><p>can’t be read: {escape(reason)}</p></div>'
+    return f'<div class="well"><img src="{thumbnail}" alt="{escape(alt or path.name)}"></div>'
 
 
 def _inline(path: Path, size_px: int) -> tuple[str | None, str]:
@@ -200,17 +171,17 @@ def _inline(path: Path, size_px: int) -> tuple[str | None, str]:
 def _format_notes(sheet: Sheet) -> str:
     if not sheet.facts and not sheet.next_step:
         return ""
-    facts = _list("facts", map(escape_text, sheet.facts))
+    facts = _list("facts", map(escape, sheet.facts))
     step = ""
     if sheet.next_step:
-        sentence, command = map(escape_text, sheet.next_step)
+        sentence, command = map(escape, sheet.next_step)
         step = f'<p class="next">{sentence}<code>{command}</code></p>'
     return f"\n<section><h2>What made this</h2>{facts}{step}</section>"
 
 
 def _format_credit(credit: SheetCredit) -> str:
-    source = f' <a href="{escape_text(credit.link)}">Source</a>' if credit.link else ""
-    return f"<b>{escape_text(credit.name)}</b> {escape_text(credit.credit)}{source}"
+    source = f' <a href="{escape(credit.link)}">Source</a>' if credit.link else ""
+    return f"<b>{escape(credit.name)}</b> {escape(credit.credit)}{source}"
 
 
 def _number(value: float, *, digits: int = 2) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.data.samples_page import escape
+from sightline.pages import escape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

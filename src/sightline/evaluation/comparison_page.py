@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sightline.data.samples_page import escape
 from sightline.evaluation.charts import Mark, draw_tradeoff
 from sightline.evaluation.comparison import Comparison
 from sightline.evaluation.comparison_text import (
@@ -25,9 +24,9 @@ from sightline.evaluation.pages import (
     format_page,
     format_section,
     format_table,
-    write_page,
 )
 from sightline.evaluation.published import PublishedTable, load_published, pull_commands
+from sightline.pages import escape, write_page
 
 _COSTS = (
     f"Images/s: the image tower alone, {SPEED_BATCH} pictures a run, after reading and resizing; queries/s: texts one "
@@ -38,7 +37,7 @@ _COSTS = (
 
 
 def write_comparison_page(target: Path, comparison: Comparison) -> None:
-    """Write the page. Raises SightlineError where it can't be written."""
+    """Write the page. Raises InputError where it can't be written."""
     write_page(target, format_comparison(comparison))
 
 

@@ -1,26 +1,21 @@
-"""What pages of results share: a frame that loads nothing, tables, matrices in colour, pictures inlined.
-
-Everything that came from outside (ids, captions, names) is escaped here or by those who call.
-"""
+"""What pages of results share: tables, matrices in colour, pictures inlined."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.data.samples_page import escape
-from sightline.errors import ImageError, SightlineError
+from sightline.errors import ImageError
 from sightline.images.thumbnails import data_uri, make_thumbnail
+from sightline.pages import escape, format_frame
 
 if TYPE_CHECKING:
     from sightline.data.base import Dataset, Pair
 
 THUMBNAIL_PX = 200
 _QUALITY = 72
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(kw_only=True)
@@ -52,34 +47,8 @@ class Thumbnails:
 
 def format_page(title: str, *, lead: str, sections: Sequence[str]) -> str:
     """A whole page from sections that are HTML; title and lead are text."""
-    shared = (resources.files("sightline.data") / "samples.css").read_text(encoding="utf-8")
-    own = (resources.files("sightline.evaluation") / "pages.css").read_text(encoding="utf-8")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>
-{shared}{own}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>
-<main>{"".join(sections)}</main>
-</body>
-</html>
-"""
-
-
-def write_page(target: Path, page: str) -> None:
-    """Write a page whole or not at all. Raises SightlineError where it can't be written."""
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        partial.replace(target)
-    except OSError as error:
-        raise SightlineError(f"The page can't be written to {target}: {error.strerror or error}.") from error
+    style = resources.files("sightline.evaluation") / "pages.css"
+    return format_frame(title, lead=lead, sections=sections, style=style)
 
 
 def format_section(title: str, *parts: str, note: str = "") -> str:

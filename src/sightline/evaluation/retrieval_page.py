@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.data.samples_page import escape
 from sightline.evaluation.charts import draw_dots, draw_histograms
 from sightline.evaluation.comparison_text import figure
-from sightline.evaluation.pages import Thumbnails, format_page, format_section, format_table, write_page
+from sightline.evaluation.pages import Thumbnails, format_page, format_section, format_table
 from sightline.evaluation.qualitative import find_cases, find_neighbours, map_embeddings, measure_gap
 from sightline.evaluation.retrieval import rank_retrieval
+from sightline.pages import escape, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ _PAIRS_AT_MOST = 50_000
 
 
 def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> None:
-    """Write the page of a result and the vectors that it was made from. Raises SightlineError where it can't."""
+    """Write the page of a result and the vectors that it was made from. Raises InputError where it can't."""
     write_page(target, format_retrieval(dataset, embedded=embedded, result=result))
 
 

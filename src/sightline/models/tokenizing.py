@@ -50,7 +50,7 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Texts -> ids (T, L), padded at the end as the spec says and truncated so that the end token stays."""
-        rows = [self._truncate(self.ids(text)) for text in texts]
+        rows = [self.truncate(self.ids(text)) for text in texts]
         longest = max((len(row) for row in rows), default=0)
         length = self.spec.context_length if self.spec.padding == "fixed" else longest
         ids_TL = np.full((len(rows), length), self.spec.pad_id, dtype=np.int64)
@@ -72,6 +72,13 @@ class Tokenizer:
         encodings = self._backend.encode_batch([self._prepare(text) for text in texts])
         return [self._marked(list(encoding.ids)) for encoding in encodings]
 
+    def truncate(self, ids: list[int]) -> list[int]:
+        """Ids of one text cut to what the model can read, so that the end token stays."""
+        limit = self.spec.context_length
+        if len(ids) <= limit:
+            return ids
+        return ids[: limit - len(self._end_ids)] + self._end_ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Ids -> text without special tokens."""
         text = str(self._backend.decode([int(i) for i in ids], skip_special_tokens=True))
@@ -87,12 +94,6 @@ class Tokenizer:
         bos = [] if self.spec.bos_id is None else [self.spec.bos_id]
         eos = [] if self.spec.eos_id is None else [self.spec.eos_id]
         return bos + ids + eos
-
-    def _truncate(self, ids: list[int]) -> list[int]:
-        limit = self.spec.context_length
-        if len(ids) <= limit:
-            return ids
-        return ids[: limit - len(self._end_ids)] + self._end_ids
 
 
 def _printable(text: str) -> str:

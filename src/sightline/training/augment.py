@@ -5,7 +5,7 @@ Shape suffixes: B images, H W the cached pixels' sides, S the side that is train
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -26,6 +26,10 @@ class Augmentation:
         """Whether pixels move at all."""
         return self.flip or self.crop_min < 1 or self.aspect_jitter > 1
 
+    def still(self) -> Augmentation:
+        """The same without changes of colour."""
+        return replace(self, colour_jitter=0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
@@ -40,8 +44,42 @@ class Changes:
         return Changes(affine_B23=self.affine_B23[rows], colour_3B=self.colour_3B[:, rows])
 
 
+@dataclass(frozen=True, kw_only=True)
+class FixedCrops:
+    """Crops that are drawn once: those of picture n are rows `first_N[n]` to `first_N[n + 1]`, the first the whole."""
+
+    affine_C23: Tensor
+    first_N: Tensor
+    augmentation: Augmentation
+    seed: int
+
+    @classmethod
+    def draw(cls, counts_N: Tensor, augmentation: Augmentation, *, seed: int) -> FixedCrops:
+        """`counts_N[n]` crops of picture n, each at least 1."""
+        first_N = F.pad(counts_N.cumsum(0), (1, 0))
+        affine_C23 = _draw_affine(int(first_N[-1]), augmentation, torch.Generator().manual_seed(seed))
+        affine_C23[first_N[:-1]] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        return cls(affine_C23=affine_C23, first_N=first_N, augmentation=augmentation, seed=seed)
+
+    def pick(self, rows_B: Tensor, generator: torch.Generator) -> Tensor:
+        """One crop of each of these pictures, as rows of `affine_C23`."""
+        first_B, last_B = self.first_N[rows_B], self.first_N[rows_B + 1]
+        return first_B + (torch.rand(len(rows_B), generator=generator) * (last_B - first_B)).long()
+
+    def owners(self) -> Tensor:
+        """The picture of each crop."""
+        return torch.arange(len(self.first_N) - 1).repeat_interleave(self.first_N.diff())
+
+
 def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
-    """Changes of `n` pictures, on the CPU, so that a seed gives the same ones on every device.
+    """Changes of `n` pictures, on the CPU, so that a seed gives the same ones on every device."""
+    affine_B23 = _draw_affine(n, augmentation, generator)
+    colour_3B = 1 + augmentation.colour_jitter * (2 * torch.rand(3, n, generator=generator) - 1)
+    return Changes(affine_B23=affine_B23, colour_3B=colour_3B)
+
+
+def _draw_affine(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Where `n` crops lie, as affine maps (n, 2, 3).
 
     A crop's area is that of a square whose side is uniform in [crop_min, 1] of the picture's; its aspect ratio is
     log-uniform within the jitter; its place is uniform.
@@ -54,8 +92,7 @@ def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator)
     affine_B23 = torch.zeros(n, 2, 3)
     affine_B23[:, 0, 0], affine_B23[:, 1, 1] = width_B * torch.where(mirrored_B, -1.0, 1.0), height_B
     affine_B23[:, 0, 2], affine_B23[:, 1, 2] = (1 - width_B) * shift_B2[:, 0], (1 - height_B) * shift_B2[:, 1]
-    colour_3B = 1 + augmentation.colour_jitter * (2 * torch.rand(3, n, generator=generator) - 1)
-    return Changes(affine_B23=affine_B23, colour_3B=colour_3B)
+    return affine_B23
 
 
 def augment(pixels_BHW3: Tensor, size_px: int, augmentation: Augmentation, changes: Changes) -> Tensor:

@@ -6,7 +6,7 @@ K frequent words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.data.base import Dataset, Pair
-from sightline.data.order import batch_rows, step_seed
+from sightline.data.order import batch_rows, step_seed, steps_per_epoch
 from sightline.errors import InputError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.tokenizing import Tokenizer
-from sightline.training.augment import Augmentation, Changes, augment, draw_changes
+from sightline.training.augment import Augmentation, Changes, FixedCrops, augment, draw_changes
 from sightline.training.token_table import tokenize
 from sightline.training.words import FrequentWords
 
@@ -30,13 +30,16 @@ NO_GROUP = -1
 class Batch:
     """Pictures and texts that are in memory at once; a step has one, or several with gradient caching.
 
-    Image i and text t belong together where `group_B[i] == group_T[t]`.
+    Image i and text t belong together where `group_B[i] == group_T[t]`; whether they do is known only where
+    `set_B[i] == set_T[t]`.
     """
 
     image_B3SS: Tensor
     ids_TL: Tensor
     group_B: Tensor
     group_T: Tensor
+    set_B: Tensor
+    set_T: Tensor
     caption_T: Tensor
     """A number for each caption; a hard negative has that of the caption it falsifies."""
     rows: NDArray[np.int64]
@@ -53,6 +56,7 @@ class Texts:
     length_T: NDArray[np.int64]
     owner_T: NDArray[np.int64]
     group_T: NDArray[np.int64]
+    set_T: NDArray[np.int64]
     caption_T: NDArray[np.int64]
 
 
@@ -67,6 +71,8 @@ class Sampling:
     size_px: int
     augmentation: Augmentation
     words_count: int = 0
+    repeats: int = 1
+    """Of a joined dataset, how often an epoch takes each picture of the first part."""
     chunk_size: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -84,24 +90,30 @@ class Batches:
         preprocessing: Preprocessing,
         sampling: Sampling,
         usable_N: NDArray[np.bool_] | None = None,
-        teacher_ND: NDArray[np.float32] | None = None,
+        crops: FixedCrops | None = None,
+        teacher_ND: NDArray[np.float16] | NDArray[np.float32] | None = None,
     ) -> None:
+        """`teacher_ND` has a row for each picture, or with `crops` for each crop."""
         self.dataset = dataset
         self.sampling = sampling
+        self.set_N = np.repeat(np.arange(max(1, len(dataset.sizes))), dataset.sizes or len(dataset))
         self.usable = np.arange(len(dataset)) if usable_N is None else np.flatnonzero(usable_N)
+        first = self.usable[self.set_N[self.usable] == 0]
+        self.order = np.concatenate([np.tile(first, sampling.repeats - 1), self.usable])
         self.fixed = tokenizer.spec.padding == "fixed"
         self.captions = tokenize([pair.captions for pair in dataset], tokenizer)
         negatives = [_negatives_of(pair) for pair in dataset] if sampling.negatives_per_caption else []
         falsified = [texts for by_caption in negatives for texts in by_caption]
         self.negatives = tokenize(falsified, tokenizer) if any(falsified) else None
         self.words = FrequentWords(self.captions, count=sampling.words_count) if sampling.words_count else None
-        labels = [-1 if pair.label is None else pair.label for pair in dataset]
         # Pictures of one class share their names, so each is a positive of all the others' names.
-        self.group_N = np.arange(len(dataset)) if -1 in labels else np.array(labels)
+        groups = [row if pair.label is None else len(dataset) + pair.label for row, pair in enumerate(dataset)]
+        self.group_N = np.array(groups)
+        self._crops = crops
         self._pixels_NSS3 = pixels_NSS3
         self._teacher_ND = teacher_ND
         self._mean_std = [torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)]
-        if len(self.usable) < sampling.batch_size:
+        if len(self.order) < sampling.batch_size:
             raise InputError(
                 f"{dataset.name} has {len(self.usable):,} usable pictures, fewer than one batch of "
                 f"{sampling.batch_size}. Set a smaller batch_size, or give more pictures."
@@ -110,7 +122,7 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass; the rest of a pass is left out, another rest each time."""
-        return len(self.usable) // self.sampling.batch_size
+        return steps_per_epoch(len(self.order), batch_size=self.sampling.batch_size)
 
     def at(self, step: int, *, device: torch.device | str = "cpu") -> list[Batch]:
         """This rank's share of a step's batch, in chunks of at most `chunk_size` pictures.
@@ -118,15 +130,23 @@ class Batches:
         Everything random is drawn for the whole batch first, so that it doesn't depend on ranks and chunks.
         """
         s = self.sampling
-        order = batch_rows(len(self.usable), seed=s.seed, step=step, batch_size=s.batch_size)
-        rows, seed = self.usable[order], step_seed(s.seed, step)
-        changes = draw_changes(len(rows), s.augmentation, torch.Generator().manual_seed(seed))
+        order = batch_rows(len(self.order), seed=s.seed, step=step, batch_size=s.batch_size)
+        rows, seed = self.order[order], step_seed(s.seed, step)
+        generator = torch.Generator().manual_seed(seed)
+        changes, wanted = draw_changes(len(rows), s.augmentation, generator), rows
+        if self._crops is not None:
+            crop_B = self._crops.pick(torch.from_numpy(rows), generator)
+            changes, wanted = replace(changes, affine_B23=self._crops.affine_C23[crop_B]), crop_B.numpy()
         texts = self._draw_texts(rows, np.random.default_rng(seed))
         share = len(rows) // s.world_size
         size = min(s.chunk_size or share, share)
         first, last = s.rank * share, (s.rank + 1) * share
         parts = [slice(start, min(start + size, last)) for start in range(first, last, size)]
-        return [self._batch(rows, part, changes, texts, device) for part in parts]
+        drawn = [self._batch(rows, part, changes, texts, device) for part in parts]
+        if self._teacher_ND is None:
+            return drawn
+        teacher_BD = torch.from_numpy(self._teacher_ND[wanted]).float().to(device)
+        return [replace(batch, teacher_BD=teacher_BD[part]) for batch, part in zip(drawn, parts, strict=True)]
 
     def ids_of(self, rows: NDArray[np.int64]) -> list[str]:
         """Names of the pictures, for messages."""
@@ -140,6 +160,7 @@ class Batches:
             length_T=self.captions.length_C[places],
             owner_T=owner,
             group_T=self.group_N[rows[owner]],
+            set_T=self.set_N[rows[owner]],
             caption_T=places,
         )
         if self.negatives is None:
@@ -150,6 +171,7 @@ class Batches:
             length_T=np.concatenate([drawn.length_T, self.negatives.length_C[false_places]]),
             owner_T=np.concatenate([drawn.owner_T, owner[falsified]]),
             group_T=np.concatenate([drawn.group_T, np.full(len(false_places), NO_GROUP)]),
+            set_T=np.concatenate([drawn.set_T, drawn.set_T[falsified]]),
             caption_T=np.concatenate([places, places[falsified]]),
         )
 
@@ -166,9 +188,10 @@ class Batches:
             ids_TL=torch.from_numpy(ids_TL).to(device),
             group_B=torch.from_numpy(self.group_N[rows]).to(device),
             group_T=torch.from_numpy(texts.group_T[own]).to(device),
+            set_B=torch.from_numpy(self.set_N[rows]).to(device),
+            set_T=torch.from_numpy(texts.set_T[own]).to(device),
             caption_T=torch.from_numpy(texts.caption_T[own]).to(device),
             rows=rows,
-            teacher_BD=None if self._teacher_ND is None else torch.from_numpy(self._teacher_ND[rows]).to(device),
             word_BK=None if self.words is None else self.words.labels(rows).to(device),
         )
 

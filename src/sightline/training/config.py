@@ -78,6 +78,11 @@ class TrainConfig:
     # --- data
     data: str
     """Address of the pairs, as in `flickr8k:PATH`; their `train` split is trained on."""
+    more_data: tuple[str, ...] = ()
+    """Addresses of further pairs that are mixed in. Texts of one set are never held against pictures of another, of
+    which nobody knows whether they fit."""
+    data_repeats: int = 1
+    """How often an epoch takes each picture of `data` while it takes those of `more_data` once."""
     val_data: str | None = None
     """Address of the pairs that are measured on; None takes those of `data`."""
     val_split: str = "val"
@@ -102,6 +107,8 @@ class TrainConfig:
     towers: TowersConfig = field(default_factory=TowersConfig)
     freeze_image: bool = False
     """Train the text tower only (LiT)."""
+    freeze_text: bool = False
+    """Train the image tower only, as towards a teacher that knows the words already."""
     freeze_norm: bool = False
     """Keep batch norm's statistics as they are: needed for several ranks or chunks."""
     lora_rank: int = 0
@@ -115,9 +122,14 @@ class TrainConfig:
     max_temperature: float = 100.0
     bias: float = -10.0
     """Start of the sigmoid loss's bias."""
+    contrast_weight: float = 1.0
+    """Weight of the contrastive loss beside the others."""
     teacher: str | None = None
     """An encoder's name, or a `.npy` of one row for each picture of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0
+    teacher_map: bool = True
+    """Whether a linear map, thrown away afterwards, leads from the image vectors to the teacher's; false holds the
+    vectors themselves against those of a teacher with the same joint space."""
     words_weight: float = 0.0
     """Weight of predicting, from the image map's cells, the frequent words and word pairs of a picture's captions.
     It fades linearly to nothing over the run."""
@@ -156,6 +168,9 @@ class TrainConfig:
     """Widest change of the aspect ratio: 2 squeezes and stretches by up to 2:1."""
     flip: bool = True
     """Mirror half of the pictures; false where left and right are told apart."""
+    crops: int = 0
+    """Fixed crops of each picture of `data` (and a `data_repeats`-th of them of the others), the first being the whole;
+    0 draws another crop every time. A teacher sees each of them once, so that it sees what its student sees."""
     colour_jitter: float = 0.2
 
     # --- measuring and keeping
@@ -174,6 +189,8 @@ class TrainConfig:
         _check_choice(self, "schedule", get_args(ScheduleName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
         _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
+        _check_least(self, 1, "data_repeats")
+        _check_least(self, 0, "contrast_weight", "crops")
         _check_least(
             self, 0, "negatives_per_caption", "lora_rank", "seed", "teacher_weight", "weight_decay", "words_weight"
         )
@@ -193,6 +210,10 @@ class TrainConfig:
                 f"aspect_jitter ({self.aspect_jitter}) must be at least 1, and max_temperature "
                 f"({self.max_temperature}) at least temperature ({self.temperature})."
             )
+        if self.freeze_image and self.freeze_text:
+            raise InputError("freeze_image and freeze_text together leave nothing to train; set one of them.")
+        if not self.teacher_map and (self.teacher is None or self.teacher.endswith(".npy")):
+            raise InputError("teacher_map=false needs a teacher that is a model: its words and pictures share a space.")
         if self.batch_size < 2:
             raise InputError("batch_size must be at least 2: a contrastive loss needs something to tell apart.")
 
@@ -217,7 +238,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
         values = dataclasses.asdict(self)
-        values["vocabulary_from"] = list(self.vocabulary_from)
+        values["vocabulary_from"], values["more_data"] = list(self.vocabulary_from), list(self.more_data)
         values["towers"]["image_blocks"] = list(self.towers.image_blocks)
         return values
 
@@ -231,8 +252,9 @@ class TrainConfig:
                 _field_type(owner, key)
         if "image_blocks" in towers:
             towers["image_blocks"] = tuple(towers["image_blocks"])
-        if "vocabulary_from" in values:
-            values["vocabulary_from"] = tuple(values["vocabulary_from"])
+        for key in ("vocabulary_from", "more_data"):
+            if key in values:
+                values[key] = tuple(values[key])
         return cls(**values, towers=TowersConfig(**towers))
 
 

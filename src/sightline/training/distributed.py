@@ -139,21 +139,12 @@ def broadcast_from_first(module: nn.Module, world: World) -> None:
 
 
 def all_equal(value: str, world: World) -> bool:
-    """Whether all ranks have the same string: the fingerprint of a config, of data, of weights. All must ask."""
+    """Whether all ranks have the same string: the fingerprint of a config or of data. All must ask."""
     if world.size == 1:
         return True
     digest = torch.frombuffer(bytearray(hashlib.blake2b(value.encode(), digest_size=16).digest()), dtype=torch.uint8)
     digests = _gather_rows(digest.to(world.device), world)
     return all(torch.equal(other, digests[0]) for other in digests)
-
-
-def fingerprint_of_weights(module: nn.Module) -> str:
-    """A hash over names, shapes, types and exact values of a module's parameters and persistent buffers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def any_rank(flag: bool, world: World) -> bool:

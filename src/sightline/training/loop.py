@@ -38,7 +38,6 @@ from sightline.training.distributed import (
 from sightline.training.gradient_cache import chunk_seeds, contrastive_backward
 from sightline.training.interrupt import stop_on_interrupt
 from sightline.training.journal import Journal
-from sightline.training.losses import chance_loss
 from sightline.training.objective import Targets
 from sightline.training.optimiser import describe_groups, set_learning_rate, set_training_mode
 from sightline.training.plan import Plan, describe_plan
@@ -198,7 +197,7 @@ class Run:
             gradient_norm=float(norm),
             scale=float(prepared.objective.scale.detach()),
             scale_limit=config.max_temperature,
-            chance_loss=chance_loss(config.loss, targets.group_B, targets.group_T[targets.group_T >= 0]),
+            chance_loss=targets.chance(config.loss),
             image_cosine=spread["image"],
             text_cosine=spread["text"],
             batch_ids=lambda: [id_ for batch in batches for id_ in prepared.batches.ids_of(batch.rows)],
@@ -384,6 +383,8 @@ def _gather_targets(batches: list[Batch], world: World) -> Targets:
     return Targets(
         group_B=gather_ids(torch.cat([batch.group_B for batch in batches]), world),
         group_T=gather_ids(torch.cat([batch.group_T for batch in batches]), world),
+        set_B=gather_ids(torch.cat([batch.set_B for batch in batches]), world),
+        set_T=gather_ids(torch.cat([batch.set_T for batch in batches]), world),
         caption_T=gather_ids(torch.cat([batch.caption_T for batch in batches]), world),
         teacher_BD=gather([batch.teacher_BD for batch in batches]),
         word_BK=gather([batch.word_BK for batch in batches]),

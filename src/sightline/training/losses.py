@@ -1,7 +1,9 @@
 """Contrastive losses that know all captions of an image as positives, and distillation.
 
 Image i and text t are a positive pair where `group_B[i] == group_T[t]` and that group isn't negative; all other pairs
-are negatives. A text of group -1 (a hard negative) is therefore wrong for every image and asks for none itself.
+are negatives. A text of group -1 (a hard negative) is therefore wrong for every image and asks for none itself. Where
+sets of pairs are mixed (`set_B`, `set_T`), nobody knows whether a text of one fits an image of another: no such pair
+counts.
 Embeddings come in with rows L2-normalised; logits are computed in fp32 at least, also under autocast.
 
 Shape suffixes: B images, T texts, D dimension of the joint space, P positive pairs.
@@ -21,7 +23,13 @@ from sightline.training.config import LossName
 
 
 def softmax_contrastive(
-    image_BD: Tensor, text_TD: Tensor, group_B: Tensor, group_T: Tensor, *, scale: Tensor | float
+    image_BD: Tensor,
+    text_TD: Tensor,
+    group_B: Tensor,
+    group_T: Tensor,
+    *,
+    scale: Tensor | float,
+    known_BT: Tensor | None = None,
 ) -> Tensor:
     """Symmetric softmax loss, each positive against the negatives only: (B, D), (T, D), groups (B,), (T,) -> scalar.
 
@@ -29,13 +37,15 @@ def softmax_contrastive(
     other positives stay out of the denominator, so the optimum is 0 however many captions an image has. Mean over an
     image's positives, then over images that have one; the same from texts to images; the average of both directions.
     With one text an image this is CLIP's symmetric cross entropy (Radford et al. 2021, arXiv:2103.00020, figure 3).
-    `scale` multiplies the cosines: exp(logit scale). Raises TrainingError where shapes disagree or no pair is positive.
+    `scale` multiplies the cosines: exp(logit scale); only pairs of `known_BT` (bool, all where None) are negatives.
+    Raises TrainingError where shapes disagree or no pair is positive.
     """
     positive_BT = find_positives(image_BD, text_TD, group_B, group_T)
     logits_BT = _scaled_similarities(image_BD, text_TD, scale)
     image_P, text_P = positive_BT.nonzero(as_tuple=True)
     logits_P = logits_BT[image_P, text_P]
-    negatives_BT = logits_BT.masked_fill(positive_BT, -math.inf)
+    no_negative_BT = positive_BT if known_BT is None else positive_BT | ~known_BT
+    negatives_BT = logits_BT.masked_fill(no_negative_BT, torch.finfo(logits_BT.dtype).min)
     image_to_text_P = -functional.logsigmoid(logits_P - negatives_BT.logsumexp(1)[image_P])
     text_to_image_P = -functional.logsigmoid(logits_P - negatives_BT.logsumexp(0)[text_P])
     image_to_text = _mean_of_means(image_to_text_P, image_P, positive_BT.sum(1))
@@ -51,17 +61,20 @@ def sigmoid_contrastive(
     *,
     scale: Tensor | float,
     bias: Tensor | float,
+    known_BT: Tensor | None = None,
 ) -> Tensor:
     """SigLIP's loss: every pair is a yes-or-no question of its own; (B, D), (T, D), groups (B,), (T,) -> scalar.
 
     -1/B * sum over all B x T pairs of log sigmoid(z * (scale * cosine + bias)), z = 1 for positives and -1 for
     negatives (Zhai et al. 2023, arXiv:2303.15343, equation 1). The divisor is the number of images, as in the paper,
-    also where an image has several texts: its loss is then the sum over its texts' questions.
+    also where an image has several texts: its loss is then the sum over its texts' questions. Only pairs of `known_BT`
+    (bool, all where None) are asked about.
     Raises TrainingError where shapes disagree or no pair is positive.
     """
     positive_BT = find_positives(image_BD, text_TD, group_B, group_T)
     logits_BT = _scaled_similarities(image_BD, text_TD, scale) + bias
-    return -functional.logsigmoid(torch.where(positive_BT, logits_BT, -logits_BT)).sum() / len(image_BD)
+    answer_BT = functional.logsigmoid(torch.where(positive_BT, logits_BT, -logits_BT))
+    return -(answer_BT if known_BT is None else answer_BT * known_BT).sum() / len(image_BD)
 
 
 def negatives_loss(
@@ -124,13 +137,14 @@ class LossSpec:
         *,
         scale: Tensor | float,
         bias: Tensor | float | None = None,
+        known_BT: Tensor | None = None,
     ) -> Tensor:
         """The loss. `bias` belongs to it exactly where `has_bias`; otherwise raises TrainingError."""
         if self.has_bias != (bias is not None):
             raise TrainingError(f"The {self.name} loss {'needs a bias' if self.has_bias else 'has no bias'}.")
         if bias is None:
-            return softmax_contrastive(image_BD, text_TD, group_B, group_T, scale=scale)
-        return sigmoid_contrastive(image_BD, text_TD, group_B, group_T, scale=scale, bias=bias)
+            return softmax_contrastive(image_BD, text_TD, group_B, group_T, scale=scale, known_BT=known_BT)
+        return sigmoid_contrastive(image_BD, text_TD, group_B, group_T, scale=scale, bias=bias, known_BT=known_BT)
 
 
 _SPECS: dict[str, LossSpec] = {
@@ -146,7 +160,7 @@ def make_loss(name: str) -> LossSpec:
     return _SPECS[name]
 
 
-def chance_loss(name: str, group_B: Tensor, group_T: Tensor) -> float:
+def chance_loss(name: str, group_B: Tensor, group_T: Tensor, *, known_BT: Tensor | None = None) -> float:
     """The loss of a model that knows nothing: the least that can be had with the same logit for every pair.
 
     softmax: the mean of ln(1 + negatives) over rows that have a positive, both directions averaged; ln(B) for one text
@@ -156,12 +170,15 @@ def chance_loss(name: str, group_B: Tensor, group_T: Tensor) -> float:
     """
     make_loss(name)
     positive_BT = find_positives(group_B, group_T, group_B, group_T)
+    known_BT = torch.ones_like(positive_BT) if known_BT is None else known_BT
     if name == "sigmoid":
-        share = float(positive_BT.double().mean())
+        share = float(positive_BT.sum().double() / known_BT.sum())
         rest = 1 - share
-        return -len(group_T) * (share * math.log(share) + (rest * math.log(rest) if rest else 0.0))
+        n_texts = float(known_BT.sum()) / len(group_B)
+        return -n_texts * (share * math.log(share) + (rest * math.log(rest) if rest else 0.0))
+    negative_BT = known_BT & ~positive_BT
     image_to_text, text_to_image = (
-        (1 + (~positive_BT).sum(dim))[positive_BT.any(dim)].double().log().mean() for dim in (1, 0)
+        (1 + negative_BT.sum(dim))[positive_BT.any(dim)].double().log().mean() for dim in (1, 0)
     )
     return float(image_to_text + text_to_image) / 2
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sightline.errors import TrainingError
 from sightline.models.torch_encoder import Towers
-from sightline.training.config import TrainConfig
-from sightline.training.losses import distillation, negatives_loss, sigmoid_contrastive, softmax_contrastive
+from sightline.training.config import LossName, TrainConfig
+from sightline.training.losses import chance_loss, distillation, make_loss, negatives_loss
 from sightline.training.words import WordsHead, words_loss
 
 
@@ -25,9 +25,22 @@ class Targets:
 
     group_B: Tensor
     group_T: Tensor
+    set_B: Tensor
+    set_T: Tensor
     caption_T: Tensor
     teacher_BD: Tensor | None
     word_BK: Tensor | None
+
+    def chance(self, loss: LossName) -> float:
+        """The contrastive loss of a model that knows nothing."""
+        is_caption_T = self.group_T >= 0
+        known_BC = self.known_BT[:, is_caption_T]
+        return chance_loss(loss, self.group_B, self.group_T[is_caption_T], known_BT=known_BC)
+
+    @property
+    def known_BT(self) -> Tensor:
+        """Whether an image and a text are of one set, so that it is known whether they fit."""
+        return self.set_B[:, None] == self.set_T[None, :]
 
 
 class Objective(nn.Module):
@@ -41,9 +54,10 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self._model = [towers.model]  # in a list, so that it isn't a part of this module
-        needs_bias = config.loss == "sigmoid" and not hasattr(towers.model, "logit_bias")
+        self._contrast = make_loss(config.loss)
+        needs_bias = self._contrast.has_bias and not hasattr(towers.model, "logit_bias")
         self.bias = nn.Parameter(torch.tensor(config.bias)) if needs_bias else None
-        self.teacher_head = None if teacher_dim is None else nn.Linear(towers.dim, teacher_dim)
+        self.teacher_head = _lead_to_teacher(config, towers.dim, teacher_dim)
         if words_count and not towers.has_maps:
             raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")
         self.words_head = WordsHead(towers.dim, words_count) if words_count else None
@@ -64,12 +78,13 @@ class Objective(nn.Module):
         group_B, group_T = targets.group_B, targets.group_T
         is_caption_T = group_T >= 0
         caption_TD, caption_group_T = text_TD[is_caption_T], group_T[is_caption_T]
-        if self.config.loss == "sigmoid":
-            bias = self.bias if self.bias is not None else self._model[0].logit_bias
-            loss = sigmoid_contrastive(image_BD, caption_TD, group_B, caption_group_T, scale=self.scale, bias=bias)
-        else:
-            loss = softmax_contrastive(image_BD, caption_TD, group_B, caption_group_T, scale=self.scale)
+        known_BC = targets.known_BT[:, is_caption_T]
+        bias = self._model[0].logit_bias if self._contrast.has_bias and self.bias is None else self.bias
+        loss = self._contrast(
+            image_BD, caption_TD, group_B, caption_group_T, scale=self.scale, bias=bias, known_BT=known_BC
+        )
         self.parts = {"contrast": float(loss.detach())}
+        loss = self.config.contrast_weight * loss
         if self.config.negatives_per_caption:
             mistaken = negatives_loss(
                 image_BD, text_TD, group_B, group_T, caption_T=targets.caption_T, scale=self.scale
@@ -90,3 +105,17 @@ class Objective(nn.Module):
         """Keep the temperature where CLIP's authors kept it (Radford et al. 2021, section 2.5)."""
         with torch.no_grad():
             self._model[0].logit_scale.clamp_(max=math.log(self.config.max_temperature))
+
+
+def _lead_to_teacher(config: TrainConfig, dim: int, teacher_dim: int | None) -> nn.Module | None:
+    """What leads from image vectors to the teacher's. Raises TrainingError where their sizes differ and nothing may."""
+    if teacher_dim is None:
+        return None
+    if config.teacher_map:
+        return nn.Linear(dim, teacher_dim)
+    if dim != teacher_dim:
+        raise TrainingError(
+            f"teacher_map=false needs a teacher of the model's own dimension, {dim}; {config.teacher} has "
+            f"{teacher_dim}. Leave the map on, or start from the teacher's sizes."
+        )
+    return nn.Identity()

@@ -129,24 +129,24 @@ def describe_groups(optimiser: torch.optim.Optimizer) -> list[str]:
     return lines
 
 
-def freeze_image_tower(model: nn.Module, *, projection: bool = True) -> list[str]:
-    """Lock the image tower (Zhai et al. 2022, LiT, arXiv:2111.07991) and name what was frozen.
+def freeze_tower(model: nn.Module, tower: Literal["image", "text"], *, projection: bool = True) -> list[str]:
+    """Lock a tower (the image tower: Zhai et al. 2022, LiT, arXiv:2111.07991) and name what was frozen.
 
-    With its projection frozen too, images keep their vectors and only texts move; a projection from a random start
-    must be trained (`projection=False`). Batch norms stand still only under `set_training_mode`.
+    With its projection frozen too, its vectors stay what they are and only the other tower moves; a projection from a
+    random start must be trained (`projection=False`). Batch norms stand still only under `set_training_mode`.
 
     Raises:
-        TrainingError: the model has no image tower that we know.
+        TrainingError: the model has no such tower that we know.
     """
     frozen = []
     for name, parameter in model.named_parameters():
         found = _TOWER.search(name)
-        if not (found and found["image"]) or (found["image"].endswith("_projection") and not projection):
+        if found is None or _tower_of(name) != tower or ("_projection." in found[0] and not projection):
             continue
         parameter.requires_grad_(False)
         frozen.append(name)
     if not frozen:
-        raise TrainingError(f"{type(model).__name__} has no image tower of a known name; it can't be frozen.")
+        raise TrainingError(f"{type(model).__name__} has no {tower} tower of a known name; it can't be frozen.")
     return frozen
 
 

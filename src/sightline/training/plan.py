@@ -41,7 +41,7 @@ class Plan:
 
 def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_size: int) -> list[str]:
     """A line for each derived number, with its formula."""
-    usable, total = len(batches.usable), len(batches.dataset)
+    usable, total, taken = len(batches.usable), len(batches.dataset), len(batches.order)
     captions = batches.captions
     lost = captions.n_lost / max(1, captions.n_tokens)
     share = config.batch_size // world_size
@@ -49,13 +49,19 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
         f"pictures: {usable:,} usable of {total:,}; captions: {len(captions.ids_CL):,}",
         f"tokens lost to truncation: {captions.n_lost:,} of {captions.n_tokens:,} ({lost:.2%}), "
         f"texts longer than {captions.ids_CL.shape[1]} tokens are cut",
-        f"steps an epoch: {plan.steps_per_epoch:,} = floor({usable:,} pictures / batch of {config.batch_size:,}); "
-        f"{usable - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
+        f"steps an epoch: {plan.steps_per_epoch:,} = floor({taken:,} pictures / batch of {config.batch_size:,}); "
+        f"{taken - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
         f"steps: {plan.total_steps:,} = round({config.epochs:g} epochs x {plan.steps_per_epoch:,})",
         f"warm-up steps: {plan.warmup_steps:,} = round({config.warmup_fraction:g} x {plan.total_steps:,})",
         f"samples seen: {plan.total_steps * config.batch_size:,} = {plan.total_steps:,} steps x {config.batch_size:,}",
         f"measured every {plan.eval_steps:,} steps, kept every {plan.checkpoint_steps:,}",
     ]
+    if batches.dataset.sizes:
+        first, *others = batches.dataset.sizes
+        lines.append(
+            f"pictures an epoch: {taken:,} = {config.data_repeats} x {first:,} + {' + '.join(f'{n:,}' for n in others)}"
+            f"{'' if usable == total else ', without those that cannot be read'}"
+        )
     if world_size > 1:
         lines.append(f"pictures a rank and step: {share:,} = {config.batch_size:,} / {world_size} ranks")
     if config.chunk_size and config.chunk_size < share:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,15 @@ import torch
 from torch import nn
 
 from sightline.data.addressing import load_dataset
-from sightline.data.base import Dataset, Pair, fingerprint_of
+from sightline.data.base import Dataset, Pair, fingerprint_of, join_datasets
 from sightline.data.pixel_cache import PixelCache, open_pixel_cache
 from sightline.errors import InputError, TrainingError
+from sightline.evaluation.prompts import default_templates, fill
 from sightline.images.preprocess import Preprocessing
 from sightline.models.convolutional import ConvClip
 from sightline.models.torch_encoder import TorchEncoder
 from sightline.training.adapters import add_lora
-from sightline.training.augment import Augmentation
+from sightline.training.augment import Augmentation, FixedCrops
 from sightline.training.averaging import WeightAverage
 from sightline.training.batches import Batches, Sampling
 from sightline.training.checkpoint import Trained
@@ -30,17 +30,20 @@ from sightline.training.objective import Objective
 from sightline.training.optimiser import (
     OptimiserConfig,
     freeze_batch_norms,
-    freeze_image_tower,
+    freeze_tower,
     make_optimiser,
     set_training_mode,
 )
-from sightline.training.teacher import teacher_rows
+from sightline.training.teacher import TeacherRows, teacher_crops, teacher_rows
 from sightline.training.towers import TrainedModel, load_trained, make_towers
 from sightline.training.validation import Validator
 from sightline.training.vocabulary import train_tokenizer, write_tokenizer
 
 Report = Callable[[str], None]
 """Takes one line for the user."""
+
+_PROMPTS = 2
+"""Sentences made of each name of a picture's class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +87,20 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
     model = load_trained(config.init) if config.init is not None else make_towers(config, output)
     _adapt(config, model, world)
     image = model.card.preprocessing
-    cached = dataclasses.replace(image, size_px=config.cache_px or image.size_px)
+    cached = replace(image, size_px=config.cache_px or image.size_px)
     pixels = _open_pixels(train, cached, report)
     val_pixels = _open_pixels(validation, image, report)
-    teacher_ND = None if config.teacher is None else teacher_rows(config.teacher, train)
+    sampling = _sampling(config, model, world)
+    crops = _draw_crops(config, train, sampling.augmentation)
+    teacher_ND = _open_teacher(config, train, pixels, crops, report)
     batches = Batches(
         train,
         pixels.pixels_NSS3,
         model.tokenizer,
         preprocessing=image,
-        sampling=_sampling(config, model, world),
+        sampling=sampling,
         usable_N=pixels.readable_N,
+        crops=crops,
         teacher_ND=teacher_ND,
     )
     model.towers.to(world.device)
@@ -123,14 +129,31 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
 def load_train_pairs(config: TrainConfig) -> Dataset:
     """The pairs that are trained on, as `limit`, `train_fraction` and `shuffle_captions` leave them."""
     train = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
-    train = dataclasses.replace(train, pairs=_taken_once(train.pairs))
+    train = replace(train, pairs=_taken_once(train.pairs))
     if config.train_fraction < 1:
         count = max(1, round(config.train_fraction * len(train)))
         rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(train))[:count])
         train = train.take([int(row) for row in rows], why=f"fraction={config.train_fraction} seed={config.seed}")
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
-    return train
+    parts = [train, *(load_dataset(address, split="train") for address in config.more_data)]
+    parts = [_prompted(part) for part in parts]
+    return parts[0] if len(parts) == 1 else join_datasets(parts)
+
+
+def _prompted(dataset: Dataset) -> Dataset:
+    """Names of classes as sentences, each picture's in others of the prompts that zero-shot evaluation uses."""
+    if dataset.class_names is None:
+        return dataset
+    templates = default_templates()
+
+    def prompts(row: int, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            fill(templates[(_PROMPTS * row + k) % len(templates)], name) for name in names for k in range(_PROMPTS)
+        )
+
+    pairs = [replace(pair, captions=prompts(row, pair.captions)) for row, pair in enumerate(dataset)]
+    return replace(dataset, pairs=pairs, fingerprint=fingerprint_of([dataset.fingerprint, "prompted", *templates]))
 
 
 def _taken_once(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -142,15 +165,15 @@ def _shuffled(dataset: Dataset, seed: int) -> Dataset:
     """Each picture with the captions of another: what a model learns from these is nothing."""
     order = np.random.default_rng([seed, 2]).permutation(len(dataset))
     pairs = [
-        dataclasses.replace(pair, captions=dataset[int(other)].captions, negatives=dataset[int(other)].negatives)
+        replace(pair, captions=dataset[int(other)].captions, negatives=dataset[int(other)].negatives)
         for pair, other in zip(dataset, order, strict=True)
     ]
     fingerprint = fingerprint_of([dataset.fingerprint, f"shuffled seed={seed}"])
-    return dataclasses.replace(dataset, pairs=pairs, fingerprint=fingerprint)
+    return replace(dataset, pairs=pairs, fingerprint=fingerprint)
 
 
 def _refuse_overlap(train: Dataset, validation: Dataset) -> None:
-    if train.name == validation.name and train.split == validation.split:
+    if validation.name in train.name.split(" + ") and train.split == validation.split:
         raise InputError(
             f"{train.name} would be measured on what it is trained on ({train.split}). Set val_split, or val_data to "
             "other pairs."
@@ -172,7 +195,9 @@ def _adapt(config: TrainConfig, model: TrainedModel, world: World) -> None:
     if config.lora_rank:
         add_lora(inner, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
     if config.freeze_image:
-        freeze_image_tower(inner, projection=config.init is not None)
+        freeze_tower(inner, "image", projection=config.init is not None)
+    if config.freeze_text:
+        freeze_tower(inner, "text", projection=config.init is not None)
     if config.freeze_norm:
         freeze_batch_norms(inner)
     if config.gradient_checkpointing:
@@ -204,10 +229,31 @@ def _sampling(config: TrainConfig, model: TrainedModel, world: World) -> Samplin
             colour_jitter=config.colour_jitter,
         ),
         words_count=config.words_count if config.words_weight else 0,
+        repeats=config.data_repeats,
         chunk_size=config.chunk_size,
         rank=world.rank,
         world_size=world.size,
     )
+
+
+def _draw_crops(config: TrainConfig, train: Dataset, augmentation: Augmentation) -> FixedCrops | None:
+    """So many of each picture as it is seen again and again."""
+    if not config.crops:
+        return None
+    first, *others = train.sizes or (len(train),)
+    fewer = -(-config.crops // config.data_repeats)
+    counts_N = torch.cat([torch.full((first,), config.crops), torch.full((sum(others),), fewer)])
+    return FixedCrops.draw(counts_N, augmentation, seed=config.seed)
+
+
+def _open_teacher(
+    config: TrainConfig, train: Dataset, pixels: PixelCache, crops: FixedCrops | None, report: Report
+) -> TeacherRows | None:
+    if config.teacher is None:
+        return None
+    if crops is None:
+        return teacher_rows(config.teacher, train)
+    return teacher_crops(config.teacher, train, pixels=pixels, crops=crops, report=report)
 
 
 def _order_channels_last(module: nn.Module) -> None:

@@ -27,8 +27,8 @@ def scenes_scratch() -> TrainConfig:
     Command: sightline train scenes-scratch --output runs/scenes
     Cost: 8 minutes on 2 cores (AVX-512), 530 pictures/s, rendering included.
     Result on 1,000 unseen scenes, `sightline eval retrieval|compose --data scenes --split test`: text-to-image R@1
-    63.5%; the true sentence is preferred over one with swapped attributes in 83.2%, with swapped things in a relation in
-    90.8% (chance 50%), with another number in 100%, with a denied thing in 42%.
+    63.5%; the true sentence is preferred over one with swapped attributes in 83.2%, with swapped things in a relation
+    in 90.8% (chance 50%), with another number in 100%, with a denied thing in 42%.
     What made it work: predicting words (without it 9% after 100,000 pictures), pairs of words in the text tower,
     coordinates in the image tower, hard negatives held against their own caption only.
     Control: --set towers.text_layers=0 --set towers.text_bigrams=0 is a bag of words; --set shuffle_captions=true has

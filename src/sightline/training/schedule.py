@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 from sightline.errors import InputError
-
-Shape = Literal["cosine", "constant"]
-SHAPES: tuple[Shape, ...] = get_args(Shape)
+from sightline.training.config import ScheduleName
 
 HARMFUL_VIT_LEARNING_RATE = 1e-4
 VIT_FAMILIES = ("clip", "siglip")
@@ -20,7 +18,7 @@ def learning_rate(
     peak: float,
     warmup_steps: int,
     total_steps: int,
-    shape: Shape = "cosine",
+    shape: ScheduleName = "cosine",
     final_fraction: float = 0.0,
 ) -> float:
     """The rate for the update number `step`, counted from 0.
@@ -34,8 +32,8 @@ def learning_rate(
         InputError: a count or fraction out of range, or a warm-up that is longer than the run.
     """
     _check(step=step, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps, final_fraction=final_fraction)
-    if shape not in SHAPES:
-        raise InputError(f"There is no schedule {shape!r}; the schedules are {', '.join(SHAPES)}.")
+    if shape not in get_args(ScheduleName):
+        raise InputError(f"There is no schedule {shape!r}; the schedules are {', '.join(get_args(ScheduleName))}.")
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if shape == "constant":

@@ -1,17 +1,30 @@
-"""The embeddings that a teacher gives the training pictures, computed once and kept."""
+"""The embeddings that a teacher gives the training pictures, computed once and kept.
+
+Shape suffixes: N pictures of the set, C crops of them, B images of a batch, S side in pixels, D dimension.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sightline.config import cache_dir
 from sightline.data.base import Dataset, fingerprint_of
+from sightline.data.locks import hold_lock
+from sightline.data.pixel_cache import PixelCache
 from sightline.errors import InputError
 from sightline.evaluation.embedding import embed_images
+from sightline.models.base import Encoder
 from sightline.models.encoders import load_encoder
+from sightline.training.augment import Changes, FixedCrops, augment
+
+TeacherRows = NDArray[np.float16] | NDArray[np.float32]
+_CROPS_AT_ONCE = 64
+_REPORT_EVERY = 10_000
 
 
 def teacher_rows(teacher: str, dataset: Dataset) -> NDArray[np.float32]:
@@ -23,8 +36,7 @@ def teacher_rows(teacher: str, dataset: Dataset) -> NDArray[np.float32]:
     if teacher.endswith(".npy"):
         return _unit_rows(_read_rows(Path(teacher).expanduser(), len(dataset)))
     encoder = load_encoder(teacher)
-    key = fingerprint_of([dataset.fingerprint, repr(encoder.identity), encoder.precision])
-    path = cache_dir() / "teachers" / f"{key}.npy"
+    path = _cache_file(dataset, encoder)
     if path.is_file():
         return _read_rows(path, len(dataset))
     embedded = embed_images(encoder, dataset)
@@ -35,6 +47,59 @@ def teacher_rows(teacher: str, dataset: Dataset) -> NDArray[np.float32]:
     np.save(partial, rows_ND)
     partial.replace(path)
     return rows_ND
+
+
+def teacher_crops(
+    teacher: str, dataset: Dataset, *, pixels: PixelCache, crops: FixedCrops, report: Callable[[str], None]
+) -> TeacherRows:
+    """What the teacher sees in each crop, (C, D), from the same cached pixels as its student.
+
+    Of a `.npy` file a picture's row counts for all its crops. Memory-mapped, and kept as it grows: an interrupted
+    computation goes on with the next call. Raises as `teacher_rows`.
+    """
+    if teacher.endswith(".npy"):
+        given_CD: NDArray[np.float32] = teacher_rows(teacher, dataset)[crops.owners().numpy()]
+        return given_CD
+    encoder = load_encoder(teacher)
+    path = _cache_file(dataset, encoder, repr(crops.augmentation), str(crops.seed), str(pixels.pixels_NSS3.shape))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(path.with_suffix(".lock")):
+        if not path.is_file():
+            partial = path.with_suffix(".partial.npy")
+            _fill_crops(partial, encoder, pixels=pixels, crops=crops, report=report)
+            partial.replace(path)
+    rows_CD: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return rows_CD
+
+
+def _fill_crops(
+    partial: Path, encoder: Encoder, *, pixels: PixelCache, crops: FixedCrops, report: Callable[[str], None]
+) -> None:
+    """Rows that aren't computed yet are NaN."""
+    owner_C = crops.owners().numpy()
+    shape = (len(owner_C), encoder.dim)
+    if not partial.is_file():
+        rows_CD = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        rows_CD[:] = np.nan
+    rows_CD = np.lib.format.open_memmap(partial, "r+")
+    done = int(np.isfinite(rows_CD[:, 0]).argmin()) if not np.isfinite(rows_CD[:, 0]).all() else len(owner_C)
+    still = crops.augmentation.still()
+    for start in range(done, len(owner_C), _CROPS_AT_ONCE):
+        part = slice(start, min(start + _CROPS_AT_ONCE, len(owner_C)))
+        changes = Changes(affine_B23=crops.affine_C23[part], colour_3B=torch.ones(3, part.stop - start))
+        pixels_BSS3 = torch.from_numpy(pixels.pixels_NSS3[owner_C[part]])
+        image_B3SS = augment(pixels_BSS3, encoder.card.preprocessing.size_px, still, changes)
+        seen_BSS3 = (image_B3SS * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        rows_CD[part] = encoder.encode_images(seen_BSS3)
+        if start // _REPORT_EVERY != part.stop // _REPORT_EVERY:
+            rows_CD.flush()
+            report(f"teacher: {part.stop:,} of {len(owner_C):,} crops seen")
+    rows_CD.flush()
+
+
+def _cache_file(dataset: Dataset, encoder: Encoder, *how: str) -> Path:
+    key = fingerprint_of([dataset.fingerprint, repr(encoder.identity), encoder.precision, *how])
+    return cache_dir() / "teachers" / f"{key}.npy"
 
 
 def _read_rows(path: Path, n: int) -> NDArray[np.float32]:

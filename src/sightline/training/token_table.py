@@ -52,9 +52,9 @@ def tokenize(texts_of: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenTa
     texts = (text for own in texts_of for text in own)
     while batch := list(islice(texts, _TEXTS_AT_ONCE)):
         for ids in tokenizer.ids_of(batch):
+            cut = tokenizer.truncate(ids)
             n_tokens += len(ids)
-            n_lost += max(0, len(ids) - spec.context_length)
-            cut = ids if len(ids) <= spec.context_length else [*ids[: spec.context_length - 1], ids[-1]]
+            n_lost += len(ids) - len(cut)
             ids_CL[place, : len(cut)] = cut
             length_C[place] = len(cut)
             place += 1
