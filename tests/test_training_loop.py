@@ -325,7 +325,8 @@ def test_what_the_teacher_sees_is_kept_and_goes_on_after_an_interruption(world, 
     calls.clear()
     train(config, tmp_path / "third")
     assert computed == [24, 24]  # of 72 crops the first 24 were kept
-    assert len(calls) == 2 and set(calls) == {8}  # only the val pictures are looked at, by the student
+    assert len(calls) == 2
+    assert set(calls) == {8}
     assert_same_weights(weights(tmp_path / "second"), weights(tmp_path / "third"))
 
 
@@ -333,7 +334,7 @@ def test_a_teacher_of_another_space_needs_a_map(world, tmp_path, monkeypatch):
     teacher = make_teacher(world, tmp_path, monkeypatch)
     towers = dataclasses.replace(small_config(world).towers, dim=12)
     config = dataclasses.replace(small_config(world, teacher=teacher, teacher_map=False), towers=towers)
-    with pytest.raises(TrainingError, match="of the model's own dimension, 12; dir:.* has 16"):
+    with pytest.raises(TrainingError, match=r"of the model's own dimension, 12; dir:.* has 16"):
         train(config, tmp_path / "run")
 
 
