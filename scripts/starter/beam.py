@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from corpus import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from numpy.typing import NDArray
 
 from sightline.models.base import GenerationConfig
 from sightline.models.generation import generate_tokens
 from sightline.models.token_search import Frame
+from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 NextLogits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """(ids (R, L), image of each row (R,)) -> logits of the next token (R, V)."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -61,15 +62,28 @@ class Training:
     """
 
     def __init__(
-        self, module: nn.Module, path: Path, *, epochs: int, steps: int, rate: float, seed: int, clip_norm: float = 1.0
+        self,
+        module: nn.Module,
+        path: Path,
+        *,
+        epochs: int,
+        steps: int,
+        rate: float,
+        seed: int,
+        factors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.module, self.path, self.seed, self.clip_norm = module, path, seed, clip_norm
+        """`factors` are on the rate of parameters whose names start so."""
+        self.module, self.path, self.seed = module, path, seed
         self.n_epochs, self.n_steps, self.peak = epochs, steps, rate
         # Matrices, embeddings and convolutions are decayed; biases, norms and the logit scale are not.
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [parameter],
+                "weight_decay": 0.05 if parameter.ndim > 1 else 0.0,
+                "factor": next((factor for start, factor in factors.items() if name.startswith(start)), 1.0),
+            }
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
         self.n_done = 0
@@ -92,9 +106,9 @@ class Training:
     def descend(self, loss: Tensor) -> None:
         """One optimiser step down `loss` at the schedule's rate."""
         for group in self.optimiser.param_groups:
-            group["lr"] = one_cycle(self.step, self.n_epochs * self.n_steps, self.peak)
+            group["lr"] = group["factor"] * one_cycle(self.step, self.n_epochs * self.n_steps, self.peak)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1

@@ -2,36 +2,41 @@
 
     python scripts/starter/train.py --data ../shared --output DIR
 
-Each stage keeps what it made in DIR and is skipped when it is there; training stages resume at their last whole epoch.
+Each stage keeps what it made in DIR and is skipped when it is there; training stages resume at their last checkpoint.
 `--smoke` shrinks everything to about a minute, to see that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from corpus import Corpus, load_corpus
-from distil import DistilRecipe, learn_teacher, learn_words
-from export import export_captioner, export_clip, install
+from captioner import CaptionerRecipe, train_captioner
+from corpus import CONTEXT_LENGTH, Corpus, load_corpus, smoke_corpus
+from export import export_captions, export_clip, install, write_captioner
+from folders import write_start, write_teacher
 from progress import Log
-from teacher import teacher_features, teacher_targets
-from train_captioner import CaptionerRecipe, train_decoder
-from train_clip import ClipRecipe, train, warm_up
+from student import STUDENT, smoke_student, train_student
+from pixels import cached_pixels
+from teacher import CACHE_PX, Trunk, Whitening, teacher_features
+from tuning import Tuned, TuningRecipe, embed, tune
+from words import Matcher, Seen, WordsRecipe, learn_sentences, learn_words
 
-from sightline.models.convolutional import ConvCaptioner, ConvClip
+from sightline.data.addressing import load_dataset
+from sightline.evaluation.retrieval import retrieval_metrics
+from sightline.models.convolutional import ConvClip, ConvClipConfig
+from sightline.training.preparation import prompted
+from sightline.training.token_table import tokenize
+from sightline.training.vocabulary import PAD_ID
 
-STAGES = ("clip", "captioner", "export")
+STAGES = ("words", "clip", "captioner", "export")
 TEACHER_FILE = "mobilenetv2_imagenet_trunk.npz"
-SMOKE_CLIP = ClipRecipe(warm_epochs=1, epochs=2, small_epochs=1, flickr_batch=40, tiny_batch=10)
-SMOKE = (
-    SMOKE_CLIP,
-    DistilRecipe(sampling=SMOKE_CLIP, word_epochs=3, epochs=2, tiny_batch=20),
-    CaptionerRecipe(text_epochs=1, epochs=2, views=2, text_batch=64, batch=40, n_checked=20),
-)
+SMOKE_WORDS = WordsRecipe(sentence_epochs=1, sentence_batch=32, epochs=1, batch=16, names_batch=16, crops=1)
+SMOKE_TUNING = TuningRecipe(epochs=1, batch=16, names_batch=8)
+SMOKE_CAPTIONER = CaptionerRecipe(text_epochs=1, epochs=2, views=2, text_batch=64, batch=40, n_checked=20)
 
 
 def main() -> None:
@@ -47,63 +52,73 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    output: Path = arguments.output
+    output: Path = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
+    os.environ["SIGHTLINE_CACHE"] = str(output / "cache")  # pixels and the teacher's vectors stay with the run
     log = Log(output / "log.jsonl")
-    recipes = SMOKE if arguments.smoke else (ClipRecipe(), DistilRecipe(), CaptionerRecipe())
-    corpus = load_corpus(arguments.data / "data", output / "cache", val_px=ClipRecipe().full_px)
-    log.write(stage="corpus", flickr=len(corpus.train_captions), tiny=int(corpus.tiny_is_train.sum()))
+    corpus = load_corpus(arguments.data.absolute() / "data", output)
+    log.write(stage="corpus", flickr=len(corpus.train), told=len(corpus.told))
     if arguments.smoke:
         corpus = smoke_corpus(corpus)
-    trained = output / "trained"
+    if "words" in arguments.stages:
+        recipes = (SMOKE_WORDS, SMOKE_TUNING) if arguments.smoke else (WordsRecipe(), TuningRecipe())
+        make_teacher(corpus, arguments.data / "teacher" / TEACHER_FILE, *recipes, log)
     if "clip" in arguments.stages:
-        clip = make_clip(corpus, arguments.data / "teacher" / TEACHER_FILE, recipes[:2], output, log)
-        clip.save_pretrained(trained / "clip")
+        phases = smoke_student() if arguments.smoke else STUDENT
+        train_student(corpus, output / "start", output / "teacher", phases, log)
+    student = output / f"student-{list(STUDENT)[-1]}"
     if "captioner" in arguments.stages:
-        clip = ConvClip.from_pretrained(trained / "clip")
-        train_decoder(corpus, clip, recipes[2], output, log).save_pretrained(trained / "captioner")
+        recipe = SMOKE_CAPTIONER if arguments.smoke else CaptionerRecipe()
+        write_captioner(train_captioner(corpus, ConvClip.from_pretrained(student), recipe, log), corpus)
     if "export" in arguments.stages:
-        for folder in (
-            export_clip(ConvClip.from_pretrained(trained / "clip"), corpus, output / "export"),
-            export_captioner(ConvCaptioner.from_pretrained(trained / "captioner"), corpus, output / "export"),
-        ):
+        coco = arguments.data.absolute() / "data" / "coco-mini"
+        for folder in (export_clip(student, corpus, coco), export_captions(output / "captioner", corpus)):
             n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             log.write(stage="export", folder=str(folder), bytes=n_bytes)
             if arguments.install:
                 install(folder, arguments.install / folder.name)
 
 
-def make_clip(
-    corpus: Corpus, teacher_file: Path, recipes: tuple[ClipRecipe, DistilRecipe], output: Path, log: Log
-) -> ConvClip:
-    """Warm-up, contrastive training, then the teacher's two stages."""
-    model = warm_up(corpus, recipes[0], output, log)
-    cache = output / "cache"
-    targets = teacher_targets(teacher_file, corpus.train_files, cache / f"teacher-{len(corpus.train_files)}.npy")
-    log.write(stage="teacher", targets=list(targets.shape))
-    contrastive = train(corpus, targets, model, recipes[0], output, log)
-    features = teacher_features(teacher_file, corpus, cache)
-    log.write(stage="teacher", features=len(features.tiny))
-    words = learn_words(corpus, features, contrastive, recipes[1], output, log)
-    return learn_teacher(corpus, features, words, recipes[1], output, log)
-
-
-def smoke_corpus(corpus: Corpus) -> Corpus:
-    """The first few hundred rows of everything."""
-    n_train, n_val, n_tiny = 80, 50, 600
-    return dataclasses.replace(
-        corpus,
-        train_pixels=corpus.train_pixels[:n_train],
-        train_captions=corpus.train_captions[:n_train],
-        train_files=corpus.train_files[:n_train],
-        val_pixels=corpus.val_pixels[:n_val],
-        val_captions=corpus.val_captions[:n_val],
-        val_files=corpus.val_files[:n_val],
-        tiny_pixels=corpus.tiny_pixels[:n_tiny],
-        tiny_labels=corpus.tiny_labels[:n_tiny],
-        tiny_is_train=np.arange(n_tiny) % 10 > 0,
-        text_only=corpus.text_only[:400],
+def make_teacher(corpus: Corpus, teacher_file: Path, recipe: WordsRecipe, tuning: TuningRecipe, log: Log) -> None:
+    """Text tower and map on the teacher's features; leaves the folders `teacher` and `start`."""
+    if (corpus.folder / "start" / "model.safetensors").is_file():
+        return
+    torch.manual_seed(recipe.seed)
+    clip = ConvClip(
+        ConvClipConfig(vocab_size=corpus.tokenizer.vocab_size, context_length=CONTEXT_LENGTH, pad_id=PAD_ID)
     )
+    learn_sentences(corpus, clip, recipe, log)
+    trunk = Trunk(teacher_file)
+    names = prompted(load_dataset(corpus.tiny, split="train", limit=len(corpus.told) * 10))
+    flickr_NKF, names_NKF, val_NKF = (
+        teacher_features(trunk, dataset, corpus.folder, crops=crops)
+        for dataset, crops in ((corpus.train, recipe.crops), (names, 0), (corpus.val, 0))
+    )
+    log.write(stage="features", flickr=list(flickr_NKF.shape), names=list(names_NKF.shape))
+    whiten = Whitening(flickr_NKF[:, :2].astype(np.float32).mean(1))
+    sets = [
+        Seen.of(dataset, whiten(features), corpus.tokenizer)
+        for dataset, features in ((corpus.train, flickr_NKF), (names, names_NKF))
+    ]
+    val_BF = torch.from_numpy(whiten(val_NKF).mean(1))
+    matcher = Matcher(clip, val_BF.shape[1], recipe)
+    learn_words(matcher, sets, lambda words: recalls(words, words.encode_features(val_BF), corpus), recipe, corpus, log)
+    tuned = Tuned(trunk, whiten, matcher)
+    val_NSS3 = cached_pixels(corpus.val, CACHE_PX)
+    tune(tuned, corpus, names, lambda tuned: recalls(matcher, embed(tuned, val_NSS3), corpus), tuning, log)
+    write_teacher(tuned, corpus)
+    write_start(matcher, clip, corpus)
+
+
+@torch.inference_mode()
+def recalls(matcher: Matcher, val_BD: torch.Tensor, corpus: Corpus) -> dict[str, float]:
+    """Recall@10 both ways among Flickr8k's val pictures, whose unit vectors are given."""
+    table = tokenize([pair.captions for pair in corpus.val], corpus.tokenizer)
+    ids_TL = torch.from_numpy(table.ids_CL.astype(np.int64))
+    text_TD = torch.cat([matcher.encode_texts(part) for part in ids_TL.split(500)]).numpy()
+    owner_T = np.repeat(np.arange(len(corpus.val)), np.diff(table.first_N))
+    metrics = retrieval_metrics(val_BD.numpy(), text_TD, owner_T)
+    return {name: round(metrics[name], 4) for name in ("image_retrieval_recall@10", "text_retrieval_recall@10")}
 
 
 if __name__ == "__main__":

@@ -137,11 +137,11 @@ def load_train_pairs(config: TrainConfig) -> Dataset:
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
     parts = [train, *(load_dataset(address, split="train") for address in config.more_data)]
-    parts = [_prompted(part) for part in parts]
+    parts = [prompted(part) for part in parts]
     return parts[0] if len(parts) == 1 else join_datasets(parts)
 
 
-def _prompted(dataset: Dataset) -> Dataset:
+def prompted(dataset: Dataset) -> Dataset:
     """Names of classes as sentences, each picture's in others of the prompts that zero-shot evaluation uses."""
     if dataset.class_names is None:
         return dataset

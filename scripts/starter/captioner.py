@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from augment import augment, normalise
 from beam import beam_search
-from corpus import PAD_ID, Corpus, token_rows
-from measure import caption_figures
+from corpus import Corpus
 from numpy.typing import NDArray
+from pixels import as_images, cached_pixels, normalise
 from progress import Log, Training
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sightline.evaluation.captions.metrics import score_words
 from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig, ConvClip
+from sightline.training.augment import Augmentation, augment, draw_changes
+from sightline.training.token_table import tokenize
+from sightline.training.vocabulary import PAD_ID
+
+VIEWS = Augmentation(crop_min=0.8, colour_jitter=0.1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,56 +42,58 @@ class CaptionerRecipe:
     n_checked: int = 250
 
 
-def train_decoder(corpus: Corpus, clip: ConvClip, recipe: CaptionerRecipe, folder: Path, log: Log) -> ConvCaptioner:
+def train_captioner(corpus: Corpus, clip: ConvClip, recipe: CaptionerRecipe, log: Log) -> ConvCaptioner:
     """Train the decoder as a language model on captions alone, then on images' cells; the tower stays frozen."""
     torch.manual_seed(recipe.seed + 2)
-    config = ConvCaptionerConfig(size_px=clip.config.size_px, vocab_size=clip.config.vocab_size)
+    config = ConvCaptionerConfig(
+        size_px=clip.config.size_px, vocab_size=clip.config.vocab_size, context_length=clip.config.context_length,
+        pad_id=PAD_ID,
+    )  # fmt: skip
     model = ConvCaptioner(config)
     model.image_tower.load_state_dict(clip.image_tower.state_dict())
     model.image_tower.requires_grad_(False)
-    _learn_language(model, corpus, recipe, folder, log)
-    views = cached_cells(model, corpus, recipe, folder, log)
-    _learn_pictures(model, views, corpus, recipe, folder, log)
+    _learn_language(model, corpus, recipe, log)
+    views = cached_cells(model, corpus, recipe, log)
+    _learn_pictures(model, views, corpus, recipe, log)
     return model.eval()
 
 
-def _learn_language(model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecipe, folder: Path, log: Log) -> None:
+def _learn_language(model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> None:
     """Next-token training on captions without images: the memory is one cell of zeros."""
-    captions = [caption for captions in corpus.train_captions for caption in captions]
-    rows = token_rows(corpus.tokenizer, [*corpus.text_only, *captions])
+    rows = tokenize([*corpus.told, *(pair.captions for pair in corpus.train)], corpus.tokenizer).ids_CL
     n_steps = len(rows) // recipe.text_batch
     training = Training(
-        model, folder / "captioner-text.pt", epochs=recipe.text_epochs, steps=n_steps, rate=recipe.text_rate,
+        model, corpus.folder / "captioner-text.pt", epochs=recipe.text_epochs, steps=n_steps, rate=recipe.text_rate,
         seed=recipe.seed + 3,
     )  # fmt: skip
     for epoch, generator in training.epochs():
         for index, batch in enumerate(_by_length(rows, recipe.text_batch, generator)):
             memory = torch.zeros(len(batch), 1, model.config.cell_width)
-            loss = _loss(model, torch.from_numpy(rows[batch]), memory, smoothing=0.0)
+            loss = _loss(model, _ids(rows[batch]), memory, smoothing=0.0)
             training.descend(loss)
             if index % 100 == 0:
                 log.write(stage="captioner-text", epoch=epoch, step=index, of=n_steps, loss=round(loss.item(), 3))
 
 
 @torch.inference_mode()
-def cached_cells(
-    model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecipe, folder: Path, log: Log
-) -> NDArray[np.float16]:
+def cached_cells(model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> NDArray[np.float16]:
     """The cells of `views` random crops of every training image, (views, images, N, C), computed once."""
     # Named after the tower, so that another CLIP in the same folder never meets stale cells.
     tower = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.image_tower.parameters())).hexdigest()
-    path = folder / "cache" / f"cells-{tower[:8]}-{recipe.views}.npy"
+    path = corpus.folder / "cache" / f"cells-{tower[:8]}-{recipe.views}.npy"
     n_cells = (model.config.size_px // 2 ** len(model.config.image_blocks)) ** 2
     if not path.exists():
         model.eval()
-        cells = np.empty((recipe.views, len(corpus.train_pixels), n_cells, model.config.cell_width), np.float16)
+        pixels_NSS3 = cached_pixels(corpus.train, 160)
+        cells = np.empty((recipe.views, len(pixels_NSS3), n_cells, model.config.cell_width), np.float16)
         for view in range(recipe.views):
             generator = torch.Generator().manual_seed((recipe.seed + 4) * 1000 + view)
-            for start in range(0, len(corpus.train_pixels), 100):
-                pixels = corpus.train_pixels[start : start + 100]
-                image = augment(pixels, model.config.size_px, generator, smallest=0.8, colour=0.1)
+            for start in range(0, len(pixels_NSS3), 100):
+                pixels_BSS3 = torch.from_numpy(pixels_NSS3[start : start + 100])
+                changes = draw_changes(len(pixels_BSS3), VIEWS, generator)
+                image_B3SS = normalise(augment(pixels_BSS3, model.config.size_px, VIEWS, changes))
                 with torch.autocast("cpu", torch.bfloat16):
-                    cells[view, start : start + 100] = model.encode_images(image).half().numpy()
+                    cells[view, start : start + 100] = model.encode_images(image_B3SS).half().numpy()
             log.write(stage="cells", view=view + 1, of=recipe.views)
         partial = path.with_suffix(".partial.npy")
         np.save(partial, cells)
@@ -96,19 +103,25 @@ def cached_cells(
 
 
 def _learn_pictures(
-    model: ConvCaptioner, views: NDArray[np.float16], corpus: Corpus, recipe: CaptionerRecipe, folder: Path, log: Log
+    model: ConvCaptioner, views: NDArray[np.float16], corpus: Corpus, recipe: CaptionerRecipe, log: Log
 ) -> None:
     """Next-token training on pairs, with a fresh choice of view for every caption."""
-    rows = token_rows(corpus.tokenizer, [caption for captions in corpus.train_captions for caption in captions])
+    table = tokenize([pair.captions for pair in corpus.train], corpus.tokenizer)
+    rows, owner = table.ids_CL, np.repeat(np.arange(len(corpus.train)), np.diff(table.first_N))
     n_steps = len(rows) // recipe.batch
     training = Training(
-        model, folder / "captioner.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed + 5
+        model,
+        corpus.folder / "captioner.pt",
+        epochs=recipe.epochs,
+        steps=n_steps,
+        rate=recipe.rate,
+        seed=recipe.seed + 5,
     )
     for epoch, generator in training.epochs():
         for batch in _by_length(rows, recipe.batch, generator):
             view = torch.randint(len(views), (len(batch),), generator=generator).numpy()
-            memory = torch.from_numpy(views[view, batch // 5]).float()
-            loss = _loss(model, torch.from_numpy(rows[batch]), memory, smoothing=recipe.smoothing)
+            memory = torch.from_numpy(views[view, owner[batch]]).float()
+            loss = _loss(model, _ids(rows[batch]), memory, smoothing=recipe.smoothing)
             training.descend(loss)
         log.write(stage="captioner", epoch=epoch + 1, loss=round(loss.item(), 3))
         if (epoch + 1) % 2 == 0 or epoch + 1 == recipe.epochs:
@@ -120,19 +133,26 @@ def _learn_pictures(
 def check(model: ConvCaptioner, corpus: Corpus, n_images: int) -> tuple[dict[str, float], list[str]]:
     """CIDEr and BLEU-4 of beam-3 captions of the first val images, and the captions."""
     model.eval()
-    cells = torch.cat([model.encode_images(normalise(chunk)) for chunk in _chunks(corpus.val_pixels[:n_images], 100)])
+    pixels_NSS3 = torch.from_numpy(cached_pixels(corpus.val, model.config.size_px)[:n_images])
+    cells = torch.cat([model.encode_images(normalise(as_images(part))) for part in pixels_NSS3.split(100)])
 
     def logits(ids: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.float32]:
         return model.decode(torch.from_numpy(ids), cells[torch.from_numpy(image)])[:, -1].numpy()
 
     captions = [corpus.tokenizer.decode(ids) for ids in beam_search(logits, len(cells))]
-    return caption_figures(captions, corpus.val_captions[:n_images]), captions
+    return caption_figures(captions, [pair.captions for pair in corpus.val][:n_images]), captions
+
+
+def caption_figures(captions: list[str], references: list[tuple[str, ...]]) -> dict[str, float]:
+    """CIDEr and BLEU-4."""
+    metrics = score_words(captions, references).metrics()
+    return {name: round(metrics[name], 4) for name in ("CIDEr", "Bleu_4")}
 
 
 def _loss(model: ConvCaptioner, ids_BL: Tensor, cells_BNC: Tensor, *, smoothing: float) -> Tensor:
     """Mean cross-entropy of the next token, in nats, padding left out."""
     ids_BL = ids_BL[:, : int((ids_BL != PAD_ID).sum(1).max())]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         logits_BLV = model.decode(ids_BL[:, :-1], cells_BNC)
     target = ids_BL[:, 1:].flatten()
     return F.cross_entropy(logits_BLV.flatten(0, 1).float(), target, ignore_index=PAD_ID, label_smoothing=smoothing)
@@ -151,6 +171,5 @@ def _by_length(rows: NDArray[np.int64], size: int, generator: torch.Generator) -
         yield batches[index]
 
 
-def _chunks(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(pixels), size):
-        yield pixels[start : start + size]
+def _ids(rows: NDArray[np.uint16] | NDArray[np.int32]) -> Tensor:
+    return torch.from_numpy(rows.astype(np.int64))

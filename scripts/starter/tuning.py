@@ -1,0 +1,119 @@
+"""The teacher's trunk learns Flickr8k's pictures too: ImageNet's classes say little of what people do.
+
+Shape suffixes: B pictures, S side, F features, D joint space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from corpus import Corpus
+from numpy.typing import NDArray
+from pixels import as_images, cached_pixels, normalise
+from progress import Log, Training
+from teacher import CACHE_PX, Trunk, Whitening
+from torch import Tensor, nn
+from words import Matcher, token_ids
+
+from sightline.data.base import Dataset
+from sightline.training.augment import Augmentation, augment, draw_changes
+from sightline.training.losses import softmax_contrastive
+from sightline.training.token_table import tokenize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningRecipe:
+    """How the trunk is tuned; the defaults are those of the shipped weights."""
+
+    seed: int = 7
+    epochs: int = 6
+    size_px: int = 160
+    batch: int = 96
+    names_batch: int = 32
+    rate: float = 2e-4
+    captions_per_image: int = 2
+
+
+TEACHER_PX = 192
+"""What the tuned trunk is used at: a crop of 0.8 of a picture at 160 px shows things as large as the whole at 192."""
+VIEWS = Augmentation(crop_min=0.6, aspect_jitter=1.5, colour_jitter=0.2)
+
+
+class Tuned(nn.Module):
+    """Trunk, whitening and map, and the words, all of which move."""
+
+    def __init__(self, trunk: Trunk, whiten: Whitening, matcher: Matcher) -> None:
+        super().__init__()
+        self.trunk, self.matcher = trunk, matcher
+        self.register_buffer("mean_F", torch.from_numpy(whiten.mean_F))
+        self.register_buffer("axes_FD", torch.from_numpy(whiten.axes_FD))
+
+    def encode_images(self, image_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels -> unit vectors (B, D) and the map (B, H, W, D) whose mean's direction they are."""
+        cells_BHWF = self.trunk(image_B3SS).permute(0, 2, 3, 1)
+        map_BHWD = self.matcher.map((cells_BHWF - self.mean_F) @ self.axes_FD)
+        embeds_BD = map_BHWD.mean(dim=(1, 2)).float()
+        return embeds_BD / torch.linalg.vector_norm(embeds_BD, dim=-1, keepdim=True), map_BHWD
+
+
+def tune(
+    tuned: Tuned, corpus: Corpus, names: Dataset, validate: Callable[[Tuned], dict[str, float]],
+    recipe: TuningRecipe, log: Log,
+) -> None:  # fmt: skip
+    """Train all of it on pixels, a step being pictures with captions and pictures with names."""
+    sets = [_Set(corpus.train, corpus, recipe.batch), _Set(names, corpus, recipe.names_batch)]
+    n_steps = len(corpus.train) // recipe.batch
+    training = Training(
+        tuned, corpus.folder / "tuned.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed
+    )
+    for epoch, generator in training.epochs():
+        rng = np.random.default_rng([recipe.seed, epoch])
+        orders = [rng.permutation(len(part.group_N)) for part in sets]
+        for index in range(n_steps):
+            rows = [
+                np.take(order, range(index * part.size, (index + 1) * part.size), mode="wrap")
+                for part, order in zip(sets, orders, strict=True)
+            ]
+            image_B3SS = torch.cat([part.images(r, recipe, generator) for part, r in zip(sets, rows, strict=True)])
+            with torch.autocast("cpu", torch.bfloat16):
+                image_BD, _ = tuned.encode_images(image_B3SS.contiguous(memory_format=torch.channels_last))
+            losses = []
+            for part, r, vectors in zip(sets, rows, image_BD.split([part.size for part in sets]), strict=True):
+                places, owner = part.texts.draw(r, recipe.captions_per_image, rng)
+                text_TD = tuned.matcher.encode_texts(token_ids(part.texts, places))
+                groups = torch.from_numpy(part.group_N[r])
+                scale = tuned.matcher.logit_scale.exp()
+                losses.append(softmax_contrastive(vectors, text_TD, groups, groups[owner], scale=scale) * part.size)
+            training.descend(torch.stack(losses).sum() / sum(part.size for part in sets))
+        tuned.eval()
+        log.write(
+            stage="tuning", epoch=epoch + 1, loss=round(float(losses[0].detach()) / recipe.batch, 3), **validate(tuned)
+        )
+
+
+class _Set:
+    """Pixels and texts of a set, and how many of its pictures a step takes."""
+
+    def __init__(self, dataset: Dataset, corpus: Corpus, size: int) -> None:
+        self.size = size
+        self.pixels_NSS3 = cached_pixels(dataset, CACHE_PX if dataset is corpus.train else 64)
+        self.texts = tokenize([pair.captions for pair in dataset], corpus.tokenizer)
+        self.group_N = np.array([row if pair.label is None else pair.label for row, pair in enumerate(dataset)])
+
+    def images(self, rows: NDArray[np.int64], recipe: TuningRecipe, generator: torch.Generator) -> Tensor:
+        """Changed at random, normalised, at the size that is trained on."""
+        changes = draw_changes(len(rows), VIEWS, generator)
+        return normalise(augment(torch.from_numpy(self.pixels_NSS3[rows]), recipe.size_px, VIEWS, changes))
+
+
+@torch.inference_mode()
+def embed(tuned: Tuned, pixels_NSS3: NDArray[np.uint8]) -> Tensor:
+    """Unit vectors of whole pictures, at the size that the teacher is used at."""
+    parts = []
+    for part in torch.from_numpy(np.asarray(pixels_NSS3)).split(50):
+        with torch.autocast("cpu", torch.bfloat16):
+            parts.append(tuned.encode_images(normalise(as_images(part)))[0])
+    return torch.cat(parts)
