@@ -1,4 +1,4 @@
-"""What the starter models learn from: pairs, names that people use, sentences, and the tokenizer that all of it gives."""
+"""What the starter models learn from: pairs, names that people use, sentences, and the tokenizer of all that."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Corpus:
 
     @property
     def tokenizer_folder(self) -> Path:
+        """Holds `tokenizer.json`."""
         return self.folder / "tokenizer"
 
 

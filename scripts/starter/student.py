@@ -47,8 +47,8 @@ def train_student(corpus: Corpus, start: Path, teacher: Path, phases: dict[str, 
     """All phases, each resumed where it was interrupted; the folder of the last one."""
     for name, phase in phases.items():
         config = replace(
-            phase, data=corpus.flickr, more_data=(corpus.tiny,), init=f"dir:{start}", teacher=f"dir:{teacher}",
-            teacher_map=False,
+            phase, data=corpus.flickr, more_data=() if phase.limit else (corpus.tiny,), init=f"dir:{start}",
+            teacher=f"dir:{teacher}", teacher_map=False,
         )  # fmt: skip
         output = corpus.folder / f"student-{name}"
         resume = (output / RUN_FILE).is_file()
@@ -61,7 +61,7 @@ def train_student(corpus: Corpus, start: Path, teacher: Path, phases: dict[str, 
 def smoke_student() -> dict[str, TrainConfig]:
     """The same in a minute."""
     return {
-        name: replace(phase, limit=64, epochs=0.02, crops=2, batch_size=32, val_limit=50, eval_epochs=1)
+        name: replace(phase, limit=64, epochs=2, crops=2, batch_size=32, val_limit=50, eval_epochs=1)
         for name, phase in STUDENT.items()
     }
 

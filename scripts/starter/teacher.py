@@ -115,5 +115,6 @@ class Whitening:
         self.axes_FD = (axes / np.sqrt(variance + ridge * variance.mean())).astype(np.float32)
 
     def __call__(self, features_NF: NDArray[np.float16]) -> NDArray[np.float32]:
+        """(..., F) -> (..., D)."""
         whitened: NDArray[np.float32] = (features_NF.astype(np.float32) - self.mean_F) @ self.axes_FD
         return whitened

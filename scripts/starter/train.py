@@ -34,6 +34,8 @@ from sightline.training.vocabulary import PAD_ID
 
 STAGES = ("words", "clip", "captioner", "export")
 TEACHER_FILE = "mobilenetv2_imagenet_trunk.npz"
+NAMES = 20_000
+"""Pictures of Tiny ImageNet that the teacher learns the names from."""
 SMOKE_WORDS = WordsRecipe(sentence_epochs=1, sentence_batch=32, epochs=1, batch=16, names_batch=16, crops=1)
 SMOKE_TUNING = TuningRecipe(epochs=1, batch=16, names_batch=8)
 SMOKE_CAPTIONER = CaptionerRecipe(text_epochs=1, epochs=2, views=2, text_batch=64, batch=40, n_checked=20)
@@ -89,7 +91,7 @@ def make_teacher(corpus: Corpus, teacher_file: Path, recipe: WordsRecipe, tuning
     )
     learn_sentences(corpus, clip, recipe, log)
     trunk = Trunk(teacher_file)
-    names = prompted(load_dataset(corpus.tiny, split="train", limit=len(corpus.told) * 10))
+    names = prompted(load_dataset(corpus.tiny, split="train", limit=min(NAMES, 10 * len(corpus.told))))
     flickr_NKF, names_NKF, val_NKF = (
         teacher_features(trunk, dataset, corpus.folder, crops=crops)
         for dataset, crops in ((corpus.train, recipe.crops), (names, 0), (corpus.val, 0))

@@ -2,8 +2,8 @@
 
 A small image tower trained on 6,000 pairs learns those pictures by heart, and its text tower with it. So the text tower
 learns first which sentences tell the same picture (27,000 pictures that we don't have were described five times each),
-then, together with a linear map, to find the teacher's features. Trunk, map and text tower make a CLIP of their own: too
-large and of foreign parts to ship, but a student's image tower can follow its vectors on any picture.
+then, together with a linear map, to find the teacher's features. Trunk, map and text tower make a CLIP of their own,
+of foreign parts and so never shipped, but a student's image tower can follow its vectors on any picture.
 
 Shape suffixes: B pictures, N pictures of a set, K crops, F features, T texts, L tokens, D joint space.
 """
@@ -60,9 +60,11 @@ class Matcher(nn.Module):
         self.dropout = recipe.feature_dropout
 
     def encode_features(self, feature_BF: Tensor) -> Tensor:
+        """Whitened features (B, F) -> unit vectors (B, D)."""
         return F.normalize(self.map(F.dropout(feature_BF, self.dropout, self.training)), dim=-1)
 
     def encode_texts(self, ids_TL: Tensor) -> Tensor:
+        """Token ids (T, L) -> unit vectors (T, D)."""
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             return F.normalize(self.text_projection(self.text_tower(ids_TL)).float(), dim=-1)
 
