@@ -20,23 +20,23 @@ STUDENT = {
     "small": TrainConfig(
         recipe="starter-small",
         data="",
-        data_repeats=3,
+        data_repeats=4,
         train_px=64,
         cache_px=160,
-        epochs=8,
+        epochs=6,
         lr=2e-3,
         batch_size=256,
         captions_per_image=2,
         teacher_weight=10.0,
         freeze_text=True,
-        crops=6,
+        crops=8,
         crop_min=0.5,
         aspect_jitter=1.5,
         checkpoint_epochs=0.5,
         eval_epochs=1,
     ),
 }
-STUDENT["whole"] = replace(STUDENT["small"], recipe="starter-whole", train_px=112, epochs=4, lr=1e-3)
+STUDENT["whole"] = replace(STUDENT["small"], recipe="starter-whole", train_px=112, epochs=3, lr=1e-3)
 STUDENT["settled"] = replace(
     STUDENT["whole"], recipe="starter-settled", freeze_text=False, text_lr_factor=0.3, epochs=1, lr=2e-4
 )

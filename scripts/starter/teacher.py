@@ -95,7 +95,7 @@ def teacher_features(trunk: Trunk, dataset: Dataset, folder: Path, *, crops: int
             for start in range(0, len(dataset), 32):
                 part = slice(start, min(start + 32, len(dataset)))
                 changes = Changes(affine_B23=affine_NK23[part, k], colour_3B=torch.ones(3, part.stop - start))
-                image_B3SS = augment(torch.from_numpy(pixels.pixels_NSS3[part]), FEATURES_PX, CROPS, changes)
+                image_B3SS = augment(torch.from_numpy(np.array(pixels.pixels_NSS3[part])), FEATURES_PX, CROPS, changes)
                 features_NKF[part, k] = session.run({"pixels": image_B3SS.numpy()})["features"]
         partial = path.with_suffix(".partial.npy")
         np.save(partial, features_NKF)

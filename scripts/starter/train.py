@@ -18,9 +18,9 @@ from captioner import CaptionerRecipe, train_captioner
 from corpus import CONTEXT_LENGTH, Corpus, load_corpus, smoke_corpus
 from export import export_captions, export_clip, install, write_captioner
 from folders import write_start, write_teacher
+from pixels import cached_pixels
 from progress import Log
 from student import STUDENT, smoke_student, train_student
-from pixels import cached_pixels
 from teacher import CACHE_PX, Trunk, Whitening, teacher_features
 from tuning import Tuned, TuningRecipe, embed, tune
 from words import Matcher, Seen, WordsRecipe, learn_sentences, learn_words

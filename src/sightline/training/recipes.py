@@ -92,18 +92,20 @@ def flickr8k_scratch() -> TrainConfig:
     """A convolutional CLIP from a random start (or `--init dir:runs/names`) on Flickr8k's 6,000 pictures.
 
     Command: sightline train flickr8k-scratch --data flickr8k:PATH --output runs/flickr8k
-    Cost: 150 pictures/s on 2 cores, 20 minutes for 30 epochs. Result: not measured at its full length; see
-    docs/training.md for shorter runs.
-    With a ViT: --set towers.architecture=vit --set towers.image_width=256 ...
+    Cost: 22 minutes on one core (AVX-512), 90 pictures/s. Result on the 1,000 val pictures (chance 1%): text-to-image
+    R@10 14.0%, image-to-text R@10 14.3%, still rising slowly; 6,000 pictures teach a new tower little.
+    With a ViT (`--set towers.architecture=vit --set towers.image_width=256`): 10.5 and 12.5%, 105 pictures/s.
     """
     return TrainConfig(
         recipe="flickr8k-scratch",
         data=_NO_DATA,
-        towers=TowersConfig(),
-        cache_px=128,
+        towers=TowersConfig(size_px=96),
+        cache_px=112,
         batch_size=200,
-        epochs=30,
+        captions_per_image=2,
+        epochs=20,
         lr=1e-3,
+        eval_epochs=2,
     )
 
 
