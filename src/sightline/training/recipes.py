@@ -94,7 +94,7 @@ def flickr8k_scratch() -> TrainConfig:
     Command: sightline train flickr8k-scratch --data flickr8k:PATH --output runs/flickr8k
     Cost: 22 minutes on one core (AVX-512), 90 pictures/s. Result on the 1,000 val pictures (chance 1%): text-to-image
     R@10 14.0%, image-to-text R@10 14.3%, still rising slowly; 6,000 pictures teach a new tower little.
-    With a ViT (`--set towers.architecture=vit --set towers.image_width=256`): 10.5 and 12.5%, 105 pictures/s.
+    With a ViT (`--set towers.architecture=vit --set towers.image_width=256`): 10.5 and 12.5%.
     """
     return TrainConfig(
         recipe="flickr8k-scratch",
