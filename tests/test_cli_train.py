@@ -163,3 +163,13 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
     assert code == 1
     assert "Training needs torch and transformers: pip install 'sightline[train]'" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_ended_before_its_first_measurement_says_that_it_is_no_model_yet(tmp_path, monkeypatch):
+    import sightline.training.loop as loop
+
+    monkeypatch.setattr(loop.Run, "_why_stop", lambda self, interrupted: "interrupted; go on with --resume")
+    code, _, err = call_main("train", "scenes-scratch", "--smoke", "--output", tmp_path / "run")
+    assert code == 0, err
+    assert "is no model yet. Go on with --resume." in err
+    assert "best weights" not in err

@@ -47,7 +47,7 @@ def train_student(corpus: Corpus, start: Path, teacher: Path, phases: dict[str, 
     """All phases, each resumed where it was interrupted; the folder of the last one."""
     for name, phase in phases.items():
         config = replace(
-            phase, data=corpus.flickr, more_data=() if phase.limit else (corpus.tiny,), init=f"dir:{start}",
+            phase, data=corpus.flickr, more_data=(corpus.tiny,), init=f"dir:{start}",
             teacher=f"dir:{teacher}", teacher_map=False,
         )  # fmt: skip
         output = corpus.folder / f"student-{name}"

@@ -86,7 +86,10 @@ def _run(recipe: str, output: Path, changes: list[str], *, resume: bool, smoke: 
         print_json(values)
         return
     notice(f"{report.steps:,} steps in {report.took_s / 60:.1f} min ({report.images_per_s:,.0f} images/s).")
-    notice(f"The best weights, of step {report.best_step:,}, are in {output}. Use them: --model dir:{output}")
+    if report.metrics:
+        notice(f"The best weights, of step {report.best_step:,}, are in {output}. Use them: --model dir:{output}")
+    else:
+        notice(f"It ended before the first measurement, so {output} is no model yet. Go on with --resume.")
     click.echo(str(output))
 
 

@@ -87,7 +87,7 @@ class TrainConfig:
     """Address of the pairs that are measured on; None takes those of `data`."""
     val_split: str = "val"
     limit: int | None = None
-    """Train on so many pictures only, chosen by `seed`."""
+    """Train on so many pictures of each set only, chosen by `seed`."""
     train_fraction: float = 1.0
     """Train on this fraction of the pictures only."""
     val_limit: int | None = 1000

@@ -136,7 +136,10 @@ def load_train_pairs(config: TrainConfig) -> Dataset:
         train = train.take([int(row) for row in rows], why=f"fraction={config.train_fraction} seed={config.seed}")
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
-    parts = [train, *(load_dataset(address, split="train") for address in config.more_data)]
+    parts = [
+        train,
+        *(load_dataset(address, split="train", limit=config.limit, seed=config.seed) for address in config.more_data),
+    ]
     parts = [prompted(part) for part in parts]
     return parts[0] if len(parts) == 1 else join_datasets(parts)
 
