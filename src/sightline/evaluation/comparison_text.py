@@ -113,7 +113,7 @@ def distance(row: ModelRow, metric: str) -> str:
     if not row.behind:
         return "best"
     in_percent = any(word in metric for word in _RATES)
-    scale, number, unit = (100, "+.1f", " points") if in_percent else (1, "+.3f", "")
+    scale, number, unit = (100, "+z.1f", " points") if in_percent else (1, "+z.3f", "")
     text = f"{-scale * row.behind:{number}}{unit}"
     if row.behind_interval is None:
         return text

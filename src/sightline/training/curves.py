@@ -197,7 +197,7 @@ def _draw_recalls(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
             drawn[label] = style
     _finish(axes, "recall on validation pairs")
     axes.set_ylim(0, max(0.01, 1.3 * axes.dataLim.y1) if axes.lines else 1)  # room for the legend
-    decimals = 1 if axes.get_ylim()[1] < 0.1 else 0
+    decimals = 1 if axes.get_ylim()[1] < 0.25 else 0  # ticks lie at halves of a percent there
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.{decimals}%}" if rate <= 1 else "")
     if several:
         _explain_styles(axes, drawn, set(drawn.values()))
