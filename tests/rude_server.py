@@ -53,6 +53,7 @@ class RudeServer(ThreadingHTTPServer):
         self.etags = {}
         self.break_after = {}
         """Path -> bytes after which a plain file's connection breaks off, once for each number in the list."""
+        self.crowd = threading.Barrier(1)
         self.stop = threading.Event()
         self.lock = threading.Lock()
 
@@ -141,6 +142,11 @@ class _Handler(BaseHTTPRequestHandler):
     def rude_slow(self, visit):
         """A good picture after a while."""
         self.server.stop.wait(0.15)
+        self._send(make_picture(self._seed()))
+
+    def rude_together(self, visit):
+        """A good picture once as many ask at the same time as `crowd` has parties."""
+        self.server.crowd.wait()
         self._send(make_picture(self._seed()))
 
     def rude_png(self, visit):
