@@ -6,9 +6,10 @@ import pytest
 
 from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from sightline.captioning import dual
-from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_images
+from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_images, caption_picture
 from sightline.captioning.fuse import FusionWeights
 from sightline.errors import InputError, ModelError
+from sightline.images.decode import read_picture
 from sightline.models.base import GenerationConfig
 
 TWO = GenerationConfig(num_candidates=2, beams=2)
@@ -165,3 +166,35 @@ def test_a_bad_candidates_file_is_found_before_any_picture_is_read(tmp_path):
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(InputError, match=f"{name} must be at least 1; it is 0"):
         CaptionConfig(**{name: 0})
+
+
+def test_one_decoded_picture_is_captioned_as_its_file_would_be_also_with_candidates_in_memory(tmp_path, candidates):
+    picture = paint(tmp_path / "a.png", "red", "white")
+    in_memory = CaptionConfig(candidates=("something red", "a red tomato in the snow"), generation=TWO)
+    (of_file,) = caption_images([picture], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
+    rgb = read_picture(picture).rgb
+    result = caption_picture(rgb, encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
+    assert (result.clip, result.generated, result.best) == (of_file.clip, of_file.generated, of_file.best)
+    assert [c.text for c in result.clip] == ["a red tomato in the snow", "something red"]
+
+
+def test_batches_grow_while_they_are_quick_and_captions_are_the_same(tmp_path, candidates, monkeypatch):
+    pictures = [paint(tmp_path / f"{number}.png", "red", "blue") for number in range(20)]
+    sizes = []
+    encoder = FakeEncoder()
+    encode, seconds = encoder.encode_images, iter(range(100))
+    monkeypatch.setattr(encoder, "encode_images", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    monkeypatch.setattr(dual.time, "monotonic", lambda: next(seconds))  # each batch takes one second
+    paced = list(caption_images(pictures, encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
+    assert sizes == [1, 2, 4, 8, 5]
+    whole = list(caption_images(pictures, encoder=FakeEncoder(), config=CaptionConfig(candidates=candidates)))
+    assert [result.best.text for result in paced] == [result.best.text for result in whole]
+    sizes.clear()
+    seconds = iter(range(0, 1000, 10))  # each takes ten: no batch is small enough
+    list(caption_images(pictures[:4], encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
+    assert sizes == [1, 1, 1, 1]
+
+
+def test_a_batch_takes_some_time():
+    with pytest.raises(InputError, match="more than 0 seconds"):
+        CaptionConfig(batch_s=0)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.errors import InputError
+from sightline.errors import InputError, StoreError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.base import ModelCard, TextSpec
 from sightline.search.duplicates import find_exact, find_near
-from sightline.search.engine import SearchConfig, fuse_rankings, search
+from sightline.search.engine import SearchConfig, fuse_rankings, prepare, rank, search
 from sightline.search.query import Part
 from sightline.store.base import Entry
 from sightline.store.sqlite import open_store
@@ -181,3 +181,41 @@ def test_duplicates_exact_and_near(library):
     assert [len(g.images) for g in find_near(store, "colours", min_similarity=1.0)] == [2]
     with pytest.raises(InputError, match="above 0"):
         find_near(store, "colours", min_similarity=0.0)
+
+
+def test_a_row_of_the_library_is_a_part_by_its_id(library):
+    store, _, photos = library
+    row = store.find_path(photos / "red.png").id
+    by_path, by_row = run(library, Part(image=photos / "red.png")), run(library, Part(row=row))
+    assert names(by_row) == names(by_path)
+    assert "red" not in names(by_row)
+    (photos / "red.png").unlink()
+    assert names(run(library, Part(row=row))) == names(by_row)  # its vector is known
+    with pytest.raises(StoreError, match="no image with the id 99"):
+        run(library, Part(row=99))
+
+
+def test_a_row_without_a_vector_is_read_from_its_file(library):
+    store, _, photos = library
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(photos / "late.png")
+    (row,) = store.upsert([Entry(image=record(photos / "late.png"))])
+    assert names(run(library, Part(row=row), top=1)) == ["red"]
+    (photos / "late.png").unlink()
+    with pytest.raises(InputError, match=r"late\.png can't be read"):
+        run(library, Part(row=row))
+
+
+def test_a_vector_that_was_made_before_is_a_part(library):
+    vector = np.array([0, 0, 1], np.float32)
+    assert names(run(library, Part(vector=vector), top=1)) == ["blue"]
+    assert names(run(library, Part(text="red"), Part(vector=vector), top=1)) == ["magenta"]
+
+
+def test_a_prepared_query_is_ranked_as_deep_as_asked(library):
+    store, encoder, photos = library
+    query = prepare(store, encoder, [Part(text="red"), Part(image=photos / "blue.png", weight=-0.5)])
+    assert query.words == "red"
+    assert query.exclude == {store.find_path(photos / "blue.png").id}
+    deep = rank(store, "colours", query, config=SearchConfig(top=10))
+    assert deep[:2] == rank(store, "colours", query, config=SearchConfig(top=2))
+    assert len(deep) == 5

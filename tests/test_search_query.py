@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sightline.errors import InputError
@@ -82,3 +83,17 @@ def test_words_that_look_a_little_like_weights_or_homes_are_words():
 def test_paths_that_the_system_refuses_are_clear_errors(word):
     with pytest.raises(InputError, match="There is no picture"):
         parse_query([word])
+
+
+def test_a_part_is_one_thing_and_is_called_what_the_user_calls_it(tmp_path):
+    vector = np.ones(2, np.float32)
+    for kinds in ({"text": "a", "row": 1}, {"row": 1, "vector": vector}, {}):
+        with pytest.raises(InputError, match="either words or a picture"):
+            Part(**kinds)
+    assert Part(row=12).label == "image 12"
+    assert Part(row=12, name="rex.jpg").label == "rex.jpg"
+    assert Part(vector=vector).label == "a picture"
+    assert Part(vector=vector, name="mine.png").label == "mine.png"
+    assert Part(image=tmp_path / "a.png").label == str(tmp_path / "a.png")
+    with pytest.raises(InputError, match="The weight of 'image 3' is 0"):
+        Part(row=3, weight=0)

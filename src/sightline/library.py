@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -271,8 +272,15 @@ class Library:
         for result in results:
             row = self.store.find_path(result.path.absolute()) if isinstance(result, DualCaption) else None
             if isinstance(result, DualCaption) and row is not None and row.id is not None:
-                self.store.put_captions({row.id: _captions_to_keep(result)})
+                self.keep_captions(row.id, result)
             yield result
+
+    def keep_captions(self, image_id: int, result: DualCaption) -> None:
+        """Keep a picture's captions; one that the user wrote stays the best. Raises StoreError for an unknown id."""
+        captions = _captions_to_keep(result)
+        if any(known.best and known.source == "user" for known in self.store.captions([image_id])[image_id]):
+            captions = [replace(caption, best=False) for caption in captions]
+        self.store.put_captions({image_id: captions})
 
     def pictures(self, *, where: str | None = None) -> list[Path]:
         """Files of the library's images, by folder and path, under a filter."""
@@ -333,12 +341,13 @@ def _caption(
     from sightline.captioning.dual import caption_images
     from sightline.models.captioners import load_captioner
 
-    name = captioner or _default_captioner()
+    name = captioner or default_captioner()
     generator = None if name == "none" else load_captioner(name)
     return caption_images(paths, encoder=encoder, captioner=generator, config=config)
 
 
-def _default_captioner() -> str:
+def default_captioner() -> str:
+    """Name of the generator that is used where none is named: `blip-base` where it can run now, else the starter's."""
     from sightline.models.registry import find_card
     from sightline.models.resolve import is_available
 

@@ -219,6 +219,24 @@ def test_scan_goes_by_root_and_path_and_obeys_folder_and_filter(store):
     assert list(store.scan(root=Path("/nowhere"))) == []
 
 
+def test_ids_come_newest_first_under_a_filter_and_of_a_model(store):
+    store.add_model(identity())
+    entries = [
+        entry("old.jpg", 1, taken_at="2001-01-01T00:00:00"),
+        entry("undated-a.jpg", 1, camera="X"),
+        entry("new.jpg", taken_at="2024-05-01T00:00:00"),
+        entry("undated-b.jpg", camera="X"),
+    ]  # files without a date were changed in November 2023
+    old, undated_a, new, undated_b = store.upsert(entries)
+    assert store.ids().tolist() == [new, undated_b, undated_a, old]
+    assert store.ids(where="camera = 'X'").tolist() == [undated_b, undated_a]
+    assert store.ids(model="m").tolist() == [undated_a, old]
+    assert store.ids(where="camera = 'X' or width > 0", model="m").tolist() == [undated_a, old]
+    assert store.ids(where="width > 1000").tolist() == []
+    with pytest.raises(StoreError, match="no vectors of the model 'other'"):
+        store.ids(model="other")
+
+
 def test_scan_survives_writes_between_its_rows(store):
     ids = store.upsert([entry(f"{i:05}.jpg") for i in range(1500)])
     scan = store.scan()
@@ -594,6 +612,17 @@ def test_a_batch_that_fails_at_its_end_leaves_nothing(store):
     assert cosines(store.query(unit(1), 5, model="m")) == {a: 1.0}
     assert [f.relative for f in store.failures()] == ["c.jpg"]
     assert [i for i, _ in store.match("a", 5)] == [a]
+
+
+def test_captions_of_one_source_are_removed_and_no_longer_found(store):
+    first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
+    for id_ in (first, second):
+        store.put_captions({id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="blip")]})
+    assert store.remove_captions([first, 999], "user") == 1
+    assert store.remove_captions([first], "clip") == 0
+    assert [c.text for c in store.captions([first])[first]] == ["a horse"]
+    assert [i for i, _ in store.match("zebra", 5)] == [second]
+    assert {i for i, _ in store.match("horse", 5)} == {first, second}
 
 
 def test_a_closed_store_says_so(store):

@@ -120,16 +120,23 @@ def read_candidates(path: Path) -> tuple[str, ...]:
         raise InputError(
             f"The candidates file {path} isn't UTF-8 (byte {error.start}). Save it as UTF-8, one caption a line."
         ) from error
+    return parse_candidates(text, origin=f"the candidates file {path}")
+
+
+def parse_candidates(text: str, *, origin: str) -> tuple[str, ...]:
+    """Candidate captions, one a line, as in `read_candidates`; `origin` names the text in errors."""
     candidates: dict[str, None] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         caption = " ".join(line.split())
         if len(caption) > MAX_CANDIDATE_CHARS:
             raise InputError(
-                f"Line {number} of the candidates file {path} has {len(caption)} characters; "
+                f"Line {number} of {origin} has {len(caption)} characters; "
                 f"at most {MAX_CANDIDATE_CHARS} are allowed. Write one caption a line."
             )
         if caption and not caption.startswith("#"):
             candidates[caption] = None
     if not candidates:
-        raise InputError(f"The candidates file {path} holds no caption. Write one a line; lines with # are comments.")
+        raise InputError(
+            f"{origin[0].upper()}{origin[1:]} holds no caption. Write one a line; lines with # are comments."
+        )
     return tuple(candidates)

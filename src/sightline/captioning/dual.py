@@ -1,11 +1,12 @@
 """Dual captions of files: read, rank candidates, generate, fuse, in a stream that no bad file stops.
 
-Shape suffixes: B images, S size_px of a model, T texts, D dimension of the joint space.
+Shape suffixes: B images, H W height and width, S size_px of a model, T texts, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,16 +41,21 @@ class CaptionConfig:
 
     top_k: int = 5
     """Ranked candidates kept for each image."""
-    candidates: Path | None = None
-    """A file of captions to rank, one a line; None composes them from the bank."""
+    candidates: Path | tuple[str, ...] | None = None
+    """Captions to rank, or a file of them, one a line; None composes them from the bank."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 16
+    batch_s: float | None = None
+    """How long a batch should take: batches grow from one image up to `batch_size` while they take less. None always
+    takes `batch_size`, which is fastest but answers a slow model's reader only after sixteen images."""
     weights: FusionWeights = field(default_factory=FusionWeights)
 
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        if self.batch_s is not None and not self.batch_s > 0:
+            raise InputError(f"batch_s must be more than 0 seconds; it is {self.batch_s}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,18 @@ def caption_images(
     return _Run(encoder, captioner, config or CaptionConfig()).stream(paths)
 
 
+def caption_picture(
+    rgb_HW3: NDArray[np.uint8],
+    *,
+    encoder: Encoder,
+    captioner: Captioner | None = None,
+    config: CaptionConfig | None = None,
+) -> DualCaption:
+    """Caption one decoded picture (H, W, 3) as `caption_images` does; its `path` is empty."""
+    run = _Run(encoder, captioner, config or CaptionConfig())
+    return run.caption_batch([run.make_ready(Path(), rgb_HW3)])[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
     """A decoded file, resized to (S, S, 3) for each model."""
@@ -105,11 +123,8 @@ class _Run:
         self._encoder = encoder
         self._captioner = captioner
         self._config = config
-        self._ranker: Ranker = (
-            BankRanker(encoder)
-            if config.candidates is None
-            else ListRanker(encoder, read_candidates(config.candidates))
-        )
+        self._batch_size = config.batch_size if config.batch_s is None else 1
+        self._ranker = _make_ranker(encoder, config.candidates)
         cards = [model.card for model in (encoder, captioner) if model is not None]
         self._min_side_px = max(card.preprocessing.size_px for card in cards)
 
@@ -118,7 +133,7 @@ class _Run:
         waiting: list[_Ready | CaptionFailure] = []
         for item in self._read_ahead(paths):
             waiting.append(item)
-            if sum(isinstance(one, _Ready) for one in waiting) == self._config.batch_size:
+            if sum(isinstance(one, _Ready) for one in waiting) >= self._batch_size:
                 yield from self._caption_readable(waiting)
                 waiting = []
         yield from self._caption_readable(waiting)
@@ -142,19 +157,32 @@ class _Run:
             picture = read_picture(path, min_side_px=self._min_side_px)
         except ImageError as error:
             return CaptionFailure(path=path, reason=error.reason)
+        return self.make_ready(path, picture.rgb)
+
+    def make_ready(self, path: Path, rgb_HW3: NDArray[np.uint8]) -> _Ready:
+        """A decoded picture at the size of each model."""
         return _Ready(
             path=path,
-            encoder_pixels=self._encoder.card.preprocessing.resize(picture.rgb),
-            captioner_pixels=self._captioner.card.preprocessing.resize(picture.rgb) if self._captioner else None,
+            encoder_pixels=self._encoder.card.preprocessing.resize(rgb_HW3),
+            captioner_pixels=self._captioner.card.preprocessing.resize(rgb_HW3) if self._captioner else None,
         )
 
     def _caption_readable(self, items: Sequence[_Ready | CaptionFailure]) -> Iterator[DualCaption | CaptionFailure]:
         ready = [item for item in items if isinstance(item, _Ready)]
-        captions = iter(self._caption_batch(ready) if ready else ())
+        started = time.monotonic()
+        captions = iter(self.caption_batch(ready) if ready else ())
+        if ready:
+            self._resize((time.monotonic() - started) / len(ready))
         for item in items:
             yield item if isinstance(item, CaptionFailure) else next(captions)
 
-    def _caption_batch(self, batch: Sequence[_Ready]) -> list[DualCaption]:
+    def _resize(self, image_s: float) -> None:
+        if self._config.batch_s is not None:
+            wanted = int(self._config.batch_s / max(image_s, 1e-6))
+            self._batch_size = max(1, min(wanted, 2 * self._batch_size, self._config.batch_size))
+
+    def caption_batch(self, batch: Sequence[_Ready]) -> list[DualCaption]:
+        """Captions of some pictures, at once."""
         image_vectors_BD = self._encoder.encode_images(np.stack([item.encoder_pixels for item in batch]))
         clip = self._ranker.rank(image_vectors_BD, top_k=self._config.top_k)
         generated: list[list[Caption]] = [[] for _ in batch]
@@ -186,6 +214,14 @@ class _Run:
             return tuple(best if (c.source, c.text) == (best.source, best.text) else c for c in captions)
 
         return DualCaption(path=path, clip=flagged(clip), generated=flagged(generated), best=best)
+
+
+def _make_ranker(encoder: Encoder, candidates: Path | tuple[str, ...] | None) -> Ranker:
+    if candidates is None:
+        return BankRanker(encoder)
+    if isinstance(candidates, Path):
+        return ListRanker(encoder, read_candidates(candidates))
+    return ListRanker(encoder, candidates, cached=False)
 
 
 def _add_log_probs(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from sightline.captioning.vectors import load_or_embed_texts, require_finite
+from sightline.captioning.vectors import embed_texts, load_or_embed_texts, require_finite
 from sightline.types import Caption
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class Ranker(Protocol):
 
 
 class ListRanker:
-    """Ranks a list of candidate captions, embedded once."""
+    """Ranks a list of candidate captions, embedded once; with `cached`, once for all runs."""
 
-    def __init__(self, encoder: Encoder, texts: Sequence[str]) -> None:
+    def __init__(self, encoder: Encoder, texts: Sequence[str], *, cached: bool = True) -> None:
         self._texts = tuple(texts)
-        self._vectors_TD = load_or_embed_texts(encoder, self._texts)
+        self._vectors_TD = (load_or_embed_texts if cached else embed_texts)(encoder, self._texts)
         self._model = encoder.card.name
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:

@@ -17,6 +17,7 @@ from sightline.cli.index import index
 from sightline.cli.library import info, remove
 from sightline.cli.models import models
 from sightline.cli.search import duplicates, search, similar
+from sightline.cli.serve import serve
 from sightline.cli.train import train
 from sightline.errors import InputError, SightlineError
 
@@ -30,7 +31,7 @@ def sightline() -> None:
     """
 
 
-ON_A_LIBRARY = (index, search, similar, duplicates, caption, info, remove)
+ON_A_LIBRARY = (index, search, similar, duplicates, caption, serve, info, remove)
 ON_MODELS = (data, train, evaluate, compare, models, doctor)
 
 for command in (*ON_A_LIBRARY, *ON_MODELS):

@@ -18,21 +18,37 @@ def hold_lock(path: Path) -> Iterator[None]:
         yield  # closing the file frees it
 
 
+def take_lock(path: Path) -> IO[bytes] | None:
+    """The lock that a file stands for, held until what is returned is closed; None where another process has it."""
+    file = path.open("a+b")
+    try:
+        _lock(file, wait=False)
+    except BlockingIOError:
+        file.close()
+        return None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 if sys.platform == "win32":
     import msvcrt
 
     _RETRY_S = 0.2
 
-    def _lock(file: IO[bytes]) -> None:
+    def _lock(file: IO[bytes], *, wait: bool = True) -> None:
         file.seek(0)
         while True:
             try:
                 return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            except OSError:
+            except OSError as error:
+                if not wait:
+                    raise BlockingIOError(*error.args) from error
                 time.sleep(_RETRY_S)
 
 else:
     import fcntl
 
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    def _lock(file: IO[bytes], *, wait: bool = True) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

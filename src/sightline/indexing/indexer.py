@@ -31,7 +31,8 @@ def index(
     Rows whose files are gone are deleted once every folder has been walked and every renamed file has found its row
     (see `lost`). Files that can't be read are named in the report and never end the run; a row from better days stays.
     Known images outside `folders` that lack this model's vector are embedded too. Ctrl-C ends the run early with what
-    was done kept (`IndexReport.interrupted`).
+    was done kept (`IndexReport.interrupted`). So does whatever `on_progress` raises, which is raised again here: it is
+    called about ten times a second.
 
     Raises InputError for a folder that is not there and of which the store knows nothing, StoreError where the store
     can't be written or holds vectors of another identity under the model's name, ModelError from the encoder.

@@ -46,6 +46,7 @@ class ProgressMeter:
                 total=self.total,
                 images_per_s=rate,
                 seconds_left=0.0 if left == 0 else left / rate if left and rate else None,
+                unreadable=self._report.skipped,
             )
         )
 

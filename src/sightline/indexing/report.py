@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,8 @@ class Progress:
     """Files read in each of the last seconds, on average."""
     seconds_left: float | None
     """None while it can't be told."""
+    unreadable: Sequence[SkippedFile] = ()
+    """The files of `skipped` with their reasons: the run's own list, which grows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

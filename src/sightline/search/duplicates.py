@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -39,18 +39,31 @@ def find_exact(store: Store) -> list[DuplicateGroup]:
     return [_group(records, 1.0) for records in by_hash.values() if len(records) > 1]
 
 
-def find_near(store: Store, model: str, *, min_similarity: float) -> list[DuplicateGroup]:
+def find_near(
+    store: Store,
+    model: str,
+    *,
+    min_similarity: float,
+    max_pairs: int | None = None,
+    on_block: Callable[[], None] = lambda: None,
+) -> list[DuplicateGroup]:
     """Groups joined by pairs at or above a cosine, exact copies included (transitively: A~B and B~C join all three).
 
-    Every pair is compared, in blocks: N * N / 2 products of D, memory of one block of 2,048 rows. Raises InputError
-    for a similarity outside (0, 1].
+    Every pair is compared, in blocks: N * N / 2 products of D, memory of one block of 2,048 rows. `on_block` is
+    called before each of them; what it raises ends the search. Raises InputError for a similarity outside (0, 1], and
+    where more than `max_pairs` are close.
     """
     if not 0 < min_similarity <= 1:
         raise InputError(f"min_similarity is {min_similarity:g}; near duplicates need a cosine above 0, at most 1.")
     ids, vectors_ND = store.vectors(model)
     parent = list(range(len(ids)))
     weakest: dict[int, float] = {}
-    for a, b, similarity in _close_pairs(vectors_ND, min_similarity):
+    for count, (a, b, similarity) in enumerate(_close_pairs(vectors_ND, min_similarity, on_block), start=1):
+        if max_pairs is not None and count > max_pairs:
+            raise InputError(
+                f"More than {max_pairs:,} pairs of pictures have a similarity of {min_similarity:g} or more: hardly "
+                "duplicates. Ask for a higher similarity."
+            )
         root_a, root_b = _find(parent, a), _find(parent, b)
         if root_a != root_b:
             parent[root_b] = root_a
@@ -61,7 +74,9 @@ def find_near(store: Store, model: str, *, min_similarity: float) -> list[Duplic
     return [_group(store.get(members[root]), weakest[root]) for root in sorted(weakest)]
 
 
-def _close_pairs(vectors_ND: NDArray[np.float32], min_similarity: float) -> Iterator[tuple[int, int, float]]:
+def _close_pairs(
+    vectors_ND: NDArray[np.float32], min_similarity: float, on_block: Callable[[], None]
+) -> Iterator[tuple[int, int, float]]:
     """Pairs (a < b, cosine), block by block."""
     # Vectors are kept in fp16, so their norms are a hair off 1: identical pictures must come out at 1.
     vectors_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
@@ -69,6 +84,7 @@ def _close_pairs(vectors_ND: NDArray[np.float32], min_similarity: float) -> Iter
     for start in range(0, count, _BLOCK_ROWS):
         left = vectors_ND[start : start + _BLOCK_ROWS]
         for other in range(start, count, _BLOCK_ROWS):
+            on_block()
             cosines = left @ vectors_ND[other : other + _BLOCK_ROWS].T
             for i, j in np.argwhere(cosines >= min_similarity - _ROUNDING):
                 a, b = start + int(i), other + int(j)

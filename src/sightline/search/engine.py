@@ -49,27 +49,53 @@ class SearchConfig:
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """A query that can be ranked: where it points, its words, and the images it is made of."""
+
+    vector_D: NDArray[np.float32]
+    words: str
+    """Those of the positive parts, for full text."""
+    exclude: frozenset[int]
+    """Rows of the query's own pictures, which are no results."""
+
+
 def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
     """Hits, best first. A picture of the query that is in the library is not among them.
 
     Raises InputError for a broken filter or a picture that can't be read, and for full text without words.
     """
-    own_rows = [_find_row(store, part.image) if part.image else None for part in parts]
-    exclude = {row.id for row in own_rows if row and row.id is not None}
+    return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
+
+
+def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
+    """Parts -> what can be ranked. Raises InputError for a picture that can't be read, StoreError for no such row."""
+    own_rows = [_find_row(store, part) for part in parts]
     vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
-    query_D = combine(vectors_PD, [part.weight for part in parts])
+    return Query(
+        vector_D=combine(vectors_PD, [part.weight for part in parts]),
+        words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
+        exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
+    )
+
+
+def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
+    """The best rows with their cosines, best first: `config.top` of them, less those below the minimum similarity.
+
+    Raises InputError for a broken filter, and for full text without words.
+    """
     if config.match == "pictures":
-        found = store.query(query_D, config.top, model=encoder.card.name, where=config.where, exclude=exclude)
+        found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
     else:
-        ids = _rank_by_words(store, parts, config, exclude)
+        ids = _rank_by_words(store, query, config)
         if config.match == "both":
             depth = max(config.top, _FUSION_DEPTH)
-            near = store.query(query_D, depth, model=encoder.card.name, where=config.where, exclude=exclude)
+            near = store.query(query.vector_D, depth, model=model, where=config.where, exclude=query.exclude)
             ids = fuse_rankings([[row for row, _ in near], ids])
-        found = _similarities(store, encoder, query_D, ids[: config.top])
+        found = _similarities(store, model, query.vector_D, ids[: config.top])
     if config.min_similarity is not None:
         found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
-    return make_hits(store, found)
+    return found
 
 
 def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
@@ -105,22 +131,31 @@ def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
     return vector_D
 
 
+def _find_row(store: Store, part: Part) -> ImageRecord | None:
+    """The library's own image that a part is, if it is one."""
+    if part.row is not None:
+        return store.get([part.row])[0]
+    if part.image is not None:
+        return store.find_path(part.image.absolute()) or store.find_path(part.image.resolve())
+    return None
+
+
 def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | None) -> NDArray[np.float32]:
-    """A part's vector; that of a picture in the library, whose `row` is given, comes from there if it is unchanged."""
-    if part.image is None:
-        assert part.text is not None  # a Part is one or the other
+    """A part's vector; that of a picture in the library, whose `row` is given, comes from there if it still holds."""
+    if part.vector is not None:
+        return part.vector
+    if part.text is not None:
         text_vector_D: NDArray[np.float32] = encoder.encode_texts([part.text])[0]
         return text_vector_D
-    if row and row.id is not None and _is_unchanged(part.image, row):
+    path = part.image
+    if row and row.id is not None and (path is None or _is_unchanged(path, row)):
         _, stored_1D = store.vectors(encoder.card.name, [row.id])
         if len(stored_1D):
             stored_D: NDArray[np.float32] = stored_1D[0]
             return stored_D
-    return embed_picture(encoder, part.image)
-
-
-def _find_row(store: Store, path: Path) -> ImageRecord | None:
-    return store.find_path(path.absolute()) or store.find_path(path.resolve())
+        path = path or row.path
+    assert path is not None  # a part that is neither words nor vector is a file or a row
+    return embed_picture(encoder, path)
 
 
 def _is_unchanged(path: Path, row: ImageRecord) -> bool:
@@ -128,18 +163,17 @@ def _is_unchanged(path: Path, row: ImageRecord) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (row.size_bytes, row.mtime_ns)
 
 
-def _rank_by_words(store: Store, parts: Sequence[Part], config: SearchConfig, exclude: set[int]) -> list[int]:
-    words = " ".join(part.text for part in parts if part.text is not None and part.weight > 0)
-    if not words:
+def _rank_by_words(store: Store, query: Query, config: SearchConfig) -> list[int]:
+    if not query.words:
         raise InputError("Captions are searched by words: give words, or match pictures.")
-    depth = max(config.top, _FUSION_DEPTH) + len(exclude)
-    return [row for row, _ in store.match(words, depth, where=config.where) if row not in exclude]
+    depth = max(config.top, _FUSION_DEPTH) + len(query.exclude)
+    return [row for row, _ in store.match(query.words, depth, where=config.where) if row not in query.exclude]
 
 
 def _similarities(
-    store: Store, encoder: Encoder, query_D: NDArray[np.float32], ids: Sequence[int]
+    store: Store, model: str, vector_D: NDArray[np.float32], ids: Sequence[int]
 ) -> list[tuple[int, float]]:
     """Rows in the given order with their cosine; rows that this model hasn't embedded are left out."""
-    rows, vectors_ND = store.vectors(encoder.card.name, ids)
-    cosine = dict(zip(rows.tolist(), (vectors_ND @ query_D).tolist(), strict=True))
+    rows, vectors_ND = store.vectors(model, ids)
+    cosine = dict(zip(rows.tolist(), (vectors_ND @ vector_D).tolist(), strict=True))
     return [(row, cosine[row]) for row in ids if row in cosine]

@@ -12,12 +12,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
 from sightline.images.formats import is_image_name
 from sightline.paths import expand, is_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SEPARATOR = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
 _WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])")  # 10:30 is a time
@@ -26,22 +31,30 @@ _PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a query: words or a picture, and its signed weight."""
+    """One part of a query: words or a picture, and its signed weight. A picture is a file, a row or a vector."""
 
     weight: float = 1.0
     text: str | None = None
     image: Path | None = None
+    row: int | None = None
+    """The id of an image of the library that is searched."""
+    vector: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """What the searching model made of a picture that is no file here (D,)."""
+    name: str | None = None
+    """What the user calls a row or a vector."""
 
     def __post_init__(self) -> None:
-        if (self.text is None) == (self.image is None):
+        if sum(given is not None for given in (self.text, self.image, self.row, self.vector)) != 1:
             raise InputError("A part of a query is either words or a picture.")
         if not math.isfinite(self.weight) or self.weight == 0:
             raise InputError(f"The weight of {self.label!r} is {self.weight:g}; it must be a number other than 0.")
 
     @property
     def label(self) -> str:
-        """The words, or the picture's path, as the user knows them."""
-        return self.text if self.text is not None else str(self.image)
+        """The words, or the picture's path or name, as the user knows them."""
+        if self.text is not None:
+            return self.text
+        return self.name or (f"image {self.row}" if self.row is not None else str(self.image or "a picture"))
 
 
 def parse_query(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.types import Caption, Embedding, ImageRecord, ModelIdentity, StoreStats
+    from sightline.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,13 @@ class Store(Protocol):
         """All records by root and path, under a filter, below a folder."""
         ...
 
+    def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
+
+        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
+        """
+        ...
+
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path."""
         ...
@@ -127,6 +134,10 @@ class Store(Protocol):
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay."""
+        ...
+
+    def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
+        """Drop the captions of one source, in one transaction; the number dropped."""
         ...
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:

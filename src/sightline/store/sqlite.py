@@ -29,7 +29,7 @@ from sightline.types import StoreStats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sightline.types import Caption, ImageRecord, ModelIdentity
+    from sightline.types import Caption, CaptionSource, ImageRecord, ModelIdentity
 
 _SCAN_ROWS = 1000
 _BY_PATH = "(select path from roots where roots.id = images.root_id), images.relative"
@@ -124,10 +124,8 @@ class SqliteStore:
         """Ids of the rows, all or those below a folder, that have no vector of this model."""
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            condition = self._condition(db, root=root)
-            lacking = "not exists (select 1 from vectors where image_id = images.id and model_id = ?)"
-            both = Sql(text=f"{condition.text} and {lacking}", parameters=(*condition.parameters, known.id))
-            return set(rows.read_ids(db, both))
+            lacking = rows.having_vector(self._condition(db, root=root), known.id, negated=True)
+            return set(rows.read_ids(db, lacking))
 
     def query(
         self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
@@ -194,6 +192,17 @@ class SqliteStore:
         by_id = {record.id: record for record in records}
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
+    def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
+
+        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
+        """
+        with self._database.reading() as db:
+            condition = self._condition(db, where=where)
+            if model is not None:
+                condition = rows.having_vector(condition, vectors.get_model(db, model).id)
+            return rows.read_id_array(db, condition, newest_first=True)
+
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""
         with self._database.reading() as db:
@@ -246,6 +255,11 @@ class SqliteStore:
         """
         with self._database.writing() as db:
             texts.put_captions(db, captions)
+
+    def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
+        """Drop the captions of one source, in one transaction; the number dropped."""
+        with self._database.writing() as db:
+            return texts.remove_captions(db, ids, source)
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of images, the best first; images without captions map to an empty list."""

@@ -11,7 +11,7 @@ from sightline.errors import StoreError
 from sightline.store.filters import Sql
 from sightline.store.paths import path_from_sql, storable_text
 from sightline.store.vectors import ids_json
-from sightline.types import Caption
+from sightline.types import Caption, CaptionSource
 
 _SEPARATORS = re.compile(r"[\x00-\x1f!-/:-@\[-`{-~]+")
 """ASCII punctuation and control characters; the rest is left to SQLite's own tokenizer."""
@@ -73,6 +73,15 @@ def put_captions(db: sqlite3.Connection, captions: Mapping[int, Sequence[Caption
         [_to_row(image_id, caption) for image_id, given in captions.items() for caption in given],
     )
     refresh_texts(db, captions)
+
+
+def remove_captions(db: sqlite3.Connection, ids: Iterable[int], source: CaptionSource) -> int:
+    """Drop the captions of one source; the number dropped."""
+    ids = list(ids)
+    sql = "delete from captions where source = ? and image_id in (select value from json_each(?))"
+    dropped = db.execute(sql, (source, ids_json(ids))).rowcount
+    refresh_texts(db, ids)
+    return dropped
 
 
 def _to_row(image_id: int, caption: Caption) -> tuple[Any, ...]:

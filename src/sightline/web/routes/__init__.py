@@ -1,0 +1,1 @@
+"""The routes, one module for a group of addresses; each gives `router`."""

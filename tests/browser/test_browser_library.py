@@ -1,0 +1,78 @@
+"""The library: folders, work that is watched and steered, models, duplicates, what could not be read."""
+
+from browser.waiting import ask, wait_until
+
+
+def job(page, text):
+    return page.locator(".job", has_text=text).first
+
+
+def test_a_folder_is_added_and_watched_then_work_is_paused_resumed_and_cancelled(open_page):
+    page = open_page("/library?library=growing")
+    page.get_by_role("button", name="Add a folder").click()
+    dialog = page.get_by_role("dialog", name="Add a folder")
+    dialog.get_by_role("button", name="many").click()
+    dialog.get_by_text("No folders inside").wait_for()
+    dialog.get_by_role("button", name="Add this folder").click()
+    job(page, "Indexing many").get_by_text("Done").wait_for()
+    assert "120 added" in job(page, "Indexing many").inner_text()
+    page.locator(".page-head", has_text="120 pictures").wait_for()
+    page.get_by_role("button", name="Caption pictures that have none").click()
+    captioning = job(page, "Captioning pictures")
+    captioning.get_by_text(" of 120").wait_for()
+    page.locator(".work-pill", has_text="Captioning").wait_for()
+    captioning.get_by_role("button", name="Pause").click()
+    captioning.get_by_text("Paused").wait_for()
+    captioning.get_by_role("button", name="Resume").click()
+    captioning.get_by_text("Running").wait_for()
+    captioning.get_by_text("/s").wait_for()
+    captioning.get_by_role("button", name="Cancel").click()
+    captioning.get_by_text("Cancelled").wait_for()
+    wait_until(page, "document.querySelector('.work-pill') === null")
+    page.reload()
+    job(page, "Captioning pictures").get_by_text("Cancelled").wait_for()
+
+
+def test_what_was_left_out_and_why(open_page):
+    page = open_page("/library")
+    page.get_by_role("link", name="Not readable 1").click()
+    page.get_by_role("heading", name="1 file could not be read").wait_for()
+    assert "broken.jpg" in page.locator(".skipped-list").inner_text()
+    assert "truncated" in page.locator(".skipped-list").inner_text()
+
+
+def test_another_model_is_used_and_the_first_again(open_page, world):
+    page = open_page("/library")
+    second = page.locator(".model-list li", has_text=world.second_model)
+    second.get_by_role("button", name="Use").click()
+    second.get_by_text("In use").wait_for()
+    assert ask(page, "/api/models")["default"] == world.second_model
+    page.locator(".model-list li", has_text="starter").get_by_role("button", name="Use").click()
+    page.get_by_text("Searches use starter now").wait_for()
+    assert ask(page, "/api/stats")["models"]["starter"] == ask(page, "/api/stats")["images"]
+
+
+def test_duplicates_lie_side_by_side(open_page):
+    page = open_page("/library?view=duplicates")
+    page.get_by_role("heading", name="2 exact copies").wait_for()
+    group = page.locator(".group").first.inner_text()
+    assert "chelsea.png" in group
+    assert "chelsea again.png" in group
+    page.get_by_role("radio", name="Near duplicates").check()
+    page.get_by_text("Similarity at least").wait_for()
+    near = page.locator(".group", has_text="coffee small.png")
+    near.wait_for()
+    assert "pixels" in near.inner_text()
+    assert page.get_by_text("Nothing is deleted from disk").is_visible()
+
+
+def test_another_library_is_chosen(open_page):
+    page = open_page("/library")
+    page.get_by_role("heading", name="demo", exact=True).wait_for()
+    page.get_by_role("combobox", name="Library").select_option(label="big (100,000)")
+    page.get_by_role("heading", name="big", exact=True).wait_for()
+    page.get_by_role("link", name="Search", exact=True).click()
+    page.locator("#count strong", has_text="100,000").wait_for()
+    page.get_by_role("link", name="Library", exact=True).click()
+    page.get_by_role("combobox", name="Library").select_option(index=0)
+    page.get_by_role("heading", name="demo", exact=True).wait_for()
