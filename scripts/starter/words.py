@@ -115,8 +115,8 @@ def learn_words(
     sizes = (recipe.batch, recipe.names_batch)[: len(sets)]
     n_steps = len(sets[0].group_N) // recipe.batch
     training = Training(
-        matcher, corpus.folder / "words.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed + 1,
-        factors={"map": recipe.map_factor},
+        matcher, corpus.folder / "words.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate,
+        seed=recipe.seed + 1, factors={"map": recipe.map_factor},
     )  # fmt: skip
     for epoch, _ in training.epochs():
         rng = np.random.default_rng([recipe.seed + 1, epoch])

@@ -28,7 +28,6 @@ def world(tmp_path_factory):
     pytest.importorskip("fastapi", reason="needs the extra web")
     pytest.importorskip("uvicorn", reason="needs the extra web")
     from browser.world import build_world
-
     from sightline.errors import InputError
 
     try:

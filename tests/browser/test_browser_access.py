@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from browser.waiting import ids_of, wait_until
 
 PAGES = (

@@ -1,6 +1,7 @@
 """Caption, Compare, Train."""
 
 import pytest
+
 from browser.waiting import hand_over, wait_until
 from browser.world import write_rows
 

@@ -4,6 +4,7 @@ import json
 from urllib.request import urlopen
 
 import pytest
+
 from browser.waiting import ask, ids_of, wait_until
 
 

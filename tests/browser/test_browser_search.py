@@ -5,6 +5,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
 from browser.waiting import ask, hand_over, ids_of, wait_for_best, wait_for_first, wait_until
 
 

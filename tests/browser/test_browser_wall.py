@@ -1,6 +1,7 @@
 """A wall of 100,000 pictures: what is seen is there, what isn't costs nothing, and nothing jumps."""
 
 import pytest
+
 from browser.waiting import wait_until
 from browser.world import MANY_ROWS
 
