@@ -88,6 +88,8 @@ def found(store, where):
         ("width != 640 or height < 480 OR latitude < 0", "snow top"),
         ("width between 1000 and 5e3", "snow"),
         ("width not between 1000 and 5000", "beach odd scan top"),
+        ("aspect > 2", "snow"),
+        ("aspect between 1.3 and 1.4", "beach odd scan top"),
         ("size_bytes<8000", "top"),
         ("latitude is not null and latitude > -.5", "beach"),
         ("latitude = -10.25", "top"),

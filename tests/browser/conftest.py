@@ -10,7 +10,7 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright is started, this thread can run no other event loop
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -37,7 +37,7 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def address(browser, world, tmp_path_factory):
+def address(world, tmp_path_factory):
     from browser.world import serve
 
     with serve(world, tmp_path_factory.mktemp("server-home")) as found:

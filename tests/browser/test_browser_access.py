@@ -60,6 +60,7 @@ def test_no_page_has_faults_that_shut_readers_out(open_page):
     assert audit(open_page(), CHECK) == {}
 
 
+@pytest.mark.slow
 def test_axe_finds_no_serious_violation(open_page):
     axe = find_axe()
     if axe is None:
@@ -75,6 +76,7 @@ def find_axe():
     return next((file for place in places or [] for file in Path(place).rglob("axe.min.js")), None)
 
 
+@pytest.mark.slow
 def test_no_page_is_wider_than_the_window(open_page):
     page = open_page()
     for path in visit_all(page):

@@ -60,6 +60,7 @@ def journal(world):
     (world.run / "log.jsonl").write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.slow
 def test_curves_follow_a_run(open_page, world, journal):
     page = open_page("/train")
     chart = page.get_by_role("img", name="Loss over 30 steps: loss from 2.95 to 1.5")

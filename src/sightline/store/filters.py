@@ -52,6 +52,7 @@ FIELDS: Mapping[str, Field] = {
     "format": Field(kind="text", sql="images.format collate nocase"),
     "width": Field(kind="number", sql="images.width"),
     "height": Field(kind="number", sql="images.height"),
+    "aspect": Field(kind="number", sql="(images.width * 1.0 / images.height)"),
     "size_bytes": Field(kind="number", sql="images.size_bytes"),
     "modified_at": Field(kind="date", sql=_LOCAL_TIME.format(column="mtime_ns")),
     "indexed_at": Field(kind="date", sql=_LOCAL_TIME.format(column="indexed_at_ns")),

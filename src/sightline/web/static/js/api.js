@@ -1,6 +1,5 @@
 /** The server's API. Every failure is a `Problem` whose words can be shown to a person. */
 
-
 /** What the server refused or couldn't do, in its own words (RFC 9457). */
 export class Problem extends Error {
   /**
@@ -100,8 +99,14 @@ async function request(path, options = {}) {
 async function readProblem(response) {
   try {
     const problem = await response.json();
-    const fields = (problem.errors ?? []).map((/** @type {{field: string, message: string}} */ e) => `${e.field}: ${e.message}`);
-    return new Problem(response.status, [problem.detail ?? problem.title, ...fields].filter(Boolean).join(" "), problem.type);
+    const fields = (problem.errors ?? []).map(
+      (/** @type {{field: string, message: string}} */ e) => `${e.field}: ${e.message}`,
+    );
+    return new Problem(
+      response.status,
+      [problem.detail ?? problem.title, ...fields].filter(Boolean).join(" "),
+      problem.type,
+    );
   } catch {
     return new Problem(response.status, `The server answered ${response.status} ${response.statusText}.`);
   }
@@ -197,7 +202,8 @@ export const api = {
   runs: () => request("/api/runs"),
 
   /** @param {string} name @param {number} after rows that are here already @param {AbortSignal} [signal] @returns {Promise<import("./types.js").RunDetail>} */
-  run: (name, after, signal) => request(`/api/runs/${name.split("/").map(encodeURIComponent).join("/")}`, { params: { after }, signal }),
+  run: (name, after, signal) =>
+    request(`/api/runs/${name.split("/").map(encodeURIComponent).join("/")}`, { params: { after }, signal }),
 };
 
 /**

@@ -12,10 +12,18 @@ let groups = 0;
  */
 export function radioGroup({ label, options, value, look = "choices", onchange }) {
   const name = `group-${(groups += 1)}`;
-  return h("div", { class: look, role: "radiogroup", "aria-label": label },
-    options.map(([option, text]) => h("label", {},
-      h("input", { type: "radio", name, value: option, checked: option === value, onchange: () => onchange(option) }),
-      h("span", {}, text))));
+  return h(
+    "div",
+    { class: look, role: "radiogroup", "aria-label": label },
+    options.map(([option, text]) =>
+      h(
+        "label",
+        {},
+        h("input", { type: "radio", name, value: option, checked: option === value, onchange: () => onchange(option) }),
+        h("span", {}, text),
+      ),
+    ),
+  );
 }
 
 /**

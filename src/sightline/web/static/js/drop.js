@@ -19,7 +19,9 @@ const holdsFile = (data) => data !== null && [...data.types].includes("Files");
 
 /** @param {DataTransfer | null} data */
 function take(data) {
-  const file = [...(data?.files ?? [])].find((one) => one.type.startsWith("image/") || /\.(heic|heif|avif|tiff?)$/i.test(one.name));
+  const file = [...(data?.files ?? [])].find(
+    (one) => one.type.startsWith("image/") || /\.(heic|heif|avif|tiff?)$/i.test(one.name),
+  );
   if (file) target?.take(file);
   else toast("That is no picture. Drop a file such as a JPEG, PNG, WebP or HEIC.");
 }

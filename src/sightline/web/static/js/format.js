@@ -82,7 +82,11 @@ export function formatAgo(moment) {
   if (!date) return moment;
   const seconds = (date.getTime() - Date.now()) / 1000;
   const relative = new Intl.RelativeTimeFormat(LOCALE, { numeric: "auto" });
-  for (const [unit, size] of /** @type {const} */ ([["day", 86400], ["hour", 3600], ["minute", 60]])) {
+  for (const [unit, size] of /** @type {const} */ ([
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+  ])) {
     if (Math.abs(seconds) >= size) return relative.format(Math.round(seconds / size), unit);
   }
   return "just now";
@@ -93,4 +97,8 @@ export function formatAgo(moment) {
  *
  * @param {string} path
  */
-export const baseName = (path) => path.replace(/[/\\]+$/, "").split(/[/\\]/).pop() || path;
+export const baseName = (path) =>
+  path
+    .replace(/[/\\]+$/, "")
+    .split(/[/\\]/)
+    .pop() || path;

@@ -62,9 +62,23 @@ const viewer = new Viewer(search);
 
 function drawNav() {
   const at = location.pathname.split("/")[1];
-  const entries = [{ path: "/", text: "Search", icon: /** @type {const} */ ("search"), isHere: at === "" || at === "image" },
-    ...Object.entries(OTHERS).filter(([name]) => stats?.pages.includes(name) ?? name === "library").map(([name, page]) => ({ path: `/${name}`, text: page.text, icon: page.icon, isHere: at === name }))];
-  fill(find("#nav"), entries.map((entry) => h("a", { href: entry.path, "aria-current": entry.isHere ? "page" : null, title: entry.text }, icon(entry.icon), h("span", {}, entry.text))));
+  const entries = [
+    { path: "/", text: "Search", icon: /** @type {const} */ ("search"), isHere: at === "" || at === "image" },
+    ...Object.entries(OTHERS)
+      .filter(([name]) => stats?.pages.includes(name) ?? name === "library")
+      .map(([name, page]) => ({ path: `/${name}`, text: page.text, icon: page.icon, isHere: at === name })),
+  ];
+  fill(
+    find("#nav"),
+    entries.map((entry) =>
+      h(
+        "a",
+        { href: entry.path, "aria-current": entry.isHere ? "page" : null, title: entry.text },
+        icon(entry.icon),
+        h("span", {}, entry.text),
+      ),
+    ),
+  );
 }
 
 /** @param {string} name @param {URL} address */
@@ -125,7 +139,15 @@ function showWork() {
   const place = find("#work");
   if (!job) return place.replaceChildren();
   const { done, total } = job.progress;
-  fill(place, h("a", { class: "work-pill", href: "/library" }, h("span", { class: "spinner" }), h("span", {}, `${nameJob(job)}${total ? ` ${formatPercent(done / total)}` : ""}`)));
+  fill(
+    place,
+    h(
+      "a",
+      { class: "work-pill", href: "/library" },
+      h("span", { class: "spinner" }),
+      h("span", {}, `${nameJob(job)}${total ? ` ${formatPercent(done / total)}` : ""}`),
+    ),
+  );
 }
 
 const refreshSoon = debounce(() => {

@@ -18,10 +18,18 @@ export function toast(text, action) {
     clearTimeout(timer);
     note.remove();
   };
-  const note = h("div", { class: "toast" },
+  const note = h(
+    "div",
+    { class: "toast" },
     h("p", {}, text),
-    action && h("button", { class: "button small", type: "button", onclick: () => (close(), action.run()) }, action.label),
-    h("button", { class: "icon-button", type: "button", "aria-label": "Dismiss", onclick: () => close() }, icon("close")));
+    action &&
+      h("button", { class: "button small", type: "button", onclick: () => (close(), action.run()) }, action.label),
+    h(
+      "button",
+      { class: "icon-button", type: "button", "aria-label": "Dismiss", onclick: () => close() },
+      icon("close"),
+    ),
+  );
   const wait_ms = action ? WITH_ACTION_MS : SHOWN_MS;
   let timer = window.setTimeout(close, wait_ms);
   const hold = () => clearTimeout(timer);

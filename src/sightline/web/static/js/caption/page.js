@@ -21,17 +21,62 @@ export function makePage(root) {
   /** @type {File | null} */
   let file = null;
   let preview = "";
-  const picker = h("input", { type: "file", accept: "image/*,.heic,.heif", hidden: true, onchange: () => picker.files?.[0] && take(picker.files[0]) });
+  const picker = h("input", {
+    type: "file",
+    accept: "image/*,.heic,.heif",
+    hidden: true,
+    onchange: () => picker.files?.[0] && take(picker.files[0]),
+  });
   const place = h("button", { class: "drop-zone", type: "button", onclick: () => picker.click() });
   const answer = h("div", { class: "caption-answer", "aria-live": "polite" });
-  const candidates = h("textarea", { class: "textarea", rows: 4, id: "candidates", placeholder: "a dog on a beach\na birthday party\nan empty street at night", spellcheck: "false" });
-  const again = h("button", { class: "button", type: "button", disabled: true, onclick: () => void run() }, icon("refresh"), "Caption again");
-  fill(root,
-    h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "Caption"), h("p", {}, "Drop any picture: it is described at once, in this machine, and kept nowhere."))),
-    h("div", { class: "caption-page" },
-      h("div", { class: "caption-side" }, place, picker,
-        h("div", { class: "field" }, h("label", { for: "candidates" }, h("span", { class: "soft small" }, "Your own candidates, one a line (optional)")), candidates), again),
-      answer));
+  const candidates = h("textarea", {
+    class: "textarea",
+    rows: 4,
+    id: "candidates",
+    placeholder: "a dog on a beach\na birthday party\nan empty street at night",
+    spellcheck: "false",
+  });
+  const again = h(
+    "button",
+    { class: "button", type: "button", disabled: true, onclick: () => void run() },
+    icon("refresh"),
+    "Caption again",
+  );
+  fill(
+    root,
+    h(
+      "header",
+      { class: "page-head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Caption"),
+        h("p", {}, "Drop any picture: it is described at once, in this machine, and kept nowhere."),
+      ),
+    ),
+    h(
+      "div",
+      { class: "caption-page" },
+      h(
+        "div",
+        { class: "caption-side" },
+        place,
+        picker,
+        h(
+          "div",
+          { class: "field" },
+          h(
+            "label",
+            { for: "candidates" },
+            h("span", { class: "soft small" }, "Your own candidates, one a line (optional)"),
+          ),
+          candidates,
+        ),
+        again,
+      ),
+      answer,
+    ),
+  );
   showPlace();
   showIntroduction();
 
@@ -48,15 +93,42 @@ export function makePage(root) {
 
   function showPlace() {
     place.classList.toggle("filled", preview !== "");
-    const image = preview && h("img", { src: preview, alt: file?.name ?? "", onerror: () => image && image.replaceWith(h("span", { class: "soft" }, file?.name ?? "")) });
-    fill(place, image || null, h("span", { class: "drop-text" }, icon("image"), preview ? "Another picture" : h("strong", {}, "Drop or paste a picture"), !preview && h("span", { class: "soft" }, "or choose a file")));
+    const image =
+      preview &&
+      h("img", {
+        src: preview,
+        alt: file?.name ?? "",
+        onerror: () => image && image.replaceWith(h("span", { class: "soft" }, file?.name ?? "")),
+      });
+    fill(
+      place,
+      image || null,
+      h(
+        "span",
+        { class: "drop-text" },
+        icon("image"),
+        preview ? "Another picture" : h("strong", {}, "Drop or paste a picture"),
+        !preview && h("span", { class: "soft" }, "or choose a file"),
+      ),
+    );
   }
 
   function showIntroduction() {
-    fill(answer, h("div", { class: "caption-intro soft" },
-      h("p", {}, h("strong", {}, "Ranked"), " compares the picture with many candidate sentences (or yours) and takes the nearest."),
-      h("p", {}, h("strong", {}, "Written"), " lets a captioning model put it in its own words."),
-      h("p", {}, "Both are scored, and the best of all is chosen.")));
+    fill(
+      answer,
+      h(
+        "div",
+        { class: "caption-intro soft" },
+        h(
+          "p",
+          {},
+          h("strong", {}, "Ranked"),
+          " compares the picture with many candidate sentences (or yours) and takes the nearest.",
+        ),
+        h("p", {}, h("strong", {}, "Written"), " lets a captioning model put it in its own words."),
+        h("p", {}, "Both are scored, and the best of all is chosen."),
+      ),
+    );
   }
 
   async function run() {
@@ -69,20 +141,50 @@ export function makePage(root) {
       showResult(result);
       announce(result.best.text);
     } catch (error) {
-      fill(answer, makeFailure(error, () => void run()));
+      fill(
+        answer,
+        makeFailure(error, () => void run()),
+      );
     }
   }
 
   /** @param {DualCaption} result */
   function showResult(result) {
-    fill(answer,
-      h("figure", { class: "best" },
+    fill(
+      answer,
+      h(
+        "figure",
+        { class: "best" },
         h("p", { class: "best-text" }, result.best.text),
-        h("figcaption", { class: "soft small numbers" }, h("span", { class: "tag accent" }, icon("star"), "Best of all"), ` in ${formatDuration(result.took_ms)}`,
-          h("button", { class: "icon-button small", type: "button", "aria-label": "Copy the caption", title: "Copy", onclick: () => void copyText(result.best.text, "Caption") }, icon("copy")))),
-      h("div", { class: "caption-kinds" },
-        makeKind("Ranked", candidates.value.trim() ? "Your candidates, nearest first" : "Candidates, nearest first", result.clip),
-        makeKind("Written", "Sentences, most probable first", result.generated)));
+        h(
+          "figcaption",
+          { class: "soft small numbers" },
+          h("span", { class: "tag accent" }, icon("star"), "Best of all"),
+          ` in ${formatDuration(result.took_ms)}`,
+          h(
+            "button",
+            {
+              class: "icon-button small",
+              type: "button",
+              "aria-label": "Copy the caption",
+              title: "Copy",
+              onclick: () => void copyText(result.best.text, "Caption"),
+            },
+            icon("copy"),
+          ),
+        ),
+      ),
+      h(
+        "div",
+        { class: "caption-kinds" },
+        makeKind(
+          "Ranked",
+          candidates.value.trim() ? "Your candidates, nearest first" : "Candidates, nearest first",
+          result.clip,
+        ),
+        makeKind("Written", "Sentences, most probable first", result.generated),
+      ),
+    );
   }
 
   return {
@@ -95,8 +197,19 @@ export function makePage(root) {
 /** @param {string} title @param {string} text @param {Caption[]} captions */
 function makeKind(title, text, captions) {
   const most = Math.max(...captions.map((caption) => caption.similarity ?? 0), 0.01);
-  return h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "soft small" }, text),
-    captions.length ? h("ol", { class: "scored" }, captions.map((caption) => makeScored(caption, most))) : h("p", { class: "soft" }, "None: no captioner is at work."));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, title),
+    h("p", { class: "soft small" }, text),
+    captions.length
+      ? h(
+          "ol",
+          { class: "scored" },
+          captions.map((caption) => makeScored(caption, most)),
+        )
+      : h("p", { class: "soft" }, "None: no captioner is at work."),
+  );
 }
 
 /** @param {Caption} caption @param {number} most */
@@ -104,7 +217,24 @@ function makeScored(caption, most) {
   const share = Math.max(0, (caption.similarity ?? 0) / most);
   const bar = h("span", {});
   bar.style.transform = `scaleX(${share})`;
-  return h("li", {}, h("p", {}, caption.text, caption.best && h("span", { class: "tag accent" }, "best")),
-    h("div", { class: "scored-facts" }, h("div", { class: "meter", "aria-hidden": "true" }, bar),
-      h("span", { class: "soft small numbers" }, [caption.similarity !== null && `similarity ${formatSimilarity(caption.similarity)}`, caption.log_prob !== null && `log-prob. ${caption.log_prob.toFixed(2).replace("-", "−")}`].filter(Boolean).join(" · "))));
+  return h(
+    "li",
+    {},
+    h("p", {}, caption.text, caption.best && h("span", { class: "tag accent" }, "best")),
+    h(
+      "div",
+      { class: "scored-facts" },
+      h("div", { class: "meter", "aria-hidden": "true" }, bar),
+      h(
+        "span",
+        { class: "soft small numbers" },
+        [
+          caption.similarity !== null && `similarity ${formatSimilarity(caption.similarity)}`,
+          caption.log_prob !== null && `log-prob. ${caption.log_prob.toFixed(2).replace("-", "−")}`,
+        ]
+          .filter(Boolean)
+          .join(" · "),
+      ),
+    ),
+  );
 }

@@ -24,32 +24,70 @@ export function makeDuplicates() {
   const foot = h("div", { class: "groups-foot" });
   const shown = h("output", { class: "numbers" }, least.toFixed(2));
   const range = h("input", {
-    class: "range", type: "range", min: 0.8, max: 0.99, step: 0.01, value: least, "aria-label": "Least similarity of near duplicates",
+    class: "range",
+    type: "range",
+    min: 0.8,
+    max: 0.99,
+    step: 0.01,
+    value: least,
+    "aria-label": "Least similarity of near duplicates",
     oninput: () => (shown.textContent = Number(range.value).toFixed(2)),
     onchange: () => {
       least = Number(range.value);
       void load();
     },
   });
-  const slider = h("div", { class: "near-slider", hidden: true }, h("span", { class: "small soft" }, "Similarity at least ", shown), range);
+  const slider = h(
+    "div",
+    { class: "near-slider", hidden: true },
+    h("span", { class: "small soft" }, "Similarity at least ", shown),
+    range,
+  );
   const choice = radioGroup({
-    label: "Which duplicates", look: "segments", value: kind, options: [["exact", "Exact copies"], ["near", "Near duplicates"]],
+    label: "Which duplicates",
+    look: "segments",
+    value: kind,
+    options: [
+      ["exact", "Exact copies"],
+      ["near", "Near duplicates"],
+    ],
     onchange: (value) => {
       kind = value;
       slider.hidden = kind !== "near";
       void load();
     },
   });
-  const element = h("div", {}, h("div", { class: "duplicates-head" }, choice, slider, h("p", { class: "soft small" }, "Nothing is deleted from disk: what to do with copies is up to you.")), list, foot);
+  const element = h(
+    "div",
+    {},
+    h(
+      "div",
+      { class: "duplicates-head" },
+      choice,
+      slider,
+      h("p", { class: "soft small" }, "Nothing is deleted from disk: what to do with copies is up to you."),
+    ),
+    list,
+    foot,
+  );
 
   async function load(offset = 0) {
     if (offset === 0) fill(list, h("li", { class: "busy-line" }, h("span", { class: "spinner" }), "Comparing …"));
     fill(foot);
     try {
-      const answer = await latest.run((signal) => api.duplicates(kind === "near" ? least : null, { offset, limit: PAGE, signal }));
+      const answer = await latest.run((signal) =>
+        api.duplicates(kind === "near" ? least : null, { offset, limit: PAGE, signal }),
+      );
       if (answer) show(answer.groups, offset, answer.total);
     } catch (error) {
-      fill(list, h("li", {}, makeFailure(error, () => void load())));
+      fill(
+        list,
+        h(
+          "li",
+          {},
+          makeFailure(error, () => void load()),
+        ),
+      );
     }
   }
 
@@ -58,14 +96,28 @@ export function makeDuplicates() {
     if (offset === 0) fill(list);
     list.append(...groups.map(makeGroup));
     if (total === 0) {
-      fill(list, h("li", {}, makeMessage({
-        icon: "check", title: kind === "exact" ? "No exact copies" : "No near duplicates",
-        text: kind === "exact" ? "No two files hold the same picture byte for byte. Near duplicates may still be there." : "Nothing is as similar as that. Lower the similarity to look further.",
-      })));
+      fill(
+        list,
+        h(
+          "li",
+          {},
+          makeMessage({
+            icon: "check",
+            title: kind === "exact" ? "No exact copies" : "No near duplicates",
+            text:
+              kind === "exact"
+                ? "No two files hold the same picture byte for byte. Near duplicates may still be there."
+                : "Nothing is as similar as that. Lower the similarity to look further.",
+          }),
+        ),
+      );
     }
     const end = offset + groups.length;
-    fill(foot, total > 0 && h("p", { class: "soft small" }, `${formatCount(end)} of ${formatPlural(total, "group")}`),
-      end < total && h("button", { class: "button", type: "button", onclick: () => void load(end) }, "Show more"));
+    fill(
+      foot,
+      total > 0 && h("p", { class: "soft small" }, `${formatCount(end)} of ${formatPlural(total, "group")}`),
+      end < total && h("button", { class: "button", type: "button", onclick: () => void load(end) }, "Show more"),
+    );
   }
 
   return { element, load, leave: () => latest.stop() };
@@ -73,14 +125,65 @@ export function makeDuplicates() {
 
 /** @param {Group} group */
 function makeGroup(group) {
-  const title = group.kind === "exact" ? `${group.images.length} exact copies` : `${group.images.length} alike, similarity from ${formatSimilarity(group.similarity)}`;
-  return h("li", { class: "card group" },
-    h("div", { class: "group-head" }, h("h3", {}, title), h("ul", { class: "differences", "aria-label": "Differences" }, group.differences.filter((text) => !SHOWN_BELOW.test(text)).map((text) => h("li", { class: "tag" }, text)))),
-    h("ul", { class: "group-images" }, group.images.slice(0, SHOWN_IMAGES).map((image) => h("li", {},
-      h("a", { class: "thumb", href: pictureLink(image.id), "aria-label": `Open ${image.path}` },
-        h("img", { src: thumbnailAddress(image, 320), alt: image.captions[0]?.text ?? image.name, loading: "lazy" })),
-      h("p", { class: "group-name" }, h("strong", { title: image.path }, image.name),
-        h("button", { class: "icon-button small", type: "button", "aria-label": `Copy the path of ${image.path}`, title: "Copy the path", onclick: () => void copyText(image.path, "Path") }, icon("copy"))),
-      h("p", { class: "soft small" }, image.folder),
-      h("p", { class: "soft small numbers" }, `${formatCount(image.width)} × ${formatCount(image.height)} · ${formatBytes(image.size_bytes)} · ${image.format}`)))));
+  const title =
+    group.kind === "exact"
+      ? `${group.images.length} exact copies`
+      : `${group.images.length} alike, similarity from ${formatSimilarity(group.similarity)}`;
+  return h(
+    "li",
+    { class: "card group" },
+    h(
+      "div",
+      { class: "group-head" },
+      h("h3", {}, title),
+      h(
+        "ul",
+        { class: "differences", "aria-label": "Differences" },
+        group.differences.filter((text) => !SHOWN_BELOW.test(text)).map((text) => h("li", { class: "tag" }, text)),
+      ),
+    ),
+    h(
+      "ul",
+      { class: "group-images" },
+      group.images
+        .slice(0, SHOWN_IMAGES)
+        .map((image) =>
+          h(
+            "li",
+            {},
+            h(
+              "a",
+              { class: "thumb", href: pictureLink(image.id), "aria-label": `Open ${image.path}` },
+              h("img", {
+                src: thumbnailAddress(image, 320),
+                alt: image.captions[0]?.text ?? image.name,
+                loading: "lazy",
+              }),
+            ),
+            h(
+              "p",
+              { class: "group-name" },
+              h("strong", { title: image.path }, image.name),
+              h(
+                "button",
+                {
+                  class: "icon-button small",
+                  type: "button",
+                  "aria-label": `Copy the path of ${image.path}`,
+                  title: "Copy the path",
+                  onclick: () => void copyText(image.path, "Path"),
+                },
+                icon("copy"),
+              ),
+            ),
+            h("p", { class: "soft small" }, image.folder),
+            h(
+              "p",
+              { class: "soft small numbers" },
+              `${formatCount(image.width)} × ${formatCount(image.height)} · ${formatBytes(image.size_bytes)} · ${image.format}`,
+            ),
+          ),
+        ),
+    ),
+  );
 }

@@ -3,7 +3,15 @@
 import { api } from "../api.js";
 import { fill, h } from "../dom.js";
 import { noteJob } from "../events.js";
-import { baseName, formatAgo, formatCount, formatDuration, formatPercent, formatPlural, formatRate } from "../format.js";
+import {
+  baseName,
+  formatAgo,
+  formatCount,
+  formatDuration,
+  formatPercent,
+  formatPlural,
+  formatRate,
+} from "../format.js";
 import { icon } from "../icons.js";
 import { toastProblem } from "../toast.js";
 
@@ -27,8 +35,12 @@ export function nameJob(job) {
 
 /** @type {Record<Job["state"], [text: string, look: string]>} */
 const STATES = {
-  queued: ["Waiting", "tag"], running: ["Running", "tag accent"], paused: ["Paused", "tag"],
-  done: ["Done", "tag"], failed: ["Failed", "tag alarm"], cancelled: ["Cancelled", "tag"],
+  queued: ["Waiting", "tag"],
+  running: ["Running", "tag accent"],
+  paused: ["Paused", "tag"],
+  done: ["Done", "tag"],
+  failed: ["Failed", "tag alarm"],
+  cancelled: ["Cancelled", "tag"],
 };
 
 /** A card that follows one job. @param {Job} job */
@@ -42,14 +54,23 @@ export function makeJobCard(job) {
   const summary = h("summary", {});
   const skipped = h("details", { class: "skipped", hidden: true }, summary, list);
   const title = h("h3", {});
-  const element = h("li", { class: "job" }, h("div", { class: "job-head" }, title, state, buttons), meter, facts, skipped);
+  const element = h(
+    "li",
+    { class: "job" },
+    h("div", { class: "job-head" }, title, state, buttons),
+    meter,
+    facts,
+    skipped,
+  );
   let drawnButtons = "";
 
   /** @param {Job} next */
   function update(next) {
     const { done, total, skipped_count: left } = next.progress;
     title.textContent = nameJob(next);
-    const [text, look] = next.stopping ? [next.stopping === "pause" ? "Pausing …" : "Cancelling …", "tag"] : STATES[next.state];
+    const [text, look] = next.stopping
+      ? [next.stopping === "pause" ? "Pausing …" : "Cancelling …", "tag"]
+      : STATES[next.state];
     [state.textContent, state.className] = [text, look];
     const share = total ? Math.min(1, done / total) : 0;
     bar.style.transform = `scaleX(${share})`;
@@ -59,8 +80,14 @@ export function makeJobCard(job) {
     facts.textContent = describe(next);
     skipped.hidden = left === 0;
     summary.textContent = `${formatPlural(left, "file")} left out`;
-    fill(list, next.progress.skipped.map((file) => h("li", {}, h("code", {}, file.path), h("span", { class: "soft" }, file.reason))),
-      left > next.progress.skipped.length && h("li", { class: "soft" }, `The latest ${formatCount(next.progress.skipped.length)} of ${formatCount(left)}.`));
+    fill(
+      list,
+      next.progress.skipped.map((file) =>
+        h("li", {}, h("code", {}, file.path), h("span", { class: "soft" }, file.reason)),
+      ),
+      left > next.progress.skipped.length &&
+        h("li", { class: "soft" }, `The latest ${formatCount(next.progress.skipped.length)} of ${formatCount(left)}.`),
+    );
     const state_of_buttons = `${next.state} ${next.stopping}`;
     if (state_of_buttons !== drawnButtons) fill(buttons, makeButtons(next));
     drawnButtons = state_of_buttons;
@@ -78,23 +105,38 @@ function describe(job) {
   if (total === null) return found ? `${formatPlural(found, "picture")} found so far` : "Looking through folders …";
   return [
     `${formatCount(done)} of ${formatCount(total)} (${formatPercent(total ? done / total : 1)})`,
-    isRunning(job) && rate && formatRate(rate), isRunning(job) && left !== null && left > 0 && `${formatDuration(left * 1000)} left`,
-  ].filter(Boolean).join(" · ");
+    isRunning(job) && rate && formatRate(rate),
+    isRunning(job) && left !== null && left > 0 && `${formatDuration(left * 1000)} left`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** @param {Job} job */
 function makeButtons(job) {
-  const steer = (/** @type {"pause" | "resume" | "cancel"} */ verb, /** @type {string} */ label, /** @type {import("../icons.js").IconName} */ name) =>
-    h("button", {
-      class: "icon-button small", type: "button", "aria-label": `${label}: ${nameJob(job)}`, title: label, disabled: job.stopping !== null && job.stopping !== undefined,
-      onclick: async () => {
-        try {
-          noteJob(await api.steerJob(job.id, verb));
-        } catch (error) {
-          toastProblem(error);
-        }
+  const steer = (
+    /** @type {"pause" | "resume" | "cancel"} */ verb,
+    /** @type {string} */ label,
+    /** @type {import("../icons.js").IconName} */ name,
+  ) =>
+    h(
+      "button",
+      {
+        class: "icon-button small",
+        type: "button",
+        "aria-label": `${label}: ${nameJob(job)}`,
+        title: label,
+        disabled: job.stopping !== null && job.stopping !== undefined,
+        onclick: async () => {
+          try {
+            noteJob(await api.steerJob(job.id, verb));
+          } catch (error) {
+            toastProblem(error);
+          }
+        },
       },
-    }, icon(name));
+      icon(name),
+    );
   return [
     ["queued", "running"].includes(job.state) && steer("pause", "Pause", "pause"),
     ["paused", "failed", "cancelled"].includes(job.state) && steer("resume", "Resume", "play"),

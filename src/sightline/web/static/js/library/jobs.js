@@ -16,7 +16,12 @@ const SHOWN_ENDED = 3;
  */
 export function makeJobs(page) {
   const list = h("ul", { class: "jobs" });
-  const element = h("section", { class: "card", "aria-labelledby": "jobs-title" }, h("h2", { id: "jobs-title" }, "Activity"), list);
+  const element = h(
+    "section",
+    { class: "card", "aria-labelledby": "jobs-title" },
+    h("h2", { id: "jobs-title" }, "Activity"),
+    list,
+  );
   /** @type {Map<string, ReturnType<typeof makeJobCard>>} */
   const cards = new Map();
   /** @type {Map<string, Job["state"]>} */
@@ -34,7 +39,8 @@ export function makeJobs(page) {
     const elements = shown.map((job) => cards.get(job.id)?.element ?? null);
     const isSame = elements.length === list.children.length && elements.every((one, at) => one === list.children[at]);
     if (!isSame) fill(list, elements);
-    if (!shown.length) fill(list, h("li", { class: "soft" }, "Nothing is at work. Indexing and captioning show up here."));
+    if (!shown.length)
+      fill(list, h("li", { class: "soft" }, "Nothing is at work. Indexing and captioning show up here."));
   }
 
   onJob((job) => {

@@ -16,34 +16,96 @@ export function makeModels(answer, stats, actions) {
   const own = encoders.filter((model) => model.vectors > 0);
   const others = encoders.filter((model) => model.vectors === 0 && model.available);
   const away = encoders.filter((model) => model.vectors === 0 && !model.available);
-  return h("section", { class: "card", "aria-labelledby": "models-title" },
+  return h(
+    "section",
+    { class: "card", "aria-labelledby": "models-title" },
     h("h2", { id: "models-title" }, "Models"),
-    h("p", { class: "soft small" }, "Each model keeps an index of its own: changing or adding one never loses another."),
-    own.length > 0 && h("ul", { class: "model-list" }, own.map((model) => makeOwn(model, answer.default, stats.images, actions))),
+    h(
+      "p",
+      { class: "soft small" },
+      "Each model keeps an index of its own: changing or adding one never loses another.",
+    ),
+    own.length > 0 &&
+      h(
+        "ul",
+        { class: "model-list" },
+        own.map((model) => makeOwn(model, answer.default, stats.images, actions)),
+      ),
     own.length === 0 && h("p", {}, `New pictures will be indexed with ${answer.default ?? "the default model"}.`),
     stats.images > 0 && others.length > 0 && h("h3", {}, "Ready to add"),
-    stats.images > 0 && h("ul", { class: "model-list" }, others.map((model) => h("li", {}, describe(model),
-      h("button", { class: "button small", type: "button", onclick: () => actions.add(model.name) }, icon("plus"), "Add")))),
-    away.length > 0 && h("details", { class: "more-models" }, h("summary", {}, `${away.length} more, to be fetched first`),
-      h("ul", { class: "model-list" }, away.map((model) => h("li", {}, describe(model)))),
-      h("p", { class: "soft small" }, "Fetch one at the command line: ", h("code", {}, "sightline models pull NAME"))));
+    stats.images > 0 &&
+      h(
+        "ul",
+        { class: "model-list" },
+        others.map((model) =>
+          h(
+            "li",
+            {},
+            describe(model),
+            h(
+              "button",
+              { class: "button small", type: "button", onclick: () => actions.add(model.name) },
+              icon("plus"),
+              "Add",
+            ),
+          ),
+        ),
+      ),
+    away.length > 0 &&
+      h(
+        "details",
+        { class: "more-models" },
+        h("summary", {}, `${away.length} more, to be fetched first`),
+        h(
+          "ul",
+          { class: "model-list" },
+          away.map((model) => h("li", {}, describe(model))),
+        ),
+        h("p", { class: "soft small" }, "Fetch one at the command line: ", h("code", {}, "sightline models pull NAME")),
+      ),
+  );
 }
 
 /** @param {ModelEntry} model @param {string | null} current @param {number} images @param {{add: (name: string) => void, use: (name: string) => void}} actions */
 function makeOwn(model, current, images, actions) {
   const isCurrent = model.name === current;
   const isWhole = model.vectors >= images;
-  return h("li", {}, describe(model, isWhole ? `all ${formatCount(images)} pictures` : `${formatCount(model.vectors)} of ${formatCount(images)} pictures`),
-    !isWhole && model.available && h("button", { class: "button small", type: "button", onclick: () => actions.add(model.name) }, "Complete"),
-    isCurrent ? h("span", { class: "tag accent" }, icon("check"), "In use")
-      : h("button", { class: "button small", type: "button", disabled: !model.available, onclick: () => actions.use(model.name) }, "Use"));
+  return h(
+    "li",
+    {},
+    describe(
+      model,
+      isWhole
+        ? `all ${formatCount(images)} pictures`
+        : `${formatCount(model.vectors)} of ${formatCount(images)} pictures`,
+    ),
+    !isWhole &&
+      model.available &&
+      h("button", { class: "button small", type: "button", onclick: () => actions.add(model.name) }, "Complete"),
+    isCurrent
+      ? h("span", { class: "tag accent" }, icon("check"), "In use")
+      : h(
+          "button",
+          { class: "button small", type: "button", disabled: !model.available, onclick: () => actions.use(model.name) },
+          "Use",
+        ),
+  );
 }
 
 /** @param {ModelEntry} model @param {string} [more] */
 function describe(model, more) {
   const accuracy = model.figures?.imagenet_zeroshot_acc1;
-  const facts = [more, model.dim && `${model.dim} dimensions`, model.size_bytes && formatBytes(model.size_bytes), accuracy && `ImageNet ${formatPercent(accuracy)}`].filter(Boolean);
-  return h("div", {}, h("strong", {}, model.name), h("span", { class: "soft small numbers" }, facts.join(" · ")),
-    h("span", { class: "soft small licence", title: model.licence }, `Licence: ${model.licence}`));
+  const facts = [
+    more,
+    model.dim && `${model.dim} dimensions`,
+    model.size_bytes && formatBytes(model.size_bytes),
+    accuracy && `ImageNet ${formatPercent(accuracy)}`,
+  ].filter(Boolean);
+  return h(
+    "div",
+    {},
+    h("strong", {}, model.name),
+    h("span", { class: "soft small numbers" }, facts.join(" · ")),
+    h("span", { class: "soft small licence", title: model.licence }, `Licence: ${model.licence}`),
+  );
 }
-

@@ -27,7 +27,10 @@ export class Box {
     this.events = events;
     this.form = find("#search");
     this.input = /** @type {HTMLInputElement} */ (find("#search-input"));
-    this.chips = new Chips(find("#chips"), { onchange: (at, part) => this.#change(at, part), onedit: (at) => this.#edit(at) });
+    this.chips = new Chips(find("#chips"), {
+      onchange: (at, part) => this.#change(at, part),
+      onedit: (at) => this.#edit(at),
+    });
     this.clear = find("#clear");
     this.add = find("#add-part");
     const picker = /** @type {HTMLInputElement} */ (find("#picture-file"));

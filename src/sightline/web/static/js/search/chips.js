@@ -51,8 +51,21 @@ class Chip {
     this.part = part;
     this.at = 0;
     this.events = events;
-    this.main = h("button", { class: "chip-main", type: "button", onkeydown: (/** @type {KeyboardEvent} */ event) => this.#onKey(event) });
-    const remove = h("button", { class: "chip-remove", type: "button", "aria-label": `Remove ${labelOf(part)}`, onclick: () => events.onchange(this.at, null) }, icon("close"));
+    this.main = h("button", {
+      class: "chip-main",
+      type: "button",
+      onkeydown: (/** @type {KeyboardEvent} */ event) => this.#onKey(event),
+    });
+    const remove = h(
+      "button",
+      {
+        class: "chip-remove",
+        type: "button",
+        "aria-label": `Remove ${labelOf(part)}`,
+        onclick: () => events.onchange(this.at, null),
+      },
+      icon("close"),
+    );
     this.element = h("li", { class: "chip" }, this.main, remove);
     addPopover(this.main, { label: `Part: ${labelOf(part)}`, build: (close) => this.#buildPanel(close) });
   }
@@ -69,8 +82,16 @@ class Chip {
     const weight = Math.abs(part.weight);
     const isNegative = part.weight < 0;
     this.element.classList.toggle("negative", isNegative);
-    this.main.setAttribute("aria-label", `${isNegative ? "less" : "more"} like ${labelOf(part)}${weight === 1 ? "" : `, weight ${weight}`}. Change`);
-    fill(this.main, isNegative && h("span", { class: "chip-sign", "aria-hidden": "true" }, "−"), ...showPart(part), weight !== 1 && h("span", { class: "chip-weight" }, `×${weight}`));
+    this.main.setAttribute(
+      "aria-label",
+      `${isNegative ? "less" : "more"} like ${labelOf(part)}${weight === 1 ? "" : `, weight ${weight}`}. Change`,
+    );
+    fill(
+      this.main,
+      isNegative && h("span", { class: "chip-sign", "aria-hidden": "true" }, "−"),
+      ...showPart(part),
+      weight !== 1 && h("span", { class: "chip-weight" }, `×${weight}`),
+    );
   }
 
   /** @param {number} weight */
@@ -96,19 +117,45 @@ class Chip {
     const { part } = this;
     const shown = h("output", { class: "numbers" }, String(Math.abs(part.weight)));
     const range = h("input", {
-      class: "range", type: "range", min: LEAST, max: MOST, step: 0.1, value: Math.abs(part.weight), "aria-label": "Weight",
+      class: "range",
+      type: "range",
+      min: LEAST,
+      max: MOST,
+      step: 0.1,
+      value: Math.abs(part.weight),
+      "aria-label": "Weight",
       oninput: () => (shown.textContent = range.value),
       onchange: () => this.#weigh(Math.sign(this.part.weight) * Number(range.value)),
     });
     return [
       radioGroup({
-        label: "How it counts", look: "segments", value: part.weight < 0 ? "-" : "+", options: [["+", "More like this"], ["-", "Less like this"]],
+        label: "How it counts",
+        look: "segments",
+        value: part.weight < 0 ? "-" : "+",
+        options: [
+          ["+", "More like this"],
+          ["-", "Less like this"],
+        ],
         onchange: (value) => this.#weigh(Math.abs(this.part.weight) * (value === "-" ? -1 : 1)),
       }),
       h("div", { class: "field" }, h("span", {}, "Weight ", shown), range),
-      h("div", { class: "popover-foot" },
-        h("button", { class: "button small", type: "button", onclick: () => (close(), this.events.onchange(this.at, null)) }, icon("trash"), "Remove"),
-        part.kind === "text" && h("button", { class: "button small", type: "button", onclick: () => (close(), this.events.onedit(this.at)) }, icon("pencil"), "Edit words")),
+      h(
+        "div",
+        { class: "popover-foot" },
+        h(
+          "button",
+          { class: "button small", type: "button", onclick: () => (close(), this.events.onchange(this.at, null)) },
+          icon("trash"),
+          "Remove",
+        ),
+        part.kind === "text" &&
+          h(
+            "button",
+            { class: "button small", type: "button", onclick: () => (close(), this.events.onedit(this.at)) },
+            icon("pencil"),
+            "Edit words",
+          ),
+      ),
     ];
   }
 }
@@ -117,12 +164,14 @@ class Chip {
 const keyOf = (part) => `${part.kind} ${part.kind === "text" ? part.text : part.kind === "image" ? part.id : part.key}`;
 
 /** @param {Part} part */
-const labelOf = (part) => (part.kind === "text" ? part.text : part.kind === "image" ? `picture ${part.id}` : "your picture");
+const labelOf = (part) =>
+  part.kind === "text" ? part.text : part.kind === "image" ? `picture ${part.id}` : "your picture";
 
 /** @param {Part} part */
 function showPart(part) {
   if (part.kind === "text") return [h("span", { class: "chip-text" }, part.text)];
-  const src = part.kind === "image" ? address(`/api/images/${part.id}/thumbnail`, { size: 320 }) : recallPreview(part.key);
+  const src =
+    part.kind === "image" ? address(`/api/images/${part.id}/thumbnail`, { size: 320 }) : recallPreview(part.key);
   const picture = src ? h("img", { src, alt: "" }) : h("span", { class: "blank" }, icon("image"));
   return [picture, h("span", {}, part.kind === "image" ? "Picture" : "Your picture")];
 }

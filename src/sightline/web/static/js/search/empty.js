@@ -7,8 +7,14 @@ import { icon } from "../icons.js";
  * @param {{icon: import("../icons.js").IconName, title: string, text?: string | null, actions?: (HTMLElement | false)[]}} message
  */
 export function makeMessage({ icon: name, title, text, actions = [] }) {
-  return h("div", { class: "message" }, icon(name), h("h2", {}, title), text && h("p", {}, text),
-    actions.some(Boolean) && h("div", { class: "actions" }, actions));
+  return h(
+    "div",
+    { class: "message" },
+    icon(name),
+    h("h2", {}, title),
+    text && h("p", {}, text),
+    actions.some(Boolean) && h("div", { class: "actions" }, actions),
+  );
 }
 
 /** @param {string} label @param {() => void} run @param {boolean} [isMain] */

@@ -24,7 +24,13 @@ import { isFiltered, noFilters } from "./query.js";
 /** @type {Record<string, string>} */
 const SIZE_NAMES = { "": "Any size", large: "Large", medium: "Medium", small: "Small" };
 /** @type {Record<string, string>} */
-const SHAPE_NAMES = { "": "Any shape", landscape: "Landscape", portrait: "Portrait", square: "Square", panorama: "Panorama" };
+const SHAPE_NAMES = {
+  "": "Any shape",
+  landscape: "Landscape",
+  portrait: "Portrait",
+  square: "Square",
+  panorama: "Panorama",
+};
 /** @type {Record<string, string>} */
 const CAPTION_NAMES = { "": "Any", yes: "With captions", no: "Without captions" };
 /** @type {Record<string, string>} */
@@ -38,28 +44,51 @@ const FILTERS = [
   { name: "Date", value: ({ filters }) => nameDates(filters.after, filters.before), build: buildDates },
   { name: "Folder", value: ({ filters }) => filters.folder && baseName(filters.folder), build: buildFolder },
   {
-    name: "Size", value: ({ filters }) => filters.size && SIZE_NAMES[filters.size],
+    name: "Size",
+    value: ({ filters }) => filters.size && SIZE_NAMES[filters.size],
     build: ({ filters }, change) => [
-      radioGroup({ label: "Size", options: asOptions(SIZE_NAMES), value: filters.size, onchange: (size) => change({ filters: { size } }) }),
+      radioGroup({
+        label: "Size",
+        options: asOptions(SIZE_NAMES),
+        value: filters.size,
+        onchange: (size) => change({ filters: { size } }),
+      }),
       h("p", { class: "soft small" }, "Large is 2,400 pixels or more on the longer side, small below 1,000."),
     ],
   },
   {
-    name: "Shape", value: ({ filters }) => filters.shape && SHAPE_NAMES[filters.shape],
+    name: "Shape",
+    value: ({ filters }) => filters.shape && SHAPE_NAMES[filters.shape],
     build: ({ filters }, change) => [
-      radioGroup({ label: "Shape", options: asOptions(SHAPE_NAMES), value: filters.shape, onchange: (shape) => change({ filters: { shape } }) }),
+      radioGroup({
+        label: "Shape",
+        options: asOptions(SHAPE_NAMES),
+        value: filters.shape,
+        onchange: (shape) => change({ filters: { shape } }),
+      }),
     ],
   },
   {
-    name: "Camera", value: ({ filters }) => filters.camera,
+    name: "Camera",
+    value: ({ filters }) => filters.camera,
     build: ({ filters }, change) => [
-      labelled("Camera", textInput(filters.camera, "Canon, iPhone 15, …", (camera) => change({ filters: { camera } })), "Any part of its name."),
+      labelled(
+        "Camera",
+        textInput(filters.camera, "Canon, iPhone 15, …", (camera) => change({ filters: { camera } })),
+        "Any part of its name.",
+      ),
     ],
   },
   {
-    name: "Captions", value: ({ filters }) => filters.captions && CAPTION_NAMES[filters.captions],
+    name: "Captions",
+    value: ({ filters }) => filters.captions && CAPTION_NAMES[filters.captions],
     build: ({ filters }, change) => [
-      radioGroup({ label: "Captions", options: asOptions(CAPTION_NAMES), value: filters.captions, onchange: (captions) => change({ filters: { captions } }) }),
+      radioGroup({
+        label: "Captions",
+        options: asOptions(CAPTION_NAMES),
+        value: filters.captions,
+        onchange: (captions) => change({ filters: { captions } }),
+      }),
     ],
   },
   { name: "More", value: nameMore, build: buildMore },
@@ -79,7 +108,16 @@ export class Filters {
       addPopover(button, { label: filter.name, build: () => filter.build(page.query(), page.onchange, page.facts()) });
       return { filter, button };
     });
-    this.clear = h("button", { class: "pill clear", type: "button", hidden: true, onclick: () => page.onchange({ filters: noFilters(), min: "" }) }, "Clear filters");
+    this.clear = h(
+      "button",
+      {
+        class: "pill clear",
+        type: "button",
+        hidden: true,
+        onclick: () => page.onchange({ filters: noFilters(), min: "" }),
+      },
+      "Clear filters",
+    );
     row.append(this.clear);
     this.show();
   }
@@ -100,7 +138,15 @@ export class Filters {
 
 /** @param {string} value @param {string} placeholder @param {(value: string) => void} onchange */
 function textInput(value, placeholder, onchange) {
-  const input = h("input", { class: "input", type: "text", value, placeholder, autocomplete: "off", spellcheck: "false", onchange: () => onchange(input.value.trim()) });
+  const input = h("input", {
+    class: "input",
+    type: "text",
+    value,
+    placeholder,
+    autocomplete: "off",
+    spellcheck: "false",
+    onchange: () => onchange(input.value.trim()),
+  });
   return input;
 }
 
@@ -110,7 +156,8 @@ const asDay = (date) => new Date(date.getTime() - date.getTimezoneOffset() * 600
 /** @returns {[name: string, after: string, before: string][]} */
 function datePresets() {
   const now = new Date();
-  const daysAgo = (/** @type {number} */ days) => asDay(new Date(now.getFullYear(), now.getMonth(), now.getDate() - days));
+  const daysAgo = (/** @type {number} */ days) =>
+    asDay(new Date(now.getFullYear(), now.getMonth(), now.getDate() - days));
   const year = now.getFullYear();
   return [
     ["Any time", "", ""],
@@ -133,33 +180,66 @@ function nameDates(after, before) {
 function buildDates({ filters }, change) {
   const presets = datePresets();
   const chosen = presets.findIndex(([, after, before]) => after === filters.after && before === filters.before);
-  const from = h("input", { class: "input", type: "date", value: filters.after, onchange: () => change({ filters: { after: from.value } }) });
-  const to = h("input", { class: "input", type: "date", value: filters.before, onchange: () => change({ filters: { before: to.value } }) });
+  const from = h("input", {
+    class: "input",
+    type: "date",
+    value: filters.after,
+    onchange: () => change({ filters: { after: from.value } }),
+  });
+  const to = h("input", {
+    class: "input",
+    type: "date",
+    value: filters.before,
+    onchange: () => change({ filters: { before: to.value } }),
+  });
   const group = radioGroup({
-    label: "Date", value: String(chosen), options: presets.map(([name], at) => [String(at), name]),
+    label: "Date",
+    value: String(chosen),
+    options: presets.map(([name], at) => [String(at), name]),
     onchange: (at) => {
       const [, after, before] = presets[Number(at)];
       [from.value, to.value] = [after, before];
       change({ filters: { after, before } });
     },
   });
-  return [group, h("div", { class: "row" }, labelled("From", from), labelled("To", to)),
-    h("p", { class: "soft small" }, "When the photo was taken; for files that don't say, when they were changed.")];
+  return [
+    group,
+    h("div", { class: "row" }, labelled("From", from), labelled("To", to)),
+    h("p", { class: "soft small" }, "When the photo was taken; for files that don't say, when they were changed."),
+  ];
 }
 
 /** @param {Query} query @param {Change} change @param {Facts} facts */
 function buildFolder({ filters }, change, facts) {
   /** @type {[string, string][]} */
-  const options = [["", "All folders"], ...facts.folders.map((folder) => /** @type {[string, string]} */ ([folder, baseName(folder)]))];
+  const options = [
+    ["", "All folders"],
+    ...facts.folders.map((folder) => /** @type {[string, string]} */ ([folder, baseName(folder)])),
+  ];
   return [
-    options.length > 2 && options.length < 9 && radioGroup({ label: "Folder", options, value: filters.folder, onchange: (folder) => change({ filters: { folder } }) }),
-    labelled("Folder and all below it", textInput(filters.folder, facts.folders[0] ?? "/photos/2024", (folder) => change({ filters: { folder } }))),
+    options.length > 2 &&
+      options.length < 9 &&
+      radioGroup({
+        label: "Folder",
+        options,
+        value: filters.folder,
+        onchange: (folder) => change({ filters: { folder } }),
+      }),
+    labelled(
+      "Folder and all below it",
+      textInput(filters.folder, facts.folders[0] ?? "/photos/2024", (folder) => change({ filters: { folder } })),
+    ),
   ].filter((node) => node !== false);
 }
 
 /** @param {Query} query */
 function nameMore({ filters, match, min, model }) {
-  const set = [match !== "pictures" && MATCH_NAMES[match], min && `≥ ${min}`, model, filters.where && "Own filter"].filter(Boolean);
+  const set = [
+    match !== "pictures" && MATCH_NAMES[match],
+    min && `≥ ${min}`,
+    model,
+    filters.where && "Own filter",
+  ].filter(Boolean);
   return set.join(", ");
 }
 
@@ -167,18 +247,51 @@ function nameMore({ filters, match, min, model }) {
 function buildMore({ filters, match, min, model }, change, facts) {
   const shown = h("output", { class: "numbers" }, min || "none");
   const range = h("input", {
-    class: "range", type: "range", min: 0, max: 0.6, step: 0.01, value: min || 0, "aria-label": "Minimum similarity",
+    class: "range",
+    type: "range",
+    min: 0,
+    max: 0.6,
+    step: 0.01,
+    value: min || 0,
+    "aria-label": "Minimum similarity",
     oninput: () => (shown.textContent = range.value === "0" ? "none" : range.value),
     onchange: () => change({ min: range.value === "0" ? "" : range.value }),
   });
-  const models = h("select", { class: "select", onchange: () => change({ model: models.value }) },
-    h("option", { value: "" }, "The library's default"), facts.models.map((name) => h("option", { value: name, selected: name === model }, name)));
+  const models = h(
+    "select",
+    { class: "select", onchange: () => change({ model: models.value }) },
+    h("option", { value: "" }, "The library's default"),
+    facts.models.map((name) => h("option", { value: name, selected: name === model }, name)),
+  );
   return [
-    h("div", { class: "field" }, h("span", {}, "Search in"), radioGroup({ label: "Search in", look: "segments", options: asOptions(MATCH_NAMES), value: match, onchange: (value) => change({ match: value }) })),
-    h("div", { class: "field" }, h("span", {}, "Minimum similarity: ", shown), range,
-      h("small", { class: "soft" }, "Similarities differ from query to query and from model to model; none is right for all.")),
+    h(
+      "div",
+      { class: "field" },
+      h("span", {}, "Search in"),
+      radioGroup({
+        label: "Search in",
+        look: "segments",
+        options: asOptions(MATCH_NAMES),
+        value: match,
+        onchange: (value) => change({ match: value }),
+      }),
+    ),
+    h(
+      "div",
+      { class: "field" },
+      h("span", {}, "Minimum similarity: ", shown),
+      range,
+      h(
+        "small",
+        { class: "soft" },
+        "Similarities differ from query to query and from model to model; none is right for all.",
+      ),
+    ),
     facts.models.length > 1 && labelled("Model", models),
-    labelled("Filter", textInput(filters.where, "width > 3000 and caption like '%dog%'", (where) => change({ filters: { where } })),
-      "Fields: path, name, folder, format, width, height, size_bytes, taken_at, modified_at, camera, latitude, longitude, caption."),
+    labelled(
+      "Filter",
+      textInput(filters.where, "width > 3000 and caption like '%dog%'", (where) => change({ filters: { where } })),
+      "Fields: path, name, folder, format, width, height, size_bytes, taken_at, modified_at, camera, latitude, longitude, caption.",
+    ),
   ].filter((node) => node !== false);
 }

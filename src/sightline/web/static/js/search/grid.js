@@ -108,7 +108,10 @@ export class Grid {
     const restore = () => {
       const listTop = this.list.getBoundingClientRect().top + scrollY;
       this.render();
-      scrollTo({ top: first === undefined || !this.#rows ? y : listTop + this.#rows.boxOf(first).y - below, behavior: "instant" });
+      scrollTo({
+        top: first === undefined || !this.#rows ? y : listTop + this.#rows.boxOf(first).y - below,
+        behavior: "instant",
+      });
     };
     return { restore };
   }
@@ -133,7 +136,8 @@ export class Grid {
     const listTop = this.list.getBoundingClientRect().top + scrollY;
     const covered = this.list.parentElement?.previousElementSibling?.getBoundingClientRect().bottom ?? 0;
     const head = Math.max(covered, 64) + 12;
-    if (listTop + box.y - head < scrollY) scrollTo({ top: index === 0 ? 0 : listTop + box.y - head, behavior: "instant" });
+    if (listTop + box.y - head < scrollY)
+      scrollTo({ top: index === 0 ? 0 : listTop + box.y - head, behavior: "instant" });
     else if (listTop + box.y + box.height > scrollY + innerHeight - 80) {
       scrollTo({ top: listTop + box.y + box.height - innerHeight + 80, behavior: "instant" });
     }
@@ -215,7 +219,13 @@ export class Grid {
       this.#tiles.set(key, tile);
     }
     if (tile instanceof Tile && hit) {
-      tile.place(box, { index, total: rows.results.total, showSimilarity: this.#showSimilarity, hit, href: this.events.href(index) });
+      tile.place(box, {
+        index,
+        total: rows.results.total,
+        showSimilarity: this.#showSimilarity,
+        hit,
+        href: this.events.href(index),
+      });
     } else if (tile instanceof Blank) tile.place(box);
     if (!this.#isFast) tile.load(box);
     return tile;
@@ -226,7 +236,8 @@ export class Grid {
     const tiles = keys.map((key) => this.#tiles.get(key)).filter((tile) => tile instanceof Tile);
     const active = tiles.find((tile) => Number(tile.link.dataset.index) === this.#active);
     const top = this.#viewTop();
-    const first = active ?? tiles.find((tile) => (this.#rows?.boxOf(Number(tile.link.dataset.index)).y ?? 0) >= top) ?? tiles[0];
+    const first =
+      active ?? tiles.find((tile) => (this.#rows?.boxOf(Number(tile.link.dataset.index)).y ?? 0) >= top) ?? tiles[0];
     for (const tile of tiles) tile.link.tabIndex = tile === first ? 0 : -1;
   }
 
@@ -293,13 +304,20 @@ export class Grid {
   #target(key, index) {
     const rows = /** @type {Rows} */ (this.#rows);
     switch (key) {
-      case "ArrowRight": return index + 1;
-      case "ArrowLeft": return index - 1;
-      case "ArrowDown": return rows.neighbour(index, 1);
-      case "ArrowUp": return rows.neighbour(index, -1);
-      case "Home": return 0;
-      case "End": return rows.results.total - 1;
-      default: return undefined;
+      case "ArrowRight":
+        return index + 1;
+      case "ArrowLeft":
+        return index - 1;
+      case "ArrowDown":
+        return rows.neighbour(index, 1);
+      case "ArrowUp":
+        return rows.neighbour(index, -1);
+      case "Home":
+        return 0;
+      case "End":
+        return rows.results.total - 1;
+      default:
+        return undefined;
     }
   }
 }

@@ -37,7 +37,12 @@ export function justify(aspects, { width, rowHeight, gap, isLast }) {
     const end = starts[row + 1] ?? shapes.length;
     const natural = fitHeight(shapes, start, end, width, gap);
     const ragged = isLast && end === shapes.length && natural > rowHeight * RAGGED_FROM;
-    placeRow(layout, shapes.slice(start, end), { row, height: Math.round(ragged ? rowHeight : natural), width: ragged ? 0 : width, gap });
+    placeRow(layout, shapes.slice(start, end), {
+      row,
+      height: Math.round(ragged ? rowHeight : natural),
+      width: ragged ? 0 : width,
+      gap,
+    });
   });
   return layout;
 }
@@ -57,7 +62,7 @@ function breakRows(shapes, { width, rowHeight, gap, isLast }) {
     for (let end = start + 1; end <= count; end += 1) {
       const height = fitHeight(shapes, start, end, width, gap);
       const free = isLast && end === count && height > rowHeight;
-      const price = cost[start] + (free ? 0 : (Math.log(height / rowHeight)) ** 2);
+      const price = cost[start] + (free ? 0 : Math.log(height / rowHeight) ** 2);
       if (price < cost[end]) {
         cost[end] = price;
         from[end] = start;

@@ -198,8 +198,17 @@ export class SearchPage {
     this.list.hidden = results.total === 0;
     this.list.setAttribute("aria-busy", "false");
     this.grid.show(results, { stay });
-    fill(this.count, h("strong", {}, formatCount(results.total)), ` picture${results.total === 1 ? "" : "s"}`, h("span", { class: "took" }, ` · ${formatDuration(results.took_ms)}`));
-    announce(results.total ? `${formatPlural(results.total, "picture")}${isEmpty(this.query) ? "" : `, best match: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}` : "Nothing found");
+    fill(
+      this.count,
+      h("strong", {}, formatCount(results.total)),
+      ` picture${results.total === 1 ? "" : "s"}`,
+      h("span", { class: "took" }, ` · ${formatDuration(results.took_ms)}`),
+    );
+    announce(
+      results.total
+        ? `${formatPlural(results.total, "picture")}${isEmpty(this.query) ? "" : `, best match: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}`
+        : "Nothing found",
+    );
     fill(this.message, results.total === 0 && this.#explainNothing(results));
     find("#similarity-toggle", this.root).hidden = isEmpty(this.query);
   }
@@ -216,12 +225,23 @@ export class SearchPage {
     this.grid.show(new Results({}, { hits: [], total: 0, next: null, took_ms: 0, model: "", parts: [], note: null }));
     fill(this.count);
     const gone = error instanceof Error && "status" in error && error.status === 410;
-    fill(this.message, gone
-      ? makeMessage({
-        icon: "image", title: "That picture is no longer remembered", text: "Pictures that were dropped are kept for a while only. Drop it again to go on.",
-        actions: [makeAction("Search without it", () => this.change({ parts: this.query.parts.filter((part) => part.kind !== "upload") }), true)],
-      })
-      : makeFailure(error, () => void this.search()));
+    fill(
+      this.message,
+      gone
+        ? makeMessage({
+            icon: "image",
+            title: "That picture is no longer remembered",
+            text: "Pictures that were dropped are kept for a while only. Drop it again to go on.",
+            actions: [
+              makeAction(
+                "Search without it",
+                () => this.change({ parts: this.query.parts.filter((part) => part.kind !== "upload") }),
+                true,
+              ),
+            ],
+          })
+        : makeFailure(error, () => void this.search()),
+    );
     announce(error instanceof Error ? error.message : "The search failed");
   }
 
@@ -230,16 +250,21 @@ export class SearchPage {
     const isBare = isEmpty(this.query) && !isFiltered(this.query);
     if (isBare) {
       return makeMessage({
-        icon: "library", title: "Your library is empty", text: "Add a folder of pictures, and find any of them by describing it.",
+        icon: "library",
+        title: "Your library is empty",
+        text: "Add a folder of pictures, and find any of them by describing it.",
         actions: [h("a", { class: "button primary", href: "/library" }, "Add a folder")],
       });
     }
     return makeMessage({
-      icon: "search", title: "Nothing here matches", text: reason,
+      icon: "search",
+      title: "Nothing here matches",
+      text: reason,
       actions: [
         isFiltered(this.query) && makeAction("Clear filters", () => this.change({ filters: noFilters() }), true),
         this.query.min !== "" && makeAction("Remove the minimum", () => this.change({ min: "" }), true),
-        this.query.match === "captions" && makeAction("Search in pictures", () => this.change({ match: "pictures" }), true),
+        this.query.match === "captions" &&
+          makeAction("Search in pictures", () => this.change({ match: "pictures" }), true),
       ],
     });
   }

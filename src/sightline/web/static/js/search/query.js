@@ -31,10 +31,28 @@ import { makeWhere } from "./where.js";
  * @property {string} model "" for the library's own
  */
 
-export const FILTER_NAMES = /** @type {const} */ (["after", "before", "folder", "size", "shape", "camera", "captions", "where"]);
+export const FILTER_NAMES = /** @type {const} */ ([
+  "after",
+  "before",
+  "folder",
+  "size",
+  "shape",
+  "camera",
+  "captions",
+  "where",
+]);
 
 /** @returns {Filters} */
-export const noFilters = () => ({ after: "", before: "", folder: "", size: "", shape: "", camera: "", captions: "", where: "" });
+export const noFilters = () => ({
+  after: "",
+  before: "",
+  folder: "",
+  size: "",
+  shape: "",
+  camera: "",
+  captions: "",
+  where: "",
+});
 
 /** @returns {Query} */
 export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "pictures", min: "", model: "" });
@@ -58,7 +76,12 @@ export function parseText(text) {
     }
     const weight = WEIGHT.exec(piece);
     const words = weight ? piece.slice(weight[0].length).trim() : piece;
-    if (words) parts.push({ kind: /** @type {const} */ ("text"), text: words, weight: sign * (weight ? Number(weight[1]) || 1 : 1) });
+    if (words)
+      parts.push({
+        kind: /** @type {const} */ ("text"),
+        text: words,
+        weight: sign * (weight ? Number(weight[1]) || 1 : 1),
+      });
   }
   return parts;
 }
@@ -155,7 +178,10 @@ export function fromAddress(search) {
   const match = params.get("match") ?? "";
   return {
     text: params.get("q") ?? "",
-    parts: params.getAll("p").map(parsePart).filter((part) => part !== null),
+    parts: params
+      .getAll("p")
+      .map(parsePart)
+      .filter((part) => part !== null),
     filters,
     match: ["captions", "both"].includes(match) ? match : "pictures",
     min: Number.isFinite(Number.parseFloat(params.get("min") ?? "")) ? String(params.get("min")) : "",

@@ -39,7 +39,9 @@ export class Results {
     this.#sections.set(0, answer.hits);
     const shapes = answer.hits.map((hit) => hit.width / hit.height);
     /** What is taken for the shape of pictures that aren't known yet. */
-    this.meanAspect = shapes.length ? Math.exp(shapes.reduce((sum, shape) => sum + Math.log(shape), 0) / shapes.length) : 1.5;
+    this.meanAspect = shapes.length
+      ? Math.exp(shapes.reduce((sum, shape) => sum + Math.log(shape), 0) / shapes.length)
+      : 1.5;
   }
 
   /**

@@ -45,7 +45,10 @@ export class Rows {
   learn(section) {
     const hits = this.results.hits(section);
     if (!hits?.length) return;
-    this.#aspects.set(section, Float32Array.from(hits, (hit) => hit.width / hit.height));
+    this.#aspects.set(
+      section,
+      Float32Array.from(hits, (hit) => hit.width / hit.height),
+    );
     this.#layouts.delete(section);
     this.#sum();
   }
@@ -82,7 +85,11 @@ export class Rows {
   between(from, to) {
     /** @type {number[]} */
     const found = [];
-    for (let section = this.sectionAt(from); section < this.results.sections && this.#tops[section] < to; section += 1) {
+    for (
+      let section = this.sectionAt(from);
+      section < this.results.sections && this.#tops[section] < to;
+      section += 1
+    ) {
       const top = this.#tops[section];
       this.layoutOf(section).boxes.forEach((box, at) => {
         if (top + box.y < to && top + box.y + box.height > from) found.push(section * SECTION + at);
@@ -140,7 +147,10 @@ export class Rows {
   /** @param {number} section */
   #guess(section) {
     const { meanAspect } = this.results;
-    return Array.from({ length: this.results.sizeOf(section) }, (_, at) => meanAspect * VARIETY[(at * 3) % VARIETY.length]);
+    return Array.from(
+      { length: this.results.sizeOf(section) },
+      (_, at) => meanAspect * VARIETY[(at * 3) % VARIETY.length],
+    );
   }
 
   #sum() {

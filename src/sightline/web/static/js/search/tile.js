@@ -21,7 +21,17 @@ export class Tile {
     this.image = h("img", { alt: hit.caption ?? hit.name, decoding: "async", draggable: "false" });
     this.link = h("a", { href, tabindex: "-1", "data-id": hit.id }, this.image);
     if (hit.colour) this.link.style.backgroundColor = hit.colour;
-    this.like = h("button", { class: "tile-like", type: "button", tabindex: "-1", "aria-label": `More like ${hit.name}`, title: "More like this" }, icon("like"));
+    this.like = h(
+      "button",
+      {
+        class: "tile-like",
+        type: "button",
+        tabindex: "-1",
+        "aria-label": `More like ${hit.name}`,
+        title: "More like this",
+      },
+      icon("like"),
+    );
     this.element = h("li", { class: "tile" }, this.link, this.like);
     this.similarity = /** @type {HTMLElement | null} */ (null);
   }

@@ -50,4 +50,5 @@ export function makeWhere(filters) {
 const dated = (comparison) => `(taken_at ${comparison} or (taken_at is null and modified_at ${comparison}))`;
 
 /** @param {string} folder itself and all below: `0` is the character after `/`, and no name is a wildcard so */
-const below = (folder) => `(folder = ${quote(folder)} or (folder >= ${quote(`${folder}/`)} and folder < ${quote(`${folder}0`)}))`;
+const below = (folder) =>
+  `(folder = ${quote(folder)} or (folder >= ${quote(`${folder}/`)} and folder < ${quote(`${folder}0`)}))`;

@@ -15,12 +15,36 @@ import { formatValue, makeChart } from "./chart.js";
  */
 
 const REFRESH_MS = 4000;
+/** As in css/train.css: the least width of a card, the gap between two, and what its border and padding take. */
+const CARD_PX = 416;
+const GAP_PX = 20;
+const INSET_PX = 46;
 
 /** Charts: a title and, for each line, kind of row, its field, the name to show and the look. */
 const CHARTS = /** @type {const} */ ([
-  ["Loss", [["train", "loss", "loss", "main"], ["train", "chance_loss", "chance", "quiet"]]],
-  ["Image retrieval, recall", [["val", "image_retrieval_recall@1", "@1", "second"], ["val", "image_retrieval_recall@5", "@5", "quiet"], ["val", "image_retrieval_recall@10", "@10", "main"]]],
-  ["Text retrieval, recall", [["val", "text_retrieval_recall@1", "@1", "second"], ["val", "text_retrieval_recall@5", "@5", "quiet"], ["val", "text_retrieval_recall@10", "@10", "main"]]],
+  [
+    "Loss",
+    [
+      ["train", "loss", "loss", "main"],
+      ["train", "chance_loss", "chance", "quiet"],
+    ],
+  ],
+  [
+    "Image retrieval, recall",
+    [
+      ["val", "image_retrieval_recall@1", "@1", "second"],
+      ["val", "image_retrieval_recall@5", "@5", "quiet"],
+      ["val", "image_retrieval_recall@10", "@10", "main"],
+    ],
+  ],
+  [
+    "Text retrieval, recall",
+    [
+      ["val", "text_retrieval_recall@1", "@1", "second"],
+      ["val", "text_retrieval_recall@5", "@5", "quiet"],
+      ["val", "text_retrieval_recall@10", "@10", "main"],
+    ],
+  ],
   ["Learning rate", [["train", "learning_rate", "rate", "main"]]],
   ["Gradient norm", [["train", "gradient_norm", "norm", "main"]]],
   ["Scale of similarities", [["train", "scale", "scale", "main"]]],
@@ -34,8 +58,26 @@ export function makePage(root) {
   /** @type {RunDetail | null} */
   let shown = null;
   let timer = 0;
-  fill(root, h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "Train"), h("p", {}, "Runs of ", h("code", {}, "sightline train"), ", the one that wrote last first. Curves follow a run while it goes on."))),
-    h("div", { class: "train-page" }, list, detail));
+  fill(
+    root,
+    h(
+      "header",
+      { class: "page-head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Train"),
+        h(
+          "p",
+          {},
+          "Runs of ",
+          h("code", {}, "sightline train"),
+          ", the one that wrote last first. Curves follow a run while it goes on.",
+        ),
+      ),
+    ),
+    h("div", { class: "train-page" }, list, detail),
+  );
   new ResizeObserver(debounce(() => shown && draw(shown), 120)).observe(detail);
 
   /** @param {URL} address */
@@ -43,7 +85,15 @@ export function makePage(root) {
     clearTimeout(timer);
     try {
       const { runs } = await api.runs();
-      if (!runs.length) return fill(detail, makeMessage({ icon: "train", title: "No runs yet", text: "Runs in the folder given with --runs show up here: sightline train RECIPE --output DIR" }));
+      if (!runs.length)
+        return fill(
+          detail,
+          makeMessage({
+            icon: "train",
+            title: "No runs yet",
+            text: "Runs in the folder given with --runs show up here: sightline train RECIPE --output DIR",
+          }),
+        );
       const name = address.searchParams.get("run") ?? runs[0].name;
       drawRuns(runs, name);
       if (shown?.name !== name) {
@@ -52,7 +102,10 @@ export function makePage(root) {
       }
       await follow(name);
     } catch (error) {
-      fill(detail, makeFailure(error, () => void open(address)));
+      fill(
+        detail,
+        makeFailure(error, () => void open(address)),
+      );
     }
   }
 
@@ -69,15 +122,45 @@ export function makePage(root) {
     const isNew = !goesOn || next.rows.length > 0;
     shown = goesOn ? { ...next, rows: [...before.rows, ...next.rows] } : next;
     if (isNew) draw(shown);
-    timer = window.setTimeout(() => void follow(name).catch(() => (timer = window.setTimeout(() => void follow(name).catch(() => {}), 5 * REFRESH_MS))), REFRESH_MS);
+    timer = window.setTimeout(
+      () =>
+        void follow(name).catch(
+          () => (timer = window.setTimeout(() => void follow(name).catch(() => {}), 5 * REFRESH_MS)),
+        ),
+      REFRESH_MS,
+    );
   }
 
   /** @param {Run[]} runs @param {string} current */
   function drawRuns(runs, current) {
-    fill(list, runs.map((run) => h("li", {}, h("a", { href: `/train?run=${encodeURIComponent(run.name)}`, "aria-current": run.name === current ? "true" : null },
-      h("strong", {}, run.name),
-      h("span", { class: "soft small numbers" }, [run.step !== null && `step ${formatCount(run.step)}${run.steps ? ` of ${formatCount(run.steps)}` : ""}`, "mean_recall" in run.metrics && `recall ${formatPercent(run.metrics.mean_recall)}`].filter(Boolean).join(" · ")),
-      h("span", { class: "soft small" }, formatAgo(run.modified_at))))));
+    fill(
+      list,
+      runs.map((run) =>
+        h(
+          "li",
+          {},
+          h(
+            "a",
+            {
+              href: `/train?run=${encodeURIComponent(run.name)}`,
+              "aria-current": run.name === current ? "true" : null,
+            },
+            h("strong", {}, run.name),
+            h(
+              "span",
+              { class: "soft small numbers" },
+              [
+                run.step !== null && `step ${formatCount(run.step)}${run.steps ? ` of ${formatCount(run.steps)}` : ""}`,
+                "mean_recall" in run.metrics && `recall ${formatPercent(run.metrics.mean_recall)}`,
+              ]
+                .filter(Boolean)
+                .join(" · "),
+            ),
+            h("span", { class: "soft small" }, formatAgo(run.modified_at)),
+          ),
+        ),
+      ),
+    );
   }
 
   /** @param {RunDetail} run */
@@ -85,16 +168,61 @@ export function makePage(root) {
     const share = run.steps ? Math.min(1, (run.step ?? 0) / run.steps) : null;
     const bar = h("span", {});
     bar.style.transform = `scaleX(${share ?? 0})`;
-    const columns = detail.clientWidth > 860 ? 2 : 1;
-    const width = Math.floor((detail.clientWidth - (columns - 1) * 20) / columns) - 44;
+    const columns = Math.max(1, Math.floor((detail.clientWidth + GAP_PX) / (CARD_PX + GAP_PX)));
+    const width = Math.floor((detail.clientWidth - (columns - 1) * GAP_PX) / columns) - INSET_PX;
     const opened = detail.querySelector("details")?.open ?? false;
-    fill(detail,
-      h("div", { class: "run-head" }, h("h2", {}, run.name), h("p", { class: "soft numbers" }, `step ${formatCount(run.step ?? 0)}${run.steps ? ` of ${formatCount(run.steps)}` : ""} · written ${formatAgo(run.modified_at)}`)),
-      share !== null && share < 1 && h("div", { class: "meter", role: "progressbar", "aria-label": "Steps done", "aria-valuenow": Math.round(share * 100), "aria-valuemin": 0, "aria-valuemax": 100 }, bar),
-      h("ul", { class: "alarms" }, run.rows.filter((row) => row.kind === "alarm").map((row) => h("li", {}, icon("warning"), h("span", {}, String(row.message ?? row.alarm))))),
-      h("div", { class: "charts" }, CHARTS.map(([title, lines]) => ({ title, series: collect(run.rows, lines) })).filter(({ series }) => series.length).map(({ title, series }) => h("div", { class: "card" }, makeChart(title, series, Math.max(240, width))))),
+    fill(
+      detail,
+      h(
+        "div",
+        { class: "run-head" },
+        h("h2", {}, run.name),
+        h(
+          "p",
+          { class: "soft numbers" },
+          `step ${formatCount(run.step ?? 0)}${run.steps ? ` of ${formatCount(run.steps)}` : ""} · written ${formatAgo(run.modified_at)}`,
+        ),
+      ),
+      share !== null &&
+        share < 1 &&
+        h(
+          "div",
+          {
+            class: "meter",
+            role: "progressbar",
+            "aria-label": "Steps done",
+            "aria-valuenow": Math.round(share * 100),
+            "aria-valuemin": 0,
+            "aria-valuemax": 100,
+          },
+          bar,
+        ),
+      h(
+        "ul",
+        { class: "alarms" },
+        run.rows
+          .filter((row) => row.kind === "alarm")
+          .map((row) => h("li", {}, icon("warning"), h("span", {}, String(row.message ?? row.alarm)))),
+      ),
+      h(
+        "div",
+        { class: "charts" },
+        CHARTS.map(([title, lines]) => ({ title, series: collect(run.rows, lines) }))
+          .filter(({ series }) => series.length)
+          .map(({ title, series }) => h("div", { class: "card" }, makeChart(title, series, Math.max(240, width)))),
+      ),
       Object.keys(run.metrics).length > 0 && makeMetrics(run.metrics),
-      h("details", { class: "card settings", open: opened }, h("summary", {}, "Settings"), h("dl", { class: "settings-list" }, flatten(run.config).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))))));
+      h(
+        "details",
+        { class: "card settings", open: opened },
+        h("summary", {}, "Settings"),
+        h(
+          "dl",
+          { class: "settings-list" },
+          flatten(run.config).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+        ),
+      ),
+    );
   }
 
   return {
@@ -108,19 +236,43 @@ export function makePage(root) {
 
 /** @param {Record<string, any>[]} rows @param {readonly (readonly [string, string, string, "main" | "second" | "quiet"])[]} lines @returns {Series[]} */
 function collect(rows, lines) {
-  return lines.map(([kind, field, name, look]) => ({
-    name, look, points: rows.filter((row) => row.kind === kind && Number.isFinite(row[field])).map((row) => /** @type {[number, number]} */ ([row.step, row[field]])),
-  })).filter((one) => one.points.length > 0);
+  return lines
+    .map(([kind, field, name, look]) => ({
+      name,
+      look,
+      points: rows
+        .filter((row) => row.kind === kind && Number.isFinite(row[field]))
+        .map((row) => /** @type {[number, number]} */ ([row.step, row[field]])),
+    }))
+    .filter((one) => one.points.length > 0);
 }
 
 /** @param {Record<string, number>} metrics */
 function makeMetrics(metrics) {
-  return h("section", { class: "card" }, h("h3", {}, "Newest measurements"),
-    h("dl", { class: "metrics" }, Object.entries(metrics).map(([name, value]) => h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, formatValue(value))))));
+  return h(
+    "section",
+    { class: "card" },
+    h("h3", {}, "Newest measurements"),
+    h(
+      "dl",
+      { class: "metrics" },
+      Object.entries(metrics).map(([name, value]) =>
+        h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, formatValue(value))),
+      ),
+    ),
+  );
 }
 
 /** @param {Record<string, any>} config @param {string} [before] @returns {[string, string][]} */
 function flatten(config, before = "") {
-  return Object.entries(config).flatMap(([name, value]) => (value !== null && typeof value === "object" && !Array.isArray(value)
-    ? flatten(value, `${before}${name}.`) : [/** @type {[string, string]} */ ([`${before}${name}`, Array.isArray(value) ? value.join(", ") : String(value)])]));
+  return Object.entries(config).flatMap(([name, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value)
+      ? flatten(value, `${before}${name}.`)
+      : [
+          /** @type {[string, string]} */ ([
+            `${before}${name}`,
+            Array.isArray(value) ? value.join(", ") : String(value),
+          ]),
+        ],
+  );
 }

@@ -15,27 +15,53 @@ import { toast, toastProblem } from "../toast.js";
 export const SOURCES = { clip: "Ranked", blip: "Written", user: "Yours" };
 
 /** @param {Caption} caption */
-const hint = (caption) => ({
-  clip: "Chosen from many candidates by CLIP",
-  blip: "Written by the captioning model",
-  user: "Your own words",
-})[caption.source] + (caption.model ? ` (${caption.model})` : "");
+const hint = (caption) =>
+  ({
+    clip: "Chosen from many candidates by CLIP",
+    blip: "Written by the captioning model",
+    user: "Your own words",
+  })[caption.source] + (caption.model ? ` (${caption.model})` : "");
 
 /** @param {Caption} caption */
 export function showScores(caption) {
   const scores = [];
-  if (caption.similarity !== null) scores.push(h("span", { title: "Similarity of words and picture (cosine)" }, `similarity ${formatSimilarity(caption.similarity)}`));
-  if (caption.log_prob !== null) scores.push(h("span", { title: "Mean log-probability of a token, in nats" }, `log-prob. ${caption.log_prob.toFixed(2).replace("-", "−")}`));
+  if (caption.similarity !== null)
+    scores.push(
+      h(
+        "span",
+        { title: "Similarity of words and picture (cosine)" },
+        `similarity ${formatSimilarity(caption.similarity)}`,
+      ),
+    );
+  if (caption.log_prob !== null)
+    scores.push(
+      h(
+        "span",
+        { title: "Mean log-probability of a token, in nats" },
+        `log-prob. ${caption.log_prob.toFixed(2).replace("-", "−")}`,
+      ),
+    );
   return scores;
 }
 
 /** @param {Caption} caption */
 export function captionLine(caption) {
-  return h("li", { class: "caption-line" },
+  return h(
+    "li",
+    { class: "caption-line" },
     h("p", {}, caption.text),
-    h("p", { class: "caption-facts" },
-      h("span", { class: caption.best ? "tag accent" : "tag", title: hint(caption) }, caption.best && icon("star"), caption.best ? `Best · ${SOURCES[caption.source]}` : SOURCES[caption.source]),
-      showScores(caption)));
+    h(
+      "p",
+      { class: "caption-facts" },
+      h(
+        "span",
+        { class: caption.best ? "tag accent" : "tag", title: hint(caption) },
+        caption.best && icon("star"),
+        caption.best ? `Best · ${SOURCES[caption.source]}` : SOURCES[caption.source],
+      ),
+      showScores(caption),
+    ),
+  );
 }
 
 export class CaptionsView {
@@ -53,17 +79,42 @@ export class CaptionsView {
     const { captions } = picture;
     const best = captions.find((caption) => caption.best) ?? captions[0];
     const own = captions.find((caption) => caption.source === "user");
-    fill(this.element,
+    fill(
+      this.element,
       best ? h("p", { class: "best-caption" }, best.text) : h("p", { class: "best-caption soft" }, "No caption yet"),
-      h("div", { class: "panel-actions" },
-        h("button", { class: "button small", type: "button", "data-action": "edit", onclick: () => this.#edit(own?.text ?? best?.text ?? "") }, icon("pencil"), best ? "Edit" : "Write one"),
-        own && h("button", { class: "button small bare", type: "button", onclick: () => void this.#remove() }, "Remove mine"),
-        !captions.some((caption) => caption.source !== "user") && this.#captionButton()),
-      captions.length > 0 && h("ul", { class: "caption-list" }, captions.map(captionLine)));
+      h(
+        "div",
+        { class: "panel-actions" },
+        h(
+          "button",
+          {
+            class: "button small",
+            type: "button",
+            "data-action": "edit",
+            onclick: () => this.#edit(own?.text ?? best?.text ?? ""),
+          },
+          icon("pencil"),
+          best ? "Edit" : "Write one",
+        ),
+        own &&
+          h(
+            "button",
+            { class: "button small bare", type: "button", onclick: () => void this.#remove() },
+            "Remove mine",
+          ),
+        !captions.some((caption) => caption.source !== "user") && this.#captionButton(),
+      ),
+      captions.length > 0 && h("ul", { class: "caption-list" }, captions.map(captionLine)),
+    );
   }
 
   #captionButton() {
-    const button = h("button", { class: "button small", type: "button", onclick: () => void this.#caption(button) }, icon("caption"), "Caption it");
+    const button = h(
+      "button",
+      { class: "button small", type: "button", onclick: () => void this.#caption(button) },
+      icon("caption"),
+      "Caption it",
+    );
     return button;
   }
 
@@ -96,11 +147,17 @@ export class CaptionsView {
       if (event.key === "Escape") (event.stopPropagation(), stop());
       if (event.key === "Enter" && !event.shiftKey) (event.preventDefault(), save());
     });
-    fill(this.element, area,
-      h("div", { class: "panel-actions" },
+    fill(
+      this.element,
+      area,
+      h(
+        "div",
+        { class: "panel-actions" },
         h("button", { class: "button small primary", type: "button", onclick: save }, "Keep"),
         h("button", { class: "button small bare", type: "button", onclick: stop }, "Cancel"),
-        h("span", { class: "soft small" }, "Enter keeps it")));
+        h("span", { class: "soft small" }, "Enter keeps it"),
+      ),
+    );
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
   }

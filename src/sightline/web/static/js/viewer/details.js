@@ -26,19 +26,57 @@ export function makeDetails(picture) {
   /** @type {[string, string | null | false][]} */
   const facts = [
     [picture.taken_at ? "Taken" : "Modified", formatMoment(picture.taken_at ?? picture.modified_at)],
-    ["Size", `${formatCount(picture.width)} × ${formatCount(picture.height)}${megapixels >= 1 ? ` · ${megapixels.toFixed(1)} MP` : ""}`],
+    [
+      "Size",
+      `${formatCount(picture.width)} × ${formatCount(picture.height)}${megapixels >= 1 ? ` · ${megapixels.toFixed(1)} MP` : ""}`,
+    ],
     ["File", `${picture.format} · ${formatBytes(picture.size_bytes)}`],
     ["Camera", picture.camera],
-    ["Place", picture.latitude !== null && picture.longitude !== null && formatPlace(picture.latitude, picture.longitude)],
+    [
+      "Place",
+      picture.latitude !== null && picture.longitude !== null && formatPlace(picture.latitude, picture.longitude),
+    ],
     ["Models", picture.models.join(", ")],
   ];
-  return h("section", { class: "panel-part", "aria-label": "Details" },
-    h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, /** @type {string} */ (value))))),
-    h("div", { class: "path-line" },
+  return h(
+    "section",
+    { class: "panel-part", "aria-label": "Details" },
+    h(
+      "dl",
+      { class: "facts" },
+      facts
+        .filter(([, value]) => value)
+        .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, /** @type {string} */ (value)))),
+    ),
+    h(
+      "div",
+      { class: "path-line" },
       h("code", { title: picture.path }, picture.path),
-      h("button", { class: "icon-button small", type: "button", "aria-label": "Copy the path", title: "Copy the path", onclick: () => void copyText(picture.path, "Path") }, icon("copy")),
-      h("a", { class: "icon-button small", href: fileAddress(picture), download: picture.name, "aria-label": "Save a copy", title: "Save a copy" }, icon("download"))),
-    !picture.exists && h("p", { class: "tag alarm" }, icon("warning"), "The file isn't there now"));
+      h(
+        "button",
+        {
+          class: "icon-button small",
+          type: "button",
+          "aria-label": "Copy the path",
+          title: "Copy the path",
+          onclick: () => void copyText(picture.path, "Path"),
+        },
+        icon("copy"),
+      ),
+      h(
+        "a",
+        {
+          class: "icon-button small",
+          href: fileAddress(picture),
+          download: picture.name,
+          "aria-label": "Save a copy",
+          title: "Save a copy",
+        },
+        icon("download"),
+      ),
+    ),
+    !picture.exists && h("p", { class: "tag alarm" }, icon("warning"), "The file isn't there now"),
+  );
 }
 
 /** @param {number} latitude @param {number} longitude */
@@ -54,10 +92,26 @@ export function makeCopies(picture, signal) {
   async function load() {
     try {
       const copies = await Promise.all(picture.duplicates.slice(0, SHOWN_COPIES).map((id) => api.image(id, signal)));
-      fill(element, h("h2", {}, formatPlural(picture.duplicates.length, "exact copy").replace("copys", "copies")),
-        h("ul", { class: "copies" }, copies.map((copy) => h("li", {},
-          h("a", { href: `/image/${copy.id}${location.search}`, class: "copy", title: copy.path },
-            h("span", { class: "thumb" }, h("img", { src: thumbnailAddress(copy, 320), alt: "" })), h("span", {}, copy.path))))));
+      fill(
+        element,
+        h("h2", {}, formatPlural(picture.duplicates.length, "exact copy").replace("copys", "copies")),
+        h(
+          "ul",
+          { class: "copies" },
+          copies.map((copy) =>
+            h(
+              "li",
+              {},
+              h(
+                "a",
+                { href: `/image/${copy.id}${location.search}`, class: "copy", title: copy.path },
+                h("span", { class: "thumb" }, h("img", { src: thumbnailAddress(copy, 320), alt: "" })),
+                h("span", {}, copy.path),
+              ),
+            ),
+          ),
+        ),
+      );
       element.hidden = false;
     } catch (error) {
       if (!signal.aborted) throw error;

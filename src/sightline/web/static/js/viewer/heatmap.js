@@ -21,11 +21,22 @@ export class HeatmapView {
   /** @param {HTMLElement} frame of the picture, which the map is laid over */
   constructor(frame) {
     this.canvas = h("canvas", { class: "heat", hidden: true, "aria-hidden": "true" });
-    this.input = h("input", { class: "input", type: "text", maxlength: 500, "aria-label": "Words to look for in the picture", placeholder: "Words to look for", autocomplete: "off", spellcheck: "false" });
+    this.input = h("input", {
+      class: "input",
+      type: "text",
+      maxlength: 500,
+      "aria-label": "Words to look for in the picture",
+      placeholder: "Words to look for",
+      autocomplete: "off",
+      spellcheck: "false",
+    });
     this.legend = h("p", { class: "heat-legend", role: "status" });
     this.bar = h("div", { class: "heat-bar", hidden: true }, this.input, this.legend);
     frame.append(this.canvas);
-    this.input.addEventListener("input", debounce(() => void this.#load(), WAIT_MS));
+    this.input.addEventListener(
+      "input",
+      debounce(() => void this.#load(), WAIT_MS),
+    );
     frame.addEventListener("pointermove", (event) => this.#read(event));
     frame.addEventListener("pointerleave", () => this.#describe());
   }
@@ -87,11 +98,17 @@ export class HeatmapView {
       pixels.data.set([8, 10, 9, Math.round(255 * DARKEST * (1 - smooth(share)))], at * 4);
     });
     context.putImageData(pixels, 0, 0);
-    Object.assign(this.canvas.style, { left: `${area.left * 100}%`, top: `${area.top * 100}%`, width: `${area.width * 100}%`, height: `${area.height * 100}%` });
+    Object.assign(this.canvas.style, {
+      left: `${area.left * 100}%`,
+      top: `${area.top * 100}%`,
+      width: `${area.width * 100}%`,
+      height: `${area.height * 100}%`,
+    });
   }
 
   #describe() {
-    if (this.#map) this.legend.textContent = `Similarity ${formatSimilarity(this.#map.low)} (dark) to ${formatSimilarity(this.#map.high)} (bright)`;
+    if (this.#map)
+      this.legend.textContent = `Similarity ${formatSimilarity(this.#map.low)} (dark) to ${formatSimilarity(this.#map.high)} (bright)`;
   }
 
   /** The value under the pointer. @param {PointerEvent} event */

@@ -109,7 +109,8 @@ export class Stage {
   }
 
   #apply() {
-    const room = (/** @type {number} */ size, /** @type {number} */ view) => Math.max(0, (size * this.#zoom - view) / 2);
+    const room = (/** @type {number} */ size, /** @type {number} */ view) =>
+      Math.max(0, (size * this.#zoom - view) / 2);
     const mostX = room(this.frame.offsetWidth, this.element.clientWidth);
     const mostY = room(this.frame.offsetHeight, this.element.clientHeight);
     this.#x = Math.min(mostX, Math.max(-mostX, this.#x));
@@ -158,8 +159,12 @@ export class Stage {
 
   /** @param {PointerEvent} other @param {PointerEvent} before @param {PointerEvent} now */
   #pinch(other, before, now) {
-    const span = (/** @type {PointerEvent} */ one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    const { x, y } = this.#fromMiddle({ clientX: (now.clientX + other.clientX) / 2, clientY: (now.clientY + other.clientY) / 2 });
+    const span = (/** @type {PointerEvent} */ one) =>
+      Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+    const { x, y } = this.#fromMiddle({
+      clientX: (now.clientX + other.clientX) / 2,
+      clientY: (now.clientY + other.clientY) / 2,
+    });
     this.#zoomAt((this.#zoom * span(now)) / Math.max(1, span(before)), x, y);
   }
 

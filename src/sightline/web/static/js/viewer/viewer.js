@@ -32,14 +32,39 @@ export class Viewer {
     this.title = h("h2", { class: "panel-title" });
     this.place = h("p", { class: "soft small numbers" });
     this.details = h("div", {});
-    this.panel = h("aside", { class: "panel", "aria-label": "About the picture" },
-      h("header", { class: "panel-head" }, this.title, this.place), this.captions.element, this.#makeUses(), this.details);
+    this.panel = h(
+      "aside",
+      { class: "panel", "aria-label": "About the picture" },
+      h("header", { class: "panel-head" }, this.title, this.place),
+      this.captions.element,
+      this.#makeUses(),
+      this.details,
+    );
     this.buttons = this.#makeButtons();
-    this.element = h("section", { class: "viewer", role: "dialog", "aria-modal": "true", "aria-label": "Picture", tabindex: "-1", hidden: true },
-      h("div", { class: "stage" },
-        h("div", { class: "stage-bar" }, this.buttons.close, h("span", { class: "stage-space" }), this.buttons.zoomOut, this.buttons.zoomIn, this.buttons.fit, this.buttons.heat, this.buttons.info),
-        this.stage.element, this.buttons.previous, this.buttons.next, this.heatmap.bar),
-      this.panel);
+    this.element = h(
+      "section",
+      { class: "viewer", role: "dialog", "aria-modal": "true", "aria-label": "Picture", tabindex: "-1", hidden: true },
+      h(
+        "div",
+        { class: "stage" },
+        h(
+          "div",
+          { class: "stage-bar" },
+          this.buttons.close,
+          h("span", { class: "stage-space" }),
+          this.buttons.zoomOut,
+          this.buttons.zoomIn,
+          this.buttons.fit,
+          this.buttons.heat,
+          this.buttons.info,
+        ),
+        this.stage.element,
+        this.buttons.previous,
+        this.buttons.next,
+        this.heatmap.bar,
+      ),
+      this.panel,
+    );
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
     this.#showPanel(recall("panel") !== "off");
     find("#main").after(this.element);
@@ -114,7 +139,10 @@ export class Viewer {
       this.#preload();
     } catch (error) {
       this.title.textContent = "No such picture";
-      fill(this.captions.element, makeFailure(error, () => void this.#load(id)));
+      fill(
+        this.captions.element,
+        makeFailure(error, () => void this.#load(id)),
+      );
       fill(this.details);
     }
   }
@@ -130,22 +158,63 @@ export class Viewer {
   #showPlace() {
     const total = this.page.results?.total ?? 0;
     const isKnown = this.#index >= 0 && total > 0;
-    this.place.textContent = isKnown ? `${(this.#index + 1).toLocaleString("en")} of ${total.toLocaleString("en")}` : "";
+    this.place.textContent = isKnown
+      ? `${(this.#index + 1).toLocaleString("en")} of ${total.toLocaleString("en")}`
+      : "";
     this.buttons.previous.hidden = !isKnown || this.#index === 0;
     this.buttons.next.hidden = !isKnown || this.#index === total - 1;
   }
 
   #makeUses() {
     const use = (/** @type {1 | -1} */ sign) => () => this.page.addPart({ kind: "image", id: this.#id, weight: sign });
-    return h("section", { class: "panel-part panel-actions", "aria-label": "Search with this picture" },
-      h("button", { class: "button small", type: "button", onclick: () => this.page.showLike(this.#id) }, icon("like"), "More like this"),
-      h("button", { class: "button small", type: "button", "aria-label": "Add to the query", title: "Add to the query", onclick: use(1) }, icon("plus"), "Add"),
-      h("button", { class: "button small", type: "button", "aria-label": "Subtract from the query", title: "Less like this", onclick: use(-1) }, icon("minus"), "Subtract"));
+    return h(
+      "section",
+      { class: "panel-part panel-actions", "aria-label": "Search with this picture" },
+      h(
+        "button",
+        { class: "button small", type: "button", onclick: () => this.page.showLike(this.#id) },
+        icon("like"),
+        "More like this",
+      ),
+      h(
+        "button",
+        {
+          class: "button small",
+          type: "button",
+          "aria-label": "Add to the query",
+          title: "Add to the query",
+          onclick: use(1),
+        },
+        icon("plus"),
+        "Add",
+      ),
+      h(
+        "button",
+        {
+          class: "button small",
+          type: "button",
+          "aria-label": "Subtract from the query",
+          title: "Less like this",
+          onclick: use(-1),
+        },
+        icon("minus"),
+        "Subtract",
+      ),
+    );
   }
 
   #makeButtons() {
-    const make = (/** @type {IconName} */ name, /** @type {string} */ label, /** @type {() => void} */ run, extra = "") =>
-      h("button", { class: `icon-button ${extra}`, type: "button", "aria-label": label, title: label, onclick: run }, icon(name));
+    const make = (
+      /** @type {IconName} */ name,
+      /** @type {string} */ label,
+      /** @type {() => void} */ run,
+      extra = "",
+    ) =>
+      h(
+        "button",
+        { class: `icon-button ${extra}`, type: "button", "aria-label": label, title: label, onclick: run },
+        icon(name),
+      );
     return {
       close: make("close", "Close", () => this.close()),
       zoomOut: make("zoomOut", "Zoom out", () => this.stage.zoomOut(), "wide-only"),
@@ -190,9 +259,15 @@ export class Viewer {
     }
     if (isTyping) return;
     const run = {
-      ArrowLeft: () => void this.step(-1), ArrowRight: () => void this.step(1),
-      "+": () => this.stage.zoomIn(), "=": () => this.stage.zoomIn(), "-": () => this.stage.zoomOut(), 0: () => this.stage.reset(),
-      i: () => this.#showPanel(Boolean(this.panel.hidden)), h: () => this.toggleHeatmap(), l: () => this.page.showLike(this.#id),
+      ArrowLeft: () => void this.step(-1),
+      ArrowRight: () => void this.step(1),
+      "+": () => this.stage.zoomIn(),
+      "=": () => this.stage.zoomIn(),
+      "-": () => this.stage.zoomOut(),
+      0: () => this.stage.reset(),
+      i: () => this.#showPanel(Boolean(this.panel.hidden)),
+      h: () => this.toggleHeatmap(),
+      l: () => this.page.showLike(this.#id),
     }[event.key];
     if (!run) return;
     event.preventDefault();
@@ -201,9 +276,13 @@ export class Viewer {
 
   /** Tab stays inside, as in any dialog. @param {KeyboardEvent} event */
   #keepFocus(event) {
-    const stops = /** @type {HTMLElement[]} */ ([...this.element.querySelectorAll("button, a[href], input, textarea")]).filter((stop) => stop.offsetParent && !stop.matches(":disabled"));
+    const stops = /** @type {HTMLElement[]} */ ([
+      ...this.element.querySelectorAll("button, a[href], input, textarea"),
+    ]).filter((stop) => stop.offsetParent && !stop.matches(":disabled"));
     const [first, last] = [stops[0], stops[stops.length - 1]];
-    const isAtEnd = event.shiftKey ? [first, this.element].includes(/** @type {HTMLElement} */ (document.activeElement)) : document.activeElement === last;
+    const isAtEnd = event.shiftKey
+      ? [first, this.element].includes(/** @type {HTMLElement} */ (document.activeElement))
+      : document.activeElement === last;
     if (!isAtEnd) return;
     event.preventDefault();
     (event.shiftKey ? last : first).focus();
