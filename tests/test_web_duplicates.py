@@ -12,6 +12,7 @@ from PIL import Image
 from sightline.errors import InputError
 from sightline.search import duplicates as search_duplicates
 from sightline.web import duplicates as web_duplicates
+from sightline.web.problems import Problem
 from web_world import index, open_app, wait_for, write_photos
 
 
@@ -120,16 +121,14 @@ def test_too_many_different_searches_are_told_to_wait(library, held):
         assert sorted(one.result(20).status_code for one in asked) == [200] * 5 + [429] * 3
 
 
-def test_closing_the_server_gives_up_a_long_search(library, held):
+def test_closing_gives_up_a_long_search(library, held):
     with open_app(library) as client:
-        thread = threading.Thread(
-            target=client.get, args=("/api/duplicates",), kwargs={"params": {"min_similarity": 0.9}}
-        )
-        thread.start()
+        finder, served = client.app.state.duplicates, client.app.state.libraries.get(None)
+        future = finder.find(served, 0.9)
         wait_for(lambda: held.searches)
-    thread.join(5)
-    assert not thread.is_alive()
-    assert not held.is_set()
+        finder.close()
+        with pytest.raises(Problem, match="stopping"):
+            future.result(20)
 
 
 class Vectors:
