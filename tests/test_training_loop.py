@@ -192,10 +192,10 @@ def test_a_teacher_of_other_pictures_is_refused(world, tmp_path):
 
 
 def test_shuffled_captions_are_a_derangement_of_the_pairs(world):
-    from sightline.training.preparation import load_train_pairs
+    from sightline.training.preparation import load_train_parts
 
-    plain = load_train_pairs(small_config(world))
-    shuffled = load_train_pairs(small_config(world, shuffle_captions=True))
+    (plain,) = load_train_parts(small_config(world))
+    (shuffled,) = load_train_parts(small_config(world, shuffle_captions=True))
     assert sorted(p.captions for p in plain) == sorted(p.captions for p in shuffled)
     assert sum(a.captions == b.captions for a, b in zip(plain, shuffled, strict=True)) < len(plain) / 4
     assert shuffled.fingerprint != plain.fingerprint
@@ -322,6 +322,8 @@ def test_what_the_teacher_sees_is_kept_and_goes_on_after_an_interruption(world, 
     calls.clear()
     train(config, tmp_path / "second")
     computed = calls[:2]
+    train(dataclasses.replace(config, crops=2), tmp_path / "fewer")
+    assert calls.count(24) == 4  # two more batches: other crops are looked at anew
     calls.clear()
     train(config, tmp_path / "third")
     assert computed == [24, 24]  # of 72 crops the first 24 were kept

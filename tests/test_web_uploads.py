@@ -115,7 +115,7 @@ def test_a_polyglot_is_a_picture_and_nothing_of_it_but_pixels_comes_back(client)
 
 def test_the_same_bytes_have_the_same_key_and_are_embedded_once(client, monkeypatch):
     first = send(client, picture_bytes((1, 2, 3))).json()
-    monkeypatch.setattr(uploads, "embed", lambda *_: pytest.fail("it was embedded again"))
+    monkeypatch.setattr(uploads, "embed_pixels", lambda *_: pytest.fail("it was embedded again"))
     assert send(client, picture_bytes((1, 2, 3))).json() == first
     found = client.get("/api/search", params={"parts": f'[{{"upload": "{first["key"]}"}}]'})
     assert found.json()["parts"] == [{"label": "your picture", "weight": 1, "kind": "image"}]

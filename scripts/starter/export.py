@@ -13,8 +13,7 @@ import numpy as np
 from corpus import CONTEXT_LENGTH, Corpus
 from folders import LICENCE
 from numpy.typing import NDArray
-from pixels import as_images, cached_pixels, normalise
-from teacher import MEAN, STD
+from pixels import MEAN, STD, as_images, cached_pixels, normalise
 from torch import from_numpy
 
 from sightline.data.addressing import load_dataset

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from corpus import CONTEXT_LENGTH, Corpus
-from teacher import MEAN, STD
+from pixels import MEAN, STD
 from torch import Tensor, nn
 from tuning import TEACHER_PX, Tuned
 from words import Matcher

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from teacher import MEAN, STD
 from torch import Tensor
 
 from sightline.data.base import Dataset
 from sightline.data.pixel_cache import open_pixel_cache
 from sightline.images.preprocess import Preprocessing
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, which the teacher was trained with."""
 
 
 def cached_pixels(dataset: Dataset, size_px: int) -> NDArray[np.uint8]:

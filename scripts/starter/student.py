@@ -13,8 +13,8 @@ from corpus import Corpus
 from progress import Log
 
 from sightline.training.config import TrainConfig
+from sightline.training.journal import RUN_FILE
 from sightline.training.loop import train
-from sightline.training.run_folder import RUN_FILE
 
 STUDENT = {
     "small": TrainConfig(

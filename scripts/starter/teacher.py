@@ -13,18 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from pixels import cached_pixels, normalise
 from torch import Tensor, nn
 
 from sightline.data.base import Dataset
-from sightline.data.pixel_cache import open_pixel_cache
-from sightline.images.preprocess import Preprocessing
 from sightline.models.graph_export import BATCH, export_graph
 from sightline.models.onnx_session import open_session
 from sightline.training.augment import Augmentation, Changes, FixedCrops, augment
 
 FEATURES_PX, CACHE_PX = 224, 192
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = Augmentation(crop_min=0.5, aspect_jitter=1.5, colour_jitter=0.0)
 WHOLE_AND_MIRRORED = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
@@ -71,8 +69,7 @@ class _Pooled(nn.Module):
         self.trunk = trunk
 
     def forward(self, image_B3SS: Tensor) -> Tensor:
-        mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
-        return self.trunk((image_B3SS - mean) / std).mean(dim=(2, 3))
+        return self.trunk(normalise(image_B3SS)).mean(dim=(2, 3))
 
 
 def teacher_features(trunk: Trunk, dataset: Dataset, folder: Path, *, crops: int) -> NDArray[np.float16]:
@@ -86,7 +83,7 @@ def teacher_features(trunk: Trunk, dataset: Dataset, folder: Path, *, crops: int
         example = (torch.zeros(2, 3, FEATURES_PX, FEATURES_PX),)
         export_graph(_Pooled(trunk), example, graph, names=(("pixels",), ("features",)), dynamic=({0: BATCH},))
         session = open_session(graph)
-        pixels = open_pixel_cache(dataset, preprocessing=Preprocessing(size_px=CACHE_PX, resize_mode="squash"))
+        pixels_NSS3 = cached_pixels(dataset, CACHE_PX)
         fixed = FixedCrops.draw(torch.full((len(dataset),), 1 + crops), CROPS, seed=0)
         affine_NK23 = fixed.affine_C23.unflatten(0, (len(dataset), 1 + crops))[:, 1:]
         affine_NK23 = torch.cat([WHOLE_AND_MIRRORED.expand(len(dataset), 2, 2, 3), affine_NK23], dim=1)
@@ -95,7 +92,7 @@ def teacher_features(trunk: Trunk, dataset: Dataset, folder: Path, *, crops: int
             for start in range(0, len(dataset), 32):
                 part = slice(start, min(start + 32, len(dataset)))
                 changes = Changes(affine_B23=affine_NK23[part, k], colour_3B=torch.ones(3, part.stop - start))
-                image_B3SS = augment(torch.from_numpy(np.array(pixels.pixels_NSS3[part])), FEATURES_PX, CROPS, changes)
+                image_B3SS = augment(torch.from_numpy(np.array(pixels_NSS3[part])), FEATURES_PX, CROPS, changes)
                 features_NKF[part, k] = session.run({"pixels": image_B3SS.numpy()})["features"]
         partial = path.with_suffix(".partial.npy")
         np.save(partial, features_NKF)

@@ -23,7 +23,7 @@ from progress import Log
 from student import STUDENT, smoke_student, train_student
 from teacher import CACHE_PX, Trunk, Whitening, teacher_features
 from tuning import Tuned, TuningRecipe, embed, tune
-from words import Matcher, Seen, WordsRecipe, learn_sentences, learn_words
+from words import Matcher, WordsRecipe, features_part, learn_sentences, learn_words
 
 from sightline.data.addressing import load_dataset
 from sightline.evaluation.retrieval import retrieval_metrics
@@ -98,13 +98,15 @@ def make_teacher(corpus: Corpus, teacher_file: Path, recipe: WordsRecipe, tuning
     )
     log.write(stage="features", flickr=list(flickr_NKF.shape), names=list(names_NKF.shape))
     whiten = Whitening(flickr_NKF[:, :2].astype(np.float32).mean(1))
-    sets = [
-        Seen.of(dataset, whiten(features), corpus.tokenizer)
-        for dataset, features in ((corpus.train, flickr_NKF), (names, names_NKF))
+    parts = [
+        features_part(corpus.train, whiten(flickr_NKF), corpus.tokenizer, size=recipe.batch),
+        features_part(names, whiten(names_NKF), corpus.tokenizer, size=recipe.names_batch),
     ]
     val_BF = torch.from_numpy(whiten(val_NKF).mean(1))
     matcher = Matcher(clip, val_BF.shape[1], recipe)
-    learn_words(matcher, sets, lambda words: recalls(words, words.encode_features(val_BF), corpus), recipe, corpus, log)
+    learn_words(
+        matcher, parts, lambda words: recalls(words, words.encode_features(val_BF), corpus), recipe, corpus, log
+    )
     tuned = Tuned(trunk, whiten, matcher)
     val_NSS3 = cached_pixels(corpus.val, CACHE_PX)
     tune(tuned, corpus, names, lambda tuned: recalls(matcher, embed(tuned, val_NSS3), corpus), tuning, log)

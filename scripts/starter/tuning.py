@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from corpus import Corpus
 from numpy.typing import NDArray
+from parts import Part, contrast, look_at, shuffled_steps
 from pixels import as_images, cached_pixels, normalise
 from progress import Log, Training
 from teacher import CACHE_PX, Trunk, Whitening
 from torch import Tensor, nn
-from words import Matcher, token_ids
+from words import Matcher
 
 from sightline.data.base import Dataset
 from sightline.training.augment import Augmentation, augment, draw_changes
-from sightline.training.losses import softmax_contrastive
-from sightline.training.token_table import tokenize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,10 @@ class TuningRecipe:
     batch: int = 96
     names_batch: int = 32
     rate: float = 2e-4
-    captions_per_image: int = 2
 
 
+NAMES_PX = 64
+"""What Tiny ImageNet's pictures measure."""
 TEACHER_PX = 192
 """What the tuned trunk is used at: a crop of 0.8 of a picture at 160 px shows things as large as the whole at 192."""
 VIEWS = Augmentation(crop_min=0.6, aspect_jitter=1.5, colour_jitter=0.2)
@@ -64,49 +64,35 @@ def tune(
     recipe: TuningRecipe, log: Log,
 ) -> None:  # fmt: skip
     """Train all of it on pixels, a step being pictures with captions and pictures with names."""
-    sets = [_Set(corpus.train, corpus, recipe.batch), _Set(names, corpus, recipe.names_batch)]
-    n_steps = len(corpus.train) // recipe.batch
+    parts = [
+        _pixels_part(corpus.train, corpus, CACHE_PX, recipe.batch, recipe),
+        _pixels_part(names, corpus, NAMES_PX, recipe.names_batch, recipe),
+    ]
     training = Training(
-        tuned, corpus.folder / "tuned.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed
-    )
+        tuned, corpus.folder / "tuned.pt", epochs=recipe.epochs, steps=len(corpus.train) // recipe.batch,
+        rate=recipe.rate, seed=recipe.seed,
+    )  # fmt: skip
     for epoch, generator in training.epochs():
         rng = np.random.default_rng([recipe.seed, epoch])
-        orders = [rng.permutation(len(part.group_N)) for part in sets]
-        for index in range(n_steps):
-            rows = [
-                np.take(order, range(index * part.size, (index + 1) * part.size), mode="wrap")
-                for part, order in zip(sets, orders, strict=True)
-            ]
-            image_B3SS = torch.cat([part.images(r, recipe, generator) for part, r in zip(sets, rows, strict=True)])
+        for rows in shuffled_steps(parts, rng):
+            image_B3SS = look_at(parts, rows, generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
-                image_BD, _ = tuned.encode_images(image_B3SS.contiguous(memory_format=torch.channels_last))
-            losses = []
-            for part, r, vectors in zip(sets, rows, image_BD.split([part.size for part in sets]), strict=True):
-                places, owner = part.texts.draw(r, recipe.captions_per_image, rng)
-                text_TD = tuned.matcher.encode_texts(token_ids(part.texts, places))
-                groups = torch.from_numpy(part.group_N[r])
-                scale = tuned.matcher.logit_scale.exp()
-                losses.append(softmax_contrastive(vectors, text_TD, groups, groups[owner], scale=scale) * part.size)
-            training.descend(torch.stack(losses).sum() / sum(part.size for part in sets))
+                image_BD, _ = tuned.encode_images(image_B3SS)
+            scale = tuned.matcher.logit_scale.exp()
+            loss = contrast(parts, rows, image_BD, tuned.matcher.encode_texts, scale, rng)
+            training.descend(loss)
         tuned.eval()
-        log.write(
-            stage="tuning", epoch=epoch + 1, loss=round(float(losses[0].detach()) / recipe.batch, 3), **validate(tuned)
-        )
+        log.write(stage="tuning", epoch=epoch + 1, loss=round(loss.item(), 3), **validate(tuned))
 
 
-class _Set:
-    """Pixels and texts of a set, and how many of its pictures a step takes."""
+def _pixels_part(dataset: Dataset, corpus: Corpus, cache_px: int, size: int, recipe: TuningRecipe) -> Part:
+    pixels_NSS3 = cached_pixels(dataset, cache_px)
 
-    def __init__(self, dataset: Dataset, corpus: Corpus, size: int) -> None:
-        self.size = size
-        self.pixels_NSS3 = cached_pixels(dataset, CACHE_PX if dataset is corpus.train else 64)
-        self.texts = tokenize([pair.captions for pair in dataset], corpus.tokenizer)
-        self.group_N = np.array([row if pair.label is None else pair.label for row, pair in enumerate(dataset)])
-
-    def images(self, rows: NDArray[np.int64], recipe: TuningRecipe, generator: torch.Generator) -> Tensor:
-        """Changed at random, normalised, at the size that is trained on."""
+    def look(rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         changes = draw_changes(len(rows), VIEWS, generator)
-        return normalise(augment(torch.from_numpy(self.pixels_NSS3[rows]), recipe.size_px, VIEWS, changes))
+        return normalise(augment(torch.from_numpy(pixels_NSS3[rows]), recipe.size_px, VIEWS, changes))
+
+    return Part.of(dataset, corpus.tokenizer, look, size=size)
 
 
 @torch.inference_mode()

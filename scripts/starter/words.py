@@ -5,7 +5,7 @@ learns first which sentences tell the same picture (27,000 pictures that we don'
 then, together with a linear map, to find the teacher's features. Trunk, map and text tower make a CLIP of their own,
 of foreign parts and so never shipped, but a student's image tower can follow its vectors on any picture.
 
-Shape suffixes: B pictures, N pictures of a set, K crops, F features, T texts, L tokens, D joint space.
+Shape suffixes: B pictures, N pictures of a set, K views, F features, T texts, L tokens, D joint space.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from corpus import Corpus
 from numpy.typing import NDArray
+from parts import Part, contrast, look_at, shuffled_steps, token_ids
 from progress import Log, Training
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,7 +28,7 @@ from sightline.data.base import Dataset
 from sightline.models.convolutional import ConvClip
 from sightline.models.tokenizing import Tokenizer
 from sightline.training.losses import softmax_contrastive
-from sightline.training.token_table import TokenTable, tokenize
+from sightline.training.token_table import tokenize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,6 @@ class WordsRecipe:
     epochs: int = 12
     batch: int = 128
     names_batch: int = 64
-    captions_per_image: int = 2
     rate: float = 1e-3
     map_factor: float = 2.0  # on the map's rate, which starts from nothing
     crops: int = 6
@@ -91,74 +91,34 @@ def learn_sentences(corpus: Corpus, clip: ConvClip, recipe: WordsRecipe, log: Lo
         log.write(stage="sentences", epoch=epoch + 1, loss=round(loss.item(), 3), scale=round(scale.item(), 1))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A set as the teacher sees it, with its texts."""
-
-    features_NKF: NDArray[np.float32]
-    texts: TokenTable
-    group_N: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, dataset: Dataset, features_NKF: NDArray[np.float32], tokenizer: Tokenizer) -> Seen:
-        """Pictures of one class fit each other's names."""
-        groups = [row if pair.label is None else pair.label for row, pair in enumerate(dataset)]
-        texts = tokenize([pair.captions for pair in dataset], tokenizer)
-        return cls(features_NKF=features_NKF, texts=texts, group_N=np.array(groups))
-
-
 def learn_words(
-    matcher: Matcher, sets: list[Seen], validate: Callable[[Matcher], dict[str, float]], recipe: WordsRecipe,
+    matcher: Matcher, parts: list[Part], validate: Callable[[Matcher], dict[str, float]], recipe: WordsRecipe,
     corpus: Corpus, log: Log,
 ) -> None:  # fmt: skip
-    """Train map and text tower together, on each step's share of every set; texts of one set say nothing of another."""
-    sizes = (recipe.batch, recipe.names_batch)[: len(sets)]
-    n_steps = len(sets[0].group_N) // recipe.batch
+    """Train map and text tower together, on each step's share of every set."""
+    n_steps = len(parts[0].group_N) // recipe.batch
     training = Training(
         matcher, corpus.folder / "words.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate,
         seed=recipe.seed + 1, factors={"map": recipe.map_factor},
     )  # fmt: skip
-    for epoch, _ in training.epochs():
+    for epoch, generator in training.epochs():
         rng = np.random.default_rng([recipe.seed + 1, epoch])
-        orders = [rng.permutation(len(part.group_N)) for part in sets]
-        for index in range(n_steps):
-            drawn = [
-                _draw(part, np.take(order, range(index * size, (index + 1) * size), mode="wrap"), recipe, rng)
-                for part, order, size in zip(sets, orders, sizes, strict=True)
-            ]
-            training.descend(_loss(matcher, drawn))
+        for rows in shuffled_steps(parts, rng):
+            image_BD = matcher.encode_features(look_at(parts, rows, generator))
+            scale = matcher.logit_scale.exp()
+            training.descend(contrast(parts, rows, image_BD, matcher.encode_texts, scale, rng))
         if (epoch + 1) % 3 == 0 or epoch + 1 == recipe.epochs:
             matcher.eval()
-            log.write(
-                stage="words", epoch=epoch + 1, scale=round(matcher.logit_scale.exp().item(), 1), **validate(matcher)
-            )
+            log.write(stage="words", epoch=epoch + 1, scale=round(scale.item(), 1), **validate(matcher))
 
 
-_Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Features, token ids, groups of the features, groups of the texts."""
+def features_part(dataset: Dataset, features_NKF: NDArray[np.float32], tokenizer: Tokenizer, *, size: int) -> Part:
+    """A set as the frozen teacher sees it: one of each picture's views at a time."""
+    feature_NKF = torch.from_numpy(features_NKF)
 
+    def look(rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        return feature_NKF[
+            torch.from_numpy(rows), torch.randint(feature_NKF.shape[1], (len(rows),), generator=generator)
+        ]
 
-def _draw(part: Seen, rows: NDArray[np.int64], recipe: WordsRecipe, rng: np.random.Generator) -> _Drawn:
-    view = rng.integers(0, part.features_NKF.shape[1], len(rows))
-    places, owner = part.texts.draw(rows, recipe.captions_per_image, rng)
-    groups = torch.from_numpy(part.group_N[rows])
-    return torch.from_numpy(part.features_NKF[rows, view]), token_ids(part.texts, places), groups, groups[owner]
-
-
-def _loss(matcher: Matcher, drawn: list[_Drawn]) -> Tensor:
-    """The mean of the sets' contrastive losses, by their number of pictures."""
-    total = sum(len(groups) for _, _, groups, _ in drawn)
-    losses = [
-        softmax_contrastive(
-            matcher.encode_features(features), matcher.encode_texts(ids), groups, owners,
-            scale=matcher.logit_scale.exp(),
-        ) * (len(groups) / total)
-        for features, ids, groups, owners in drawn
-    ]  # fmt: skip
-    return torch.stack(losses).sum()
-
-
-def token_ids(table: TokenTable, places: NDArray[np.int64]) -> Tensor:
-    """Some rows of a table, as long as the longest of them."""
-    longest = int(table.length_C[places].max())
-    return torch.from_numpy(table.ids_CL[places, :longest].astype(np.int64))
+    return Part.of(dataset, tokenizer, look, size=size)

@@ -122,12 +122,17 @@ def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
 
 def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
     """A picture file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
-    preprocessing = encoder.card.preprocessing
     try:
-        picture = read_picture(path, min_side_px=preprocessing.size_px)
+        picture = read_picture(path, min_side_px=encoder.card.preprocessing.size_px)
     except ImageError as error:
         raise InputError(f"The picture {path} can't be read: {error.reason}.") from error
-    vector_D: NDArray[np.float32] = encoder.encode_images(preprocessing.resize(picture.rgb)[None])[0]
+    return embed_pixels(encoder, picture.rgb)
+
+
+def embed_pixels(encoder: Encoder, rgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Upright RGB (H, W, 3) uint8 -> its vector (D,)."""
+    pixels_SS3 = encoder.card.preprocessing.resize(rgb_HW3)
+    vector_D: NDArray[np.float32] = encoder.encode_images(pixels_SS3[None])[0]
     return vector_D
 
 

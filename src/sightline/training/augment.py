@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from sightline.data.base import fingerprint_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -51,7 +53,6 @@ class FixedCrops:
     affine_C23: Tensor
     first_N: Tensor
     augmentation: Augmentation
-    seed: int
 
     @classmethod
     def draw(cls, counts_N: Tensor, augmentation: Augmentation, *, seed: int) -> FixedCrops:
@@ -59,7 +60,12 @@ class FixedCrops:
         first_N = F.pad(counts_N.cumsum(0), (1, 0))
         affine_C23 = _draw_affine(int(first_N[-1]), augmentation, torch.Generator().manual_seed(seed))
         affine_C23[first_N[:-1]] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-        return cls(affine_C23=affine_C23, first_N=first_N, augmentation=augmentation, seed=seed)
+        return cls(affine_C23=affine_C23, first_N=first_N, augmentation=augmentation)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any crop, and with which picture it is of."""
+        return fingerprint_of(tensor.numpy().tobytes().hex() for tensor in (self.affine_C23, self.first_N))
 
     def pick(self, rows_B: Tensor, generator: torch.Generator) -> Tensor:
         """One crop of each of these pictures, as rows of `affine_C23`."""

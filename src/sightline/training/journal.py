@@ -15,6 +15,8 @@ from typing import Any, Self
 from sightline.errors import InputError, TrainingError
 
 LOG_FILE = "log.jsonl"
+RUN_FILE = "run.json"
+"""The run's settings, which stand beside its log; named here, where those that only look at runs need no PyTorch."""
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_MISSING = (
     "No TensorBoard log: it needs the extra train (pip install 'sightline[train]'); log.jsonl has all."

@@ -78,9 +78,11 @@ class Prepared:
 
 def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, resumed: bool) -> Prepared:
     """Load or make all of it. Raises InputError, ModelError or TrainingError for what can't be trained."""
-    train = load_train_pairs(config)
+    parts = load_train_parts(config)
     validation = load_dataset(config.val_data or config.data, split=config.val_split, limit=config.val_limit)
-    _refuse_overlap(train, validation)
+    for part in parts:
+        _refuse_overlap(part, validation)
+    train = parts[0] if len(parts) == 1 else join_datasets(parts)
     if config.init is None and not resumed and world.is_first:
         write_tokenizer(train_tokenizer(_texts(config, train), vocab_size=config.towers.vocab_size), output)
     any_rank(False, world)  # the others read the tokenizer that the first one writes
@@ -126,8 +128,8 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
     )
 
 
-def load_train_pairs(config: TrainConfig) -> Dataset:
-    """The pairs that are trained on, as `limit`, `train_fraction` and `shuffle_captions` leave them."""
+def load_train_parts(config: TrainConfig) -> list[Dataset]:
+    """What is trained on; the first set is `data`, as `limit`, `train_fraction` and `shuffle_captions` leave it."""
     train = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
     train = replace(train, pairs=_taken_once(train.pairs))
     if config.train_fraction < 1:
@@ -136,12 +138,8 @@ def load_train_pairs(config: TrainConfig) -> Dataset:
         train = train.take([int(row) for row in rows], why=f"fraction={config.train_fraction} seed={config.seed}")
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
-    parts = [
-        train,
-        *(load_dataset(address, split="train", limit=config.limit, seed=config.seed) for address in config.more_data),
-    ]
-    parts = [prompted(part) for part in parts]
-    return parts[0] if len(parts) == 1 else join_datasets(parts)
+    more = [load_dataset(address, split="train", limit=config.limit, seed=config.seed) for address in config.more_data]
+    return [prompted(part) for part in (train, *more)]
 
 
 def prompted(dataset: Dataset) -> Dataset:
@@ -176,7 +174,7 @@ def _shuffled(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _refuse_overlap(train: Dataset, validation: Dataset) -> None:
-    if validation.name in train.name.split(" + ") and train.split == validation.split:
+    if train.name == validation.name and train.split == validation.split:
         raise InputError(
             f"{train.name} would be measured on what it is trained on ({train.split}). Set val_split, or val_data to "
             "other pairs."

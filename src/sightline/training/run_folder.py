@@ -12,8 +12,8 @@ from typing import Any
 from sightline.errors import InputError, TrainingError
 from sightline.training.checkpoint import newest_checkpoint
 from sightline.training.config import TrainConfig
+from sightline.training.journal import RUN_FILE
 
-RUN_FILE = "run.json"
 CURVES_FILE = "curves.png"
 
 _FREE = ("keep_checkpoints", "log_steps", "patience")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def teacher_crops(
         given_CD: NDArray[np.float32] = teacher_rows(teacher, dataset)[crops.owners().numpy()]
         return given_CD
     encoder = load_encoder(teacher)
-    path = _cache_file(dataset, encoder, repr(crops.augmentation), str(crops.seed), str(pixels.pixels_NSS3.shape))
+    path = _cache_file(dataset, encoder, crops.fingerprint, str(pixels.pixels_NSS3.shape))
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold_lock(path.with_suffix(".lock")):
         if not path.is_file():
@@ -75,14 +76,11 @@ def teacher_crops(
 def _fill_crops(
     partial: Path, encoder: Encoder, *, pixels: PixelCache, crops: FixedCrops, report: Callable[[str], None]
 ) -> None:
-    """Rows that aren't computed yet are NaN."""
+    """Rows are computed in order; those that aren't yet are zeros, as a new file is."""
     owner_C = crops.owners().numpy()
-    shape = (len(owner_C), encoder.dim)
-    if not partial.is_file():
-        rows_CD = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-        rows_CD[:] = np.nan
-    rows_CD = np.lib.format.open_memmap(partial, "r+")
-    done = int(np.isfinite(rows_CD[:, 0]).argmin()) if not np.isfinite(rows_CD[:, 0]).all() else len(owner_C)
+    mode: Literal["r+", "w+"] = "r+" if partial.is_file() else "w+"
+    rows_CD = np.lib.format.open_memmap(partial, mode, np.float16, (len(owner_C), encoder.dim))
+    done = int(np.count_nonzero(rows_CD.any(axis=1)))
     still = crops.augmentation.still()
     for start in range(done, len(owner_C), _CROPS_AT_ONCE):
         part = slice(start, min(start + _CROPS_AT_ONCE, len(owner_C)))

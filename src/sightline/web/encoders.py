@@ -72,7 +72,3 @@ class Encoders:
             if name not in self._loaded:
                 self._loaded[name] = SharedEncoder(load_encoder(name))
             return self._loaded[name]
-
-    def is_loaded(self, name: str) -> bool:
-        """Whether a model is ready to run."""
-        return name in self._loaded

@@ -69,8 +69,6 @@ class OpenLibrary:
         self.library.encoders = shared.encoders
         self.path = self.library.path.resolve()
         self.config = config
-        self.lock = threading.RLock()
-        """Held around work that one thread at a time may do, such as generating captions."""
         self.is_default = False
         self.uploads = shared.uploads
         self.thumbnails = Thumbnails(self.path / "thumbnails")

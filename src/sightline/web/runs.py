@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from sightline.errors import InputError
-from sightline.training.journal import LOG_FILE, Row, read_journal
+from sightline.training.journal import LOG_FILE, RUN_FILE, Row, read_journal
 from sightline.web.folders import is_text
-
-RUN_FILE = "run.json"
-"""As `training/run_folder.py` has it, which loads PyTorch: a page must neither need that nor wait for it."""
 
 _DEPTH = 3
 """How far below the folder of runs a run may lie."""

@@ -13,6 +13,7 @@ from fastapi import UploadFile
 from sightline.errors import ImageError
 from sightline.images.decode import Picture, read_info, read_picture
 from sightline.images.thumbnails import data_uri, make_thumbnail
+from sightline.search.engine import embed_pixels
 from sightline.web.problems import Problem
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Upload:
         name = encoder.card.name
         if name not in self.vectors:
             picture = decode_upload(self.data, min_side_px=encoder.card.preprocessing.size_px)
-            self.vectors[name] = embed(encoder, picture)
+            self.vectors[name] = embed_pixels(encoder, picture.rgb)
         return self.vectors[name]
 
 
@@ -68,7 +69,7 @@ class Uploads:
             preview = data_uri(make_thumbnail(picture.rgb, size_px=PREVIEW_PX, format="WEBP"), "WEBP")
             info = picture.info
             upload = Upload(key=key, data=data, width=info.width, height=info.height, preview=preview)
-            upload.vectors[encoder.card.name] = embed(encoder, picture)
+            upload.vectors[encoder.card.name] = embed_pixels(encoder, picture.rgb)
         with self._lock:
             self._kept[key] = upload
             self._kept.move_to_end(key)
@@ -105,10 +106,3 @@ def decode_upload(data: bytes, *, min_side_px: int | None = None) -> Picture:
         return read_picture(data, min_side_px=min_side_px)
     except ImageError as error:
         raise Problem(422, f"The picture can't be read: {error.reason}.", kind="image") from error
-
-
-def embed(encoder: Encoder, picture: Picture) -> NDArray[np.float32]:
-    """A decoded picture's vector (D,)."""
-    pixels_SS3 = encoder.card.preprocessing.resize(picture.rgb)
-    vector_D: NDArray[np.float32] = encoder.encode_images(pixels_SS3[None])[0]
-    return vector_D

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from sightline.search.engine import embed_pixels
 from sightline.web.libraries import OpenLibrary, PickedLibrary
 from sightline.web.models import EmbedAnswer, EmbedRequest
 from sightline.web.problems import Problem
-from sightline.web.uploads import decode_upload, embed
+from sightline.web.uploads import decode_upload
 
 router = APIRouter(prefix="/api", tags=["embed"])
 
@@ -80,7 +81,7 @@ def _embed_texts(library: OpenLibrary, model: str | None, texts: list[str]) -> E
 def _embed_pictures(library: OpenLibrary, model: str | None, pictures: list[bytes]) -> EmbedAnswer:
     encoder = library.encoder_of(model)
     side_px = encoder.card.preprocessing.size_px
-    vectors = [embed(encoder, decode_upload(data, min_side_px=side_px)) for data in pictures]
+    vectors = [embed_pixels(encoder, decode_upload(data, min_side_px=side_px).rgb) for data in pictures]
     return _show(encoder.card.name, np.stack(vectors))
 
 
