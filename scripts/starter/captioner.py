@@ -1,4 +1,4 @@
-"""The starter captioner: the CLIP's frozen image tower, and a decoder that learns English first and pictures second."""
+"""The starter captioner: the CLIP's frozen image tower; its decoder learns English, then pictures, then from itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from corpus import Corpus
 from numpy.typing import NDArray
 from pixels import as_images, cached_pixels, normalise
 from progress import Log, Training
+from self_critical import Agreement, self_critical_loss
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -39,6 +40,10 @@ class CaptionerRecipe:
     batch: int = 128
     rate: float = 5e-4
     smoothing: float = 0.1
+    critical_epochs: int = 5  # passes over the images in which it learns from its own sentences
+    critical_batch: int = 64
+    critical_rate: float = 1e-4
+    samples: int = 5
     n_checked: int = 250
 
 
@@ -50,11 +55,12 @@ def train_captioner(corpus: Corpus, clip: ConvClip, recipe: CaptionerRecipe, log
         pad_id=PAD_ID,
     )  # fmt: skip
     model = ConvCaptioner(config)
-    model.image_tower.load_state_dict(clip.image_tower.state_dict())
     model.image_tower.requires_grad_(False)
     _learn_language(model, corpus, recipe, log)
+    model.image_tower.load_state_dict(clip.image_tower.state_dict())  # last: what was resumed brought its own
     views = cached_cells(model, corpus, recipe, log)
     _learn_pictures(model, views, corpus, recipe, log)
+    _learn_from_itself(model, views, corpus, recipe, log)
     return model.eval()
 
 
@@ -78,9 +84,7 @@ def _learn_language(model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecip
 @torch.inference_mode()
 def cached_cells(model: ConvCaptioner, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> NDArray[np.float16]:
     """The cells of `views` random crops of every training image, (views, images, N, C), computed once."""
-    # Named after the tower, so that another CLIP in the same folder never meets stale cells.
-    tower = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.image_tower.parameters())).hexdigest()
-    path = corpus.folder / "cache" / f"cells-{tower[:8]}-{recipe.views}.npy"
+    path = corpus.folder / "cache" / f"cells-{_tower(model)}-{recipe.views}.npy"
     n_cells = (model.config.size_px // 2 ** len(model.config.image_blocks)) ** 2
     if not path.exists():
         model.eval()
@@ -111,7 +115,7 @@ def _learn_pictures(
     n_steps = len(rows) // recipe.batch
     training = Training(
         model,
-        corpus.folder / "captioner.pt",
+        corpus.folder / f"captioner-{_tower(model)}.pt",
         epochs=recipe.epochs,
         steps=n_steps,
         rate=recipe.rate,
@@ -127,6 +131,39 @@ def _learn_pictures(
         if (epoch + 1) % 2 == 0 or epoch + 1 == recipe.epochs:
             figures, captions = check(model, corpus, recipe.n_checked)
             log.write(stage="captioner", epoch=epoch + 1, **figures, captions=captions[:40:10])
+
+
+def _learn_from_itself(
+    model: ConvCaptioner, views: NDArray[np.float16], corpus: Corpus, recipe: CaptionerRecipe, log: Log
+) -> None:
+    """Sentences of its own that agree with people's become likelier."""
+    agreement, size = Agreement(corpus), recipe.critical_batch
+    training = Training(
+        model, corpus.folder / f"captioner-critical-{_tower(model)}.pt", epochs=recipe.critical_epochs,
+        steps=len(corpus.train) // size, rate=recipe.critical_rate, seed=recipe.seed + 6,
+    )  # fmt: skip
+    for epoch, generator in training.epochs():
+        order, rewards = torch.randperm(len(corpus.train), generator=generator).numpy(), []
+        for index in range(training.n_steps):
+            rows = order[index * size : (index + 1) * size]
+            view = torch.randint(len(views), (len(rows),), generator=generator).numpy()
+            loss, reward = self_critical_loss(
+                model, torch.from_numpy(views[view, rows]).float(), rows, agreement,
+                samples=recipe.samples, generator=generator,
+            )  # fmt: skip
+            training.descend(loss)
+            rewards.append(reward)
+        figures, captions = check(model, corpus, recipe.n_checked)
+        log.write(
+            stage="captioner-critical", epoch=epoch + 1, sampled=round(float(np.mean(rewards)), 4), **figures,
+            captions=captions[:40:10],
+        )  # fmt: skip
+
+
+def _tower(model: ConvCaptioner) -> str:
+    """Names what was made with this image tower, so that another CLIP in the same folder never meets it."""
+    parts = b"".join(parameter.detach().numpy().tobytes() for parameter in model.image_tower.parameters())
+    return hashlib.sha256(parts).hexdigest()[:8]
 
 
 @torch.inference_mode()
@@ -158,7 +195,7 @@ def _loss(model: ConvCaptioner, ids_BL: Tensor, cells_BNC: Tensor, *, smoothing:
     return F.cross_entropy(logits_BLV.flatten(0, 1).float(), target, ignore_index=PAD_ID, label_smoothing=smoothing)
 
 
-def _by_length(rows: NDArray[np.int64], size: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
+def _by_length(rows: NDArray[np.integer], size: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
     """Whole batches in random order, each of texts of like length, so that little is spent on padding."""
     order = torch.randperm(len(rows), generator=generator).numpy()
     lengths = (rows != PAD_ID).sum(1)
