@@ -60,7 +60,10 @@ NAMES = {
 
 
 def found(store, where):
-    return sorted(NAMES[record.path.name] for record in store.scan(where=where))
+    """What SQL finds, which is what the columns must find too."""
+    records = list(store.scan(where=where))
+    assert sorted(store.ids(where=where).tolist()) == sorted(record.id for record in records)
+    return sorted(NAMES[record.path.name] for record in records)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +181,9 @@ def test_filters_mean_what_they_say(store, where, expected):
     ],
 )
 def test_a_wrong_filter_is_refused_with_place_and_remedy(store, where, message):
-    with pytest.raises(InputError, match=message):
-        store.scan(where=where)
+    for use in (store.scan, store.ids):
+        with pytest.raises(InputError, match=message):
+            use(where=where)
 
 
 @pytest.mark.parametrize(

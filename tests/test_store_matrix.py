@@ -1,6 +1,7 @@
 """The derived matrix: exact enough, fresh, and replaceable at any time."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import StoreError
-from sightline.store import matrix, ranking, vectors
+from sightline.store import matrices, matrix, ranking, sqlite, vectors
 from sightline.store.base import Entry
 from sightline.store.matrix import quantise, read_matrix
 from sightline.store.sqlite import open_store
@@ -133,17 +134,9 @@ def test_quantised_rows_keep_direction_whatever_their_length():
     assert (restored * rows).sum(axis=1).min() > 0.9995
 
 
-def test_gathering_in_blocks_gives_what_one_scan_gives(library, monkeypatch):
-    query = random_vectors(1, seed=5)[0]
-    with open_store(library) as store:
-        expected = store.query(query, 40, model="m")
-        monkeypatch.setattr(matrix, "GATHERED_ROWS", 7)
-        assert store.query(query, 40, model="m", where="width = 1") == expected
-
-
 def test_ties_beyond_the_candidates_widen_the_scan(library, monkeypatch):
     monkeypatch.setattr(ranking, "MIN_CANDIDATES", 1)
-    monkeypatch.setattr(ranking, "CANDIDATES_PER_RESULT", 1)
+    monkeypatch.setattr(ranking, "MAX_CANDIDATES_PER_RESULT", 1)
     twin = random_vectors(1, seed=8)
     with open_store(library) as store:
         ids = store.upsert(entries(np.repeat(twin, 30, axis=0), first=1000))
@@ -158,7 +151,8 @@ def test_the_matrix_is_kept_in_a_file_and_mapped_by_the_next_opening(library, fi
     assert file.stat().st_size == 64 + 200 * (16 + DIM)
     with open_store(library, read_only=True) as store:
         check(store)
-        assert isinstance(store._matrices._loaded[1].rows, np.memmap)
+        (rows,) = store._matrices._loaded[1].blocks
+        assert isinstance(rows, np.memmap)
     assert fetched == [200]
 
 
@@ -170,6 +164,106 @@ def test_only_changed_rows_are_read_again(library, fetched):
         store.delete([ids[0] + 100, ids[0] + 101])
         check(store, count=205)
     assert fetched == [200, 12]
+
+
+def test_a_few_changes_leave_the_file_as_it_is_and_many_make_it_anew(library, file):
+    with open_store(library) as store:
+        check(store)
+        store._matrices.wait()
+        made = file.read_bytes()
+        store.upsert(entries(random_vectors(12, seed=1), first=500))
+        check(store, count=212)
+        store._matrices.wait()
+        assert file.read_bytes() == made
+        store.upsert(entries(random_vectors(20, seed=2), first=600))
+        check(store, count=232)
+        store._matrices.wait()
+        assert len(read_matrix(file, DIM).ids) == 232
+        check(store, count=232)
+        assert len(store._matrices._loaded[1].blocks) == 1, "the new file is used"
+        store.delete(store.ids()[:32].tolist())
+        check(store)
+    assert len(read_matrix(file, DIM).ids) == 200
+
+
+@pytest.fixture
+def unread(library, monkeypatch):
+    """A library of which searches read nothing into memory, and whose file is made only when this event is set."""
+    go, write = threading.Event(), matrices.write_matrix
+
+    def write_later(path, plan, db):
+        assert go.wait(10)
+        write(path, plan, db)
+
+    monkeypatch.setattr(matrices, "READ_ROWS", 0)
+    monkeypatch.setattr(matrices, "write_matrix", write_later)
+    return go
+
+
+def test_a_search_is_answered_in_full_while_the_matrix_is_made(library, file, unread):
+    query, other = random_vectors(2, seed=7)
+    with open_store(library) as store, open_store(library) as writer:
+        ids, stored = store.vectors("m")
+        expected = ids[np.argsort(-(stored @ query), kind="stable")].tolist()
+        small = set(ids[:50].tolist())
+
+        def ask(**how):
+            return [id_ for id_, _ in store.query(query, 1000, model="m", **how)]
+
+        assert ask() == expected
+        assert ask(where="size_bytes < 50") == [id_ for id_ in expected if id_ in small]
+        assert ask(exclude=expected[:150]) == expected[150:]
+        assert not file.exists()
+        (new,) = writer.upsert(entries(other[None], first=900))
+        writer.delete(expected[:1])
+        assert store.query(other, 1, model="m")[0][0] == new
+        assert ask(exclude=[new]) == expected[1:]
+        unread.set()
+        store._matrices.wait()
+        assert len(read_matrix(file, DIM).ids) == 200, "as it was when the building began"
+        assert ask(exclude=[new]) == expected[1:]
+        assert store.query(other, 1, model="m")[0][0] == new
+        assert store._matrices._loaded[1].missing.tolist() == [new]
+
+
+def test_one_file_is_made_at_a_time(library, unread):
+    with open_store(library) as store:
+        for _ in range(3):
+            store.query(random_vectors(1)[0], 1, model="m")
+        builders = [thread for thread in threading.enumerate() if thread.name == "sightline-matrix"]
+        assert len(builders) == 1
+        unread.set()
+
+
+def test_a_model_dropped_while_its_matrix_is_made_leaves_no_file(library, file, unread):
+    with open_store(library) as store:
+        store.query(random_vectors(1)[0], 1, model="m")
+        threading.Timer(0.05, unread.set).start()
+        store.remove_model("m")
+        assert not file.exists()
+
+
+def test_a_writer_of_many_vectors_leaves_the_matrix_ready_for_the_next_process(library, file, monkeypatch):
+    monkeypatch.setattr(sqlite, "READ_ROWS", 10)
+    with open_store(library) as store:
+        store.upsert(entries(random_vectors(10, seed=1), first=500))
+    assert not file.exists(), "a few are read by the next search"
+    with open_store(library) as store:
+        store.upsert(entries(random_vectors(11, seed=2), first=600))
+    assert len(read_matrix(file, DIM).ids) == 221
+
+
+def test_a_newer_file_of_another_process_is_used(library, file, fetched):
+    with open_store(library) as first, open_store(library) as second:
+        check(first)
+        first._matrices.wait()
+        second.upsert(entries(random_vectors(50, seed=1), first=500))
+        check(second, count=250)
+        second._matrices.wait()
+        assert len(read_matrix(file, DIM).ids) == 250
+        before = list(fetched)
+        check(first, count=250)
+        assert fetched == before
 
 
 def test_another_opening_sees_changes_and_deletions(library, fetched):
@@ -242,6 +336,7 @@ def test_a_folder_that_cannot_be_written_keeps_the_matrix_in_memory(library, fet
     (library / "vectors").write_text("in the way", encoding="utf-8")
     with open_store(library) as store:
         check(store)
+        store._matrices.wait()
         check(store)
         store.upsert(entries(random_vectors(2, seed=1), first=900))
         check(store, count=202)
@@ -255,6 +350,8 @@ def test_a_disk_that_fills_while_the_matrix_is_written_leaves_no_debris(library,
 
     monkeypatch.setattr(os, "fsync", fail)
     with open_store(library) as store:
+        check(store)
+        store._matrices.wait()
         check(store)
     assert list(file.parent.iterdir()) == []
 
@@ -274,11 +371,13 @@ def test_files_of_killed_writers_are_cleared_away_later(library, file):
 def test_a_dropped_models_matrix_goes_with_it(library, file):
     with open_store(library) as store:
         check(store)
+        store._matrices.wait()
+        assert file.exists()
         assert store.remove_model("m") == 200
         assert not file.exists()
         store.add_model(ModelIdentity(name="m", weights_hash="new", preprocessing_version=1, dim=DIM))
         assert store.query(random_vectors(1)[0], 5, model="m") == []
-        assert [p.name for p in file.parent.iterdir()] == ["2.matrix"]
+    assert list(file.parent.iterdir()) == []
 
 
 def test_generations_only_grow_even_where_the_clock_goes_back(library, monkeypatch):
@@ -293,21 +392,38 @@ def test_a_stored_vector_of_another_length_is_reported(library):
     with open_store(library) as store:
         with store._database.writing() as db:
             db.execute("update vectors set vector = x'0000' where image_id = 1")
-        with pytest.raises(StoreError, match="damaged: a stored vector doesn't have 64 dimensions"):
-            store.vectors("m")
+        for use in (lambda: store.vectors("m"), lambda: store.query(random_vectors(1)[0], 1, model="m")):
+            with pytest.raises(StoreError, match="damaged: a stored vector doesn't have 64 dimensions"):
+                use()
+
+
+def test_a_builder_that_meets_damage_leaves_the_error_to_the_search(library, file, unread):
+    with open_store(library) as store:
+        with store._database.writing() as db:
+            db.execute("update vectors set vector = x'0000' where image_id = 1")
+        unread.set()
+        for _ in range(2):
+            with pytest.raises(StoreError, match="damaged: a stored vector"):
+                store.query(random_vectors(1)[0], 1, model="m")
+            store._matrices.wait()
+    assert list(file.parent.iterdir()) == []
 
 
 def test_a_file_that_another_process_puts_there_meanwhile_is_not_taken_for_ours(library, file, monkeypatch):
     query = random_vectors(1)[0]
     with open_store(library) as store:
         store.query(query, 1, model="m")
+        store._matrices.wait()
         older = file.read_bytes()
         store.upsert(entries(random_vectors(50, seed=1), first=200))
-        write = matrix.write_matrix
+        write = matrices.write_matrix
 
         def write_and_lose(path, plan, db):
             write(path, plan, db)
             path.write_bytes(older)  # renamed over ours by a process whose snapshot was taken before the upsert
 
-        monkeypatch.setattr(matrix, "write_matrix", write_and_lose)
+        monkeypatch.setattr(matrices, "write_matrix", write_and_lose)
         assert len(store.query(query, 1000, model="m")) == 250
+        store._matrices.wait()
+        assert len(store.query(query, 1000, model="m")) == 250
+        assert len(store._matrices._loaded[1].blocks) == 1

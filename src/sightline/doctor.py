@@ -17,7 +17,7 @@ from sightline.errors import SightlineError
 from sightline.store.connection import DATABASE_NAME, check_integrity
 
 _CORE = (
-    *("sightline", "numpy", "pillow", "simplejpeg", "onnxruntime", "usearch"),
+    *("sightline", "numpy", "pillow", "simplejpeg", "onnxruntime", "numkong"),
     *("tokenizers", "huggingface_hub", "safetensors", "click", "tqdm"),
 )
 _EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}

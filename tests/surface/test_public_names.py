@@ -56,7 +56,7 @@ def test_an_unknown_name_is_an_attribute_error():
         sightline.nothing_like_this  # noqa: B018
 
 
-HEAVY = ("numpy", "onnxruntime", "torch", "transformers", "PIL", "usearch", "tokenizers", "huggingface_hub", "tqdm")
+HEAVY = ("numpy", "onnxruntime", "torch", "transformers", "PIL", "numkong", "tokenizers", "huggingface_hub", "tqdm")
 
 
 def loaded_by(code):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sightline.errors import ImageError, InputError
-from sightline.images.decode import read_picture
 from sightline.search.combine import combine
 from sightline.search.query import Part
 from sightline.types import Hit
@@ -122,6 +121,8 @@ def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
 
 def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
     """A picture file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
+    from sightline.images.decode import read_picture  # takes a tenth of a search by words
+
     try:
         picture = read_picture(path, min_side_px=encoder.card.preprocessing.size_px)
     except ImageError as error:

@@ -40,16 +40,25 @@ class Field:
 
     kind: Literal["text", "number", "date", "caption"]
     sql: str
+    collate: str = ""
     below_root: bool = False
+    columnar: bool = True
+    """Whether `columns` keeps it as an array: a text that hardly ever repeats would only be copied."""
+
+    def of_value(self, value: str) -> Sql:
+        """A value that is compared as this field is."""
+        return Sql(text=f"?{self.collate}", parameters=(value,))
 
 
 _LOCAL_TIME = "strftime('%Y-%m-%dT%H:%M:%S', images.{column} / 1000000000, 'unixepoch', 'localtime')"
 
 FIELDS: Mapping[str, Field] = {
-    "path": Field(kind="text", sql="'/' || images.relative", below_root=True),
-    "name": Field(kind="text", sql="cast(images.name as text)"),
-    "folder": Field(kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True),
-    "format": Field(kind="text", sql="images.format collate nocase"),
+    "path": Field(kind="text", sql="'/' || images.relative", below_root=True, columnar=False),
+    "name": Field(kind="text", sql="cast(images.name as text)", columnar=False),
+    "folder": Field(
+        kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True, columnar=False
+    ),
+    "format": Field(kind="text", sql="images.format", collate=" collate nocase"),
     "width": Field(kind="number", sql="images.width"),
     "height": Field(kind="number", sql="images.height"),
     "aspect": Field(kind="number", sql="(images.width * 1.0 / images.height)"),
@@ -60,38 +69,39 @@ FIELDS: Mapping[str, Field] = {
     "camera": Field(kind="text", sql="images.camera"),
     "latitude": Field(kind="number", sql="images.latitude"),
     "longitude": Field(kind="number", sql="images.longitude"),
-    "caption": Field(kind="caption", sql="captions.text"),
+    "caption": Field(kind="caption", sql="captions.text", columnar=False),
     "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
 }
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
 _FIRST_MOMENT = "0001-01-01T00:00:00"
 """What completes a shorter date."""
-_PERIOD_END = "~"
+DATE_END = "~"
 """Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
 _OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
 
 
 def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     """A filter -> a condition over `images`. `roots` says where each root lies. Raises InputError."""
-    sql = _compile(parse_filter(text), roots)
+    sql = compile_node(parse_filter(text), roots)
     if len(sql.parameters) > MAX_PARAMETERS:
         raise InputError("The filter has too many values in all; ask in several smaller filters.")
     return sql
 
 
-def _compile(node: Node, roots: Mapping[int, Path]) -> Sql:
+def compile_node(node: Node, roots: Mapping[int, Path]) -> Sql:
+    """A part of a filter -> a condition over `images`. Raises InputError."""
     match node:
         case Group():
-            return _join([_compile(part, roots) for part in node.parts], f" {node.joined_by} ")
+            return _join([compile_node(part, roots) for part in node.parts], f" {node.joined_by} ")
         case Not():
-            part = _compile(node.part, roots)
+            part = compile_node(node.part, roots)
             return Sql(text=f"not {part.text}", parameters=part.parameters)
         case Condition():
             field = _look_up(node)
             if field.kind == "caption":
                 return _compile_caption(node, field)
-            return _compare(_expression(field, roots), field.kind, node)
+            return compare(_expression(field, roots), field.kind, node)
 
 
 def _join(parts: Sequence[Sql], separator: str) -> Sql:
@@ -116,7 +126,7 @@ def _look_up(condition: Condition) -> Field:
 
 def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
     if not field.below_root:
-        return Sql(text=field.sql)
+        return Sql(text=field.sql + field.collate)
     if not roots:
         return Sql(text="null")
     # The file system's own root already ends with the slash that the field's SQL begins with.
@@ -135,12 +145,13 @@ def _compile_caption(condition: Condition, field: Field) -> Sql:
         values=condition.values,
         position=condition.position,
     )
-    inner = _compare(Sql(text=field.sql), "text", asked)
+    inner = compare(Sql(text=field.sql), "text", asked)
     exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
     return Sql(text=f"not {exists}" if opposite else exists, parameters=inner.parameters)
 
 
-def _compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+def compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+    """An expression under a condition's operator. Raises InputError for values of another kind."""
     operator = condition.operator
     if operator in ("is null", "is not null"):
         return Sql(text=f"({expression.text} {operator})", parameters=expression.parameters)
@@ -163,22 +174,23 @@ def _placeholder(value: Parameter) -> str:
 
 def _compare_date(expression: Sql, condition: Condition) -> Sql:
     """A date stands for its whole period: `= '2024-05'` is any time of May, `> '2024-05'` begins with June."""
-    dates = [_date(value, condition) for value in condition.values]
+    dates = [read_date(value, condition) for value in condition.values]
     match condition.operator:
         case "<" | ">=":
             parts = [(f"{expression.text} {condition.operator} ?", dates)]
         case "<=" | ">":
-            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + _PERIOD_END])]
+            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + DATE_END])]
         case "!=":
-            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + _PERIOD_END])]
+            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + DATE_END])]
         case "between":
-            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + _PERIOD_END])]
+            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + DATE_END])]
         case _:
-            parts = [(f"{expression.text} between ? and ?", [date, date + _PERIOD_END]) for date in dates]
+            parts = [(f"{expression.text} between ? and ?", [date, date + DATE_END]) for date in dates]
     return _join([Sql(text=text, parameters=tuple(values)) for text, values in parts], " or ")
 
 
-def _date(value: Value, condition: Condition) -> str:
+def read_date(value: Value, condition: Condition) -> str:
+    """A date as it is compared. Raises InputError for what is none."""
     if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
         with suppress(ValueError):  # such as a 13th month
             datetime.fromisoformat(date + _FIRST_MOMENT[len(date) :])

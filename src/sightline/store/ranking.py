@@ -1,6 +1,6 @@
 """The nearest rows: an int8 scan proposes candidates, their fp16 vectors decide.
 
-Shape suffixes: C candidates, D dimension.
+Shape suffixes: N rows of the matrix, M ids, C candidates, D dimension.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.store.columns import Selection
 from sightline.store.matrix import Matrix
 from sightline.store.vectors import ModelRow, read_vectors
 
 MIN_CANDIDATES = 50
-CANDIDATES_PER_RESULT = 4
+MAX_CANDIDATES_PER_RESULT = 4
+_ROUNDING = 1e-6
+"""Equal rows may get cosines that differ by this much."""
+_READ_ALL_FRACTION = 0.5
+"""From this part of the rows on, reading all vectors is faster than looking each up."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,34 +30,58 @@ class Wanted:
     query: NDArray[np.float32]
     """(D,), at length 1."""
     k: int
-    selected: NDArray[np.int64] | None
-    """Ids that meet the filter; None where there is none."""
+    selection: Selection | None
+    """The images that meet the filter; None where there is none."""
     excluded: NDArray[np.int64]
+
+    def mask(self, ids_M: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which ids (M,) may be found; None where all may."""
+        mask_M = None if self.selection is None else self.selection.mask(ids_M)
+        if len(self.excluded):
+            others_M = ~np.isin(ids_M, self.excluded)
+            mask_M = others_M if mask_M is None else mask_M & others_M
+        return mask_M
 
 
 def rank_nearest(db: sqlite3.Connection, model: ModelRow, matrix: Matrix, wanted: Wanted) -> list[tuple[int, float]]:
     """The k nearest rows as (id, cosine), best first, ties by id."""
     ids_C = _propose(matrix, wanted)
-    ranked: list[tuple[float, int]] = []
-    for ids, vectors_CD in read_vectors(db, model, ids_C.tolist()):
-        # Summed row by row, not by BLAS: equal vectors must get equal cosines wherever they stand.
-        cosines = (vectors_CD * wanted.query).sum(axis=1, dtype=np.float64).clip(-1, 1)
-        ranked.extend(zip((-cosines).tolist(), ids.tolist(), strict=True))
-    ranked.sort()
-    return [(id_, -negative) for negative, id_ in ranked[: wanted.k]]
+    if len(matrix.missing):
+        mask_M = wanted.mask(matrix.missing)
+        ids_C = np.concatenate([ids_C, matrix.missing if mask_M is None else matrix.missing[mask_M]])
+    ids_C, cosine_C = _compare(db, model, ids_C, wanted.query, every=len(ids_C) > _READ_ALL_FRACTION * matrix.count)
+    best = np.lexsort((ids_C, -cosine_C))[: wanted.k]
+    return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
 
 
 def _propose(matrix: Matrix, wanted: Wanted) -> NDArray[np.int64]:
-    positions = None if wanted.selected is None else matrix.positions(wanted.selected)
-    available = len(matrix.ids) if positions is None else len(positions)
+    """The rows that can be among the k nearest: those that rounding may have put behind the k-th, and all that tie."""
+    distance_N = matrix.distances(wanted.query, wanted.mask(matrix.ids))
+    available = int(np.count_nonzero(np.isfinite(distance_N)))
     k = min(wanted.k, available)
-    # Excluded rows may all be among the nearest; with as many more candidates, enough remain.
-    count = max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k) + len(wanted.excluded)
-    while True:
-        ids, distances = matrix.nearest(wanted.query, count, positions)
-        kept = ~np.isin(ids, wanted.excluded)
-        ids, distances = ids[kept], distances[kept]
-        # Among many equal rows (copies of one image) the scan takes any; all of them must compete for the lowest ids.
-        if count >= available or distances[-1] > distances[k - 1]:
-            return ids
-        count *= 4
+    if k == 0:
+        return matrix.ids[:0]
+    limit = np.partition(distance_N, k - 1)[k - 1] + matrix.margin
+    within = int(np.count_nonzero(distance_N <= limit))
+    count = min(max(within, MIN_CANDIDATES), max(MIN_CANDIDATES, MAX_CANDIDATES_PER_RESULT * k), available)
+    if count != within:
+        limit = np.partition(distance_N, count - 1)[count - 1]
+    # Among many equal rows (copies of one image) all must compete for the lowest ids.
+    proposed_C: NDArray[np.int64] = matrix.ids[distance_N <= limit + _ROUNDING]
+    return proposed_C
+
+
+def _compare(
+    db: sqlite3.Connection, model: ModelRow, ids_M: NDArray[np.int64], query_D: NDArray[np.float32], *, every: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids (C,) and cosines (C,) of those of `ids_M` that have a vector; `every` vector is read, or these alone."""
+    ids, cosines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float64)]
+    for found, vectors_CD in read_vectors(db, model, None if every else ids_M.tolist()):
+        # Summed row by row, not by BLAS: equal vectors must get equal cosines wherever they stand.
+        ids.append(found)
+        cosines.append((vectors_CD * query_D).sum(axis=1, dtype=np.float64).clip(-1, 1))
+    id_C, cosine_C = np.concatenate(ids), np.concatenate(cosines)
+    if not every:
+        return id_C, cosine_C
+    wanted_C = np.isin(id_C, ids_M)
+    return id_C[wanted_C], cosine_C[wanted_C]

@@ -19,9 +19,10 @@ from sightline.store import failures as failure_rows
 from sightline.store import roots as root_rows
 from sightline.store import rows, schema, texts, vectors
 from sightline.store.base import Capabilities, Entry, Failure
+from sightline.store.columns import Columns
 from sightline.store.connection import DATABASE_NAME, Database
 from sightline.store.filters import Sql, compile_filter
-from sightline.store.matrix import MatrixFiles
+from sightline.store.matrices import READ_ROWS, Matrices
 from sightline.store.paths import path_to_sql
 from sightline.store.ranking import Wanted, rank_nearest
 from sightline.types import StoreStats
@@ -76,7 +77,9 @@ class SqliteStore:
         self.folder = folder
         self._database = Database(folder, read_only=read_only)
         self._roots = root_rows.Roots(folder)
-        self._matrices = MatrixFiles(folder / "vectors")
+        self._columns = Columns()
+        self._matrices = Matrices(folder / "vectors", open_reader=lambda: Database(folder, read_only=True))
+        self._written = 0
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -87,7 +90,16 @@ class SqliteStore:
         self.close()
 
     def close(self) -> None:
-        """Release files; closing twice is harmless, any other use afterwards raises StoreError."""
+        """Release files; closing twice is harmless, any other use afterwards raises StoreError.
+
+        Where many vectors were written or a matrix is being made, this waits until its file is there: the next process
+        shall search at once. Ctrl-C cuts that short.
+        """
+        if self._written > READ_ROWS:
+            with suppress(StoreError), self._database.reading() as db:  # what is lacking is made by the next search
+                for model in vectors.list_models(db).values():
+                    self._matrices.current(db, model)
+        self._written = 0
         self._matrices.close()
         self._database.close()
 
@@ -124,7 +136,7 @@ class SqliteStore:
         """Ids of the rows, all or those below a folder, that have no vector of this model."""
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            lacking = rows.having_vector(self._condition(db, root=root), known.id, negated=True)
+            lacking = rows.lacking_vector(self._condition(db, root=root), known.id)
             return set(rows.read_ids(db, lacking))
 
     def query(
@@ -137,9 +149,9 @@ class SqliteStore:
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            selected = None if where is None else rows.read_id_array(db, self._condition(db, where=where))
+            selection = None if where is None else self._columns.select(db, where, self._roots.load(db))
             wanted = Wanted(
-                query=vectors.normalise_query(vector, known), k=_checked_k(k), selected=selected, excluded=excluded
+                query=vectors.normalise_query(vector, known), k=_checked_k(k), selection=selection, excluded=excluded
             )
             return rank_nearest(db, known, self._matrices.current(db, known), wanted)
 
@@ -157,6 +169,7 @@ class SqliteStore:
             failure_rows.forget_written(db, ids)
             failure_rows.put_failures(db, self._roots, failures)
             root_rows.prune(db)
+        self._written += sum(len(entry.embeddings) for entry in entries)
         return ids
 
     def delete(self, ids: Iterable[int]) -> int:
@@ -198,10 +211,8 @@ class SqliteStore:
         What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
         """
         with self._database.reading() as db:
-            condition = self._condition(db, where=where)
-            if model is not None:
-                condition = rows.having_vector(condition, vectors.get_model(db, model).id)
-            return rows.read_id_array(db, condition, newest_first=True)
+            model_id = None if model is None else vectors.get_model(db, model).id
+            return self._columns.newest_first(db, where, self._roots.load(db), model_id=model_id)
 
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""

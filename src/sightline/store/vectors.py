@@ -181,29 +181,36 @@ def ids_json(ids: Iterable[int]) -> str:
     return json.dumps([int(id_) for id_ in ids])
 
 
-def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    """fp16 blobs -> (N, D) float32, rows L2-normalised again. Raises StoreError for blobs of another length."""
-    joined = b"".join(blobs)
-    if len(joined) != 2 * dim * len(blobs):
-        raise StoreError(f"The library is damaged: a stored vector doesn't have {dim} dimensions. Index again.")
-    vectors_ND = np.frombuffer(joined, dtype="<f2").reshape(len(blobs), dim).astype(np.float32)
-    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return vectors_ND
+def read_halves(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None, *, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
+    """Chunks of ids (N,) ascending and vectors (N, D) as they are stored: all of a model, or those of `ids` it has.
 
-
-def read_vectors(
-    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Chunks of ids (N,) ascending and vectors (N, D): all of a model, or those of `ids` that it has."""
+    Raises StoreError for blobs of another length.
+    """
+    dim = model.identity.dim
     sql = "select image_id, vector from vectors where model_id = ?"
     parameters: tuple[int | str, ...] = (model.id,)
     if ids is not None:
         sql += " and image_id in (select value from json_each(?))"
         parameters = (model.id, ids_json(ids))
     cursor = db.execute(sql + " order by image_id", parameters)
-    while rows := cursor.fetchmany(CHUNK_ROWS):
+    while rows := cursor.fetchmany(chunk_rows):
         found, blobs = zip(*rows, strict=True)
-        yield np.array(found, dtype=np.int64), decode_vectors(blobs, model.identity.dim)
+        joined = b"".join(blobs)
+        if len(joined) != 2 * dim * len(blobs):
+            raise StoreError(f"The library is damaged: a stored vector doesn't have {dim} dimensions. Index again.")
+        yield np.array(found, dtype=np.int64), np.frombuffer(joined, dtype="<f2").reshape(len(blobs), dim)
+
+
+def read_vectors(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """`read_halves` as float32, rows L2-normalised again."""
+    for found, halves_ND in read_halves(db, model, ids):
+        vectors_ND = halves_ND.astype(np.float32)
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        yield found, vectors_ND
 
 
 def gather_vectors(
