@@ -192,3 +192,44 @@ def test_a_root_that_is_no_readable_folder_is_an_error_at_once(tmp_path, monkeyp
     monkeypatch.setattr(walk_module.os, "scandir", refuse)
     with pytest.raises(InputError, match="permission denied"):
         walk_images(tmp_path, on_problem=pytest.fail)
+
+
+def test_links_that_may_not_be_followed_are_problems(tmp_path):
+    make(tmp_path, "root/a.jpg", "root/b/c.jpg", "out/d.jpg", "out/notes.txt")
+    for name in ("link", "e.jpg", "fine.jpg", "text.txt"):
+        target = {"link": "out", "e.jpg": "out/d.jpg", "fine.jpg": "root/a.jpg", "text.txt": "out/notes.txt"}[name]
+        (tmp_path / "root" / name).symlink_to(tmp_path / target)
+    asked, problems = [], {}
+
+    def may_follow(link):
+        asked.append(link.name)
+        return link.name == "fine.jpg"
+
+    found = walk_images(tmp_path / "root", on_problem=problems.__setitem__, may_follow=may_follow)
+    assert [file.relative for file in found] == ["a.jpg", "fine.jpg", "b/c.jpg"]
+    assert asked == ["e.jpg", "fine.jpg", "link"]
+    assert {path.name for path in problems} == {"e.jpg", "link"}
+    assert all("leads out" in reason for reason in problems.values())
+
+
+def test_what_a_library_keeps_is_passed_over_but_not_the_photos_beside_it(tmp_path):
+    from sightline.store.sqlite import open_store
+
+    make(tmp_path, "a.jpg", "lib/b.jpg", "lib/more/c.jpg", "lib/thumbnails/made.png", "lib/vectors/x.png")
+    make(tmp_path, "thumbnails/of-no-library.jpg", "lib/more/vectors/mine.jpg")
+    kept = ["a.jpg", "lib/b.jpg", "lib/more/c.jpg", "lib/more/vectors/mine.jpg", "thumbnails/of-no-library.jpg"]
+    with open_store(tmp_path / "lib"):
+        assert names(tmp_path) == kept, "while it is made"
+    assert not (tmp_path / "lib" / "library.db-wal").exists()
+    assert names(tmp_path) == kept
+    assert names(tmp_path / "lib") == ["b.jpg", "more/c.jpg", "more/vectors/mine.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"", b"SIGH", b"SQLite format 3\0" + bytes(52) + b"OTHR", b"x" * 69 + b"SIGH"])
+def test_another_programs_database_of_the_same_name_hides_nothing(tmp_path, content):
+    make(tmp_path, "thumbnails/a.jpg", "b.jpg")
+    (tmp_path / "library.db").write_bytes(content)
+    assert names(tmp_path) == ["b.jpg", "thumbnails/a.jpg"]
+    (tmp_path / "library.db").unlink()
+    (tmp_path / "library.db").mkdir()
+    assert names(tmp_path) == ["b.jpg", "thumbnails/a.jpg"]

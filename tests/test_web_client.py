@@ -1,3 +1,7 @@
+import contextlib
+import itertools
+import json
+
 import pytest
 
 pytest.importorskip("fastapi")
@@ -6,7 +10,8 @@ import httpx2
 
 from sightline.errors import InputError
 from sightline.web.client import Client, RefusedError
-from sightline.web.models import PartRequest
+from sightline.web.event_reader import has_ended, read_events
+from sightline.web.models import JobAnswer, LibraryEvent, PartRequest
 from web_demo import make_demo_library, run_on_a_socket
 from web_world import picture_bytes, wait_for
 
@@ -58,6 +63,68 @@ def test_a_client_embeds_and_captions(client):
     assert (len(texts.vectors), len(pictures.vectors), len(pictures.vectors[0])) == (2, 1, texts.dim)
     caption = client.caption(picture_bytes(), candidates=["a red field", "a dog"])
     assert {one.text for one in caption.clip} == {"a red field", "a dog"}
+
+
+def test_a_client_hears_of_a_job_until_it_has_ended(client, demo):
+    job = client.submit("caption", folders=[str(demo.parent / "photos")], captioner="none")
+    assert job.captioner == "none"
+    told = list(client.follow(job.id))
+    assert {event.id for event in told} == {job.id}
+    assert (told[-1].state, told[-1].summary) == ("done", "15 captioned")
+    assert [event.state for event in client.follow(job.id)] == ["done"], "one that had ended before"
+    with pytest.raises(RefusedError, match="no-such-job"):
+        next(client.follow("no-such-job"))
+
+
+def test_a_client_hears_of_all_that_happens_until_it_stops_listening(client, demo):
+    with contextlib.closing(client.events()) as events:
+        job = client.submit("index", folders=[str(demo.parent / "photos")])
+        seen = list(itertools.takewhile(lambda event: not (isinstance(event, JobAnswer) and has_ended(event)), events))
+    assert job.id in {event.id for event in seen if isinstance(event, JobAnswer)}
+    assert any(isinstance(event, LibraryEvent) and event.images == 15 for event in seen)
+    assert client.health().status == "ok"
+
+
+def test_events_that_cannot_be_had_say_why(demo):
+    refused = pytest.raises(RefusedError, match="demands its access token")
+    with run_on_a_socket(demo, host="0.0.0.0") as (_, address), Client(address) as stranger, refused:
+        next(stranger.events())
+    with Client(address) as nobody, pytest.raises(InputError, match="Is `sightline serve` running"):
+        next(nobody.events())
+
+
+def test_events_are_read_as_the_standard_has_them():
+    job = {"id": "a", "kind": "index", "state": "done", "library": "l", "created_at": "2024-01-01T00:00:00"}
+    job |= {"progress": {}, "ended_at": None, "summary": None, "error": None}
+    lines = [
+        ": hello",
+        "retry: 5",
+        "",
+        "event:library",
+        'data:{"library": "l",',
+        'data: "images": 1, "captions": 2}',
+        "",
+    ]
+    lines += ["event: later", "data: {}", "", "data: {}", "", "event: job", f"data: {json.dumps(job)}", "id: 7", ""]
+    lines += ["event: ping", "data: {}", "", "event: job", "data: {"]
+    library, done, ping = read_events(lines)
+    assert (library.images, library.captions) == (1, 2)
+    assert (done.id, has_ended(done), ping) == ("a", True, "ping")
+
+
+def test_a_client_reads_training_runs(client, demo, tmp_path):
+    with pytest.raises(RefusedError, match="--runs DIR"):
+        client.runs()
+    run = tmp_path / "runs" / "sets" / "first run"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"epochs": 2}')
+    (run / "log.jsonl").write_text(
+        '{"step": 1, "kind": "train", "loss": 2.5}\n{"step": 2, "kind": "train", "loss": 2}\n'
+    )
+    with run_on_a_socket(demo, runs=tmp_path / "runs") as (_, address), Client(address) as training:
+        assert [(found.name, found.step) for found in training.runs()] == [("sets/first run", 2)]
+        shown = training.run("sets/first run", after=1)
+        assert (shown.config, [row["loss"] for row in shown.rows], shown.next) == ({"epochs": 2}, [2], 2)
 
 
 def test_a_client_follows_a_job(client, demo):

@@ -1,3 +1,4 @@
+import base64
 import io
 import os
 import sqlite3
@@ -12,7 +13,7 @@ pytest.importorskip("fastapi")
 from PIL import Image
 
 import sightline as sl
-from sightline.web.thumbnails import Thumbnails, average_colour
+from sightline.web.thumbnails import Thumbnails
 from web_world import COLOURS, index, open_app, write_photos, write_picture
 
 TURNED = {3: "bottom right", 6: "top right", 8: "bottom left", 1: "top left"}
@@ -126,12 +127,12 @@ def test_a_thumbnail_is_made_once_kept_on_disk_and_cached_by_browsers(tmp_path, 
         assert client.get(f"/api/images/{hit['id']}/thumbnail?v=old").headers["cache-control"] == "private, no-cache"
         again = client.get(hit["thumbnail"], headers={"If-None-Match": f'"x", W/{small.headers["etag"]}'})
         assert (again.status_code, again.content) == (304, b"")
-        red, green, blue = (int(hit_of(client, "large.png")["colour"][i : i + 2], 16) for i in (1, 3, 5))
-        assert np.abs(np.array([red, green, blue]) - COLOURS["red"]).max() < 6
+        placeholder = hit_of(client, "large.png")["placeholder"]
     (photos / "large.png").unlink()
     with open_app(library) as client:
         assert client.get(hit["thumbnail"]).content == small.content
-        assert hit_of(client, "large.png")["colour"].startswith("#")
+        assert placeholder
+        assert hit_of(client, "large.png")["placeholder"] == placeholder
 
 
 @pytest.mark.parametrize("size", ["0", "100", "641", "320.5", "x"])
@@ -144,7 +145,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_shown_but_not_kept(client, 
     write_picture(photos / "red.png", COLOURS["blue"], size=(50, 50))
     shown = client.get(hit["thumbnail"])
     assert open_image(shown).size == (50, 50)
-    assert hit_of(client, "red.png")["colour"] is None
+    assert hit_of(client, "red.png")["placeholder"] is None
 
 
 def test_a_damaged_file_of_thumbnails_is_made_anew(library):
@@ -154,24 +155,30 @@ def test_a_damaged_file_of_thumbnails_is_made_anew(library):
     with open_app(library) as client:
         hit = hit_of(client, "red.png")
         assert client.get(hit["thumbnail"]).status_code == 200
-        assert hit_of(client, "red.png")["colour"]
+        assert hit_of(client, "red.png")["placeholder"]
     data = bytearray((folder / "thumbnails.db").read_bytes())
     data[4096:] = b"\xff" * (len(data) - 4096)
     (folder / "thumbnails.db").write_bytes(data)
     with open_app(library) as client:
         assert client.get(hit["thumbnail"]).status_code == 200
         assert client.get(hit["thumbnail"]).status_code == 200
-        assert hit_of(client, "red.png")["colour"]
+        assert hit_of(client, "red.png")["placeholder"]
 
 
-def test_where_thumbnails_cannot_be_kept_they_are_made_each_time(library, caplog):
+def test_where_thumbnails_cannot_be_kept_they_are_made_each_time_and_later_kept(library, caplog):
     (library / "thumbnails").write_text("a file where the folder should be")
     with open_app(library) as client:
         hit = hit_of(client, "red.png")
         for _ in range(2):
             assert client.get(hit["thumbnail"]).status_code == 200
-        assert hit_of(client, "red.png")["colour"] is None
-    assert "can't be kept" in caplog.text
+        assert hit_of(client, "red.png")["placeholder"] is None
+        assert caplog.text.count("can't be kept") == 1
+        (library / "thumbnails").unlink()
+        client.get(hit["thumbnail"])
+        assert not (library / "thumbnails").exists(), "it isn't tried each time"
+        client.app.state.libraries.get().thumbnails._retry_at_s = 0.0
+        client.get(hit["thumbnail"])
+        assert hit_of(client, "red.png")["placeholder"]
 
 
 def test_a_thumbnail_file_in_use_by_another_process_is_not_thrown_away(tmp_path, library, monkeypatch):
@@ -202,11 +209,38 @@ def test_threads_share_thumbnails(library):
     thumbnails.close()
 
 
-def test_average_colour_by_hand():
-    pixels = np.zeros((2, 2, 3), np.uint8)
-    pixels[0] = (255, 100, 0)
-    assert average_colour(pixels) == "#803200"
-    assert average_colour(np.full((1, 3000, 3), (1, 2, 3), np.uint8)) == "#010203"
+def test_a_placeholder_is_the_picture_in_some_pixels_and_never_large(tmp_path):
+    photos = tmp_path / "photos"
+    half = np.zeros((600, 900, 3), np.uint8)
+    half[:, :450], half[:, 450:] = COLOURS["red"], COLOURS["blue"]
+    noise = np.random.default_rng(0).integers(0, 255, (10, 10, 3), np.uint8).repeat(30, 0).repeat(30, 1)
+    photos.mkdir()
+    for name, pixels in (("half", half), ("noise", noise), ("line", half[:1])):
+        Image.fromarray(pixels).save(photos / f"{name}.png")
+    with open_app(index(tmp_path / "library", photos)) as client:
+        for name in ("half", "noise", "line"):
+            client.get(hit_of(client, f"{name}.png")["thumbnail"])
+            address = hit_of(client, f"{name}.png")["placeholder"]
+            assert address.startswith("data:image/webp;base64,")
+            assert len(address) <= (260 if name == "noise" else 200)
+        hit = hit_of(client, "half.png")
+        assert client.get(f"/api/images/{hit['id']}").json()["placeholder"] == hit["placeholder"]
+    tiny = Image.open(io.BytesIO(base64.b64decode(hit["placeholder"].partition(",")[2]))).convert("RGB")
+    assert tiny.size == (10, 7)
+    for x, colour in ((1, "red"), (8, "blue")):
+        assert np.abs(np.array(tiny.getpixel((x, 3))) - COLOURS[colour]).max() < 30
+
+
+def test_thumbnails_of_another_version_are_made_anew(library):
+    folder = library / "thumbnails"
+    folder.mkdir()
+    with sqlite3.connect(folder / "thumbnails.db") as older:
+        older.execute("create table thumbnails (content_hash text, size_px integer, webp blob)")
+        older.execute("create table colours (content_hash text primary key, colour text)")
+    older.close()
+    with open_app(library) as client:
+        assert client.get(hit_of(client, "red.png")["thumbnail"]).status_code == 200
+        assert hit_of(client, "red.png")["placeholder"]
 
 
 def test_the_file_is_served_as_it_is(client, photos):

@@ -132,6 +132,30 @@ def test_a_folder_that_is_no_longer_allowed_when_its_job_starts_is_not_indexed(t
         assert "doesn't lie below" in job["error"]
 
 
+def test_links_inside_an_allowed_folder_may_not_lead_out_of_what_is_allowed(tmp_path):
+    allowed = write_photos(tmp_path / "allowed" / "photos", ["red"])
+    secret = write_photos(tmp_path / "secret", ["blue", "grey"])
+    beside = write_photos(tmp_path / "allowed" / "beside", ["green"])
+    (allowed / "beside").symlink_to(beside)
+    (allowed / "out").symlink_to(secret)
+    (allowed / "out.png").symlink_to(secret / "blue.png")
+    (allowed / "twice").symlink_to(allowed / "out")
+    (allowed / "notes").symlink_to(tmp_path / "nowhere")
+    with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path / "allowed",)) as client:
+        for _ in range(2):  # also once the folder is the library's own
+            job = wait_for_job(client, submit(client, kind="index", folders=[str(allowed)]))
+            left_out = {(skipped["path"], skipped["reason"]) for skipped in job["progress"]["skipped"]}
+            reason = "a link that leads out of the folders that are allowed"
+            assert left_out == {(str(allowed / name), reason) for name in ("out", "out.png", "twice")}
+            assert {hit["name"] for hit in client.get("/api/search").json()["hits"]} == {"red.png", "green.png"}
+    index(tmp_path / "library", allowed)  # who can use the command line may follow it
+    with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path / "allowed",)) as client:
+        wait_for_job(client, submit(client, kind="index"))
+        assert client.get("/api/search").json()["total"] == 5, "what is known stays"
+    with open_app(tmp_path / "library", model="starter") as client:  # nothing but what the command line added
+        assert wait_for_job(client, submit(client, kind="index"))["progress"]["skipped_count"] == 0
+
+
 def test_a_library_among_its_photos_does_not_index_its_own_thumbnails(tmp_path):
     write_photos(tmp_path)
     library = tmp_path / "library [1]"

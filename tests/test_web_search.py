@@ -70,9 +70,7 @@ def test_a_hit_says_what_a_grid_needs(client):
         assert hit[key] == image[key]
     assert hit["thumbnail"] == f"/api/images/{hit['id']}/thumbnail?v={hit['content_hash'][:8]}"
     client.get(hit["thumbnail"])
-    colour = ask(client, q="a cat", limit=1)["hits"][0]["colour"]
-    assert colour.startswith("#")
-    assert len(colour) == 7
+    assert ask(client, q="a cat", limit=1)["hits"][0]["placeholder"].startswith("data:image/webp;base64,")
 
 
 def test_without_a_query_all_images_come_newest_first(tmp_path):

@@ -8,6 +8,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
+from sightline.errors import InputError
 from sightline.web import security
 from sightline.web.app import create_app
 from sightline.web.config import ServeConfig
@@ -215,6 +216,38 @@ def test_a_public_server_is_known_by_its_addresses_and_name_only(public, monkeyp
         assert kind(client.post("/api/embed", json={"texts": ["a"]})) == "/problems/token"
 
 
+def test_a_proxys_name_is_let_in_with_the_access_token_only(tmp_path):
+    config = ServeConfig(libraries=(tmp_path / "library",), model="starter", allow_hosts=("Photos.Example.org.", "nas"))
+    assert config.allow_hosts == ("photos.example.org", "nas")
+    assert config.is_local
+    with TestClient(create_app(config), base_url="http://127.0.0.1:8000") as client:
+        for host in ("photos.example.org", "PHOTOS.example.org:443", "nas:8000", "127.0.0.1:8000"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200
+            refused = client.get("/api/stats", headers={"Host": host})
+            assert (refused.status_code, kind(refused)) == (401, "/problems/access")
+        for host in ("evil.example", "photos.example.org.evil.example", "photos.example.org:", "nas:x", "127.0.0.1"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 421
+        client.cookies.set("sightline_access", config.access_token)
+        client.headers["X-Sightline-Token"] = config.token
+        for origin, status in (
+            ("https://photos.example.org", 200),
+            ("https://nas:8443", 200),
+            ("https://evil.example", 403),
+            ("https://photos.example.org@evil.example", 403),
+            ("http://[::1", 403),
+        ):
+            sent = client.post("/api/embed", json={"texts": ["a"]}, headers={"Origin": origin})
+            assert sent.status_code == status, origin
+    waived = ServeConfig(libraries=(tmp_path / "library",), allow_hosts=("nas",), require_access=False)
+    assert not waived.demands_access
+
+
+@pytest.mark.parametrize("name", ["", "*", "https://photos.example.org", "nas:8000", "a b", "a/b", "-", "x" * 300])
+def test_what_is_no_name_of_a_host(tmp_path, name):
+    with pytest.raises(InputError, match="is no name of a host"):
+        ServeConfig(libraries=(tmp_path,), allow_hosts=(name,))
+
+
 def test_large_bodies_are_refused_before_and_while_they_are_read(tmp_path):
     with open_app(tmp_path / "library", model="starter", max_upload_bytes=100_000) as client:
         announced = client.post("/api/uploads", files={"file": b"x" * 100_001})
@@ -332,8 +365,6 @@ def test_the_version_changes_with_any_file_of_the_page(tmp_path):
     ],
 )
 def test_impossible_settings_are_refused(settings, message, tmp_path):
-    from sightline.errors import InputError
-
     with pytest.raises(InputError, match=message):
         ServeConfig(**{"libraries": (tmp_path,), **settings})
 

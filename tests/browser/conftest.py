@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from browser.waiting import TIMEOUT_S
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -68,7 +70,7 @@ def open_page(browser, address):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * TIMEOUT_S)
         page.watch = watch = Watch()
         watches.append(watch)
         page.on("console", lambda message: watch.errors.append(message.text) if message.type == "error" else None)

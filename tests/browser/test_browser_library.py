@@ -1,5 +1,7 @@
 """The library: folders, work that is watched and steered, models, duplicates, what could not be read."""
 
+import re
+
 from browser.waiting import ask, wait_until
 
 
@@ -25,7 +27,7 @@ def test_a_folder_is_added_and_watched_then_work_is_paused_resumed_and_cancelled
     captioning.get_by_text("Paused").wait_for()
     captioning.get_by_role("button", name="Resume").click()
     captioning.get_by_text("Running").wait_for()
-    captioning.get_by_text("/s").wait_for()
+    captioning.get_by_text(re.compile(r"\d/(s|min)")).wait_for()
     captioning.get_by_role("button", name="Cancel").click()
     captioning.get_by_text("Cancelled").wait_for()
     wait_until(page, "document.querySelector('.work-pill') === null")

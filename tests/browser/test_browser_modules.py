@@ -117,6 +117,7 @@ def test_a_cursor_is_moved(scripts):
         ("formatDuration", 61_000, "1 min"),
         ("formatSimilarity", -0.1234, "−0.123"),
         ("formatRate", 3.14159, "3.1/s"),
+        ("formatRate", 0.02, "1.2/min"),
         ("formatMonth", "2024-05-01T12:30:00", "May 2024"),
         ("formatMoment", "no date", "no date"),
         ("baseName", "/a/b c/", "b c"),

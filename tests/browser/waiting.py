@@ -3,7 +3,8 @@
 import time
 from urllib.parse import quote
 
-TIMEOUT_S = 15
+TIMEOUT_S = 60
+"""Long enough for a machine that is busy with other work."""
 
 
 def wait_until(page, expression, arg=None):

@@ -150,20 +150,26 @@ def write_rows(run: Path, rows) -> None:
 def serve(world: World, home: Path):
     """The address of a server of all libraries."""
     names = ("demo", "big", "empty", "growing")
-    libraries = [option for name in names for option in ("--library", str(world.library(name)))]
-    command = [sys.executable, "-m", "sightline", "serve", *libraries, "--port", "0"]
-    command += ["--allow-root", str(world.folder / "pictures"), "--runs", str(world.folder / "runs")]
+    options = [option for name in names for option in ("--library", world.library(name))]
+    options += ["--allow-root", world.folder / "pictures", "--runs", world.folder / "runs"]
+    with run_server(options, home) as address:
+        _make_thumbnails(address)
+        yield address
+
+
+@contextmanager
+def run_server(options, home: Path, *, port=0):
+    """The address of `sightline serve`, once its model is loaded."""
+    command = [sys.executable, "-m", "sightline", "serve", "--port", str(port), *map(str, options)]
     quiet = {"HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     log = home / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **quiet})
         try:
-            address = _wait_until_ready(process, log)
-            _make_thumbnails(address)
-            yield address
+            yield _wait_until_ready(process, log)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _wait_until_ready(process, log: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sightline.cli.options import model_option, notice
+from sightline.cli.options import model_option, notice, precision_option
 
 
 @click.command()
@@ -24,6 +24,13 @@ from sightline.cli.options import model_option, notice
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
 @click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name that it is reached by, such as a reverse proxy's; can be given several times.",
+)
+@click.option(
     "--allow-root",
     "allow_roots",
     multiple=True,
@@ -32,6 +39,7 @@ from sightline.cli.options import model_option, notice
     help="Folders below DIR may be added from the page; can be given several times.",
 )
 @model_option
+@precision_option
 @click.option("--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter].")
 @click.option("--runs", type=click.Path(path_type=Path), metavar="DIR", help="Show the training runs in DIR.")
 @click.option("--no-token", is_flag=True, help="Let everyone in, also beyond this machine.")

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,16 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
 
+LIBRARY_DATABASE = "library.db"
+LIBRARY_FOLDERS = frozenset({"thumbnails", "vectors"})
+"""Folders that a library keeps beside its database; photos may lie beside them, and are walked."""
+
+_LIBRARY_LOG = "library.db-wal"
+"""Holds a new library's first pages until it is closed."""
+_LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
+"""Our application id, and where it stands in an SQLite file."""
+_START_BYTES = 2**18
+
 _INT64 = range(-(2**63), 2**63)
 
 _Identity = tuple[int, int] | str
@@ -39,20 +49,28 @@ _Identity = tuple[int, int] | str
 class FoundFile:
     """One image file of a walk, with what tells whether it changed since the last one."""
 
-    path: Path
+    root: Path
     relative: str
     """Path below the root, with `/`; bytes that are not UTF-8 are kept as surrogate escapes."""
     size_bytes: int
     mtime_ns: int
 
+    @property
+    def path(self) -> Path:
+        """The file. Made when it is asked for: of most files of a walk nobody needs it."""
+        return self.root / self.relative
 
-def walk_images(root: Path, *, on_problem: Callable[[Path, str], None]) -> Iterator[FoundFile]:
+
+def walk_images(
+    root: Path, *, on_problem: Callable[[Path, str], None], may_follow: Callable[[Path], bool] | None = None
+) -> Iterator[FoundFile]:
     """Stream the image files below `root`, each folder's files by name, then its folders by name.
 
-    Hidden files and folders and system folders are passed over. Links to folders are followed after all
-    real folders, and each folder is entered once, so loops end and a folder keeps its real path. What can't be read
-    goes to `on_problem(path, reason)`: folders and links (what lies below them is then unknown, not gone; of links that
-    dangle or loop only those with an image's name), and images whose format needs something that isn't installed.
+    Hidden files and folders, system folders, and what a library of ours keeps are passed over. Links to folders are
+    followed after all real folders, and each folder is entered once, so loops end and a folder keeps its real path.
+    What can't be read goes to `on_problem(path, reason)`: folders and links (what lies below them is then unknown, not
+    gone; of links that dangle or loop only those with an image's name), images whose format needs something that isn't
+    installed, and links for which `may_follow`, where it is given, is false.
     Raises InputError at once for a root that is missing, no folder, or not readable.
     """
     try:
@@ -64,12 +82,29 @@ def walk_images(root: Path, *, on_problem: Callable[[Path, str], None]) -> Itera
         raise InputError(f"{root} doesn't exist; give an existing folder of images.") from error
     except OSError as error:
         raise InputError(f"{root} can't be read: {explain_os_error(error)}; give a folder you may read.") from error
-    return _Walk(root=root, on_problem=on_problem, entered={identity}).files()
+    return _Walk(root=root, on_problem=on_problem, may_follow=may_follow, entered={identity}).files()
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int]:
     """Size in bytes and mtime in ns: what tells whether a file changed. An mtime that no int64 holds is cut to one."""
     return status.st_size, min(max(status.st_mtime_ns, _INT64.start), _INT64.stop - 1)
+
+
+def _holds_library(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether a folder is a library of ours; the name of the database alone could be any program's."""
+    named = {entry.name: entry.path for entry in entries if entry.name in (LIBRARY_DATABASE, _LIBRARY_LOG)}
+    if LIBRARY_DATABASE not in named:
+        return False
+    application_id = _read_start(named[LIBRARY_DATABASE])[_APPLICATION_ID]
+    return application_id == _LIBRARY_MARK or _LIBRARY_MARK in _read_start(named.get(_LIBRARY_LOG))
+
+
+def _read_start(path: str | None) -> bytes:
+    try:
+        with Path(path or os.devnull).open("rb") as file:
+            return file.read(_START_BYTES)
+    except OSError:
+        return b""
 
 
 def _identify(folder: str | Path, status: os.stat_result) -> _Identity:
@@ -82,6 +117,7 @@ class _Walk:
 
     root: Path
     on_problem: Callable[[Path, str], None]
+    may_follow: Callable[[Path], bool] | None
     entered: set[_Identity]
 
     def files(self) -> Iterator[FoundFile]:
@@ -126,13 +162,19 @@ class _Walk:
         files: list[os.DirEntry[str]] = []
         below: list[str] = []
         linked: list[str] = []
+        ours = LIBRARY_FOLDERS if _holds_library(entries) else frozenset[str]()
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS or entry.name in ours:
                 continue
             try:
-                if entry.is_dir():
+                is_folder = entry.is_dir()
+                if not is_folder and not is_image_name(entry.name):
+                    continue
+                if self.may_follow and entry.is_symlink() and not self.may_follow(Path(entry.path)):
+                    self.on_problem(Path(entry.path), "a link that leads out of the folders that are allowed")
+                elif is_folder:
                     (linked if entry.is_symlink() else below).append(f"{folder}{entry.name}/")
-                elif is_image_name(entry.name):
+                else:
                     files.append(entry)
             except OSError as error:  # behind a link: such as a network disk that is away
                 if error.errno != errno.ELOOP or is_image_name(entry.name):
@@ -152,4 +194,4 @@ class _Walk:
             self.on_problem(Path(entry.path), reason)
             return None
         size_bytes, mtime_ns = file_stamp(status)
-        return FoundFile(path=Path(entry.path), relative=folder + entry.name, size_bytes=size_bytes, mtime_ns=mtime_ns)
+        return FoundFile(root=self.root, relative=folder + entry.name, size_bytes=size_bytes, mtime_ns=mtime_ns)

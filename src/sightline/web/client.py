@@ -13,16 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sightline.errors import InputError, SightlineError
 from sightline.web import models
+from sightline.web.event_reader import Event, has_ended, read_events
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Picture = Path | bytes
 """A file, or the bytes of one."""
+
+_STREAM_TIMEOUT_S = 60.0
+"""A stream of events has a ping every 15 s."""
 
 _TOKEN = re.compile(r'<meta name="sightline-token" content="([^"]*)"')
 
@@ -152,10 +157,15 @@ class Client:
     # --- jobs ---------------------------------------------------------------------------------------------------
 
     def submit(
-        self, kind: models.JobKind, *, folders: Sequence[str] = (), model: str | None = None
+        self,
+        kind: models.JobKind,
+        *,
+        folders: Sequence[str] = (),
+        model: str | None = None,
+        captioner: str | None = None,
     ) -> models.JobAnswer:
-        """Begin work in the background."""
-        request = models.JobRequest(kind=kind, folders=list(folders), model=model)
+        """Begin work in the background. `captioner` is the generator of captions; `none` only ranks candidates."""
+        request = models.JobRequest(kind=kind, folders=list(folders), model=model, captioner=captioner)
         return self._send("POST", "/api/jobs", models.JobAnswer, json=request.model_dump(exclude_none=True))
 
     def list_jobs(self) -> list[models.JobAnswer]:
@@ -177,6 +187,44 @@ class Client:
     def cancel(self, job_id: str) -> models.JobAnswer:
         """End a job; what it did so far stays."""
         return self._send("POST", f"/api/jobs/{job_id}/cancel", models.JobAnswer)
+
+    def follow(self, job_id: str) -> Iterator[models.JobAnswer]:
+        """A job's states as they change, until it has ended."""
+        for event in self._listen({"job": job_id}):
+            # One that had ended before is not told of: the first ping is the time to ask.
+            job = self.job(job_id) if isinstance(event, str) else event
+            if isinstance(job, models.JobAnswer) and (job is event or has_ended(job)):
+                yield job
+                if has_ended(job):
+                    return
+
+    def events(self) -> Iterator[Event]:
+        """What happens on the server, as it happens: jobs as their state changes, libraries as they grow.
+
+        It begins with the jobs that have not ended and the libraries' sizes, and goes on until the server stops or the
+        iterator is closed.
+        """
+        yield from (event for event in self._listen({}) if not isinstance(event, str))
+
+    def _listen(self, given: Mapping[str, str]) -> Iterator[Event | str]:
+        try:
+            with self._http.stream("GET", "/api/events", params=given, timeout=_STREAM_TIMEOUT_S) as response:
+                if response.is_error:
+                    response.read()
+                    raise RefusedError(_problem_of(response))
+                yield from read_events(response.iter_lines())
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[models.RunAnswer]:
+        """Training runs, the one that wrote last first. Refused where the server was started without `--runs`."""
+        return self._get("/api/runs", models.RunsAnswer).runs
+
+    def run(self, name: str, *, after: int = 0) -> models.RunDetailAnswer:
+        """One training run: its settings and its journal; to follow it, give `next` of the answer before as `after`."""
+        return self._get(f"/api/runs/{quote(name)}", models.RunDetailAnswer, after=after)
 
     # --- the library and the server -----------------------------------------------------------------------------
 
@@ -236,12 +284,13 @@ class Client:
         try:
             response = self._http.request(method, path, params=given, **content)
         except httpx2.TransportError as error:
-            raise InputError(
-                f"Nothing answers at {self._http.base_url}: {error}. Is `sightline serve` running?"
-            ) from error
+            raise self._unreachable(error) from error
         if response.is_error:
             raise RefusedError(_problem_of(response))
         return response
+
+    def _unreachable(self, error: httpx2.TransportError) -> InputError:
+        return InputError(f"Nothing answers at {self._http.base_url}: {error}. Is `sightline serve` running?")
 
 
 def _as_file(picture: Picture) -> tuple[str, tuple[str, bytes]]:

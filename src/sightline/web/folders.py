@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sightline.images.walk import SYSTEM_FOLDERS
@@ -18,8 +18,7 @@ def require_folder(text: str, library: OpenLibrary) -> Path:
     whether it exists or not, and a 422 problem where there is no such folder.
     """
     folder = _resolve(text)
-    known = {Path(os.path.realpath(root)) for root in library.library.store.stats().roots}
-    if folder not in known and not is_allowed(folder, library.config.allow_roots):
+    if folder not in _known_roots(library) and not is_allowed(folder, library.config.allow_roots):
         raise Problem(403, _refusal(text, library.config.allow_roots), kind="folder")
     if not folder.is_dir():
         raise Problem(422, f"There is no folder {text}. Name one that exists.", kind="folder")
@@ -29,6 +28,23 @@ def require_folder(text: str, library: OpenLibrary) -> Path:
 def is_allowed(folder: Path, allow_roots: tuple[Path, ...]) -> bool:
     """Whether a folder, links followed, is one of the allowed roots or lies below one."""
     return any(folder.is_relative_to(root) for root in allow_roots)
+
+
+def links_of(library: OpenLibrary) -> Callable[[Path], bool]:
+    """Whether an index run may follow a link.
+
+    A link below an allowed root has to stay within the allowed ones and the library's own; elsewhere only the command
+    line added folders, and it follows all.
+    """
+    allow_roots = library.config.allow_roots
+    known = (*_known_roots(library),)
+
+    def may_follow(link: Path) -> bool:
+        if not is_allowed(Path(os.path.realpath(link.parent)), allow_roots):
+            return True
+        return is_allowed(Path(os.path.realpath(link)), (*allow_roots, *known))
+
+    return may_follow
 
 
 def list_below(text: str, allow_roots: tuple[Path, ...]) -> tuple[Path, list[Path]]:
@@ -55,6 +71,10 @@ def is_text(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _known_roots(library: OpenLibrary) -> set[Path]:
+    return {Path(os.path.realpath(root)) for root in library.library.store.stats().roots}
 
 
 def _folders_of(entries: Iterator[os.DirEntry[str]]) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.library import Library
-from sightline.web.folders import require_folder
+from sightline.web.folders import links_of, require_folder
 from sightline.web.libraries import OpenLibrary
 from sightline.web.models import JobAnswer, JobProgress, SkippedFile
 from sightline.web.records import show_text
@@ -55,9 +54,7 @@ def _index(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell) ->
     from sightline.indexing.report import IndexConfig
 
     folders = [require_folder(folder, served) for folder in job.folders]
-    # Where a library lies among the photos, its thumbnails are no photos.
-    own = [glob.escape(os.path.realpath(path / "thumbnails")) for path in served.config.libraries]
-    config = IndexConfig(exclude=tuple(own))
+    config = IndexConfig(may_follow=links_of(served))
     report = library.index(*folders, config=config, on_progress=lambda event: tell(_describe(event, job)))
     return _summarise(report)
 

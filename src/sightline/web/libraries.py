@@ -62,9 +62,9 @@ class Shared:
 class OpenLibrary:
     """One library that is served, with what is kept beside it while it is open."""
 
-    def __init__(self, path: Path, *, name: str, config: ServeConfig, shared: Shared) -> None:
+    def __init__(self, path: Path, *, name: str, config: ServeConfig, shared: Shared, read_only: bool = False) -> None:
         self.name = name
-        self.library = ServedLibrary.open(path, model=config.model)
+        self.library = ServedLibrary.open(path, model=config.model, create=not read_only, read_only=read_only)
         assert isinstance(self.library, ServedLibrary)  # `open` makes what it is called on
         self.library.encoders = shared.encoders
         self.path = self.library.path.resolve()

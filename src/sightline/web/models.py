@@ -90,7 +90,10 @@ class HitAnswer(Model):
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
     content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
     thumbnail: str = Field(examples=["/api/images/12/thumbnail?v=5f1d7a84"])
-    colour: str | None = Field(description="Average colour; null until its thumbnail is made.", examples=["#a1b2c3"])
+    placeholder: str | None = Field(
+        description="A blurred picture of some pixels, as a `data:` address; null until its thumbnail is made.",
+        examples=["data:image/webp;base64,UklGRjwAAABXRUJQVlA4IDAAAADwAQCdASoKAAcAAMASJQBOgBukhFcAAP7+"],
+    )
 
 
 class SearchAnswer(Model):
@@ -146,7 +149,7 @@ class ImageAnswer(Model):
     content_hash: str
     modified_at: str = Field(examples=["2024-05-01T12:30:00"])
     thumbnail: str
-    colour: str | None
+    placeholder: str | None
     captions: list[CaptionAnswer]
     duplicates: list[int] = Field(description="Other images with the same bytes.")
     models: list[str] = Field(description="Models that have its vector.")

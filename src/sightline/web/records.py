@@ -40,9 +40,9 @@ def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -
     """Rows with their similarities as hits, in the same order; rows that are gone by now are left out."""
     records = library.records([row for row, _ in found])
     captions = library.library.store.captions(list(records))
-    colours = library.thumbnails.colours({record.content_hash for record in records.values()})
+    placeholders = library.thumbnails.placeholders({record.content_hash for record in records.values()})
     return [
-        _show_hit(library, records[row], similarity, captions[row], colours)
+        _show_hit(library, records[row], similarity, captions[row], placeholders)
         for row, similarity in found
         if row in records
     ]
@@ -53,7 +53,7 @@ def _show_hit(
     record: ImageRecord,
     similarity: float | None,
     captions: Sequence[Caption],
-    colours: dict[str, str],
+    placeholders: dict[str, str],
 ) -> HitAnswer:
     return HitAnswer(
         id=record.id or 0,
@@ -66,7 +66,7 @@ def _show_hit(
         taken_at=record.info.taken_at,
         content_hash=record.content_hash,
         thumbnail=thumbnail_address(record, library),
-        colour=colours.get(record.content_hash),
+        placeholder=placeholders.get(record.content_hash),
     )
 
 
@@ -95,7 +95,7 @@ def show_image(library: OpenLibrary, record: ImageRecord) -> ImageAnswer:
         content_hash=record.content_hash,
         modified_at=datetime.fromtimestamp(record.mtime_ns // 10**9).isoformat(),
         thumbnail=thumbnail_address(record, library),
-        colour=library.thumbnails.colours([record.content_hash]).get(record.content_hash),
+        placeholder=library.thumbnails.placeholders([record.content_hash]).get(record.content_hash),
         captions=[show_caption(caption) for caption in captions],
         duplicates=[other.id for other in store.find_hash(record.content_hash) if other.id not in (None, row)],
         models=[name for name in store.models() if len(store.vectors(name, [row])[0])],

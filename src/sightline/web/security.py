@@ -80,12 +80,15 @@ class Gate:
         if len(given) != 1 or not self._is_own_host(given[0].lower()):
             raise Problem(
                 421,
-                f"This server isn't {', '.join(given) or 'without a name'}; use {self._config.address}",
+                f"This server isn't {', '.join(given) or 'without a name'}; use {self._config.address}, or start it "
+                "with --allow-host NAME if it is to be reached by this name.",
                 kind="host",
             )
 
     def _is_own_host(self, host: str) -> bool:
         name, port = _split_host(host)
+        if port >= 0 and name in self._config.allow_hosts:
+            return True
         if port != self._config.port:
             return False
         return name in self._hosts or (self._config.host in ("0.0.0.0", "::") and _is_ip_address(name))
@@ -106,7 +109,7 @@ class Gate:
     def _check_change(self, headers: Headers) -> None:
         """Against requests that another site's page makes a browser send."""
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers["host"]:
+        if origin is not None and not self._is_own_origin(origin, headers["host"]):
             raise Problem(403, f"Requests from {origin} may not change anything here.", kind="cross-site")
         bearer = _bearer(headers)  # no browser adds it by itself, so it proves as much as the page's token
         if self._config.demands_access and bearer and _is_equal(bearer, self._config.access_token):
@@ -118,6 +121,11 @@ class Gate:
                 'page: <meta name="sightline-token">.',
                 kind="token",
             )
+
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        """Whether a page of ours sent it; a proxy may tell us another host than the browser has."""
+        netloc = _netloc(origin)
+        return netloc == host or _split_host(netloc.lower())[0] in self._config.allow_hosts
 
 
 class _Body:
@@ -176,6 +184,13 @@ def _own_hosts(config: ServeConfig) -> set[str]:
         name = socket.gethostname().lower()
         hosts |= {name, f"{name.partition('.')[0]}.local"}
     return hosts
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _split_host(host: str) -> tuple[str, int]:

@@ -103,7 +103,10 @@ def make_settings(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
 
 def _announce(config: ServeConfig, notice: Callable[[str], None]) -> None:
     notice(f"Sightline serves {', '.join(str(path) for path in config.libraries)} at {_first_page(config)}")
-    if not config.is_local:
+    if config.allow_hosts:
+        token = ", with the same token" if config.demands_access else ""
+        notice(f"It answers to {', '.join(config.allow_hosts)} too{token}.")
+    if not config.is_local or config.allow_hosts:
         notice(
             "Everyone who can reach this machine and has this address can see these images."
             if config.demands_access

@@ -69,3 +69,13 @@ export function find(selector, root = document) {
   if (!element) throw new Error(`The page has no ${selector}.`);
   return /** @type {T} */ (element);
 }
+
+/**
+ * Fill a picture's place with its blurred copy of some pixels, until the picture has come.
+ *
+ * @param {HTMLElement} element
+ * @param {string | null} placeholder a `data:` address
+ */
+export function showPlaceholder(element, placeholder) {
+  element.style.backgroundImage = placeholder ? `url("${placeholder}")` : "";
+}

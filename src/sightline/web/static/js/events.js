@@ -6,6 +6,12 @@
 const jobListeners = [];
 /** @type {((library: Record<string, any>) => void)[]} */
 const libraryListeners = [];
+/** @type {((isConnected: boolean) => void)[]} */
+const connectionListeners = [];
+
+/** A connection that is lost for less, as a page is left or a server started again, isn't spoken of. */
+const LOST_MS = 1500;
+const RETRY_MS = 4000;
 
 /** The latest state of each job. @type {Map<string, Job>} */
 const jobs = new Map();
@@ -30,12 +36,44 @@ export function noteJob(job) {
   for (const listener of [...jobListeners]) listener(job);
 }
 
-/** Begin to listen. Browsers connect again by themselves and say what they have seen. */
+/** @param {(isConnected: boolean) => void} listener told when the server is lost, and when it is there again */
+export function onConnection(listener) {
+  connectionListeners.push(listener);
+}
+
+let isLost = false;
+let losing = 0;
+
+/** @param {boolean} isConnected */
+function tellConnection(isConnected) {
+  clearTimeout(losing);
+  if (isLost !== isConnected) return;
+  isLost = !isConnected;
+  for (const listener of connectionListeners) listener(isConnected);
+}
+
+/** @type {EventSource | null} */
+let source = null;
+
+/** Begin to listen. */
 export function followEvents() {
-  const source = new EventSource("/api/events");
-  source.addEventListener("job", (event) => noteJob(JSON.parse(event.data)));
-  source.addEventListener("library", (event) => {
+  connect();
+  addEventListener("pagehide", () => source?.close());
+  addEventListener("pageshow", (event) => event.persisted && connect());
+}
+
+/** Browsers connect again by themselves and say what they have seen, unless something else answered, such as a proxy. */
+function connect() {
+  const stream = new EventSource("/api/events");
+  stream.addEventListener("job", (event) => noteJob(JSON.parse(event.data)));
+  stream.addEventListener("library", (event) => {
     for (const listener of libraryListeners) listener(JSON.parse(event.data));
   });
-  addEventListener("pagehide", () => source.close());
+  stream.addEventListener("open", () => tellConnection(true));
+  stream.addEventListener("error", () => {
+    clearTimeout(losing);
+    losing = window.setTimeout(() => tellConnection(false), LOST_MS);
+    if (stream.readyState === EventSource.CLOSED) window.setTimeout(connect, RETRY_MS);
+  });
+  source = stream;
 }

@@ -44,8 +44,11 @@ export function formatDuration(milliseconds) {
  */
 export const formatSimilarity = (value) => value.toFixed(3).replace("-", "−");
 
-/** @param {number} value a rate for each second */
-export const formatRate = (value) => `${value >= 10 ? whole.format(Math.round(value)) : precise.format(value)}/s`;
+/** @param {number} value a rate for each second; a slow one is told for each minute */
+export function formatRate(value) {
+  if (value < 0.5) return `${precise.format(value * 60)}/min`;
+  return `${value >= 10 ? whole.format(Math.round(value)) : precise.format(value)}/s`;
+}
 
 /** @param {number} value a fraction */
 export const formatPercent = (value) => `${Math.round(value * 100)}%`;

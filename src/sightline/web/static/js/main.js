@@ -3,21 +3,26 @@
 import { api, chooseLibrary, chosenLibrary } from "./api.js";
 import { fill, find, h } from "./dom.js";
 import { setDropTarget, listenForPictures } from "./drop.js";
-import { followEvents, knownJobs, onJob, onLibrary } from "./events.js";
+import { followEvents, knownJobs, noteJob, onConnection, onJob, onLibrary } from "./events.js";
 import { formatPercent } from "./format.js";
 import { drawIcons, icon } from "./icons.js";
 import { isRunning, nameJob } from "./library/job.js";
 import { listenForKeys, showKeys } from "./keyboard.js";
-import { debounce } from "./latest.js";
 import { navigate, onNavigate, startRouter } from "./router.js";
 import { SearchPage } from "./search/page.js";
 import { recall } from "./storage.js";
 import { addThemeButton } from "./theme.js";
-import { toastProblem } from "./toast.js";
+import { announce, toastProblem } from "./toast.js";
 import { Viewer } from "./viewer/viewer.js";
 
 /** @typedef {import("./types.js").Stats} Stats */
-/** @typedef {{open: (address: URL) => void, leave: () => void, drop?: import("./drop.js").Target}} Page */
+/**
+ * @typedef {object} Page
+ * @property {(address: URL) => void} open
+ * @property {() => void} leave
+ * @property {(stats: Stats) => void} [refresh] the library has changed
+ * @property {import("./drop.js").Target} [drop]
+ */
 
 /** @type {Stats | null} */
 let stats = null;
@@ -133,10 +138,14 @@ onNavigate((address) => {
   else showSearch(address);
 });
 
-/** What is at work now, in the bar, wherever the reader is. */
+let isConnected = true;
+
+/** What is at work now, in the bar, wherever the reader is; or that nobody knows. */
 function showWork() {
   const job = knownJobs().find(isRunning);
   const place = find("#work");
+  if (!isConnected)
+    return fill(place, h("span", { class: "work-pill lost" }, icon("offline"), h("span", {}, "Not connected")));
   if (!job) return place.replaceChildren();
   const { done, total } = job.progress;
   fill(
@@ -150,10 +159,32 @@ function showWork() {
   );
 }
 
-const refreshSoon = debounce(() => {
-  void app.reload().catch(() => {});
+const REFRESH_MS = 1500;
+let refreshing = 0;
+
+/** The library has changed: what is shown follows, however often it changes. */
+function refreshSoon() {
+  refreshing ||= window.setTimeout(() => {
+    refreshing = 0;
+    void refresh().catch(() => {});
+  }, REFRESH_MS);
+}
+
+async function refresh() {
   search.refresh();
-}, 1500);
+  const now = await app.reload();
+  shown?.refresh?.(now);
+}
+
+/** A server that is there again may have gone on meanwhile. @param {boolean} isBack */
+function showConnection(isBack) {
+  isConnected = isBack;
+  showWork();
+  announce(isBack ? "Connected again" : "Sightline doesn't answer");
+  if (!isBack) return;
+  refreshSoon();
+  void api.jobs().then(({ jobs }) => jobs.forEach(noteJob), toastProblem);
+}
 
 listenForPictures();
 listenForKeys({
@@ -175,6 +206,7 @@ void app.reload().catch(async (error) => {
 /** How many pictures each library had when the server last told of it. @type {Map<string, string>} */
 const told = new Map();
 onJob(showWork);
+onConnection(showConnection);
 onLibrary(({ library, images, captions }) => {
   const state = `${images} ${captions}`;
   if (told.has(library) && told.get(library) !== state) refreshSoon();

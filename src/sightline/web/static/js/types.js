@@ -12,7 +12,7 @@
  * @property {string | null} taken_at
  * @property {string} content_hash
  * @property {string} thumbnail
- * @property {string | null} colour
+ * @property {string | null} placeholder
  *
  * @typedef {object} SearchAnswer
  * @property {Hit[]} hits
@@ -47,7 +47,7 @@
  * @property {string} content_hash
  * @property {string} modified_at
  * @property {string} thumbnail
- * @property {string | null} colour
+ * @property {string | null} placeholder
  * @property {Caption[]} captions
  * @property {number[]} duplicates
  * @property {string[]} models

@@ -38,7 +38,7 @@ export function makePage(root) {
   });
   const again = h(
     "button",
-    { class: "button", type: "button", disabled: true, onclick: () => void run() },
+    { class: "button", type: "button", hidden: true, onclick: () => void run() },
     icon("refresh"),
     "Caption again",
   );
@@ -57,24 +57,20 @@ export function makePage(root) {
     h(
       "div",
       { class: "caption-page" },
+      place,
+      picker,
+      answer,
       h(
         "div",
-        { class: "caption-side" },
-        place,
-        picker,
+        { class: "caption-own" },
         h(
-          "div",
-          { class: "field" },
-          h(
-            "label",
-            { for: "candidates" },
-            h("span", { class: "soft small" }, "Your own candidates, one a line (optional)"),
-          ),
-          candidates,
+          "label",
+          { for: "candidates" },
+          h("span", { class: "soft small" }, "Your own candidates, one a line (optional)"),
         ),
+        candidates,
         again,
       ),
-      answer,
     ),
   );
   showPlace();
@@ -86,7 +82,7 @@ export function makePage(root) {
     picker.value = "";
     if (preview) URL.revokeObjectURL(preview);
     preview = URL.createObjectURL(next);
-    again.disabled = false;
+    again.hidden = false;
     showPlace();
     void run();
   }

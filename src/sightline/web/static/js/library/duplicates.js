@@ -115,7 +115,12 @@ export function makeDuplicates() {
     const end = offset + groups.length;
     fill(
       foot,
-      total > 0 && h("p", { class: "soft small" }, `${formatCount(end)} of ${formatPlural(total, "group")}`),
+      total > 0 &&
+        h(
+          "p",
+          { class: "soft small" },
+          `${end < total ? `${formatCount(end)} of ` : ""}${formatPlural(total, "group")}`,
+        ),
       end < total && h("button", { class: "button", type: "button", onclick: () => void load(end) }, "Show more"),
     );
   }
@@ -145,45 +150,43 @@ function makeGroup(group) {
     h(
       "ul",
       { class: "group-images" },
-      group.images
-        .slice(0, SHOWN_IMAGES)
-        .map((image) =>
+      group.images.slice(0, SHOWN_IMAGES).map((image) =>
+        h(
+          "li",
+          {},
           h(
-            "li",
-            {},
+            "a",
+            { class: "thumb", href: pictureLink(image.id), "aria-label": `Open ${image.path}` },
+            h("img", {
+              src: thumbnailAddress(image, 320),
+              alt: image.captions[0]?.text ?? image.name,
+              loading: "lazy",
+            }),
+          ),
+          h(
+            "p",
+            { class: "group-name" },
+            h("strong", { title: image.path }, image.name),
             h(
-              "a",
-              { class: "thumb", href: pictureLink(image.id), "aria-label": `Open ${image.path}` },
-              h("img", {
-                src: thumbnailAddress(image, 320),
-                alt: image.captions[0]?.text ?? image.name,
-                loading: "lazy",
-              }),
-            ),
-            h(
-              "p",
-              { class: "group-name" },
-              h("strong", { title: image.path }, image.name),
-              h(
-                "button",
-                {
-                  class: "icon-button small",
-                  type: "button",
-                  "aria-label": `Copy the path of ${image.path}`,
-                  title: "Copy the path",
-                  onclick: () => void copyText(image.path, "Path"),
-                },
-                icon("copy"),
-              ),
-            ),
-            h("p", { class: "soft small" }, image.folder),
-            h(
-              "p",
-              { class: "soft small numbers" },
-              `${formatCount(image.width)} × ${formatCount(image.height)} · ${formatBytes(image.size_bytes)} · ${image.format}`,
+              "button",
+              {
+                class: "icon-button small",
+                type: "button",
+                "aria-label": `Copy the path of ${image.path}`,
+                title: "Copy the path",
+                onclick: () => void copyText(image.path, "Path"),
+              },
+              icon("copy"),
             ),
           ),
+          h("p", { class: "soft small" }, image.folder),
+          h(
+            "p",
+            { class: "soft small numbers" },
+            `${formatCount(image.width)} × ${formatCount(image.height)} · ${formatBytes(image.size_bytes)} · ${image.format}`,
+          ),
         ),
+      ),
     ),
   );
 }

@@ -130,12 +130,13 @@ async function pickFolder(roots, onpick) {
 
   /** @param {string | null} path */
   async function go(path) {
-    add.disabled = path === null;
+    add.disabled = true;
     add.dataset.path = path ?? "";
     try {
       const below =
         path === null ? roots.map((root) => ({ name: root, path: root })) : (await api.folders(path)).folders;
       drawCrumbs(path);
+      add.disabled = path === null;
       fill(
         list,
         below.map((folder) =>

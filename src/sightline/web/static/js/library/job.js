@@ -100,7 +100,10 @@ export function makeJobCard(job) {
 function describe(job) {
   const { done, total, found, rate_per_s: rate, seconds_left: left } = job.progress;
   if (job.state === "failed") return job.error ?? "It failed.";
-  if (!isOpen(job)) return [job.summary, job.ended_at && formatAgo(job.ended_at)].filter(Boolean).join(" · ");
+  if (!isOpen(job)) {
+    const soFar = total !== null && `${formatCount(done)} of ${formatCount(total)} done`;
+    return [job.summary ?? soFar, job.ended_at && formatAgo(job.ended_at)].filter(Boolean).join(" · ");
+  }
   if (job.state === "queued") return "Waits for the work before it.";
   if (total === null) return found ? `${formatPlural(found, "picture")} found so far` : "Looking through folders …";
   return [

@@ -34,7 +34,9 @@ export function makePage(root, app) {
   const body = h("div", { class: "library-body" });
   const jobs = makeJobs({ onend: (job) => void onEnd(job), library: () => app.stats()?.library });
   const duplicates = makeDuplicates();
+  const numbers = h("p", { class: "numbers" });
   let view = "";
+  let folderCount = 0;
   fill(root, head, tabs, body);
 
   /** @param {Work} work */
@@ -74,7 +76,9 @@ export function makePage(root, app) {
         api.libraries(),
       ]);
       drawHead(stats, libraries);
+      drawNumbers(stats);
       drawTabs(stats);
+      folderCount = stats.folders.length;
       if (view === "overview") {
         const captions = makeCaptions(stats, () => void start({ kind: "caption" }));
         fill(
@@ -124,22 +128,18 @@ export function makePage(root, app) {
     );
     fill(
       head,
-      h(
-        "div",
-        {},
-        h("h1", {}, stats.library),
-        h(
-          "p",
-          { class: "numbers" },
-          [
-            formatPlural(stats.images, "picture"),
-            formatPlural(stats.captions, "caption"),
-            formatBytes(stats.size_bytes),
-          ].join(" · "),
-        ),
-      ),
+      h("div", {}, h("h1", {}, stats.library), numbers),
       libraries.length > 1 && h("div", { class: "library-choice" }, choice),
     );
+  }
+
+  /** @param {Stats} stats */
+  function drawNumbers(stats) {
+    numbers.textContent = [
+      formatPlural(stats.images, "picture"),
+      formatPlural(stats.captions, "caption"),
+      formatBytes(stats.size_bytes),
+    ].join(" · ");
   }
 
   /** @param {Stats} stats */
@@ -185,6 +185,11 @@ export function makePage(root, app) {
     leave() {
       view = "";
       duplicates.leave();
+    },
+    /** @param {Stats} stats */
+    refresh(stats) {
+      drawNumbers(stats);
+      if (stats.folders.length !== folderCount) void load();
     },
   };
 }

@@ -1,7 +1,7 @@
 /** One picture of the wall. */
 
 import { thumbnailAddress } from "../api.js";
-import { h } from "../dom.js";
+import { h, showPlaceholder } from "../dom.js";
 import { formatSimilarity } from "../format.js";
 import { icon } from "../icons.js";
 
@@ -20,7 +20,7 @@ export class Tile {
     this.hit = hit;
     this.image = h("img", { alt: hit.caption ?? hit.name, decoding: "async", draggable: "false" });
     this.link = h("a", { href, tabindex: "-1", "data-id": hit.id }, this.image);
-    if (hit.colour) this.link.style.backgroundColor = hit.colour;
+    showPlaceholder(this.link, hit.placeholder);
     this.like = h(
       "button",
       {

@@ -45,22 +45,17 @@ export function showScores(caption) {
 }
 
 /** @param {Caption} caption */
-export function captionLine(caption) {
+function showFacts(caption) {
   return h(
-    "li",
-    { class: "caption-line" },
-    h("p", {}, caption.text),
+    "p",
+    { class: "caption-facts" },
     h(
-      "p",
-      { class: "caption-facts" },
-      h(
-        "span",
-        { class: caption.best ? "tag accent" : "tag", title: hint(caption) },
-        caption.best && icon("star"),
-        caption.best ? `Best · ${SOURCES[caption.source]}` : SOURCES[caption.source],
-      ),
-      showScores(caption),
+      "span",
+      { class: caption.best ? "tag accent" : "tag", title: hint(caption) },
+      caption.best && icon("star"),
+      caption.best ? `Best · ${SOURCES[caption.source]}` : SOURCES[caption.source],
     ),
+    showScores(caption),
   );
 }
 
@@ -81,7 +76,9 @@ export class CaptionsView {
     const own = captions.find((caption) => caption.source === "user");
     fill(
       this.element,
-      best ? h("p", { class: "best-caption" }, best.text) : h("p", { class: "best-caption soft" }, "No caption yet"),
+      best
+        ? h("div", { class: "caption-line" }, h("p", { class: "best-caption" }, best.text), showFacts(best))
+        : h("p", { class: "best-caption soft" }, "No caption yet"),
       h(
         "div",
         { class: "panel-actions" },
@@ -104,7 +101,14 @@ export class CaptionsView {
           ),
         !captions.some((caption) => caption.source !== "user") && this.#captionButton(),
       ),
-      captions.length > 0 && h("ul", { class: "caption-list" }, captions.map(captionLine)),
+      captions.length > 1 &&
+        h(
+          "ul",
+          { class: "caption-list" },
+          captions
+            .filter((caption) => caption !== best)
+            .map((caption) => h("li", { class: "caption-line" }, h("p", {}, caption.text), showFacts(caption))),
+        ),
     );
   }
 

@@ -1,7 +1,7 @@
 /** The picture, as large as there is room; zoomed and moved with wheel, fingers, pointer or keys. */
 
 import { fileAddress, thumbnailAddress } from "../api.js";
-import { h } from "../dom.js";
+import { h, showPlaceholder } from "../dom.js";
 
 /** @typedef {import("../types.js").Picture} Picture */
 
@@ -41,14 +41,14 @@ export class Stage {
   /**
    * Keep its place for a picture of which only the shape is known.
    *
-   * @param {{width: number, height: number, thumbnail: string, colour: string | null}} hit
+   * @param {{width: number, height: number, thumbnail: string, placeholder: string | null}} hit
    */
   expect(hit) {
     this.#picture = /** @type {Picture} */ (hit);
     this.element.classList.remove("failed");
     this.image.classList.remove("shown");
     this.image.removeAttribute("src");
-    this.frame.style.backgroundColor = hit.colour ?? "";
+    showPlaceholder(this.frame, hit.placeholder);
     this.preview.src = thumbnailAddress(hit, 640);
     this.reset();
     this.#fit();
