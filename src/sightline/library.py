@@ -47,13 +47,20 @@ class Library:
         `ViT-B-32/openai` where that can run now without network, else `starter`. Raises StoreError where the folder
         holds no library and `create` is False, or where it can't be read.
         """
-        from sightline.models.registry import resolve_name
+        from sightline.models.registry import ENDPOINT_PREFIX, resolve_name
         from sightline.store.sqlite import open_store
 
         folder = expand(path) if path is not None else config.library_dir()
-        name = resolve_name(model, kind="encoder") if model is not None else None
-        store = open_store(folder, create=create, read_only=read_only)
-        return cls(store, folder, model=name)
+        encoder = None
+        if model is not None and model.startswith(ENDPOINT_PREFIX):
+            from sightline.models.encoders import load_encoder
+
+            encoder = load_encoder(model)
+        name = resolve_name(model, kind="encoder") if model is not None and encoder is None else None
+        library = cls(open_store(folder, create=create, read_only=read_only), folder, model=name)
+        if encoder is not None:
+            library.use_encoder(encoder)
+        return library
 
     @staticmethod
     def exists(path: str | Path | None = None) -> bool:
@@ -115,6 +122,14 @@ class Library:
             self._encoders[self.model] = load_encoder(self.model)
         return self._encoders[self.model]
 
+    def use_encoder(self, encoder: Encoder) -> None:
+        """Take a loaded encoder for this session: one that computes elsewhere, say, or that expands queries.
+
+        Its vectors are kept under the name of its card, whoever computes them.
+        """
+        self._chosen_model = encoder.card.name
+        self._encoders[encoder.card.name] = encoder
+
     def use_model(self, name: str) -> None:
         """Make `name` the default. Raises ModelError where this library has no vectors of it."""
         name = self._known_model(name)
@@ -151,8 +166,10 @@ class Library:
     ) -> IndexReport:
         """Bring the library up to date with folders; without any, with all folders that it knows.
 
-        Only what is new or changed is read. Raises InputError for a missing folder, StoreError where the library
-        can't be written. See `IndexReport` for what was done and what couldn't be read.
+        Only what is new or changed is read. With the precision `auto`, a model that runs in fp32 is first judged in
+        int8 on 256 of these pictures, once, and runs so from then on where it passes. Raises InputError for a missing
+        folder, StoreError where the library can't be written. See `IndexReport` for what was done and what couldn't be
+        read.
         """
         from sightline.indexing.indexer import index
         from sightline.indexing.report import IndexConfig
@@ -160,10 +177,26 @@ class Library:
         roots = [expand(folder) for folder in folders] or list(self.store.stats().roots)
         if not roots:
             raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
-        report = index(self.store, self.encoder, roots, config=config or IndexConfig(), on_progress=on_progress)
+        config = config or IndexConfig()
+        report = index(self.store, self._judged_encoder(roots, config), roots, config=config, on_progress=on_progress)
         if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
             self.store.set_setting(_MODEL_SETTING, default)
         return report
+
+    def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
+        """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
+        from sightline.indexing.calibration import sample_pictures
+        from sightline.models.encoder_precision import needs_gate, quantise_encoder
+        from sightline.models.encoders import load_encoder
+        from sightline.models.gate import EncoderGate
+
+        least = EncoderGate().min_images
+        if needs_gate(self.encoder):
+            pixels = sample_pictures(roots, self.encoder.card.preprocessing, least, config=config)
+            if len(pixels) >= least:
+                quantise_encoder(self.encoder.card, pixels, sample="pictures of a library")
+                self._encoders[self.model] = load_encoder(self.model)
+        return self.encoder
 
     def remove(self, *, paths: Iterable[str | Path] = (), where: str | None = None) -> int:
         """Forget images by path (a folder stands for all below it) or filter; files on disk stay. The number forgotten.

@@ -12,13 +12,17 @@ from sightline.cli.caption import caption
 from sightline.cli.compare import compare
 from sightline.cli.data import data
 from sightline.cli.doctor import doctor
+from sightline.cli.endpoint import endpoint
 from sightline.cli.evaluate import evaluate
+from sightline.cli.export import export
 from sightline.cli.index import index
 from sightline.cli.library import info, remove
+from sightline.cli.mcp import mcp
 from sightline.cli.models import models
 from sightline.cli.search import duplicates, search, similar
 from sightline.cli.serve import serve
 from sightline.cli.train import train
+from sightline.cli.write import write
 from sightline.errors import InputError, SightlineError
 
 
@@ -31,8 +35,8 @@ def sightline() -> None:
     """
 
 
-ON_A_LIBRARY = (index, search, similar, duplicates, caption, serve, info, remove)
-ON_MODELS = (data, train, evaluate, compare, models, doctor)
+ON_A_LIBRARY = (index, search, similar, duplicates, caption, write, serve, mcp, info, remove)
+ON_MODELS = (data, train, evaluate, compare, models, export, endpoint, doctor)
 
 for command in (*ON_A_LIBRARY, *ON_MODELS):
     sightline.add_command(command)

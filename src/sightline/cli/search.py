@@ -14,12 +14,14 @@ from sightline.cli.options import (
     library_option,
     model_option,
     notice,
+    precision_option,
     print_json,
     print_table,
     printable,
     top_option,
     where_option,
 )
+from sightline.cli.write import chat_url_option
 
 if TYPE_CHECKING:
     from sightline.library import Library
@@ -44,11 +46,18 @@ _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Pri
     show_default=True,
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
+@click.option("--expand", "writer", metavar="NAME", help="Search for what this text model writes of the words, too.")
+@click.option("--expansions", metavar="FILE", help="... or for these lines, with {} for the words; or: standard.")
+@chat_url_option
 @model_option
+@precision_option
 @library_option
 def search(
     query: tuple[str, ...],
     *,
+    writer: str | None,
+    expansions: str | None,
+    chat_url: str | None,
     filepath_only: bool,
     as_json: bool,
     model: str | None,
@@ -66,7 +75,13 @@ def search(
 
     if filepath_only and as_json:
         raise click.UsageError("--filepath-only and --json exclude each other.")
+    if writer and expansions:
+        raise click.UsageError("--expand and --expansions exclude each other.")
     with Library.open(library_dir, model=model, create=False) as library:
+        if writer or expansions:
+            from sightline.integrations.expanded_search import expand_queries
+
+            expand_queries(library, writer=writer, expansions=expansions, chat_url=chat_url, tell=notice)
         _show(library, library.search(*query, **how), filepath_only=filepath_only, as_json=as_json)
 
 
@@ -77,6 +92,7 @@ def search(
 @json_option
 @where_option
 @model_option
+@precision_option
 @library_option
 def similar(
     photo: Path, *, filepath_only: bool, as_json: bool, model: str | None, library_dir: Path | None, **how: Any

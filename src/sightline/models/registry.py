@@ -18,6 +18,7 @@ from sightline.models.resolve import PACKAGE_FOLDERS
 
 CARDS_FILE = Path(__file__).with_name("cards.toml")
 
+ENDPOINT_PREFIX = "endpoint:"
 STARTER = "starter"
 STARTER_CAPTIONER = "starter-captioner"
 _PACKAGE_NAMES = {STARTER: PACKAGE_FOLDERS["encoder"], STARTER_CAPTIONER: PACKAGE_FOLDERS["captioner"]}
@@ -40,6 +41,8 @@ def find_card(name: str) -> ModelCard:
         return _folder_card(name)
     if name.startswith("hf:"):
         return _repository_card(name)
+    if name.startswith(ENDPOINT_PREFIX):
+        return _endpoint_card(name)
     if name in _PACKAGE_NAMES:
         return _package_card(name)
     cards = _hub_cards()
@@ -50,7 +53,8 @@ def find_card(name: str) -> ModelCard:
     hint = f"Did you mean {', '.join(suggestions)}? " if suggestions else ""
     raise ModelError(
         f"There is no model {name!r}. {hint}Known models: {', '.join(names)}. "
-        "Others: hf:ORG/NAME for a repository on the Hugging Face hub, dir:PATH for a model folder."
+        "Others: hf:ORG/NAME for a repository on the Hugging Face hub, dir:PATH for a model folder, "
+        "endpoint:URL for one that computes elsewhere."
     )
 
 
@@ -96,6 +100,17 @@ def _package_card(name: str) -> ModelCard:
 def _folder_card(name: str) -> ModelCard:
     path = Path(name.removeprefix("dir:")).expanduser().resolve()
     return replace(read_card(path), name=f"dir:{path}", source=str(path))
+
+
+def _endpoint_card(name: str) -> ModelCard:
+    """The card that an endpoint tells, of its encoder where it has one."""
+    from sightline.models.endpoint_client import Endpoint
+
+    endpoint = Endpoint(name)
+    try:
+        return endpoint.card("encoder" if endpoint.serves("encoder") else "captioner")
+    finally:
+        endpoint.close()
 
 
 def _repository_card(name: str) -> ModelCard:

@@ -1,0 +1,1 @@
+"""A library of images in the hands of assistants and services."""
