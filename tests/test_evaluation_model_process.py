@@ -34,7 +34,7 @@ def process():
 def test_the_other_side_loads_times_and_embeds(process, data):
     images = [pair.image for pair in data.dataset]
     facts = process.load(images, data.queries)
-    assert (facts.dim, facts.precision, facts.input_px, facts.exported) == (256, "int8", 112, False)
+    assert (facts.dim, facts.precision, facts.input_px, facts.exported) == (256, "int8", 128, False)
     assert facts.runtime.startswith("onnx:")
     assert 7e6 < facts.disk_bytes < 9e6
     assert process.time_images(0.01) > 0

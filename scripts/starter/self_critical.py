@@ -66,7 +66,7 @@ def self_critical_loss(
     return loss, float(rewards_BS.mean())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw_sentences(
     model: ConvCaptioner, cells_BNC: Tensor, *, samples: int, generator: torch.Generator, max_tokens: int = 24
 ) -> Tensor:

@@ -38,8 +38,9 @@ STUDENT = {
 }
 STUDENT["whole"] = replace(STUDENT["small"], recipe="starter-whole", train_px=112, epochs=3, lr=1e-3)
 STUDENT["settled"] = replace(
-    STUDENT["whole"], recipe="starter-settled", freeze_text=False, text_lr_factor=0.3, epochs=1, lr=2e-4
-)
+    STUDENT["whole"], recipe="starter-settled", freeze_text=False, text_lr_factor=0.2,
+    data_repeats=10, epochs=2, lr=6e-4,
+)  # fmt: skip
 """Phases by name, in order; the next starts from the one before."""
 
 

@@ -129,9 +129,9 @@ def _describe_models(library: Library) -> list[str]:
 
 
 def _describe_figures(card: ModelCard, precision: str) -> str:
-    measured = card.figures.get(precision, {})
+    measured = card.figures.get(precision, {}).get("flickr8k_val", {})
     shown = ", ".join(_FIGURES[name].format(value) for name, value in measured.items() if name in _FIGURES)
-    return f"On {card.figures['measured_on']}: {shown}." if shown else "Its card holds no figures."
+    return f"On Flickr8k val: {shown}." if shown else "Its card holds no figures."
 
 
 def _print_gathered(gathered: Gathered) -> None:
