@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 WORKERS ?= 2
+# What shows a table measures a journey; the other files there are what these share. Each takes two or three minutes on
+# two cores; `make bench BENCH_OPTIONS=--quick` runs all of them in one or two.
+BENCHMARKS ?= $(shell grep -lE '^ +show\(' benchmarks/*.py)
+BENCH_OPTIONS ?=
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
 
 .PHONY: help demo test lint check slow bench docs clean
@@ -16,7 +20,7 @@ help:
 	@echo 'make lint     format, lint, types, layers'
 	@echo 'make check    lint and test: what CI runs'
 	@echo 'make slow     every test that needs no network'
-	@echo 'make bench    the benchmarks'
+	@echo 'make bench    the benchmarks, then the tables of docs/performance.md; BENCH_OPTIONS=--quick for a smoke run'
 	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
 	@echo 'make clean    remove .venv, $(OUT) and caches'
 
@@ -38,9 +42,10 @@ slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
 
 bench: $(VENV)/all.stamp
-	@for script in benchmarks/*.py; do \
-	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	@for script in $(BENCHMARKS); do \
+	  echo "== $$script"; $(BIN)/python "$$script" $(BENCH_OPTIONS) || exit 1; \
 	done
+	$(BIN)/python benchmarks/table.py
 
 docs: $(VENV)/demo.stamp
 	$(BIN)/python -m sightline.cli.reference > docs/cli.md.new

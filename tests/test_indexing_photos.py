@@ -34,6 +34,24 @@ def change_pixels(path):
 
 
 @pytest.mark.shared
+def test_scaled_decoding_keeps_vectors():
+    from sightline.images.decode import read_picture
+
+    encoder = starter()
+    preprocessing = encoder.card.preprocessing
+    paths = sorted((FLICKR8K.parents[1] / "coco-mini" / "train2017").glob("*.jpg"))[:40]
+
+    def embed(min_side_px):
+        pictures = [read_picture(path, min_side_px=min_side_px) for path in paths]
+        assert (min_side_px is None) == all(one.rgb.shape[1] == one.info.width for one in pictures)
+        return encoder.encode_images(np.stack([preprocessing.resize(one.rgb) for one in pictures]))
+
+    cosines = (embed(None) * embed(preprocessing.size_px)).sum(axis=1)
+    assert cosines.min() >= 0.995
+    assert cosines.mean() >= 0.999
+
+
+@pytest.mark.shared
 @pytest.mark.slow
 def test_seven_thousand_photos_stay_up_to_date(tmp_path):
     folder = tmp_path / "photos"

@@ -24,14 +24,18 @@ def test_the_graphs_have_the_contracts_names_and_free_dimensions():
     image = open_session(tiny_blip_onnx() / "onnx" / "image.onnx", threads=1)
     decoder = open_session(tiny_blip_onnx() / "onnx" / "decoder.onnx", threads=1)
     assert (image.inputs, image.outputs) == (("pixel_values",), ("encoder_hidden_states",))
-    assert (set(decoder.inputs), decoder.outputs) == ({"input_ids", "encoder_hidden_states"}, ("logits",))
-    for batch, length in ((1, 1), (3, 2), (2, 40)):
-        pixels = np.zeros((batch, 3, 32, 32), dtype=np.float32)
+    states = ("key_0", "value_0", "key_1", "value_1")
+    assert decoder.inputs == ("input_ids", "encoder_hidden_states", *(f"past_{state}" for state in states))
+    assert decoder.outputs == ("logits", *(f"present_{state}" for state in states))
+    for images, rows, earlier, new in ((1, 1, 0, 1), (3, 1, 4, 1), (2, 4, 0, 5), (1, 3, 6, 34)):
+        pixels = np.zeros((images, 3, 32, 32), dtype=np.float32)
         memory = image.run({"pixel_values": pixels})["encoder_hidden_states"]
-        assert memory.shape == (batch, 1 + 2 * 2, 32)
-        ids = np.full((batch, length), 5, dtype=np.int64)
-        logits = decoder.run({"input_ids": ids, "encoder_hidden_states": memory})["logits"]
-        assert logits.shape[:2] == (batch, length)
+        assert memory.shape == (images, 1 + 2 * 2, 32)
+        feeds = {f"past_{state}": np.zeros((images, rows, 2, earlier, 16), np.float32) for state in states}
+        feeds["input_ids"] = np.full((images, rows, new), 5, dtype=np.int64)
+        outputs = decoder.run(feeds | {"encoder_hidden_states": memory})
+        assert outputs["logits"].shape[:3] == (images, rows, new)
+        assert all(outputs[f"present_{state}"].shape == (images, rows, 2, earlier + new, 16) for state in states)
 
 
 def test_the_folder_holds_card_tokenizer_and_hashes():

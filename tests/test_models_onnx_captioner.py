@@ -15,9 +15,10 @@ from blip_folders import BASE, make_blip_folder, make_pixels, tiny_blip, tiny_bl
 from sightline.errors import ModelError
 from sightline.models.base import GenerationConfig
 from sightline.models.captioner_export import export_captioner
+from sightline.models.captioner_precision import write_int8
 from sightline.models.captioners import load_captioner
 from sightline.models.cards import read_card
-from sightline.models.onnx_captioner import ROWS_PER_RUN, OnnxCaptioner
+from sightline.models.onnx_captioner import ROWS_PER_RUN, OnnxCaptioner, _Grid
 from sightline.models.torch_captioner import TorchCaptioner
 
 GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)
@@ -72,6 +73,45 @@ def test_quantised_graphs_are_used_where_there_are_no_others(captioner, tmp_path
     quantised = OnnxCaptioner(captioner.card, tmp_path / "model", threads=1)
     pixels = make_pixels(2, 32)
     assert quantised.generate(pixels, GREEDY) == captioner.generate(pixels, GREEDY)
+
+
+def test_int8_captions_are_nearly_those_of_fp32_and_depend_on_nothing_else_in_the_batch(captioner, tmp_path):
+    graphs = {name: tmp_path / f"{name}.int8.onnx" for name in ("image", "decoder")}
+    for name, path in graphs.items():
+        write_int8(tiny_blip_onnx() / "onnx" / f"{name}.onnx", path)
+    quantised = OnnxCaptioner(captioner.card, tiny_blip_onnx(), graphs=graphs, threads=1)
+    assert (captioner.precision, quantised.precision) == ("fp32", "int8")
+    pixels = make_pixels(6, 32)
+    together = quantised.generate(pixels, BEAM)
+    assert together == [several for one in pixels for several in quantised.generate(one[None], BEAM)]
+    texts = [[one.text for one in several] for several in captioner.generate(pixels, GREEDY)]
+    np.testing.assert_allclose(quantised.score(pixels, texts), captioner.score(pixels, texts), rtol=0.1)
+
+
+def test_only_the_newest_token_is_computed(captioner, monkeypatch):
+    run, lengths = captioner._decoder.run, []
+
+    def counted(feeds, outputs=None):
+        lengths.append(feeds["input_ids"].shape)
+        return run(feeds, outputs)
+
+    monkeypatch.setattr(captioner._decoder, "run", counted)
+    captioner.generate(make_pixels(2, 32), replace(BEAM, prompt="two dog", min_tokens=8))
+    assert lengths[0] == (2, 1, 3), "the prompt at once, one row an image"
+    assert {new for _, _, new in lengths[1:]} == {1}
+    assert len(lengths) > 6
+
+
+@pytest.mark.parametrize("images", [[0, 0, 2, 1], [3], [1, 1, 1], [2, 0, 1, 0, 2, 2]])
+def test_rows_find_their_place_among_those_of_their_image(images):
+    grid = _Grid(np.array(images))
+    assert list(grid.images) == sorted(set(images))
+    counts = [images.count(image) for image in grid.images]
+    each = len(grid.rows_G) // len(counts)
+    assert each == (max(2, *counts) if len(counts) == 1 else max(counts))
+    assert [grid.rows_G[place] for place in grid.place_N] == list(range(len(images)))
+    image_of_place = np.repeat(grid.images, each)
+    assert [images[row] for row in grid.rows_G] == image_of_place.tolist(), "padding repeats a row of the same image"
 
 
 @pytest.mark.parametrize("graph", ["image", "decoder"])

@@ -93,7 +93,7 @@ def test_a_large_batch_equals_its_parts(encoder, monkeypatch):
     pixels, texts = random_pixels(7, 32), [f"dog {'snow ' * (index % 5)}" for index in range(9)]
     images, embeds = encoder.encode_images(pixels), encoder.encode_texts(texts)
     maps = encoder.encode_maps(pixels)
-    monkeypatch.setattr(onnx_encoder, "IMAGES_PER_RUN", 3)
+    monkeypatch.setattr(onnx_encoder, "CPU_IMAGES_PER_RUN", 3)
     monkeypatch.setattr(onnx_encoder, "TEXTS_PER_RUN", 2)
     np.testing.assert_allclose(encoder.encode_images(pixels), images, atol=1e-6)
     np.testing.assert_allclose(encoder.encode_maps(pixels), maps, atol=1e-5)
@@ -102,13 +102,13 @@ def test_a_large_batch_equals_its_parts(encoder, monkeypatch):
 
 def test_batches_given_to_the_runtime_are_bounded(encoder, monkeypatch):
     sizes = []
-    graph = encoder._image_tower.graph
+    graph = encoder._image_tower(19).graph
     run = graph.run
     monkeypatch.setattr(
         graph, "run", lambda feeds, names: sizes.append(len(feeds["pixel_values"])) or run(feeds, names)
     )
-    encoder.encode_images(random_pixels(70, 32))
-    assert sizes == [32, 32, 6]
+    encoder.encode_images(random_pixels(19, 32))
+    assert sizes == [8, 8, 3]
 
 
 def test_int8_graphs_are_used_where_they_are_all_there_is(folders, tmp_path):
@@ -150,6 +150,28 @@ def test_a_graph_with_other_outputs_is_refused(folders, tmp_path):
 def test_words_open_no_image_tower(encoder, folders):
     fresh = OnnxEncoder(encoder.card, folders[1], weights_hash="0")
     fresh.encode_texts(["a dog"])
-    assert "_image_tower" not in vars(fresh)
+    assert fresh._image_towers == {}
     fresh.encode_images(random_pixels(1, 32))
-    assert "_image_tower" in vars(fresh)
+    assert list(fresh._image_towers) == [False]
+
+
+def test_many_images_run_side_by_side_and_few_together(encoder, folders, monkeypatch):
+    monkeypatch.setattr(onnx_encoder, "usable_cpus", lambda: 3)
+    pixels = random_pixels(13, 32)
+    expected = encoder.encode_images(pixels[:2])
+    assert list(encoder._image_towers) == [False]
+    several = encoder.encode_images(pixels)
+    assert list(encoder._image_towers) == [False, True]
+    np.testing.assert_allclose(several[:2], expected, atol=1e-6)
+    alone = OnnxEncoder(encoder.card, folders[1], weights_hash="0", threads=1)
+    np.testing.assert_allclose(alone.encode_images(pixels), several, atol=1e-6)
+    assert list(alone._image_towers) == [False]  # whoever asks for threads gets those
+    np.testing.assert_allclose(encoder.encode_maps(pixels), alone.encode_maps(pixels), atol=1e-5)
+
+
+def test_one_copy_of_the_weights_serves_both(encoder, monkeypatch):
+    monkeypatch.setattr(onnx_encoder, "usable_cpus", lambda: 2)
+    encoder.encode_images(random_pixels(9, 32))
+    encoder.encode_images(random_pixels(1, 32))
+    assert list(encoder._image_towers) == [True]
+    assert encoder.runtime.startswith("onnx:")

@@ -55,12 +55,13 @@ def make_writer(sentences, card=CARD, described=None):
     backend.add_special_tokens(["[PAD]", "[BOS]", "[SEP]", "[UNK]"])
     decoder = ScriptedDecoder(sentences)
 
-    def describe(pixels_B3SS):
+    def see(pixels_B3SS):
         if described is not None:
             described.append(pixels_B3SS.shape)
-        return decoder
+        return pixels_B3SS
 
-    return SentenceWriter(card, Tokenizer(backend, card.text), describe), decoder
+    tokenizer = Tokenizer(backend, card.text)
+    return SentenceWriter(card, tokenizer, see=see, describe=lambda memory: decoder), decoder
 
 
 def pixels(count):
@@ -128,11 +129,23 @@ def test_texts_beyond_the_context_are_scored_by_their_beginning():
 def test_large_batches_are_described_in_parts():
     described = []
     writer, _ = make_writer([(A, DOG, EOS)] * 40, described=described)
-    captions = writer.write(pixels(40), PLAIN)
+    many = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    captions = writer.write(many, PLAIN)
     assert [[caption.text for caption in several] for several in captions] == [["a dog"]] * 40
-    assert [shape[0] for shape in described] == [32, 8]
-    scores = writer.score(pixels(40), [["a dog"] * (image % 3) for image in range(40)])
+    assert [shape[0] for shape in described] == [16, 16, 8]
+    scores = writer.score(many, [["a dog"] * (image % 3) for image in range(40)])
     assert [len(several) for several in scores] == [image % 3 for image in range(40)]
+
+
+def test_pictures_are_looked_at_once_for_writing_and_scoring():
+    described = []
+    writer, _ = make_writer([(A, DOG, EOS)] * 2, described=described)
+    writer.write(pixels(2), PLAIN)
+    writer.score(pixels(2), [["a dog"], ["a cat"]])
+    assert described == [(2, 3, 4, 4)]
+    writer.score(pixels(2) + np.uint8(1), [["a dog"], ["a cat"]])
+    writer.score(pixels(1), [["a dog"]])
+    assert described == [(2, 3, 4, 4), (2, 3, 4, 4), (1, 3, 4, 4)]
 
 
 def test_no_images_give_no_captions():

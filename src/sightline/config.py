@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
 from sightline.errors import InputError
+
+PrecisionChoice = Literal["auto", "fp32", "int8"]
+"""`auto` is int8 where its gate was passed, else fp32."""
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
@@ -35,3 +39,15 @@ def max_pixels() -> int:
     if not named.isdecimal() or int(named) == 0:
         raise InputError(f"SIGHTLINE_MAX_PIXELS is {named!r}; it must be a positive whole number of pixels.")
     return int(named)
+
+
+def precision() -> PrecisionChoice:
+    """The precision that models run in where none is named: `SIGHTLINE_PRECISION`, else `auto`.
+
+    Raises InputError where the variable is none of the choices.
+    """
+    named = os.environ.get("SIGHTLINE_PRECISION") or "auto"
+    for choice in get_args(PrecisionChoice):
+        if named == choice:
+            return choice  # type: ignore[no-any-return]
+    raise InputError(f"SIGHTLINE_PRECISION is {named!r}; it must be one of {', '.join(get_args(PrecisionChoice))}.")

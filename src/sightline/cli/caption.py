@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.cli.options import json_option, library_option, model_option, notice, print_json, printable
+from sightline.cli.options import (
+    json_option,
+    library_option,
+    model_option,
+    notice,
+    precision_option,
+    print_json,
+    printable,
+)
 from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--skip-existing", is_flag=True, help="Pass over pictures that have their captions.")
 @click.option("--overwrite", is_flag=True, help="Write captions anew where there are some.")
 @model_option
+@precision_option
 @json_option
 @library_option
 def caption(

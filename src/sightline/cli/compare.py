@@ -11,6 +11,7 @@ from sightline.cli.options import (
     end_by_problems,
     json_option,
     library_option,
+    precision_option,
     print_json,
     print_table,
     printable,
@@ -42,6 +43,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--classes", type=_file, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
 @click.option("--runtime", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True)
+@precision_option
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Times each is timed.")
 @click.option("--page", type=_file, metavar="FILE.html", help="Write a page with charts and pictures too.")
 @click.option("-o", "--output", type=_file, metavar="FILE", help="Keep the JSON.")

@@ -14,6 +14,7 @@ import click
 from sightline.cli.options import (
     end_by_problems,
     json_option,
+    precision_option,
     print_json,
     print_table,
     printable,
@@ -69,6 +70,7 @@ _SHARED_OPTIONS = (
         show_default=True,
         help="What runs the model.",
     ),
+    precision_option,
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Keep the JSON."
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.cli.options import json_option, library_option, model_option, notice, print_json
+from sightline.cli.options import json_option, library_option, model_option, notice, precision_option, print_json
 from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--prune", is_flag=True, help="Forget images even where a whole folder is missing or empty.")
 @click.option("--retry", is_flag=True, help="Try unchanged files again that could not be read before.")
 @model_option
+@precision_option
 @json_option
 @library_option
 def index(

@@ -1,8 +1,10 @@
-"""`models list`, `info`, `pull` and `use`."""
+"""`models list`, `info`, `pull`, `quantise` and `use`."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,10 @@ from sightline.cli.options import json_option, library_option, notice, print_jso
 
 if TYPE_CHECKING:
     from sightline.models.base import ModelCard
+    from sightline.models.precision import Verdict
+
+_SPARE_PICTURES = 64
+"""Drawn beyond those that a captioner's gate needs, in place of files that can't be read."""
 
 
 @click.group()
@@ -44,20 +50,49 @@ def list_models(*, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show_model(name: str, *, as_json: bool) -> None:
-    """Describe a model: source, licence, what it takes, how good it is."""
+    """Describe a model: source, licence, what it takes, how good it is, and how it runs here."""
+    from sightline.models.registry import find_card
+    from sightline.models.runtime_facts import describe_runtime
+
+    card = find_card(name)
+    facts = {**_facts(card), "here": describe_runtime(card)}
+    if as_json:
+        print_json(facts)
+        return
+    gate = facts["here"].get("gate")
+    if isinstance(gate, dict):
+        facts["here"]["gate"] = {part: verdict["verdict"] for part, verdict in gate.items()}
+    for key, value in facts.items():
+        _print_fact(key, value)
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--images",
+    "folders",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Pictures like those that you search, 256 or more; can be given several times.",
+)
+@json_option
+def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Make int8 graphs of a model, and let them run from then on if they agree with fp32 on your pictures.
+
+    Indexing does this by itself, once, with the first 256 pictures. The exit code is 1 where the image tower (of a
+    captioner, its captions) didn't pass; the model then runs in fp32.
+    """
     from sightline.models.registry import find_card
 
     card = find_card(name)
+    places = [folder.absolute() for folder in folders]
+    verdicts = _judge_encoder(card, places) if card.kind == "encoder" else _judge_captioner(card, places)
     if as_json:
-        print_json(_facts(card))
-        return
-    for key, value in _facts(card).items():
-        if isinstance(value, dict):
-            click.echo(f"{key}:")
-            for inner, figure in value.items():
-                click.echo(f"    {inner}: {figure}")
-        elif value is not None:
-            click.echo(f"{key}: {value}")
+        print_json({part: asdict(verdict) for part, verdict in verdicts.items()})
+    if not next(iter(verdicts.values())).passed:
+        raise SystemExit(1)
 
 
 @models.command()
@@ -81,6 +116,36 @@ def use(name: str, *, library_dir: Path | None) -> None:
     with Library.open(library_dir, create=False) as library:
         library.use_model(name)
     notice(f"The default model is now {name}.")
+
+
+def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
+    from sightline.indexing.calibration import sample_pictures
+    from sightline.models.encoder_precision import quantise_encoder
+    from sightline.models.gate import EncoderGate
+
+    pixels = sample_pictures(folders, card.preprocessing, EncoderGate().min_images)
+    return quantise_encoder(card, pixels, sample=f"pictures of {', '.join(map(str, folders))}", tell=notice)
+
+
+def _judge_captioner(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
+    from sightline.evaluation.captions.gate import gate_captioner
+    from sightline.indexing.calibration import draw_files
+    from sightline.models.captioner_precision import VERDICT_NAME, CaptionerGate
+
+    enough = CaptionerGate().min_images + _SPARE_PICTURES
+    notice(f"Making int8 graphs of {card.name} and comparing its captions with those of fp32; this takes minutes.")
+    verdict = gate_captioner(card.name, draw_files(folders)[:enough])
+    notice(f"{card.name}: int8 {verdict.describe()} ({verdict.took_s:.0f} s)")
+    return {VERDICT_NAME: verdict}
+
+
+def _print_fact(key: str, value: Any, indent: str = "") -> None:
+    if isinstance(value, dict) and value:
+        click.echo(f"{indent}{key}:")
+        for inner, figure in value.items():
+            _print_fact(inner, figure, indent + "    ")
+    elif value not in (None, {}, ""):
+        click.echo(f"{indent}{key}: {value}")
 
 
 def _short(licence: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_PRECISION = "SIGHTLINE_PRECISION"
 _NAMED = 5
 """Pictures that were left out and are named one by one."""
 
@@ -30,6 +32,26 @@ model_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 where_option = click.option(
     "--where", metavar="FILTER", help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'"
+)
+
+
+def _set_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Hand the option to `config.precision()`, for this command and the processes that it starts."""
+    if value is None:
+        return
+    before = os.environ.get(_PRECISION)
+    os.environ[_PRECISION] = value
+    context.call_on_close(
+        lambda: os.environ.pop(_PRECISION) if before is None else os.environ.update({_PRECISION: before})
+    )
+
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "int8"]),
+    expose_value=False,
+    callback=_set_precision,
+    help="Of models: auto is int8 where it passed a gate on your pictures [default: $SIGHTLINE_PRECISION, else auto].",
 )
 
 

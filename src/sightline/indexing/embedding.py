@@ -41,7 +41,8 @@ class BatchEmbedder:
         self._max_batch_size = max_batch_size
         self._contents: dict[str, _Content] = {}
         self._waiting: list[_Content] = []
-        self.batch_size = min(_FIRST_BATCH, max_batch_size)
+        self._least = min(getattr(encoder, "least_batch", 1), max_batch_size)  # a request takes as long for fewer
+        self.batch_size = max(self._least, min(_FIRST_BATCH, max_batch_size))
         self.embedded = 0
         self.seconds = 0.0
 
@@ -95,4 +96,4 @@ class BatchEmbedder:
 
     def _resize(self, image_s: float) -> None:
         wanted = int(_BATCH_S / max(image_s, 1e-6))
-        self.batch_size = max(1, min(wanted, 2 * self.batch_size, self._max_batch_size))
+        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))

@@ -123,7 +123,7 @@ class Planner:
     def _files(self, folder: Path, on_problem: Callable[[Path, str], None]) -> Iterable[FoundFile]:
         """The image files of a folder; none where it is missing or can't be read."""
         try:
-            return walk_images(folder, on_problem=on_problem)
+            return walk_images(folder, on_problem=on_problem, may_follow=self._config.may_follow)
         except InputError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 on_problem(folder, str(error))

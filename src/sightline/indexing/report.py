@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,8 @@ class IndexConfig:
     """Threads that read and decode; each may hold a whole picture."""
     max_batch_size: int = 64
     """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
+    may_follow: Callable[[Path], bool] | None = None
+    """Whether a link may be followed; what the library has behind others stays as it is. None follows all."""
 
     def __post_init__(self) -> None:
         if self.remove_missing not in ("safe", "always"):

@@ -1,4 +1,8 @@
-"""PyTorch weights of a captioner -> a model folder with ONNX graphs that the core runs. Needs the extra `torch`."""
+"""PyTorch weights of a captioner -> a model folder with ONNX graphs that the core runs. Needs the extra `torch`.
+
+The graphs: `pixel_values` float (B, 3, S, S) -> `encoder_hidden_states` (B, M, C), run once an image; and the decoder,
+run once a token, whose shapes are those of `cached_decoder.CachedDecoder`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 import torch
 
 from sightline.models.base import ModelCard
+from sightline.models.cached_decoder import CachedDecoder
 from sightline.models.convolutional import ConvCaptioner
 from sightline.models.graph_export import BATCH, complete_or_absent, export_graph, finish_folder
 from sightline.models.torch_captioner import load_torch_captioner
@@ -22,7 +27,8 @@ def export_captioner(card: ModelCard, folder_in: Path, folder_out: Path) -> Mode
     model = load_torch_captioner(card, folder_in)
     with complete_or_absent(folder_out) as partial:
         memory_BMC = _export_image(_Image(model), card, partial / "onnx" / "image.onnx")
-        _export_decoder(_Decoder(model), card, partial / "onnx" / "decoder.onnx", memory_BMC=memory_BMC)
+        decoder = CachedDecoder(model).eval()
+        _export_decoder(decoder, card, partial / "onnx" / "decoder.onnx", memory_BMC=memory_BMC)
         return finish_folder(card, folder_in, partial)
 
 
@@ -35,26 +41,10 @@ class _Image(torch.nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if isinstance(self.model, ConvCaptioner):
-            return self.model.encode_images(pixel_values)
+            normed_BMC: torch.Tensor = self.model.memory_norm(self.model.encode_images(pixel_values))
+            return normed_BMC
         memory_BMC: torch.Tensor = self.model.vision_model(pixel_values=pixel_values)[0]
         return memory_BMC
-
-
-class _Decoder(torch.nn.Module):
-    """The text side of either captioner: ids (B, L) and memory (B, M, C) -> logits (B, L, V)."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.model, ConvCaptioner):
-            return self.model.decode(input_ids, encoder_hidden_states)
-        output = self.model.text_decoder(
-            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, use_cache=False
-        )
-        logits_BLV: torch.Tensor = output.logits
-        return logits_BLV
 
 
 def _export_image(module: _Image, card: ModelCard, path: Path) -> torch.Tensor:
@@ -68,9 +58,24 @@ def _export_image(module: _Image, card: ModelCard, path: Path) -> torch.Tensor:
     return memory_BMC
 
 
-def _export_decoder(module: _Decoder, card: ModelCard, path: Path, *, memory_BMC: torch.Tensor) -> None:
-    ids_BL = torch.full((2, 5), card.text.pad_id, dtype=torch.int64)
-    length = torch.export.Dim("length", min=1, max=card.text.context_length)
-    names = (("input_ids", "encoder_hidden_states"), ("logits",))
-    dynamic = ({0: BATCH, 1: length}, {0: BATCH})
-    export_graph(module, (ids_BL, memory_BMC.clone()), path, names=names, dynamic=dynamic)
+def _export_decoder(module: CachedDecoder, card: ModelCard, path: Path, *, memory_BMC: torch.Tensor) -> None:
+    images, rows, earlier, new = len(memory_BMC), 3, 4, 5  # all different, so that none is taken for another
+    ids_BRL = torch.full((images, rows, new), card.text.pad_id, dtype=torch.int64)
+    past = module.empty_past(images, rows, earlier)
+    layers = range(len(past) // 2)
+    states = [f"{kind}_{layer}" for layer in layers for kind in ("key", "value")]
+    names = (
+        ("input_ids", "encoder_hidden_states", *(f"past_{state}" for state in states)),
+        ("logits", *(f"present_{state}" for state in states)),
+    )
+    row, length, past_length = (
+        torch.export.Dim("rows", min=1),
+        torch.export.Dim("length", min=1, max=card.text.context_length),
+        torch.export.Dim("past", min=0, max=card.text.context_length),
+    )
+    dynamic: Any = (
+        {0: BATCH, 1: row, 2: length},
+        {0: BATCH},
+        tuple({0: BATCH, 1: row, 3: past_length} for _ in past),
+    )
+    export_graph(module, (ids_BRL, memory_BMC.clone(), *past), path, names=names, dynamic=dynamic)

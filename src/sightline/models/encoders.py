@@ -6,37 +6,64 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sightline.config import PrecisionChoice
 from sightline.errors import ModelError
 from sightline.models.base import Encoder, ModelCard
 from sightline.models.exports import cached_export, require_torch
 from sightline.models.hashes import hash_files
 from sightline.models.layout import find_graphs, find_weights
-from sightline.models.registry import STARTER, find_card
+from sightline.models.registry import ENDPOINT_PREFIX, STARTER, find_card
 from sightline.models.resolve import Runtime, best_choice, is_available, resolve_folder
 
 DEFAULT_MODEL = "ViT-B-32/openai"
 _PROBE_TIMEOUT_S = 2.0
 
 
-def load_encoder(model: str | ModelCard, *, runtime: Runtime = "auto", download: bool = False) -> Encoder:
+def load_encoder(
+    model: str | ModelCard,
+    *,
+    runtime: Runtime = "auto",
+    download: bool = False,
+    precision: PrecisionChoice | None = None,
+) -> Encoder:
     """An encoder of a model name (`starter`, `ViT-B-32/openai`, `hf:org/name`, `dir:path`) or card.
 
     `auto` runs ONNX graphs where there are some, else exports the PyTorch weights once and runs that; `onnx` and
-    `torch` insist. Files are fetched only if `download` is given. Raises ModelError where the model is unknown, not on
-    this machine, damaged, or needs the extra `torch`.
+    `torch` insist. `precision` (default: `config.precision()`) says whether graphs run in int8; `auto` does where a
+    gate has passed them on this user's pictures. Files are fetched only if `download` is given. Raises ModelError where
+    the model is unknown, not on this machine, damaged, needs the extra `torch`, or lacks the precision.
     """
+    if isinstance(model, str) and model.startswith(ENDPOINT_PREFIX):
+        from sightline.models.remote_encoder import load_remote_encoder
+
+        return load_remote_encoder(model)
     card = find_card(model) if isinstance(model, str) else model
     if card.kind != "encoder":
         raise ModelError(f"{card.name} is a {card.kind}; searching needs an encoder, such as {STARTER!r}.")
     folder = resolve_folder(card, download=download, runtime=runtime)
     if runtime == "torch":
         return _load_torch(card, folder)
-    if find_graphs(folder, card) is None:
-        made, folder = cached_export(card, folder)
-        card = replace(card, temperature=made.temperature, weights_hash=made.weights_hash)
+    card, folder, graphs = encoder_graphs(card, folder)
+    from sightline.models.encoder_precision import choose_graphs
     from sightline.models.onnx_encoder import OnnxEncoder
 
-    return OnnxEncoder(card, folder, weights_hash=weights_hash(card, folder))
+    identity_hash = weights_hash(card, folder)
+    return OnnxEncoder(card, folder, weights_hash=identity_hash, graphs=choose_graphs(graphs, precision))
+
+
+def encoder_graphs(card: ModelCard, folder: Path) -> tuple[ModelCard, Path, dict[str, Path]]:
+    """The graphs that a folder has, with card and folder; those of PyTorch weights alone are exported now, once.
+
+    Raises ModelError where they have to be exported and can't be.
+    """
+    graphs = find_graphs(folder, card)
+    if graphs is None:
+        made, folder = cached_export(card, folder)
+        card = replace(card, temperature=made.temperature, weights_hash=made.weights_hash)
+        graphs = find_graphs(folder, card)
+    if graphs is None:
+        raise ModelError(f"{folder} lacks the graphs of an encoder; delete that folder, and they are exported again.")
+    return card, folder, graphs
 
 
 def weights_hash(card: ModelCard, folder: Path) -> str:

@@ -26,7 +26,8 @@ SAMPLING_ROUNDS = 4
 class Decoder(Protocol):
     """A causal decoder bound to the images it describes. Right padding never changes what comes before it.
 
-    `next_logits` gets the rows of an image side by side. `scored_rows` is how many rows `all_logits` takes at once.
+    `next_logits` gets the rows of an image side by side, `all_logits` rows in any order. `scored_rows` is how many rows
+    `all_logits` takes at once.
     """
 
     scored_rows: int
@@ -77,19 +78,20 @@ def score_tokens(
     Raises:
         ModelError: the decoder's logits are not finite.
     """
-    scores: list[float] = []
-    for first in range(0, len(sequences), decoder.scored_rows):
-        chunk = sequences[first : first + decoder.scored_rows]
-        targets = [(*ids, frame.eos_id) for ids in chunk]
+    scores = [0.0] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))  # like lengths need little padding
+    for first in range(0, len(order), decoder.scored_rows):
+        chosen = order[first : first + decoder.scored_rows]
+        targets = [(*sequences[index], frame.eos_id) for index in chosen]
         skipped = len(frame.start_ids) - 1
-        ids_NL = np.full((len(chunk), skipped + max(map(len, targets))), frame.pad_id, dtype=np.int64)
-        for row, ids in enumerate(chunk):
-            ids_NL[row, : skipped + 1 + len(ids)] = (*frame.start_ids, *ids)
-        images_N = np.asarray(images[first : first + len(chunk)], dtype=np.int64)
-        log_probs_NLV = _log_softmax(decoder.all_logits(ids_NL, images_N))
+        ids_NL = np.full((len(chosen), skipped + max(map(len, targets))), frame.pad_id, dtype=np.int64)
         for row, target in enumerate(targets):
+            ids_NL[row, : skipped + len(target)] = (*frame.start_ids, *target[:-1])
+        images_N = np.array([images[index] for index in chosen], dtype=np.int64)
+        log_probs_NLV = _log_softmax(decoder.all_logits(ids_NL, images_N))
+        for row, (index, target) in enumerate(zip(chosen, targets, strict=True)):
             positions = np.arange(skipped, skipped + len(target))
-            scores.append(float(log_probs_NLV[row, positions, list(target)].mean(dtype=np.float64)))
+            scores[index] = float(log_probs_NLV[row, positions, list(target)].mean(dtype=np.float64))
     return scores
 
 

@@ -5,7 +5,9 @@ Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W hei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +18,19 @@ from numpy.typing import NDArray
 from sightline.errors import ModelError
 from sightline.models.base import ModelCard
 from sightline.models.layout import find_graphs
-from sightline.models.onnx_session import OnnxGraph, open_session
+from sightline.models.onnx_session import OnnxGraph, available_providers, open_session, usable_cpus
 from sightline.models.tokenizing import Tokenizer
 from sightline.types import ModelIdentity, Precision
 
 IMAGES_PER_RUN = 32
-TEXTS_PER_RUN = 64
-"""Rows given to the runtime at once: larger batches are no faster on a CPU and take memory in proportion."""
+CPU_IMAGES_PER_RUN = 8
+"""Images given to the runtime at once. On CPUs a larger batch no longer fits into the caches: ViT-B/32 in int8 is a
+seventh slower with 32, in fp32 a twentieth, and no choice between 4 and 16 is better by more than that."""
 
+TEXTS_PER_RUN = 64
+"""Texts given to the runtime at once; they are short."""
+
+CPU = "CPUExecutionProvider"
 _IMAGE_OUTPUTS = ("image_embeds", "pooler_output")
 _TEXT_OUTPUTS = ("text_embeds", "pooler_output")
 _MAP_OUTPUT = "feature_map"
@@ -40,37 +47,44 @@ class _Tower:
 class OnnxEncoder:
     """A CLIP-like encoder behind two ONNX graphs; see `models.base.Encoder` for the contract."""
 
-    def __init__(self, card: ModelCard, folder: Path, *, weights_hash: str, threads: int | None = None) -> None:
-        """Take the graphs of a model folder; each opens when it is first used, so words need no image tower.
+    def __init__(
+        self,
+        card: ModelCard,
+        folder: Path,
+        *,
+        weights_hash: str,
+        threads: int | None = None,
+        graphs: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Take the graphs of a model folder, or `graphs` in their place, and its tokenizer.
 
-        Raises ModelError where one is missing; then, on first use, where it is broken or not of this card.
+        Each graph opens when it is first used, so words need no image tower. Raises ModelError where one is missing;
+        then, on first use, where it is broken or not of this card.
         """
-        graphs = find_graphs(folder, card)
+        graphs = graphs or find_graphs(folder, card)
         if graphs is None:
             raise ModelError(f"{folder} has no ONNX graphs for {card.name}: onnx/image.onnx and onnx/text.onnx.")
         self.card = card
         self.folder = folder
-        self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
+        self.precision: Precision = "int8" if ".int8." in graphs["image"].name else "fp32"
         if card.dim is None:
             raise ModelError(f"The card of {card.name} doesn't say how many dimensions its vectors have: `dim`.")
         self.dim = card.dim
-        self._graphs = graphs
+        self.graphs: Mapping[str, Path] = graphs
         self._threads = threads
+        self._image_towers: dict[bool, _Tower] = {}
         self._tokenizer = Tokenizer.load(folder, card.text)
         self._weights_hash = weights_hash
 
     @cached_property
-    def _image_tower(self) -> _Tower:
-        return _open_tower(self._graphs["image"], _IMAGE_OUTPUTS, card=self.card, threads=self._threads)
-
-    @cached_property
     def _text_tower(self) -> _Tower:
-        return _open_tower(self._graphs["text"], _TEXT_OUTPUTS, card=self.card, threads=self._threads)
+        return _open_tower(self.graphs["text"], _TEXT_OUTPUTS, card=self.card, threads=self._threads)
 
     @property
     def runtime(self) -> str:
         """ONNX Runtime and the execution provider that runs the image tower."""
-        return f"onnx:{self._image_tower.graph.provider}"
+        tower = next(iter(self._image_towers.values()), None) or self._image_tower(1)
+        return f"onnx:{tower.graph.provider}"
 
     @property
     def identity(self) -> ModelIdentity:
@@ -79,25 +93,59 @@ class OnnxEncoder:
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
-        return normalise_rows(self._run_images(pixels_BHW3, self._image_tower.output))
+        tower = self._image_tower(len(pixels_BHW3))
+        return normalise_rows(self._run_images(tower, pixels_BHW3, tower.output))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
+        tower = self._text_tower
         # Dynamic int8 scales activations by the largest of a run: alone, a text's vector depends on nothing else.
-        per_run = 1 if self.precision == "int8" else TEXTS_PER_RUN
+        alone = ".int8." in tower.graph.path.name and not tower.graph.rows_independent
+        per_run = 1 if alone else TEXTS_PER_RUN
         return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim, per_run=per_run)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
-        if _MAP_OUTPUT not in self._image_tower.graph.outputs:
+        tower = self._image_tower(len(pixels_BHW3))
+        if _MAP_OUTPUT not in tower.graph.outputs:
             return None
-        return self._run_images(pixels_BHW3, _MAP_OUTPUT)
+        return self._run_images(tower, pixels_BHW3, _MAP_OUTPUT)
 
-    def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
-        graph = self._image_tower.graph
-        batches = normalised_batches(self.card, pixels_BHW3)
-        parts = [graph.run({graph.inputs[0]: batch}, [output])[output] for batch in batches]
+    def _image_tower(self, count: int) -> _Tower:
+        """The image tower for so many images: many keep each CPU busy by itself, few are shared by all CPUs.
+
+        Runs side by side never wait for each other within a picture, which threads of one run do after every layer.
+        """
+        cpus = usable_cpus()
+        many = count >= 2 * cpus > 2 and self._threads is None and available_providers()[0] == CPU
+        side_by_side = many or True in self._image_towers  # a second copy of the weights isn't worth its memory
+        if side_by_side not in self._image_towers:
+            threads = 1 if side_by_side else self._threads
+            tower = _open_tower(self.graphs["image"], _IMAGE_OUTPUTS, card=self.card, threads=threads)
+            self._image_towers[side_by_side] = tower
+        return self._image_towers[side_by_side]
+
+    def _run_images(self, tower: _Tower, pixels_BHW3: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
+        graph = tower.graph
+        name = graph.inputs[0]
+        takes_pixels = graph.dtype(name) is np.uint8  # normalisation is part of the graph
+        per_run = CPU_IMAGES_PER_RUN if graph.provider == CPU else IMAGES_PER_RUN
+
+        def run(batch_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+            batch = batch_BHW3 if takes_pixels else self.card.preprocessing.normalise(batch_BHW3)
+            result: NDArray[np.float32] = graph.run({name: batch}, [output])[output]
+            return result
+
+        if tower is self._image_towers.get(True):
+            per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / usable_cpus())))
+            parts = list(self._cpus.map(run, pixel_batches(self.card, pixels_BHW3, per_run=per_run)))
+        else:
+            parts = [run(batch) for batch in pixel_batches(self.card, pixels_BHW3, per_run=per_run)]
         return np.concatenate(parts)[: len(pixels_BHW3)]
+
+    @cached_property
+    def _cpus(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(usable_cpus(), thread_name_prefix="image-tower")
 
     def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
         # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
@@ -107,8 +155,10 @@ class OnnxEncoder:
         return embeds_TD
 
 
-def normalised_batches(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-    """Pixels (B, S, S, 3) uint8 -> normalised batches (b, 3, S, S) of a bounded size.
+def pixel_batches(
+    card: ModelCard, pixels_BHW3: NDArray[np.uint8], *, per_run: int = IMAGES_PER_RUN
+) -> Iterator[NDArray[np.uint8]]:
+    """Pixels (B, S, S, 3) uint8 -> batches (b, S, S, 3) of a bounded size.
 
     No images give a batch of one black image, whose result the caller cuts off: empty batches fail in some published
     graphs. Raises ModelError unless the pixels are what the card's `preprocessing.resize` makes.
@@ -121,8 +171,15 @@ def normalised_batches(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> Itera
         )
     if len(pixels_BHW3) == 0:
         pixels_BHW3 = np.zeros((1, side, side, 3), np.uint8)
-    for start in range(0, len(pixels_BHW3), IMAGES_PER_RUN):
-        yield card.preprocessing.normalise(pixels_BHW3[start : start + IMAGES_PER_RUN])
+    for start in range(0, len(pixels_BHW3), per_run):
+        yield pixels_BHW3[start : start + per_run]
+
+
+def normalised_batches(
+    card: ModelCard, pixels_BHW3: NDArray[np.uint8], *, per_run: int = IMAGES_PER_RUN
+) -> Iterator[NDArray[np.float32]]:
+    """As `pixel_batches`, normalised and with channels first: (b, 3, S, S) float32."""
+    return map(card.preprocessing.normalise, pixel_batches(card, pixels_BHW3, per_run=per_run))
 
 
 def encode_sorted(

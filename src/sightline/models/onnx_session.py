@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,22 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 _LOG_FATAL_ONLY = 4
 
+ROWS_INDEPENDENT = "sightline.rows_independent"
+"""Metadata of an int8 graph in which no row of a batch changes another's result."""
+
 
 class OnnxGraph:
-    """A loaded graph. `inputs` and `outputs` are names in the graph's order, `provider` is what runs it."""
+    """A loaded graph. `inputs` and `outputs` are names in the graph's order, `provider` is what runs it.
+
+    `rows_independent` is what an int8 graph says of itself; graphs in fp32 need not.
+    """
 
     def __init__(self, path: Path, session: Any) -> None:
         self.path = path
         self.inputs: tuple[str, ...] = tuple(node.name for node in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
         self.provider: str = session.get_providers()[0]
+        self.rows_independent = ROWS_INDEPENDENT in session.get_modelmeta().custom_metadata_map
         self._session = session
         self._dtypes = {node.name: _DTYPES.get(node.type) for node in session.get_inputs()}
         self._shapes = {node.name: tuple(node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
@@ -47,6 +54,10 @@ class OnnxGraph:
     def shape(self, name: str) -> tuple[int | str | None, ...]:
         """Declared shape of an input or output; a name or None stands where it is dynamic."""
         return self._shapes[name]
+
+    def dtype(self, name: str) -> type[np.generic] | None:
+        """Declared type of an input; None for one that numpy doesn't have."""
+        return self._dtypes[name]
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Feed the inputs that the graph declares (others are left out) -> the named outputs, by default all.
@@ -81,6 +92,22 @@ def open_session(path: Path, *, threads: int | None = None, providers: Sequence[
             return open_session(path, threads=threads, providers=["CPUExecutionProvider"])
         raise ModelError(f"{path} can't be loaded by ONNX Runtime {ort.__version__}: {_first_line(error)}") from error
     return OnnxGraph(path, session)
+
+
+def run_in_memory(
+    model: Any, batches: Iterable[Mapping[str, NDArray[Any]]], outputs: Sequence[str]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Run an ONNX model that isn't on disk on the CPU, batch by batch -> its named outputs.
+
+    A batch holds one input or names all. Raises ModelError as `OnnxGraph.run` does.
+    """
+    providers = ["CPUExecutionProvider"]
+    options = _session_options(usable_cpus(), providers)
+    session = ort.InferenceSession(model.SerializeToString(), sess_options=options, providers=providers)
+    graph = OnnxGraph(Path(model.graph.name), session)
+    for feeds in batches:
+        named = feeds if len(feeds) > 1 else {graph.inputs[0]: next(iter(feeds.values()))}
+        yield graph.run(named, outputs)
 
 
 def available_providers() -> list[str]:

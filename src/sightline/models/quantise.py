@@ -8,7 +8,7 @@ the result measures it. `onnx` and `onnxruntime` are imported on the first call.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,13 @@ def quantise_static(
     *,
     reduce_range: bool = False,
     op_types: Sequence[str] = CONVOLUTION_OPS,
+    keep_fp32: Collection[str] = (),
 ) -> None:
     """Quantise a convolutional tower: uint8 activations with fixed ranges, int8 weights for each output channel.
 
     `calibration_batches` yields the graph's inputs by name; the ranges are the extremes seen over all of them, so some
     hundred images do. `reduce_range` takes 7-bit weights, for CPUs without VNNI, whose 16-bit sums can saturate.
+    `keep_fp32` names nodes that are left as they are.
 
     Raises:
         ModelError: `onnx_in` is missing, or there is no calibration batch.
@@ -94,6 +96,7 @@ def quantise_static(
             Batches(_chained(first, batches)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(op_types),
+            nodes_to_exclude=list(keep_fp32),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,10 @@ from sightline.models.onnx_encoder import normalised_batches
 from sightline.models.token_search import Frame, Hypothesis
 from sightline.models.tokenizing import Tokenizer
 from sightline.types import Caption
+
+IMAGES_PER_BATCH = 16
+"""Images that are decoded together: the decoder's weights are read once a token for all of them, which is what a token
+costs; more gain little."""
 
 _BOILERPLATE = re.compile(
     r"(?:(?:(?:an?|the|this is an?)\s+)?(?:image|picture|photo|photograph)\s+of\s+)+", re.IGNORECASE
@@ -31,18 +37,30 @@ def tidy(text: str) -> str:
     return text[boilerplate.end() :] if boilerplate else text
 
 
-class SentenceWriter:
+_Memory = TypeVar("_Memory")
+
+
+class SentenceWriter(Generic[_Memory]):
     """What surrounds a captioner's decoder: pixels and prompt to its inputs, tokens to captions, texts to scores.
 
-    `describe` takes normalised pixels (B, 3, S, S) float32 and gives the decoder bound to these images.
+    `see` takes normalised pixels (B, 3, S, S) float32 and gives what the image side makes of them, which is of the
+    runtime's own type; `describe` gives a decoder bound to that. What was seen last is kept: pictures for which
+    sentences are written and then others are scored go through the image side once.
     """
 
     def __init__(
-        self, card: ModelCard, tokenizer: Tokenizer, describe: Callable[[NDArray[np.float32]], Decoder]
+        self,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        *,
+        see: Callable[[NDArray[np.float32]], _Memory],
+        describe: Callable[[_Memory], Decoder],
     ) -> None:
         self.card = card
         self._tokenizer = tokenizer
+        self._see = see
         self._describe = describe
+        self._last: tuple[tuple[object, ...], _Memory] | None = None
 
     def write(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
         """For each image up to `config.num_candidates` captions, best first, no two alike.
@@ -84,10 +102,17 @@ class SentenceWriter:
         """Which images, and the decoder bound to them, in batches of a bounded size."""
         if not len(pixels_BHW3):
             return
-        first = 0
-        for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
-            yield slice(first, first + len(batch_B3SS)), self._describe(batch_B3SS)
-            first += len(batch_B3SS)
+        for first in range(0, len(pixels_BHW3), IMAGES_PER_BATCH):
+            images = slice(first, first + IMAGES_PER_BATCH)
+            yield images, self._describe(self._memory(pixels_BHW3[images]))
+
+    def _memory(self, pixels_BHW3: NDArray[np.uint8]) -> _Memory:
+        digest = hashlib.blake2b(np.ascontiguousarray(pixels_BHW3).data, digest_size=16).digest()
+        key, last = (pixels_BHW3.shape, pixels_BHW3.dtype, digest), self._last
+        if last is None or last[0] != key:
+            (pixel_values,) = normalised_batches(self.card, pixels_BHW3)
+            last = self._last = key, self._see(pixel_values)
+        return last[1]
 
     def _score(self, decoder: Decoder, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         limit = self.card.text.context_length - 1

@@ -39,7 +39,7 @@ class TorchCaptioner:
         """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
         self._device = choose_device(device)
         self._model = load_torch_captioner(card, folder).to(self._device)
-        self._writer = SentenceWriter(card, Tokenizer.load(folder, card.text), self._describe)
+        self._writer = SentenceWriter(card, Tokenizer.load(folder, card.text), see=self._see, describe=self._describe)
         self.card = card
         self.runtime = f"torch:{self._device}"
 
@@ -53,11 +53,17 @@ class TorchCaptioner:
         """For each image, the mean log-probability (nats) of each of its texts; see `SentenceWriter.score`."""
         return self._writer.score(pixels_BHW3, texts)
 
-    def _describe(self, pixel_values: NDArray[np.float32]) -> Decoder:
+    def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
         pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
         if isinstance(self._model, ConvCaptioner):
-            return _ConvDecoder(self._model, self._model.encode_images(pixel_values_B3SS))
-        return _BlipDecoder(self._model.text_decoder, self._model.vision_model(pixel_values=pixel_values_B3SS)[0])
+            return self._model.encode_images(pixel_values_B3SS)
+        memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
+        return memory_BMC
+
+    def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
+        if isinstance(self._model, ConvCaptioner):
+            return _ConvDecoder(self._model, memory_BMC)
+        return _BlipDecoder(self._model.text_decoder, memory_BMC)
 
 
 def load_torch_captioner(card: ModelCard, folder: Path) -> Any:

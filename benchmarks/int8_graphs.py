@@ -1,0 +1,34 @@
+"""int8 graphs of the benchmarks' models, without the gate: it judges values, and these are random. Kept in the cache.
+
+Needs the extra `torch`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+
+from sightline.images.preprocess import Preprocessing
+from sightline.models.encoders import encoder_graphs, weights_hash
+from sightline.models.onnx_encoder import OnnxEncoder
+from sightline.models.quantised_tower import Transformer
+from sightline.models.registry import find_card
+
+
+def int8_encoder(folder: Path) -> OnnxEncoder:
+    """The encoder of a folder with fp32 graphs, both towers in int8."""
+    card, folder, graphs = encoder_graphs(find_card(f"dir:{folder}"), folder)
+    made = {name: folder / "int8" / f"{name}.int8.onnx" for name in graphs}
+    for name, path in made.items():
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            _write(graphs[name], path, card.preprocessing if name == "image" else None)
+    return OnnxEncoder(card, folder, weights_hash=weights_hash(card, folder), graphs=made)
+
+
+def _write(graph: Path, path: Path, preprocessing: Preprocessing | None) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    Transformer(onnx.load(graph), [], preprocessing=preprocessing).write(partial, keep=())
+    partial.replace(path)
