@@ -12,7 +12,7 @@ BENCHMARKS ?= $(shell grep -lE '^ +show\(' benchmarks/*.py)
 BENCH_OPTIONS ?=
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: help demo test lint check slow bench docs clean
+.PHONY: help demo test lint check slow bench docs screenshots clean
 
 help:
 	@echo 'make demo     install the light core, index, caption and search 15 photos, write $(OUT)/contact-sheet.html'
@@ -22,6 +22,7 @@ help:
 	@echo 'make slow     every test that needs no network'
 	@echo 'make bench    the benchmarks, then the tables of docs/performance.md; BENCH_OPTIONS=--quick for a smoke run'
 	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
+	@echo 'make screenshots  take the pictures of the web app in docs/images anew'
 	@echo 'make clean    remove .venv, $(OUT) and caches'
 
 demo: $(VENV)/demo.stamp
@@ -53,6 +54,9 @@ docs: $(VENV)/demo.stamp
 	$(BIN)/python -m sightline.models.reference docs/models.md
 	$(BIN)/python -m sightline.demo --credits > docs/credits.md.new
 	mv docs/credits.md.new docs/credits.md
+
+screenshots: $(VENV)/all.stamp
+	SIGHTLINE_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_browser_screenshots.py
 
 clean:
 	rm -rf $(VENV) '$(OUT)' build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

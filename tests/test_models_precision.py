@@ -8,14 +8,7 @@ import pytest
 from sightline import config
 from sightline.errors import InputError
 from sightline.models import precision
-from sightline.models.precision import (
-    Verdict,
-    forget_verdicts,
-    int8_path,
-    quantised_folder,
-    read_verdict,
-    write_verdict,
-)
+from sightline.models.precision import Verdict, int8_path, quantised_folder, read_verdict, write_verdict
 
 REQUIRED = {"cosine_mean": 0.99}
 VERDICT = Verdict(
@@ -57,12 +50,6 @@ def test_a_verdict_whose_values_are_of_another_kind_is_none(tmp_path):
     for change in ({"passed": "yes"}, {"kept_fp32": 3}, {"required": 0.5}):
         (tmp_path / "image.verdict.json").write_text(json.dumps({**values, **change}))
         assert read_verdict(tmp_path, "image", required=REQUIRED) is None
-
-
-def test_forgetting_asks_again(tmp_path):
-    write_verdict(tmp_path, "image", VERDICT)
-    forget_verdicts(tmp_path, ["image", "text"])
-    assert read_verdict(tmp_path, "image", required=REQUIRED) is None
 
 
 def test_a_verdict_in_one_line():

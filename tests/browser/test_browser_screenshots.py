@@ -95,6 +95,7 @@ def test_a_picture(open_page, take, theme):
     page.locator(".stage-image.shown").wait_for()
     assert page.locator(".caption-line").count() >= 2, "both kinds of captions"
     take(page, f"picture-{theme}")
+    page.get_by_role("button", name="About the picture").click()
     page.get_by_role("button", name="Where words match").click()
     page.locator(".heat-legend", has_text="Similarity").wait_for()
     take(page, f"heatmap-{theme}", for_docs=theme == "dark")
@@ -145,7 +146,7 @@ def test_caption(open_page, take, showcase, theme):
     take(page, f"caption-empty-{theme}")
     page.set_input_files(".page-caption input[type=file]", showcase.photos / "chelsea.png")
     page.locator(".best-text").wait_for()
-    take(page, f"caption-{theme}", for_docs=theme == "light")
+    take(page, f"caption-{theme}")
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def build_world(folder: Path) -> World:
     world = World(folder)
     gather_photos(load_photos(), world.photos)
     _add_odd_files(world.photos)
-    _add_many_pictures(folder / "pictures" / "many", count=120)
+    _add_many_pictures(folder / "pictures" / "many", count=600)
     _build_demo(world)
     _build_big(world)
     for name in ("empty", "growing"):

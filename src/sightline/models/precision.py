@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,6 @@ def write_verdict(folder: Path, name: str, verdict: Verdict) -> None:
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     partial.write_text(json.dumps(asdict(verdict), indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def forget_verdicts(folder: Path, names: Iterable[str]) -> None:
-    """Drop what was said of `names`, so that it is asked again."""
-    for name in names:
-        _verdict_path(folder, name).unlink(missing_ok=True)
 
 
 def _verdict_path(folder: Path, name: str) -> Path:
