@@ -24,6 +24,9 @@ NEED_TORCH += sorted(path.name for path in Path(__file__).parent.glob("test_trai
 
 collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
 
+SETTINGS = ("SIGHTLINE_LIBRARY", "SIGHTLINE_CACHE", "SIGHTLINE_MAX_PIXELS", "SIGHTLINE_PRECISION")
+"""Of the user's own shell, which no test sees."""
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -35,7 +38,7 @@ def pytest_report_header():
 def own_home(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
-    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "SIGHTLINE_LIBRARY", "SIGHTLINE_CACHE", "SIGHTLINE_MAX_PIXELS"):
+    for name in (*SETTINGS, "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 

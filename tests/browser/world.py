@@ -53,7 +53,7 @@ def build_world(folder: Path) -> World:
     world = World(folder)
     gather_photos(load_photos(), world.photos)
     _add_odd_files(world.photos)
-    _add_many_pictures(folder / "pictures" / "many", count=600)
+    _add_many_pictures(folder / "pictures" / "many", count=2_000)
     _build_demo(world)
     _build_big(world)
     for name in ("empty", "growing"):
@@ -76,7 +76,7 @@ def _add_many_pictures(folder: Path, *, count: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(count):
         pixels = rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((96, 64)).save(folder / f"{number:03d}.png")
+        Image.fromarray(pixels).resize((96, 64)).save(folder / f"{number:04d}.png")
 
 
 def _build_demo(world: World) -> None:
