@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from browser.waiting import ask, wait_until
 
 

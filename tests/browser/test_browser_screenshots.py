@@ -14,7 +14,7 @@ from PIL import Image
 from browser.waiting import ids_of, wait_until
 
 MAX_BYTES = 250_000
-COLOURS = 200
+QUALITY = 90
 SEARCH = "/?q=a+cup+of+coffee"
 PHONE = (390, 780)
 DESK = (1200, 750)
@@ -63,13 +63,13 @@ def take(tmp_path):
         page.mouse.move(0, 0)
         wait_until(page, STANDS)
         assert page.evaluate(TOO_WIDE) <= 0, name
-        file = (Path(docs) if docs and for_docs else tmp_path) / f"web-{name}.png"
+        file = (Path(docs) if docs and for_docs else tmp_path) / f"web-{name}.webp"
         file.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(page.screenshot())) as shot:
             assert shot.size == (page.viewport_size["width"], page.viewport_size["height"])
-            few = shot.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-            assert len(few.getcolors(256)) > 30, "an empty page"
-            few.save(file, optimize=True)
+            colours = shot.convert("RGB").reduce(4).getcolors(maxcolors=1 << 24)
+            assert len(colours) > 100, "an empty page"
+            shot.convert("RGB").save(file, quality=QUALITY, method=6)
         assert not for_docs or file.stat().st_size < MAX_BYTES
 
     return take_
