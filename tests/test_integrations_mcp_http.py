@@ -114,7 +114,9 @@ def test_without_the_token_nothing_is_answered(served, token):
 
 
 def test_a_foreign_host_or_origin_is_refused_even_with_the_token(served):
-    assert post(served, Host="evil.example").status_code == 421
+    other = post(served, Host="evil.example")
+    assert other.status_code == 421
+    assert "allow-host" not in other.text, "that is the web app's"
     assert post(served, Host="localhost:1").status_code == 421
     assert post(served, Origin="http://evil.example").status_code == 403
     port = served.address.split(":")[2].split("/")[0]

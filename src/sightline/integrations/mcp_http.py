@@ -60,6 +60,11 @@ class HttpConfig(ServeConfig):
         """Always."""
         return True
 
+    @property
+    def host_advice(self) -> str:
+        """Other names than this machine's own are never served."""
+        return f"use {self.address.rstrip('/')}{PATH}"
+
 
 def make_config(*, host: str, port: int, token: str | None, library: ServeConfig) -> HttpConfig:
     """Settings of a server of an opened library; a token is made where none is given. Raises InputError."""

@@ -75,6 +75,11 @@ class ServeConfig:
         return self.require_access and (not self.is_local or bool(self.allow_hosts))
 
     @property
+    def host_advice(self) -> str:
+        """What to do for who asked by a name that isn't this server's."""
+        return f"use {self.address}, or start it with --allow-host NAME if it is to be reached by this name"
+
+    @property
     def address(self) -> str:
         """Where a browser on this machine finds the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)

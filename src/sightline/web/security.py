@@ -80,8 +80,7 @@ class Gate:
         if len(given) != 1 or not self._is_own_host(given[0].lower()):
             raise Problem(
                 421,
-                f"This server isn't {', '.join(given) or 'without a name'}; use {self._config.address}, or start it "
-                "with --allow-host NAME if it is to be reached by this name.",
+                f"This server isn't {', '.join(given) or 'without a name'}; {self._config.host_advice}.",
                 kind="host",
             )
 
