@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.errors import InputError
@@ -90,9 +90,8 @@ def file_stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, min(max(status.st_mtime_ns, _INT64.start), _INT64.stop - 1)
 
 
-def _holds_library(entries: Iterable[os.DirEntry[str]]) -> bool:
-    """Whether a folder is a library of ours; the name of the database alone could be any program's."""
-    named = {entry.name: entry.path for entry in entries if entry.name in (LIBRARY_DATABASE, _LIBRARY_LOG)}
+def _holds_library(named: Mapping[str, str]) -> bool:
+    """Whether the files of these names make a library of ours; that of the database alone could be any program's."""
     if LIBRARY_DATABASE not in named:
         return False
     application_id = _read_start(named[LIBRARY_DATABASE])[_APPLICATION_ID]
@@ -112,6 +111,33 @@ def _identify(folder: str | Path, status: os.stat_result) -> _Identity:
 
 
 @dataclass(kw_only=True, slots=True)
+class _Listing:
+    """What lies in one folder."""
+
+    files: list[str] = field(default_factory=list)
+    """Names that images have."""
+    below: list[str] = field(default_factory=list)
+    """Folders, by their relative path."""
+    linked: list[str] = field(default_factory=list)
+    """Links to folders, likewise."""
+    database: dict[str, str] = field(default_factory=dict)
+    """Files that may be a library's: name -> path."""
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """Paths, and why they can't be read."""
+
+    def leave_out(self, folders: Set[str]) -> None:
+        """Pass over some of the folders."""
+        self.below = [name for name in self.below if name not in folders]
+        self.linked = [name for name in self.linked if name not in folders]
+
+    def sort(self) -> None:
+        """All by name."""
+        self.files.sort()
+        for folders in (self.below, self.linked):
+            folders.sort(key=lambda path: path[:-1])  # without the slash, which comes after spaces
+
+
+@dataclass(kw_only=True, slots=True)
 class _Walk:
     """The state of one walk. Folders are named by their relative path with a trailing `/`, the root by ''."""
 
@@ -126,12 +152,12 @@ class _Walk:
             folder = folders.pop() if folders else self._follow(links.popleft())
             if folder is None:
                 continue
-            files, below, linked = self._list(folder)
-            for entry in files:
-                if (found := self._inspect(folder, entry)) is not None:
+            listing = self._list(folder)
+            for name in listing.files:
+                if (found := self._inspect(folder, name)) is not None:
                     yield found
-            folders.extend(reversed([name for name in below if self._enter(name)]))
-            links.extend(linked)
+            folders.extend(reversed([name for name in listing.below if self._enter(name)]))
+            links.extend(listing.linked)
 
     def _follow(self, folder: str) -> str | None:
         return folder if self._enter(folder) else None
@@ -151,47 +177,57 @@ class _Walk:
     def _join(self, relative: str) -> str:
         return os.path.join(self.root, relative).rstrip("/") or "/"  # noqa: PTH118 - called for every file
 
-    def _list(self, folder: str) -> tuple[list[os.DirEntry[str]], list[str], list[str]]:
-        """Possible images, folders, and links to folders of one folder, each by name."""
+    def _list(self, folder: str) -> _Listing:
+        """What may be of interest in one folder; empty where it can't be read.
+
+        Of a file only the name is kept: a folder can hold a million of them.
+        """
+        found = _Listing()
         try:
             with os.scandir(self._join(folder)) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                for entry in listing:
+                    self._sort_in(entry, folder, found)
         except OSError as error:
             self.on_problem(Path(self._join(folder)), explain_os_error(error))
-            return [], [], []
-        files: list[os.DirEntry[str]] = []
-        below: list[str] = []
-        linked: list[str] = []
-        ours = LIBRARY_FOLDERS if _holds_library(entries) else frozenset[str]()
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS or entry.name in ours:
-                continue
-            try:
-                is_folder = entry.is_dir()
-                if not is_folder and not is_image_name(entry.name):
-                    continue
-                if self.may_follow and entry.is_symlink() and not self.may_follow(Path(entry.path)):
-                    self.on_problem(Path(entry.path), "a link that leads out of the folders that are allowed")
-                elif is_folder:
-                    (linked if entry.is_symlink() else below).append(f"{folder}{entry.name}/")
-                else:
-                    files.append(entry)
-            except OSError as error:  # behind a link: such as a network disk that is away
-                if error.errno != errno.ELOOP or is_image_name(entry.name):
-                    self.on_problem(Path(entry.path), explain_os_error(error))
-        return files, below, linked
+            return _Listing()
+        if _holds_library(found.database):
+            found.leave_out({f"{folder}{name}/" for name in LIBRARY_FOLDERS})
+        for path, reason in sorted(found.problems):
+            self.on_problem(Path(path), reason)
+        found.sort()
+        return found
 
-    def _inspect(self, folder: str, entry: os.DirEntry[str]) -> FoundFile | None:
-        """The file behind an image's name; None where it is none that can be read."""
+    def _sort_in(self, entry: os.DirEntry[str], folder: str, found: _Listing) -> None:
+        if entry.name in (LIBRARY_DATABASE, _LIBRARY_LOG):
+            found.database[entry.name] = entry.path
+        if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+            return
         try:
-            status = entry.stat()
+            is_folder = entry.is_dir()
+            if not is_folder and not is_image_name(entry.name):
+                return
+            if self.may_follow and entry.is_symlink() and not self.may_follow(Path(entry.path)):
+                found.problems.append((entry.path, "a link that leads out of the folders that are allowed"))
+            elif is_folder:
+                (found.linked if entry.is_symlink() else found.below).append(f"{folder}{entry.name}/")
+            else:
+                found.files.append(entry.name)
+        except OSError as error:  # behind a link: such as a network disk that is away
+            if error.errno != errno.ELOOP or is_image_name(entry.name):
+                found.problems.append((entry.path, explain_os_error(error)))
+
+    def _inspect(self, folder: str, name: str) -> FoundFile | None:
+        """The file behind an image's name; None where it is none that can be read."""
+        path = self._join(folder + name)
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called for every file
         except OSError as error:
-            dangling = isinstance(error, FileNotFoundError) and entry.is_symlink()
-            self.on_problem(Path(entry.path), "dangling symlink" if dangling else explain_os_error(error))
+            dangling = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
+            self.on_problem(Path(path), "dangling symlink" if dangling else explain_os_error(error))
             return None
-        reason = missing_support(entry.name) if stat.S_ISREG(status.st_mode) else "not a regular file"
+        reason = missing_support(name) if stat.S_ISREG(status.st_mode) else "not a regular file"
         if reason:
-            self.on_problem(Path(entry.path), reason)
+            self.on_problem(Path(path), reason)
             return None
         size_bytes, mtime_ns = file_stamp(status)
-        return FoundFile(root=self.root, relative=folder + entry.name, size_bytes=size_bytes, mtime_ns=mtime_ns)
+        return FoundFile(root=self.root, relative=folder + name, size_bytes=size_bytes, mtime_ns=mtime_ns)

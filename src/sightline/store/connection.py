@@ -89,7 +89,7 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     try:
         db.execute("pragma temp_store = memory")
         db.execute("pragma foreign_keys = on")
-        db.execute("pragma cache_size = -32768")
+        db.execute("pragma cache_size = -4096")  # KiB; eight times as much made writing 100,000 rows no faster
         schema.check_version(schema.read_version(db))
     except BaseException:
         db.close()
