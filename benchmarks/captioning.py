@@ -53,7 +53,9 @@ def main() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2 if quick else 16, side, side, 3), np.uint8)
     values = torch.from_numpy(card.preprocessing.normalise(pixels))
     rows = [
-        compare(captioner, model, pixels, values, settings=(precision, config, 1 if quick else 3))
+        compare(
+            captioner, model, pixels, values, settings=(precision, config, 3 if config is GREEDY and not quick else 1)
+        )
         for config in (GREEDY, BEAM)
         for precision, captioner in captioners.items()
     ]
