@@ -45,7 +45,7 @@ def _row(row: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     """Three digits that count, with commas: 1,234 and 0.123."""
-    digits = max(0, _SIGNIFICANT - len(f"{abs(value):.0f}")) if abs(value) >= 1 else _SIGNIFICANT
+    digits = max(0, _SIGNIFICANT - len(str(int(abs(value))))) if abs(value) >= 1 else _SIGNIFICANT
     return f"{value:,.{digits}f}"
 
 
