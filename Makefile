@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
+STUDY ?= study
 WORKERS ?= 2
 # What shows a table measures a journey; the other files there are what these share. Each takes two or three minutes on
 # two cores; `make bench BENCH_OPTIONS=--quick` runs all of them in one or two.
@@ -12,7 +13,7 @@ BENCHMARKS ?= $(shell grep -lE '^ +show\(' benchmarks/*.py)
 BENCH_OPTIONS ?=
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: help demo test lint check slow bench docs screenshots clean
+.PHONY: help demo test lint check slow bench study docs screenshots clean
 
 help:
 	@echo 'make demo     install the light core, index, caption and search 15 photos, write $(OUT)/contact-sheet.html'
@@ -21,6 +22,7 @@ help:
 	@echo 'make check    lint and test: what CI runs'
 	@echo 'make slow     every test that needs no network'
 	@echo 'make bench    the benchmarks, then the tables of docs/performance.md; BENCH_OPTIONS=--quick for a smoke run'
+	@echo 'make study    train three models and eighteen more, report, generate, run the notebooks: $(STUDY)/; goes on where it stopped'
 	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
 	@echo 'make screenshots  take the pictures of the web app in docs/images anew'
 	@echo 'make clean    remove .venv, $(OUT) and caches'
@@ -48,6 +50,9 @@ bench: $(VENV)/all.stamp
 	done
 	$(BIN)/python benchmarks/table.py
 
+study: $(VENV)/all.stamp
+	$(BIN)/python scripts/study.py --output '$(STUDY)'
+
 docs: $(VENV)/demo.stamp
 	$(BIN)/python -m sightline.cli.reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
@@ -59,7 +64,7 @@ screenshots: $(VENV)/all.stamp
 	SIGHTLINE_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_browser_screenshots.py
 
 clean:
-	rm -rf $(VENV) '$(OUT)' build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) '$(OUT)' study-smoke build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is as new as the pyproject.toml that it was installed from, so a second run installs nothing. The demo

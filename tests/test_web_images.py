@@ -312,16 +312,15 @@ def test_a_heatmap_has_a_cosine_for_each_cell(client, library):
     assert np.abs(values).max() <= 1
     with sl.Library.open(library) as opened:
         encoder = opened.encoder
+        from sightline.experiments.explain import explain_picture
         from sightline.images.decode import read_picture
 
         record = opened.store.get([hit["id"]])[0]
         pixels = encoder.card.preprocessing.resize(
             read_picture(record.path, min_side_px=encoder.card.preprocessing.size_px).rgb
         )
-        cells = encoder.encode_maps(pixels[None])[0]
-        words = encoder.encode_texts(["a red thing"])[0]
-        expected = (cells / np.linalg.norm(cells, axis=-1, keepdims=True)) @ words
-    np.testing.assert_allclose(values, expected, atol=1e-5)
+        (match,) = explain_picture(encoder, pixels, ["a red thing"], method="map")
+    np.testing.assert_allclose(values, match.heat_HW, atol=1e-5)
     assert answer["area"]["width"] <= 1
     assert client.get(f"/api/images/{hit['id']}/heatmap").status_code == 422
 
@@ -330,16 +329,6 @@ def test_a_model_without_maps_says_so(client, monkeypatch):
     monkeypatch.setattr("sightline.web.encoders.SharedEncoder.encode_maps", lambda self, pixels: None)
     response = client.get("/api/images/1/heatmap", params={"q": "a"})
     assert (response.status_code, response.json()["type"]) == (409, "/problems/no-map")
-
-
-def test_what_a_cropping_model_sees_is_the_middle():
-    from sightline.images.preprocess import Preprocessing
-    from sightline.web.heatmaps import _seen_area
-
-    area = _seen_area(Preprocessing(size_px=8, resize_mode="crop"), 200, 100)
-    assert (area.left, area.top, area.width, area.height) == (0.25, 0, 0.5, 1)
-    area = _seen_area(Preprocessing(size_px=8, resize_mode="squash"), 200, 100)
-    assert (area.left, area.top, area.width, area.height) == (0, 0, 1, 1)
 
 
 def test_a_hundred_thumbnails_at_once_do_not_keep_searches_waiting(library, monkeypatch):

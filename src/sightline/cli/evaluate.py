@@ -1,4 +1,4 @@
-"""`eval retrieval`, `zeroshot`, `linear-probe`, `compose` and `captions`."""
+"""`eval retrieval`, `zeroshot`, `linear-probe`, `compose`, `captions` and `pointing`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sightline.evaluation.results import EvalResult, Interval
     from sightline.models.base import Encoder
 
-_SHARES = ("recall", "acc", "compose")
+_SHARES = ("recall", "acc", "compose", "pointing")
 """What is printed in percent: metrics whose name has one of these words."""
 
 _model_option = click.option(
@@ -130,7 +130,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("eval")
 def evaluate() -> None:
-    """Measure a model on your pairs: retrieval, classification, composition, captions.
+    """Measure a model on your pairs: retrieval, classification, composition, captions, where words match.
 
     Rates are fractions in JSON and percent in tables; every figure comes with a bootstrap interval.
     """
@@ -292,6 +292,33 @@ def captions(
             result = CaptionEvaluator(config).run(
                 captioner, dataset, encoder=scorer, output=save, progress=_shown_on(bar)
             )
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "map", "gradient", "attention"]),
+    default="auto",
+    show_default=True,
+    help="How the model is asked where words match, as in sightline explain.",
+)
+@_measuring
+def pointing(settings: _Settings, *, model: str, method: Literal["auto", "map", "gradient", "attention"]) -> None:
+    """Ask where words match in scenes, where the true place is known, and count strongest points that lie within.
+
+    pointing_chance is the mean share of the picture that the things take. DATA must be scenes[:SEED]. The method
+    decides what runs the model, unless --runtime does.
+    """
+    from sightline.experiments.explain import load_explainable
+    from sightline.experiments.pointing import PointingConfig, pointing_game
+
+    dataset = settings.load_captioned()
+    encoder = load_explainable(model, method=method) if settings.runtime == "auto" else settings.load_encoder(model)
+    with ProgressBar("pointing") as bar:
+        config = PointingConfig(method=method, bootstrap=settings.bootstrap)
+        result = pointing_game(encoder, dataset, config, progress=_shown_on(bar))
     _finish(result, settings)
 
 

@@ -15,12 +15,16 @@ from sightline.cli.doctor import doctor
 from sightline.cli.endpoint import endpoint
 from sightline.cli.evaluate import evaluate
 from sightline.cli.export import export
+from sightline.cli.generate import generate
+from sightline.cli.heatmap import explain, heatmap
 from sightline.cli.index import index
 from sightline.cli.library import info, remove
 from sightline.cli.mcp import mcp
 from sightline.cli.models import models
+from sightline.cli.report import report
 from sightline.cli.search import duplicates, search, similar
 from sightline.cli.serve import serve
+from sightline.cli.sweep import sweep
 from sightline.cli.train import train
 from sightline.cli.write import write
 from sightline.errors import InputError, SightlineError
@@ -36,9 +40,10 @@ def sightline() -> None:
 
 
 ON_A_LIBRARY = (index, search, similar, duplicates, caption, write, serve, mcp, info, remove)
-ON_MODELS = (data, train, evaluate, compare, models, export, endpoint, doctor)
+ON_MODELS = (data, train, sweep, report, evaluate, compare, models, export, endpoint, doctor, generate)
+ON_PICTURES = (heatmap, explain)
 
-for command in (*ON_A_LIBRARY, *ON_MODELS):
+for command in (*ON_A_LIBRARY, *ON_MODELS, *ON_PICTURES):
     sightline.add_command(command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -142,6 +143,9 @@ class TrainConfig:
     chunk_size: int | None = None
     """Pictures that are in memory at once (gradient caching); None takes the whole batch."""
     epochs: float = 10.0
+    samples_seen: int | None = None
+    """Pictures seen in all, so that batch sizes and parts of the data are compared at equal compute; None sees each
+    picture `epochs` times. Where it is set, `epochs` only says how `eval_epochs` and `checkpoint_epochs` divide it."""
     lr: float = 1e-3
     schedule: ScheduleName = "cosine"
     warmup_fraction: float = 0.1
@@ -195,7 +199,7 @@ class TrainConfig:
             self, 0, "negatives_per_caption", "lora_rank", "seed", "teacher_weight", "weight_decay", "words_weight"
         )
         _check_least(self, 0, "image_lr_factor", "text_lr_factor", "negatives_weight")
-        for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience"):
+        for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience", "samples_seen"):
             if getattr(self, name) is not None:
                 _check_least(self, 1, name)
         for name in ("lr", "epochs", "eval_epochs", "checkpoint_epochs", "temperature", "max_gradient_norm"):
@@ -258,8 +262,32 @@ class TrainConfig:
         return cls(**values, towers=TowersConfig(**towers))
 
 
+def parse_setting(key: str, text: str) -> Any:
+    """The value that `key=text` sets, of the setting's type; `towers.dim` reaches into the towers.
+
+    Raises InputError for an unknown key (with the nearest ones) or a value of another type.
+    """
+    inner = key.removeprefix("towers.")
+    return _parse(TowersConfig if inner != key else TrainConfig, inner, text)
+
+
+def setting_options(key: str) -> tuple[Any, ...] | None:
+    """All values that a setting of words or of true and false can have; None for another one."""
+    inner = key.removeprefix("towers.")
+    kind = _field_type(TowersConfig if inner != key else TrainConfig, inner)
+    if kind is bool:
+        return (False, True)
+    return get_args(kind) if typing.get_origin(kind) is Literal else None
+
+
+@functools.cache
+def _types_of(owner: type) -> dict[str, Any]:
+    """Each field's type; working it out takes longer than all else that a setting needs."""
+    return typing.get_type_hints(owner)
+
+
 def _field_type(owner: type, key: str) -> Any:
-    hints = typing.get_type_hints(owner)
+    hints = _types_of(owner)
     names = [f.name for f in dataclasses.fields(owner) if f.name not in ("recipe", "towers")]
     if key in ("recipe", "towers") and owner is not TowersConfig:
         return hints[key]

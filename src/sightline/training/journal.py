@@ -17,6 +17,10 @@ from sightline.errors import InputError, TrainingError
 LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"
 """The run's settings, which stand beside its log; named here, where those that only look at runs need no PyTorch."""
+RESULT_FILE = "result.json"
+"""What came of the run, beside them; missing while it goes on."""
+TRIAL_FILE = "trial.json"
+"""What a sweep knows of the run; there before it."""
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_MISSING = (
     "No TensorBoard log: it needs the extra train (pip install 'sightline[train]'); log.jsonl has all."

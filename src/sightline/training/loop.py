@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from sightline.training.objective import Targets
 from sightline.training.optimiser import describe_groups, set_learning_rate, set_training_mode
 from sightline.training.plan import Plan, describe_plan
 from sightline.training.preparation import Prepared, Report, prepare
+from sightline.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, write_probe
 from sightline.training.run_folder import CURVES_FILE, RunFolder
 from sightline.training.schedule import learning_rate
 from sightline.training.towers import write_settings, write_weights
@@ -50,6 +51,9 @@ _DRAW_EVERY_S = 30.0
 
 ShowProgress = Callable[[int, int, str], None]
 """Takes steps done, their number, and a note with loss, rate and time left."""
+
+OnMeasure = Callable[[int, Mapping[str, float]], str | None]
+"""Takes updates done and the metrics of a measurement; a reason that it returns ends the run."""
 
 
 @dataclass(kw_only=True)
@@ -63,6 +67,8 @@ class RunState:
     best_metrics: dict[str, float] = field(default_factory=dict)
     waited: int = 0
     """Measurements since the best one."""
+    took_s: float = 0.0
+    """Seconds of the sessions before this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,8 @@ class TrainReport:
     """Those of the weights that were kept, on the val pairs."""
     images_per_s: float
     took_s: float
+    interrupted: bool = False
+    """Whether Ctrl-C or SIGTERM ended this session, be it at the last step."""
 
 
 def train(
@@ -88,12 +96,15 @@ def train(
     resume: bool = False,
     report: Report = lambda line: None,
     progress: ShowProgress = lambda done, total, note: None,
+    on_measure: OnMeasure = lambda step, metrics: None,
 ) -> TrainReport:
     """Train, measure and keep a model in the folder `output`, which is a model folder from its first measurement on.
 
     `resume` goes on after the newest checkpoint, to the same weights as a run that was never stopped (bit for bit on
-    one CPU with the same number of threads). Under `torchrun` every process calls this. Raises InputError, ModelError
-    or TrainingError for what can't be trained; what was kept until then stays.
+    one CPU with the same number of threads). `on_measure` is called after each measurement but the one before the first
+    update, in the first process; a reason that it gives before the last step ends the run, with a checkpoint. Under
+    `torchrun` every process calls this. Raises InputError, ModelError or TrainingError for what can't be trained; what
+    was kept until then stays.
     """
     with start_world() as world:
         quiet = report if world.is_first else lambda line: None
@@ -104,7 +115,7 @@ def train(
         any_rank(False, world)  # the others read the folder that the first one makes
         with folder.undone_on_error() if not resume and world.is_first else contextlib.nullcontext():
             prepared = prepare(config, output, world, report=quiet, resumed=checkpoint is not None)
-        run = Run(prepared, output, report=quiet, progress=progress)
+        run = Run(prepared, output, report=quiet, progress=progress, on_measure=on_measure)
         if checkpoint is not None:
             run.restore(checkpoint)
         return run.go(resumed=resume)
@@ -113,14 +124,24 @@ def train(
 class Run:
     """One run in one process; of several ranks only the first writes and talks."""
 
-    def __init__(self, prepared: Prepared, output: Path, *, report: Report, progress: ShowProgress) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        output: Path,
+        *,
+        report: Report,
+        progress: ShowProgress,
+        on_measure: OnMeasure = lambda step, metrics: None,
+    ) -> None:
         self.prepared = prepared
         self.config, self.world = prepared.config, prepared.world
-        self.output, self.report, self.progress = output, report, progress
+        self.output, self.report, self.progress, self.on_measure = output, report, progress, on_measure
         self.plan = Plan.make(self.config, prepared.batches.steps_per_epoch)
         self.state = RunState()
         self.alarms = Alarms(AlarmConfig(warmup_steps=self.plan.warmup_steps))
         self.journal: Journal | None = None
+        self._asked_to_stop: str | None = None
+        self._started_s = time.monotonic()
         self._draw_at_s = time.monotonic() + _DRAW_EVERY_S
 
     @property
@@ -133,11 +154,14 @@ class Run:
     def go(self, *, resumed: bool = False) -> TrainReport:
         """From the present step to the end."""
         self._announce()
-        first, started_s, stopped = self.state.step, time.monotonic(), None
+        self._started_s = time.monotonic()
+        first, stopped, was_interrupted = self.state.step, None, False
+        if self.world.is_first:
+            RunFolder(path=self.output).forget_result()
         with contextlib.ExitStack() as stack:
             interrupted = stack.enter_context(stop_on_interrupt())
             if self.world.is_first:
-                resume_step = first if resumed else None
+                resume_step = (first or -1) if resumed else None  # from the start: nothing of the log stays
                 self.journal = stack.enter_context(Journal(self.output, resume_step=resume_step, notice=self.report))
             if first == 0:
                 self._raise(self._start_alarms())
@@ -145,19 +169,20 @@ class Run:
             for step in range(first, self.plan.total_steps):
                 facts = self.update(step)
                 self.state.step = step + 1
-                self._log(facts, seconds=time.monotonic() - started_s, first=first)
+                self._log(facts, seconds=time.monotonic() - self._started_s, first=first)
                 if self.plan.measures_after(step):
                     self._measure()
-                stopped = self._why_stop(interrupted())
+                was_interrupted = any_rank(interrupted(), self.world)
+                stopped = self._why_stop(was_interrupted)
                 if self.plan.keeps_after(step) or stopped:
                     self._keep()
                 if stopped:
                     self.report(f"stopped after step {step + 1:,}: {stopped}")
                     break
         self._draw()
-        took_s = time.monotonic() - started_s
+        took_s = time.monotonic() - self._started_s
         done = self.state.step - first
-        return TrainReport(
+        report = TrainReport(
             output=self.output,
             steps=self.state.step,
             total_steps=self.plan.total_steps,
@@ -166,7 +191,11 @@ class Run:
             metrics=dict(self.state.best_metrics),
             images_per_s=done * self.config.batch_size / took_s if took_s else 0.0,
             took_s=took_s,
+            interrupted=was_interrupted,
         )
+        if self.world.is_first:
+            self._write_result(report)
+        return report
 
     def update(self, step: int) -> StepFacts:
         """One optimiser step: batch, two towers, loss, gradient, alarms, weights."""
@@ -238,15 +267,20 @@ class Run:
         model = self.towers.model
         with self._averaged():
             model.eval()
-            metrics = validator.measure(self.prepared.encoder())
+            temperature = self.towers.temperature
+            measured = validator.measure(self.prepared.encoder(), step=state.step, temperature=temperature)
+            metrics = measured.metrics
             quality = metrics[validator.quality]
             may_be_kept = state.step > 0 or self.config.init is not None  # what was never trained is no result
             if may_be_kept and quality > state.best:
                 state.best, state.best_step, state.best_metrics, state.waited = quality, state.step, metrics, 0
                 self._write_model(metrics)
+                write_probe(measured.probe, self.output / PROBE_BEST_FILE)
             elif may_be_kept:
                 state.waited += 1
         set_training_mode(model)
+        if state.step == 0:
+            write_probe(measured.probe, self.output / PROBE_START_FILE)
         assert self.journal is not None
         self.journal.write("val", state.step, metrics)
         if self.config.init is not None:
@@ -255,6 +289,28 @@ class Run:
         self.report(f"step {state.step:,}: {shown}{' (best)' if state.best_step == state.step > 0 else ''}")
         if time.monotonic() >= self._draw_at_s:
             self._draw()
+        if state.step:
+            self._asked_to_stop = self.on_measure(state.step, metrics)
+
+    def _write_result(self, report: TrainReport) -> None:
+        """What came of the run, over all its sessions."""
+        took_s, seen = self._took_s(), report.steps * self.config.batch_size
+        values = {
+            "steps": report.steps,
+            "total_steps": report.total_steps,
+            "stopped": report.stopped,
+            "interrupted": report.interrupted and report.steps < report.total_steps,
+            "best_step": report.best_step,
+            "metrics": report.metrics,
+            "images_per_s": round(seen / took_s, 1) if took_s else 0.0,
+            "took_s": round(took_s, 2),
+            "images_seen": seen,
+        }
+        RunFolder(path=self.output).write_result(values)
+
+    def _took_s(self) -> float:
+        """Seconds of all sessions until now."""
+        return self.state.took_s + time.monotonic() - self._started_s
 
     def _draw(self) -> None:
         if self.world.is_first and self.state.step:
@@ -276,7 +332,8 @@ class Run:
     def _keep(self) -> None:
         if not self.world.is_first:
             return
-        state = {"state": dataclasses.asdict(self.state), "alarms": self.alarms.to_dict(), **self._identity()}
+        now = dataclasses.replace(self.state, took_s=self._took_s())
+        state = {"state": dataclasses.asdict(now), "alarms": self.alarms.to_dict(), **self._identity()}
         save_checkpoint(
             self.output, self.state.step, self.prepared.trained, state=state, keep=self.config.keep_checkpoints
         )
@@ -358,10 +415,13 @@ class Run:
     def _why_stop(self, interrupted: bool) -> str | None:
         """The reason to end before the last step, the same on all ranks."""
         patience = self.config.patience
-        if any_rank(interrupted, self.world):
+        if interrupted:
             return "interrupted; go on with --resume"
         if any_rank(patience is not None and self.state.waited >= patience, self.world):
             return f"no better measurement in the last {patience}"
+        reason, left = self._asked_to_stop, self.state.step < self.plan.total_steps
+        if any_rank(reason is not None and left, self.world):
+            return reason or "the first process ended it"
         return None
 
 

@@ -21,13 +21,17 @@ class Plan:
     @classmethod
     def make(cls, config: TrainConfig, steps_per_epoch: int) -> Plan:
         """The plan of a config whose data gives so many whole batches an epoch."""
-        total = max(1, round(config.epochs * steps_per_epoch))
+        if config.samples_seen is None:
+            total, counted = max(1, round(config.epochs * steps_per_epoch)), float(steps_per_epoch)
+        else:
+            total = max(1, round(config.samples_seen / config.batch_size))
+            counted = total / config.epochs
         return cls(
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
             warmup_steps=min(total, round(config.warmup_fraction * total)),
-            eval_steps=max(1, round(config.eval_epochs * steps_per_epoch)),
-            checkpoint_steps=max(1, round(config.checkpoint_epochs * steps_per_epoch)),
+            eval_steps=max(1, round(config.eval_epochs * counted)),
+            checkpoint_steps=max(1, round(config.checkpoint_epochs * counted)),
         )
 
     def measures_after(self, step: int) -> bool:
@@ -51,7 +55,7 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
         f"texts longer than {captions.ids_CL.shape[1]} tokens are cut",
         f"steps an epoch: {plan.steps_per_epoch:,} = floor({taken:,} pictures / batch of {config.batch_size:,}); "
         f"{taken - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
-        f"steps: {plan.total_steps:,} = round({config.epochs:g} epochs x {plan.steps_per_epoch:,})",
+        _steps_line(config, plan),
         f"warm-up steps: {plan.warmup_steps:,} = round({config.warmup_fraction:g} x {plan.total_steps:,})",
         f"samples seen: {plan.total_steps * config.batch_size:,} = {plan.total_steps:,} steps x {config.batch_size:,}",
         f"measured every {plan.eval_steps:,} steps, kept every {plan.checkpoint_steps:,}",
@@ -74,3 +78,13 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
             f"hard negatives: up to {config.negatives_per_caption} a caption, {len(batches.negatives.ids_CL):,} in all"
         )
     return lines
+
+
+def _steps_line(config: TrainConfig, plan: Plan) -> str:
+    if config.samples_seen is None:
+        return f"steps: {plan.total_steps:,} = round({config.epochs:g} epochs x {plan.steps_per_epoch:,})"
+    epochs = plan.total_steps / plan.steps_per_epoch
+    return (
+        f"steps: {plan.total_steps:,} = round({config.samples_seen:,} samples / batch of {config.batch_size:,}), "
+        f"{epochs:.3g} epochs"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sightline.data.addressing import load_dataset
@@ -41,6 +42,9 @@ from sightline.training.vocabulary import train_tokenizer, write_tokenizer
 
 Report = Callable[[str], None]
 """Takes one line for the user."""
+
+_MOST_COPIED_BYTES = 2**30
+"""Of the pixels of a part: those of a larger set are decoded for the part alone, and stay on the disk."""
 
 _PROMPTS = 2
 """Sentences made of each name of a picture's class."""
@@ -90,7 +94,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Report, 
     _adapt(config, model, world)
     image = model.card.preprocessing
     cached = replace(image, size_px=config.cache_px or image.size_px)
-    pixels = _open_pixels(train, cached, report)
+    pixels = _open_part(config, train, cached, report) or _open_pixels(train, cached, report)
     val_pixels = _open_pixels(validation, image, report)
     sampling = _sampling(config, model, world)
     crops = _draw_crops(config, train, sampling.augmentation)
@@ -133,8 +137,7 @@ def load_train_parts(config: TrainConfig) -> list[Dataset]:
     train = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
     train = replace(train, pairs=_taken_once(train.pairs))
     if config.train_fraction < 1:
-        count = max(1, round(config.train_fraction * len(train)))
-        rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(train))[:count])
+        rows = _fraction_rows(config, len(train))
         train = train.take([int(row) for row in rows], why=f"fraction={config.train_fraction} seed={config.seed}")
     if config.shuffle_captions:
         train = _shuffled(train, config.seed)
@@ -281,10 +284,43 @@ def _optimiser_config(config: TrainConfig) -> OptimiserConfig:
     )
 
 
+def _fraction_rows(config: TrainConfig, n_pairs: int) -> NDArray[np.int64]:
+    """Which pictures `train_fraction` leaves, in order."""
+    count = max(1, round(config.train_fraction * n_pairs))
+    return np.sort(np.random.default_rng([config.seed, 1]).permutation(n_pairs)[:count])
+
+
+def _open_part(config: TrainConfig, train: Dataset, image: Preprocessing, report: Report) -> PixelCache | None:
+    """The pixels of a part of a small set, from those of the whole: parts of all sizes and seeds are decoded once.
+
+    None where there is no part, or the set is large.
+    """
+    if config.train_fraction == 1 or config.more_data:
+        return None
+    whole = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
+    if len(whole) * image.size_px**2 * 3 > _MOST_COPIED_BYTES:
+        return None
+    rows = _fraction_rows(config, len(whole))
+    pixels = open_pixel_cache(whole, preprocessing=image)
+    ids = {pair.id for pair in train}
+    part = replace(
+        pixels,
+        pixels_NSS3=pixels.pixels_NSS3[rows],
+        readable_N=pixels.readable_N[rows],
+        problems=tuple(problem for problem in pixels.problems if problem.id in ids),
+    )
+    _tell_problems(part, train, report)
+    return part
+
+
 def _open_pixels(dataset: Dataset, preprocessing: Preprocessing, report: Report) -> PixelCache:
     pixels = open_pixel_cache(dataset, preprocessing=preprocessing)
+    _tell_problems(pixels, dataset, report)
+    return pixels
+
+
+def _tell_problems(pixels: PixelCache, dataset: Dataset, report: Report) -> None:
     for problem in pixels.problems[:5]:
         report(f"left out {problem.id}: {problem.reason}")
     if len(pixels.problems) > 5:
         report(f"left out {len(pixels.problems):,} pictures of {dataset.name} that can't be read")
-    return pixels

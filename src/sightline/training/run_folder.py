@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from sightline.errors import InputError, TrainingError
 from sightline.training.checkpoint import newest_checkpoint
 from sightline.training.config import TrainConfig
-from sightline.training.journal import RUN_FILE
+from sightline.training.journal import RESULT_FILE, RUN_FILE, TRIAL_FILE
 
 CURVES_FILE = "curves.png"
 
@@ -35,7 +35,7 @@ class RunFolder:
                 f"{self.path} holds a run already. Go on with it: --resume. Or give another --output; a run is never "
                 "overwritten."
             )
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(entry.name != TRIAL_FILE for entry in self.path.iterdir()):
             raise InputError(f"{self.path} isn't empty and holds no run. Give a new folder as --output.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,24 @@ class RunFolder:
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}.") from error
         return TrainConfig.from_dict(values)
+
+    def write_result(self, values: Mapping[str, Any]) -> None:
+        """Write what came of the run, whole or not at all. Raises TrainingError where the disk is full."""
+        path = self.path / RESULT_FILE
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise TrainingError(
+                f"{path} can't be written: {error.strerror}. The weights are whole: make room and go on with --resume."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def forget_result(self) -> None:
+        """What is written there holds no more: the run goes on."""
+        (self.path / RESULT_FILE).unlink(missing_ok=True)
 
     def check_resumable(self, config: TrainConfig) -> Path | None:
         """The newest checkpoint of the run that is here, None where it was stopped before its first.

@@ -1,7 +1,4 @@
-"""Where words match a picture: cosines of the cells of a model's last feature map.
-
-Shape suffixes: H W the map's rows and columns, D dimension, S the side of what the model sees.
-"""
+"""Where words match a picture, as `sightline explain --method map` finds it."""
 
 from __future__ import annotations
 
@@ -9,40 +6,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sightline.errors import ModelError
+from sightline.experiments.explain import explain_picture
 from sightline.images.decode import read_picture
 from sightline.web.models import AreaAnswer, HeatmapAnswer
 from sightline.web.problems import Problem
 
 if TYPE_CHECKING:
-    from sightline.images.preprocess import Preprocessing
     from sightline.models.base import Encoder
     from sightline.types import ImageRecord
 
 
 def make_heatmap(encoder: Encoder, record: ImageRecord, words: str) -> HeatmapAnswer:
-    """The cosine of each cell with the words. Raises ImageError for the file, a 409 problem where there is no map."""
-    preprocessing = encoder.card.preprocessing
-    picture = read_picture(record.path, min_side_px=preprocessing.size_px)
-    map_1HWD = encoder.encode_maps(preprocessing.resize(picture.rgb)[None])
-    if map_1HWD is None:
-        raise Problem(409, f"The model {encoder.card.name} has no map of where words match.", kind="no-map")
-    cells_HWD = map_1HWD[0] / np.maximum(np.linalg.norm(map_1HWD[0], axis=-1, keepdims=True), 1e-12)
-    cosines_HW = cells_HWD @ encoder.encode_texts([words])[0]
+    """The cosine of each place with the words. Raises ImageError for the file, a 409 problem where there is no map."""
+    picture = read_picture(record.path, min_side_px=encoder.card.preprocessing.size_px)
+    try:
+        (match,) = explain_picture(encoder, picture.rgb, [words], method="map")
+    except ModelError as error:
+        raise Problem(409, f"The model {encoder.card.name} has no map of where words match.", kind="no-map") from error
+    values_HW = np.round(match.heat_HW.astype(np.float64), 5)
+    area = match.area
     return HeatmapAnswer(
-        rows=cosines_HW.shape[0],
-        columns=cosines_HW.shape[1],
-        values=np.round(cosines_HW.astype(np.float64), 5).tolist(),
-        low=round(float(cosines_HW.min()), 5),
-        high=round(float(cosines_HW.max()), 5),
+        rows=values_HW.shape[0],
+        columns=values_HW.shape[1],
+        values=values_HW.tolist(),
+        low=float(values_HW.min()),
+        high=float(values_HW.max()),
         model=encoder.card.name,
-        area=_seen_area(preprocessing, picture.info.width, picture.info.height),
+        area=AreaAnswer(left=area.left, top=area.top, width=area.width, height=area.height),
     )
-
-
-def _seen_area(preprocessing: Preprocessing, width: int, height: int) -> AreaAnswer:
-    """What the model sees of a picture: all of it squashed, or the square in its middle."""
-    if preprocessing.resize_mode == "squash":
-        return AreaAnswer(left=0, top=0, width=1, height=1)
-    side = min(width, height)
-    seen_width, seen_height = side / width, side / height
-    return AreaAnswer(left=(1 - seen_width) / 2, top=(1 - seen_height) / 2, width=seen_width, height=seen_height)

@@ -1,0 +1,1 @@
+"""Sweeps over settings, reports, heatmaps: what is studied about models."""

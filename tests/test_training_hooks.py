@@ -1,0 +1,175 @@
+"""What a run leaves for those who study it, and how they end it."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import sightline.training.loop as loop
+from sightline.data.pixel_cache import open_pixel_cache
+from sightline.errors import TrainingError
+from sightline.experiments.results import read_run
+from sightline.models.encoders import load_encoder
+from sightline.training.distributed import World
+from sightline.training.journal import read_journal
+from sightline.training.loop import train
+from sightline.training.plan import Plan
+from sightline.training.preparation import prepare
+from sightline.training.run_folder import RunFolder
+from training_world import make_world, small_config
+
+
+@pytest.fixture
+def world(tmp_path):
+    return make_world(tmp_path)
+
+
+def test_a_run_leaves_its_result_and_vectors_before_and_after(world, tmp_path):
+    train(small_config(world, epochs=3, average_decay=0.5), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.images_seen) == ("complete", 72)
+    assert run.metrics["mean_recall"] == max(r["mean_recall"] for r in run.rows if r["kind"] == "val" and r["step"])
+    start, best = run.probe("start"), run.probe("best")
+    assert start.step == 0 < best.step
+    assert start.ids == best.ids == tuple(f"val/{i:02}.png" for i in range(8))
+    assert start.texts[0] == "a red square, number 0"
+    assert start.image_ND.shape == start.text_ND.shape == (8, 16)
+    assert not np.allclose(start.image_ND, best.image_ND)
+    # the kept weights give the same vectors
+    encoder = load_encoder(f"dir:{tmp_path / 'run'}", runtime="torch")
+    assert np.allclose(encoder.encode_texts(list(best.texts)), best.text_ND, atol=1e-5)
+
+
+def test_pairs_with_classes_are_probed_with_the_names_of_their_classes(world, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    import sightline.training.preparation as preparation
+
+    original = preparation.load_dataset
+
+    def labelled(*args, **rest):
+        dataset = original(*args, **rest)
+        pairs = [
+            replace(pair, captions=("red", "green")[row % 2 :][:1], label=row % 2) for row, pair in enumerate(dataset)
+        ]
+        return replace(dataset, pairs=pairs, class_names=(("red",), ("green",)))
+
+    monkeypatch.setattr(preparation, "load_dataset", labelled)
+    train(small_config(world, epochs=1), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert run.quality == "acc1"
+    assert run.probe("best").texts[:3] == ("red", "green", "red")
+    assert np.allclose(np.linalg.norm(run.probe("best").text_ND, axis=1), 1, atol=1e-5)
+
+
+def test_a_reason_given_after_a_measurement_ends_the_run_with_a_checkpoint(world, tmp_path):
+    asked = []
+
+    def stop_at_two(step, metrics):
+        asked.append((step, metrics["mean_recall"]))
+        return "pruned" if step == 6 else None
+
+    report = train(small_config(world, epochs=4), tmp_path / "run", on_measure=stop_at_two)
+    rows = [row for row in read_journal(tmp_path / "run") if row["kind"] == "val"]
+    assert asked == [(row["step"], row["mean_recall"]) for row in rows if row["step"]]
+    assert (report.steps, report.total_steps, report.stopped, report.interrupted) == (6, 12, "pruned", False)
+    assert (tmp_path / "run" / "checkpoints" / "step-6").is_dir()
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.reason) == ("complete", "pruned")
+
+
+def test_a_reason_after_the_last_step_changes_nothing(world, tmp_path):
+    report = train(small_config(world, epochs=1), tmp_path / "run", on_measure=lambda step, metrics: "too late")
+    assert report.stopped is None
+
+
+def test_a_result_counts_all_sessions_and_is_gone_while_the_run_goes_on(world, tmp_path, monkeypatch):
+    original = loop.Run._log
+    seen = []
+
+    def log(self, facts, **rest):
+        original(self, facts, **rest)
+        seen.append((self.output / "result.json").exists())
+        if self.state.step == 2 and not self.state.took_s:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Run, "_log", log)
+    config = small_config(world, epochs=2)
+    first = train(config, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert first.interrupted
+    assert (result["steps"], result["interrupted"], result["images_seen"]) == (2, True, 16)
+    assert read_run(tmp_path / "run").state == "stopped"
+    second = train(config, tmp_path / "run", resume=True)
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.images_seen, any(seen)) == ("complete", 48, False)
+    at_checkpoint_s = json.loads((tmp_path / "run/checkpoints/step-3/state.json").read_text())["state"]["took_s"]
+    assert second.took_s < run.took_s <= first.took_s + second.took_s + 0.01
+    assert 0 < at_checkpoint_s < run.took_s
+
+
+def test_a_run_stopped_before_its_first_checkpoint_measures_its_start_once(world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(world), tmp_path / "broken")
+    train(small_config(world), tmp_path / "broken", resume=True)
+    train(small_config(world), tmp_path / "whole")
+    assert read_journal(tmp_path / "broken") == read_journal(tmp_path / "whole")
+
+
+def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world, tmp_path):
+    for changes in ({"batch_size": 4}, {"batch_size": 8, "train_fraction": 0.5}):
+        config = small_config(world, samples_seen=48, epochs=2, **changes)
+        run = tmp_path / str(len(changes))
+        lines = []
+        report = train(config, run, report=lines.append)
+        assert report.steps * config.batch_size == 48
+        measured = [row["step"] / report.steps for row in read_journal(run) if row["kind"] == "val"]
+        assert measured == [0.0, 0.5, 1.0]
+        assert any("= round(48 samples / batch of" in line for line in lines)
+
+
+def test_samples_seen_decide_the_steps():
+    config = small_config("scenes:0", samples_seen=100, batch_size=8, epochs=4, eval_epochs=1, checkpoint_epochs=2)
+    plan = Plan.make(config, steps_per_epoch=1000)
+    assert (plan.total_steps, plan.eval_steps, plan.checkpoint_steps) == (12, 3, 6)
+    assert Plan.make(small_config("scenes:0", samples_seen=1), steps_per_epoch=3).total_steps == 1
+
+
+def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path, monkeypatch):
+    import sightline.training.preparation as preparation
+
+    opened = []
+
+    def count(dataset, **rest):
+        opened.append((dataset.split, len(dataset)))
+        return open_pixel_cache(dataset, **rest)
+
+    monkeypatch.setattr(preparation, "open_pixel_cache", count)
+    (tmp_path / "pairs" / "train" / "03.png").write_bytes(b"no picture")
+    config = small_config(world, train_fraction=0.75)
+
+    def pixels(name):
+        (tmp_path / name).mkdir()
+        lines = []
+        batches = prepare(config, tmp_path / name, World(), report=lines.append, resumed=False).batches
+        return torch.cat([batch.image_B3SS for batch in batches.at(0)]), batches.ids_of(batches.usable), lines
+
+    of_the_whole = pixels("whole")
+    assert opened == [("train", 24), ("val", 8)]
+    monkeypatch.setattr(preparation, "_MOST_COPIED_BYTES", 0)
+    of_the_part = pixels("part")
+    assert opened[2:] == [("train", 18), ("val", 8)]
+    assert torch.equal(of_the_whole[0], of_the_part[0])
+    assert of_the_whole[1:] == of_the_part[1:]
+
+
+def test_a_result_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(TrainingError, match=r"result\.json can't be written.*--resume"):
+        RunFolder(path=tmp_path).write_result({})
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
