@@ -13,7 +13,7 @@ from sightline.demo.gather import gather_photos
 from sightline.demo.photos import load_photos
 from sightline.library import Library
 
-CROPS_OF_EACH = 12
+CROPS_OF_EACH = 80
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _add_details(photos: Path, folder: Path) -> None:
             rgb = whole.convert("RGB")
         width, height = rgb.width // 3, rgb.height // 3
         for number in range(CROPS_OF_EACH):
-            left, top = number % 6 * (rgb.width - width) // 5, number // 6 * (rgb.height - height) // 3
+            left, top = number % 10 * (rgb.width - width) // 9, number // 10 * (rgb.height - height) // 7
             detail = rgb.crop((left, top, left + width, top + height))
             detail.save(folder / f"{photo.stem} {number:02d}.png")
 
