@@ -76,7 +76,7 @@ def test_unreadable_files_keep_their_place_and_stop_nothing(tmp_path, candidates
         CaptionFailure, DualCaption, CaptionFailure, DualCaption, DualCaption, CaptionFailure,
     ]  # fmt: skip
     assert results[0].reason == "not an image (its content is text)"
-    assert results[2].reason == "file vanished"
+    assert results[2].reason == "no such file"
     assert [r.best.text for r in results if isinstance(r, DualCaption)] == [
         "something red", "the blue sea", "green grass",
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_only_unreadable_files_never_reach_the_models(tmp_path, candidates):
     results = list(
         caption_images([tmp_path / "gone.png"] * 3, encoder=encoder, config=CaptionConfig(candidates=candidates))
     )
-    assert [result.reason for result in results] == ["file vanished"] * 3
+    assert [result.reason for result in results] == ["no such file"] * 3
     assert encoder.batches == []
 
 

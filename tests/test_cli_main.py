@@ -206,7 +206,7 @@ def test_a_picture_that_is_gone_or_refused_is_counted_and_the_others_are_caption
     (indexed / "red.png").unlink()
     code, out, err = run("caption", "--captioner", "none", "--json")
     assert (code, len(out)) == (1, 2)
-    assert "red.png: file vanished" in err
+    assert "red.png: no such file" in err
     assert "1 of 3 pictures could not be captioned" in err
     (indexed / "green.png").rename(os.fsdecode(os.fsencode(indexed) + b"/gr\xfcn.png"))
     output = tmp_path / "captions.csv"

@@ -123,7 +123,7 @@ def test_unreadable_pictures_are_named_with_their_reason(tmp_path):
     reasons = {str(case.places[0]): case.detail for case in findings["unreadable"].cases}
     assert reasons == {
         "train/cut": "truncated JPEG",
-        "train/absent": "file vanished",
+        "train/absent": "no such file",
         "train/x": "truncated JPEG",
     }
     assert findings["unreadable"].serious
@@ -240,7 +240,7 @@ def test_encoded_bytes_are_those_of_the_file_or_none(tmp_path):
     image = save(tmp_path / "a.png", 1)
     assert read_encoded(image) == image.path.read_bytes()
     assert read_encoded(Rendered(1)) is None
-    with pytest.raises(ImageError, match="vanished"):
+    with pytest.raises(ImageError, match="no such file"):
         read_encoded(FileImage(path=tmp_path / "none.png"))
 
 

@@ -165,7 +165,7 @@ def test_pictures_that_are_missing_or_broken_are_image_errors(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("https://example.org/a.png", "an address, not a file"), ("gone.png", "vanished"), ("", "holds no picture")],
+    [("https://example.org/a.png", "an address, not a file"), ("gone.png", "no such file"), ("", "holds no picture")],
 )
 def test_pictures_that_lie_elsewhere_are_only_read_from_files(path, reason, monkeypatch):
     cells = [{"image": {"bytes": None, "path": path}}]

@@ -153,7 +153,7 @@ def test_unreadable_pictures_are_named_and_stop_nothing(tmp_path, rng, processes
         cache = open_pixel_cache(dataset, preprocessing=SQUASH, n_workers=2)
         assert cache.readable_N.tolist() == [True, False, True, True, False, True]
         assert [problem.id for problem in cache.problems] == ["p1", "p4"]
-        assert cache.problems[0].reason == "file vanished"
+        assert cache.problems[0].reason == "no such file"
         assert cache.problems[1].reason.startswith("not an image")
         assert not cache.pixels_NSS3[[1, 4]].any()
         assert cache.pixels_NSS3[5].any()

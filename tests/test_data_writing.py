@@ -158,7 +158,7 @@ def test_pairs_that_cannot_be_written_are_reported_and_the_rest_is(source, tmp_p
     report = convert_datasets([dataset], tmp_path / "out", to="csv")
     assert {(pair.id, pair.reason) for pair in report.skipped} == {
         ("broken", "damaged PNG"),
-        ("absent", "file vanished"),
+        ("absent", "no such file"),
         ("mute", "no caption"),
     }
     assert len(read_back("csv", tmp_path / "out", "train")) == 2

@@ -129,7 +129,7 @@ def test_a_limit_that_is_no_number_is_the_users_error_not_the_images(monkeypatch
 
 
 def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
-    assert reason(tmp_path / "gone.jpg") == "file vanished"
+    assert reason(tmp_path / "gone.jpg") == "no such file"
     assert reason(tmp_path) == "is a folder"
     os.mkfifo(tmp_path / "pipe.jpg")
     assert reason(tmp_path / "pipe.jpg") == "not a regular file"

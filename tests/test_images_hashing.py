@@ -23,4 +23,4 @@ def test_an_empty_file_has_a_hash_too(tmp_path):
 def test_a_missing_file_is_an_image_error_without_its_path(tmp_path):
     with pytest.raises(ImageError) as caught:
         hash_file(tmp_path / "gone.jpg")
-    assert caught.value.reason == "file vanished"
+    assert caught.value.reason == "no such file"

@@ -155,7 +155,7 @@ def test_a_folder_that_vanishes_during_the_walk_is_reported(tmp_path):
     (tmp_path / "b" / "2.jpg").unlink()
     (tmp_path / "b").rmdir()
     assert list(stream) == []
-    assert problems == [(tmp_path / "b", "file vanished")]
+    assert problems == [(tmp_path / "b", "no such file")]
 
 
 def test_heic_without_its_extra_is_named_with_what_to_install(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_captions_without_a_library(photos):
     assert all(texts)
     (missing,) = sl.caption([photos / "gone.png"], model="starter", captioner="none")
     assert isinstance(missing, sl.CaptionFailure)
-    assert missing.reason == "file vanished"
+    assert missing.reason == "no such file"
 
 
 def test_a_moved_library_and_its_photos_are_found_again_without_embedding(tmp_path, photos, library):

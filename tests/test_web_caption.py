@@ -121,7 +121,7 @@ def test_an_image_whose_file_is_gone_says_so(tmp_path):
     (photos / "red.png").unlink()
     with open_app(library) as client:
         refused = client.post("/api/caption", data={"id": "1"})
-        assert (refused.status_code, "file vanished" in refused.json()["detail"]) == (409, True)
+        assert (refused.status_code, "no such file" in refused.json()["detail"]) == (409, True)
 
 
 def test_too_many_requests_for_captions_leave_the_threads_of_searches_alone(client):

@@ -192,7 +192,7 @@ def test_pictures_that_can_not_be_captioned_are_named(tmp_path):
     with open_app(tmp_path / "library") as client:
         job = wait_for_job(client, submit(client, kind="caption"))
         assert job["summary"] == "1 captioned; 1 could not be read"
-        assert [file["reason"] for file in job["progress"]["skipped"]] == ["file vanished"]
+        assert [file["reason"] for file in job["progress"]["skipped"]] == ["no such file"]
 
 
 def test_a_model_is_added_beside_the_old_one(tmp_path, slow_encoder, monkeypatch):

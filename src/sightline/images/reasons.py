@@ -7,8 +7,8 @@ import errno
 _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
-    errno.ENOENT: "file vanished",
-    errno.ENOTDIR: "file vanished",
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
     errno.EISDIR: "is a folder",
     errno.ELOOP: "symlink loop",
     errno.ENAMETOOLONG: "path too long",
