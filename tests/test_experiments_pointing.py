@@ -122,7 +122,6 @@ def test_pictures_without_known_places_are_refused():
     [
         ("scenes-0", "map"),
         ("scenes-0", "gradient"),
-        ("scenes-vit-0", "map"),
         ("scenes-vit-0", "gradient"),
         ("scenes-vit-0", "attention"),
     ],

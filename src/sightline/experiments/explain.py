@@ -187,10 +187,12 @@ def load_explainable(model: str, *, method: MethodChoice = "auto") -> Encoder:
 
     if method == "map" or model.startswith(ENDPOINT_PREFIX):
         return load_encoder(model)
+    card = find_card(model)
+    has_weights = card.kind == "encoder" and bool(find_weights(resolve_folder(card)))
     if method == "auto":
-        card = find_card(model)
-        if card.kind != "encoder" or not torch_installed() or not find_weights(resolve_folder(card)):
-            return load_encoder(model)
+        return load_encoder(model, runtime="torch" if has_weights and torch_installed() else "auto")
+    if card.kind == "encoder" and not has_weights:
+        raise ModelError(_no_gradients(f"{card.name} has ONNX graphs only"))
     return load_encoder(model, runtime="torch")
 
 
@@ -224,10 +226,7 @@ def _by_torch(
     encoder: Encoder, pixels_SS3: NDArray[np.uint8], text_TD: NDArray[np.float32], method: Method
 ) -> tuple[NDArray[np.float32], int]:
     if not encoder.runtime.startswith("torch"):
-        raise ModelError(
-            f"{encoder.card.name} runs by {encoder.runtime}, which has no gradients. Use --method map, or a model with "
-            "PyTorch weights, such as dir:RUN of a training run, and the extra: pip install 'sightline[torch]'"
-        )
+        raise ModelError(_no_gradients(f"{encoder.card.name} runs by {encoder.runtime}"))
     from sightline.experiments.gradients import METHODS
     from sightline.models.torch_encoder import ClipTowers, TorchEncoder
 
@@ -239,3 +238,10 @@ def _by_torch(
         )
     cells = METHODS[method]
     return weave_maps(lambda pixels_BSS3: cells(encoder, pixels_BSS3, text_TD), pixels_SS3)
+
+
+def _no_gradients(why: str) -> str:
+    return (
+        f"{why}, which gives no gradients. Use --method map, or a model with PyTorch weights, such as dir:RUN of a "
+        "training run, and the extra: pip install 'sightline[torch]'"
+    )

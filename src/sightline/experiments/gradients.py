@@ -80,12 +80,11 @@ def _gradients(
         yield torch.autograd.grad((embed_BD @ text_D).sum(), kept, retain_graph=True)
 
 
-def _patch_layer(towers: Any) -> torch.nn.Module:
-    """The layer whose output is looked at."""
+def _patch_layer(towers: Any) -> Any:
+    """The module whose output is looked at."""
     if isinstance(towers, ConvTowers):
         counts = towers.model.config.image_blocks
-        layer: torch.nn.Module = towers.model.image_tower.blocks[max(sum(counts[:-1]), 1) - 1]
-        return layer
+        return towers.model.image_tower.blocks[max(sum(counts[:-1]), 1) - 1]
     vision = towers.model.vision_model
     # After a norm: before it, scaling a patch changes nothing, so gradient x activation would be 0 but for rounding.
     return vision.encoder.layers[-1].layer_norm1 if isinstance(towers, ClipTowers) else vision.post_layernorm

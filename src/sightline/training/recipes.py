@@ -72,7 +72,8 @@ def scenes_sweep() -> TrainConfig:
 
     Command: sightline sweep scenes-sweep --output runs/sweep --grid lr=1e-3,2e-3,4e-3 batch_size=64,128
     train_fraction=0.1,0.3,1.0; one run of it is sightline train scenes-sweep --output runs/minute
-    Cost: about a minute a run on 2 cores (AVX-512); the 10,000 scenes are rendered once for all runs.
+    Cost: 91 seconds of one core's time a run (AVX-512), about a minute on two; the 10,000 scenes are rendered once for
+    all runs. Result on 500 val scenes: text-to-image R@1 10.0%, R@10 58%, mean recall 40%.
     """
     return replace(
         scenes_scratch(),
