@@ -16,7 +16,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-NEED_TORCH = {"captioning_and_search", "clip_study", "hugging_face"}
 NEEDS = {
     "captioning_and_search": ("torch", "matplotlib", "skimage", "sklearn", "optuna"),
     "clip_study": ("torch", "matplotlib", "optuna"),
@@ -48,7 +47,6 @@ def small(runner, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell_of_a_notebook_runs_in_smoke_mode(runner, name, tmp_path, monkeypatch):
     for package in NEEDS[name]:
