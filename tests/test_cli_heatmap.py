@@ -58,12 +58,12 @@ def test_heatmap_as_json_with_probabilities_of_texts_in_a_file(run, photos, tmp_
     assert np.array(values["values"]).sum(axis=0) == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize("name", ["heatmap.png", "heatmap.html"])
+@pytest.mark.parametrize("name", ["heatmap.png", "heatmap.html", "HEATMAP.PNG"])
 def test_heatmap_is_drawn_to_what_the_ending_says(run, photos, tmp_path, name):
     pytest.importorskip("matplotlib")
     result = run("heatmap", photos, "--text", "red", "--model", "m", "--output", tmp_path / name)
     start = (tmp_path / name).read_bytes()[:15]
-    assert start.startswith(b"\x89PNG" if name.endswith("png") else b"<!DOCTYPE html>")
+    assert start.startswith(b"\x89PNG" if name.lower().endswith("png") else b"<!DOCTYPE html>")
     assert name in result.stderr
 
 
@@ -83,6 +83,8 @@ def test_heatmap_refuses_what_cannot_be_done(run, photos, tmp_path):
     assert (result.exit_code, "must end in .png or .html" in result.stderr) == (2, True)
     result = run("heatmap", photos, "--text", "a", "--output", tmp_path / "no" / "a.png")
     assert (result.exit_code, "doesn't exist" in result.stderr) == (2, True)
+    result = run("heatmap", photos, "--text", "a", "--text", " ", "--model", "m")
+    assert (result.exit_code, "a text is empty" in result.stderr) == (2, True)
     empty = tmp_path / "empty"
     empty.mkdir()
     result = run("heatmap", empty, "--text", "a", "--model", "m")
@@ -103,6 +105,14 @@ def test_explain_prints_where_and_how_strongly(run, tmp_path):
     assert int(cells[2].rstrip("%")) > 75
     assert float(cells[3]) > float(cells[4])
     assert "method map" in result.stderr
+
+
+def test_one_long_word_does_not_widen_the_tables(run, photos):
+    for words in (("heatmap", photos, "--text", "a" * 300), ("explain", photos / "a.png", "a" * 300)):
+        lines = run(*words, "--model", "m").stdout.splitlines()
+        assert len(lines) == 2
+        assert max(map(len, lines)) < 150
+    assert json.loads(run("explain", photos / "a.png", "a" * 300, "--json").stdout)["words"] == "a" * 300
 
 
 def test_explain_draws_and_prints_json(run, tmp_path):

@@ -88,6 +88,14 @@ def test_a_trial_that_failed_before_it_had_a_config_keeps_its_settings():
     assert study.everything[-1] is failed
 
 
+def test_a_trial_without_a_config_makes_no_settings_of_what_runs_beside_it_share():
+    runs = [make_run("one", base=["lr=1e-3"]), make_run("other", base=["lr=2e-3"])]
+    failed = replace(make_run("failed", settings={"batch_size": 10**6}, state="failed", metrics={}), config=None)
+    study = Study.of([*runs, failed])
+    assert [factor.name for factor in study.planned] == ["lr"]
+    assert study.everything[-1] is failed
+
+
 def test_metrics_are_chosen_by_name_and_direction():
     runs = [make_run("a", metrics={"acc1": 0.1, "image_retrieval_median_rank": 7.0, "mean_recall": 0.2})]
     assert Study.of(runs).metric == "mean_recall"

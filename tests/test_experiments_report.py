@@ -20,7 +20,7 @@ from sightline.data.addressing import load_dataset
 from sightline.data.base import FileImage
 from sightline.errors import InputError, TrainingError
 from sightline.experiments.report import make_report, write_report
-from sightline.experiments.report_page import format_html, format_markdown
+from sightline.experiments.report_page import format_html, format_markdown, write_report_files
 from sightline.experiments.report_space import describe_space
 from sightline.experiments.study import Study
 from sightline.experiments.val_pictures import ValPictures
@@ -185,6 +185,14 @@ def test_a_damaged_probe_is_named(probed_run):
         make_report([probed_run])
 
 
+def test_the_lead_says_how_many_are_compared():
+    failed = make_run("failed", state="failed", metrics={})
+    runs = [make_run("one"), make_run("other", base=["lr=1e-4"])]
+    assert make_report(runs[:1]).lead == "1 run, measured by mean_recall."
+    assert make_report(runs).lead == "2 runs, all of them compared by mean_recall."
+    assert make_report([*runs, failed]).lead == "3 runs, 2 of them compared by mean_recall."
+
+
 def test_failed_runs_only_are_a_report_of_reasons():
     report = make_report([make_run(state="failed", reason="no room on the disk", metrics={})])
     assert titles(report) == ["Compute", "Left out"]
@@ -207,10 +215,11 @@ def test_many_runs_of_a_search_stay_readable(rng):
 
 
 def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
-    bad = "<img src=x onerror=alert(1)> $\\frac$ [a](b) | 好"
+    bad = "<img src=x onerror=alert(1)> $\\frac$ [a](b) | 好 \udce9\x1b"
     runs = [replace(make_run(), name=f"{bad}{number}", reason=bad, state=state) for number, state in enumerate(STATES)]
     report = make_report(with_rows(runs))
     html, markdown = format_html(report), format_markdown(report, pictures="a b")
+    assert write_report_files(report, tmp_path / "r.html").markdown.stat().st_size > 0
     assert "<img src=x" not in html
     assert not re.search(r"(?<!\\)<img src=x", markdown)
     assert "&lt;img src=x" in html

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from page_checks import read_page
 from sightline.errors import InputError
 from sightline.experiments.explain import Area, Match
 from sightline.experiments.explain_figure import draw_matches
-from sightline.experiments.figure_files import save_figure
+from sightline.experiments.figure_files import save_figure, short_line
 from sightline.experiments.heatmap_figure import draw_heatmap, write_heatmap_page
 from sightline.experiments.similarity_heatmap import (
     HeatmapPicture,
@@ -112,6 +114,22 @@ def test_a_drawing_grows_with_its_cells(tmp_path, probability):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_names_and_words_that_are_no_utf8_or_one_long_word_are_drawn(tmp_path, rng):
+    pytest.importorskip("matplotlib")
+    picture = HeatmapPicture(name="caf\udce9\x1b.png", rgb=np.zeros((8, 8, 3), np.uint8))
+    heatmap = make_similarity_heatmap(FakeEncoder(), [picture], ["red", "a" * 300])
+    heatmap = replace(heatmap, model="dir:\udce9", texts=("caf\udce9", "a" * 300))
+    assert draw_heatmap(heatmap, tmp_path / "h.png").is_file()
+    match = a_match("b\udcff", rng.random((4, 4), np.float32))
+    assert draw_matches(picture.rgb, [match], tmp_path / "e.png").is_file()
+
+
+def test_a_line_is_cut_and_holds_only_what_can_be_drawn():
+    assert short_line("a \n dog", 9) == "a dog"
+    assert short_line("a" * 300, 9) == "aaaaaa..."
+    assert short_line("caf\udce9\x1b", 9) == "caf\ufffd\ufffd"
+
+
 def test_equal_cosines_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     heatmap = make_similarity_heatmap(FakeEncoder(), pictures(["red", "red"]), ["red"])
@@ -141,6 +159,13 @@ def test_a_picture_and_a_panel_for_each_words(tmp_path, count, rng):
     assert size_of(draw_matches(rgb, matches, tmp_path / "e.png"))[0] > 400
     flat = [a_match("all alike", np.zeros((4, 4), np.float32), "attention")]
     assert draw_matches(rgb, flat, tmp_path / "flat.png").is_file()
+
+
+def test_long_words_are_not_cut_off_at_the_top(tmp_path, rng):
+    pytest.importorskip("matplotlib")
+    match = a_match("a" * 300, rng.random((4, 4), np.float32))
+    with Image.open(draw_matches(np.zeros((40, 60, 3), np.uint8), [match, match], tmp_path / "e.png")) as image:
+        assert (np.asarray(image.convert("L"))[0] == 255).all()
 
 
 def test_nothing_to_draw_and_nowhere_to_write_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The judge, feedback, prompts, the folder and the sheet, on pictures whose similarities are known beforehand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from generate_world import COLOURS, ColourEncoder, picture
 from page_checks import read_page
 from sightline.errors import InputError, ModelError
 from sightline.generate.feedback import explain_words, give_feedback
-from sightline.generate.folder import claim_folder, name_pictures, write_pictures
+from sightline.generate.folder import claim_folder, name_pictures, write_pictures, write_settings
 from sightline.generate.judge import check_judge, judge_pictures, wilson_interval
 from sightline.generate.prompts import check_prompts, load_bank, load_prompts
 from sightline.generate.sheet import Sheet, format_sheet
@@ -185,6 +186,24 @@ def test_pictures_gifs_and_frames_are_written(tmp_path):
     assert all((tmp_path / name).is_file() for name in entries[0]["frames"])
     assert "gif" not in entries[1]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_words_that_are_no_utf8_are_kept_as_json_escapes(tmp_path):
+    write_settings(tmp_path, {"prompts": ["caf\udce9 東京"]})
+    raw = (tmp_path / "generate.json").read_bytes()
+    assert json.loads(raw) == {"prompts": ["caf\udce9 東京"]}
+    assert "東京".encode() in raw
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def fill(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(InputError, match=r"generate\.json can't be written: No space left"):
+        write_settings(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_files_are_tame_whatever_the_prompt():

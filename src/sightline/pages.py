@@ -18,10 +18,14 @@ from sightline.errors import InputError
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def visible(text: str) -> str:
+    """The text with U+FFFD for control characters and for bytes that were no UTF-8."""
+    return "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
+
+
 def escape(text: str) -> str:
     """Text -> HTML, attributes included. Control characters and bytes that were no UTF-8 become U+FFFD."""
-    visible = "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
-    return html.escape(visible, quote=True)
+    return html.escape(visible(text), quote=True)
 
 
 def format_frame(title: str, *, lead: str, sections: Iterable[str], style: Traversable) -> str:

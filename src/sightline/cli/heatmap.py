@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sightline.experiments.similarity_heatmap import HeatmapPicture, SimilarityHeatmap
 
 _NAME_WIDTH = 24
+_WORDS_WIDTH = 60
 _THUMBNAIL_PX = 256
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -63,7 +64,9 @@ def heatmap(
     from sightline.models.encoders import load_encoder
 
     _require_ending(output, (".png", ".html"))
-    rows = [*texts, *(_read_lines(texts_file) if texts_file is not None else ())]
+    rows = [text.strip() for text in (*texts, *(_read_lines(texts_file) if texts_file is not None else ()))]
+    if not all(rows):
+        raise click.UsageError("--text: a text is empty. Say what is to be compared, as in --text 'a dog'.")
     if not rows:
         raise click.UsageError("Give texts to compare with: --text 'a dog' --text 'a cat', or --texts FILE.")
     encoder = load_encoder(model or _default_model())
@@ -139,9 +142,11 @@ def explain(
 
 
 def _row(match: Match) -> list[str]:
+    from sightline.experiments.figure_files import short_line
+
     (x, y), strength = match.place, match.strength
     return [
-        match.words,
+        short_line(match.words, _WORDS_WIDTH),
         f"{x:.0%}",
         f"{y:.0%}",
         f"{strength.here:.4f}",
@@ -152,10 +157,13 @@ def _row(match: Match) -> list[str]:
 
 
 def _print_heatmap(result: SimilarityHeatmap) -> None:
+    from sightline.experiments.figure_files import short_line
+
     notice(f"{result.model}, {result.kind}")
     names = [picture.name[-_NAME_WIDTH:] for picture in result.pictures]
     rows = [
-        [text, *(f"{value:.3f}" for value in row)] for text, row in zip(result.texts, result.values_TB, strict=True)
+        [short_line(text, _WORDS_WIDTH), *(f"{value:.3f}" for value in row)]
+        for text, row in zip(result.texts, result.values_TB, strict=True)
     ]
     print_table(["text", *map(printable, names)], rows)
 
@@ -163,13 +171,13 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
 def _write_heatmap(result: SimilarityHeatmap, output: Path) -> None:
     from sightline.experiments.heatmap_figure import draw_heatmap, write_heatmap_page
 
-    (draw_heatmap if output.suffix == ".png" else write_heatmap_page)(result, output)
+    (draw_heatmap if output.suffix.lower() == ".png" else write_heatmap_page)(result, output)
     notice(f"Drawn to {output}.")
 
 
 def _require_ending(output: Path | None, endings: Sequence[str]) -> None:
     require_folder_of(output, option="--output")
-    if output is not None and output.suffix not in endings:
+    if output is not None and output.suffix.lower() not in endings:
         raise click.UsageError(f"--output: {output.name} must end in {' or '.join(endings)}.")
 
 
@@ -189,7 +197,7 @@ def _read_lines(file: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} can't be read as lines of UTF-8 text: {error}.") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in lines if line.strip()]
 
 
 def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[Problem]]:

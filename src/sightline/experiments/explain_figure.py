@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.experiments.figure_files import new_figure, save_figure
+from sightline.experiments.figure_files import new_figure, save_figure, short_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +22,8 @@ MOST_COLUMNS = 4
 PANEL_IN = 2.9
 WRAP = 34
 """Letters of a title's line."""
+_LINE_IN = 0.16
+"""Its height."""
 
 # Dark where nothing matches, bright where it does: also in grey print, and with every kind of colour blindness.
 _COLOURS = "inferno"
@@ -45,7 +47,8 @@ def draw_matches(rgb_HW3: NDArray[np.uint8], matches: Sequence[Match], target: P
     columns = math.ceil((len(matches) + 1) / rows)
     height, width = rgb_HW3.shape[:2]
     panel_height = PANEL_IN * min(max(height / width, 0.5), 1.6)
-    figure = new_figure(PANEL_IN * columns + 0.9, (panel_height + 0.62) * rows + 0.2)
+    title_in = _LINE_IN * max(_title(match).count("\n") + 1 for match in matches)
+    figure = new_figure(PANEL_IN * columns + 0.9, (panel_height + title_in + 0.3) * rows + 0.2)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -64,6 +67,11 @@ def draw_matches(rgb_HW3: NDArray[np.uint8], matches: Sequence[Match], target: P
     bar.formatter.set_powerlimits((-2, 3))
     bar.ax.yaxis.offsetText.set_fontsize(8)
     return save_figure(figure, target)
+
+
+def _title(match: Match) -> str:
+    words = textwrap.wrap(short_line(match.words, 3 * WRAP), WRAP)
+    return "\n".join([*words, f"similarity {match.similarity:.3f}"])
 
 
 def _draw_panel(axis: Any, rgb_HW3: NDArray[np.uint8], match: Match, *, limits: tuple[float, float]) -> Any:
@@ -89,7 +97,5 @@ def _draw_panel(axis: Any, rgb_HW3: NDArray[np.uint8], match: Match, *, limits: 
         corner = (box.left * width - 0.5, box.top * height - 0.5)
         axis.add_patch(Rectangle(corner, *shape, fill=False, edgecolor=colour, linewidth=line_width))
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    words = textwrap.shorten(match.words, 3 * WRAP, placeholder=" ...")
-    title = "\n".join([*textwrap.wrap(words, WRAP), f"similarity {match.similarity:.3f}"])
-    axis.set_title(title, fontsize=9, loc="left", parse_math=False)
+    axis.set_title(_title(match), fontsize=9, loc="left", parse_math=False)
     return shown

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import InputError
+from sightline.pages import visible
 
 DPI = 130
 
@@ -22,6 +23,12 @@ def new_figure(width_in: float, height_in: float) -> Any:
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def short_line(text: str, most: int) -> str:
+    """Text on one line of at most so many letters, without what can't be drawn."""
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def save_figure(figure: Any, target: Path) -> Path:

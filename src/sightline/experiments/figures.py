@@ -11,6 +11,7 @@ from typing import Any
 from sightline.errors import TrainingError
 from sightline.experiments.effects import Effect, Interaction
 from sightline.experiments.wording import is_share, p_value
+from sightline.pages import visible
 from sightline.training.curves import COLOURS
 
 WIDTH_IN = 7.2
@@ -66,8 +67,8 @@ def draw_figure(draw: Callable[[Any], None], *, height_in: float) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib doesn't read as a formula, on one line."""
-    return " ".join(text.split()).replace("$", r"\$")
+    """Text that matplotlib can draw and doesn't read as a formula, on one line."""
+    return visible(" ".join(text.split())).replace("$", r"\$")
 
 
 def shorten(text: str, most: int) -> str:

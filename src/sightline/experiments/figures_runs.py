@@ -32,6 +32,8 @@ MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""
 MOST_FINALS = 30
 _SMOOTHED_FRACTION = 0.04
+_MOST_LOSS = 2.0
+"""Times that at chance: what a run that blows up leaves of the others' curves."""
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -116,7 +118,7 @@ def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
                 axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=NEUTRAL)
         quality.set_ylim(bottom=0 if not study.lower_is_better else None)
         show_metric_axis(quality.yaxis, study.metric)
-        loss.set_ylim(0, min(1.3, max(1.05, loss.get_ylim()[1])))
+        loss.set_ylim(0, min(_MOST_LOSS, max(1.05, loss.get_ylim()[1])))
         if norm.lines:
             scale_by_powers(norm)
         for axes in panels[1]:

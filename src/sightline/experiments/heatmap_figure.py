@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.evaluation.pages import format_heatmap, format_page, format_section
-from sightline.experiments.figure_files import new_figure, save_figure
+from sightline.experiments.figure_files import new_figure, save_figure, short_line
 from sightline.images.thumbnails import data_uri, make_thumbnail
-from sightline.pages import escape, write_page
+from sightline.pages import escape, visible, write_page
 
 if TYPE_CHECKING:
     from sightline.experiments.similarity_heatmap import HeatmapPicture, SimilarityHeatmap
@@ -35,14 +35,14 @@ def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
     Raises InputError without matplotlib, and where the file can't be written.
     """
     n_texts, n_pictures = heatmap.values_TB.shape
-    labels = ["\n".join(textwrap.wrap(_short(text, MOST_LETTERS), 30)) for text in heatmap.texts]
+    labels = ["\n".join(textwrap.wrap(short_line(text, MOST_LETTERS), 30)) for text in heatmap.texts]
     widest = max(len(line) for label in labels for line in label.split("\n"))
     width_in = CELL_IN * n_pictures + 0.085 * widest + 1.3
     figure = new_figure(max(width_in, 4.0), CELL_IN * (n_texts + 1.1) + 0.9)
     heads, body = figure.subplots(2, 1, height_ratios=(1.05, n_texts), sharex=True)
     shown = body.imshow(heatmap.values_TB, cmap=_COLOURS, aspect="auto", **_limits(heatmap))
     body.set_yticks(range(n_texts), labels, fontsize=9, parse_math=False)
-    names = [_short(picture.name, _NAME_LETTERS) for picture in heatmap.pictures]
+    names = [short_line(picture.name, _NAME_LETTERS) for picture in heatmap.pictures]
     body.set_xticks(
         range(n_pictures), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
     )
@@ -53,7 +53,7 @@ def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
     bar = figure.colorbar(shown, ax=body, fraction=0.3 / width_in, pad=0.01)
     bar.set_label(heatmap.kind, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    heads.set_title(f"{heatmap.model}: {heatmap.kind}", fontsize=9, loc="left", parse_math=False)
+    heads.set_title(visible(f"{heatmap.model}: {heatmap.kind}"), fontsize=9, loc="left", parse_math=False)
     return save_figure(figure, target)
 
 
@@ -106,9 +106,6 @@ def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
 def _head(picture: HeatmapPicture) -> str:
     uri = data_uri(make_thumbnail(picture.rgb, size_px=2 * _THUMBNAIL_PX), "JPEG")
     name = escape(picture.name)
-    return f'<div class="well" title="{name}"><img src="{uri}" alt="{name}"></div>{escape(_short(picture.name, 24))}'
-
-
-def _short(text: str, most: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return (
+        f'<div class="well" title="{name}"><img src="{uri}" alt="{name}"></div>{escape(short_line(picture.name, 24))}'
+    )

@@ -59,11 +59,19 @@ def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Repo
     subject = enumerate_words(names) if names else "runs"
     return Report(
         title=f"Report on {subject}",
-        lead=f"{count(len(study.everything), 'run')}, {len(study.runs):,} of them compared by {study.metric}.",
+        lead=_lead(study),
         summary=(*summary, *space_sentences),
         sections=tuple(sections),
         analysis=analysis,
     )
+
+
+def _lead(study: Study) -> str:
+    runs = count(len(study.everything), "run")
+    if len(study.everything) == 1:
+        return f"{runs}, measured by {study.metric}."
+    compared = "all" if len(study.runs) == len(study.everything) else f"{len(study.runs):,}"
+    return f"{runs}, {compared} of them compared by {study.metric}."
 
 
 def _run_labels(study: Study, finals: Sequence[Final]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sightline.errors import InputError
 from sightline.evaluation.pages import format_section, format_table
 from sightline.experiments.effects import Analysis
-from sightline.pages import escape, format_frame, write_page
+from sightline.pages import escape, format_frame, visible, write_page
 
 MOST_ROWS = 60
 """Of a table."""
@@ -132,7 +132,7 @@ def _format_table(table: Table) -> str:
 
 def _plain(text: str) -> str:
     r"""Text that came from outside as Markdown that shows it: one line, no markup, no HTML."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     for mark in "\\`*_[]<>|#":
         line = line.replace(mark, f"\\{mark}")
     return line

@@ -32,7 +32,7 @@ class Study:
     factors: tuple[Factor, ...]
     """What differs between the runs."""
     planned: tuple[Factor, ...]
-    """The same with the levels of runs that are left out, over all runs in the order of `everything`."""
+    """The same with the levels of runs that are left out: over the compared runs, then others of known settings."""
     replicate_R: NDArray[np.int64]
     """Runs of the same number differ in their seed alone."""
     left_out: tuple[RunResult, ...] = ()
@@ -69,10 +69,16 @@ class Study:
             runs=tuple(compared),
             value_R=np.array([value[run.name] for run in compared], dtype=np.float64),
             factors=tuple(find_factors(compared)),
-            planned=tuple(find_factors([*compared, *left_out])),
+            planned=tuple(find_factors([*compared, *_with_known_settings(left_out, runs)])),
             replicate_R=find_replicates(compared),
             left_out=tuple(left_out),
         )
+
+
+def _with_known_settings(left_out: Sequence[RunResult], runs: Sequence[RunResult]) -> list[RunResult]:
+    """All where only what sweeps varied counts; else those with a config, which a trial that failed early lacks."""
+    by_sweeps = all(run.settings for run in runs)
+    return [run for run in left_out if by_sweeps or run.config is not None]
 
 
 def choose_metric(runs: Sequence[RunResult], metric: str | None) -> str:

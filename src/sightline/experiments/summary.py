@@ -29,7 +29,8 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
     """Sentences, the most important first, then cautions."""
     if not study.runs:
         return [f"No run came to its end with {study.metric} measured.", *_say_left_out(study)]
-    sentences = [_say_best(study, finals), *_say_effects(study, analysis), *_say_interactions(study, analysis)]
+    sentences = [_say_best(study, finals), *_say_val_pairs(study)]
+    sentences += [*_say_effects(study, analysis), *_say_interactions(study, analysis)]
     sentences += [] if scaling is None else _say_scaling(scaling)
     sentences += _say_compute(study)
     return [*sentences, *_say_noise(study, analysis), *_say_left_out(study), *_say_cautions(study)]
@@ -189,7 +190,8 @@ def _say_left_out(study: Study) -> list[str]:
         sentences.append("Pruned runs were the weak ones, so settings that were pruned look better here than they are.")
     cells, present = _count_present(study)
     if present < cells:
-        sentences.append(f"{cells - present:,} of {cells:,} combinations of settings have no finished run.")
+        have = "has" if cells - present == 1 else "have"
+        sentences.append(f"{cells - present:,} of {cells:,} combinations of settings {have} no finished run.")
     return sentences
 
 
@@ -210,10 +212,14 @@ def _count_present(study: Study) -> tuple[int, int]:
     return cells, len({tuple(levels) for levels in np.array(finished).T.tolist()})
 
 
+def _say_val_pairs(study: Study) -> list[str]:
+    if len({_val_pairs(run) for run in study.runs}) < 2:
+        return []
+    return ["The runs were measured on different val pairs: their figures can't be compared as they are."]
+
+
 def _say_cautions(study: Study) -> list[str]:
     sentences = []
-    if len({_val_pairs(run) for run in study.runs}) > 1:
-        sentences.append("The runs were measured on different val pairs: their figures can't be compared as they are.")
     if grouped := [factor.name for factor in study.factors if factor.grouped]:
         sentences.append(
             f"Values of {enumerate_words(grouped)} were drawn from a range and are taken together in thirds."

@@ -72,8 +72,9 @@ def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[s
 
 
 def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
-    """`generate.json`: what was asked, what was made, what was measured."""
-    _write(folder / SETTINGS_FILE, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    _write(folder / SETTINGS_FILE, text.encode(errors="backslashreplace"))
 
 
 def _encode_png(rgb_HW3: NDArray[np.uint8]) -> bytes:
@@ -96,10 +97,14 @@ def _encode_gif(frames: Sequence[NDArray[np.uint8]]) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    with _explained(path):
-        path.parent.mkdir(exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+    try:
+        with _explained(path):
+            path.parent.mkdir(exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
