@@ -1,6 +1,7 @@
 """Sweeps. Most tests train nothing: `FakeTraining` stands for `train` and leaves what a run leaves."""
 
 import dataclasses
+import errno
 import gc
 import json
 import os
@@ -135,6 +136,19 @@ def test_an_error_that_is_no_answer_of_ours_is_kept_with_where_it_came_from(trai
     results = run_sweep(sweep_config("lr=1e-3"), tmp_path / "sweep")
     assert results[0].reason == "RuntimeError: out of memory"
     assert "out of memory" in "".join(json.loads((results[0].path / "trial.json").read_text())["traceback"])
+
+
+def test_a_full_disk_ends_the_sweep_and_not_all_its_trials_one_by_one(training, tmp_path):
+    def fail(config):
+        raise TrainingError("weights can't be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    training.fail = fail
+    with pytest.raises(TrainingError, match=r"can't be written The sweep stops here; the same command goes on"):
+        run_sweep(sweep_config(), tmp_path / "sweep")
+    assert [trial.state for trial in read_sweep(tmp_path / "sweep").trials] == ["stopped"]
+    training.fail = lambda config: None
+    results = run_sweep(sweep_config(), tmp_path / "sweep")
+    assert [result.state for result in results] == ["complete"] * 4
 
 
 def test_failed_trials_are_trained_once_more_when_asked(training, tmp_path):

@@ -5,6 +5,8 @@ Optuna keeps which trials there are and draws their settings; the folder keeps e
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -158,9 +160,10 @@ class Sweep:
             self._leave(claim, note, "interrupted")
             raise
         except Exception as error:  # one trial's failure is a result of the sweep, with its reason
-            if self._storage_error is not None:
-                self._leave(claim, note, str(error))
-                raise
+            if self._storage_error is not None or _is_disk_full(error):  # the next trial would meet it too
+                with contextlib.suppress(TrainingError):
+                    self._leave(claim, note, str(error))
+                raise TrainingError(f"{error} The sweep stops here; the same command goes on with it.") from error
             self._finish(claim, note, "failed", reason=_reason_of(error), **_details_of(error))
             return
         if result.interrupted and result.steps < result.total_steps:
@@ -322,6 +325,15 @@ def _require_installed() -> None:
             "A sweep trains each trial in one process. Leave torchrun out, and start the same command several times "
             "to train several trials at once."
         )
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a disk that takes nothing more is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _reason_of(error: Exception) -> str:
