@@ -110,7 +110,7 @@ def test_the_first_interrupt_keeps_what_there_is(runs, tmp_path, monkeypatch):
         "--set",
         "bank=20",
     )
-    assert code == 0, err
+    assert code == 1, err
     assert json.loads(out[0])["stopped"] == "interrupted; 1 of 1 pictures were not finished"
     assert "what there was is kept" in err
     settings = json.loads((tmp_path / "out" / "generate.json").read_text())

@@ -86,6 +86,8 @@ def generate(
         else:
             raise click.UsageError(f"--engine is clip or diffusers:MODEL, not {engine!r}.")
     _show(report, as_json=as_json)
+    if report.stopped is not None:
+        raise SystemExit(1)
 
 
 def _guide(
