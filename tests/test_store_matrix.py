@@ -269,6 +269,7 @@ def test_a_newer_file_of_another_process_is_used(library, file, fetched):
 def test_another_opening_sees_changes_and_deletions(library, fetched):
     with open_store(library) as writer, open_store(library, read_only=True) as reader:
         check(reader)
+        reader._matrices.wait()  # what is built of an older state would read the new rows once more
         ids = writer.upsert(entries(random_vectors(3, seed=4), first=700))
         check(reader, count=203)
         writer.delete(ids)
