@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only-redistributable",
         action="store_true",
-        help="only photos that may be committed, at most 320 pixels (for docs/contact-sheet.png)",
+        help="only photos that may be committed, at most 320 pixels (for docs/contact-sheet.webp)",
     )
     parser.add_argument("--credits", action="store_true", help="print docs/credits.md and stop")
     options = parser.parse_args(arguments)
