@@ -50,7 +50,7 @@ def main() -> None:
     fp32, int8 = load_encoder(f"dir:{folder}", precision="fp32"), int8_encoder(folder)
     session = rclip_way.open_graph(folder / "onnx" / "image.onnx")
     session.run(None, {session.get_inputs()[0].name: np.zeros((rclip_way.BATCH, 3, 224, 224), np.float32)})
-    large = photos(4 if options.quick else 60, width=4000, height=3000)
+    large = photos(4 if options.quick else 30, width=4000, height=3000)
     small = photos(16 if options.quick else 600, width=500, height=375)
     pairs = 1 if options.quick else 3
     rows = [
