@@ -29,7 +29,8 @@ WORDS = ("a dog", "two people on a beach", "a red car", "children playing", "a m
 def find_server():
     """The process id of the server that this process started."""
     children = Path("/proc/self/task").glob("*/children")
-    (server,) = {int(pid) for file in children for pid in file.read_text().split()}
+    started = {int(pid) for file in children for pid in file.read_text().split()}
+    (server,) = [pid for pid in started if b"\0mcp\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return server
 
 

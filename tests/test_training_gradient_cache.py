@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
+from sightline.evaluation.resident_memory import peak_resident_bytes
 from sightline.training.gradient_cache import (
     chunk_seeds,
     contrastive_backward,
@@ -320,10 +320,6 @@ def test_a_batch_of_4096_on_a_vit_stays_under_4_gib():
     assert measured["peak_bytes"] < 4 * 2**30, measured
 
 
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measure_large_batch(*, batch=4096, chunk=128, precision=torch.bfloat16):
     """One backward of a contrastive batch on a CLIP with random weights; prints peak memory, time and the loss."""
     from transformers import CLIPConfig, CLIPModel
@@ -350,7 +346,7 @@ def measure_large_batch(*, batch=4096, chunk=128, precision=torch.bfloat16):
         return functional.normalize(image.float(), dim=1), functional.normalize(text.float(), dim=1)
 
     parts = [slice(start, start + chunk) for start in range(0, batch, chunk)]
-    base = peak_bytes()
+    base = peak_resident_bytes()
     start = time.monotonic()
     loss = contrastive_backward(
         encode,
@@ -363,7 +359,7 @@ def measure_large_batch(*, batch=4096, chunk=128, precision=torch.bfloat16):
         "chunk": chunk,
         "precision": str(precision),
         "base_bytes": base,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak_resident_bytes(),
         "time_s": round(time.monotonic() - start, 1),
         "loss": loss.item(),
         "n_gradients": sum(parameter.grad is not None for parameter in model.parameters()),

@@ -124,7 +124,7 @@ def test_the_library_at_work(open_page, take, showcase, theme):
         take(page, "library-working", for_docs=True)
     finally:
         captioning.get_by_role("button", name="Cancel").click()
-        captioning.get_by_text(re.compile("Cancelled|Done")).wait_for()
+        captioning.get_by_text(re.compile("Cancelled|Done")).wait_for(timeout=240_000)
 
 
 @pytest.mark.slow
