@@ -36,6 +36,16 @@ export function noteJob(job) {
   for (const listener of [...jobListeners]) listener(job);
 }
 
+/**
+ * Take what a request about a job is answered, unless events told of the job meanwhile: they may know what came after.
+ * @param {string} id @param {Promise<Job>} answer
+ */
+export async function noteAnswer(id, answer) {
+  const before = jobs.get(id);
+  const job = await answer;
+  if (jobs.get(id) === before) noteJob(job);
+}
+
 /** @param {(isConnected: boolean) => void} listener told when the server is lost, and when it is there again */
 export function onConnection(listener) {
   connectionListeners.push(listener);

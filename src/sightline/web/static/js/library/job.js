@@ -2,7 +2,7 @@
 
 import { api } from "../api.js";
 import { fill, h } from "../dom.js";
-import { noteJob } from "../events.js";
+import { noteAnswer } from "../events.js";
 import {
   baseName,
   formatAgo,
@@ -132,7 +132,7 @@ function makeButtons(job) {
         disabled: job.stopping !== null && job.stopping !== undefined,
         onclick: async () => {
           try {
-            noteJob(await api.steerJob(job.id, verb));
+            await noteAnswer(job.id, api.steerJob(job.id, verb));
           } catch (error) {
             toastProblem(error);
           }
