@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,38 +39,30 @@ _ROOM = 34
 
 def draw_effects(study: Study, analysis: Analysis) -> bytes:
     """For each setting its levels' means with their intervals, over the single runs."""
-    shown = analysis.effects[:MOST_PANELS]
-    rows, columns = grid_shape(len(shown), columns=_COLUMNS)
-
-    def draw(canvas: Any) -> None:
-        panels = canvas.subplots(rows, columns, sharey=True, squeeze=False)
-        for axes, effect in zip(panels.flat, shown, strict=False):
-            _draw_effect(axes, study, effect, room=_ROOM * _COLUMNS // columns)
-        for axes in list(panels.flat)[len(shown) :]:
-            axes.axis("off")
-        for axes in panels[:, 0]:
-            axes.set_ylabel(plain(study.metric))
-            show_metric_axis(axes.yaxis, study.metric)
-
-    return draw_figure(draw, height_in=0.2 + 2.6 * rows)
+    return _draw_panels(study, analysis.effects, _draw_effect, row_in=2.6)
 
 
 def draw_interactions(study: Study, analysis: Analysis) -> bytes:
     """For each pair of settings the means of its cells; lines that aren't parallel are an interaction."""
-    shown = analysis.interactions[:MOST_PANELS]
+    return _draw_panels(study, analysis.interactions, _draw_interaction, row_in=3.1)
+
+
+def _draw_panels(study: Study, tested: Sequence[Any], draw_one: Callable[..., None], *, row_in: float) -> bytes:
+    """A panel for each of the first settings or pairs, on one scale; rows are `row_in` inches high."""
+    shown = tested[:MOST_PANELS]
     rows, columns = grid_shape(len(shown), columns=_COLUMNS)
 
     def draw(canvas: Any) -> None:
         panels = canvas.subplots(rows, columns, sharey=True, squeeze=False)
-        for axes, pair in zip(panels.flat, shown, strict=False):
-            _draw_interaction(axes, study, pair, room=_ROOM * _COLUMNS // columns)
+        for axes, one in zip(panels.flat, shown, strict=False):
+            draw_one(axes, study, one, room=_ROOM * _COLUMNS // columns)
         for axes in list(panels.flat)[len(shown) :]:
             axes.axis("off")
         for axes in panels[:, 0]:
             axes.set_ylabel(plain(study.metric))
             show_metric_axis(axes.yaxis, study.metric)
 
-    return draw_figure(draw, height_in=0.2 + 3.1 * rows)
+    return draw_figure(draw, height_in=0.2 + row_in * rows)
 
 
 def draw_parallel(study: Study) -> bytes:

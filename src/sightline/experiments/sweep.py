@@ -180,8 +180,10 @@ class Sweep:
 
     def _leave(self, claim: Claim, note: TrialNote, reason: str | None) -> None:
         """For whoever goes on with it."""
-        note.write("stopped", reason=reason)
-        claim.lock.close()
+        try:
+            note.write("stopped", reason=reason)
+        finally:
+            claim.lock.close()
 
     def _finish(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 import uuid
@@ -17,9 +16,11 @@ from sightline.errors import InputError, TrainingError
 from sightline.experiments.grid import short_text
 from sightline.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunStateName, is_run, read_object
 from sightline.training.journal import TRIAL_FILE
+from sightline.training.run_folder import write_json
 
 _LOCK_FILE = "sweep.lock"
 _LONGEST_NAME = 60
+_ADVICE = "Make room, and run the same command again."
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -53,7 +54,7 @@ class SweepFolder:
 
     def write(self, asked: Mapping[str, Any]) -> None:
         """Write down what the sweep is asked. Raises TrainingError where the disk is full."""
-        _write_json(self.path / SWEEP_FILE, asked)
+        write_json(self.path / SWEEP_FILE, asked, advice=_ADVICE)
 
     @contextlib.contextmanager
     def undone_on_error(self, *, new: bool) -> Iterator[None]:
@@ -99,18 +100,4 @@ class TrialNote:
     def write(self, state: RunStateName, *, reason: str | None = None, value: float | None = None, **more: Any) -> None:
         """Write it, whole or not at all. Raises TrainingError where the disk is full."""
         now = {"state": state, "reason": reason, "value": value, "took_s": self.took_s}
-        _write_json(self._path, {**self._known, **now, **more})
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise TrainingError(
-            f"{path} can't be written: {error.strerror}. Make room, and run the same command again."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        write_json(self._path, {**self._known, **now, **more}, advice=_ADVICE)

@@ -67,17 +67,8 @@ class RunFolder:
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Write what came of the run, whole or not at all. Raises TrainingError where the disk is full."""
-        path = self.path / RESULT_FILE
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise TrainingError(
-                f"{path} can't be written: {error.strerror}. The weights are whole: make room and go on with --resume."
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        advice = "The weights are whole: make room and go on with --resume."
+        write_json(self.path / RESULT_FILE, values, advice=advice)
 
     def forget_result(self) -> None:
         """What is written there holds no more: the run goes on."""
@@ -97,3 +88,16 @@ class RunFolder:
                 f"another run with --init dir:{self.path} to train these weights further in another way."
             )
         return newest_checkpoint(self.path)
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, advice: str) -> None:
+    """Write a file of a run or a sweep, whole or not at all. Raises TrainingError, with advice, where it can't be."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise TrainingError(f"{path} can't be written: {error.strerror}. {advice}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
