@@ -1,5 +1,5 @@
-# GNU make 3.81 or newer, on Linux and macOS. pip's own variables are honoured: outside of machines with a CPU-only
-# torch, `make test` with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids gigabytes of CUDA.
+# GNU make 3.81 or newer, on Linux and macOS. What is installed has the versions of $(LOCK). pip's own variables are
+# honoured: `make test` with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids gigabytes of CUDA.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,9 +11,14 @@ WORKERS ?= 2
 # two cores; `make bench BENCH_OPTIONS=--quick` runs all of them in one or two.
 BENCHMARKS ?= $(shell grep -lE '^ +show\(' benchmarks/*.py)
 BENCH_OPTIONS ?=
+# pip reads these also where it builds the package itself, in an environment of its own; old and new versions of it differ
+# in which. An empty LOCK installs the newest versions that pyproject.toml admits.
+LOCK ?= requirements/lock.txt
+PIP_INSTALL := $(if $(LOCK),PIP_CONSTRAINT='$(LOCK)' PIP_BUILD_CONSTRAINT='$(LOCK)') \
+  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),,--upgrade --upgrade-strategy eager)
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: help demo test lint check slow bench study docs screenshots clean
+.PHONY: help demo test lint check slow documented coverage lock latest lowest bench study docs screenshots clean
 
 help:
 	@echo 'make demo     install the light core, index, caption and search 15 photos, write $(OUT)/contact-sheet.html'
@@ -21,11 +26,16 @@ help:
 	@echo 'make lint     format, lint, types, layers'
 	@echo 'make check    lint and test: what CI runs'
 	@echo 'make slow     every test that needs no network'
+	@echo 'make documented  the slow ones among the blocks of the documents and the recipes: what CI runs beside check'
+	@echo 'make coverage  the tests with a figure of the lines that they run'
+	@echo 'make latest   the tests with the newest versions that pyproject.toml admits, in $(VENV)-latest'
+	@echo 'make lowest   the tests with the lowest, in $(VENV)-lowest'
+	@echo 'make lock     write requirements/lock.txt and lowest.txt anew'
 	@echo 'make bench    the benchmarks, then the tables of docs/performance.md; BENCH_OPTIONS=--quick for a smoke run'
 	@echo 'make study    train three models and eighteen more, report, generate, run the notebooks: $(STUDY)/; goes on where it stopped'
 	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
 	@echo 'make screenshots  take the pictures of the web app in docs/images anew'
-	@echo 'make clean    remove .venv, $(OUT) and caches'
+	@echo 'make clean    remove .venv and its like, $(OUT) and caches'
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/python -m sightline.demo --out '$(OUT)'
@@ -43,6 +53,18 @@ check: lint test
 
 slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
+
+# An environment of its own for each; what is there is brought up to date.
+latest:
+	rm -f $(VENV)-latest/all.stamp
+	$(MAKE) VENV=$(VENV)-latest LOCK= test
+
+lowest:
+	$(MAKE) VENV=$(VENV)-lowest LOCK=requirements/lowest.txt test
+
+lock: $(VENV)/venv.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	$(BIN)/python scripts/lock.py
 
 bench: $(VENV)/all.stamp
 	@for script in $(BENCHMARKS); do \
@@ -64,19 +86,20 @@ screenshots: $(VENV)/all.stamp
 	SIGHTLINE_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_browser_screenshots.py
 
 clean:
-	rm -rf $(VENV) '$(OUT)' study-smoke build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest '$(OUT)' study-smoke build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp is as new as the pyproject.toml that it was installed from, so a second run installs nothing. The demo
-# reads single files of large libraries that it never imports: compiling those would double the time and add 120 MB.
-$(VENV)/demo.stamp: pyproject.toml $(VENV)/venv.stamp
+# Each stamp is as new as the pyproject.toml and the lock that it was installed from, so a second run installs nothing.
+# The demo reads single files of large libraries that it never imports: compiling those would double the time and add
+# 120 MB.
+$(VENV)/demo.stamp: pyproject.toml $(LOCK) $(VENV)/venv.stamp
 	@echo "Installing the light core and the demo's photos into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[demo]'
+	@$(PIP_INSTALL) --no-compile -e '.[demo]'
 	@touch $@
 
-$(VENV)/all.stamp: pyproject.toml $(VENV)/venv.stamp
+$(VENV)/all.stamp: pyproject.toml $(LOCK) $(VENV)/venv.stamp
 	@echo 'Installing everything, torch included, into $(VENV) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	@$(PIP_INSTALL) -e '.[all,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
 $(VENV)/venv.stamp:
