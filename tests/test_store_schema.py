@@ -71,7 +71,7 @@ def test_a_newer_library_is_refused_and_not_touched(library, read_only):
         db.execute("pragma user_version = 99")
     with pytest.raises(
         StoreError,
-        match=r"schema version 99; this Sightline knows versions up to 1\. Upgrade Sightline to .* --upgrade sightline-images`",
+        match=r"schema version 99; this Sightline knows versions up to 1\. .* --upgrade sightline-images`",
     ):
         open_store(library, read_only=read_only)
     assert version(library) == 99
