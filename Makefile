@@ -27,7 +27,7 @@ help:
 	@echo 'make check    lint and test: what CI runs'
 	@echo 'make slow     every test that needs no network'
 	@echo 'make documented  the slow ones among the blocks of the documents and the recipes: what CI runs beside check'
-	@echo 'make coverage  the tests with a figure of the lines that they run'
+	@echo 'make coverage the fast tests, and which lines none of them reached: htmlcov/'
 	@echo 'make latest   the tests with the newest versions that pyproject.toml admits, in $(VENV)-latest'
 	@echo 'make lowest   the tests with the lowest, in $(VENV)-lowest'
 	@echo 'make lock     write requirements/lock.txt and lowest.txt anew'
@@ -53,6 +53,9 @@ check: lint test
 
 slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
+
+coverage: $(VENV)/all.stamp
+	$(PYTEST) -m 'not slow and not hub' --cov --cov-report=term:skip-covered --cov-report=html
 
 # An environment of its own for each; what is there is brought up to date.
 latest:
@@ -86,7 +89,7 @@ screenshots: $(VENV)/all.stamp
 	SIGHTLINE_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_browser_screenshots.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest '$(OUT)' study-smoke build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest '$(OUT)' study-smoke htmlcov .coverage .coverage.* build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is as new as the pyproject.toml and the lock that it was installed from, so a second run installs nothing.

@@ -161,7 +161,7 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = call_main("train", "scenes-scratch", "--smoke", "--output", tmp_path / "run")
     assert code == 1
-    assert "Training needs torch and transformers: pip install 'sightline[train]'" in err
+    assert "Training needs torch and transformers: pip install 'sightline-images[train]'" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -159,7 +159,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     write_shards(tmp_path / "t", [0, 1] * 41)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.delattr(sys.modules["pyarrow"], "parquet")
-    with pytest.raises(InputError, match=r"sightline\[train\]"):
+    with pytest.raises(InputError, match=r"sightline-images\[train\]"):
         load(tmp_path / "t")
 
 

@@ -53,7 +53,7 @@ def test_a_photo_that_a_version_lacks_is_passed_over_and_named(library_data: Pat
 
 def test_too_few_photos_name_the_way_to_install_them(library_data: Path, tmp_path: Path) -> None:
     (library_data / "3.png").unlink()
-    with pytest.raises(InputError, match=r"Only 9 of .* lib-of-photos: pip install 'sightline\[demo\]'"):
+    with pytest.raises(InputError, match=r"Only 9 of .* lib-of-photos: pip install 'sightline-images\[demo\]'"):
         gather_photos([make_photo(number) for number in range(MIN_PHOTOS)], tmp_path / "photos")
     assert not (tmp_path / "photos").exists()
 

@@ -22,4 +22,4 @@ def test_a_missing_extra_is_one_line_on_stderr_and_exit_code_1(
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err.startswith("error: Only 0 of the demo's 15 photos are here")
-    assert "pip install 'sightline[demo]'" in streams.err
+    assert "pip install 'sightline-images[demo]'" in streams.err

@@ -34,5 +34,5 @@ def test_what_the_runs_do_not_determine_has_no_estimate():
 
 def test_without_scipy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    with pytest.raises(TrainingError, match=r"sightline\[train\]"):
+    with pytest.raises(TrainingError, match=r"sightline-images\[train\]"):
         t_factor(3)

@@ -254,7 +254,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(TrainingError, match=r"sightline\[train\]"):
+    with pytest.raises(TrainingError, match=r"sightline-images\[train\]"):
         make_report(make_sweep({"lr": (1e-3, 2e-3)}, lambda **_: 0.3))
 
 

@@ -182,7 +182,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"pip install 'sightline\[train\]'"):
+    with pytest.raises(InputError, match=r"pip install 'sightline-images\[train\]'"):
         draw_matches(np.zeros((8, 8, 3), np.uint8), [a_match("w", np.eye(4, dtype=np.float32))], tmp_path / "e.png")
 
 

@@ -427,7 +427,9 @@ def test_torchrun_and_a_missing_optuna_are_explained(training, tmp_path, monkeyp
         with pytest.raises(InputError, match="start the same command several times"):
             run_sweep(sweep_config(), tmp_path / "sweep")
     monkeypatch.setattr(sweep, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match=r"optuna and torch and transformers: pip install 'sightline\[train\]'"):
+    with pytest.raises(
+        TrainingError, match=r"optuna and torch and transformers: pip install 'sightline-images\[train\]'"
+    ):
         run_sweep(sweep_config(), tmp_path / "sweep")
 
 

@@ -37,7 +37,7 @@ def test_the_extension_tells_the_format(name, expected):
 def test_what_is_missing_for_a_format_is_named(monkeypatch):
     monkeypatch.setattr(formats, "heif_available", lambda: False)
     monkeypatch.setattr(formats, "_avif_available", lambda: False)
-    assert missing_support("a.heic") == "HEIC needs the extra: pip install 'sightline[heif]'"
+    assert missing_support("a.heic") == "HEIC needs the extra: pip install 'sightline-images[heif]'"
     assert "Pillow" in missing_support("a.avif")
     assert missing_support("a.jpg") is None
     assert missing_support("notes.txt") is None

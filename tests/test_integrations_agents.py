@@ -202,7 +202,7 @@ def test_a_script_that_is_too_short_says_so():
 def test_without_smolagents_the_extra_is_named(monkeypatch):
     spec = importlib.util.spec_from_file_location("alone", smolagents_tools.__file__)
     monkeypatch.setitem(sys.modules, "smolagents", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sightline\[agents\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sightline-images\[agents\]'"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

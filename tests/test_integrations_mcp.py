@@ -401,7 +401,7 @@ def test_without_the_sdk_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "sightline.integrations.mcp_server", raising=False)
     ended = CliRunner().invoke(mcp, ["--library", "x"])
     assert ended.exit_code == 1
-    assert "pip install 'sightline[mcp]'" in ended.output
+    assert "pip install 'sightline-images[mcp]'" in ended.output
 
 
 def test_the_servers_log_has_no_trace(reader):

@@ -107,7 +107,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setattr("sightline.integrations.pipeline_generation.torch_installed", lambda: False)
     from sightline.integrations.pipeline_generation import PipelineGenerator
 
-    with pytest.raises(ModelError, match=r"pip install 'sightline\[torch\]'"):
+    with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
         PipelineGenerator("dir:x", folder)
 
 

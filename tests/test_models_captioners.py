@@ -57,7 +57,7 @@ def test_a_folder_with_graphs_needs_no_export(exports):
 def test_without_torch_the_way_on_is_named(exports, monkeypatch):
     monkeypatch.setattr("sightline.models.exports.torch_installed", lambda: False)
     for runtime in ("auto", "torch"):
-        with pytest.raises(ModelError, match=r"pip install 'sightline\[torch\]'"):
+        with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
             load_captioner(NAME, runtime=runtime)
 
 

@@ -238,7 +238,7 @@ def test_without_onnx_nothing_is_made_and_what_is_missing_is_named(folders, shar
     encoder = load_encoder(f"dir:{folders['plain']}")
     monkeypatch.setattr(encoder_precision, "find_spec", lambda name: None)
     assert not needs_gate(encoder)
-    with pytest.raises(ModelError, match=r"needs the package onnx; .*sightline\[torch\]"):
+    with pytest.raises(ModelError, match=r"needs the package onnx; .*sightline-images\[torch\]"):
         quantise(folders["plain"], pixels)
 
 

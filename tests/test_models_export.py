@@ -51,7 +51,7 @@ def test_clip_with_the_end_token_of_2021_exports_once_silently_and_agrees(tmp_pa
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_act"] = "gelu"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"sightline\[torch\]"):  # another activation needs another export
+    with pytest.raises(ModelError, match=r"sightline-images\[torch\]"):  # another activation needs another export
         load_encoder(f"dir:{folder}")
 
 
@@ -113,7 +113,7 @@ def test_without_torch_weights_alone_name_the_extra(tmp_path_factory, monkeypatc
     source, exported = source_and_export(tmp_path_factory, "clip")
     monkeypatch.setattr(exports, "torch_installed", lambda: False)
     for runtime in ("auto", "torch"):
-        with pytest.raises(ModelError, match=r"pip install 'sightline\[torch\]'"):
+        with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
             load_encoder(f"dir:{source}", runtime=runtime)
     with pytest.raises(ModelError, match="holds no PyTorch weights"):
         load_encoder(f"dir:{exported}", runtime="torch")

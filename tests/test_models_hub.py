@@ -154,7 +154,7 @@ def test_cached_weights_need_torch(hub_cache, monkeypatch):
     assert resolve_folder(card) == snapshot
     monkeypatch.setattr(resolve, "torch_installed", lambda: False)
     assert not is_available(card)
-    with pytest.raises(ModelError, match=r"sightline\[torch\]"):
+    with pytest.raises(ModelError, match=r"sightline-images\[torch\]"):
         resolve_folder(card, download=True)
 
 
@@ -263,7 +263,7 @@ def test_pull_says_what_it_fetches_before_it_does(hub_cache, monkeypatch, no_tor
 
 
 def test_pull_refuses_weights_that_could_not_run_here(hub_cache, no_torch):
-    with pytest.raises(ModelError, match=r"sightline\[torch\]"):
+    with pytest.raises(ModelError, match=r"sightline-images\[torch\]"):
         pulling.pull("ViT-B-32/laion2b_s34b_b79k", progress=print)
 
 

@@ -70,7 +70,8 @@ def test_a_newer_library_is_refused_and_not_touched(library, read_only):
     with closing(sqlite3.connect(library / "library.db")) as db:
         db.execute("pragma user_version = 99")
     with pytest.raises(
-        StoreError, match=r"schema version 99; this Sightline knows versions up to 1\. Upgrade sightline"
+        StoreError,
+        match=r"schema version 99; this Sightline knows versions up to 1\. .* --upgrade sightline-images`",
     ):
         open_store(library, read_only=read_only)
     assert version(library) == 99

@@ -159,5 +159,5 @@ def test_impossible_options_are_refused_and_leave_the_model_alone(options, messa
 
 def test_without_peft_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(TrainingError, match=r"pip install 'sightline\[train\]'"):
+    with pytest.raises(TrainingError, match=r"pip install 'sightline-images\[train\]'"):
         add_lora(make_clip())

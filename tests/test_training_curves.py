@@ -175,7 +175,7 @@ def test_an_old_picture_stays_where_the_new_one_can_not_be_written(tmp_path, mon
 
 def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(TrainingError, match=r"pip install 'sightline\[train\]'"):
+    with pytest.raises(TrainingError, match=r"pip install 'sightline-images\[train\]'"):
         draw_curves(make_rows(), tmp_path / "curves.png")
 
 

@@ -162,6 +162,6 @@ def test_without_tensorboard_there_is_one_notice_and_the_log(tmp_path, monkeypat
         for step in (1, 2):
             journal.write("train", step, {"loss": 1.0})
     assert len(notices) == 1
-    assert "sightline[train]" in notices[0]
+    assert "sightline-images[train]" in notices[0]
     assert [path.name for path in tmp_path.iterdir()] == [LOG_FILE]
     assert len(read_journal(tmp_path)) == 2

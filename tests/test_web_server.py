@@ -118,7 +118,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, tmp_pat
     monkeypatch.delitem(sys.modules, "sightline.web.server", raising=False)
     done = CliRunner().invoke(sightline, ["serve", "--library", str(tmp_path)])
     assert done.exit_code == 1
-    assert "pip install 'sightline[web]'" in done.output
+    assert "pip install 'sightline-images[web]'" in done.output
 
 
 def test_options_reach_the_server(monkeypatch, tmp_path):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sightline.training.recipes import make_config
     from sightline.types import Caption, Hit, ImageRecord
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "Caption": "sightline.types",

@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 from sightline import config
-from sightline.errors import SightlineError
+from sightline.errors import DISTRIBUTION, SightlineError, install_advice
 from sightline.store.connection import DATABASE_NAME, check_integrity
 
 _CORE = (
-    *("sightline", "numpy", "pillow", "simplejpeg", "onnxruntime", "numkong"),
+    *(DISTRIBUTION, "numpy", "pillow", "simplejpeg", "onnxruntime", "numkong"),
     *("tokenizers", "huggingface_hub", "safetensors", "click", "tqdm"),
 )
 _EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}
@@ -37,7 +37,7 @@ def run_checks(library: Path | None = None) -> Iterator[Check]:
     """Every check in order; none raises. `library` defaults to the one that commands use."""
     yield Check(name="python", ok=sys.version_info >= (3, 11), detail=f"{platform.python_version()}, {sys.executable}")
     yield Check(name="machine", ok=True, detail=f"{platform.platform()}, {os.cpu_count()} logical cores")
-    yield from (_package(name, extra=None) for name in _CORE)
+    yield from (_package(name, extra="") for name in _CORE)
     yield from (_package(name, extra=extra) for name, extra in _EXTRAS.items())
     yield _try("execution providers", _providers)
     yield _try("starter", _run_starter)
@@ -51,13 +51,11 @@ def run_checks(library: Path | None = None) -> Iterator[Check]:
         yield _integrity(folder / DATABASE_NAME)
 
 
-def _package(name: str, *, extra: str | None) -> Check:
+def _package(name: str, *, extra: str) -> Check:
     try:
         return Check(name=name, ok=True, detail=metadata.version(name))
     except metadata.PackageNotFoundError:
-        hint = (
-            f"not installed: pip install 'sightline[{extra}]'" if extra else "missing: pip install --upgrade sightline"
-        )
+        hint = f"{'not installed' if extra else 'missing'}: {install_advice(extra)}"
         return Check(name=name, ok=None if extra else False, detail=hint)
 
 

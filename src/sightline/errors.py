@@ -5,6 +5,9 @@ A message says what was wrong, what is allowed and what to do next.
 
 from __future__ import annotations
 
+DISTRIBUTION = "sightline-images"
+"""What a package index knows us by: `sightline` is another project there."""
+
 
 class SightlineError(Exception):
     """Base of every error that Sightline raises on purpose."""
@@ -36,3 +39,8 @@ class StoreError(SightlineError):
 
 class TrainingError(SightlineError):
     """A training run can't start or can't go on."""
+
+
+def install_advice(extra: str = "") -> str:
+    """The command that a message gives to who lacks a part of Sightline: one of its extras, or what all of it needs."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"

@@ -147,10 +147,10 @@ def _diffuse(
 def _require_torch() -> None:
     from importlib.util import find_spec
 
-    from sightline.errors import ModelError
+    from sightline.errors import ModelError, install_advice
 
     if find_spec("torch") is None or find_spec("transformers") is None:
-        raise ModelError("Making pictures needs PyTorch: pip install 'sightline[torch]', or 'sightline[generate]'.")
+        raise ModelError(f"Making pictures needs PyTorch: {install_advice('torch')}")
 
 
 def _show(report: GenerateReport, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sightline.cli.options import library_option, model_option, notice
+from sightline.errors import install_advice
 
 
 @click.command()
@@ -42,9 +43,7 @@ def mcp(
         from sightline.integrations.mcp_http import make_config, run_http
         from sightline.integrations.mcp_server import LibraryServer
     except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is missing: MCP needs the extra: pip install 'sightline[mcp]'"
-        ) from error
+        raise click.ClickException(f"{error.name} is missing: MCP needs the extra: {install_advice('mcp')}") from error
     from sightline.integrations.tools_library import ToolLibrary
 
     with ToolLibrary.open(library_dir, model=model, captioner=captioner, allow_write=allow_write) as library:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sightline.cli.options import model_option, notice, precision_option
+from sightline.errors import install_advice
 
 
 @click.command()
@@ -53,7 +54,7 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
         from sightline.web.server import run_server
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is missing: the web app needs the extra: pip install 'sightline[web]'"
+            f"{error.name} is missing: the web app needs the extra: {install_advice('web')}"
         ) from error
     from sightline.config import library_dir
     from sightline.web.config import ServeConfig

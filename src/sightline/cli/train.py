@@ -96,8 +96,8 @@ def _run(recipe: str, output: Path, changes: list[str], *, resume: bool, smoke: 
 def _require_torch() -> None:
     from importlib.util import find_spec
 
-    from sightline.errors import TrainingError
+    from sightline.errors import TrainingError, install_advice
 
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
-        raise TrainingError(f"Training needs {' and '.join(missing)}: pip install 'sightline[train]'")
+        raise TrainingError(f"Training needs {' and '.join(missing)}: {install_advice('train')}")

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import ImageError, InputError
+from sightline.errors import ImageError, InputError, install_advice
 from sightline.images.reasons import explain_os_error
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def import_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("Parquet files need pyarrow: pip install 'sightline[train]'") from error
+        raise InputError(f"Parquet files need pyarrow: {install_advice('train')}") from error
     return pyarrow.parquet
 
 

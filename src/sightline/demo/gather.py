@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.demo.photos import DemoPhoto
-from sightline.errors import InputError
+from sightline.errors import InputError, install_advice
 
 MIN_PHOTOS = 10
 """With fewer, a search has too little to choose from to show anything."""
@@ -37,7 +37,7 @@ def gather_photos(photos: Sequence[DemoPhoto], folder: Path) -> Gathered:
         libraries = ", ".join(sorted({photo.library for photo in missing}))
         raise InputError(
             f"Only {len(sources)} of the demo's {len(photos)} photos are here; it needs {MIN_PHOTOS}. "
-            f"They come with {libraries}: pip install 'sightline[demo]'"
+            f"They come with {libraries}: {install_advice('demo')}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for photo, source in sources.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sightline.errors import InputError, ModelError
+from sightline.errors import InputError, ModelError, install_advice
 from sightline.experiments.shifting import weave_maps
 
 if TYPE_CHECKING:
@@ -243,5 +243,5 @@ def _by_torch(
 def _no_gradients(why: str) -> str:
     return (
         f"{why}, which gives no gradients. Use --method map, or a model with PyTorch weights, such as dir:RUN of a "
-        "training run, and the extra: pip install 'sightline[torch]'"
+        f"training run, and the extra: {install_advice('torch')}"
     )

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError
+from sightline.errors import InputError, install_advice
 from sightline.pages import visible
 
 DPI = 130
@@ -19,7 +19,7 @@ def new_figure(width_in: float, height_in: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Pictures need matplotlib, of the extra train: pip install 'sightline[train]'") from error
+        raise InputError(f"Pictures need matplotlib, of the extra train: {install_advice('train')}") from error
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sightline.errors import TrainingError
+from sightline.errors import TrainingError, install_advice
 from sightline.experiments.effects import Effect, Interaction
 from sightline.experiments.wording import is_share, p_value
 from sightline.pages import visible
@@ -52,7 +52,7 @@ def draw_figure(draw: Callable[[Any], None], *, height_in: float) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainingError("A report's figures need matplotlib: pip install 'sightline[train]'") from error
+        raise TrainingError(f"A report's figures need matplotlib: {install_advice('train')}") from error
     style: Any = _STYLE
     # Names that came from outside may hold letters that the font lacks: boxes are drawn, and nothing has to be said.
     with matplotlib.rc_context(style), warnings.catch_warnings():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import TrainingError
+from sightline.errors import TrainingError, install_advice
 from sightline.experiments.factors import Factor
 
 _TINY = 1e-9
@@ -124,7 +124,7 @@ def load_special() -> Any:
         return import_module("scipy.special")
     except ImportError as error:
         raise TrainingError(
-            "A report's statistics need SciPy, of the extra train: pip install 'sightline[train]'"
+            f"A report's statistics need SciPy, of the extra train: {install_advice('train')}"
         ) from error
 
 

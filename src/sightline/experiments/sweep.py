@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sightline.errors import InputError, SightlineError, TrainingError
+from sightline.errors import InputError, SightlineError, TrainingError, install_advice
 from sightline.experiments.grid import (
     Axis,
     Choices,
@@ -321,7 +321,7 @@ def _refuse_extension(config: SweepConfig, before: Sequence[Axis], merged: Seque
 def _require_installed() -> None:
     missing = [name for name in ("optuna", "torch", "transformers") if find_spec(name) is None]
     if missing:
-        raise TrainingError(f"A sweep needs {' and '.join(missing)}: pip install 'sightline[train]'")
+        raise TrainingError(f"A sweep needs {' and '.join(missing)}: {install_advice('train')}")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError(
             "A sweep trains each trial in one process. Leave torchrun out, and start the same command several times "

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import InputError, ModelError
+from sightline.errors import InputError, ModelError, install_advice
 from sightline.generate.config import DiffusionConfig
 from sightline.paths import expand
 
 _INDEX = "model_index.json"
-_ADVICE = "diffusers needs its extra: pip install 'sightline[generate]'"
+_ADVICE = f"diffusers needs its extra: {install_advice('generate')}"
 
 
 class TextToImage:

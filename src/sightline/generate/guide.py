@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from sightline.errors import ModelError
+from sightline.errors import ModelError, install_advice
 from sightline.generate.config import GuidedConfig
 from sightline.generate.views import draw_views, fit_size
 from sightline.models.encoders import load_encoder
@@ -33,7 +33,7 @@ def load_guide(name: str, *, download: bool = False) -> TorchEncoder:
     if name.startswith(ENDPOINT_PREFIX):
         raise ModelError(f"{name} runs elsewhere, and pictures are made by a model's gradients. {_ADVICE}")
     if not torch_installed():
-        raise ModelError("Making pictures needs PyTorch: pip install 'sightline[torch]'")
+        raise ModelError(f"Making pictures needs PyTorch: {install_advice('torch')}")
     card = find_card(name)
     if card.kind == "encoder" and not find_weights(resolve_folder(card, download=download, runtime="torch")):
         raise ModelError(f"{name} has ONNX graphs only, and pictures are made by a model's gradients. {_ADVICE}")

@@ -6,6 +6,8 @@ import os
 from functools import cache
 from importlib.util import find_spec
 
+from sightline.errors import install_advice
+
 EXTENSIONS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
@@ -20,7 +22,7 @@ EXTENSIONS = {
 }
 """Extension, lower case -> format, as Pillow names it."""
 
-HEIF_MISSING = "HEIC needs the extra: pip install 'sightline[heif]'"
+HEIF_MISSING = f"HEIC needs the extra: {install_advice('heif')}"
 AVIF_MISSING = "AVIF needs a Pillow built with libavif: pip install --upgrade pillow"
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}

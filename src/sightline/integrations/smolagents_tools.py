@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightline.errors import install_advice
+
 try:
     from smolagents import Tool
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"{error.name} is missing: tools for agents need the extra: pip install 'sightline[agents]'", name=error.name
+        f"{error.name} is missing: tools for agents need the extra: {install_advice('agents')}", name=error.name
     ) from error
 
 

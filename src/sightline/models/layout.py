@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from sightline.errors import install_advice
 from sightline.models.base import ModelCard
 
 WEIGHTS_FILE = "model.safetensors"
@@ -23,7 +24,7 @@ SOURCE_PATTERNS = (*METADATA_PATTERNS, "model.safetensors", "model-*.safetensors
 """What a PyTorch model needs."""
 
 GRAPHS_OF_KIND = {"encoder": ("image", "text"), "captioner": ("image", "decoder")}
-TORCH_ADVICE = "install it: pip install 'sightline[torch]'"
+TORCH_ADVICE = f"install it: {install_advice('torch')}"
 
 
 def find_graphs(folder: Path, card: ModelCard) -> dict[str, Path] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from sightline.errors import StoreError
+from sightline.errors import DISTRIBUTION, StoreError
 
 APPLICATION_ID = 0x53494748
 """`SIGH` in ASCII, at byte 68 of the file."""
@@ -136,7 +136,7 @@ def check_version(version: int) -> None:
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"The library has schema version {version}; this Sightline knows versions up to {SCHEMA_VERSION}. "
-            "Upgrade sightline (`pip install --upgrade sightline`) to open it."
+            f"Upgrade Sightline to open it: `pip install --upgrade {DISTRIBUTION}`, or update its checkout."
         )
 
 

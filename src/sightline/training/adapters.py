@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import InputError, TrainingError
+from sightline.errors import InputError, TrainingError, install_advice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +95,7 @@ def _import_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise TrainingError("LoRA needs peft, of the extra train: pip install 'sightline[train]'") from error
+        raise TrainingError(f"LoRA needs peft, of the extra train: {install_advice('train')}") from error
     return peft
 
 

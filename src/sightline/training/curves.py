@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError, TrainingError
+from sightline.errors import InputError, TrainingError, install_advice
 from sightline.training.journal import Row, read_journal
 
 # Okabe and Ito's palette, told apart with every kind of colour blindness; without its yellow, too pale on white.
@@ -82,7 +82,7 @@ def _new_figure() -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainingError("Curves need matplotlib, of the extra train: pip install 'sightline[train]'") from error
+        raise TrainingError(f"Curves need matplotlib, of the extra train: {install_advice('train')}") from error
     figure = Figure(figsize=(15, 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sightline.errors import InputError, TrainingError
+from sightline.errors import InputError, TrainingError, install_advice
 
 LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"
@@ -22,9 +22,7 @@ RESULT_FILE = "result.json"
 TRIAL_FILE = "trial.json"
 """What a sweep knows of the run; there before it."""
 TENSORBOARD_FOLDER = "tensorboard"
-TENSORBOARD_MISSING = (
-    "No TensorBoard log: it needs the extra train (pip install 'sightline[train]'); log.jsonl has all."
-)
+TENSORBOARD_MISSING = f"No TensorBoard log: it needs the extra train ({install_advice('train')}); log.jsonl has all."
 
 Row = dict[str, Any]
 """One line of the log: `step` and `kind` (`train`, `val`, `alarm`, ...) and what they showed."""
