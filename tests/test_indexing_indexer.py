@@ -239,7 +239,7 @@ def test_photos_that_swap_names_keep_the_right_vectors_and_captions(store, encod
     (folder / "other").rename(second)
     touch(first)
     touch(second)
-    assert index(store, encoder, [folder]).updated == 2
+    assert index(store, encoder, [folder]).renamed == 2
     after = rows(store)
     for now, before in ((first, second), (second, first)):
         np.testing.assert_array_equal(vector_of(store, after[now.name]), old[before.name])

@@ -57,5 +57,6 @@ def index(
         report.interrupted = True
     finally:
         plan.tasks.close()
+        plan.later.close()
     report.seconds = time.monotonic() - started
     return report

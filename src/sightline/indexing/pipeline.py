@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sightline.indexing.embedding import BatchEmbedder
 from sightline.indexing.reader import FileReader, ReaderPool, Reading
@@ -42,6 +42,7 @@ class Pipeline:
         self._resolver = Resolver(store, plan)
         self._embedder = BatchEmbedder(encoder, max_batch_size=config.max_batch_size)
         self._writer = Writer(store)
+        self._may_overwrite = False
 
     def run(self, meter: ProgressMeter) -> None:
         """Read, decide, embed and write every task.
@@ -51,7 +52,9 @@ class Pipeline:
         """
         pool = ReaderPool(self._read, self._readers)
         try:
-            self._drain(pool, meter)
+            self._drain(pool, iter(self._plan.tasks), meter)
+            self._may_overwrite = True
+            self._drain(pool, iter(self._plan.later), meter)
         except KeyboardInterrupt:
             self._report.interrupted = True
         finally:
@@ -59,17 +62,19 @@ class Pipeline:
             self._flush()
             self._report.stage_seconds |= {"embed": self._embedder.seconds, "write": self._writer.seconds}
 
-    def _drain(self, pool: ReaderPool, meter: ProgressMeter) -> None:
-        tasks = iter(self._plan.tasks)
+    def _drain(self, pool: ReaderPool, tasks: Iterator[Task], meter: ProgressMeter) -> None:
         self._fill(pool, tasks)
         while len(pool):
             started = time.monotonic()
             reading = pool.take()
             self._report.stage_seconds["wait"] += time.monotonic() - started
-            if self._settle(reading):
-                meter.done += 1
-            else:
-                pool.submit(replace(reading.task, needs_pixels=True))
+            match self._settle(reading):
+                case "done":
+                    meter.done += 1
+                case "pixels":
+                    pool.submit(replace(reading.task, needs_pixels=True))
+                case "later":
+                    self._plan.later.append(reading.task)
             if self._embedder.due:
                 self._embed()
             if self._writer.due:
@@ -85,34 +90,45 @@ class Pipeline:
         while len(pool) < window and (task := next(tasks, None)) is not None:
             pool.submit(task)
 
-    def _settle(self, reading: Reading) -> bool:
-        """Send a reading on its way; False where its pixels turn out to be needed."""
+    def _settle(self, reading: Reading) -> Literal["done", "pixels", "later"]:
+        """Send a reading on its way, unless its pixels turn out to be needed, or others have to be read first."""
         self._report.stage_seconds["read"] += reading.read_s
         self._report.stage_seconds["decode"] += reading.decode_s
         if reading.failure is not None:
             self._skip(reading, reading.failure)
-            return True
-        resolution = self._resolver.resolve(reading)
+            return "done"
+        resolution = self._resolver.resolve(reading, may_overwrite=self._may_overwrite)
+        if isinstance(resolution, str):
+            return resolution
         met_before = reading.content_hash in self._embedder
-        if resolution is None or (resolution.needs_vector and reading.pixels is None and not met_before):
-            return False
+        if resolution.needs_vector and reading.pixels is None and not met_before:
+            return "pixels"
         if resolution.kind == "added" and met_before:
             resolution = replace(resolution, kind="copied")
-        self._resolver.claim(resolution)
+        moves_now = self._resolver.must_write_now(resolution)
+        if moves_now:
+            for entry in resolution.moves:
+                self._writer.add(entry)
+            self._flush()
+        self._resolver.settle(resolution)
         if resolution.needs_vector:
             self._embedder.add(reading.content_hash, reading.pixels, partial(self._write, resolution))
+        elif moves_now:
+            self._count(resolution)
         else:
             self._write(resolution)
-        return True
+        return "done"
 
     def _write(self, resolution: Resolution, embedding: Embedding | None = None) -> None:
         entry = resolution.entry
         if embedding is not None:
             entry = replace(entry, embeddings=[embedding])
         self._writer.add(entry)
+        self._count(resolution)
+
+    def _count(self, resolution: Resolution) -> None:
         if resolution.kind != "unchanged":  # counted when it was planned
             setattr(self._report, resolution.kind, getattr(self._report, resolution.kind) + 1)
-        self._report.removed += resolution.displaces
 
     def _skip(self, reading: Reading, reason: str) -> None:
         """Remember a failure; a row that the file has from better days stays."""

@@ -46,6 +46,8 @@ class Plan:
     """What a run has to do."""
 
     tasks: TaskSpool
+    later: TaskSpool = field(default_factory=TaskSpool)
+    """Files whose new content would overwrite a row, put off until all others have been read."""
     seen: int = 0
     """Image files found."""
     lost: dict[int, LostFile] = field(default_factory=dict)

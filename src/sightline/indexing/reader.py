@@ -82,7 +82,8 @@ class FileReader:
             source = path.read_bytes()
             reading.content_hash = hash_bytes(source)
         reading.read_s = time.perf_counter() - started
-        if task.needs_pixels or reading.content_hash not in self._known_hashes:
+        # What has a row waits until others are read, or is only touched: no pixels at first.
+        if task.needs_pixels or (task.row_id is None and reading.content_hash not in self._known_hashes):
             picture = read_picture(source, min_side_px=self._preprocessing.size_px)
             reading.info = picture.info
             reading.pixels = self._preprocessing.resize(picture.rgb)

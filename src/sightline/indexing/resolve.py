@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from sightline.images.hashing import hash_file
+from sightline.images.walk import file_stamp
 from sightline.indexing.lost import is_gone
 from sightline.store.base import Entry
 from sightline.types import ImageInfo, ImageRecord
@@ -25,47 +27,74 @@ class Resolution:
     kind: Kind
     entry: Entry
     needs_vector: bool
-    claimed_id: int | None = None
-    """The row that a renamed file takes over."""
-    displaces: bool = False
-    """Whether the file was renamed onto another one, whose row goes."""
+    claimed: ImageRecord | None = None
+    """The row that a renamed file takes over, where it was until now."""
+    displaced: ImageRecord | None = None
+    """The row of the file's path until now, which takes the place of the claimed one in exchange."""
+
+    @property
+    def moves(self) -> Sequence[Entry]:
+        """The exchange of places: rows are moved, never overwritten, so that each content finds its own."""
+        if self.claimed is None or self.displaced is None:
+            return (self.entry,)
+        place = replace(self.displaced, root=self.claimed.root, relative=self.claimed.relative)
+        return self.entry, Entry(image=place)
 
 
 class Resolver:
-    """Decides from content hashes, with the store as the truth."""
+    """Decides from content hashes, with the store as the truth.
+
+    A row's content may have moved to a file that is read later. So no row is overwritten before all files that may hold
+    its content have been read (`may_overwrite`): until then a row whose file holds something else is only moved.
+    """
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self._store = store
         self._plan = plan
-        self._claimed: set[int] = set()
+        self._settled: set[int] = set()
+        self._displaced: set[int] = set()
 
-    def resolve(self, reading: Reading) -> Resolution | None:
-        """None where the content is new and the reading has no pixels: read it again with them."""
+    def resolve(self, reading: Reading, *, may_overwrite: bool) -> Resolution | Literal["pixels", "later"]:
+        """`pixels` where the content is new and was read without them; `later` for what would overwrite a row."""
         row = self._store.find_path(reading.task.path) if reading.task.row_id is not None else None
         if row is not None and row.content_hash == reading.content_hash:
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
-        if source := next(filter(self._is_gone, sources), None):
+        if source := next(filter(self._is_vacant, sources), None):
             return self._resolve_renamed(reading, source, row)
+        if row is not None and not may_overwrite:
+            return "later"
         if sources:
             return self._resolve_copy(reading, row, sources)
         return self._resolve_new(reading, row)
 
-    def claim(self, resolution: Resolution) -> None:
-        """Note that a row has found its new path, so that it is neither deleted nor claimed again."""
-        if resolution.claimed_id is not None:
-            self._claimed.add(resolution.claimed_id)
-            self._plan.lost.pop(resolution.claimed_id, None)
+    def settle(self, resolution: Resolution) -> None:
+        """Note that rows have found their content, so that they are neither deleted nor claimed again."""
+        id_ = resolution.entry.image.id
+        if id_ is None or resolution.kind not in ("renamed", "updated"):
+            return
+        self._settled.add(id_)
+        lost = self._plan.lost.pop(id_, None)
+        if resolution.displaced is not None and resolution.displaced.id is not None:
+            self._displaced.add(resolution.displaced.id)
+            if lost is not None:
+                self._plan.lost[resolution.displaced.id] = lost  # it is now where no file is
+
+    def must_write_now(self, resolution: Resolution) -> bool:
+        """Whether files that are read later have to see that rows have moved."""
+        claimed = resolution.claimed
+        return claimed is not None and (resolution.displaced is not None or claimed.id not in self._plan.lost)
 
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
         record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)
-        return self._resolve_known("touched" if changed else "unchanged", record)
+        kind: Kind = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
+        return self._resolve_known(kind, record)
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
         resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
-        return replace(resolution, claimed_id=source.id, displaces=row is not None)
+        return replace(resolution, claimed=source, displaced=row)
 
     def _resolve_known(self, kind: Kind, record: ImageRecord) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
@@ -87,15 +116,26 @@ class Resolver:
     def _find_embedded(self, sources: Sequence[ImageRecord]) -> ImageRecord | None:
         return next((source for source in sources if source.id not in self._plan.missing_vectors), None)
 
-    def _resolve_new(self, reading: Reading, row: ImageRecord | None) -> Resolution | None:
+    def _resolve_new(self, reading: Reading, row: ImageRecord | None) -> Resolution | Literal["pixels"]:
         if reading.info is None:
-            return None
+            return "pixels"
         entry = Entry(image=_record(reading, reading.info, row), keep_vectors=False)
         return Resolution(kind="updated" if row else "added", entry=entry, needs_vector=True)
 
-    def _is_gone(self, source: ImageRecord) -> bool:
-        """Whether a row's file is known not to be there any more."""
-        return source.id not in self._claimed and (source.id in self._plan.lost or is_gone(source.path))
+    def _is_vacant(self, source: ImageRecord) -> bool:
+        """Whether a row's content is known not to be in its file any more."""
+        if source.id in self._settled:
+            return False
+        return source.id in self._plan.lost or is_gone(source.path) or _holds_other(source)
+
+
+def _holds_other(row: ImageRecord) -> bool:
+    """Whether the file of a row has other bytes than when it was read; what can't be read counts as the same."""
+    try:
+        changed = file_stamp(row.path.stat()) != (row.size_bytes, row.mtime_ns)
+        return changed and hash_file(row.path) != row.content_hash
+    except OSError:
+        return False
 
 
 def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | None = None) -> ImageRecord:

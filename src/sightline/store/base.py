@@ -37,8 +37,9 @@ class Entry:
     keep_vectors: bool = True
     """False drops vectors of other models: the pixels changed. Captions are dropped with them, but the user's stay."""
     same_pixels_as: int | None = None
-    """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions; all as
-    they were before this write. Nothing is taken from a row that is gone or has other content by then."""
+    """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
+    place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
+    or has other content by then."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,8 @@ def put_entries(db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry]) 
     ids = [_put_image(db, entry.image, place) for entry, place in zip(entries, places, strict=True)]
     if repainted := [id_ for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors]:
         drop_computed(db, repainted)
+        known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known}
+        db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
     refresh_texts(db, set(ids))
@@ -123,6 +125,7 @@ def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]
 class _Shared:
     """What a row gets from another one of the same content."""
 
+    known: bool = False
     blobs: Sequence[VectorBlob] = ()
     captions: Sequence[Caption] = ()
 
@@ -139,7 +142,9 @@ def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shar
         if source is None or hashes.get(source) != entry.image.content_hash:
             shared.append(_Shared())
         else:
-            shared.append(_Shared(blobs=blobs[source], captions=() if entry.keep_vectors else captions[source]))
+            shared.append(
+                _Shared(known=True, blobs=blobs[source], captions=() if entry.keep_vectors else captions[source])
+            )
     return shared
 
 
