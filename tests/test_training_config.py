@@ -60,6 +60,31 @@ def test_a_bag_of_words_has_no_pairs_of_words():
         config().changed(["towers.text_layers=0", "towers.text_bigrams=8"])
 
 
+NUMBERS = [
+    f"{prefix}{field.name}"
+    for prefix, owner in (("", TrainConfig), ("towers.", TowersConfig))
+    for field in dataclasses.fields(owner)
+    if "int" in field.type or "float" in field.type
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e300", "9" * 40])
+def test_every_number_of_a_run_is_one_that_steps_can_be_made_of(name, text):
+    with pytest.raises(InputError, match=rf"{name.replace('.', '[.]')}.*(must be a number between|this is no)"):
+        config().changed([f"{name}={text}"])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_taken_from_a_saved_run_without_a_look(name):
+    values = config().to_dict()
+    owner = values["towers"] if name.startswith("towers.") else values
+    key = name.removeprefix("towers.")
+    owner[key] = [float("nan")] if key == "image_blocks" else float("nan")
+    with pytest.raises(InputError, match=f"{key} must be a number"):
+        TrainConfig.from_dict(values)
+
+
 def test_a_patch_must_divide_the_picture():
     with pytest.raises(InputError, match="must divide"):
         config().changed(["towers.architecture=vit", "towers.size_px=64", "towers.patch_px=12"])
