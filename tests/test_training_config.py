@@ -40,7 +40,7 @@ def test_settings_reach_into_the_towers():
         ("recipe=other", "recipe can't be set"),
         ("batch_size=1", "at least 2"),
         ("crop_min=0", "crop_min must lie in"),
-        ("lr=nan", "lr must be above 0"),
+        ("lr=nan", "lr must be a number"),
         ("epochs=0", "epochs must be above 0"),
         ("warmup_fraction=1", "warmup_fraction must lie in"),
         ("aspect_jitter=0.5", "aspect_jitter"),
