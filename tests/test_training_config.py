@@ -40,7 +40,7 @@ def test_settings_reach_into_the_towers():
         ("recipe=other", "recipe can't be set"),
         ("batch_size=1", "at least 2"),
         ("crop_min=0", "crop_min must lie in"),
-        ("lr=nan", "lr must be above 0"),
+        ("lr=nan", "lr must be a number"),
         ("epochs=0", "epochs must be above 0"),
         ("warmup_fraction=1", "warmup_fraction must lie in"),
         ("aspect_jitter=0.5", "aspect_jitter"),
@@ -58,6 +58,31 @@ def test_a_setting_that_cannot_be_is_refused(setting, message):
 def test_a_bag_of_words_has_no_pairs_of_words():
     with pytest.raises(InputError, match="has no order"):
         config().changed(["towers.text_layers=0", "towers.text_bigrams=8"])
+
+
+NUMBERS = [
+    f"{prefix}{field.name}"
+    for prefix, owner in (("", TrainConfig), ("towers.", TowersConfig))
+    for field in dataclasses.fields(owner)
+    if "int" in field.type or "float" in field.type
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e300", "9" * 40])
+def test_every_number_of_a_run_is_one_that_steps_can_be_made_of(name, text):
+    with pytest.raises(InputError, match=rf"{name.replace('.', '[.]')}.*(must be a number between|this is no)"):
+        config().changed([f"{name}={text}"])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_taken_from_a_saved_run_without_a_look(name):
+    values = config().to_dict()
+    owner = values["towers"] if name.startswith("towers.") else values
+    key = name.removeprefix("towers.")
+    owner[key] = [float("nan")] if key == "image_blocks" else float("nan")
+    with pytest.raises(InputError, match=f"{key} must be a number"):
+        TrainConfig.from_dict(values)
 
 
 def test_a_patch_must_divide_the_picture():

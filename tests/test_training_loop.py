@@ -17,7 +17,7 @@ from sightline.models.encoders import load_encoder
 from sightline.models.torch_encoder import TorchEncoder
 from sightline.training.journal import read_journal
 from sightline.training.loop import train
-from training_world import make_world, small_config
+from training_world import TOWERS, make_world, small_config
 
 
 @pytest.fixture
@@ -251,9 +251,13 @@ def test_a_nan_names_the_step_and_the_batch(world, tmp_path, monkeypatch):
         train(small_config(world), tmp_path / "run")
 
 
-def test_checkpointing_activations_gives_the_same_weights(world, tmp_path):
+@pytest.mark.parametrize("dropout", [0.1, 0.0])  # without it, attention would choose a fused kernel where it may
+@pytest.mark.parametrize("changes", [{}, {"chunk_size": 4, "precision": "bf16"}])
+def test_checkpointing_activations_gives_the_same_weights(world, tmp_path, dropout, changes):
+    towers = dataclasses.replace(TOWERS["vit"], dropout=dropout)
     for name, on in (("plain", False), ("saving", True)):
-        train(small_config(world, "vit", epochs=1, gradient_checkpointing=on), tmp_path / name)
+        config = small_config(world, "vit", epochs=1, gradient_checkpointing=on, **changes)
+        train(dataclasses.replace(config, towers=towers), tmp_path / name)
     plain, saving = weights(tmp_path / "plain"), weights(tmp_path / "saving")
     for name in plain:
         assert torch.allclose(plain[name], saving[name], atol=1e-6), name

@@ -1,4 +1,4 @@
-"""Paths as a user gives them: `~` understood, and nothing that a name can hold ends in a traceback."""
+"""Paths as a user gives them, and files with the mode that the user's others have."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def share_as_others(path: Path) -> None:
+    """Give a file the mode that the umask gives new ones; safetensors makes its files for their owner alone."""
+    probe = path.with_name(f".{path.name}.mode")
+    try:
+        probe.touch()
+        path.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink(missing_ok=True)

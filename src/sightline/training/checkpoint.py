@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sightline.errors import TrainingError
+from sightline.paths import share_as_others
 
 CHECKPOINTS = "checkpoints"
 _STATE = "state.json"
@@ -142,6 +143,7 @@ def _unflatten(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    share_as_others(path)
     _sync(path)
 
 

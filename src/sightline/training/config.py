@@ -19,6 +19,9 @@ LossName = Literal["softmax", "sigmoid"]
 ScheduleName = Literal["cosine", "constant"]
 TrainingPrecision = Literal["fp32", "bf16"]
 
+LARGEST = 10**15
+"""No setting is further from 0: up to here floats count whole steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TowersConfig:
@@ -55,6 +58,7 @@ class TowersConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that no model can have."""
+        _check_finite(self, prefix="towers.")
         _check_choice(self, "architecture", get_args(Architecture))
         _check_choice(self, "resize_mode", get_args(ResizeMode))
         _check_least(self, 1, "size_px", "image_width", "image_layers", "image_heads", "patch_px", "text_width")
@@ -189,6 +193,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        _check_finite(self)
         _check_choice(self, "loss", get_args(LossName))
         _check_choice(self, "schedule", get_args(ScheduleName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
@@ -312,7 +317,8 @@ def _parse(owner: type, key: str, text: str) -> Any:
         return _convert(kind, text)
     except ValueError:
         wanted = getattr(kind, "__name__", None) if not get_args(kind) else str(kind)
-        raise InputError(f"{key}={text!r}: this is no {wanted}.") from None
+        prefix = "towers." if owner is TowersConfig else ""
+        raise InputError(f"{prefix}{key}={text!r}: this is no {wanted}.") from None
 
 
 def _convert(kind: Any, text: str) -> Any:
@@ -330,6 +336,17 @@ def _convert(kind: Any, text: str) -> Any:
 def _check_choice(config: Any, name: str, allowed: tuple[str, ...]) -> None:
     if getattr(config, name) not in allowed:
         raise InputError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _check_finite(config: Any, *, prefix: str = "") -> None:
+    """Refuse NaN, which passes a check for too small ones, and numbers that no count of steps can be made of."""
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= LARGEST:
+                raise InputError(
+                    f"{prefix}{entry.name} must be a number between -{LARGEST:g} and {LARGEST:g}, got {number}."
+                )
 
 
 def _check_least(config: Any, least: int, *names: str) -> None:

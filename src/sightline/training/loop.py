@@ -216,7 +216,8 @@ class Run:
             return loss
 
         seeds = chunk_seeds(len(batches), seed=config.seed, step=step, rank=world.rank)
-        contrastive_backward(self._encode, batches, loss_of_features, seeds=seeds)
+        with _fast_attention(world):  # around backward, too, where gradient checkpointing runs layers once more
+            contrastive_backward(self._encode, batches, loss_of_features, seeds=seeds)
         average_gradients(prepared.parameters, world)
         norm = nn.utils.clip_grad_norm_(prepared.parameters, config.max_gradient_norm)
         facts = StepFacts(
@@ -242,7 +243,7 @@ class Run:
         """Unit features of one chunk, (B, D) and (T, D), and where words are predicted their logits (B, K)."""
         words_head = self.prepared.objective.words_head
         autocast = torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-        with autocast, _fast_attention(self.world):
+        with autocast:
             image_BD, *maps = self.towers.embed_images(batch.image_B3SS)
             text_TD = self.towers.embed_texts(batch.ids_TL)
             words = [] if words_head is None else [words_head(maps[0]).float()]

@@ -251,7 +251,8 @@ def resumed_config(name: str, settings: Sequence[str], output: Path) -> TrainCon
 
 def _shrink(config: TrainConfig) -> TrainConfig:
     """Everything as in the recipe, but tiny: a few steps of small towers on a few pictures."""
-    towers = config.towers
+    # A recipe for pretrained models has settings for ViTs, such as chunks, which batch norm doesn't allow.
+    towers = config.towers if config.init is None else replace(config.towers, architecture="vit")
     size_px = 32 if towers.architecture == "conv" else 2 * towers.patch_px
     return replace(
         config,

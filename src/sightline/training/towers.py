@@ -27,6 +27,7 @@ from sightline.models.registry import find_card
 from sightline.models.resolve import resolve_folder
 from sightline.models.tokenizing import Tokenizer
 from sightline.models.torch_encoder import ClipTowers, ConvTowers, Towers, load_towers
+from sightline.paths import share_as_others
 from sightline.training.config import TowersConfig, TrainConfig
 from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
 
@@ -117,6 +118,7 @@ def write_weights(module: nn.Module, path: Path) -> None:
     with _explained(path):
         try:
             save_file(tensors, partial, metadata={"format": "pt"})
+            share_as_others(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
