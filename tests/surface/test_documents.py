@@ -7,9 +7,9 @@ import shutil
 
 import click
 import pytest
-from documented import ROOT, blocks_of
 from PIL import Image
 
+from documented import ROOT, blocks_of
 from sightline.cli.main import sightline
 
 PAGES = ("README.md", "docs/training.md", "docs/data.md", "docs/evaluation.md")
