@@ -24,7 +24,7 @@ STATUSES = {
     MODEL: {409},
     FOLDER: {403, 422},
     OWN: {200, 400, 404, 410, 422},  # a name of what the server itself made: libraries, jobs, runs, cursors, keys
-    NUMBER: {422},  # numbers, choices and patterns
+    NUMBER: {404, 405, 422},  # numbers, choices and patterns; in a path a slash leads elsewhere
     PICTURE: {200, 422},
 }
 KINDS = {
@@ -197,7 +197,7 @@ class World:
             "./secret/red.png",
             "../../../../etc/passwd",
             "ViT-B-32/openai",
-            "starter ",
+            "star ter",
             "Starter",
             "starter@int8",
         ]
