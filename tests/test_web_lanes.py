@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import anyio
 import httpx2
@@ -12,11 +13,12 @@ pytest.importorskip("fastapi")
 import sightline as sl
 from moody_server import MoodyServer
 from sightline.errors import ModelError
+from sightline.models.cards import card_to_json
 from sightline.models.encoders import load_encoder
 from sightline.web.lanes import Lane
 from sightline.web.problems import Problem
 from web_demo import run_on_a_socket
-from web_world import copy_model, index, picture_bytes, write_photos
+from web_world import copy_model, index, picture_bytes, wait_for, write_photos
 
 LONG_S = 60
 
@@ -55,8 +57,6 @@ class SilentEndpoint:
 
     def __call__(self, payload):
         if payload["parameters"]["task"] == "card":
-            from sightline.integrations.endpoint_handler import EndpointHandler  # noqa: F401 - needs nothing more
-
             return {"tasks": ["card", "feature-extraction"], "encoder": self.card(), "captioner": None}
         if self.is_silent:
             self.waiting.release()
@@ -64,28 +64,29 @@ class SilentEndpoint:
         return self.encoder.encode_texts(payload["inputs"]).tolist()
 
     def card(self):
-        from sightline.models.cards import card_to_json
-
-        return card_to_json(self.encoder.card)
+        return card_to_json(replace(self.encoder.card, weights_hash=self.encoder.identity.weights_hash))
 
 
 @pytest.fixture
-def silent(tmp_path):
+def silent(tmp_path, monkeypatch):
     """A server whose default model computes behind an endpoint that says nothing; the library holds `starter`, too."""
     library = index(tmp_path / "library", write_photos(tmp_path / "photos"))
     model = copy_model(tmp_path)
     with sl.Library.open(library, model=model) as opened:
         opened.index()
     endpoint = SilentEndpoint(model)
-    with MoodyServer(endpoint) as server, run_on_a_socket(library, model=f"endpoint:{server.url}") as (config, address):
-        with httpx2.Client(base_url=address, timeout=LONG_S) as client:
-            client.headers["X-Sightline-Token"] = config.token
-            while client.get("/healthz").json()["status"] == "starting":
-                pass
-            endpoint.is_silent = True
-            client.slow_model = model
-            yield client, endpoint, server
-            endpoint.release.set()
+    monkeypatch.setattr("sightline.web.encoders.ANSWER_S", 10 * LONG_S)
+    with (
+        MoodyServer(endpoint) as server,
+        run_on_a_socket(library, model=f"endpoint:{server.url}") as (config, address),
+        httpx2.Client(base_url=address, timeout=LONG_S) as client,
+    ):
+        client.headers["X-Sightline-Token"] = config.token
+        wait_for(lambda: client.get("/healthz").json()["status"] != "starting", timeout_s=LONG_S)
+        endpoint.is_silent = True
+        client.slow_model = model
+        yield client, endpoint, server
+        endpoint.release.set()
 
 
 def test_the_threads_of_searches_are_free_while_an_endpoint_says_nothing(silent):
@@ -112,7 +113,9 @@ def test_the_threads_of_searches_are_free_while_an_endpoint_says_nothing(silent)
         assert endpoint.waiting.acquire(timeout=LONG_S)
         try:
             for number in range(60):  # more than there are threads in any pool
-                assert client.get("/api/search", params={"q": f"blue {number}", "model": "starter"}).json()["total"] == 3
+                assert (
+                    client.get("/api/search", params={"q": f"blue {number}", "model": "starter"}).json()["total"] == 3
+                )
                 assert client.get("/healthz").status_code == 200
             assert client.get("/api/search").json()["total"] == 3
             assert client.get("/api/images/1/thumbnail").status_code == 200
@@ -124,10 +127,10 @@ def test_the_threads_of_searches_are_free_while_an_endpoint_says_nothing(silent)
         assert {request.result().status_code for request in hanging} <= {200, 409}
 
 
-def test_an_endpoint_of_the_command_line_answers_and_gets_the_key_and_no_other_does(silent, monkeypatch, tmp_path):
+def test_an_endpoint_of_the_command_line_answers_and_no_other_is_asked(silent, monkeypatch):
     client, endpoint, server = silent
     endpoint.is_silent = False
-    monkeypatch.setenv("SIGHTLINE_ENDPOINT_KEY", "secret")
+    monkeypatch.setenv("SIGHTLINE_ENDPOINT_KEY", "a secret that no address of a request's own may see")
     before = len(server.requests)
     assert client.get("/api/search", params={"q": "red"}).json()["model"] == client.slow_model
     assert len(server.requests) > before
