@@ -290,3 +290,10 @@ def test_bodies_and_queries_of_this_test_cover_every_operation(world):
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     }
     assert with_json == set(BODIES)
+
+
+def test_a_new_parameter_has_to_be_classified(world):
+    path = {"get": {"parameters": [{"in": "query", "name": "preset", "schema": {"type": "string"}}]}}
+    document = {**world.document, "paths": {"/api/search": path}}
+    with pytest.raises(AssertionError, match="takes a new text 'preset'"):
+        list(read_parameters(document))
