@@ -149,3 +149,32 @@ def test_an_endpoint_can_not_call_its_model_by_an_address(tmp_path):
     endpoint.card = lambda: {**card, "name": "endpoint:http://127.0.0.1:9/"}
     with MoodyServer(endpoint) as server, pytest.raises(ModelError, match="name can't be used"):
         sl.Library.open(library, model=f"endpoint:{server.url}")
+
+
+def test_a_slow_tool_holds_no_other_tool_up(tmp_path, monkeypatch):
+    mcp_server = pytest.importorskip("sightline.integrations.mcp_server", reason="needs the extra mcp")
+    from sightline.integrations.tools_library import ToolLibrary
+
+    release, call = threading.Event(), mcp_server._call
+
+    def call_slowly(library, tool, arguments):
+        if tool.name == "search_images":
+            assert release.wait(LONG_S)
+        return call(library, tool, arguments)
+
+    monkeypatch.setattr(mcp_server, "_call", call_slowly)
+    library = index(tmp_path / "library", write_photos(tmp_path / "photos", ["red"]))
+
+    async def ask(opened):
+        server = mcp_server.LibraryServer(opened)
+        async with anyio.create_task_group() as group:
+            for _ in range(45):
+                group.start_soon(server.call_tool, "search_images", {"query": "red"})
+            await anyio.sleep(0)
+            with anyio.fail_after(LONG_S / 2):
+                stats = await server.call_tool("library_stats", {})
+            release.set()
+        return stats.structured_content["images"]
+
+    with ToolLibrary.open(library) as opened:
+        assert anyio.run(ask, opened) == 1
