@@ -123,6 +123,13 @@ def test_a_foreign_host_or_origin_is_refused_even_with_the_token(served):
     assert post(served, Origin=f"http://127.0.0.1:{port}").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("none", 200), ("same-origin", 200)]
+)
+def test_another_sites_page_is_refused_even_with_the_token(served, site, status):
+    assert post(served, **{"Sec-Fetch-Site": site}).status_code == status
+
+
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(served):
     address = httpx2.URL(served.address)
     connection = http.client.HTTPConnection(address.host, address.port, timeout=30)

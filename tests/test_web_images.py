@@ -347,3 +347,16 @@ def test_a_hundred_thumbnails_at_once_do_not_keep_searches_waiting(library, monk
         assert not any(request.done() for request in waiting)
         release.set()
         assert {request.result().status_code for request in waiting} == {200}
+
+
+def test_a_picture_longer_than_jpeg_holds_is_shown_smaller(tmp_path):
+    """Its format is none that browsers show, so it is made a JPEG, whose sides are limited."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (70_000, 8), (200, 30, 30)).save(tmp_path / "photos" / "long.tif")
+    with open_app(index(tmp_path / "library", tmp_path / "photos")) as client:
+        shown = client.get("/api/images/1/file", params={"display": "true"})
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+        with Image.open(io.BytesIO(shown.content)) as picture:
+            assert picture.size == (65_500, 8)
+        for size in (320, 640):
+            assert client.get("/api/images/1/thumbnail", params={"size": size}).status_code == 200

@@ -164,10 +164,69 @@ def test_our_own_page_may_change_things(client):
     assert client.post("/api/embed", json={"texts": ["a"]}, headers=headers).status_code == 200
 
 
-def test_other_sites_pages_get_nothing_from_the_api(client):
-    headers = {"Sec-Fetch-Site": "cross-site"}
-    assert kind(client.get("/api/stats", headers=headers)) == "/problems/cross-site"
-    assert client.get("/", headers=headers).status_code == 200  # a link to the page
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "", "same-origin, cross-site", "new-word"])
+def test_other_sites_and_ports_get_nothing_from_the_api(client, site):
+    headers = {"Sec-Fetch-Site": site}
+    for path in ("/api/stats", "/api/search?q=a", "/api/openapi.json", "/api/images/1/file", "/api/nothing"):
+        assert kind(client.get(path, headers=headers)) == "/problems/cross-site"
+    assert client.post("/api/embed", json={"texts": ["a"]}, headers=headers).status_code == 403
+    for path in ("/", "/static/js/main.js", "/healthz"):
+        assert client.get(path, headers=headers).status_code == 200  # a link to the page, and what it needs
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_the_page_and_the_address_bar_reach_the_api(client, site):
+    assert client.get("/api/stats", headers={"Sec-Fetch-Site": site}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("site", "opened_by"),
+    [("none", "user"), ("same-origin", "user"), (None, "user"), ("same-site", "another-site"), ("x", "another-site")],
+)
+def test_the_page_is_told_whether_another_site_led_to_it(client, site, opened_by):
+    page = client.get("/?q=a", headers={} if site is None else {"Sec-Fetch-Site": site})
+    assert f'<meta name="sightline-opened-by" content="{opened_by}">' in page.text
+    assert (page.headers["cache-control"], page.headers["vary"]) == ("no-store", "Sec-Fetch-Site")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/static/js/main.js", "/api/stats", "/api/nothing"])
+def test_head_is_answered_as_get_is_without_a_body(client, path):
+    head, get = client.head(path), client.get(path)
+    assert head.status_code == get.status_code
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert head.headers.get("content-security-policy") == CSP
+    assert (head.content, bool(get.content)) == (b"", True)
+
+
+def test_head_of_a_stream_ends(client):
+    head = client.head("/api/events")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"].startswith("text/event-stream")
+    assert client.head("/api/stats", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/api/search?modle=starter", "limit, match, min_similarity, model"),
+        ("/api/stats?q=a", "library"),
+        ("/api/libraries?library=a", "none is known here"),
+        ("/api/openapi.json?v=1", "none is known here"),
+        ("/api/images/1?size=320", "library"),
+    ],
+)
+def test_unknown_parameters_are_refused_and_the_known_ones_named(client, path, named):
+    refused = client.get(path)
+    assert (refused.status_code, kind(refused)) == (422, "/problems/invalid")
+    assert "unknown" in refused.json()["detail"]
+    assert named in refused.json()["detail"]
+    assert refused.json()["errors"][0]["field"].startswith("query.")
+
+
+@pytest.mark.parametrize("path", ["/api/uploads", "/api/embed", "/api/caption"])
+def test_unknown_fields_of_forms_are_refused(client, path):
+    refused = client.post(path, files={"file": picture_bytes()}, data={"surprise": "a"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.surprise")
 
 
 def test_beyond_this_machine_everything_but_health_and_files_demands_the_access_token(public):

@@ -1,7 +1,11 @@
 """Searching: words, pictures, parts, filters, keys, and the address that holds them."""
 
+import html
 import json
 import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -246,3 +250,54 @@ def test_the_query_language_works_in_the_box(page):
         {"text": "people", "weight": -1},
         {"text": "snow at 10:30", "weight": 2},
     ]
+
+
+@contextmanager
+def another_site(link):
+    """The address of a page on another port that links to ours."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f'<link rel="icon" href="data:,"><a href="{html.escape(link)}">Look</a>'.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def test_a_link_from_another_site_shows_its_words_and_waits_for_enter(open_page, address):
+    link = f"{address}/?q=a+cat&model=endpoint:http://127.0.0.1:9/&where=width+>+1&library=big"
+    with another_site(link) as site:
+        page = open_page(site)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if "/api/" in request.url else None)
+        page.get_by_role("link", name="Look").click()
+        page.get_by_role("heading", name="Press Enter to search").wait_for()
+        wait_until(page, "document.querySelector('#nav a[href=\\'/library\\']') !== null")
+        page.watch.hosts.discard(urlsplit(site).netloc)
+        assert search_box(page).input_value() == "a cat"
+        assert urlsplit(page.url)[2:] == ("/", "", "")
+        page.wait_for_load_state("load")
+        assert asked != []  # the page's own questions
+        assert [url for url in asked if "search" in url or "cat" in url or "endpoint" in url or "big" in url] == []
+        search_box(page).press("Enter")
+        wait_for_best(page, "a cat")
+        assert parse_qs(urlsplit(page.url).query) == {"q": ["a cat"]}
+        searches = [parse_qs(urlsplit(url).query) for url in asked if "/api/search" in url]
+        assert not any({"model", "where", "library"} & search.keys() for search in searches)
+        page.locator(".tile img.shown").first.wait_for()
+
+
+def test_a_link_of_our_own_and_a_typed_address_search_at_once(open_page):
+    page = open_page("/?q=a+cat")
+    wait_for_best(page, "a cat")
+    page.evaluate("location.href = '/?q=a+red+motorcycle'")
+    page.wait_for_url("**/?q=a+red+motorcycle")
+    wait_for_best(page, "a red motorcycle")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ThumbnailFormat = Literal["JPEG", "WEBP"]
 
+MAX_SIDE_PX: dict[ThumbnailFormat, int] = {"JPEG": 65_500, "WEBP": 16_383}
+"""Longer side that a format holds: of JPEG, what libjpeg writes, 35 less than the format's field for it."""
+
 
 def make_thumbnail(
     rgb: NDArray[np.uint8],
@@ -26,7 +29,8 @@ def make_thumbnail(
 ) -> bytes:
     """Upright RGB (H, W, 3) uint8 -> an encoded picture whose longer side is at most `size_px`.
 
-    The aspect ratio is kept and nothing is enlarged. It carries no metadata of the original.
+    The aspect ratio is kept and nothing is enlarged; what the format can't hold is made smaller. It carries no metadata
+    of the original.
     Raises InputError for a size below 1 or a quality outside 1 to 100.
     """
     if size_px < 1:
@@ -34,6 +38,7 @@ def make_thumbnail(
     if not 1 <= quality <= 100:
         raise InputError(f"A thumbnail's quality must be from 1 to 100; it is {quality}.")
     image = Image.fromarray(rgb)
+    size_px = min(size_px, MAX_SIDE_PX[format])
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
     encoded = io.BytesIO()
     image.save(encoded, format, quality=quality)

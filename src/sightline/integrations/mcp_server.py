@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, Tool, ToolAnnotations
@@ -17,6 +16,8 @@ from sightline.errors import SightlineError
 from sightline.integrations.tools import PICTURE_SIZES_PX, make_picture
 from sightline.integrations.tools_registry import UNTRUSTED, LibraryTool, available_tools
 from sightline.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, neutralise
+from sightline.web.lanes import Lane
+from sightline.web.problems import Problem
 
 if TYPE_CHECKING:
     from sightline.integrations.tools_library import ToolLibrary
@@ -42,6 +43,7 @@ class LibraryServer(MCPServer[Any]):
         )
         self._library = library
         self._available = available_tools(library)
+        self._lanes = {name: Lane() for name in self._available}
 
     async def list_tools(self) -> list[Tool]:
         """The tools that the library allows."""
@@ -50,12 +52,17 @@ class LibraryServer(MCPServer[Any]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult:
-        """Call a tool in a thread. Raises ToolError, which the SDK gives to the assistant as the call's result."""
+        """Call a tool in one of its own threads: a slow one holds no other up.
+
+        Raises ToolError, which the SDK gives to the assistant as the call's result.
+        """
         if name not in self._available:
             known = ", ".join(self._available)
             raise ToolError(f"There is no tool {neutralise(name, max_chars=MAX_NAME_CHARS)!r}; there are: {known}.")
         try:
-            return await anyio.to_thread.run_sync(_call, self._library, self._available[name], arguments)
+            return await self._lanes[name].run(_call, self._library, self._available[name], arguments)
+        except Problem as problem:
+            raise ToolError(problem.detail) from problem
         except SightlineError as error:
             raise ToolError(neutralise(error, max_chars=MAX_MESSAGE_CHARS)) from error
 

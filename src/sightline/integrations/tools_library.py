@@ -44,7 +44,7 @@ class ToolLibrary:
         can't be read; ModelError for an unknown model.
         """
         folder = Path(path) if path is not None else config.library_dir()
-        Library.open(folder, model=model, create=False, read_only=not allow_write).close()  # never makes one
+        Library.open(folder, create=False, read_only=not allow_write).close()  # never makes one
         settings = ServeConfig(libraries=(folder,), model=model, captioner=captioner)
         shared = shared or Shared()
         opened = OpenLibrary(

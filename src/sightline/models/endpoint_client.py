@@ -96,7 +96,7 @@ class Endpoint:
         name, digest, temperature = card.name, card.weights_hash, card.temperature
         sane = {
             "kind": card.kind == kind,
-            "name": isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable(),
+            "name": isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and not is_remote(name),
             "weights_hash": isinstance(digest, str) and 16 <= len(digest) <= 128 and digest.isalnum(),
             "size_px": card.preprocessing.size_px <= _MOST_SIDE_PX,
             "dim": card.dim is None or card.dim <= _MOST_DIM,

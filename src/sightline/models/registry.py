@@ -30,18 +30,20 @@ def known_cards() -> dict[str, ModelCard]:
     return {**package, **_hub_cards()}
 
 
-def find_card(name: str) -> ModelCard:
+def find_card(name: str, *, fetch: bool = True) -> ModelCard:
     """The card of a model name.
 
-    `hf:` looks into the cache first and else fetches the repository's configuration files, never its weights.
-    Raises ModelError for a bare name that isn't known (with the nearest ones), a folder without a model, or a
-    repository that isn't there.
+    `hf:` looks into the cache first and else fetches the repository's configuration files, never its weights;
+    `endpoint:` asks the address. Without `fetch` neither happens. Raises ModelError for a bare name that isn't known
+    (with the nearest ones), a folder without a model, or a repository that isn't there.
     """
     if name.startswith("dir:"):
         return _folder_card(name)
     if name.startswith("hf:"):
-        return _repository_card(name)
+        return _repository_card(name, fetch=fetch)
     if name.startswith(ENDPOINT_PREFIX):
+        if not fetch:
+            raise ModelError("An endpoint is opened at the command line, with --model endpoint:URL, and not from here.")
         return _endpoint_card(name)
     if name in _PACKAGE_NAMES:
         return _package_card(name)
@@ -113,7 +115,7 @@ def _endpoint_card(name: str) -> ModelCard:
         endpoint.close()
 
 
-def _repository_card(name: str) -> ModelCard:
+def _repository_card(name: str, *, fetch: bool) -> ModelCard:
     from sightline.models import hub  # only these names need huggingface_hub, which is slow to import
 
     repo, _, revision = name.removeprefix("hf:").partition("@")
@@ -122,5 +124,7 @@ def _repository_card(name: str) -> ModelCard:
     revision = revision or "main"
     folder = hub.cached_snapshot(repo, revision=revision, patterns=METADATA_PATTERNS)
     if folder is None or not (folder / "config.json").is_file():
+        if not fetch:
+            raise ModelError(f"The files of {name} are not on this machine. Fetch them: sightline models pull {name}")
         folder = hub.download_snapshot(repo, revision=revision, patterns=METADATA_PATTERNS)
     return replace(read_card(folder), name=name, source=repo, revision=revision)

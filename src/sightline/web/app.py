@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 
@@ -15,9 +15,9 @@ from sightline.web import pages
 from sightline.web.config import ServeConfig
 from sightline.web.libraries import Libraries
 from sightline.web.metrics import add_metrics
-from sightline.web.openapi import describe_api
+from sightline.web.openapi import describe_api, refuse_unknown
 from sightline.web.problems import add_problem_handlers
-from sightline.web.security import Gate
+from sightline.web.security import Gate, HeadAsGet
 
 ROUTERS = (
     "search",
@@ -66,10 +66,11 @@ def create_app(config: ServeConfig) -> FastAPI:
         title="Sightline",
         version=__version__,
         lifespan=lifespan,
-        openapi_url="/api/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
+        dependencies=[Depends(refuse_unknown)],
     )
     app.state.libraries = libraries
     app.state.config = config
@@ -80,5 +81,6 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_metrics(app, libraries)
     pages.add_pages(app, config)
     describe_api(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Gate, config=config)
     return app

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from sightline.library import default_captioner
 from sightline.models.base import Captioner
 from sightline.models.captioners import load_captioner
+from sightline.web.config import ServeConfig
+from sightline.web.encoders import names_here, require_name
+from sightline.web.lanes import Lane
 from sightline.web.problems import Problem
 
 MAX_WAITING = 4
@@ -17,7 +20,7 @@ MAX_WAITING = 4
 class CaptionDesk:
     """One picture is captioned at a time; a few requests may wait, the others are told to come back.
 
-    Captions take as long as a hundred searches: waiting for them must not use up the threads that answer searches.
+    Captions take as long as a hundred searches: those that wait for them are in a lane of their own.
     """
 
     def __init__(self, captioner: str | None) -> None:
@@ -25,6 +28,7 @@ class CaptionDesk:
         self._captioner: Captioner | None = None
         self._places = threading.BoundedSemaphore(1 + MAX_WAITING)
         self._turn = threading.Lock()
+        self.lane = Lane(threads=1 + MAX_WAITING, max_waiting=MAX_WAITING)
 
     @contextmanager
     def take_turn(self) -> Iterator[Captioner | None]:
@@ -47,3 +51,9 @@ class CaptionDesk:
         if self._captioner is None and name != "none":
             self._captioner = load_captioner(name)
         return self._captioner
+
+
+def require_captioner(name: str | None, config: ServeConfig) -> str:
+    """The generator that a request names, or the server's own. Raises ModelError for one that it may not use."""
+    own = config.captioner or default_captioner()
+    return own if name is None else require_name(name, ["none", own, *names_here("captioner")])

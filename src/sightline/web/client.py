@@ -29,6 +29,9 @@ Picture = Path | bytes
 _STREAM_TIMEOUT_S = 60.0
 """A stream of events has a ping every 15 s."""
 
+_OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
+"""Addresses that are about no library, or about a job, whose id is enough."""
+
 _TOKEN = re.compile(r'<meta name="sightline-token" content="([^"]*)"')
 
 
@@ -278,9 +281,8 @@ class Client:
     def _request(
         self, method: str, path: str, *, params: Mapping[str, str | float | None] | None = None, **content: Any
     ) -> httpx2.Response:
-        given = {
-            name: value for name, value in {"library": self._library, **(params or {})}.items() if value is not None
-        }
+        library = None if _OF_NO_LIBRARY.match(path) else self._library
+        given = {name: value for name, value in {"library": library, **(params or {})}.items() if value is not None}
         try:
             response = self._http.request(method, path, params=given, **content)
         except httpx2.TransportError as error:

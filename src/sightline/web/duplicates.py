@@ -57,14 +57,14 @@ class DuplicateFinder:
 
     def _search(self, served: OpenLibrary, min_similarity: float | None) -> list[DuplicateGroup]:
         # A connection of its own: reading all vectors must not keep searches waiting.
-        with Library.open(served.path, model=served.library.model, create=False, read_only=True) as library:
+        with Library.open(served.path, create=False, read_only=True) as library:
             if min_similarity is None:
                 return find_exact(library.store)
-            if library.model not in library.store.models():
+            if served.library.model not in library.store.models():
                 return []
             groups = find_near(
                 library.store,
-                library.model,
+                served.library.model,
                 min_similarity=min_similarity,
                 max_pairs=MAX_PAIRS,
                 on_block=self._check_open,

@@ -1,10 +1,16 @@
-"""The models that a server's libraries share: each is loaded once, and threads take turns at it."""
+"""The models that a server's libraries share: each is loaded once, and threads take turns at it.
+
+Which of them a request may name is decided by `require_name` alone, against lists that hold no name of a request's own
+making: those of a library's vectors, of the command line and, for jobs, of the registry's models that are here.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from sightline.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +18,10 @@ if TYPE_CHECKING:
 
     from sightline.models.base import Encoder, ModelCard
     from sightline.types import ModelIdentity, Precision
+
+
+ANSWER_S = 20.0
+"""How long an endpoint may take for an answer, twice: a search that takes longer is given up."""
 
 
 class SharedEncoder:
@@ -55,12 +65,32 @@ class SharedEncoder:
 
 
 class Encoders:
-    """Models by name, each loaded once, whichever library asks first."""
+    """Models by name, each loaded once, whichever library asks first. Only `open_remote` opens a socket."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
         self._loaded: dict[str, SharedEncoder] = {}
+        self._remote: dict[str, SharedEncoder] = {}
+
+    def open_remote(self, endpoint: str) -> SharedEncoder:
+        """The encoder behind an `endpoint:URL` of the command line, which stands for its model's name from now on.
+
+        Raises InputError for a bad address, ModelError where it doesn't answer.
+        """
+        from sightline.models.endpoint_client import RemoteConfig
+        from sightline.models.posting import PostLimits
+        from sightline.models.remote_encoder import load_remote_encoder
+
+        if endpoint not in self._remote:
+            limits = PostLimits(read_timeout_s=ANSWER_S, total_timeout_s=ANSWER_S, tries=2)
+            encoder = SharedEncoder(load_remote_encoder(endpoint, config=RemoteConfig(limits=limits)))
+            self._remote[endpoint] = self._loaded[encoder.card.name] = encoder
+        return self._remote[endpoint]
+
+    def is_remote(self, name: str) -> bool:
+        """Whether an endpoint of the command line stands for a full model name."""
+        return any(encoder.card.name == name for encoder in self._remote.values())
 
     def get(self, name: str) -> SharedEncoder:
         """The encoder of a full model name, loaded. Raises ModelError where it can't be."""
@@ -70,5 +100,36 @@ class Encoders:
             loading = self._loading.setdefault(name, threading.Lock())
         with loading:
             if name not in self._loaded:
+                require_here(name)  # or the name of a repository would be looked up on the hub
                 self._loaded[name] = SharedEncoder(load_encoder(name))
             return self._loaded[name]
+
+
+def require_name(name: str, among: Iterable[str]) -> str:
+    """A model's name, if it is one of those that may be used here, letter for letter.
+
+    Raises ModelError for any other, whatever it names and whether that exists or not.
+    """
+    allowed = list(dict.fromkeys(among))
+    if name not in allowed:
+        known = ", ".join(allowed) or "none, since the library has no vectors yet"
+        raise ModelError(
+            f"{name!r} can't be chosen from here; these can: {known}. Others are added at the command line: "
+            "sightline models pull NAME for a known one, sightline index --model NAME for any."
+        )
+    return name
+
+
+def require_here(name: str) -> ModelCard:
+    """The card of a model that a library holds. Raises ModelError where it could only be fetched, or isn't there."""
+    from sightline.models.registry import find_card
+
+    return find_card(name, fetch=False)
+
+
+def names_here(kind: Literal["encoder", "captioner"]) -> list[str]:
+    """Names of the registry's models whose files are on this machine."""
+    from sightline.models.registry import known_cards
+    from sightline.models.resolve import is_available
+
+    return [name for name, card in known_cards().items() if card.kind == kind and is_available(card)]

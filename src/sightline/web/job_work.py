@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.library import Library
+from sightline.models.registry import resolve_name
+from sightline.web.captioners import require_captioner
+from sightline.web.encoders import require_here
 from sightline.web.folders import links_of, require_folder
 from sightline.web.libraries import OpenLibrary
 from sightline.web.models import JobAnswer, JobProgress, SkippedFile
@@ -40,8 +43,17 @@ def perform(job: JobAnswer, served: OpenLibrary, tell: Tell) -> str:
     SightlineError where the work fails.
     """
     work = {"index": _index, "caption": _caption, "add_model": _add_model}[job.kind]
-    with Library.open(served.path, model=job.model, create=False) as library:
+    with _open_library(job.model, served) as library:
         return work(job, library, served, tell)
+
+
+def _open_library(model: str | None, served: OpenLibrary) -> Library:
+    """The library with a job's model. Raises ModelError where the model could only be fetched."""
+    if model is not None and served.is_remote(model):
+        model = served.config.model  # the endpoint's address, asked with a job's patience
+    elif model is not None:
+        require_here(model)
+    return Library.open(served.path, model=model, create=False)
 
 
 def lower_priority() -> None:
@@ -70,6 +82,7 @@ def _add_model(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell
 def _caption(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell) -> str:
     from sightline.captioning.dual import CaptionConfig
 
+    require_captioner(job.captioner, served.config)  # a job of an earlier start may name what this one didn't open
     todo = list(_find_todo(job, library, served))
     meter = _CaptionMeter(total=len(todo), job=job)
     tell(meter.progress())
@@ -85,7 +98,7 @@ def _caption(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell) 
 def _find_todo(job: JobAnswer, library: Library, served: OpenLibrary) -> Iterable[Path]:
     from sightline.captioning.missing import find_uncaptioned
 
-    captioner = None if job.captioner == "none" else job.captioner
+    captioner = None if job.captioner in (None, "none") else resolve_name(job.captioner, kind="captioner")
     folders = [require_folder(folder, served) for folder in job.folders]
     roots: Sequence[Path | None] = folders or [None]
     found = (

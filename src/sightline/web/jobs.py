@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from sightline.errors import ModelError
-from sightline.library import default_captioner
-from sightline.models.registry import find_card, known_cards, resolve_name
-from sightline.models.resolve import is_available
+from sightline.web.captioners import require_captioner
+from sightline.web.encoders import names_here, require_name
 from sightline.web.events import Events
 from sightline.web.folders import require_folder
 from sightline.web.job_queue import JobQueue, tell_of_library
@@ -68,7 +66,7 @@ def _complete(request: JobRequest, served: OpenLibrary) -> JobRequest:
     changes: dict[str, object] = {"folders": list(dict.fromkeys(folders))}
     changes["model"] = _require_encoder(request, served)
     if request.kind == "caption":
-        changes["captioner"] = _require_captioner(request.captioner or served.config.captioner or default_captioner())
+        changes["captioner"] = require_captioner(request.captioner, served.config)
     elif request.captioner is not None:
         raise Problem(422, "A captioner goes with the job `caption` only.", kind="input")
     if request.kind == "add_model" and folders:
@@ -91,30 +89,4 @@ def _require_encoder(request: JobRequest, served: OpenLibrary) -> str:
         if request.kind == "add_model":
             raise Problem(422, "Name the model to add.", kind="input")
         return served.library.model
-    if request.model in served.library.store.models() or request.model == served.library.model:
-        return request.model
-    _require_local(request.model)
-    return resolve_name(request.model, kind="encoder")
-
-
-def _require_captioner(name: str) -> str:
-    if name == "none":
-        return name
-    _require_local(name)
-    return resolve_name(name, kind="captioner")
-
-
-def _require_local(name: str) -> None:
-    """Raise ModelError unless a model is known by name and can run now.
-
-    Requests name neither repositories, which would be fetched, nor folders, which would be read.
-    """
-    if name.startswith(("hf:", "dir:")):
-        raise ModelError(
-            f"{name} can't be chosen from here. Models of other names are added at the command line: "
-            f"sightline index --model {name}"
-        )
-    if name not in known_cards():
-        find_card(name)  # says which names are near
-    if not is_available(find_card(name)):
-        raise ModelError(f"The files of {name} are not on this machine. Fetch them: sightline models pull {name}")
+    return require_name(request.model, [*served.models(), *names_here("encoder")])

@@ -19,16 +19,18 @@ from fastapi import Depends, Query, Request
 
 from sightline.errors import StoreError
 from sightline.library import Library
+from sightline.models.registry import ENDPOINT_PREFIX
 from sightline.store.connection import DATABASE_NAME
 from sightline.web.config import ServeConfig
-from sightline.web.encoders import Encoders
+from sightline.web.encoders import Encoders, require_here, require_name
+from sightline.web.lanes import ModelLanes, Tower
 from sightline.web.problems import Problem
 from sightline.web.rankings import Rankings
 from sightline.web.thumbnails import Thumbnails
 from sightline.web.uploads import Uploads
 
 if TYPE_CHECKING:
-    from sightline.models.base import Encoder
+    from sightline.models.base import Encoder, ModelCard
     from sightline.types import ImageRecord, StoreStats
 
 Given = TypeVarTuple("Given")
@@ -54,6 +56,7 @@ class Shared:
 
     encoders: Encoders = field(default_factory=Encoders)
     uploads: Uploads = field(default_factory=Uploads)
+    lanes: ModelLanes = field(default_factory=ModelLanes)
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(max(2, os.cpu_count() or 1)))
     """Pictures are decoded by no more threads than there are processors, so that searches find a free one, however many
     thumbnails a page asks for. Requests that wait for their turn hold no thread."""
@@ -64,9 +67,16 @@ class OpenLibrary:
 
     def __init__(self, path: Path, *, name: str, config: ServeConfig, shared: Shared, read_only: bool = False) -> None:
         self.name = name
-        self.library = ServedLibrary.open(path, model=config.model, create=not read_only, read_only=read_only)
+        model = config.model
+        remote = shared.encoders.open_remote(model) if model and model.startswith(ENDPOINT_PREFIX) else None
+        self.library = ServedLibrary.open(
+            path, model=model if remote is None else None, create=not read_only, read_only=read_only
+        )
         assert isinstance(self.library, ServedLibrary)  # `open` makes what it is called on
         self.library.encoders = shared.encoders
+        if remote is not None:
+            self.library.use_encoder(remote)
+        self._opened = () if config.model is None else (self.library.model,)
         self.path = self.library.path.resolve()
         self.config = config
         self.is_default = False
@@ -75,6 +85,7 @@ class OpenLibrary:
         self.rankings = Rankings()
         self._encoders = shared.encoders
         self._decoding = shared.decoding
+        self._lanes = shared.lanes
         self._checked: set[str] = set()
         self._changes = 0
         self._counted: tuple[str, StoreStats] | None = None
@@ -84,17 +95,26 @@ class OpenLibrary:
         """The encoder of searches, loaded."""
         return self.library.encoder
 
+    def models(self) -> list[str]:
+        """Names of the models that a request may use: those with vectors here, and that of the command line."""
+        return list(dict.fromkeys([*self.library.store.models(), self.library.model, *self._opened]))
+
     def model_name(self, model: str | None) -> str:
-        """The full name of a model, or of the one that searches use. Raises ModelError for a name that isn't known."""
-        from sightline.models.registry import resolve_name
+        """The name of the model that a request asks for, or that searches use. Raises ModelError for any other."""
+        return self.library.model if model is None else require_name(model, self.models())
 
-        if model is None:
-            return self.library.model
-        return model if model in self.library.store.models() else resolve_name(model, kind="encoder")
+    def encoder_of(self, model: str) -> Encoder:
+        """The encoder of a model whose name was checked. Raises ModelError where it can't run."""
+        return self._encoders.get(model)
 
-    def encoder_of(self, model: str | None) -> Encoder:
-        """The encoder of a model by name, or the default one. Raises ModelError where it can't run."""
-        return self._encoders.get(self.model_name(model))
+    def is_remote(self, model: str) -> bool:
+        """Whether the command line opened an endpoint for a model."""
+        return self._encoders.is_remote(model)
+
+    def card(self) -> ModelCard:
+        """The card of the model that searches use. Raises ModelError where it isn't on this machine."""
+        model = self.library.model
+        return self._encoders.get(model).card if self.is_remote(model) else require_here(model)
 
     def checked_encoder(self, model: str) -> Encoder:
         """The encoder of a model whose vectors the library has.
@@ -152,6 +172,13 @@ class OpenLibrary:
                 return {}
             raise
         return dict(zip(ids, records, strict=True))
+
+    async def compute(self, model: str, tower: Tower, work: Callable[[*Given], Done], *given: *Given) -> Done:
+        """Do work that runs a model (or loads it) in one of that model's own threads: a slow one holds no others.
+
+        Raises a 503 problem where too many requests wait for it.
+        """
+        return await self._lanes.of(model, tower).run(work, *given)
 
     async def decode(self, work: Callable[[*Given], Done], *given: *Given) -> Done:
         """Do work that decodes pictures in a thread, as soon as there is a processor for it."""
@@ -258,5 +285,21 @@ async def pick_library(
     return libraries.get(library)
 
 
+def pick_model(
+    library: Annotated[OpenLibrary, Depends(pick_library)],
+    model: Annotated[
+        str | None,
+        Query(
+            max_length=500,
+            description="A model whose vectors the library has; the library's default where it isn't given.",
+            examples=["starter"],
+        ),
+    ] = None,
+) -> str:
+    """The name of the model that a request asks for. Raises ModelError for one that may not be used."""
+    return library.model_name(model)
+
+
 AllLibraries = Annotated[Libraries, Depends(libraries_of)]
 PickedLibrary = Annotated[OpenLibrary, Depends(pick_library)]
+PickedModel = Annotated[str, Depends(pick_model)]

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from sightline.web.config import ServeConfig
-from sightline.web.security import ACCESS_COOKIE
+from sightline.web.security import ACCESS_COOKIE, OWN_SITES
 
 STATIC = Path(__file__).parent / "static"
 PAGES = ("/", "/library", "/caption", "/compare", "/train", "/image/{image_id}")
@@ -41,7 +41,9 @@ def add_pages(app: FastAPI, config: ServeConfig) -> None:
     def show_page(request: Request) -> Response:
         if config.demands_access and "token" in request.query_params:
             return _keep_access(config)
-        return HTMLResponse(_render(config.token, version), headers={"Cache-Control": "no-store"})
+        linked = request.headers.get("sec-fetch-site", "none") not in OWN_SITES
+        headers = {"Cache-Control": "no-store", "Vary": "Sec-Fetch-Site"}
+        return HTMLResponse(_render(config.token, version, linked=linked), headers=headers)
 
     for path in PAGES:
         app.add_api_route(path, show_page, methods=["GET", "HEAD"], include_in_schema=False)
@@ -57,9 +59,13 @@ def static_version(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _render(token: str, version: str) -> str:
-    """`index.html` with the token of this start and the version of the files in their places."""
+def _render(token: str, version: str, *, linked: bool) -> str:
+    """`index.html` with the token of this start and the version of the files in their places.
+
+    It says whether another site's page led here: scripts can't see that, and must not do what such an address asks.
+    """
     page = (STATIC / "index.html").read_text(encoding="utf-8")
+    page = page.replace("{{opened-by}}", "another-site" if linked else "user")
     return page.replace("{{token}}", html.escape(token)).replace("{{version}}", version)
 
 

@@ -23,7 +23,11 @@ SAFE_METHODS = ("GET", "HEAD")
 BODY_TIMEOUT_S = 30.0
 """How long a client may send nothing while its request is incomplete."""
 
+OWN_SITES = frozenset({"same-origin", "none"})
+"""What `Sec-Fetch-Site` says of a request that our own page sends, or that the user typed."""
+
 _OPEN_PATHS = ("/healthz", "/static/")
+_FENCED_PATHS = ("/api/", "/mcp")
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -64,8 +68,8 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         self._check_host(headers)
-        if scope["path"].startswith("/api/") and headers.get("sec-fetch-site") == "cross-site":
-            raise Problem(403, "Requests that another site's page sends are refused.", kind="cross-site")
+        if scope["path"].startswith(_FENCED_PATHS):
+            self._check_sender(headers)
         if self._config.demands_access and not scope["path"].startswith(_OPEN_PATHS):
             self._check_access(scope, headers)
         if scope["method"] not in SAFE_METHODS:
@@ -84,6 +88,14 @@ class Gate:
                 kind="host",
             )
 
+    def _check_sender(self, headers: Headers) -> None:
+        """Against pages elsewhere that lead a browser here, another port of this machine included.
+
+        Programs that are no browser say nothing about it, and pass.
+        """
+        if not {site.strip().lower() for site in headers.getlist("sec-fetch-site")} <= OWN_SITES:
+            raise Problem(403, "Requests that another site's page sends are refused.", kind="cross-site")
+
     def _is_own_host(self, host: str) -> bool:
         name, port = _split_host(host)
         if port >= 0 and name in self._config.allow_hosts:
@@ -94,7 +106,7 @@ class Gate:
 
     def _check_access(self, scope: Scope, headers: Headers) -> None:
         given = [_bearer(headers), _cookie(headers)]
-        if scope["path"] == "/" and scope["method"] == "GET":
+        if scope["path"] == "/" and scope["method"] in SAFE_METHODS:
             given.append(_query_token(scope))
         if not any(_is_equal(token, self._config.access_token) for token in given if token):
             raise Problem(
@@ -125,6 +137,31 @@ class Gate:
         """Whether a page of ours sent it; a proxy may tell us another host than the browser has."""
         netloc = _netloc(origin)
         return netloc == host or _split_host(netloc.lower())[0] in self._config.allow_hosts
+
+
+class HeadAsGet:
+    """ASGI middleware that answers HEAD wherever GET is answered: the same status and headers, no body.
+
+    The answer ends with its headers, so that a stream of events ends too: its client is told gone.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+
+        # Of the newer versions of ASGI, streams learn that a client has gone only when they send to it.
+        asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
+        await self._app({**scope, "method": "GET", "asgi": asgi}, receive, send_head)
 
 
 class _Body:

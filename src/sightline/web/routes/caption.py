@@ -16,7 +16,7 @@ from sightline.errors import ImageError, InputError
 from sightline.images.decode import Picture, read_picture
 from sightline.models.base import Captioner, Encoder
 from sightline.web.captioners import CaptionDesk
-from sightline.web.libraries import PickedLibrary
+from sightline.web.libraries import OpenLibrary, PickedLibrary
 from sightline.web.models import MAX_ID, DualCaptionAnswer
 from sightline.web.problems import Problem
 from sightline.web.records import show_caption, show_text
@@ -35,7 +35,7 @@ router = APIRouter(tags=["captions"], lifespan=_open_desk)
 
 
 @router.post("/api/caption")
-def caption_one(
+async def caption_one(
     request: Request,
     library: PickedLibrary,
     file: Annotated[UploadFile | None, File(description="A picture.")] = None,
@@ -53,13 +53,20 @@ def caption_one(
         raise Problem(422, "Send either a picture as `file`, or the `id` of an image of the library.", kind="input")
     config = CaptionConfig(candidates=None if candidates is None else _read_candidates(candidates))
     desk: CaptionDesk = request.app.state.caption_desk
-    source = read_upload(file) if file is not None else library.image(id or 0).path
+    keep = candidates is None
+    return await desk.lane.run(lambda: _caption_at(desk, library, file if file is not None else id or 0, config, keep))
+
+
+def _caption_at(
+    desk: CaptionDesk, library: OpenLibrary, picture: UploadFile | int, config: CaptionConfig, keep: bool
+) -> DualCaptionAnswer:
+    source = library.image(picture).path if isinstance(picture, int) else read_upload(picture)
     with desk.take_turn() as captioner:
         start_s = time.perf_counter()
         result = _caption(source, encoder=library.encoder, captioner=captioner, config=config)
         took_ms = round((time.perf_counter() - start_s) * 1000, 2)
-    if id is not None and candidates is None:
-        library.library.keep_captions(id, result)
+    if isinstance(picture, int) and keep:
+        library.library.keep_captions(picture, result)
         library.changed()
     return DualCaptionAnswer(
         clip=[show_caption(caption) for caption in result.clip],

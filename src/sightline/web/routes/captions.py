@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from sightline.captioning.editing import remove_caption, write_caption
 from sightline.errors import ModelError
 from sightline.models.base import Encoder
-from sightline.models.registry import find_card
 from sightline.web.libraries import OpenLibrary, PickedLibrary
 from sightline.web.models import CaptionRequest, CaptionsAnswer, ImageId
 from sightline.web.records import show_caption
@@ -23,13 +22,17 @@ def list_captions(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
 
 
 @router.put("/api/images/{image_id}/captions")
-def put_caption(library: PickedLibrary, image_id: ImageId, request: CaptionRequest) -> CaptionsAnswer:
+async def put_caption(library: PickedLibrary, image_id: ImageId, request: CaptionRequest) -> CaptionsAnswer:
     """Keep the user's caption as the image's best, in place of an earlier one, which is given back as `previous`.
 
     No captioning replaces it; full-text search finds it.
     """
+    return await library.compute(library.library.model, "words", _write, library, image_id, request.text)
+
+
+def _write(library: OpenLibrary, image_id: int, text: str) -> CaptionsAnswer:
     library.image(image_id)
-    previous = write_caption(library.library.store, image_id, request.text, encoder=_encoder_of(library))
+    previous = write_caption(library.library.store, image_id, text, encoder=_encoder_of(library))
     library.changed()
     return _answer(library, image_id, previous)
 
@@ -38,8 +41,7 @@ def put_caption(library: PickedLibrary, image_id: ImageId, request: CaptionReque
 def delete_caption(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
     """Take the user's caption back, which is given as `previous`; the fused one is the best again."""
     library.image(image_id)
-    card = find_card(library.library.model)
-    previous = remove_caption(library.library.store, image_id, nats_per_cosine=card.nats_per_cosine)
+    previous = remove_caption(library.library.store, image_id, nats_per_cosine=library.card().nats_per_cosine)
     library.changed()
     return _answer(library, image_id, previous)
 

@@ -9,9 +9,11 @@ from statistics import fmean
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
 
 from sightline.search.engine import SearchConfig, prepare, rank
 from sightline.search.query import Part, parse_query
+from sightline.web.encoders import require_name
 from sightline.web.libraries import OpenLibrary, PickedLibrary
 from sightline.web.models import MAX_TEXT, CompareAnswer, ComparedModel
 from sightline.web.problems import Problem
@@ -26,7 +28,7 @@ Found = list[tuple[int, float]]
 
 
 @router.get("/api/compare")
-def compare_models(
+async def compare_models(
     library: PickedLibrary,
     q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["dogs in the snow"])],
     models: Annotated[
@@ -38,9 +40,15 @@ def compare_models(
 
     The time is that of embedding the words and ranking all images, with the model loaded.
     """
-    names = _read_names(models, library)
+    names = await run_in_threadpool(_read_names, models, library)
     parts = parse_query([q], allow_files=False)
-    ranked = {name: _rank(library, name, parts, top=max(limit, _AGREE_AT)) for name in names}
+    ranked = {
+        name: await library.compute(name, "words", _rank, library, name, parts, max(limit, _AGREE_AT)) for name in names
+    }
+    return await run_in_threadpool(_show, library, ranked, limit)
+
+
+def _show(library: OpenLibrary, ranked: dict[str, tuple[Found, float]], limit: int) -> CompareAnswer:
     compared = [
         ComparedModel(name=name, hits=show_hits(library, [*found[:limit]]), took_ms=took_ms)
         for name, (found, took_ms) in ranked.items()
@@ -50,18 +58,13 @@ def compare_models(
 
 def _read_names(text: str, library: OpenLibrary) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    known = library.library.store.models()
     if not names or len(names) > MAX_MODELS:
         raise Problem(422, f"Name one to {MAX_MODELS} models, separated by commas.", kind="input")
-    for name in names:
-        if name not in known:
-            raise Problem(
-                409, f"The library has no vectors of {name!r}; it has {', '.join(known) or 'none yet'}.", kind="model"
-            )
-    return names
+    known = library.library.store.models()
+    return [require_name(name, known) for name in names]
 
 
-def _rank(library: OpenLibrary, model: str, parts: Sequence[Part], *, top: int) -> tuple[Found, float]:
+def _rank(library: OpenLibrary, model: str, parts: Sequence[Part], top: int) -> tuple[Found, float]:
     """The best rows by one model, and how many milliseconds it took."""
     store, encoder = library.library.store, library.checked_encoder(model)
     encoder.encode_texts(["warm"])  # the first run opens the text tower

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from sightline.search.engine import embed_pixels
-from sightline.web.libraries import OpenLibrary, PickedLibrary
+from sightline.web.libraries import OpenLibrary, PickedLibrary, PickedModel
 from sightline.web.models import EmbedAnswer, EmbedRequest
+from sightline.web.openapi import refuse_unknown_fields
 from sightline.web.problems import Problem
 from sightline.web.uploads import decode_upload
 
@@ -42,19 +42,17 @@ _BODY = {
 async def embed_texts_or_pictures(
     request: Request,
     library: PickedLibrary,
-    model: Annotated[
-        str | None, Query(max_length=500, description="The library's default where it isn't given.")
-    ] = None,
+    model: PickedModel,
 ) -> EmbedAnswer:
     """Vectors of texts (JSON) or of pictures (multipart, field `file`, once for each), of length 1."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         pictures = await _read_pictures(request)
-        return await library.decode(_embed_pictures, library, model, pictures)
+        return await library.compute(model, "pictures", _embed_pictures, library, model, pictures)
     if kind not in ("", "application/json"):
         raise Problem(415, f"{kind} can't be embedded; send application/json or multipart/form-data.")
     texts = _read_texts(await request.body())
-    return await run_in_threadpool(_embed_texts, library, model, texts)
+    return await library.compute(model, "words", _embed_texts, library, model, texts)
 
 
 def _read_texts(body: bytes) -> list[str]:
@@ -67,18 +65,19 @@ def _read_texts(body: bytes) -> list[str]:
 
 async def _read_pictures(request: Request) -> list[bytes]:
     async with request.form(max_files=MAX_PICTURES, max_fields=10) as form:
+        refuse_unknown_fields(request, form)
         files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
         if not files:
             raise Problem(422, "There is no picture: send files as the multipart field `file`.", kind="invalid")
         return [await file.read() for file in files]
 
 
-def _embed_texts(library: OpenLibrary, model: str | None, texts: list[str]) -> EmbedAnswer:
+def _embed_texts(library: OpenLibrary, model: str, texts: list[str]) -> EmbedAnswer:
     encoder = library.encoder_of(model)
     return _show(encoder.card.name, encoder.encode_texts(texts))
 
 
-def _embed_pictures(library: OpenLibrary, model: str | None, pictures: list[bytes]) -> EmbedAnswer:
+def _embed_pictures(library: OpenLibrary, model: str, pictures: list[bytes]) -> EmbedAnswer:
     encoder = library.encoder_of(model)
     side_px = encoder.card.preprocessing.size_px
     vectors = [embed_pixels(encoder, decode_upload(data, min_side_px=side_px).rgb) for data in pictures]

@@ -11,7 +11,7 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/healthz")
-def check_health(libraries: AllLibraries) -> HealthAnswer:
+async def check_health(libraries: AllLibraries) -> HealthAnswer:
     """Say whether searches can be answered: `starting` while the model loads, `failed` where it can't be."""
     if libraries.failure is not None:
         return HealthAnswer(status="failed", detail=libraries.failure)

@@ -13,7 +13,7 @@ from sightline.errors import ImageError
 from sightline.types import ImageRecord
 from sightline.web import files
 from sightline.web.heatmaps import make_heatmap
-from sightline.web.libraries import OpenLibrary, PickedLibrary
+from sightline.web.libraries import OpenLibrary, PickedLibrary, PickedModel
 from sightline.web.models import MAX_ID, MAX_TEXT, HeatmapAnswer, ImageAnswer
 from sightline.web.records import show_image
 
@@ -65,13 +65,11 @@ async def get_file(
 async def get_heatmap(
     image_id: Row,
     library: PickedLibrary,
+    model: PickedModel,
     q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["a dog"])],
-    model: Annotated[
-        str | None, Query(max_length=500, description="The library's default where it isn't given.")
-    ] = None,
 ) -> HeatmapAnswer:
     """Where words match an image; 409 where the model has no map."""
-    return await library.decode(_make_heatmap, library, image_id, q, model)
+    return await library.compute(model, "pictures", _make_heatmap, library, image_id, q, model)
 
 
 def _find_thumbnail(library: OpenLibrary, image_id: int, size_px: int) -> tuple[ImageRecord, bytes | None]:
@@ -86,7 +84,7 @@ def _make_thumbnail(library: OpenLibrary, record: ImageRecord, size_px: int) -> 
         raise files.unreadable(record, error) from error
 
 
-def _make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str | None) -> HeatmapAnswer:
+def _make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) -> HeatmapAnswer:
     record = library.image(image_id)
     try:
         return make_heatmap(library.encoder_of(model), record, words)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 
 from sightline.errors import ModelError
 from sightline.models.base import ModelCard
-from sightline.models.registry import find_card, known_cards
+from sightline.models.registry import known_cards
 from sightline.models.resolve import is_available
+from sightline.web.encoders import require_here, require_name
 from sightline.web.libraries import OpenLibrary, PickedLibrary
 from sightline.web.models import DefaultModelRequest, ModelAnswer, ModelsAnswer
-from sightline.web.problems import Problem
 from sightline.web.records import show_text
 
 router = APIRouter(tags=["models"])
@@ -26,17 +27,19 @@ def list_models(library: PickedLibrary) -> ModelsAnswer:
 
 
 @router.put("/api/models/default")
-def set_default(library: PickedLibrary, request: DefaultModelRequest) -> ModelsAnswer:
+async def set_default(library: PickedLibrary, request: DefaultModelRequest) -> ModelsAnswer:
     """Let searches use a model that the library has vectors of. The others' vectors stay."""
-    known = library.library.store.models()
-    if request.name not in known:
-        raise Problem(
-            409,
-            f"The library has no vectors of {request.name!r}; it has {', '.join(known) or 'none yet'}. Add it first.",
-            kind="model",
-        )
-    library.encoder_of(request.name)  # says now, not at the next search, that it can't run
-    library.library.use_model(request.name)
+    name = await run_in_threadpool(_require_held, library, request.name)
+    return await library.compute(name, "words", _use, library, name)
+
+
+def _require_held(library: OpenLibrary, name: str) -> str:
+    return require_name(name, library.library.store.models())
+
+
+def _use(library: OpenLibrary, name: str) -> ModelsAnswer:
+    library.encoder_of(name)  # says now, not at the next search, that it can't run
+    library.library.use_model(name)
     library.changed()
     return _answer(library)
 
@@ -50,10 +53,7 @@ def _answer(library: OpenLibrary) -> ModelsAnswer:
 
 def _describe_indexed(name: str, vectors: int) -> ModelAnswer:
     """A model of the library, whose files may be gone by now."""
-    if name.startswith("hf:"):  # its card could only be fetched
-        card = known_cards().get(name)
-    else:
-        card = _find_card(name)
+    card = _find_card(name)
     if card is not None:
         return _describe(card, vectors=vectors)
     return ModelAnswer(
@@ -69,7 +69,7 @@ def _describe_indexed(name: str, vectors: int) -> ModelAnswer:
 
 def _find_card(name: str) -> ModelCard | None:
     try:
-        return find_card(name)
+        return require_here(name)
     except ModelError:
         return None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, File, Query, UploadFile
+from starlette.concurrency import run_in_threadpool
 
 from sightline.search.engine import Match
-from sightline.web.libraries import OpenLibrary, PickedLibrary
+from sightline.web.libraries import OpenLibrary, PickedLibrary, PickedModel
 from sightline.web.models import MAX_ID, MAX_TEXT, SearchAnswer, UploadAnswer
 from sightline.web.searching import Asked, answer, read_terms
 from sightline.web.uploads import Upload, read_upload
@@ -38,12 +39,12 @@ Where = Annotated[
         examples=["taken_at > '2024-01-01' and path like '%holiday%'"],
     ),
 ]
-ModelName = Annotated[str | None, Query(max_length=500, description="The library's default where it isn't given.")]
 
 
 @router.get("/search")
-def search(
+async def search(
     library: PickedLibrary,
+    model: PickedModel,
     q: Words = None,
     parts: Parts = None,
     like: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Images like this one of the library.")] = None,
@@ -52,29 +53,32 @@ def search(
     match: Annotated[
         Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
     ] = "pictures",
-    model: ModelName = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> SearchAnswer:
     """Find images. Without a query, all of them come, the newest first."""
     asked = Asked(
         terms=read_terms(q=q, parts=parts, like=like),
-        model=library.model_name(model),
+        model=model,
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
         match=match,
     )
-    return answer(library, asked, limit=limit, cursor=cursor)
+
+    def find() -> SearchAnswer:
+        return answer(library, asked, limit=limit, cursor=cursor)
+
+    return await (library.compute(model, "words", find) if asked.terms else run_in_threadpool(find))
 
 
 @router.post("/uploads")
 async def upload_picture(
-    library: PickedLibrary, file: Annotated[UploadFile, File()], model: ModelName = None
+    library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]
 ) -> UploadAnswer:
     """Give a picture to search with: its key goes into `parts`. It is kept in memory only, and for a while."""
-    upload = await library.decode(_keep, library, file, model)
+    upload = await library.compute(model, "pictures", _keep, library, file, model)
     return UploadAnswer(key=upload.key, width=upload.width, height=upload.height, thumbnail=upload.preview)
 
 
-def _keep(library: OpenLibrary, file: UploadFile, model: str | None) -> Upload:
+def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
     return library.uploads.add(read_upload(file), library.encoder_of(model))

@@ -65,6 +65,9 @@ async function send(path, { method = "GET", params = {}, json, form, signal, pri
   }
 }
 
+/** Addresses that are about no library, or about a job, whose id is enough. */
+const OF_NO_LIBRARY = /^\/api\/(libraries$|runs|jobs\/)/;
+
 /**
  * The address of a resource of the chosen library.
  *
@@ -73,7 +76,7 @@ async function send(path, { method = "GET", params = {}, json, form, signal, pri
  */
 export function address(path, params = {}) {
   const query = new URLSearchParams();
-  const all = path.includes("library=") ? params : { ...params, library };
+  const all = path.includes("library=") || OF_NO_LIBRARY.test(path) ? params : { ...params, library };
   for (const [name, value] of Object.entries(all)) {
     if (value !== null && value !== undefined && value !== "") query.set(name, String(value));
   }

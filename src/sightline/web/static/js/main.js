@@ -8,7 +8,7 @@ import { formatPercent } from "./format.js";
 import { drawIcons, icon } from "./icons.js";
 import { isRunning, nameJob } from "./library/job.js";
 import { listenForKeys, showKeys } from "./keyboard.js";
-import { navigate, onNavigate, startRouter } from "./router.js";
+import { navigate, onNavigate, startRouter, takeForeignWords } from "./router.js";
 import { SearchPage } from "./search/page.js";
 import { recall } from "./storage.js";
 import { addThemeButton } from "./theme.js";
@@ -196,12 +196,13 @@ listenForKeys({
   },
 });
 drawNav();
+search.hold(takeForeignWords());
 startRouter();
 void app.reload().catch(async (error) => {
   if (error?.status !== 404 || chosenLibrary() === null) return toastProblem(error);
   chooseLibrary(null); // a library that was open here once isn't served any more
   await app.reload().catch(toastProblem);
-  void search.search();
+  search.refresh();
 });
 /** How many pictures each library had when the server last told of it. @type {Map<string, string>} */
 const told = new Map();

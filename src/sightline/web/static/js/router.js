@@ -40,6 +40,18 @@ export function note(path, { replace = false } = {}) {
 /** Whether "back" stays inside the app. */
 export const canGoBack = () => history.state?.inside === true;
 
+/**
+ * Where another site's page led here: take what its address asks for away, and give the words. They may be shown, but
+ * nothing is asked of the server until the user says so: a link must not search, and even less choose a model.
+ */
+export function takeForeignWords() {
+  const meta = document.querySelector('meta[name="sightline-opened-by"]');
+  if (meta?.getAttribute("content") !== "another-site" || !location.search) return "";
+  const words = new URLSearchParams(location.search).get("q") ?? "";
+  history.replaceState(history.state, "", location.pathname);
+  return words.trim();
+}
+
 /** @param {string} path */
 const isPage = (path) => /^\/(library|caption|compare|train|image\/\d+)?$/.test(path);
 

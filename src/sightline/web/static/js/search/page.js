@@ -34,6 +34,10 @@ export class SearchPage {
   /** @type {string | null} */
   #shownKey = null;
   #searchSoon = debounce(() => void this.search(), TYPING_MS);
+  /** Words of another site's link, to be shown first, "" where there are none. */
+  #foreignWords = "";
+  /** Whether such words stand in the box and wait for the user. */
+  #isHeld = false;
   #place = { restore: () => {} };
   #dateTimer = 0;
 
@@ -88,14 +92,23 @@ export class SearchPage {
     return hit ? `/image/${hit.id}${toAddress(this.query)}` : "/";
   }
 
+  /** Begin with words that wait in the box until the user searches for them. @param {string} words */
+  hold(words) {
+    this.#foreignWords = words.slice(0, this.box.input.maxLength);
+  }
+
   /** Show what an address asks for. @param {URL} address */
   open(address) {
     const wasHidden = this.root.hidden;
     this.root.hidden = false;
-    this.query = fromAddress(address.search);
+    const words = this.#foreignWords;
+    this.#foreignWords = "";
+    this.#isHeld = words !== "";
+    this.query = this.#isHeld ? { ...emptyQuery(), text: words } : fromAddress(address.search);
     this.#isTyping = false;
     this.#showQuery();
-    if (this.#keyOf() !== this.#askedKey) void this.search();
+    if (this.#isHeld) this.#showHeld();
+    else if (this.#keyOf() !== this.#askedKey) void this.search();
     else if (wasHidden) this.#place.restore();
   }
 
@@ -113,6 +126,7 @@ export class SearchPage {
    * @param {{isTyping?: boolean}} [options] typing: one step of the history for all keys, and a moment's wait
    */
   change(change, { isTyping = false } = {}) {
+    this.#isHeld = false;
     this.query = { ...this.query, ...change };
     const path = `/${toAddress(this.query)}`;
     if (location.pathname !== "/") return navigate(path);
@@ -172,6 +186,7 @@ export class SearchPage {
 
   /** The library has changed: look again, without moving the reader. */
   refresh() {
+    if (this.#isHeld) return;
     if (this.root.hidden) this.#askedKey = null;
     else if (!this.#latest.busy) void this.search({ stay: true });
   }
@@ -188,6 +203,7 @@ export class SearchPage {
   }
 
   async #commit() {
+    if (this.#isHeld) return this.change({});
     this.#isTyping = false;
     if (!this.isCurrent) await this.search();
     if (this.results?.total) this.grid.focus(0);
@@ -213,7 +229,17 @@ export class SearchPage {
     find("#similarity-toggle", this.root).hidden = isEmpty(this.query);
   }
 
+  #showHeld() {
+    const title = "Press Enter to search";
+    this.list.hidden = true;
+    fill(this.count);
+    fill(this.message, makeMessage({ icon: "search", title, text: "A link from another site brought these words." }));
+    announce(title);
+  }
+
   #showWaiting() {
+    this.list.hidden = false;
+    fill(this.message);
     this.list.setAttribute("aria-busy", "true");
     const unknown = { hits: [], total: 60, next: null, took_ms: 0, model: "", parts: [], note: null };
     this.grid.show(new Results({}, unknown));
