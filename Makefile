@@ -54,6 +54,10 @@ check: lint test
 slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
 
+# What is too slow for `test` of what the documents say: their blocks, and a short run of each recipe.
+documented: $(VENV)/all.stamp
+	$(PYTEST) -m 'slow and not hub' tests/surface/test_documents.py tests/surface/test_recipes.py
+
 coverage: $(VENV)/all.stamp
 	$(PYTEST) -m 'not slow and not hub' --cov --cov-report=term:skip-covered --cov-report=html
 
