@@ -82,7 +82,7 @@ def silent(tmp_path, monkeypatch):
         httpx2.Client(base_url=address, timeout=LONG_S) as client,
     ):
         client.headers["X-Sightline-Token"] = config.token
-        wait_for(lambda: client.get("/healthz").json()["status"] != "starting", timeout_s=LONG_S)
+        wait_for(lambda: client.get("/healthz").json()["status"] != "starting")
         endpoint.is_silent = True
         client.slow_model = model
         yield client, endpoint, server
