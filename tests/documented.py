@@ -21,6 +21,8 @@ SUBSTITUTIONS = {
     "folder:MY_PHOTOS": "folder:sets/folder",
     "RECIPE --output DIR --resume": "scenes-scratch --output runs/stopped --resume",
     "RECIPE --output DIR --smoke": "scenes-scratch --output runs/any --smoke",
+    "--set epochs=20": "--set epochs=2",
+    "batch_size=64,128 seed=0,1,2": "seed=0,1",
     "torchrun --nproc-per-node 8": "torchrun --nproc-per-node 2",
 }
 """What the desk has instead of what a reader has, in a command's text."""
