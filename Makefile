@@ -26,7 +26,7 @@ help:
 	@echo 'make lint     format, lint, types, layers'
 	@echo 'make check    lint and test: what CI runs'
 	@echo 'make slow     every test that needs no network'
-	@echo 'make documented  the slow ones among the blocks of the documents and the recipes: what CI runs beside check'
+	@echo 'make documented  the blocks of the documents, notebooks and recipes that are slow: what CI runs beside check'
 	@echo 'make coverage the fast tests, and which lines none of them reached: htmlcov/'
 	@echo 'make latest   the tests with the newest versions that pyproject.toml admits, in $(VENV)-latest'
 	@echo 'make lowest   the tests with the lowest, in $(VENV)-lowest'
@@ -53,6 +53,11 @@ check: lint test
 
 slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
+
+# What is too slow for `test` of what the documents say: their blocks, the notebooks, and a short run of each recipe.
+documented: $(VENV)/all.stamp
+	$(PYTEST) -m 'slow and not hub' \
+	  tests/surface/test_documents.py tests/surface/test_recipes.py tests/test_notebooks.py
 
 coverage: $(VENV)/all.stamp
 	$(PYTEST) -m 'not slow and not hub' --cov --cov-report=term:skip-covered --cov-report=html

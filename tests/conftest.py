@@ -1,7 +1,8 @@
-"""Every test has a home of its own, no hub and no network."""
+"""Every test has a home of its own, no hub and no network; Ctrl-C reaches it and what it starts."""
 
 import importlib.util
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -23,6 +24,9 @@ NEED_TORCH = [
 NEED_TORCH += sorted(path.name for path in Path(__file__).parent.glob("test_training_*.py"))
 
 collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
+
+# `make test &`, nohup and some CIs have us ignore SIGINT, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SETTINGS = ("SIGHTLINE_LIBRARY", "SIGHTLINE_CACHE", "SIGHTLINE_MAX_PIXELS", "SIGHTLINE_PRECISION")
 """Of the user's own shell, which no test sees."""

@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def be_stalling(self, payload):
         """Nothing at all."""
-        self.server.stop.wait(10)
+        self.server.stop.wait(300)
         self.close_connection = True
 
     def be_dripping(self, payload):

@@ -164,12 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"\xff\xd8")
         self.wfile.flush()
-        self.server.stop.wait(10)
+        self.server.stop.wait(300)
         self.close_connection = True
 
     def rude_mute(self, visit):
         """Never answers at all."""
-        self.server.stop.wait(10)
+        self.server.stop.wait(300)
         self.close_connection = True
 
     def rude_drip(self, visit):
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "100000")
         self.end_headers()
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 300
         while time.monotonic() < until_s and not self.server.stop.wait(0.05):
             self.wfile.write(b"x")
             self.wfile.flush()
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def rude_drip_headers(self, visit):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 300
         while time.monotonic() < until_s and not self.server.stop.wait(0.05):
             self.wfile.write(b"x")
             self.wfile.flush()

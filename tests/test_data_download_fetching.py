@@ -16,9 +16,9 @@ from sightline.data.download.fetching import Fetcher, FetchLimits, retry_after_s
 from sightline.errors import ImageError, InputError
 
 LIMITS = {
-    "connect_timeout_s": 20.0,
-    "read_timeout_s": 20.0,
-    "total_timeout_s": 30.0,
+    "connect_timeout_s": 60.0,
+    "read_timeout_s": 60.0,
+    "total_timeout_s": 120.0,
     "max_bytes": 200_000,
     "tries": 2,
     "retry_wait_s": 0.01,

@@ -79,6 +79,6 @@ def test_nothing_but_punctuation_is_no_words(text):
 
 @pytest.mark.parametrize("text", ["a" * 20_000, "a-" * 10_000, "<a " * 3_000, "x+" * 5_000, "'" * 20_000, "." * 20_000])
 def test_long_nonsense_takes_no_time(text):
-    started = time.perf_counter()
+    started = time.thread_time()  # of the processor: other work on the machine does not count
     tokenize_caption(text)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5

@@ -69,17 +69,16 @@ def test_a_stopped_pool_drops_what_is_queued_and_waits_for_no_slow_file():
 
     def read(task):
         started.append(task)
-        release.wait(5)
+        release.wait(60)
 
     pool = ReaderPool(read, 2)
     for task in range(50):
         pool.submit(task)
-    asked = time.monotonic()
     pool.stop()
-    assert time.monotonic() - asked < 1
+    assert any(worker.is_alive() for worker in pool._workers) or not started, "it waited for a file being read"
     release.set()
     for worker in pool._workers:
-        worker.join(5)
+        worker.join(60)
     assert len(started) <= 2
 
 

@@ -385,7 +385,7 @@ def test_only_the_protocol_goes_to_stdout_and_the_end_of_input_ends_the_server(l
             answers.append(json.loads(process.stdout.readline()))
         process.stdin.close()
         rest = process.stdout.read()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
     assert all(answer["jsonrpc"] == "2.0" for answer in answers)
     assert rest == ""
     (called,) = [answer for answer in answers if answer.get("id") == 2]

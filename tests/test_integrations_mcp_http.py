@@ -55,7 +55,7 @@ class Served:
 
     def close(self):
         self.process.terminate()
-        out, self.rest = self.process.communicate(timeout=30)
+        out, self.rest = self.process.communicate(timeout=60)
         assert out == ""
 
 
@@ -132,7 +132,7 @@ def test_another_sites_page_is_refused_even_with_the_token(served, site, status)
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(served):
     address = httpx2.URL(served.address)
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=30)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
     connection.putrequest("POST", address.path)
     connection.putheader("Authorization", f"Bearer {TOKEN}")
     connection.putheader("Content-Length", "99999999")

@@ -26,7 +26,7 @@ from sightline.models.remote_cost import CostEstimate, estimate_cost
 from sightline.models.remote_encoder import RemoteEncoder, load_remote_encoder
 from sightline.search.engine import embed_picture
 
-QUICK = RemoteConfig(batch_size=4, limits=PostLimits(retry_wait_s=0.005, read_timeout_s=10, tries=3))
+QUICK = RemoteConfig(batch_size=4, limits=PostLimits(retry_wait_s=0.005, read_timeout_s=60, tries=3))
 SIDE_PX, CAPTIONER_PX = (find_card(name).preprocessing.size_px for name in ("starter", "starter-captioner"))
 
 
@@ -105,7 +105,7 @@ def test_captions_and_scores_are_those_made_here(captioner):
 
 
 def test_requests_run_beside_each_other_and_stay_in_order(handler):
-    together = threading.Barrier(2, timeout=5)
+    together = threading.Barrier(2, timeout=60)
 
     def answer(payload):
         if payload["inputs"] is None:

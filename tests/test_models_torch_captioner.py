@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sightline.models.base import GenerationConfig
 from sightline.models.cards import read_card
 from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig
 from sightline.models.tokenizing import Tokenizer
-from sightline.models.torch_captioner import TorchCaptioner
+from sightline.models.torch_captioner import TorchCaptioner, _BlipDecoder
 
 GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)
 COUNT = 12
@@ -120,6 +121,49 @@ def test_the_attention_cache_changes_nothing(captioner):
     scores = captioner.score(pixels, [[one.text for one in several] for several in ended])
     for several, scored in zip(ended, scores, strict=True):
         np.testing.assert_allclose([one.log_prob for one in several], scored, atol=2e-5)
+
+
+class Counting(SimpleNamespace):
+    """A text decoder whose logits count what it has seen, and whose cache is that count."""
+
+    def answer(self, input_ids, cache):
+        seen = (0 if cache is None else cache.seen) + input_ids.shape[1]
+        self.fed.append(input_ids.shape[1])
+        cache = SimpleNamespace(seen=seen, **dict.fromkeys(("self_attention_cache", "cross_attention_cache"), self))
+        return cache, torch.full((len(input_ids), 1, 2), float(seen))
+
+    def reorder_cache(self, chosen):
+        assert chosen.tolist() == [0]
+
+
+class OlderDecoder(Counting):
+    """As in transformers before `cache`."""
+
+    def forward(self, *, input_ids, past_key_values=None, encoder_hidden_states, use_cache, logits_to_keep):
+        cache, logits = self.answer(input_ids, past_key_values)
+        return SimpleNamespace(past_key_values=cache, logits=logits)
+
+    __call__ = forward
+
+
+class NewerDecoder(Counting):
+    """As in transformers that has `cache` only."""
+
+    def forward(self, *, input_ids, cache=None, encoder_hidden_states, use_cache, logits_to_keep):
+        cache, logits = self.answer(input_ids, cache)
+        return SimpleNamespace(cache=cache, logits=logits)
+
+    __call__ = forward
+
+
+@pytest.mark.parametrize("kind", [OlderDecoder, NewerDecoder])
+def test_the_attention_cache_goes_under_the_name_that_transformers_has_for_it(kind):
+    model = kind(fed=[])
+    decoder = _BlipDecoder(model, torch.zeros(1, 1, 4))
+    for length in (2, 3, 4):
+        logits = decoder.next_logits(np.arange(length)[None], np.array([0]))
+        assert logits.tolist() == [[length, length]]
+    assert model.fed == [2, 1, 1]
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and their runner writes what it should, whole or not at all."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -21,6 +22,8 @@ NEEDS = {
     "clip_study": ("torch", "matplotlib", "optuna"),
     "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "diffusers", "fastapi"),
 }
+QUICKEST = "captioning_and_search"
+"""The one that runs with every test; the others take a minute or more each."""
 LARGEST_BYTES = 3_000_000
 
 
@@ -47,7 +50,9 @@ def small(runner, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name == QUICKEST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_every_cell_of_a_notebook_runs_in_smoke_mode(runner, name, tmp_path, monkeypatch):
     for package in NEEDS[name]:
         pytest.importorskip(package)
@@ -57,6 +62,24 @@ def test_every_cell_of_a_notebook_runs_in_smoke_mode(runner, name, tmp_path, mon
     before = path.read_bytes()
     assert runner.main(["--smoke", name]) == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_notebook_imports_of_ours_is_there(name):
+    for package in NEEDS[name]:
+        pytest.importorskip(package)
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    imported = [
+        (node.module, alias.name)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "sightline"
+        for alias in node.names
+    ]
+    assert imported
+    for module, attribute in imported:
+        assert hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(f"{module}.{attribute}")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -140,7 +140,7 @@ def test_after_a_stop_the_command_is_given_time_to_keep_what_it_has(tmp_path):
         f"def stop(*_): pathlib.Path({str(kept)!r}).touch(); sys.exit(130)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
         f"pathlib.Path({str(started)!r}).touch()\n"
-        "time.sleep(30)\n"
+        "time.sleep(300)\n"
     )
     parent = (
         "import importlib.util, pathlib, sys\n"

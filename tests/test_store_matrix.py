@@ -192,7 +192,7 @@ def unread(library, monkeypatch):
     go, write = threading.Event(), matrices.write_matrix
 
     def write_later(path, plan, db):
-        assert go.wait(10)
+        assert go.wait(60)
         write(path, plan, db)
 
     monkeypatch.setattr(matrices, "READ_ROWS", 0)

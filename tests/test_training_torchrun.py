@@ -42,7 +42,9 @@ def curve(run):
     return [row["loss"] for row in read_journal(run) if row["kind"] == "train"]
 
 
-@pytest.mark.parametrize(("architecture", "changes"), [("vit", {}), ("conv", {"freeze_norm": True})])
+@pytest.mark.parametrize(
+    ("architecture", "changes"), [("vit", {}), pytest.param("conv", {"freeze_norm": True}, marks=pytest.mark.slow)]
+)
 def test_two_processes_follow_the_curve_of_one(tmp_path, architecture, changes):
     data = make_world(tmp_path)
     config = small_config(data, architecture, negatives_per_caption=1, **changes).changed(["towers.dropout=0"])

@@ -12,7 +12,7 @@ import sightline as sl
 from sightline.errors import StoreError, TrainingError
 from sightline.web.app import create_app
 from sightline.web.config import ServeConfig
-from web_world import index, open_app, wait_for, write_photos
+from web_world import PATIENCE_S, index, open_app, wait_for, write_photos
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_page_comes_while_the_model_still_loads(library, monkeypatch):
     go_on, load = threading.Event(), encoders.load_encoder
 
     def slow(name):
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE_S)
         return load(name)
 
     monkeypatch.setattr(encoders, "load_encoder", slow)

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from sightline.web.captioners import MAX_WAITING
-from web_world import index, open_app, picture_bytes, write_photos
+from web_world import PATIENCE_S, index, open_app, picture_bytes, wait_for, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,12 @@ def test_too_many_requests_for_captions_leave_the_threads_of_searches_alone(clie
 
     def hold_the_desk():
         with desk.take_turn():
-            entered.wait(10)
-            leave.wait(10)
+            entered.wait(PATIENCE_S)
+            leave.wait(PATIENCE_S)
 
     holder = threading.Thread(target=hold_the_desk)
     holder.start()
-    entered.wait(10)
+    entered.wait(PATIENCE_S)
     upload = {"file": ("a.png", picture_bytes())}
     answers = []
     waiting = [
@@ -144,10 +144,7 @@ def test_too_many_requests_for_captions_leave_the_threads_of_searches_alone(clie
     ]
     for thread in waiting:
         thread.start()
-    for thread in waiting:
-        thread.join(0.5)
-        if len(answers) == 3:
-            break
+    wait_for(lambda: len(answers) == 3)
     assert answers == [429] * 3
     assert client.get("/api/search", params={"q": "red"}).status_code == 200
     leave.set()

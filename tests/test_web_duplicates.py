@@ -13,7 +13,7 @@ from sightline.errors import InputError
 from sightline.search import duplicates as search_duplicates
 from sightline.web import duplicates as web_duplicates
 from sightline.web.problems import Problem
-from web_world import index, open_app, wait_for, write_photos
+from web_world import PATIENCE_S, index, open_app, wait_for, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_long_search_is_made_once_for_all_and_leaves_threads_to_others(library
         wait_for(lambda: held.searches)
         assert client.get("/api/search", params={"q": "red"}).status_code == 200
         held.set()
-        assert {len(one.result(20).json()["groups"]) for one in asked} == {2}
+        assert {len(one.result(PATIENCE_S).json()["groups"]) for one in asked} == {2}
         assert held.searches == 1
         client.get("/api/duplicates", params={"min_similarity": 0.98})
         assert held.searches == 1
@@ -118,7 +118,7 @@ def test_too_many_different_searches_are_told_to_wait(library, held):
         wait_for(lambda: sum(one.done() for one in asked) == 3)
         assert [one.result().status_code for one in asked if one.done()] == [429] * 3
         held.set()
-        assert sorted(one.result(20).status_code for one in asked) == [200] * 5 + [429] * 3
+        assert sorted(one.result(PATIENCE_S).status_code for one in asked) == [200] * 5 + [429] * 3
 
 
 def test_closing_gives_up_a_long_search(library, held):
@@ -128,7 +128,7 @@ def test_closing_gives_up_a_long_search(library, held):
         wait_for(lambda: held.searches)
         finder.close()
         with pytest.raises(Problem, match="stopping"):
-            future.result(20)
+            future.result(PATIENCE_S)
 
 
 class Vectors:

@@ -8,6 +8,7 @@ pytest.importorskip("fastapi")
 
 from sightline.web import events as events_module
 from sightline.web.events import Events
+from web_world import PATIENCE_S
 
 
 def parse(chunk):
@@ -17,11 +18,11 @@ def parse(chunk):
 
 
 async def take(stream, count):
-    return [parse(await asyncio.wait_for(anext(stream), 5)) for _ in range(count)]
+    return [parse(await asyncio.wait_for(anext(stream), PATIENCE_S)) for _ in range(count)]
 
 
 def follow(scenario):
-    return asyncio.run(asyncio.wait_for(scenario, 10))
+    return asyncio.run(asyncio.wait_for(scenario, PATIENCE_S))
 
 
 def test_a_newcomer_is_told_what_lasts_and_then_what_happens():

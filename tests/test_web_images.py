@@ -14,7 +14,7 @@ from PIL import Image
 
 import sightline as sl
 from sightline.web.thumbnails import Thumbnails
-from web_world import COLOURS, index, open_app, write_photos, write_picture
+from web_world import COLOURS, PATIENCE_S, index, open_app, write_photos, write_picture
 
 TURNED = {3: "bottom right", 6: "top right", 8: "bottom left", 1: "top left"}
 
@@ -337,7 +337,7 @@ def test_a_hundred_thumbnails_at_once_do_not_keep_searches_waiting(library, monk
     make = Thumbnails.make
 
     def slow(self, record, size_px):
-        assert release.wait(20)
+        assert release.wait(PATIENCE_S)
         return make(self, record, size_px)
 
     monkeypatch.setattr(Thumbnails, "make", slow)

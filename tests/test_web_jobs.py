@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +15,7 @@ import httpx2
 import sightline as sl
 from sightline.data.locks import take_lock
 from web_world import (
+    PATIENCE_S,
     SlowEncoder,
     copy_model,
     index,
@@ -28,6 +28,10 @@ from web_world import (
     write_photos,
     write_picture,
 )
+
+MANY = 80
+"""Pictures that the slow encoder needs many seconds for: what a test does meanwhile comes in time if others use the
+machine, too."""
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ def test_a_folder_that_is_no_longer_allowed_when_its_job_starts_is_not_indexed(t
     with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path,)) as client:
         submit(client, kind="index", folders=[str(first)])
         waiting = submit(client, kind="index", folders=[str(second)])
-        slow_encoder.started.wait(10)
+        assert slow_encoder.started.wait(PATIENCE_S)
     with open_app(tmp_path / "library", model="starter", allow_roots=(first,)) as client:
         job = wait_for_job(client, waiting)
         assert job["state"] == "failed"
@@ -251,28 +255,28 @@ def test_an_empty_library_has_nothing_to_caption_or_to_bring_up_to_date(tmp_path
 
 
 def test_a_job_is_paused_between_batches_and_goes_on_without_doing_anything_twice(tmp_path, slow_encoder):
-    photos = write_many(tmp_path / "photos", 24)
+    photos = write_many(tmp_path / "photos", MANY)
     with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path,)) as client:
         job = submit(client, kind="index", folders=[str(photos)])
         wait_for(lambda: slow_encoder.images >= 4)
         asked = client.post(f"/api/jobs/{job['id']}/pause").json()
         assert (asked["state"], asked["stopping"]) in (("running", "pause"), ("paused", None))
-        paused = wait_for_job(client, job, "paused", timeout_s=3)
+        paused = wait_for_job(client, job, "paused")
         assert paused["ended_at"] is None
         assert paused["progress"]["rate_per_s"] is None
         kept = images_of(client)
-        assert 4 <= kept == slow_encoder.images < 24  # all that was embedded is there
+        assert 4 <= kept == slow_encoder.images < MANY  # all that was embedded is there
         assert client.get("/api/search", params={"q": "red"}).json()["total"] == kept
         slow_encoder.pause_s = 0
         assert client.post(f"/api/jobs/{job['id']}/resume").json()["state"] in ("queued", "running")
         done = wait_for_job(client, job)
-        assert (done["state"], done["progress"]["done"], done["progress"]["total"]) == ("done", 24, 24)
-        assert slow_encoder.images == 24
-        assert images_of(client) == 24
+        assert (done["state"], done["progress"]["done"], done["progress"]["total"]) == ("done", MANY, MANY)
+        assert slow_encoder.images == MANY
+        assert images_of(client) == MANY
 
 
 def test_a_cancelled_job_keeps_what_it_did_and_the_next_one_starts(tmp_path, slow_encoder):
-    many, few = write_many(tmp_path / "many", 24), write_photos(tmp_path / "few", ["red"])
+    many, few = write_many(tmp_path / "many", MANY), write_photos(tmp_path / "few", ["red"])
     with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path,)) as client:
         running, waiting, dropped = (
             submit(client, kind="index", folders=[str(folder)]) for folder in (many, few, tmp_path)
@@ -286,28 +290,28 @@ def test_a_cancelled_job_keeps_what_it_did_and_the_next_one_starts(tmp_path, slo
         wait_for(lambda: slow_encoder.images >= 4)
         assert client.get(f"/api/jobs/{waiting['id']}").json()["state"] == "queued"
         client.post(f"/api/jobs/{running['id']}/cancel")
-        cancelled = wait_for_job(client, running, timeout_s=3)
+        cancelled = wait_for_job(client, running)
         assert cancelled["state"] == "cancelled"
         assert cancelled["ended_at"] is not None
-        assert 4 <= images_of(client) < 24
+        assert 4 <= images_of(client) < MANY
         assert wait_for_job(client, waiting)["state"] == "done"
         assert client.post(f"/api/jobs/{dropped['id']}/resume").json()["state"] in ("queued", "running")
 
 
 def test_captioning_is_paused_and_resumed_too(tmp_path, slow_encoder):
-    index(tmp_path / "library", write_many(tmp_path / "photos", 8))
+    index(tmp_path / "library", write_many(tmp_path / "photos", 12))
     with open_app(tmp_path / "library") as client:
         job = submit(client, kind="caption")
         wait_for(lambda: client.get(f"/api/jobs/{job['id']}").json()["progress"]["done"] >= 1)
         client.post(f"/api/jobs/{job['id']}/pause")
-        paused = wait_for_job(client, job, "paused", timeout_s=3)
-        assert 1 <= paused["progress"]["done"] < 8
+        paused = wait_for_job(client, job, "paused")
+        assert 1 <= paused["progress"]["done"] < 12
         slow_encoder.pause_s = 0
         client.post(f"/api/jobs/{job['id']}/resume")
         done = wait_for_job(client, job)
-        assert (done["progress"]["done"], done["progress"]["total"]) == (8, 8)
-        assert done["summary"] != "8 captioned"  # it went on, it didn't start anew
-        assert all(client.get(f"/api/images/{id_}/captions").json()["captions"] for id_ in range(1, 9))
+        assert (done["progress"]["done"], done["progress"]["total"]) == (12, 12)
+        assert done["summary"] != "12 captioned"  # it went on, it didn't start anew
+        assert all(client.get(f"/api/images/{id_}/captions").json()["captions"] for id_ in range(1, 13))
 
 
 @pytest.mark.parametrize(("verb", "says"), [("pause", "paused"), ("resume", "resumed"), ("cancel", "cancelled")])
@@ -390,15 +394,13 @@ def test_libraries_have_queues_of_their_own(tmp_path, slow_encoder):
 # --- closing, killing, starting again ---------------------------------------------------------------------------
 
 
-def test_closing_the_server_stops_a_job_soon_and_the_next_start_goes_on_with_it(tmp_path, slow_encoder):
-    photos = write_many(tmp_path / "photos", 24)
+def test_closing_the_server_stops_a_job_amid_its_work_and_the_next_start_goes_on_with_it(tmp_path, slow_encoder):
+    photos = write_many(tmp_path / "photos", MANY)
     settings = {"model": "starter", "allow_roots": (tmp_path,)}
     with open_app(tmp_path / "library", **settings) as client:
         first = submit(client, kind="index", folders=[str(photos)])
         second = submit(client, kind="index", folders=[str(tmp_path)])
         wait_for(lambda: slow_encoder.images >= 4)
-        before_s = time.monotonic()
-    assert time.monotonic() - before_s < 2.5
     saved = {job["id"]: job for job in json.loads((tmp_path / "library" / "jobs.json").read_text())["jobs"]}
     assert (saved[first["id"]]["state"], saved[second["id"]]["state"]) == ("running", "queued")
     done_before = slow_encoder.images
@@ -406,10 +408,10 @@ def test_closing_the_server_stops_a_job_soon_and_the_next_start_goes_on_with_it(
     with open_app(tmp_path / "library", **settings) as client:
         assert client.get(f"/api/jobs/{first['id']}").json()["interruptions"] == 1
         job = wait_for_job(client, first)
-        assert (job["state"], job["progress"]["done"], job["progress"]["total"]) == ("done", 24, 24)
+        assert (job["state"], job["progress"]["done"], job["progress"]["total"]) == ("done", MANY, MANY)
         assert wait_for_job(client, second)["interruptions"] == 0
-        assert images_of(client) == 24
-    assert 4 <= done_before < slow_encoder.images == 24
+        assert images_of(client) == MANY
+    assert 4 <= done_before < slow_encoder.images == MANY
 
 
 def test_a_paused_job_stays_paused_over_a_restart(tmp_path, slow_encoder):
@@ -506,7 +508,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
         wait_for(self._is_up)
         page = self.client.get("/").text
         self.client.headers["X-Sightline-Token"] = page.split('name="sightline-token" content="')[1].split('"')[0]
@@ -521,7 +523,7 @@ class Server:
     def end(self, how):
         """Send a signal; the exit code, and what the server had to say."""
         self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=PATIENCE_S)
         self.client.close()
         return self.process.returncode, said
 
@@ -576,18 +578,16 @@ def test_ctrl_c_ends_the_server_at_once_though_pages_listen_and_a_job_runs(tmp_p
     with server.client.stream("GET", "/api/events") as response, ThreadPoolExecutor(1) as threads:
         events = threads.submit(read_events, response.iter_lines(), 10_000)
         wait_for(lambda: server.client.get(f"/api/jobs/{job['id']}").json()["progress"]["done"] > 4)
-        before_s = time.monotonic()
         os.kill(server.process.pid, signal.SIGINT)
-        server.process.wait(10)
-        took_s = time.monotonic() - before_s
-        told = events.result(5)
-    assert took_s < 3.5
+        server.process.wait(PATIENCE_S)
+        told = events.result(PATIENCE_S)
     assert server.process.stderr.read().strip().splitlines()[-1] == "Ctrl-C stops it."  # nothing else: no complaint
     states = [data["state"] for name, data in told if name == "job" and data["id"] == job["id"]]
     assert states[0] in ("queued", "running")
     assert "running" in states
     done = [data["progress"]["done"] for name, data in told if name == "job"]
     assert done == sorted(done)
+    assert done[-1] < 40  # the rest of the work wasn't waited for
     (saved,) = json.loads((tmp_path / "library" / "jobs.json").read_text())["jobs"]
     assert saved["state"] == "running"
 
@@ -630,12 +630,10 @@ def test_a_hundred_clients_that_read_nothing_hold_nobody_up(tmp_path, start_serv
             clients.append(client)
         job = submit(server.client, kind="index", folders=[str(photos)])
         assert wait_for_job(server.client, job)["state"] == "done"
-        before_s = time.monotonic()
         assert server.client.get("/api/search", params={"q": "red"}).json()["total"] == 60
-        assert time.monotonic() - before_s < 2
     finally:
         for client in clients:
             client.close()
-    before_s = time.monotonic()
-    assert server.end(signal.SIGTERM)[0] in (0, -signal.SIGTERM)
-    assert time.monotonic() - before_s < 3
+    code, said = server.end(signal.SIGTERM)
+    assert code in (0, -signal.SIGTERM)
+    assert "exceeded" not in said  # no stream of events had to be cut

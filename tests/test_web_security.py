@@ -13,7 +13,7 @@ from sightline.web import security
 from sightline.web.app import create_app
 from sightline.web.config import ServeConfig
 from sightline.web.pages import static_version
-from web_world import index, open_app, picture_bytes, write_photos
+from web_world import PATIENCE_S, index, open_app, picture_bytes, write_photos
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -333,7 +333,7 @@ def test_a_client_that_stops_sending_is_let_go(client, monkeypatch):
 
     async def ask():
         async def receive():
-            await asyncio.sleep(10)
+            await asyncio.sleep(PATIENCE_S)
 
         async def send(message):
             sent.append(message)
@@ -353,16 +353,16 @@ def test_a_body_that_stops_after_the_answer_has_begun_disturbs_nobody(tmp_path, 
 
     from web_demo import run_on_a_socket
 
-    monkeypatch.setattr(security, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(security, "BODY_TIMEOUT_S", 0.3)
     photos = write_photos(tmp_path / "photos", names=("red",))
     with run_on_a_socket(index(tmp_path / "library", photos)) as (config, _):
-        with socket.create_connection(("127.0.0.1", config.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", config.port), timeout=PATIENCE_S) as connection:
             head = f"GET /api/images/1/file HTTP/1.1\r\nHost: 127.0.0.1:{config.port}\r\nContent-Length: 10\r\n\r\n"
             connection.sendall(head.encode())
             answer = b""
             while (photos / "red.png").read_bytes() not in answer:
                 answer += connection.recv(65536)
-        time.sleep(0.1)
+        time.sleep(0.6)  # longer than it waits for a body
     assert answer.startswith(b"HTTP/1.1 200")
     assert not caplog.records
 

@@ -118,13 +118,13 @@ def test_the_library_at_work(open_page, take, showcase, theme):
     page.locator(".job", has_text="Indexing Details").get_by_text("Done").wait_for()
     page.get_by_role("button", name="Caption pictures that have none").click()
     captioning = page.locator(".job", has_text="Captioning pictures").first
-    captioning.get_by_text(re.compile(r"\d/(s|min)")).wait_for(timeout=240_000)  # it yields to all other work
+    captioning.get_by_text(re.compile(r"\d/(s|min)")).wait_for()
     try:
         page.evaluate("scrollTo(0, 0)")
         take(page, "library-working", for_docs=True)
     finally:
         captioning.get_by_role("button", name="Cancel").click()
-        captioning.get_by_text(re.compile("Cancelled|Done")).wait_for(timeout=240_000)
+        captioning.get_by_text(re.compile("Cancelled|Done")).wait_for()
 
 
 @pytest.mark.slow

@@ -42,8 +42,10 @@ def test_a_late_answer_never_replaces_a_newer_one(open_page):
         """() => {
             const real = window.fetch;
             window.answered = [];
+            window.asked = 0;
             window.fetch = async (address, options) => {
                 const isFirst = String(address).includes(encodeURIComponent('"rocket"'));
+                window.asked += isFirst;
                 const answer = await real(address, { ...options, signal: undefined });
                 if (isFirst) await new Promise((resolve) => setTimeout(resolve, 900));
                 window.answered.push(isFirst ? "late" : "other");
@@ -52,7 +54,7 @@ def test_a_late_answer_never_replaces_a_newer_one(open_page):
         }"""
     )
     search_box(page).fill("rocket")
-    page.wait_for_timeout(150)
+    wait_until(page, "window.asked > 0")
     search_box(page).fill("a cat")
     cat = wait_for_best(page, "a cat")
     wait_until(page, "window.answered.includes('late')")

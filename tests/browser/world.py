@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from browser.waiting import TIMEOUT_S
 from sightline.demo.gather import gather_photos
 from sightline.demo.photos import load_photos
 from sightline.library import Library
@@ -169,11 +170,11 @@ def run_server(options, home: Path, *, port=0):
             yield _wait_until_ready(process, log)
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=TIMEOUT_S)
 
 
 def _wait_until_ready(process, log: Path) -> str:
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end_s and process.poll() is None:
         address = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
         if address and _is_ready(address[0]):
@@ -192,7 +193,7 @@ def _make_thumbnails(address: str) -> None:
 
 def _is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{address}/healthz", timeout=TIMEOUT_S) as answer:
             return json.load(answer)["status"] == "ok"
     except OSError:
         return False

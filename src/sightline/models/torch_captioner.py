@@ -6,6 +6,7 @@ M cells of an image's memory, C its width.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ class _BlipDecoder:
     def __init__(self, decoder: Any, memory_BMC: torch.Tensor) -> None:
         self._decoder = decoder
         self._memory_BMC = memory_BMC
+        self._cache_name = _name_cache(decoder)
         self._cache: Any = None
         self._cached_rows: list[tuple[int, ...]] = []
 
@@ -141,11 +143,11 @@ class _BlipDecoder:
         output = self._decoder(
             input_ids=torch.from_numpy(fed_NL).to(self._memory_BMC.device),
             encoder_hidden_states=self._memory_of(images_N),
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: self._cache},
         )
-        self._cache, self._cached_rows = output.past_key_values, rows
+        self._cache, self._cached_rows = getattr(output, self._cache_name), rows
         return _array(output.logits[:, -1])
 
     def _select_cached(self, parents: list[tuple[int, ...]]) -> bool:
@@ -169,6 +171,12 @@ class _BlipDecoder:
 
     def _memory_of(self, images_N: NDArray[np.int64]) -> torch.Tensor:
         return self._memory_BMC[torch.from_numpy(images_N).to(self._memory_BMC.device)]
+
+
+def _name_cache(decoder: Any) -> str:
+    """What this transformers calls the attention cache, as an argument and in the output alike."""
+    # Newer releases say `cache` and warn of the older name, which they will remove; the oldest we allow know only that.
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def _array(logits: torch.Tensor) -> NDArray[np.float32]:

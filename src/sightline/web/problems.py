@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from sightline.errors import InputError, ModelError, SightlineError, StoreError
 
@@ -70,6 +71,12 @@ def add_problem_handlers(app: FastAPI) -> None:
         errors = [_describe(entry) for entry in error.errors()]
         detail = "; ".join(f"{entry['field']}: {entry['message']}" for entry in errors[:3]) + "."
         return problem_response(Problem(422, detail, kind="invalid"), instance=request.url.path, errors=errors)
+
+    @app.exception_handler(ClientDisconnect)
+    def answer_nobody(request: Request, error: ClientDisconnect) -> JSONResponse:
+        """Who hangs up amid a request gets no answer, and is no fault of ours that the log should tell of."""
+        gone = Problem(400, "The request ended before its body was complete.", kind="incomplete")
+        return problem_response(gone, instance=request.url.path)
 
     @app.exception_handler(SightlineError)
     def answer_own_error(request: Request, error: SightlineError) -> JSONResponse:
