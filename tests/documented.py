@@ -1,5 +1,7 @@
-"""Shell and Python blocks of a Markdown page, indented or fenced, each with the line where it starts."""
+"""Shell and Python blocks of a Markdown page, and the commands that they and recipes give, as smoke runs of them."""
 
+import glob
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -7,22 +9,80 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+SUBSTITUTIONS = {
+    "ViT-B-32/openai": "dir:models/clip",
+    "--expand MODEL": "--expand dir:models/writer",
+    "flickr8k:PATH": "flickr8k:sets/flickr8k",
+    "coco:PATH": "coco:sets/coco",
+    "cc:PATH": "cc:sets/cc",
+    "tiny-imagenet:PATH": "tiny-imagenet:sets/tiny-imagenet",
+    "classes:PATH": "classes:sets/classes",
+    "folder:PATH": "folder:sets/folder",
+    "folder:MY_PHOTOS": "folder:sets/folder",
+    "RECIPE --output DIR --resume": "scenes-scratch --output runs/stopped --resume",
+    "RECIPE --output DIR --smoke": "scenes-scratch --output runs/any --smoke",
+    "--set epochs=20": "--set epochs=2",
+    "batch_size=64,128 seed=0,1,2": "seed=0,1",
+    "torchrun --nproc-per-node 8": "torchrun --nproc-per-node 2",
+}
+"""What the desk has instead of what a reader has, in a command's text."""
+
+ADDITIONS = {
+    "train": ["--smoke"],
+    "sweep": ["--smoke"],
+    "generate": ["--steps", "3", "--set", "views=1", "--set", "bank=20"],
+    "eval": ["--limit", "16"],
+    "compare": ["--limit", "16"],
+    "serve": ["--port", "0"],
+}
+"""Options that make a command one of seconds, or one that several tests can give at once."""
+
+NOT_WITH = {"train": {"--list", "--resume", "--smoke"}}
+"""Options of a command which its additions don't go with, or which are enough by themselves."""
+
+NOT_RUN = {
+    "git clone": "the network",
+    "cd": "it leads into the clone",
+    "pip install": "the network",
+    "pipx install": "the network",
+    "uv tool": "the network",
+    "sightline models pull": "the network",
+    "sightline data get": "the network",
+    "make demo": ".ci/run calls it",
+    "make test": ".ci/run calls it",
+    "make study": "an hour",
+}
+"""How the lines begin that no test runs, and why. What can be read of them is read all the same."""
+
+LISTINGS = {
+    "docs/data.md": {"flickr8k/", "coco/", "cc/", "photos/"},
+    "docs/evaluation.md": {'{"model":'},
+}
+"""The first words of blocks that show files or an output: there is nothing to run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     place: str
-    kind: str
-    """`shell`, `python`, or `other`: a listing or an output, which nobody runs."""
+    language: str | None
     code: str
 
+    @property
+    def is_listing(self):
+        return self.code.split()[0] in LISTINGS.get(self.place.partition(":")[0], ())
+
+    @property
+    def is_python(self):
+        return self.language == "python" or self.code.split()[0] in ("import", "from")
+
     def commands(self):
-        """Argument lists of a shell block's lines, without comments."""
+        """The lines of a shell block, without comments."""
         lines = self.code.replace("\\\n", " ").splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
+        return [line for line in lines if shlex.split(line, comments=True)]
 
 
 def blocks_of(page):
-    """Every block of a page below the repository's root, in order."""
+    """Every block of a page below the repository's root, indented or fenced, in order."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     found, number, after_blank = [], 0, True
     while number < len(lines):
@@ -38,15 +98,30 @@ def blocks_of(page):
                 number += 1
             number -= 1
         if code:
-            text = "\n".join(code).strip() + "\n"
-            found.append(Block(place=f"{page}:{start + 1}", kind=kind_of(language, text), code=text))
+            found.append(Block(place=f"{page}:{start + 1}", language=language, code="\n".join(code).strip() + "\n"))
         after_blank = number < len(lines) and not lines[number]
         number += 1
     return found
 
 
-def kind_of(language, code):
-    first = code.split()[0]
-    if language in ("sh", "bash", "shell") or first in ("sightline", "pip", "pipx", "uv", "make", "torchrun", "export"):
-        return "shell"
-    return "python" if language == "python" or first in ("import", "from") else "other"
+def words_of(line):
+    return shlex.split(line, comments=True)
+
+
+def why_not_run(line):
+    """The reason why no test runs a line; None for one that is run."""
+    return next((why for start, why in NOT_RUN.items() if words_of(line)[: len(start.split())] == start.split()), None)
+
+
+def smoke_words(line):
+    """The words of a command of ours after a shell and the two tables went over it."""
+    for documented, made in SUBSTITUTIONS.items():
+        line = line.replace(documented, made)
+    words = []
+    for word in words_of(line):
+        word = os.path.expanduser(word)  # noqa: PTH111 (as a shell does)
+        words += sorted(glob.glob(word)) or [word]  # noqa: PTH207 (of a name that is relative or not)
+    command = words[words.index("sightline") + 1]
+    if not NOT_WITH.get(command, set()) & set(words):
+        words += ADDITIONS.get(command, [])
+    return words

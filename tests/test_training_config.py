@@ -45,9 +45,14 @@ def test_settings_reach_into_the_towers():
         ("warmup_fraction=1", "warmup_fraction must lie in"),
         ("aspect_jitter=0.5", "aspect_jitter"),
         ("chunk_size=0", "chunk_size must be at least 1"),
-        ("towers.text_heads=0", "text_heads must be at least 1"),
-        ("towers.text_bigrams=-1", "text_bigrams must be at least 0"),
-        ("towers.text_layers=-1", "text_layers must be at least 0"),
+        ("towers.text_heads=0", r"towers\.text_heads must be at least 1"),
+        ("towers.text_bigrams=-1", r"towers\.text_bigrams must be at least 0"),
+        ("towers.text_layers=-1", r"towers\.text_layers must be at least 0"),
+        ("towers.image_blocks=2,0", r"towers\.image_blocks must be at least 1, got 0"),
+        ("towers.image_blocks=-3", r"towers\.image_blocks must be at least 1, got -3"),
+        ("towers.image_blocks=", r"towers\.image_blocks needs at least one number"),
+        ("towers.dropout=1", r"towers\.dropout must lie in"),
+        ("towers.architecture=rnn", r"towers\.architecture is 'rnn'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(setting, message):

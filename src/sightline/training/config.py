@@ -58,11 +58,11 @@ class TowersConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that no model can have."""
-        _check_finite(self, prefix="towers.")
+        _check_finite(self)
         _check_choice(self, "architecture", get_args(Architecture))
         _check_choice(self, "resize_mode", get_args(ResizeMode))
         _check_least(self, 1, "size_px", "image_width", "image_layers", "image_heads", "patch_px", "text_width")
-        _check_least(self, 1, "text_heads", "dim", "vocab_size")
+        _check_least(self, 1, "text_heads", "dim", "vocab_size", "image_blocks")
         _check_least(self, 4, "context_length")
         _check_least(self, 0, "text_bigrams")
         _check_least(self, 0 if self.architecture == "conv" else 1, "text_layers")
@@ -333,29 +333,41 @@ def _convert(kind: Any, text: str) -> Any:
     return kind(text)
 
 
+def _key(config: Any, name: str) -> str:
+    """What `--set` calls a setting."""
+    return f"towers.{name}" if isinstance(config, TowersConfig) else name
+
+
 def _check_choice(config: Any, name: str, allowed: tuple[str, ...]) -> None:
     if getattr(config, name) not in allowed:
-        raise InputError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(allowed)}.")
+        raise InputError(f"{_key(config, name)} is {getattr(config, name)!r}; it must be one of {', '.join(allowed)}.")
 
 
-def _check_finite(config: Any, *, prefix: str = "") -> None:
+def _check_finite(config: Any) -> None:
     """Refuse NaN, which passes a check for too small ones, and numbers that no count of steps can be made of."""
     for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in _numbers(config, entry.name):
             if isinstance(number, int | float) and not abs(number) <= LARGEST:
                 raise InputError(
-                    f"{prefix}{entry.name} must be a number between -{LARGEST:g} and {LARGEST:g}, got {number}."
+                    f"{_key(config, entry.name)} must be a number between -{LARGEST:g} and {LARGEST:g}, got {number}."
                 )
+
+
+def _numbers(config: Any, name: str) -> tuple[Any, ...]:
+    value = getattr(config, name)
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _check_least(config: Any, least: int, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < least:
-            raise InputError(f"{name} must be at least {least}, got {getattr(config, name)}.")
+        numbers = _numbers(config, name)
+        if not numbers:
+            raise InputError(f"{_key(config, name)} needs at least one number.")
+        if min(numbers) < least:
+            raise InputError(f"{_key(config, name)} must be at least {least}, got {min(numbers)}.")
 
 
 def _check_range(config: Any, low: float, high: float, *names: str) -> None:
     for name in names:
         if not low <= getattr(config, name) < high:
-            raise InputError(f"{name} must lie in [{low:g}, {high:g}), got {getattr(config, name)}.")
+            raise InputError(f"{_key(config, name)} must lie in [{low:g}, {high:g}), got {getattr(config, name)}.")
