@@ -214,6 +214,19 @@ def test_a_run_over_a_part_gives_no_caption_to_other_content_and_loses_none_that
         album.store.close()
 
 
+@pytest.mark.parametrize("max_rows", [1, 256])
+def test_the_users_words_stay_where_an_edited_picture_is_also_saved_under_a_new_name(tmp_path, monkeypatch, max_rows):
+    monkeypatch.setattr(writing, "_MAX_ROWS", max_rows)
+    album = Album(tmp_path)
+    album.put({"b/1.png": 0})
+    album.index()
+    album.store.put_captions({next(album.store.scan()).id: [Caption(text="mine", source="user")]})
+    album.put({"a/1.png": 1, "b/1.png": 1})
+    album.index()
+    assert album.captions() == Counter({(hash_bytes(CONTENTS[1]), "mine"): 1})
+    album.store.close()
+
+
 def swap(first, second):
     spare = first.with_name("spare")
     first.rename(spare)
