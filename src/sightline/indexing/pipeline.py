@@ -149,4 +149,5 @@ class Pipeline:
 
     def _flush(self) -> None:
         self._plan.missing_vectors -= self._writer.flush()
+        self._plan.first_added = self._writer.first_added
         self._embedder.forget_encoded()

@@ -48,6 +48,8 @@ class Plan:
     tasks: TaskSpool
     later: TaskSpool = field(default_factory=TaskSpool)
     """Files whose new content would overwrite a row, put off until all others have been read."""
+    first_added: int | None = None
+    """The lowest id of a row that is new in this run."""
     seen: int = 0
     """Image files found."""
     lost: dict[int, LostFile] = field(default_factory=dict)

@@ -64,7 +64,8 @@ class Resolver:
             return self._resolve_renamed(reading, source, row)
         if row is not None and not may_overwrite:
             return "later"
-        if sources:
+        # An edited file whose new content was also saved elsewhere is no copy: it keeps what the user wrote about it.
+        if sources and not (row is not None and all(map(self._is_of_this_run, sources))):
             return self._resolve_copy(reading, row, sources)
         return self._resolve_new(reading, row)
 
@@ -121,6 +122,10 @@ class Resolver:
             return "pixels"
         entry = Entry(image=_record(reading, reading.info, row), keep_vectors=False)
         return Resolution(kind="updated" if row else "added", entry=entry, needs_vector=True)
+
+    def _is_of_this_run(self, source: ImageRecord) -> bool:
+        first = self._plan.first_added
+        return first is not None and source.id is not None and source.id >= first
 
     def _is_vacant(self, source: ImageRecord) -> bool:
         """Whether a row's content is known not to be in its file any more."""

@@ -25,6 +25,8 @@ class Writer:
         self._failures: list[Failure] = []
         self._flushed_at = time.monotonic()
         self.seconds = 0.0
+        self.first_added: int | None = None
+        """The lowest id that a new row got: ids grow, so all rows from here on are of this run."""
 
     def add(self, entry: Entry) -> None:
         """Take a row to write."""
@@ -54,6 +56,9 @@ class Writer:
                 ids = self._store.upsert(entries, failures=failures)
         self._flushed_at = time.monotonic()
         self.seconds += self._flushed_at - started
+        if self.first_added is None:
+            added = (id_ for id_, entry in zip(ids, entries, strict=True) if entry.image.id is None)
+            self.first_added = min(added, default=None)
         return {id_ for id_, entry in zip(ids, entries, strict=True) if entry.embeddings}
 
 
