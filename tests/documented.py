@@ -114,14 +114,14 @@ def why_not_run(line):
 
 
 def smoke_words(line):
-    """The words of a command of ours after a shell and the two tables went over it."""
+    """The words of a command after a shell and, where it is one of ours, the two tables went over it."""
     for documented, made in SUBSTITUTIONS.items():
         line = line.replace(documented, made)
     words = []
     for word in words_of(line):
         word = os.path.expanduser(word)  # noqa: PTH111 (as a shell does)
         words += sorted(glob.glob(word)) or [word]  # noqa: PTH207 (of a name that is relative or not)
-    command = words[words.index("sightline") + 1]
+    command = words[words.index("sightline") + 1] if "sightline" in words else None
     if not NOT_WITH.get(command, set()) & set(words):
         words += ADDITIONS.get(command, [])
     return words

@@ -119,7 +119,7 @@ def test_every_shell_block_runs(desk, template, block, request):
 
 
 def serve(*words):
-    """Start a server, ask it for its page's state, and stop it as Ctrl-C does."""
+    """Start a server, ask it for its libraries, and stop it as Ctrl-C does."""
     import httpx2
 
     with start(*words) as process:
@@ -128,9 +128,10 @@ def serve(*words):
             said.append(process.stderr.readline())
             assert said[-1], "".join(said)
         answer = httpx2.get(address[0] + "/api/libraries", timeout=60)
+        assert answer.status_code == 200, answer.text
         process.send_signal(signal.SIGINT)
         said.append(process.stderr.read())
-        return process.wait(60), answer.json() if answer.status_code == 200 else [], "".join(said)
+        return process.wait(60), answer.json(), "".join(said)
 
 
 def mcp(*words):
