@@ -133,8 +133,8 @@ class InvertedBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        y_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
-        y_BCHW = self.project(F.relu6(self.depthwise(y_BCHW)))
+        inner_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
+        y_BCHW: Tensor = self.project(F.relu6(self.depthwise(inner_BCHW)))
         return x_BCHW + y_BCHW if self.shortcut else y_BCHW
 
 
