@@ -22,23 +22,24 @@ class PooledEncoder:
     runtime = "test"
     dim = DIM
 
-    def __init__(self, name="pooled", *, image_s=0.0):
+    def __init__(self, name="pooled", *, image_s=0.0, weights="0", source="test"):
         self.card = ModelCard(
             name=name,
             kind="encoder",
             family="clip",
-            source="test",
+            source=source,
             preprocessing=Preprocessing(size_px=32, resize_mode="squash"),
             text=TextSpec(context_length=8, pad_id=0),
             dim=DIM,
         )
         self.image_s = image_s
+        self.weights = weights
         self.batch_sizes = []
         self._matrix = np.random.default_rng(len(name)).normal(size=(8 * 8 * 3, DIM)).astype(np.float32)
 
     @property
     def identity(self):
-        return ModelIdentity(name=self.card.name, weights_hash="0", preprocessing_version=1, dim=DIM)
+        return ModelIdentity(name=self.card.name, weights_hash=self.weights, preprocessing_version=1, dim=DIM)
 
     @property
     def encoded(self):

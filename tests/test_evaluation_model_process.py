@@ -34,9 +34,9 @@ def process():
 def test_the_other_side_loads_times_and_embeds(process, data):
     images = [pair.image for pair in data.dataset]
     facts = process.load(images, data.queries)
-    assert (facts.dim, facts.precision, facts.input_px, facts.exported) == (256, "int8", 128, False)
+    assert (facts.dim, facts.precision, facts.input_px, facts.exported) == (384, "int8", 240, False)
     assert facts.runtime.startswith("onnx:")
-    assert 7e6 < facts.disk_bytes < 9e6
+    assert 23e6 < facts.disk_bytes < 26e6
     assert process.time_images(0.01) > 0
     assert process.time_texts(0.01) > 0
     added = process.added_bytes()
@@ -47,7 +47,7 @@ def test_the_other_side_loads_times_and_embeds(process, data):
     encoder = load_encoder("starter")
     np.testing.assert_allclose(embedded.image_BD, embed_images(encoder, data.dataset).image_BD, atol=1e-6)
     np.testing.assert_allclose(process.embed_texts(["red"]), embed_texts(encoder, ["red"]), atol=1e-6)
-    assert process.embed_classes([["red"], ["blue"]], ["a {}", "{}"]).shape == (2, 256)
+    assert process.embed_classes([["red"], ["blue"]], ["a {}", "{}"]).shape == (2, 384)
 
 
 def test_errors_of_the_other_side_are_raised_here_and_a_process_that_ends_is_named(process, data, monkeypatch):

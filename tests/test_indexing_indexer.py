@@ -295,6 +295,19 @@ def test_another_identity_under_the_same_name_is_refused(store, encoder, folder)
         index(store, encoder, [folder])
 
 
+def test_the_packages_own_model_sets_its_formers_vectors_aside(store, folder):
+    write_photos(folder, 2)
+    former = PooledEncoder("starter")
+    index(store, former, [folder])
+    newer = PooledEncoder("starter", weights="newer", source="package")
+    report = index(store, newer, [folder])
+    (aside,) = set(store.models()) - {"starter"}
+    assert aside.startswith("starter@")
+    assert store.models()["starter"] == newer.identity
+    assert (len(store.vectors(aside)[0]), len(store.vectors("starter")[0]), report.embedded) == (2, 2, 2)
+    assert f"kept as {aside}" in report.warnings[0]
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_folder_inside_another_makes_no_second_row(store, encoder, folder, known):
     write_photo(folder / "inner" / "one.jpg", 1)

@@ -40,7 +40,7 @@ def test_what_an_endpoint_serves_and_costs(exported, tmp_path):
     paint(tmp_path / "b" / "blue.png", "blue")
     with run_endpoint(exported) as url:
         facts = json.loads(run(endpoint, "info", url, "--json").stdout)
-        assert (facts["encoder"], facts["dim"], facts["precision"]) == ("starter", 256, "int8")
+        assert (facts["encoder"], facts["dim"], facts["precision"]) == ("starter", 384, "int8")
         assert "starter" in run(endpoint, "info", f"endpoint:{url}").stdout
         folders = [tmp_path / "a", tmp_path / "b"]
         answer = json.loads(run(endpoint, "cost", url, *folders, "--price-per-hour", 0.6, "--json").stdout)

@@ -80,7 +80,7 @@ def test_vectors_and_maps_are_those_made_here(remote, local, server):
     np.testing.assert_allclose(there, here, atol=1e-3)
     assert remote.encode_images(pixels[:0]).shape == (0, remote.dim)
     assert remote.encode_texts([]).shape == (0, remote.dim)
-    with pytest.raises(ModelError, match=r"takes uint8 pixels of shape \(B, 128, 128, 3\)"):
+    with pytest.raises(ModelError, match=r"takes uint8 pixels of shape \(B, 240, 240, 3\)"):
         remote.encode_images(pixels[:, :50])
 
 
@@ -145,11 +145,11 @@ NONSENSE = {
     "words": ("hello", "doesn't consist of numbers"),
     "an object": ({"vectors": []}, "doesn't consist of numbers"),
     "ragged": ([[0.1], [0.1, 0.2]], "doesn't consist of numbers"),
-    "too few": ([[1.0] + [0.0] * 255], r"\(1, 256\) instead of \(2, 256\)"),
-    "of another dimension": ([[1.0, 0.0]] * 2, r"\(2, 2\) instead of \(2, 256\)"),
-    "not finite": ([[float("nan")] * 256] * 2, "finite"),
-    "zeros": ([[0.0] * 256] * 2, "length isn't 1"),
-    "long": ([[5.0] * 256] * 2, "length isn't 1"),
+    "too few": ([[1.0] + [0.0] * 383], r"\(1, 384\) instead of \(2, 384\)"),
+    "of another dimension": ([[1.0, 0.0]] * 2, r"\(2, 2\) instead of \(2, 384\)"),
+    "not finite": ([[float("nan")] * 384] * 2, "finite"),
+    "zeros": ([[0.0] * 384] * 2, "length isn't 1"),
+    "long": ([[5.0] * 384] * 2, "length isn't 1"),
     "none": (None, r"\(\) instead of|numbers"),
 }
 
@@ -163,7 +163,7 @@ def test_nonsense_is_refused_and_named(remote, server, answer, reason):
         remote.encode_texts(["a", "b"])
 
 
-@pytest.mark.parametrize("answer", [[], [[[[1.0]]]], [[1.0]], "x", [[[[1.0] * 256]], [[[1.0] * 256] * 2]]])
+@pytest.mark.parametrize("answer", [[], [[[[1.0]]]], [[1.0]], "x", [[[[1.0] * 384]], [[[1.0] * 384] * 2]]])
 def test_nonsense_for_maps_is_refused(remote, server, answer):
     server.broken = lambda payload: answer
     with pytest.raises(ModelError, match="feature map that can't be used"):
@@ -241,7 +241,7 @@ def ask_other(remote, task, inputs):
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_never_sent")
-    assert load_remote_encoder(f"endpoint:{server.url}", config=QUICK).dim == 256
+    assert load_remote_encoder(f"endpoint:{server.url}", config=QUICK).dim == 384
     assert "Authorization" not in server.headers[-1]
     monkeypatch.setenv("SIGHTLINE_ENDPOINT_KEY", "k1")
     assert load_remote_captioner(f"endpoint:{server.url}", config=QUICK).card.name == "starter-captioner"

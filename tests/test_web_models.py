@@ -21,7 +21,7 @@ def test_models_of_the_library_come_first_and_the_known_ones_after(tmp_path):
         assert {"starter-captioner", "ViT-B-32/openai", "blip-base"} < set(names)
         assert len(names) == len(set(names))
         starter, other = answer["models"][0], models_of(client)["ViT-B-32/openai"]
-        assert (starter["kind"], starter["vectors"], starter["available"], starter["dim"]) == ("encoder", 3, True, 256)
+        assert (starter["kind"], starter["vectors"], starter["available"], starter["dim"]) == ("encoder", 3, True, 384)
         assert starter["figures"]["int8"]
         assert (other["vectors"], other["available"]) == (0, False)
         assert models_of(client)["blip-base"]["kind"] == "captioner"

@@ -1,24 +1,30 @@
-"""What the starter models learn from: pairs, names that people use, sentences, and the tokenizer of all that."""
+"""What the starter models learn from: pairs, sentences without pictures, and the tokenizer of all that."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from names import PLAIN_NAMES
+from published import text_folder
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
 
 from sightline.data.addressing import load_dataset
 from sightline.data.base import Dataset
-from sightline.data.tiny_imagenet import split_synonyms
-from sightline.evaluation.prompts import default_templates, fill
+from sightline.models.base import TextSpec
 from sightline.models.tokenizing import Tokenizer
-from sightline.training.vocabulary import text_spec, train_tokenizer, write_tokenizer
 
-CONTEXT_LENGTH = 32
-VOCABULARY = 5000
-SYNONYMS = 3  # of ImageNet's own, beside the everyday names
+CONTEXT_LENGTH = 64
+VOCABULARY = 10_500
+N_HELD_OUT = 500
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+SPEC = TextSpec(context_length=CONTEXT_LENGTH, pad_id=PAD_ID, bos_id=BOS_ID, eos_id=EOS_ID)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,66 +32,91 @@ class Corpus:
     """The material, and where parts of it were prepared in `folder`."""
 
     folder: Path
-    flickr: str  # addresses
-    tiny: str
+    data: Path
     train: Dataset
+    held_out: Dataset  # of Flickr8k train, by hash: no training sees them; weights of later choices are fitted on them
     val: Dataset
+    coco: Dataset
     told: list[list[str]]  # sentences without pictures, those of one picture together
     tokenizer: Tokenizer
+    old_ids: list[int]  # each token's row in the published embeddings
 
     @property
     def tokenizer_folder(self) -> Path:
         """Holds `tokenizer.json`."""
         return self.folder / "tokenizer"
 
+    def tiny(self, split: str, limit: int | None = None) -> Dataset:
+        """Tiny ImageNet's small pictures."""
+        return load_dataset(f"tiny-imagenet:{self.data / 'tiny-imagenet'}", split=split, limit=limit)  # type: ignore[arg-type]
 
-def load_corpus(data: Path, folder: Path) -> Corpus:
-    """`data` is the folder that holds `flickr8k/` and the others; `folder` takes what is made of them."""
-    flickr = f"flickr8k:{data / 'flickr8k'}"
-    tiny = _with_plain_names(data / "tiny-imagenet", folder / "tiny-imagenet")
-    train = load_dataset(flickr, split="train")
+
+def load_corpus(data: Path, folder: Path, names: Iterable[str], *, smoke: bool = False) -> Corpus:
+    """`data` holds `flickr8k/` and the others, `folder` takes what is made of them; `names` must be sayable, too."""
+    whole = load_dataset(f"flickr8k:{data / 'flickr8k'}", split="train")
+    val = load_dataset(f"flickr8k:{data / 'flickr8k'}", split="val")
+    chosen = held_out_rows([pair.id for pair in whole])
+    others = sorted(set(range(len(whole))) - set(chosen))
     told = _told(data / "captions" / "flickr30k-train.en.txt.gz")
     home = folder / "tokenizer"
-    if not (home / "tokenizer.json").is_file():
-        names = [name for names in load_dataset(tiny, split="train").class_names or () for name in names]
-        texts = [caption for pair in train for caption in pair.captions]
-        texts += [sentence for sentences in told for sentence in sentences]
-        texts += [fill(template, name) for name in names for template in default_templates()]
-        write_tokenizer(train_tokenizer(texts, vocab_size=VOCABULARY), home)
+    if not (home / "old_ids.json").is_file():
+        texts = [caption for pair in whole for caption in pair.captions]
+        _write_tokenizer([*texts, *(sentence for group in told for sentence in group)], names, home)
     return Corpus(
         folder=folder,
-        flickr=flickr,
-        tiny=tiny,
-        train=train,
-        val=load_dataset(flickr, split="val"),
-        told=told,
-        tokenizer=Tokenizer.load(home, text_spec(CONTEXT_LENGTH)),
+        data=data,
+        train=whole.take(others[: 120 if smoke else None], why="not held out"),
+        held_out=whole.take(chosen[: 20 if smoke else None], why="held out"),
+        val=val.take(range(50), why="smoke") if smoke else val,
+        coco=load_dataset(f"coco:{data / 'coco-mini'}", split="train"),
+        told=told[:200] if smoke else told,
+        tokenizer=Tokenizer.load(home, SPEC),
+        old_ids=json.loads((home / "old_ids.json").read_text(encoding="utf-8")),
     )
 
 
-def smoke_corpus(corpus: Corpus) -> Corpus:
-    """A few hundred of everything."""
-    return dataclasses.replace(
-        corpus,
-        train=corpus.train.take(range(80), why="smoke"),
-        val=corpus.val.take(range(50), why="smoke"),
-        told=corpus.told[:200],
+def held_out_rows(ids: list[str]) -> list[int]:
+    """Rows of the 500 pictures whose names' SHA-256 are smallest, whatever else the set holds."""
+    order = sorted(range(len(ids)), key=lambda row: hashlib.sha256(ids[row].encode()).hexdigest())
+    return sorted(order[:N_HELD_OUT])
+
+
+def _write_tokenizer(sentences: list[str], names: Iterable[str], folder: Path) -> None:
+    """MiniLM's word pieces without those that nobody needs here: what is said, every character, then its own order.
+
+    BERT's vocabulary is ordered by frequency in English, so its first words fill what room is left.
+    """
+    published = json.loads((text_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    backend = Backend.from_str(json.dumps(published))
+    backend.no_padding()
+    backend.no_truncation()
+    old: dict[str, int] = published["model"]["vocab"]
+    said = Counter(i for encoding in backend.encode_batch(sentences, add_special_tokens=False) for i in encoding.ids)
+    named = {i for encoding in backend.encode_batch(list(names), add_special_tokens=False) for i in encoding.ids}
+    kept = {i for i, count in said.items() if count > 2} | named
+    by_rank = sorted(old, key=lambda token: old[token])
+    kept |= {old[token] for token in by_rank if token.isascii() and len(token.removeprefix("##")) == 1}
+    for token in by_rank:
+        if len(kept) >= VOCABULARY - len(_SPECIAL):
+            break
+        if token.isascii() and token.isalpha():
+            kept.add(old[token])
+    old_ids = [old[token] for token in _SPECIAL] + sorted(kept - {old[token] for token in _SPECIAL})
+    words = {i: token for token, i in old.items()}
+    published["model"]["vocab"] = {words[i]: new for new, i in enumerate(old_ids)}
+    published["added_tokens"] = [
+        {**entry, "id": _SPECIAL.index(entry["content"])}
+        for entry in published["added_tokens"]
+        if entry["content"] in _SPECIAL
+    ]
+    published["truncation"] = published["padding"] = published["post_processor"] = None
+    trimmed = Backend.from_str(json.dumps(published))
+    trimmed.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", BOS_ID), ("[SEP]", EOS_ID)]
     )
-
-
-def _with_plain_names(source: Path, folder: Path) -> str:
-    """Tiny ImageNet under names that people search for: links to its tables beside a list of classes of our own."""
     folder.mkdir(parents=True, exist_ok=True)
-    for table in source.glob("*.parquet"):
-        if not (folder / table.name).exists():
-            (folder / table.name).symlink_to(table.resolve())
-    classes = json.loads((source / "classes.json").read_text(encoding="utf-8"))
-    for entry in classes:
-        own = split_synonyms(entry["names"])
-        plain = PLAIN_NAMES.get(entry["names"], PLAIN_NAMES.get(own[0], ()))
-        entry["names"] = ", ".join(dict.fromkeys([*plain, *(name.lower() for name in own[:SYNONYMS])]))
-    (folder / "classes.json").write_text(json.dumps(classes, indent=1), encoding="utf-8")
-    return f"tiny-imagenet:{folder}"
+    trimmed.save(str(folder / "tokenizer.json"))
+    (folder / "old_ids.json").write_text(json.dumps(old_ids), encoding="utf-8")
 
 
 def _told(path: Path) -> list[list[str]]:

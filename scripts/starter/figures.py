@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from features import cached_pixels
 from numpy.typing import NDArray
-from pixels import cached_pixels
 
 from sightline.data.base import Dataset
 from sightline.demo.gather import gather_photos

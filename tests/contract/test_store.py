@@ -636,3 +636,14 @@ def test_capabilities_are_declared(store):
     assert store.capabilities.exact
     assert store.capabilities.full_text
     assert store.capabilities.multi_process
+
+
+def test_a_models_vectors_are_set_aside_under_another_name_and_its_own_is_free(store):
+    store.add_model(identity(weights_hash="0123456789"))
+    assert store.set_model_aside("m") == "m@01234567"
+    store.add_model(identity(weights_hash="new"))
+    assert {name: model.weights_hash for name, model in store.models().items()} == {
+        "m@01234567": "0123456789", "m": "new",
+    }  # fmt: skip
+    with pytest.raises(StoreError, match="no vectors of the model 'none'"):
+        store.set_model_aside("none")

@@ -83,8 +83,8 @@ def _gradients(
 def _patch_layer(towers: Any) -> Any:
     """The module whose output is looked at."""
     if isinstance(towers, ConvTowers):
-        counts = towers.model.config.image_blocks
-        return towers.model.image_tower.blocks[max(sum(counts[:-1]), 1) - 1]
+        tower = towers.model.image_tower
+        return tower.blocks[tower.fine_block]
     vision = towers.model.vision_model
     # After a norm: before it, scaling a patch changes nothing, so gradient x activation would be 0 but for rounding.
     return vision.encoder.layers[-1].layer_norm1 if isinstance(towers, ClipTowers) else vision.post_layernorm

@@ -35,7 +35,8 @@ def index(
     called about ten times a second.
 
     Raises InputError for a folder that is not there and of which the store knows nothing, StoreError where the store
-    can't be written or holds vectors of another identity under the model's name, ModelError from the encoder.
+    can't be written or holds vectors of another identity under the model's name, ModelError from the encoder. Where
+    the model is one that ships with the package, and so changes with it, the former's vectors are set aside instead.
     """
     started = time.monotonic()
     config = config or IndexConfig()
@@ -45,7 +46,7 @@ def index(
     meter = ProgressMeter(plan, report, on_progress)
     try:
         scopes = planner.scopes(folders)
-        store.add_model(encoder.identity)
+        _make_room(store, encoder, report)
         planner.walk(scopes, model=encoder.identity.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = len(plan.tasks)
@@ -60,3 +61,15 @@ def index(
         plan.later.close()
     report.seconds = time.monotonic() - started
     return report
+
+
+def _make_room(store: Store, encoder: Encoder, report: IndexReport) -> None:
+    identity = encoder.identity
+    former = store.models().get(identity.name)
+    if former is not None and former != identity and encoder.card.source == "package":
+        aside = store.set_model_aside(identity.name)
+        report.warnings.append(
+            f"The library held vectors of an older {identity.name}. They are kept as {aside}, and the pictures are "
+            f"embedded anew; `sightline remove --model {aside}` drops the old ones."
+        )
+    store.add_model(identity)

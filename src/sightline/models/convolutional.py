@@ -1,4 +1,4 @@
-"""Small convolutional CLIP and captioner: the torch modules behind the bundled starter models.
+"""Small convolutional CLIP and captioner, as torch modules: what `sightline train` makes from a random start.
 
 `ConvClip` is a dual encoder, a ResNet and a bidirectional text transformer, in one joint space. `ConvCaptioner` puts a
 small causal decoder on the same ResNet. Both are sized to train on a laptop's CPU in under an hour and to run there at
@@ -146,11 +146,11 @@ class ConvCaptionerConfig(_ConvConfig):
     text_layers: int = 4
 
 
-class _Saved(nn.Module):
+class Saved(nn.Module):
     """Saving to and loading from a model folder: `config.json` and `model.safetensors`."""
 
-    config_class: ClassVar[type[_ConvConfig]]
-    config: _ConvConfig
+    config_class: ClassVar[type[Any]]
+    config: Any
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, which is made when missing."""
@@ -221,6 +221,8 @@ class ImageTower(nn.Module):
         channels = 5 if coordinates else 3
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages: list[nn.Module] = []
+        self.fine_block = max(sum(blocks[:-1]), 1) - 1
+        """Where the last stage but one ends: the last cells that are still small."""
         width_in = width
         for stage, count in enumerate(blocks):
             width_out = width * 2**stage
@@ -323,7 +325,7 @@ class TextTower(nn.Module):
         return typing.cast(Tensor, pooled_TE)
 
 
-class ConvClip(_Saved):
+class ConvClip(Saved):
     """A small CLIP (Radford et al. 2021, arXiv:2103.00020): ResNet and text transformer in one joint space."""
 
     config_class = ConvClipConfig
@@ -346,18 +348,18 @@ class ConvClip(_Saved):
         """
         cells_BCHW = self.image_tower(image_BCHW)
         map_BHWD = self.image_projection(cells_BCHW.permute(0, 2, 3, 1))
-        return _unit(map_BHWD.mean(dim=(1, 2))), map_BHWD
+        return to_unit(map_BHWD.mean(dim=(1, 2))), map_BHWD
 
     def encode_texts(self, ids_TL: Tensor) -> Tensor:
         """int64 (T, L), padded with `pad_id` -> unit vectors (T, D)."""
-        return _unit(self.text_projection(self.text_tower(ids_TL)))
+        return to_unit(self.text_projection(self.text_tower(ids_TL)))
 
     def forward(self, image_BCHW: Tensor, ids_TL: Tensor) -> tuple[Tensor, Tensor]:
         """Images and texts -> unit vectors (B, D) and (T, D)."""
         return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
 
-class ConvCaptioner(_Saved):
+class ConvCaptioner(Saved):
     """A small captioner in BLIP's shape (arXiv:2201.12086): image cells, and a causal decoder attending over them.
 
     The output layer is the token embedding transposed (tied). A memory of zeros makes it a plain language model, which
@@ -411,7 +413,7 @@ def _coordinates(image_BCHW: Tensor) -> Tensor:
     return place_2HW.to(image_BCHW.dtype).expand(image_BCHW.shape[0], -1, -1, -1)
 
 
-def _unit(x_BD: Tensor) -> Tensor:
+def to_unit(x_BD: Tensor) -> Tensor:
     """Rows scaled to length 1. `F.normalize` would export an Expand that ONNX Runtime's shape inference rejects."""
     x_BD = x_BD.float()
     length_B1: Tensor = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)

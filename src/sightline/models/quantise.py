@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import ModelError
 
-CONVOLUTION_OPS = ("Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool")
+CONVOLUTION_OPS = ("Conv", "Relu", "Clip", "Add", "MaxPool", "GlobalAveragePool")
 """What `quantise_static` quantises. The last projection and the normalisation stay in fp32: they cost nothing."""
 
 

@@ -127,7 +127,7 @@ class ClipTowers(Towers):
 
 
 class ConvTowers(Towers):
-    """Our own ConvClip of `models.convolutional`."""
+    """Our own: ConvClip of `models.convolutional`, LiteClip of `models.lite`."""
 
     has_maps = True
 
@@ -150,9 +150,9 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
     if not find_weights(folder):
         raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
     if card.family == "sightline-clip":
-        from sightline.models.convolutional import ConvClip
+        from sightline.models.lite import load_own_clip
 
-        conv = ConvClip.from_pretrained(folder)
+        conv = load_own_clip(folder)
         return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
     with quiet_transformers():
         model = _load_transformers(card, folder)

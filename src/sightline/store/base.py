@@ -70,6 +70,10 @@ class Store(Protocol):
         """The models whose vectors are kept, in order of arrival."""
         ...
 
+    def set_model_aside(self, name: str) -> str:
+        """Keep a model's vectors under another name, which is given, so that its own is free for new ones."""
+        ...
+
     def remove_model(self, name: str) -> int:
         """Drop a model and its vectors; the number of vectors dropped."""
         ...

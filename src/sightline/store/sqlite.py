@@ -118,6 +118,11 @@ class SqliteStore:
         with self._database.reading() as db:
             return {name: model.identity for name, model in vectors.list_models(db).items()}
 
+    def set_model_aside(self, name: str) -> str:
+        """Keep a model's vectors as `NAME@HASH`, which is given, so that its own name is free for new ones."""
+        with self._database.writing() as db:
+            return vectors.set_model_aside(db, name)
+
     def remove_model(self, name: str) -> int:
         """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""
         with self._database.writing() as db:

@@ -72,8 +72,9 @@ def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
     if known is not None and known.identity != identity:
         raise StoreError(
             f"The library's vectors of {identity.name!r} were made with {_describe(known.identity)}; "
-            f"this model is {_describe(identity)}, and the two can't be compared. Use the former model, or drop its "
-            f"vectors with `sightline remove --model {identity.name}` and index again."
+            f"this model is {_describe(identity)}, and the two can't be compared. `sightline index` embeds "
+            "the pictures anew where the model came with a newer Sightline, and keeps the old vectors beside. Else use "
+            f"the former model, or drop its vectors with `sightline remove --model {identity.name}` and index again."
         )
     return known is not None
 
@@ -91,6 +92,14 @@ def add_model(db: sqlite3.Connection, identity: ModelIdentity) -> None:
                 next_generation(db),
             ),
         )
+
+
+def set_model_aside(db: sqlite3.Connection, name: str) -> str:
+    """Rename a model to `NAME@HASH`, by its weights' hash; the new name. Raises StoreError for an unknown name."""
+    model = get_model(db, name)
+    aside = f"{name}@{model.identity.weights_hash[:8]}"
+    db.execute("update models set name = ? where id = ?", (aside, model.id))
+    return aside
 
 
 def _describe(identity: ModelIdentity) -> str:

@@ -101,7 +101,7 @@ def _import_peft() -> Any:
 
 def _check_model(model: nn.Module) -> None:
     family = getattr(getattr(model, "config", None), "model_type", None)
-    if family == "sightline-clip":
+    if family in ("sightline-clip", "sightline-lite-clip"):
         raise TrainingError(
             "LoRA adapts the linear projections of transformer towers; a convolutional image tower has none, and is so "
             "small that training it wholly costs little. Train without LoRA, or freeze the image tower."

@@ -1,6 +1,6 @@
 """AdamW with a parameter group for each tower, depth and kind of tensor, and what is trained at all.
 
-Understands the names of transformers' CLIPModel and SiglipModel and of `models.convolutional.ConvClip`, also inside a
+Understands the names of transformers' CLIPModel and SiglipModel and of our own `ConvClip` and `LiteClip`, also inside a
 wrapper (`model.`, `module.`) and with LoRA adapters in them.
 """
 

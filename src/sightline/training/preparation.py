@@ -17,7 +17,7 @@ from sightline.data.pixel_cache import PixelCache, open_pixel_cache
 from sightline.errors import InputError, TrainingError
 from sightline.evaluation.prompts import default_templates, fill
 from sightline.images.preprocess import Preprocessing
-from sightline.models.convolutional import ConvClip
+from sightline.models.convolutional import Saved
 from sightline.models.torch_encoder import TorchEncoder
 from sightline.training.adapters import add_lora
 from sightline.training.augment import Augmentation, FixedCrops
@@ -205,7 +205,7 @@ def _adapt(config: TrainConfig, model: TrainedModel, world: World) -> None:
     if config.freeze_norm:
         freeze_batch_norms(inner)
     if config.gradient_checkpointing:
-        if isinstance(inner, ConvClip):
+        if isinstance(inner, Saved):
             raise TrainingError(
                 "gradient_checkpointing runs each layer twice, and batch norm would count each batch twice. It is for "
                 "ViTs; here a smaller batch_size, or freeze_norm with chunk_size, saves memory."
@@ -269,7 +269,7 @@ def _order_channels_last(module: nn.Module) -> None:
 
 def _train_px(config: TrainConfig, model: TrainedModel) -> int:
     size_px = model.card.preprocessing.size_px
-    if config.train_px not in (None, size_px) and not isinstance(model.towers.model, ConvClip):
+    if config.train_px not in (None, size_px) and not isinstance(model.towers.model, Saved):
         raise TrainingError(f"A ViT takes its own {size_px} pixels only; train_px is for convolutional towers.")
     return config.train_px or size_px
 

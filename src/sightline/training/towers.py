@@ -21,7 +21,7 @@ from sightline.errors import TrainingError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.base import ModelCard
 from sightline.models.cards import write_card
-from sightline.models.convolutional import ConvClip, ConvClipConfig
+from sightline.models.convolutional import ConvClip, ConvClipConfig, Saved
 from sightline.models.layout import TOKENIZER_FILES, WEIGHTS_FILE
 from sightline.models.registry import find_card
 from sightline.models.resolve import resolve_folder
@@ -100,7 +100,7 @@ def _write_settings(model: TrainedModel, folder: Path, figures: dict[str, Any]) 
         if source.is_file() and source.resolve() != (folder / name).resolve():
             shutil.copyfile(source, folder / name)
     inner = model.towers.model
-    if isinstance(inner, ConvClip):
+    if isinstance(inner, Saved):
         _write_json(folder / "config.json", inner.config.to_dict())
     else:
         inner.config.save_pretrained(folder)

@@ -1,0 +1,326 @@
+"""The starter CLIP: heads on cached features of two published towers, then the image tower's last blocks on pixels.
+
+Shape suffixes: B pictures, N pictures of a set, K views, F features, T texts, E text width, D joint space, S side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from classes import Classes
+from corpus import CONTEXT_LENGTH, PAD_ID, Corpus
+from features import CACHE_PX, as_images, cached_pixels, normalise, pooled_features, text_features
+from numpy.typing import NDArray
+from objective import Classifier, NameFeatures, Objective, embed_features
+from progress import Log, Training
+from published import FACTORS, load_image_tower, load_text_tower
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sightline.data.base import Dataset
+from sightline.evaluation.retrieval import retrieval_metrics
+from sightline.models.lite import LiteClip, LiteClipConfig
+from sightline.training.augment import Augmentation, augment, draw_changes
+from sightline.training.token_table import TokenTable, tokenize
+
+TOWER = "lite2"
+USED_PX = 240
+"""Things are smaller in whole pictures at this size than in crops at the size of tuning (arXiv:1906.06423)."""
+NAMES_PX = 64
+"""What Tiny ImageNet's pictures measure."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """How the CLIP is trained; the defaults are those of the shipped weights."""
+
+    seed: int = 0
+    crops: int = 2
+    whitening_ridge: float = 0.1
+    temperature: float = 30.0
+    epochs: int = 40
+    batch: int = 512
+    rate: float = 1e-3
+    tuned_from: int = 7  # the first block that moves; those before it see edges and textures
+    tuning_epochs: int = 0  # not in the shipped weights: docs/experiments.md says what it gained and lost
+    tuning_batch: int = 128
+    tuning_names: int = 32
+    tuning_px: int = 192
+    names_px: int = 128
+    tuning_rate: float = 3e-4
+    tower_factor: float = 0.67  # on that rate
+    remembered: int = 12  # steps whose vectors serve as more that don't fit
+    words_epochs: int = 0  # neither
+    words_batch: int = 192
+    words_names: int = 128
+    words_rate: float = 1e-4
+    words_factor: float = 0.5  # on that rate for the text tower itself
+    names: int = 12_000  # pictures of Tiny ImageNet
+
+
+VIEWS = Augmentation(crop_min=0.6, aspect_jitter=1.3, colour_jitter=0.2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the published towers say of the material."""
+
+    classifier: Classifier
+    features_NKF: Tensor
+    val_NF: Tensor
+    captions_N5E: Tensor
+    val_TE: Tensor
+    names: NameFeatures
+
+
+def train_clip(corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> LiteClip:
+    """All stages; each leaves a file in the corpus's folder."""
+    torch.manual_seed(recipe.seed)
+    width, depth = FACTORS[TOWER]
+    config = LiteClipConfig(
+        size_px=USED_PX, image_width=width, image_depth=depth, vocab_size=corpus.tokenizer.vocab_size,
+        context_length=CONTEXT_LENGTH, pad_id=PAD_ID,
+    )  # fmt: skip
+    model = LiteClip(config)
+    published, weight_CF, bias_C = load_image_tower(TOWER)
+    model.image_tower.load_state_dict(published.state_dict())
+    load_text_tower(model.text_tower, corpus.old_ids)
+    model.text_tower.requires_grad_(False)
+    known = look_up(model, corpus, classes, Classifier(weight_CF=weight_CF, bias_C=bias_C), recipe)
+    log.write(stage="features", flickr=list(known.features_NKF.shape))
+    learn_heads(model, known, corpus, recipe, log)
+    if recipe.tuning_epochs:
+        tune(model, known, corpus, classes, recipe, log)
+    if recipe.words_epochs:
+        learn_words(model, known, corpus, classes, recipe, log)
+    return model.eval()
+
+
+def look_up(model: LiteClip, corpus: Corpus, classes: Classes, classifier: Classifier, recipe: ClipRecipe) -> Known:
+    """Features of pictures, captions and names, computed once."""
+    folder = corpus.folder / "features"
+    folder.mkdir(exist_ok=True)
+
+    def pictures(name: str, dataset: Dataset, crops: int) -> Tensor:
+        path = folder / f"{TOWER}-{USED_PX}-{name}.npy"
+        pooled = pooled_features(model.image_tower, dataset, path, size_px=USED_PX, crops=crops)
+        return torch.from_numpy(pooled.astype(np.float32))
+
+    def texts(name: str, said: list[str]) -> Tensor:
+        return text_features(model.text_tower, said, corpus, folder / f"texts-{name}.npy")
+
+    names = classes.texts()
+    return Known(
+        classifier=classifier,
+        features_NKF=pictures("train", corpus.train, recipe.crops),
+        val_NF=pictures("val", corpus.val, 0)[:, 0],
+        captions_N5E=texts("train", [text for pair in corpus.train for text in pair.captions]).unflatten(0, (-1, 5)),
+        val_TE=texts("val", [text for pair in corpus.val for text in pair.captions]),
+        names=NameFeatures(classes, texts("names", names), texts("photos", [f"a photo of a {name}" for name in names])),
+    )
+
+
+def learn_heads(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe, log: Log) -> None:
+    """Both heads on features of towers that stand still."""
+    head = model.image_projection
+    mean_F, axes_FE = whitening(known.features_NKF[:, :2].mean(1), model.config.feature_width, recipe.whitening_ridge)
+    with torch.no_grad():
+        head.features.weight.copy_(axes_FE.T)
+        head.features.bias.copy_(-mean_F @ axes_FE)
+        model.logit_scale.fill_(math.log(recipe.temperature))
+    model.image_tower.requires_grad_(False)
+    objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=0)
+    n_steps = len(known.captions_N5E) // recipe.batch
+    training = Training(
+        model, corpus.folder / "heads.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed
+    )
+    for epoch, generator in training.epochs():
+        order = torch.randperm(len(known.captions_N5E), generator=generator)
+        for row_B in order[: n_steps * recipe.batch].split(recipe.batch):
+            view_B = torch.randint(known.features_NKF.shape[1], row_B.shape, generator=generator)
+            feature_BF = known.features_NKF[row_B, view_B]
+            loss = objective.pairs(model, feature_BF, row_B, generator)
+            loss = loss + objective.classes(model, feature_BF, generator)
+            training.descend(loss)
+        if (epoch + 1) % 10 == 0 or epoch + 1 == recipe.epochs:
+            log.write(stage="heads", epoch=epoch + 1, loss=round(loss.item(), 3), **check(model, known, known.val_NF))
+
+
+def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> None:
+    """The image tower's last blocks and both heads, on pictures with captions and small pictures with names.
+
+    ImageNet's classifier stands still and must go on recognising what it recognised, which keeps the features where
+    the classes' directions point.
+    """
+    tower = model.image_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for block in [*tower.blocks[recipe.tuned_from :], tower.head]:
+        block.requires_grad_(True)
+    pixels_NSS3, names = cached_pixels(corpus.train, CACHE_PX), corpus.tiny("train", recipe.names)
+    names_NSS3 = cached_pixels(names, NAMES_PX)
+    class_N = class_rows(names, corpus, classes)
+    named_N = torch.where(class_N >= 0)[0]
+    recognised_NC = known.classifier.logits(known.features_NKF.mean(1)).softmax(1)
+    objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=recipe.remembered)
+    training = Training(
+        model, corpus.folder / "tuned.pt", epochs=recipe.tuning_epochs, steps=len(corpus.train) // recipe.tuning_batch,
+        rate=recipe.tuning_rate, seed=recipe.seed + 1, factors={"image_tower": recipe.tower_factor},
+    )  # fmt: skip
+
+    def look(pixels: NDArray[np.uint8], rows: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
+        changes = draw_changes(len(rows), VIEWS, generator)
+        return _pooled(model, augment(torch.from_numpy(pixels[rows.numpy()]), size_px, VIEWS, changes), recipe)
+
+    for epoch, generator in training.epochs():
+        order = torch.randperm(len(corpus.train), generator=generator)
+        for step, row_B in enumerate(order[: training.n_steps * recipe.tuning_batch].split(recipe.tuning_batch)):
+            feature_BF = look(pixels_NSS3, row_B, recipe.tuning_px, generator)
+            small_B = named_N[torch.randint(len(named_N), (recipe.tuning_names,), generator=generator)]
+            small_BF, named_B = look(names_NSS3, small_B, recipe.names_px, generator), class_N[small_B]
+            loss = objective.pairs(model, feature_BF, row_B, generator)
+            other_N = torch.randint(len(known.features_NKF), (3 * len(row_B),), generator=generator)
+            source_BF = torch.cat([feature_BF.detach(), known.features_NKF[other_N, 0]])
+            loss = loss + objective.classes(model, source_BF, generator, (small_BF, named_B))
+            told = F.log_softmax(known.classifier.logits(feature_BF), 1)
+            loss = loss + 0.1 * F.kl_div(told, recognised_NC[row_B], reduction="batchmean")
+            loss = loss + 0.1 * F.cross_entropy(known.classifier.logits(small_BF), named_B)
+            training.descend(loss)
+            if step % 10 == 0:
+                log.write(stage="tuning", epoch=epoch, step=step, of=training.n_steps, loss=round(loss.item(), 3))
+        log.write(stage="tuning", epoch=epoch + 1, **check(model, known, embed_pooled(model, corpus.val, 224, recipe)))
+
+
+def learn_words(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> None:
+    """The text tower and both heads, on features of the tuned image tower, which stands still."""
+    model.image_tower.requires_grad_(False)
+    model.text_tower.requires_grad_(True)
+    folder = corpus.folder / "features"
+    train_NF, val_NF = (
+        torch.from_numpy(
+            pooled_features(model.image_tower, dataset, folder / f"tuned-{name}.npy", size_px=USED_PX)[:, 0].astype(
+                np.float32
+            )
+        )
+        for name, dataset in (("train", corpus.train), ("val", corpus.val))
+    )
+    captions = tokenize([pair.captions for pair in corpus.train], corpus.tokenizer)
+    names = tokenize([tuple(own) for own in classes.names], corpus.tokenizer)
+    training = Training(
+        model, corpus.folder / "words.pt", epochs=recipe.words_epochs, steps=len(train_NF) // recipe.words_batch,
+        rate=recipe.words_rate, seed=recipe.seed + 2, factors={"text_tower": recipe.words_factor},
+    )  # fmt: skip
+    last: list[tuple[Tensor, Tensor, Tensor]] = []
+    for epoch, generator in training.epochs():
+        rng = np.random.default_rng([recipe.seed, epoch])
+        order = torch.randperm(len(train_NF), generator=generator)
+        for row_B in order[: training.n_steps * recipe.words_batch].split(recipe.words_batch):
+            class_P = torch.randperm(len(classes.names), generator=generator)[: recipe.words_names]
+            feature_BF = torch.cat([
+                train_NF[row_B], known.classifier.pseudo_pictures(train_NF[row_B], class_P, generator)
+            ])  # fmt: skip
+            said, named = (
+                embed_ids(model, token_ids(table, table.draw(rows.numpy(), 1, rng)[0]))
+                for table, rows in ((captions, row_B), (names, class_P))
+            )
+            image_BD, scale = embed_features(model, feature_BF), model.logit_scale.exp().clamp(max=100)
+            seen_BD, named_PD = image_BD[: len(row_B)], image_BD[len(row_B) :]
+            loss = both_ways(seen_BD, said, row_B, last, scale)
+            loss = loss + 0.5 * F.cross_entropy(scale * named_PD @ named.T, torch.arange(len(class_P)))
+            last = [*last, (row_B, seen_BD.detach(), said.detach())][-recipe.remembered :]
+            training.descend(loss)
+        log.write(
+            stage="words", epoch=epoch + 1, loss=round(loss.item(), 3),
+            **check(model, dataclasses.replace(known, val_TE=_val_texts(model, corpus)), val_NF),
+        )  # fmt: skip
+
+
+def both_ways(
+    image_BD: Tensor, text_BD: Tensor, row_B: Tensor, last: list[tuple[Tensor, Tensor, Tensor]], scale: Tensor
+) -> Tensor:
+    """Contrast of pictures and their captions; those of the `last` steps are more that don't fit."""
+    rows_M = torch.cat([row_B, *(rows for rows, _, _ in last)])
+    again_BM = row_B[:, None] == rows_M
+    again_BM[:, : len(row_B)] = False
+    target_B, total = torch.arange(len(row_B)), 0.0 * scale
+    for own_BD, other_MD in (
+        (image_BD, torch.cat([text_BD, *(texts for _, _, texts in last)])),
+        (text_BD, torch.cat([image_BD, *(images for _, images, _ in last)])),
+    ):
+        total = total + F.cross_entropy((scale * own_BD @ other_MD.T).masked_fill(again_BM, -1e9), target_B) / 2
+    return total
+
+
+def embed_ids(model: LiteClip, ids_TL: Tensor) -> Tensor:
+    """Token ids -> unit vectors, in half precision but for the norm."""
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        return F.normalize(model.text_projection(model.text_tower(ids_TL)).float(), dim=-1)
+
+
+def token_ids(table: TokenTable, places: NDArray[np.int64]) -> Tensor:
+    """Some rows of a table, as long as the longest of them."""
+    longest = int(table.length_C[places].max())
+    return torch.from_numpy(table.ids_CL[places, :longest].astype(np.int64))
+
+
+@torch.inference_mode()
+def _val_texts(model: LiteClip, corpus: Corpus) -> Tensor:
+    """What the text tower says of val's captions (T, E)."""
+    table = tokenize([pair.captions for pair in corpus.val], corpus.tokenizer)
+    model.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        order = np.argsort(table.length_C, kind="stable")
+        parts = [model.text_tower(token_ids(table, order[start : start + 250])) for start in range(0, len(order), 250)]
+    return torch.cat(parts).float()[np.argsort(order)]
+
+
+def class_rows(names: Dataset, corpus: Corpus, classes: Classes) -> Tensor:
+    """Which of ImageNet's classes each of Tiny ImageNet's pictures is of; -1 for the few that have none there."""
+    row_of = {name: row for row, own in enumerate(classes.names) for name in own}
+    rows_of_label = [next((row_of[name] for name in own if name in row_of), -1) for own in names.class_names or ()]
+    return torch.tensor([rows_of_label[pair.label or 0] for pair in names])
+
+
+def whitening(feature_NF: Tensor, width: int, ridge: float) -> tuple[Tensor, Tensor]:
+    """Mean (F,) and PCA whitening (F, E) of features; the ridge keeps the faintest axes from being mostly noise."""
+    centred_NF = feature_NF - feature_NF.mean(0)
+    variance_F, axes_FF = torch.linalg.eigh(centred_NF.T @ centred_NF / len(centred_NF))
+    variance_E, axes_FE = variance_F.flip(0)[:width], axes_FF.flip(1)[:, :width]
+    return feature_NF.mean(0), axes_FE / torch.sqrt(variance_E + ridge * variance_E.mean())
+
+
+def _pooled(model: LiteClip, image_B3SS: Tensor, recipe: ClipRecipe) -> Tensor:
+    tower = model.image_tower
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            early_BCHW = tower.blocks[: recipe.tuned_from](F.relu6(tower.stem(normalise(image_B3SS))))
+        cells_BCHW = F.relu6(tower.head(tower.blocks[recipe.tuned_from :](early_BCHW)))
+    return cells_BCHW.float().mean(dim=(2, 3))
+
+
+@torch.inference_mode()
+def embed_pooled(model: LiteClip, dataset: Dataset, size_px: int, recipe: ClipRecipe) -> Tensor:
+    """Pooled features (N, F) of whole pictures."""
+    model.eval()
+    pixels_NSS3 = cached_pixels(dataset, size_px)
+    parts = [pixels_NSS3[start : start + 50] for start in range(0, len(pixels_NSS3), 50)]
+    return torch.cat([_pooled(model, as_images(torch.from_numpy(np.array(part))), recipe) for part in parts])
+
+
+@torch.inference_mode()
+def check(model: LiteClip, known: Known, val_NF: Tensor) -> dict[str, float]:
+    """Recall at 10 both ways on val, and how often names agree with ImageNet's classifier where that is sure."""
+    model.eval()
+    head = model.image_projection
+    image_ND = F.normalize(head(head.features(val_NF)), dim=-1)
+    text_TD = F.normalize(model.text_projection(known.val_TE), dim=-1)
+    metrics = retrieval_metrics(image_ND.numpy(), text_TD.numpy(), np.arange(len(val_NF)).repeat(5))
+    name_CE = known.names.features_T2E[known.names.first_C].mean(1)
+    named_N = (image_ND @ F.normalize(model.text_projection(name_CE), dim=-1).T).argmax(1)
+    sure_N, class_N = known.classifier.logits(known.val_NF).softmax(1).max(1)
+    agree = (named_N == class_N)[sure_N > 0.6].float().mean().item()
+    found = {name: round(metrics[name], 4) for name in ("image_retrieval_recall@10", "text_retrieval_recall@10")}
+    model.train()
+    return {**found, "names_agree": round(agree, 4), "scale": round(model.logit_scale.exp().item(), 1)}

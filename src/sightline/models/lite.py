@@ -1,0 +1,296 @@
+"""The starter's own CLIP: an EfficientNet-Lite and a BERT-like text tower in one joint space, as torch modules.
+
+Both towers have the shape of published ones, so that a model can start from their weights: EfficientNet-Lite (Tan and
+Le 2019, arXiv:1905.11946, without squeeze-and-excitation, with ReLU6) and MiniLM (Wang et al. 2020, arXiv:2002.10957).
+The image tower's batch norms are folded into its convolutions.
+
+Shape suffixes:
+    B images   T texts   C channels   H, W height and width   L tokens   D joint-space dimension   E width
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from sightline.errors import ModelError
+from sightline.models.convolutional import CONFIG_FILE, Attention, ConvClip, Saved, to_unit
+
+CELL_WIDTH = 1280
+_STEM_WIDTH = 32
+_STAGES = (
+    # kernel, stride, expansion, width, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteClipConfig:
+    """Sizes of a `LiteClip`; the defaults are EfficientNet-Lite2 and all-MiniLM-L6-v2.
+
+    `size_px` is the side of the squashed square input, `image_width` and `image_depth` EfficientNet's factors,
+    `joint_width` the features that both heads read, `head_width` their hidden layer.
+    """
+
+    model_type: ClassVar[str] = "sightline-lite-clip"
+
+    size_px: int = 240
+    image_width: float = 1.1
+    image_depth: float = 1.2
+    feature_width: int = 512
+    head_width: int = 1024
+    vocab_size: int = 30522
+    context_length: int = 64
+    pad_id: int = 0
+    text_width: int = 384
+    text_layers: int = 6
+    text_heads: int = 12
+    dim: int = 384
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have. Raises ModelError."""
+        for field in dataclasses.fields(self):
+            if field.name not in ("pad_id", "dropout") and getattr(self, field.name) <= 0:
+                raise ModelError(f"{field.name} must be positive, got {getattr(self, field.name)}.")
+        if self.text_width % self.text_heads:
+            raise ModelError(f"text_heads ({self.text_heads}) must divide text_width ({self.text_width}).")
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise ModelError(f"pad_id must lie in [0, {self.vocab_size}), got {self.pad_id}.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ModelError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as `config.json` holds it."""
+        return {"model_type": self.model_type, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The config that `config.json` holds.
+
+        Raises:
+            ModelError: another `model_type`, an unknown key, or a value that `__post_init__` refuses.
+        """
+        values = dict(values)
+        found = values.pop("model_type", None)
+        if found != cls.model_type:
+            raise ModelError(f"This config is of model_type {found!r}; expected {cls.model_type!r}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ModelError(f"Unknown config key {', '.join(unknown)}. Valid keys: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow does: at stride 2 one more row below and right than above and left."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        if self.stride[0] == 1:
+            return super().forward(x_BCHW)
+        height, width = (_padding(side, self.kernel_size[0], self.stride[0]) for side in x_BCHW.shape[-2:])
+        if height[0] == height[1] and width[0] == width[1]:
+            return F.conv2d(
+                x_BCHW, self.weight, self.bias, self.stride, (height[0], width[0]), self.dilation, self.groups
+            )
+        return F.conv2d(
+            F.pad(x_BCHW, (*width, *height)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+def _same_conv(width_in: int, width_out: int, kernel: int, stride: int = 1, groups: int = 1) -> SameConv:
+    return SameConv(width_in, width_out, kernel, stride, (kernel - 1) // 2 if stride == 1 else 0, groups=groups)
+
+
+def _padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+class InvertedBlock(nn.Module):
+    """Expand, convolve each channel for itself, project; with a shortcut where shapes allow (arXiv:1801.04381)."""
+
+    def __init__(self, width_in: int, width_out: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = width_in * expansion
+        self.expand = nn.Conv2d(width_in, inner, 1) if expansion > 1 else None
+        self.depthwise = _same_conv(inner, inner, kernel, stride, groups=inner)
+        self.project = nn.Conv2d(inner, width_out, 1)
+        self.shortcut = stride == 1 and width_in == width_out
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        inner_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
+        y_BCHW: Tensor = self.project(F.relu6(self.depthwise(inner_BCHW)))
+        return x_BCHW + y_BCHW if self.shortcut else y_BCHW
+
+
+class LiteImageTower(nn.Module):
+    """An EfficientNet-Lite without pooling and classifier: normalised pixels -> a map of cells of 32x32 pixels."""
+
+    def __init__(self, width: float, depth: float) -> None:
+        super().__init__()
+        self.stem = _same_conv(3, _STEM_WIDTH, 3, 2)
+        blocks: list[InvertedBlock] = []
+        width_in, self.fine_block = _STEM_WIDTH, 0
+        for index, (kernel, stride, expansion, stage_width, count) in enumerate(_STAGES):
+            width_out = _rounded(stage_width * width)
+            # Lite keeps the first and the last stage at one block, whatever the depth.
+            n_blocks = count if index in (0, len(_STAGES) - 1) else math.ceil(count * depth)
+            for place in range(n_blocks):
+                step = stride if place == 0 else 1
+                if step > 1:
+                    self.fine_block = len(blocks) - 1
+                blocks.append(InvertedBlock(width_in, width_out, kernel=kernel, stride=step, expansion=expansion))
+                width_in = width_out
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(width_in, CELL_WIDTH, 1)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """(B, 3, S, S) -> cells (B, 1280, S / 32, S / 32), sides rounded up."""
+        cells_BCHW: Tensor = F.relu6(self.head(self.blocks(F.relu6(self.stem(image_BCHW)))))
+        return cells_BCHW
+
+
+def _rounded(width: float, divisor: int = 8) -> int:
+    """EfficientNet's rounding of channels: to a multiple of 8, never below nine tenths."""
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * width else rounded
+
+
+class BertLayer(nn.Module):
+    """A transformer layer whose norms come after its sums, as BERT's."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_TLE: Tensor, mask: Tensor) -> Tensor:
+        """(T, L, E) -> (T, L, E); `mask` is true where attention may look."""
+        x_TLE = self.attention_norm(x_TLE + self.dropout(self.attention(x_TLE, x_TLE, mask=mask)))
+        y_TLE: Tensor = self.mlp_norm(x_TLE + self.dropout(self.mlp(x_TLE)))
+        return y_TLE
+
+
+class BertTextTower(nn.Module):
+    """A BERT whose tokens are averaged, start and end included, padding left out."""
+
+    def __init__(self, config: LiteClipConfig) -> None:
+        super().__init__()
+        self.pad_id = config.pad_id
+        self.tokens = nn.Embedding(config.vocab_size, config.text_width)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.context_length, config.text_width))
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.norm = nn.LayerNorm(config.text_width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            BertLayer(config.text_width, config.text_heads, config.dropout) for _ in range(config.text_layers)
+        )
+
+    def forward(self, ids_TL: Tensor) -> Tensor:
+        """int64 (T, L) -> (T, E). Padding never changes a text's vector."""
+        real_TL = ids_TL != self.pad_id
+        x_TLE = self.dropout(self.norm(self.tokens(ids_TL) + self.positions[: ids_TL.shape[1]]))
+        for layer in self.layers:
+            x_TLE = layer(x_TLE, real_TL[:, None, None, :])
+        weight_TL1 = real_TL[:, :, None].to(x_TLE.dtype)
+        pooled_TE: Tensor = (x_TLE * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1.0)
+        return pooled_TE
+
+
+class Head(nn.Module):
+    """A linear map into the joint space, plus what a hidden layer adds to it."""
+
+    def __init__(self, width: int, config: LiteClipConfig, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, config.dim)
+        self.hidden = nn.Linear(width, config.head_width)
+        self.out = nn.Linear(config.head_width, config.dim)
+        self.dropout = dropout
+
+    def context(self, x_BE: Tensor) -> Tensor:
+        """What the hidden layer adds: (B, E) -> (B, D)."""
+        added_BD: Tensor = self.out(F.dropout(F.relu(self.hidden(x_BE)), self.dropout, self.training))
+        return added_BD
+
+    def forward(self, x_BE: Tensor) -> Tensor:
+        """(B, E) -> (B, D), not normalised."""
+        x_BE = F.dropout(x_BE, self.dropout, self.training)
+        mapped_BD: Tensor = self.linear(x_BE) + self.context(x_BE)
+        return mapped_BD
+
+
+class ImageHead(Head):
+    """A head that reads fewer features than the tower gives."""
+
+    def __init__(self, config: LiteClipConfig, dropout: float) -> None:
+        super().__init__(config.feature_width, config, dropout)
+        self.features = nn.Linear(CELL_WIDTH, config.feature_width)
+
+
+class LiteClip(Saved):
+    """A CLIP (Radford et al. 2021, arXiv:2103.00020) of EfficientNet-Lite and a small BERT."""
+
+    config_class = LiteClipConfig
+    config: LiteClipConfig
+
+    def __init__(self, config: LiteClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower = LiteImageTower(config.image_width, config.image_depth)
+        self.image_projection = ImageHead(config, 0.3)
+        self.text_tower = BertTextTower(config)
+        self.text_projection = Head(config.text_width, config, 0.3)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_images(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, 3, S, S) -> unit vectors (B, D) and the map they come from (B, H, W, D).
+
+        A cell's vector is its own linear share plus what the hidden layer says of the whole picture, so an image's
+        vector is its map's mean, normalised, and cells differ in a text's similarity by their own share alone.
+        """
+        cells_BHWC = self.image_tower(image_BCHW).permute(0, 2, 3, 1)
+        head = self.image_projection
+        feature_BHWE = head.features(cells_BHWC)
+        pooled_BE = F.dropout(feature_BHWE.mean(dim=(1, 2)), head.dropout, self.training)
+        context_BD = head.context(pooled_BE)
+        map_BHWD = head.linear(feature_BHWE) + context_BD[:, None, None]
+        return to_unit(head.linear(pooled_BE) + context_BD), map_BHWD
+
+    def encode_texts(self, ids_TL: Tensor) -> Tensor:
+        """int64 (T, L), padded with `pad_id` -> unit vectors (T, D)."""
+        return to_unit(self.text_projection(self.text_tower(ids_TL)))
+
+    def forward(self, image_BCHW: Tensor, ids_TL: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and texts -> unit vectors (B, D) and (T, D)."""
+        return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
+
+
+def load_own_clip(folder: Path) -> ConvClip | LiteClip:
+    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names.
+
+    Raises:
+        ModelError: a file is missing, the config is of another model, or the weights don't fit it.
+    """
+    path = folder / CONFIG_FILE
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if found.get("model_type") == LiteClipConfig.model_type:
+        return LiteClip.from_pretrained(folder)
+    return ConvClip.from_pretrained(folder)
