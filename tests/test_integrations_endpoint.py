@@ -147,7 +147,7 @@ def test_an_endpoint_of_one_model_serves_its_tasks_only(tmp_path):
         handler({"inputs": "words"})
     encoder = EndpointHandler(str(export_endpoint("starter", tmp_path / "encoder").folder))
     picture = Image.new("RGB", (20, 30), "red")
-    assert len(encoder({"inputs": picture})) == 256
+    assert len(encoder({"inputs": picture})) == 384
 
 
 def test_a_folder_of_the_users_is_not_replaced_and_an_endpoint_is(tmp_path):
@@ -221,7 +221,7 @@ def test_zero_shot_classification_is_softmax_of_the_models_own_cosines(handler, 
 def test_pictures_come_as_base64_data_urls_bytes_or_decoded(handler):
     content = png(random_pixels(1, 128)[0])
     first = ask(handler, "image-feature-extraction", as_text(content))
-    assert len(first) == 256
+    assert len(first) == 384
     for other in ("data:image/png;base64," + as_text(content), content, Image.open(io.BytesIO(content))):
         assert ask(handler, "image-feature-extraction", other) == first
     assert ask(handler, "image-feature-extraction", [as_text(content)]) == [first]
@@ -249,7 +249,7 @@ def test_the_hubs_own_client_talks_to_it(exported, monkeypatch, tmp_path):
     with run_endpoint(exported.folder) as url:
         client = InferenceClient(model=url, token="none")
         vectors = client.feature_extraction(["a dog", "the sea"])
-        assert vectors.shape == (2, 256)
+        assert vectors.shape == (2, 384)
         np.testing.assert_allclose(vectors, load_encoder("starter").encode_texts(["a dog", "the sea"]), atol=1e-5)
         assert client.image_to_text(picture).generated_text.strip()
         labels = client.zero_shot_image_classification(picture, ["sea", "dog"])

@@ -115,19 +115,21 @@ def test_a_tower_of_products_is_a_transformer(tmp_path, rng):
 
 
 def undo_fixed_ranges(model):
-    """The starter's image tower with float activations: its ReLUs had become the lower end of a range."""
+    """The starter's image tower with float activations: its ReLU6s had become the ends of a range."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     made = {node.output[0]: node for node in model.graph.node}
     nodes = []
     for node in model.graph.node:
         before = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if before is not None and before.op_type == "QuantizeLinear":
-            kind = "Relu" if constants[before.input[2]] == 0 else "Identity"
-            nodes.append(helper.make_node(kind, [before.input[0]], [node.output[0]]))
+            ends = ["", ""] if constants[before.input[2]] else ["twin/lowest", "twin/highest"]
+            nodes.append(helper.make_node("Clip", [before.input[0], *ends], [node.output[0]]))
         elif node.op_type != "QuantizeLinear":
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    for name, end in (("twin/lowest", 0), ("twin/highest", 6)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(end), name))
     return model
 
 
