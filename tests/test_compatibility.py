@@ -59,7 +59,12 @@ def test_a_library_of_0_1_is_brought_up_to_date_and_loses_nothing(home):
         before = {record.relative: record.id for record in library.store.scan()}
         (home / "photos" / "2021").rename(home / "photos" / "holidays")
         report = library.index(config=IndexConfig(exclude=("raw",)))
-        assert report.counts == dict.fromkeys(report.counts, 0) | {"renamed": 2, "touched": 4, "skipped": 1}
+        assert report.counts == dict.fromkeys(report.counts, 0) | {
+            "renamed": 2,
+            "touched": 4,
+            "skipped": 1,
+            "embedded": 5,
+        }
         after = {record.relative.replace("holidays", "2021"): record.id for record in library.store.scan()}
         assert after == before
         assert library.store.captions([before[BLUE]])[before[BLUE]][0].text == "my blue window"
