@@ -105,12 +105,12 @@ def _build_big(world: World) -> None:
     """A library of 100,000 rows. All share the photos' content, and so their thumbnails; only some rows have files."""
     with Library.open(world.library("big"), model="starter") as library:
         library.index(world.photos)
-        store = library.store
+        store, dim = library.store, library.encoder.dim
         seen = [record for record in store.scan() if record.info.width > 200]
         rng = np.random.default_rng(0)
         for start in range(0, MANY_ROWS - store.stats().images, 20_000):
             count = min(20_000, MANY_ROWS - store.stats().images)
-            vectors = rng.standard_normal((count, 256), dtype=np.float32)
+            vectors = rng.standard_normal((count, dim), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             store.upsert([_make_row(seen, start + row, vectors[row]) for row in range(count)])
 
