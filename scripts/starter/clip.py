@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from classes import Classes
 from corpus import CONTEXT_LENGTH, PAD_ID, Corpus
-from features import CACHE_PX, as_images, cached_pixels, normalise, pooled_features, text_features
+from features import CACHE_PX, NAMES_PX, as_images, cached_pixels, normalise, text_features, tower_features
 from numpy.typing import NDArray
 from objective import Classifier, NameFeatures, Objective, embed_features
 from progress import Log, Training
@@ -30,8 +30,6 @@ from sightline.training.token_table import TokenTable, tokenize
 TOWER = "lite2"
 USED_PX = 240
 """Things are smaller in whole pictures at this size than in crops at the size of tuning (arXiv:1906.06423)."""
-NAMES_PX = 64
-"""What Tiny ImageNet's pictures measure."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,7 @@ def look_up(model: LiteClip, corpus: Corpus, classes: Classes, classifier: Class
 
     def pictures(name: str, dataset: Dataset, crops: int) -> Tensor:
         path = folder / f"{TOWER}-{USED_PX}-{name}.npy"
-        pooled = pooled_features(model.image_tower, dataset, path, size_px=USED_PX, crops=crops)
+        pooled = tower_features(model.image_tower, dataset, path, size_px=USED_PX, crops=crops)
         return torch.from_numpy(pooled.astype(np.float32))
 
     def texts(name: str, said: list[str]) -> Tensor:
@@ -151,12 +149,15 @@ def learn_heads(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecip
 
 
 def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> None:
-    """The image tower's last blocks and both heads, on pictures with captions and small pictures with names.
+    """The image tower's last blocks under heads that stand still, on pictures with captions and small ones with names.
 
     ImageNet's classifier stands still and must go on recognising what it recognised, which keeps the features where
     the classes' directions point.
     """
     tower = model.image_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for still in (model.image_projection, model.text_projection):
+        still.requires_grad_(False)
+    model.logit_scale.requires_grad_(False)
     for block in [*tower.blocks[recipe.tuned_from :], tower.head]:
         block.requires_grad_(True)
     pixels_NSS3, names = cached_pixels(corpus.train, CACHE_PX), corpus.tiny("train", recipe.names)
@@ -200,7 +201,7 @@ def learn_words(model: LiteClip, known: Known, corpus: Corpus, classes: Classes,
     folder = corpus.folder / "features"
     train_NF, val_NF = (
         torch.from_numpy(
-            pooled_features(model.image_tower, dataset, folder / f"tuned-{name}.npy", size_px=USED_PX)[:, 0].astype(
+            tower_features(model.image_tower, dataset, folder / f"tuned-{name}.npy", size_px=USED_PX)[:, 0].astype(
                 np.float32
             )
         )

@@ -18,12 +18,14 @@ from sightline.data.base import Dataset
 from sightline.data.pixel_cache import open_pixel_cache
 from sightline.images.preprocess import Preprocessing
 from sightline.models.graph_export import BATCH, export_graph
-from sightline.models.lite import BertTextTower, LiteImageTower
+from sightline.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteImageTower
 from sightline.models.onnx_session import open_session
 from sightline.training.augment import Augmentation, Changes, FixedCrops, augment
 
 CACHE_PX = 192
 """What Flickr8k's pictures measure here."""
+NAMES_PX = 64
+"""What Tiny ImageNet's pictures measure."""
 CROPS = Augmentation(crop_min=0.5, aspect_jitter=1.5, colour_jitter=0.0)
 WHOLE_AND_MIRRORED = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
@@ -43,46 +45,51 @@ def normalise(image_B3SS: Tensor) -> Tensor:
     return ((image_B3SS - MEAN[0]) / STD[0]).contiguous(memory_format=torch.channels_last)
 
 
-class _Pooled(nn.Module):
-    """Pixels in [0, 1] -> pooled features (B, 1280)."""
+class _Cells(nn.Module):
+    """Pixels in [0, 1] -> cells (B, M, 1280), or their mean (B, 1280)."""
 
-    def __init__(self, tower: LiteImageTower) -> None:
+    def __init__(self, tower: LiteImageTower, *, pooled: bool) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.pooled = tower, pooled
 
     def forward(self, image_B3SS: Tensor) -> Tensor:
-        return self.tower((image_B3SS - MEAN[0]) / STD[0]).mean(dim=(2, 3))
+        cells_BCM = self.tower((image_B3SS - MEAN[0]) / STD[0]).flatten(2)
+        return cells_BCM.mean(dim=2) if self.pooled else cells_BCM.transpose(1, 2)
 
 
-def pooled_features(
-    tower: LiteImageTower, dataset: Dataset, path: Path, *, size_px: int, crops: int = 0
+def tower_features(
+    tower: LiteImageTower, dataset: Dataset, path: Path, *, size_px: int, crops: int = 0, pooled: bool = True
 ) -> NDArray[np.float16]:
-    """Pooled features (N, K, F) of the whole picture and, with `crops`, of its mirror image and so many fixed crops.
+    """What the tower says of the whole picture and, with `crops`, of its mirror image and so many fixed crops.
 
-    Kept at `path`. ONNX Runtime runs the tower several times as fast as PyTorch.
+    Pooled features (N, K, F) or cells (N, K, M, F), kept at `path`, from where they are read as needed. ONNX Runtime
+    runs the tower several times as fast as PyTorch.
     """
     if not path.is_file():
         graph = path.with_suffix(".onnx")
         example = (torch.zeros(2, 3, size_px, size_px),)
-        export_graph(_Pooled(tower), example, graph, names=(("pixels",), ("features",)), dynamic=({0: BATCH},))
+        module = _Cells(tower, pooled=pooled).eval()
+        export_graph(module, example, graph, names=(("pixels",), ("features",)), dynamic=({0: BATCH},))
         session = open_session(graph)
         affine_NK23 = WHOLE_AND_MIRRORED[: 2 if crops else 1].expand(len(dataset), -1, 2, 3)
         if crops:
             fixed = FixedCrops.draw(torch.full((len(dataset),), 1 + crops), CROPS, seed=0)
             drawn_NK23 = fixed.affine_C23.unflatten(0, (len(dataset), 1 + crops))[:, 1:]
             affine_NK23 = torch.cat([affine_NK23, drawn_NK23], dim=1)
-        pixels_NSS3 = cached_pixels(dataset, CACHE_PX)
-        features_NKF = np.empty((*affine_NK23.shape[:2], 1280), np.float16)
-        for k in range(features_NKF.shape[1]):
+        pixels_NSS3 = cached_pixels(dataset, CACHE_PX if crops else size_px)
+        partial = path.with_suffix(".partial.npy")
+        cells = () if pooled else ((-(-size_px // CELL_PX)) ** 2,)
+        shape = (*affine_NK23.shape[:2], *cells, CELL_WIDTH)
+        made = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+        for k in range(shape[1]):
             for start in range(0, len(dataset), 32):
                 part = slice(start, min(start + 32, len(dataset)))
                 changes = Changes(affine_B23=affine_NK23[part, k], colour_3B=torch.ones(3, part.stop - start))
                 image_B3SS = augment(torch.from_numpy(np.array(pixels_NSS3[part])), size_px, CROPS, changes)
-                features_NKF[part, k] = session.run({"pixels": image_B3SS.numpy()})["features"]
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, features_NKF)
+                made[part, k] = session.run({"pixels": image_B3SS.numpy()})["features"]
+        made.flush()
         partial.replace(path)
-    kept: NDArray[np.float16] = np.load(path)
+    kept: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return kept
 
 

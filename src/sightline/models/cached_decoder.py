@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
-from sightline.models.convolutional import ConvCaptioner
+from sightline.models.convolutional import OwnCaptioner
 
 
 class CachedDecoder(nn.Module):
@@ -30,9 +30,9 @@ class CachedDecoder(nn.Module):
     """
 
     def __init__(self, model: Any) -> None:
-        """Take the weights of a `ConvCaptioner` or of transformers' `BlipForConditionalGeneration`."""
+        """Take the weights of a `OwnCaptioner` or of transformers' `BlipForConditionalGeneration`."""
         super().__init__()
-        self.parts: _Parts = _ConvParts(model) if isinstance(model, ConvCaptioner) else _BlipParts(model.text_decoder)
+        self.parts: _Parts = _OwnParts(model) if isinstance(model, OwnCaptioner) else _BlipParts(model.text_decoder)
         self.layers = nn.ModuleList(self.parts.layers())
 
     def forward(self, ids_BRL: Tensor, memory_BMC: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
@@ -55,7 +55,7 @@ class CachedDecoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Self-attention, cross-attention, MLP; the norm before each (convolutional captioner) or after each (BLIP)."""
+    """Self-attention, cross-attention, MLP; the norm before each (our own) or after each (BLIP)."""
 
     def __init__(
         self, *, heads: int, joint: nn.Linear, out: nn.Linear, cross: _CrossAttention, mlp: nn.Module, norms: _Norms
@@ -182,8 +182,8 @@ class _BlipParts(_Parts):
         return logits_BRLV
 
 
-class _ConvParts(_Parts):
-    def __init__(self, model: ConvCaptioner) -> None:
+class _OwnParts(_Parts):
+    def __init__(self, model: OwnCaptioner) -> None:
         super().__init__()
         self.model = model
 

@@ -13,7 +13,7 @@ import torch
 
 from sightline.models.base import ModelCard
 from sightline.models.cached_decoder import CachedDecoder
-from sightline.models.convolutional import ConvCaptioner
+from sightline.models.convolutional import OwnCaptioner
 from sightline.models.graph_export import BATCH, complete_or_absent, export_graph, finish_folder
 from sightline.models.torch_captioner import load_torch_captioner
 
@@ -40,7 +40,7 @@ class _Image(torch.nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.model, ConvCaptioner):
+        if isinstance(self.model, OwnCaptioner):
             normed_BMC: torch.Tensor = self.model.memory_norm(self.model.encode_images(pixel_values))
             return normed_BMC
         memory_BMC: torch.Tensor = self.model.vision_model(pixel_values=pixel_values)[0]

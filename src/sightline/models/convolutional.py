@@ -33,14 +33,41 @@ _HASH = (331, 7919)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _ConvConfig:
+class SavedConfig:
+    """What `config.json` says of a model of our own; subclasses add its sizes."""
+
+    model_type: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as `config.json` holds it."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {"model_type": self.model_type, **values}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The config that `config.json` holds.
+
+        Raises:
+            ModelError: another `model_type`, an unknown key, or a value that `__post_init__` refuses.
+        """
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        found = values.pop("model_type", None)
+        if found != cls.model_type:
+            raise ModelError(f"This config is of model_type {found!r}; expected {cls.model_type!r}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ModelError(f"Unknown config key {', '.join(unknown)}. Valid keys: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ConvConfig(SavedConfig):
     """What both models share: the image tower, the vocabulary and the transformer's width.
 
     `size_px` is the side of the squashed square input, `image_width` the channels of the ResNet's first stage (each
     later stage doubles them), `context_length` the most tokens of a text with its BOS and EOS.
     """
 
-    model_type: ClassVar[str]
     fewest_text_layers: ClassVar[int] = 1
 
     size_px: int = 112
@@ -85,28 +112,6 @@ class _ConvConfig:
     def cell_width(self) -> int:
         """Channels of the last feature map."""
         return int(self.image_width * 2 ** (len(self.image_blocks) - 1))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as `config.json` holds it."""
-        return {"model_type": self.model_type, **dataclasses.asdict(self), "image_blocks": list(self.image_blocks)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The config that `config.json` holds.
-
-        Raises:
-            ModelError: another `model_type`, an unknown key, or a value that `__post_init__` refuses.
-        """
-        values = dict(values)
-        found = values.pop("model_type", None)
-        if found != cls.model_type:
-            raise ModelError(f"This config is of model_type {found!r}; expected {cls.model_type!r}.")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ModelError(f"Unknown config key {', '.join(unknown)}. Valid keys: {', '.join(sorted(known))}.")
-        if "image_blocks" in values:
-            values["image_blocks"] = tuple(values["image_blocks"])
-        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,48 +364,58 @@ class ConvClip(Saved):
         return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
 
-class ConvCaptioner(Saved):
-    """A small captioner in BLIP's shape (arXiv:2201.12086): image cells, and a causal decoder attending over them.
+class OwnCaptioner(Saved):
+    """A captioner in BLIP's shape (arXiv:2201.12086): a causal decoder attending over what its image tower says.
 
-    The output layer is the token embedding transposed (tied). A memory of zeros makes it a plain language model, which
-    is how it learns from captions without images.
+    The output layer is the token embedding transposed (tied). Subclasses bring the image tower.
     """
 
-    config_class = ConvCaptionerConfig
-    config: ConvCaptionerConfig
-
-    def __init__(self, config: ConvCaptionerConfig) -> None:
+    def __init__(self, config: Any, *, memory_width: int) -> None:
         super().__init__()
         self.config = config
         width = config.text_width
-        self.image_tower = ImageTower(config.image_width, config.image_blocks)
-        self.memory_norm = nn.LayerNorm(config.cell_width)
+        self.memory_norm = nn.LayerNorm(memory_width)
         self.tokens = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Parameter(0.02 * torch.randn(config.context_length, width))
         nn.init.normal_(self.tokens.weight, std=0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            TransformerLayer(width, config.text_heads, config.dropout, memory_width=config.cell_width)
+            TransformerLayer(width, config.text_heads, config.dropout, memory_width=memory_width)
             for _ in range(config.text_layers)
         )
         self.norm = nn.LayerNorm(width)
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> the cells that the decoder attends over (B, N, C)."""
-        cells_BCHW: Tensor = self.image_tower(image_BCHW)
-        return cells_BCHW.flatten(2).transpose(1, 2)
+        """Normalised pixels (B, 3, S, S) -> the memory that the decoder attends over (B, N, C)."""
+        raise NotImplementedError
 
-    def decode(self, ids_BL: Tensor, cells_BNC: Tensor) -> Tensor:
-        """Tokens so far (B, L), the first BOS, and cells -> logits of each next token (B, L, V)."""
-        memory_BNC = self.memory_norm(cells_BNC)
+    def decode(self, ids_BL: Tensor, memory_BNC: Tensor) -> Tensor:
+        """Tokens so far (B, L), the first BOS, and memory -> logits of each next token (B, L, V)."""
+        normed_BNC = self.memory_norm(memory_BNC)
         x_BLE = self.dropout(self.tokens(ids_BL) + self.positions[: ids_BL.shape[1]])
         for layer in self.layers:
-            x_BLE = layer(x_BLE, memory_BNC, causal=True)
+            x_BLE = layer(x_BLE, normed_BNC, causal=True)
         return F.linear(self.norm(x_BLE), self.tokens.weight)
 
     def forward(self, image_BCHW: Tensor, ids_BL: Tensor) -> Tensor:
         """Images and their captions so far -> logits of each next token (B, L, V)."""
         return self.decode(ids_BL, self.encode_images(image_BCHW))
+
+
+class ConvCaptioner(OwnCaptioner):
+    """A small captioner on a ResNet. A memory of zeros makes it a plain language model."""
+
+    config_class = ConvCaptionerConfig
+    config: ConvCaptionerConfig
+
+    def __init__(self, config: ConvCaptionerConfig) -> None:
+        super().__init__(config, memory_width=config.cell_width)
+        self.image_tower = ImageTower(config.image_width, config.image_blocks)
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> cells (B, N, C)."""
+        cells_BCHW: Tensor = self.image_tower(image_BCHW)
+        return cells_BCHW.flatten(2).transpose(1, 2)
 
 
 def _coordinates(image_BCHW: Tensor) -> Tensor:

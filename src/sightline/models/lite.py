@@ -1,4 +1,4 @@
-"""The starter's own CLIP: an EfficientNet-Lite and a BERT-like text tower in one joint space, as torch modules.
+"""The starters: a CLIP of EfficientNet-Lite and a BERT-like text tower, and a captioner on the same image tower.
 
 Both towers have the shape of published ones, so that a model can start from their weights: EfficientNet-Lite (Tan and
 Le 2019, arXiv:1905.11946, without squeeze-and-excitation, with ReLU6) and MiniLM (Wang et al. 2020, arXiv:2002.10957).
@@ -14,16 +14,27 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sightline.errors import ModelError
-from sightline.models.convolutional import CONFIG_FILE, Attention, ConvClip, Saved, to_unit
+from sightline.models.convolutional import (
+    CONFIG_FILE,
+    Attention,
+    ConvCaptioner,
+    ConvClip,
+    OwnCaptioner,
+    Saved,
+    SavedConfig,
+    to_unit,
+)
 
 CELL_WIDTH = 1280
+CELL_PX = 32
+"""Side of the square of pixels that a cell stands for."""
 _STEM_WIDTH = 32
 _STAGES = (
     # kernel, stride, expansion, width, blocks
@@ -38,7 +49,7 @@ _STAGES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteClipConfig:
+class LiteClipConfig(SavedConfig):
     """Sizes of a `LiteClip`; the defaults are EfficientNet-Lite2 and all-MiniLM-L6-v2.
 
     `size_px` is the side of the squashed square input, `image_width` and `image_depth` EfficientNet's factors,
@@ -63,35 +74,55 @@ class LiteClipConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have. Raises ModelError."""
-        for field in dataclasses.fields(self):
-            if field.name not in ("pad_id", "dropout") and getattr(self, field.name) <= 0:
-                raise ModelError(f"{field.name} must be positive, got {getattr(self, field.name)}.")
-        if self.text_width % self.text_heads:
-            raise ModelError(f"text_heads ({self.text_heads}) must divide text_width ({self.text_width}).")
-        if not 0 <= self.pad_id < self.vocab_size:
-            raise ModelError(f"pad_id must lie in [0, {self.vocab_size}), got {self.pad_id}.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ModelError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        _check_sizes(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The config as `config.json` holds it."""
-        return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The config that `config.json` holds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteCaptionerConfig(SavedConfig):
+    """Sizes of a `LiteCaptioner`; `image_width` and `image_depth` are EfficientNet's factors.
 
-        Raises:
-            ModelError: another `model_type`, an unknown key, or a value that `__post_init__` refuses.
-        """
-        values = dict(values)
-        found = values.pop("model_type", None)
-        if found != cls.model_type:
-            raise ModelError(f"This config is of model_type {found!r}; expected {cls.model_type!r}.")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ModelError(f"Unknown config key {', '.join(unknown)}. Valid keys: {', '.join(sorted(known))}.")
-        return cls(**values)
+    It looks for `nouns` things that captions name and `classes` that pictures are of, and tells its decoder the `told`
+    likeliest of either.
+    """
+
+    model_type: ClassVar[str] = "sightline-lite-captioner"
+
+    size_px: int = 240
+    image_width: float = 1.1
+    image_depth: float = 1.2
+    nouns: int = 400
+    classes: int = 1000
+    told: int = 5
+    vocab_size: int = 4000
+    context_length: int = 32
+    pad_id: int = 0
+    text_width: int = 256
+    text_layers: int = 3
+    text_heads: int = 4
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have. Raises ModelError."""
+        _check_sizes(self)
+        if self.told > min(self.nouns, self.classes):
+            raise ModelError(f"told ({self.told}) must be at most nouns ({self.nouns}) and classes ({self.classes}).")
+
+    @property
+    def cells(self) -> int:
+        """Cells of an image."""
+        return math.ceil(self.size_px / CELL_PX) ** 2
+
+
+def _check_sizes(config: LiteClipConfig | LiteCaptionerConfig) -> None:
+    for field in dataclasses.fields(config):
+        if field.name not in ("pad_id", "dropout") and getattr(config, field.name) <= 0:
+            raise ModelError(f"{field.name} must be positive, got {getattr(config, field.name)}.")
+    if config.text_width % config.text_heads:
+        raise ModelError(f"text_heads ({config.text_heads}) must divide text_width ({config.text_width}).")
+    if not 0 <= config.pad_id < config.vocab_size:
+        raise ModelError(f"pad_id must lie in [0, {config.vocab_size}), got {config.pad_id}.")
+    if not 0.0 <= config.dropout < 1.0:
+        raise ModelError(f"dropout must lie in [0, 1), got {config.dropout}.")
 
 
 class SameConv(nn.Conv2d):
@@ -283,14 +314,69 @@ class LiteClip(Saved):
         return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
 
+class LiteCaptioner(OwnCaptioner):
+    """A captioner on an EfficientNet-Lite that is also told what its picture probably shows.
+
+    Beside the picture's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
+    likeliest in the pooled cells, each with its probability, as in attribute-guided captioning (You et al. 2016,
+    arXiv:1603.03925). So it can name things that no captioned picture showed it.
+    """
+
+    config_class = LiteCaptionerConfig
+    config: LiteCaptionerConfig
+
+    def __init__(self, config: LiteCaptionerConfig) -> None:
+        super().__init__(config, memory_width=config.text_width)
+        width = config.text_width
+        self.image_tower = LiteImageTower(config.image_width, config.image_depth)
+        self.cells = nn.Linear(CELL_WIDTH, width)
+        self.places = nn.Parameter(0.02 * torch.randn(config.cells, width))
+        self.nouns = nn.Linear(CELL_WIDTH, config.nouns)
+        self.classes = nn.Linear(CELL_WIDTH, config.classes)
+        self.concepts = nn.Embedding(config.nouns + config.classes, width)
+        self.sureness = nn.Linear(2, width)
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> cells, then concepts (B, N + 2 * told, E)."""
+        cells_BNC = self.image_tower(image_BCHW).flatten(2).transpose(1, 2)
+        concept_BT, sure_BT = self.find_concepts(cells_BNC.mean(dim=1))
+        return self.remember(cells_BNC, self.concepts(concept_BT), sure_BT)
+
+    def find_concepts(self, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled cells (B, 1280) -> the likeliest nouns, then classes, and their probabilities (B, 2 * told)."""
+        noun_sure_BT, noun_BT = torch.sigmoid(self.nouns(pooled_BC)).topk(self.config.told)
+        class_sure_BT, class_BT = torch.softmax(self.classes(pooled_BC), dim=-1).topk(self.config.told)
+        return torch.cat([noun_BT, class_BT + self.config.nouns], 1), torch.cat([noun_sure_BT, class_sure_BT], 1)
+
+    def remember(self, cells_BNC: Tensor, concept_BTE: Tensor, sure_BT: Tensor) -> Tensor:
+        """Cells (B, N, 1280), concepts (B, T, E) and their probabilities -> memory (B, N + T, E)."""
+        sure_BT2 = torch.stack([sure_BT, sure_BT.sqrt()], dim=-1)
+        return torch.cat([self.cells(cells_BNC) + self.places, concept_BTE + self.sureness(sure_BT2)], dim=1)
+
+
+def load_own_captioner(folder: Path) -> OwnCaptioner:
+    """A captioner of our own in evaluation mode, of the kind that its `config.json` names.
+
+    Raises:
+        ModelError: a file is missing, the config is of another model, or the weights don't fit it.
+    """
+    if _model_type(folder) == LiteCaptionerConfig.model_type:
+        return LiteCaptioner.from_pretrained(folder)
+    return ConvCaptioner.from_pretrained(folder)
+
+
 def load_own_clip(folder: Path) -> ConvClip | LiteClip:
     """A CLIP of our own in evaluation mode, of the kind that its `config.json` names.
 
     Raises:
         ModelError: a file is missing, the config is of another model, or the weights don't fit it.
     """
-    path = folder / CONFIG_FILE
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if found.get("model_type") == LiteClipConfig.model_type:
+    if _model_type(folder) == LiteClipConfig.model_type:
         return LiteClip.from_pretrained(folder)
     return ConvClip.from_pretrained(folder)
+
+
+def _model_type(folder: Path) -> str | None:
+    path = folder / CONFIG_FILE
+    found: str | None = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    return found

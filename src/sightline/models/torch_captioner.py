@@ -1,4 +1,4 @@
-"""Captioners on PyTorch: transformers' BLIP, and the convolutional captioner that Sightline trains.
+"""Captioners on PyTorch: transformers' BLIP, and the captioners that Sightline trains.
 
 Shape suffixes: B images, S side in pixels, N rows of the decoder, L tokens, V vocabulary,
 M cells of an image's memory, C its width.
@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 
 from sightline.errors import ModelError
 from sightline.models.base import GenerationConfig, ModelCard
-from sightline.models.convolutional import ConvCaptioner
+from sightline.models.convolutional import OwnCaptioner
 from sightline.models.generation import Decoder
 from sightline.models.layout import find_weights
+from sightline.models.lite import load_own_captioner
 from sightline.models.sentences import SentenceWriter
 from sightline.models.tokenizing import Tokenizer
 from sightline.models.torch_encoder import choose_device, quiet_transformers
@@ -56,14 +57,14 @@ class TorchCaptioner:
 
     def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
         pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
-        if isinstance(self._model, ConvCaptioner):
+        if isinstance(self._model, OwnCaptioner):
             return self._model.encode_images(pixel_values_B3SS)
         memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
         return memory_BMC
 
     def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
-        if isinstance(self._model, ConvCaptioner):
-            return _ConvDecoder(self._model, memory_BMC)
+        if isinstance(self._model, OwnCaptioner):
+            return _OwnDecoder(self._model, memory_BMC)
         return _BlipDecoder(self._model.text_decoder, memory_BMC)
 
 
@@ -79,7 +80,7 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
             "loaded; use the runtime onnx if the folder has graphs."
         )
     if card.family == "sightline-captioner":
-        return ConvCaptioner.from_pretrained(folder)
+        return load_own_captioner(folder)
     if card.family != "blip":
         raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
     from transformers import BlipForConditionalGeneration
@@ -100,12 +101,12 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
     return model.eval()
 
 
-class _ConvDecoder:
-    """The convolutional captioner's decoder, bound to the cells of a batch of images."""
+class _OwnDecoder:
+    """Our own captioner's decoder, bound to the cells of a batch of images."""
 
     scored_rows = SCORED_ROWS
 
-    def __init__(self, model: ConvCaptioner, cells_BMC: torch.Tensor) -> None:
+    def __init__(self, model: OwnCaptioner, cells_BMC: torch.Tensor) -> None:
         self._model = model
         self._cells_BMC = cells_BMC
 

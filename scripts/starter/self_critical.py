@@ -1,0 +1,117 @@
+"""The captioner learns from its own sentences: those that agree with people's better than its others become likelier.
+
+Self-critical sequence training (Rennie et al. 2017, arXiv:1612.00563) on CIDEr-D, with the mean of a picture's other
+samples as the baseline (Luo 2020, arXiv:2003.09971). Document frequencies are those of the training captions.
+
+Shape suffixes: B pictures, S samples of each, R = B * S rows, N rows of the memory, C its width, L tokens, E width,
+K heads, F = E / K, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sightline.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
+from sightline.evaluation.captions.ngrams import Words
+from sightline.evaluation.captions.tokenizing import tokenize_caption
+from sightline.models.convolutional import Attention, OwnCaptioner
+from sightline.models.tokenizing import Tokenizer
+from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+
+_END = "<end>"
+"""Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""
+_BANNED = torch.tensor([PAD_ID, BOS_ID, UNK_ID])
+
+
+class Agreement:
+    """How well sentences agree with what people said of the training pictures."""
+
+    def __init__(self, captions: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.references: list[list[Words]] = [[_words(text) for text in texts] for texts in captions]
+        self.frequencies: DocumentFrequencies = count_documents(self.references)
+
+    def __call__(self, ids_RL: Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
+        """CIDEr-D of each sentence (R,) against the captions of the picture it is of."""
+        sentences = [self.tokenizer.decode(ids) for ids in _until_end(ids_RL)]
+        references = [self.references[row] for row in rows]
+        return cider([_words(text) for text in sentences], references, frequencies=self.frequencies)
+
+
+def self_critical_loss(
+    model: OwnCaptioner, memory_BNC: Tensor, rows: Sequence[int], agreement: Agreement, *,
+    samples: int, generator: torch.Generator,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """Minus the advantage-weighted mean log-probability of sampled sentences, and their mean CIDEr-D."""
+    model.eval()  # a sentence is drawn from what will be used, without dropout
+    ids_RL = draw_sentences(model, memory_BNC, samples=samples, generator=generator)
+    model.train()
+    rewards_BS = agreement(ids_RL, np.repeat(rows, samples).tolist()).reshape(-1, samples)
+    others_BS = (rewards_BS.sum(1, keepdims=True) - rewards_BS) / (samples - 1)
+    advantage_R = torch.from_numpy(rewards_BS - others_BS).float().flatten()
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        logits_RLV = model.decode(ids_RL[:, :-1], memory_BNC.repeat_interleave(samples, 0)).float()
+    logits_RLV[:, :, _BANNED] = -torch.inf
+    target_RL = ids_RL[:, 1:]
+    counted_RL = target_RL != PAD_ID
+    nats_RL = F.cross_entropy(logits_RLV.flatten(0, 1), target_RL.flatten(), ignore_index=PAD_ID, reduction="none")
+    loss = (nats_RL.view_as(target_RL) * advantage_R[:, None]).sum() / counted_RL.sum()
+    return loss, float(rewards_BS.mean())
+
+
+@torch.no_grad()
+def draw_sentences(
+    model: OwnCaptioner, memory_BNC: Tensor, *, samples: int, generator: torch.Generator, max_tokens: int = 24
+) -> Tensor:
+    """Sentences drawn token by token (R, L), BOS first, padded after their EOS. Keys and values are kept."""
+    normed_BNC = model.memory_norm(memory_BNC)
+    crossed = [layer.cross_attention.key_value(normed_BNC).chunk(2, dim=-1) for layer in model.layers]
+    past: list[tuple[Tensor, Tensor] | None] = [None] * len(model.layers)
+    ids = torch.full((len(memory_BNC) * samples, 1), BOS_ID)
+    for place in range(max_tokens):
+        x_R1E = model.tokens(ids[:, -1:]) + model.positions[place]
+        for index, layer in enumerate(model.layers):
+            own = layer.self_attention
+            y_R1E = layer.self_norm(x_R1E)
+            new = own.key_value(y_R1E).chunk(2, dim=-1)
+            kept = past[index]
+            past[index] = new if kept is None else (torch.cat([kept[0], new[0]], 1), torch.cat([kept[1], new[1]], 1))
+            x_R1E = x_R1E + _attend(own, y_R1E, *past[index])
+            y_BSE = layer.cross_norm(x_R1E).view(len(memory_BNC), samples, -1)
+            x_R1E = x_R1E + _attend(layer.cross_attention, y_BSE, *crossed[index]).view_as(x_R1E)
+            x_R1E = x_R1E + layer.mlp(layer.mlp_norm(x_R1E))
+        logits_RV = F.linear(model.norm(x_R1E[:, 0]), model.tokens.weight)
+        logits_RV[:, _BANNED] = -torch.inf
+        chosen_R1 = torch.multinomial(logits_RV.softmax(-1), 1, generator=generator)
+        over_R1 = (ids[:, -1:] == EOS_ID) | (ids[:, -1:] == PAD_ID)
+        ids = torch.cat([ids, torch.where(over_R1, PAD_ID, chosen_R1)], dim=1)
+        if bool((over_R1 | (chosen_R1 == EOS_ID)).all()):
+            break
+    return ids
+
+
+def _attend(attention: Attention, query_BLE: Tensor, key_BNE: Tensor, value_BNE: Tensor) -> Tensor:
+    """(B, L, E) over keys and values (B, N, E) that are already projected -> (B, L, E)."""
+
+    def split(x_BLE: Tensor) -> Tensor:
+        return x_BLE.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+    query_BKLF = split(attention.query(query_BLE))
+    mixed_BKLF = F.scaled_dot_product_attention(query_BKLF, split(key_BNE), split(value_BNE))
+    mixed_BLE: Tensor = attention.out(mixed_BKLF.transpose(1, 2).flatten(2))
+    return mixed_BLE
+
+
+def _until_end(ids_RL: Tensor) -> list[list[int]]:
+    return [[token for token in row if token not in (BOS_ID, EOS_ID, PAD_ID)] for row in ids_RL.tolist()]
+
+
+def _words(text: str) -> Words:
+    return (*tokenize_caption(text), _END)
