@@ -10,6 +10,7 @@ E decoder width, L tokens, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from beam import beam_search
 from classes import Classes
 from concepts import LAST_ANIMAL, Concepts, Teller, collect_concepts, learn_nouns
 from corpus import Corpus
-from features import tower_features
+from features import pool, tuned_cells
 from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
@@ -236,24 +237,19 @@ def _prepare(
     model: LiteCaptioner, corpus: Corpus, concepts: Concepts, tokenizer: Tokenizer, told: list[list[str]],
     recipe: CaptionerRecipe,
 ) -> Material:  # fmt: skip
-    folder = corpus.folder / "features"
-    tower, size_px = model.image_tower, model.config.size_px
-
-    def cells(name: str, dataset: Dataset, crops: int) -> NDArray[np.float16]:
-        return tower_features(tower, dataset, folder / f"tuned-{name}.npy", size_px=size_px, crops=crops, pooled=False)
-
-    train_NKMC = cells("train", corpus.train, 2)
-    pooled_NKC = torch.from_numpy(pool(train_NKMC, folder / "tuned-train-pooled.npy")).float()
+    cells = functools.partial(tuned_cells, model.image_tower, corpus=corpus)
+    train_NKMC = cells(corpus.train, "train", crops=2)
+    pooled_NKC = torch.from_numpy(pool(train_NKMC)).float()
     layer, noun_NKN = learn_nouns(pooled_NKC, [pair.captions for pair in corpus.train], concepts)
     with torch.no_grad():
         model.nouns.load_state_dict(layer.state_dict())
     named = corpus.tiny("train", recipe.named)
-    named_NKMC = cells("named", named, 0)
+    named_NKMC = cells(named, "named")
     word_of_label = _label_words(named, concepts)
     rows = [row for row, pair in enumerate(named) if word_of_label[pair.label or 0]]
     words = [word_of_label[named[row].label or 0] for row in rows]
     named_NKMC = named_NKMC[rows]
-    pooled = torch.from_numpy(named_NKMC.astype(np.float32).mean(2))
+    pooled = torch.from_numpy(pool(named_NKMC)).float()
     sentences = [tuple(template.format(word) for template in TEMPLATES) for word in words]
     with torch.no_grad():
         return Material(
@@ -264,19 +260,8 @@ def _prepare(
             name_ids=tokenize(sentences, tokenizer),
             teller=Teller(concepts, told, n_told=2 * model.config.told),
             told=tokenize(told, tokenizer), group_of=np.repeat(np.arange(len(told)), [len(group) for group in told]),
-            val=cells("val", corpus.val, 0), coco=cells("coco", corpus.coco, 0),
+            val=cells(corpus.val, "val"), coco=cells(corpus.coco, "coco"),
         )  # fmt: skip
-
-
-def pool(cells_NKMC: NDArray[np.float16], path: Path) -> NDArray[np.float16]:
-    """Means over cells (N, K, C), kept at `path`."""
-    if not path.is_file():
-        pooled_NKC = np.stack([picture.astype(np.float32).mean(1) for picture in cells_NKMC]).astype(np.float16)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, pooled_NKC)
-        partial.replace(path)
-    kept: NDArray[np.float16] = np.load(path)
-    return kept
 
 
 def _find(model: LiteCaptioner, pooled_NKC: Tensor, noun_NKN: Tensor) -> dict[str, Tensor]:

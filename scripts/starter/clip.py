@@ -13,12 +13,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from classes import Classes
 from corpus import CONTEXT_LENGTH, PAD_ID, Corpus
-from features import CACHE_PX, NAMES_PX, as_images, cached_pixels, normalise, text_features, tower_features
+from features import (
+    CACHE_PX,
+    NAMES_PX,
+    USED_PX,
+    as_images,
+    cached_pixels,
+    normalise,
+    pool,
+    text_features,
+    tower_features,
+    tuned_cells,
+)
 from numpy.typing import NDArray
 from objective import Classifier, NameFeatures, Objective, embed_features
 from progress import Log, Training
 from published import FACTORS, load_image_tower, load_text_tower
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.data.base import Dataset
@@ -28,8 +39,6 @@ from sightline.training.augment import Augmentation, augment, draw_changes
 from sightline.training.token_table import TokenTable, tokenize
 
 TOWER = "lite2"
-USED_PX = 240
-"""Things are smaller in whole pictures at this size than in crops at the size of tuning (arXiv:1906.06423)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +100,10 @@ def train_clip(corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -
     known = look_up(model, corpus, classes, Classifier(weight_CF=weight_CF, bias_C=bias_C), recipe)
     log.write(stage="features", flickr=list(known.features_NKF.shape))
     learn_heads(model, known, corpus, recipe, log)
-    if recipe.tuning_epochs:
-        tune(model, known, corpus, classes, recipe, log)
-    if recipe.words_epochs:
-        learn_words(model, known, corpus, classes, recipe, log)
+    tune(model, known, corpus, classes, recipe, log)
+    known = look_again(model, known, corpus, recipe)
+    learn_heads(model, known, corpus, recipe, log, name="tuned-heads")
+    learn_words(model, known, corpus, classes, recipe, log)
     return model.eval()
 
 
@@ -122,8 +131,25 @@ def look_up(model: LiteClip, corpus: Corpus, classes: Classes, classifier: Class
     )
 
 
-def learn_heads(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe, log: Log) -> None:
-    """Both heads on features of towers that stand still."""
+def look_again(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe) -> Known:
+    """The same with what the tuned image tower says; its cells are kept for the captioner."""
+    train_NKF, val_NKF = (
+        torch.from_numpy(pool(tuned_cells(model.image_tower, dataset, name, corpus, crops=crops))).float()
+        for name, dataset, crops in (("train", corpus.train, recipe.crops), ("val", corpus.val, 0))
+    )
+    return dataclasses.replace(known, features_NKF=train_NKF, val_NF=val_NKF[:, 0])
+
+
+def learn_heads(
+    model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe, log: Log, *, name: str = "heads"
+) -> None:
+    """Both heads, from a random start, on features of towers that stand still."""
+    torch.manual_seed(recipe.seed)
+    for module in (*model.image_projection.modules(), *model.text_projection.modules()):
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    for moving in (model.image_projection, model.text_projection):
+        moving.requires_grad_(True)
     head = model.image_projection
     mean_F, axes_FE = whitening(known.features_NKF[:, :2].mean(1), model.config.feature_width, recipe.whitening_ridge)
     with torch.no_grad():
@@ -134,7 +160,7 @@ def learn_heads(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecip
     objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=0)
     n_steps = len(known.captions_N5E) // recipe.batch
     training = Training(
-        model, corpus.folder / "heads.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed
+        model, corpus.folder / f"{name}.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed
     )
     for epoch, generator in training.epochs():
         order = torch.randperm(len(known.captions_N5E), generator=generator)
@@ -145,7 +171,7 @@ def learn_heads(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecip
             loss = loss + objective.classes(model, feature_BF, generator)
             training.descend(loss)
         if (epoch + 1) % 10 == 0 or epoch + 1 == recipe.epochs:
-            log.write(stage="heads", epoch=epoch + 1, loss=round(loss.item(), 3), **check(model, known, known.val_NF))
+            log.write(stage=name, epoch=epoch + 1, loss=round(loss.item(), 3), **check(model, known, known.val_NF))
 
 
 def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> None:
@@ -198,30 +224,21 @@ def learn_words(model: LiteClip, known: Known, corpus: Corpus, classes: Classes,
     """The text tower and both heads, on features of the tuned image tower, which stands still."""
     model.image_tower.requires_grad_(False)
     model.text_tower.requires_grad_(True)
-    folder = corpus.folder / "features"
-    train_NF, val_NF = (
-        torch.from_numpy(
-            tower_features(model.image_tower, dataset, folder / f"tuned-{name}.npy", size_px=USED_PX)[:, 0].astype(
-                np.float32
-            )
-        )
-        for name, dataset in (("train", corpus.train), ("val", corpus.val))
-    )
     captions = tokenize([pair.captions for pair in corpus.train], corpus.tokenizer)
     names = tokenize([tuple(own) for own in classes.names], corpus.tokenizer)
     training = Training(
-        model, corpus.folder / "words.pt", epochs=recipe.words_epochs, steps=len(train_NF) // recipe.words_batch,
+        model, corpus.folder / "words.pt", epochs=recipe.words_epochs, steps=len(corpus.train) // recipe.words_batch,
         rate=recipe.words_rate, seed=recipe.seed + 2, factors={"text_tower": recipe.words_factor},
     )  # fmt: skip
     last: list[tuple[Tensor, Tensor, Tensor]] = []
     for epoch, generator in training.epochs():
         rng = np.random.default_rng([recipe.seed, epoch])
-        order = torch.randperm(len(train_NF), generator=generator)
+        order = torch.randperm(len(corpus.train), generator=generator)
         for row_B in order[: training.n_steps * recipe.words_batch].split(recipe.words_batch):
             class_P = torch.randperm(len(classes.names), generator=generator)[: recipe.words_names]
-            feature_BF = torch.cat([
-                train_NF[row_B], known.classifier.pseudo_pictures(train_NF[row_B], class_P, generator)
-            ])  # fmt: skip
+            view_B = torch.randint(known.features_NKF.shape[1], row_B.shape, generator=generator)
+            own_BF = known.features_NKF[row_B, view_B]
+            feature_BF = torch.cat([own_BF, known.classifier.pseudo_pictures(own_BF, class_P, generator)])
             said, named = (
                 embed_ids(model, token_ids(table, table.draw(rows.numpy(), 1, rng)[0]))
                 for table, rows in ((captions, row_B), (names, class_P))
@@ -234,7 +251,7 @@ def learn_words(model: LiteClip, known: Known, corpus: Corpus, classes: Classes,
             training.descend(loss)
         log.write(
             stage="words", epoch=epoch + 1, loss=round(loss.item(), 3),
-            **check(model, dataclasses.replace(known, val_TE=_val_texts(model, corpus)), val_NF),
+            **check(model, dataclasses.replace(known, val_TE=_val_texts(model, corpus)), known.val_NF),
         )  # fmt: skip
 
 

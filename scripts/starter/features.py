@@ -24,6 +24,8 @@ from sightline.training.augment import Augmentation, Changes, FixedCrops, augmen
 
 CACHE_PX = 192
 """What Flickr8k's pictures measure here."""
+USED_PX = 240
+"""Things are smaller in whole pictures at this size than in crops at the size of tuning (arXiv:1906.06423)."""
 NAMES_PX = 64
 """What Tiny ImageNet's pictures measure."""
 CROPS = Augmentation(crop_min=0.5, aspect_jitter=1.5, colour_jitter=0.0)
@@ -91,6 +93,19 @@ def tower_features(
         partial.replace(path)
     kept: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return kept
+
+
+def tuned_cells(
+    tower: LiteImageTower, dataset: Dataset, name: str, corpus: Corpus, *, crops: int = 0
+) -> NDArray[np.float16]:
+    """Cells (N, K, M, F) of the tuned tower, kept for all stages that need them."""
+    path = corpus.folder / "features" / f"tuned-{name}.npy"
+    return tower_features(tower, dataset, path, size_px=USED_PX, crops=crops, pooled=False)
+
+
+def pool(cells_NKMF: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The means over cells (N, K, F)."""
+    return np.stack([picture.astype(np.float32).mean(1) for picture in cells_NKMF])
 
 
 @torch.inference_mode()
