@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
 .PHONY: help demo test lint check slow documented coverage lock latest lowest bench study docs screenshots clean
 
 help:
-	@echo 'make demo     install the light core, index, caption and search 15 photos, write $(OUT)/contact-sheet.html'
+	@echo 'make demo     install the light core, index, caption and search 15 pictures, write $(OUT)/contact-sheet.html'
 	@echo 'make test     install everything, run the tests (not those marked slow)'
 	@echo 'make lint     format, lint, types, layers'
 	@echo 'make check    lint and test: what CI runs'

@@ -72,6 +72,10 @@ class Block:
         return self.code.split()[0] in LISTINGS.get(self.place.partition(":")[0], ())
 
     @property
+    def is_session(self):
+        return self.language == "console"
+
+    @property
     def is_python(self):
         return self.language == "python" or self.code.split()[0] in ("import", "from")
 
@@ -79,6 +83,12 @@ class Block:
         """The lines of a shell block, without comments."""
         lines = self.code.replace("\\\n", " ").splitlines()
         return [line for line in lines if shlex.split(line, comments=True)]
+
+    def exchanges(self):
+        """Of a session, each command with the lines that it printed."""
+        for exchange in re.split(r"^\$ ", self.code, flags=re.MULTILINE)[1:]:
+            command, *printed = exchange.splitlines()
+            yield command, printed
 
 
 def blocks_of(page):

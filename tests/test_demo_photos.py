@@ -57,11 +57,14 @@ def test_credits_page_is_current() -> None:
 
 
 def test_credits_keep_the_shown_apart_from_the_others() -> None:
-    shown, others = format_credits(load_photos()).split("never committed")
-    assert "`chelsea.png`" in shown
-    assert "`chelsea.png`" not in others
-    assert "`moon.png`" in others
-    assert "`moon.png`" not in shown
+    free = ENTRY.replace("a.png", "free.png")
+    unclear = ENTRY.replace("a.png", "unclear.png").replace("CC0", "unknown").replace("= true", "= false")
+    shown, others = format_credits(parse_photos(free + unclear)).split("never committed")
+    assert "`free.png`" in shown
+    assert "`free.png`" not in others
+    assert "`unclear.png`" in others
+    assert "`unclear.png`" not in shown
+    assert "never committed" not in format_credits(parse_photos(free))
 
 
 def test_an_entry_is_read() -> None:

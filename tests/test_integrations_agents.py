@@ -114,11 +114,11 @@ def test_answers_are_plain_values_of_the_schema(tools):
 
 
 def test_pictures_are_pillow_images_and_never_paths(tools, library):
-    with Image.open(library.parent / "photos" / "coins.png") as coins:
-        assert tools["similar_images"](image=coins, limit=1)["hits"][0]["name"] == "coins.png"
-        assert tools["caption_image"](image=coins, candidates=["coins", "a cat"])["image_id"] is None
+    with Image.open(library.parent / "photos" / "horse.png") as horse:
+        assert tools["similar_images"](image=horse, limit=1)["hits"][0]["name"] == "horse.png"
+        assert tools["caption_image"](image=horse, candidates=["a horse", "a cat"])["image_id"] is None
     with pytest.raises(InputError, match="must be a picture"):
-        tools["caption_image"](image=str(library.parent / "photos" / "coins.png"))
+        tools["caption_image"](image=str(library.parent / "photos" / "horse.png"))
 
 
 def test_wrong_arguments_say_what_is_wrong(tools):

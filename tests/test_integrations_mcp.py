@@ -75,7 +75,7 @@ def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mcp")
     path = make_demo_library(folder)
     photos = folder / "photos"
-    (photos / "copy.jpg").write_bytes((photos / "coins.png").read_bytes())
+    (photos / "copy.jpg").write_bytes((photos / "horse.png").read_bytes())
     Image.new("RGB", (90, 60), (250, 120, 30)).save(photos / INSTRUCTION)
     with sl.Library.open(path) as opened:
         opened.index()
@@ -135,19 +135,19 @@ def test_pages_of_a_search_neither_repeat_nor_lose_an_image(reader):
 
 
 def test_parts_with_weights_join_words_images_and_a_picture_sent_along(reader, library):
-    coins = id_of(library, "coins.png")
-    near = reader.ask("search_images", parts=[{"image_id": coins}, {"text": "coins", "weight": 0.5}], limit=1)
+    horse = id_of(library, "horse.png")
+    near = reader.ask("search_images", parts=[{"image_id": horse}, {"text": "a horse", "weight": 0.5}], limit=1)
     assert near["hits"][0]["name"] == "copy.jpg"
-    picture = base64.b64encode((library.parent / "photos" / "coins.png").read_bytes()).decode()
+    picture = base64.b64encode((library.parent / "photos" / "horse.png").read_bytes()).decode()
     sent = reader.ask("search_images", parts=[{"image": picture}], limit=2)
-    assert {hit["name"] for hit in sent["hits"]} == {"coins.png", "copy.jpg"}
+    assert {hit["name"] for hit in sent["hits"]} == {"horse.png", "copy.jpg"}
     away = reader.ask("search_images", parts=[{"text": "a photo"}, {"image": picture, "weight": -2}], limit=50)
-    assert {hit["name"] for hit in away["hits"][-2:]} == {"coins.png", "copy.jpg"}
+    assert {hit["name"] for hit in away["hits"][-2:]} == {"horse.png", "copy.jpg"}
     assert reader.ask("search_images", parts=json.dumps([{"text": "a photo"}]), limit=1)["total"] == away["total"]
 
 
 def test_a_query_that_is_json_or_a_path_is_words(reader):
-    for words in ("null", "[1, 2]", '{"a": 1}', "/etc/passwd", "./coins.png", "https://example.com/a.png"):
+    for words in ("null", "[1, 2]", '{"a": 1}', "/etc/passwd", "./horse.png", "https://example.com/a.png"):
         assert reader.ask("search_images", query=words, limit=1)["hits"][0]["similarity"] is not None
 
 
@@ -161,18 +161,18 @@ def test_filters_and_full_text_narrow_a_search(reader):
 
 
 def test_similar_images_leave_the_image_itself_out(reader, library):
-    coins = id_of(library, "coins.png")
-    found = reader.ask("similar_images", image_id=coins, limit=3)
+    horse = id_of(library, "horse.png")
+    found = reader.ask("similar_images", image_id=horse, limit=3)
     assert found["hits"][0]["name"] == "copy.jpg"
-    assert coins not in [hit["id"] for hit in found["hits"]]
+    assert horse not in [hit["id"] for hit in found["hits"]]
     data_address = f"data:image/png;base64,{encoded(colour=(250, 120, 30))}"
     assert reader.ask("similar_images", image=data_address, limit=1)["hits"][0]["name"].startswith("ignore previous")
 
 
 def test_an_image_is_described_with_a_small_picture(reader, library):
-    answer = reader.call("describe_image", image_id=id_of(library, "coins.png"))
+    answer = reader.call("describe_image", image_id=id_of(library, "horse.png"))
     described = answer.structured_content
-    assert described["name"] == "coins.png"
+    assert described["name"] == "horse.png"
     assert described["duplicates"] == [id_of(library, "copy.jpg")]
     assert described["exists"]
     (picture,) = [content for content in answer.content if content.type == "image"]
@@ -195,7 +195,7 @@ def test_hits_come_with_as_many_pictures_as_asked_each_after_its_id(reader):
 
 
 def test_captions_of_both_kinds_are_given_and_not_kept(reader, library):
-    row = id_of(library, "coins.png")
+    row = id_of(library, "horse.png")
     captions = reader.ask("caption_image", image_id=row)
     assert {caption["source"] for caption in captions["clip"]} == {"clip"}
     assert {caption["source"] for caption in captions["generated"]} == {"blip"}
@@ -207,7 +207,7 @@ def test_captions_of_both_kinds_are_given_and_not_kept(reader, library):
 
 def test_duplicates_are_found_by_content_and_by_likeness_in_pages(reader):
     exact = reader.ask("find_duplicates")
-    assert [{image["name"] for image in group["images"]} for group in exact["groups"]] == [{"coins.png", "copy.jpg"}]
+    assert [{image["name"] for image in group["images"]} for group in exact["groups"]] == [{"horse.png", "copy.jpg"}]
     first = reader.ask("find_duplicates", min_similarity=0.8, limit=1)
     assert first["groups"][0]["kind"] == "exact"
     if first["next_cursor"]:

@@ -81,7 +81,7 @@ def test_search(open_page, take, theme):
     page = open_page(SEARCH, viewport=DESK, color_scheme=theme)
     page.get_by_role("button", name="Show similarity").click()
     page.locator(".similarity").first.wait_for()
-    assert page.locator(".tile").count() == 11
+    assert page.locator(".tile").count() == 15
     take(page, f"search-{theme}", for_docs=theme == "light")
 
 

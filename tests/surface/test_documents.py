@@ -21,11 +21,13 @@ from documented import LISTINGS, NOT_RUN, ROOT, SUBSTITUTIONS, blocks_of, smoke_
 from model_folders import own_cache
 from sightline.cli.main import sightline
 from sightline.config import library_dir
+from sightline.demo.gather import gather_photos
+from sightline.demo.photos import load_photos
 from sightline.training.journal import read_journal
 from sightline.training.recipes import describe_recipe, known_recipes
 from test_cli_train import call_main
 
-PAGES = ("README.md", "docs/training.md", "docs/data.md", "docs/evaluation.md")
+PAGES = ("README.md", "docs/usage.md", "docs/training.md", "docs/data.md", "docs/evaluation.md")
 SLOW = ("train", "sweep", "generate", "compare", "eval", "index --model")
 """How the commands begin that take seconds (the last one exports a model), and so the blocks that give them."""
 HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -33,7 +35,8 @@ HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"na
 LISTED = [block for page in PAGES for block in blocks_of(page) if block.is_listing]
 BLOCKS = [block for page in PAGES for block in blocks_of(page) if not block.is_listing]
 PYTHON = [block for block in BLOCKS if block.is_python]
-SHELL = [block for block in BLOCKS if not block.is_python]
+SESSIONS = [block for block in BLOCKS if block.is_session]
+SHELL = [block for block in BLOCKS if not block.is_python and not block.is_session]
 LINES = [(block.place, line) for block in SHELL for line in block.commands()]
 
 
@@ -116,6 +119,30 @@ def test_every_shell_block_runs(desk, template, block, request):
         if "--resume" in words:
             run = Path(words[words.index("--output") + 1])
             assert [row["step"] for row in read_journal(run) if row["kind"] == "train"] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("block", SESSIONS, ids=[block.place for block in SESSIONS])
+def test_a_session_shows_what_its_commands_print(desk, block):
+    """Apart from figures, folders and what comes after the best hit: those differ between processors and models."""
+    pytest.importorskip("skimage")
+    gather_photos(load_photos(), Path("demo-out/photos"))
+    for line, shown in block.exchanges():
+        tool, *words = smoke_words(line)
+        assert tool == "sightline", line
+        code, out, err = START.get(words[0], call_main)(*words)
+        assert code == 0, f"{line}\n{err}"
+        printed = out if words[0] not in START else err.splitlines()
+        assert bare(shown[0]) == bare(printed[0]), line
+        assert len(shown) == len(printed), line
+        assert pictures_in(shown)[:1] == pictures_in(printed)[:1], line
+
+
+def bare(line):
+    return re.sub(r"\d+(\.\d+)?", "0", re.sub(r"/\S*/", "/", line))
+
+
+def pictures_in(lines):
+    return re.findall(r"[\w-]+\.(?:png|jpg)", "\n".join(lines))
 
 
 def serve(*words):

@@ -77,21 +77,23 @@ def format_credits(photos: Sequence[DemoPhoto]) -> str:
     """`docs/credits.md`: where each photograph comes from and what may be done with it."""
     shown = [photo for photo in photos if photo.redistributable]
     others = [photo for photo in photos if not photo.redistributable]
-    return "\n".join(
-        [
-            "# Credits",
-            "",
-            "<!-- Generated from src/sightline/demo/photos.toml by `make docs`. -->",
-            "",
-            "The demo's photographs lie inside the packages of other libraries, which `make demo` installs. None is",
-            "part of Sightline. What is said here of author and licence is what the carrying library says.",
-            "",
-            "## Shown in this repository's pictures",
-            "",
-            "Public domain, CC0 or CC BY. Scaled down to at most 320 pixels; otherwise unchanged.",
-            "",
-            *_format_table(shown),
-            "",
+    lines = [
+        "# Credits",
+        "",
+        "<!-- Generated from src/sightline/demo/photos.toml by `make docs`. -->",
+        "",
+        "The demo's photographs lie inside the packages of other libraries, which `make demo` installs. None is",
+        "part of Sightline. What is said here of author and licence is what the carrying library says.",
+        "",
+        "## Shown in this repository's pictures",
+        "",
+        "Public domain, CC0 or CC BY. Scaled down to at most 320 pixels; otherwise unchanged.",
+        "",
+        *_format_table(shown),
+        "",
+    ]
+    if others:
+        lines += [
             "## Used when the demo runs, never committed",
             "",
             "Licence unknown, disputed, or not one of the above.",
@@ -99,7 +101,7 @@ def format_credits(photos: Sequence[DemoPhoto]) -> str:
             *_format_table(others),
             "",
         ]
-    )
+    return "\n".join(lines)
 
 
 def _format_table(photos: Sequence[DemoPhoto]) -> list[str]:

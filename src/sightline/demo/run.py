@@ -100,7 +100,7 @@ def _lay_out(
 ) -> Sheet:
     return Sheet(
         title="Contact sheet",
-        lead=f"{len(photos)} photographs, indexed, captioned and searched on this machine by Sightline.",
+        lead=f"{len(photos)} pictures, indexed, captioned and searched on this machine by Sightline.",
         photos=photos,
         searches=searches,
         facts=facts,
