@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ class FakeCaptioner:
                 [
                     Caption(
                         text=f"something {_NAMES[i]}",
-                        source="blip",
+                        source="generated",
                         log_prob=float(np.log(share[i] + 0.01)),
                         model=self.card.name,
                     )
@@ -146,5 +147,5 @@ def caption_of(text, similarity=None, log_prob=None, *, source="clip"):
 
 def dual(path, text="a dog"):
     """A photo's captions as the run gives them."""
-    best = caption_of(text, 0.31234567, -1.5, source="blip")
+    best = replace(caption_of(text, 0.31234567, -1.5, source="generated"), model="starter-captioner")
     return DualCaption(path=Path(path), clip=(caption_of("a cat", 0.2, None),), generated=(best,), best=best)

@@ -41,7 +41,7 @@ def test_every_caption_of_both_sides_has_both_values(tmp_path, candidates):
 
 def test_the_best_stands_flagged_in_exactly_one_list(tmp_path, candidates):
     picture = paint(tmp_path / "a.png", "red", "white")
-    for weights, source in ((FusionWeights(log_prob=0), "clip"), (FusionWeights(similarity=0), "blip")):
+    for weights, source in ((FusionWeights(log_prob=0), "clip"), (FusionWeights(similarity=0), "generated")):
         config = CaptionConfig(candidates=candidates, generation=TWO, weights=weights)
         (result,) = caption_images([picture], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=config)
         flagged = [caption for caption in (*result.clip, *result.generated) if caption.best]

@@ -10,7 +10,7 @@ from sightline.store.sqlite import open_store
 from sightline.types import Caption, Embedding, ImageInfo, ImageRecord
 
 CLIP = Caption(text="a castle", source="clip", similarity=0.5, log_prob=-5.0, model="fake")
-BLIP = Caption(text="a red dress", source="blip", similarity=0.4, log_prob=-1.0, model="writer")
+BLIP = Caption(text="a red dress", source="generated", similarity=0.4, log_prob=-1.0, model="writer")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_taking_it_back_lets_fusion_choose_again(store, image):
     assert best_of(store, image) == [("clip", "a castle")]
     write_caption(store, image, "mine again")
     assert remove_caption(store, image, nats_per_cosine=10) == "mine again"
-    assert best_of(store, image) == [("blip", "a red dress")]
+    assert best_of(store, image) == [("generated", "a red dress")]
     assert store.match("mine", 5) == []
     assert remove_caption(store, image) is None
 

@@ -17,7 +17,7 @@ def test_values_that_are_not_finite_are_refused(value):
 
 # With temperature 50, in nats: a 15 - 5 = 10, b 12 - 2 = 10, c 12 - 2.5 = 9.5
 CLIP = [caption_of("a", 0.30, -5.0), caption_of("b", 0.24, -2.0)]
-GENERATED = [caption_of("c", 0.24, -2.5, source="blip")]
+GENERATED = [caption_of("c", 0.24, -2.5, source="generated")]
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_without_a_generator_similarity_decides():
 
 
 def test_one_caption_is_the_best():
-    (only,) = fuse([], [caption_of("only", source="blip")], temperature=100)
+    (only,) = fuse([], [caption_of("only", source="generated")], temperature=100)
     assert only.best
 
 
 def test_the_same_words_from_both_are_one_caption_with_both_values():
     clip = [caption_of("A dog  runs", 0.3, None)]
-    generated = [caption_of("a dog runs.", None, -1.0, source="blip")]
+    generated = [caption_of("a dog runs.", None, -1.0, source="generated")]
     (merged,) = fuse(clip, generated, temperature=100)
-    assert (merged.text, merged.source, merged.similarity, merged.log_prob) == ("a dog runs.", "blip", 0.3, -1.0)
+    assert (merged.text, merged.source, merged.similarity, merged.log_prob) == ("a dog runs.", "generated", 0.3, -1.0)
 
 
 def test_a_zero_value_is_kept_when_copies_are_merged():
-    (merged,) = fuse([caption_of("x", 0.5, -9.0)], [caption_of("x", 0.0, 0.0, source="blip")], temperature=100)
+    (merged,) = fuse([caption_of("x", 0.5, -9.0)], [caption_of("x", 0.0, 0.0, source="generated")], temperature=100)
     assert (merged.similarity, merged.log_prob) == (0.0, 0.0)
 
 

@@ -42,8 +42,28 @@ def test_csv_is_what_open_clip_reads(tmp_path):
     path = tmp_path / "c.csv"
     write(path, ["a.jpg"])
     assert path.read_bytes() == (
-        b"filepath,title,similarity,log_prob,source\n/photos/a.jpg,a dog,0.312346,-1.500000,blip\n"
+        b"filepath,title,similarity,log_prob,source,model\n"
+        b"/photos/a.jpg,a dog,0.312346,-1.500000,generated,starter-captioner\n"
     )
+
+
+OF_0_1 = {
+    "csv": b"filepath,title,similarity,log_prob,source\n/photos/a.jpg,a dog,0.312346,-1.500000,blip\n",
+    "jsonl": b'{"path": "/photos/a.jpg", "best": {"text": "a dog", "source": "blip"}, "clip": [], "generated": []}\n',
+}
+ADDED = {
+    "csv": b"/photos/b.jpg,a dog,0.312346,-1.500000,generated\n",
+    "jsonl": b'{"path": "/photos/b.jpg", "best": {"text": "a dog", "source": "generated", ',
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_of_0_1_is_continued(tmp_path, name):
+    path = tmp_path / f"c.{name}"
+    path.write_bytes(OF_0_1[name])
+    write(path, ["a.jpg", "b.jpg"])
+    assert path.read_bytes().startswith(OF_0_1[name] + ADDED[name])
+    assert read_paths(path) == ["/photos/a.jpg", "/photos/b.jpg"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -140,9 +160,10 @@ def test_an_empty_file_is_simply_filled(tmp_path, name):
         ("jsonl", b"my diary\n", "record 1: this is no caption of Sightline's"),
         ("jsonl", b'{"path": "/a"}\n{"other": 1}\n', "record 2: this is no caption"),
         ("jsonl", b'["path"]\n', "record 1: this is no caption"),
-        ("csv", b"filepath,title\n/a,b\n", "record 1: it has 2 columns, not 5"),
-        ("csv", b"a,b,c,d,e\n", "record 1: its columns aren't filepath,title,similarity,log_prob,source"),
+        ("csv", b"filepath,title\n/a,b\n", "record 1: its columns aren't filepath,title"),
+        ("csv", b"a,b,c,d,e\n", "record 1: its columns aren't filepath,title,similarity,log_prob,source,model"),
         ("csv", b"filepath,title,similarity,log_prob,source\n\xff,b,,,clip\n", "record 2: this is no caption"),
+        ("csv", b"filepath,title,similarity,log_prob,source\n/a,b\n", "record 2: it has 2 columns, not 5"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_and_untouched(tmp_path, name, content, message):

@@ -6,7 +6,7 @@ from sightline.store.sqlite import open_store
 from sightline.types import Caption, ImageInfo, ImageRecord
 
 RANKED = Caption(text="ranked", source="clip", model="e")
-WRITTEN = Caption(text="written", source="blip", model="c")
+WRITTEN = Caption(text="written", source="generated", model="c")
 INFO = ImageInfo(width=10, height=10, format="PNG")
 
 

@@ -25,11 +25,12 @@ def test_one_file_must_be_named(name):
 
 def test_a_record_holds_everything_and_no_empty_values():
     record = make_record(dual("/photos/a.jpg"))
+    written = {"source": "generated", "similarity": 0.312346, "log_prob": -1.5, "model": "starter-captioner"}
     assert record == {
         "path": "/photos/a.jpg",
-        "best": {"text": "a dog", "source": "blip", "similarity": 0.312346, "log_prob": -1.5},
+        "best": {"text": "a dog", **written},
         "clip": [{"text": "a cat", "source": "clip", "similarity": 0.2}],
-        "generated": [{"text": "a dog", "source": "blip", "similarity": 0.312346, "log_prob": -1.5}],
+        "generated": [{"text": "a dog", **written}],
     }
     json.dumps(record)
 

@@ -178,18 +178,63 @@ def test_captions_are_shown_kept_written_and_found(run, indexed, tmp_path):
     code, out, _ = run("caption", indexed / "red.png")
     assert code == 0
     assert any(line.startswith("  * ") for line in out)
-    assert {line.split()[0].lstrip("*") or line.split()[1] for line in out[1:]} >= {"clip", "blip"}
+    assert {line.split()[0].lstrip("*") or line.split()[1] for line in out[1:]} >= {"clip", "starter-captioner"}
     best = next(line for line in out if line.startswith("  * ")).split(maxsplit=4)[-1]
     assert names(run("search", *best.split()[-1:], "--match", "captions", "--json")[1]) >= {"red.png"}
     output = tmp_path / "captions.jsonl"
     code, _, err = run("caption", "--write", "jsonl", "--output", output)
     assert (code, err.splitlines()[-1]) == (0, "3 captions written.")
     assert len(output.read_text().splitlines()) == 3
+    written = [
+        (one["source"], one["model"]) for row in rows(output.read_text().splitlines()) for one in row["generated"]
+    ]
+    assert set(written) == {("generated", "starter-captioner")}
     code, _, err = run("caption", "--write", "jsonl", "--output", output, "--skip-existing")
     assert code == 0
     assert "3 pictures have their captions" in err
     assert len(output.read_text().splitlines()) == 3
     assert run("caption", "--skip-existing", "--json")[1] == []
+
+
+@pytest.fixture
+def candidates(tmp_path):
+    path = tmp_path / "candidates.txt"
+    path.write_text("a red square\na green lawn\nthe blue sea\n", encoding="utf-8")
+    return path
+
+
+def test_own_candidates_are_chosen_from_unless_a_captioner_is_named(run, indexed, candidates):
+    asked = ("caption", indexed / "red.png", "--candidates", candidates, "--json")
+    (alone,) = rows(run(*asked)[1])
+    assert (alone["best"], alone["generated"]) == (alone["clip"][0], [])
+    assert alone["best"]["text"] in candidates.read_text().splitlines()
+    (beside,) = rows(run(*asked, "--captioner", "starter-captioner")[1])
+    assert [one["model"] for one in beside["generated"]] == ["starter-captioner"]
+    assert beside["best"] in [*beside["clip"], *beside["generated"]]
+
+
+def test_own_candidates_replace_no_captions_that_are_kept(run, indexed, candidates, tmp_path):
+    from sightline.captioning.editing import write_caption
+
+    def kept():
+        with sightline.Library.open(tmp_path / "library", read_only=True) as library:
+            records = {record.path.name: record.id for record in library.store.scan()}
+            captions = library.store.captions(list(records.values()))
+            return {name: captions[id_] for name, id_ in records.items()}
+
+    run("caption", indexed / "red.png")
+    with sightline.Library.open(tmp_path / "library") as library:
+        write_caption(library.store, library.store.find_path(indexed / "green.png").id, "my lawn")
+    before = kept()
+    for words in ((), ("--captioner", "starter-captioner")):
+        assert run("caption", "--candidates", candidates, *words)[0] == 0
+        after = kept()
+        assert {name: after[name] for name in ("red.png", "green.png")} == {
+            name: before[name] for name in ("red.png", "green.png")
+        }
+    assert [one.text in candidates.read_text().splitlines() for one in after["sea.png"] if one.best] == [True]
+    run("caption", indexed / "holiday 2024")
+    assert {one.source for one in kept()["sea.png"]} == {"clip", "generated"}
 
 
 def test_captions_without_a_library_and_of_broken_pictures(run, photos):

@@ -1,8 +1,11 @@
 """What earlier versions left behind is still opened: libraries, run folders, clients. See `fixtures/v0_1/README.md`."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -44,13 +47,34 @@ def test_a_library_of_0_1_is_opened_where_it_lies_now(home):
         with pytest.raises(StoreError, match="`sightline index` embeds the pictures anew"):
             library.search("a red circle", top=3)  # the starter is another model since
         captions = library.store.captions([row.id for row in rows.values()])
-        assert all({"clip", "blip"} <= {caption.source for caption in given} for given in captions.values())
+        assert all({"clip", "generated"} <= {caption.source for caption in given} for given in captions.values())
         assert (captions[rows[BLUE].id][0].text, captions[rows[BLUE].id][0].source) == ("my blue window", "user")
         assert [id_ for id_, _ in library.store.match("window", 5)] == [rows[BLUE].id]
         assert [(failure.relative, failure.reason) for failure in library.store.failures()] == [
             ("broken.jpg", "truncated JPEG")
         ]
     assert check_integrity(home / "library" / "library.db") == []
+
+
+def test_captions_of_0_1_are_read_under_todays_name_of_their_source_and_kept_under_it(home):
+    def sources_on_disk():
+        with contextlib.closing(sqlite3.connect(home / "library" / "library.db")) as db:
+            return dict(db.execute("select source, count(*) from captions group by source"))
+
+    def read(**options):
+        with sl.Library.open(home / "library", **options) as library:
+            return library.store.captions([record.id for record in library.store.scan()])
+
+    before = sources_on_disk()
+    assert set(before) == {"clip", "blip", "user"}
+    captions = read(read_only=True)
+    assert Counter(c.source for several in captions.values() for c in several) == Counter(
+        clip=before["clip"], generated=before["blip"], user=before["user"]
+    )
+    assert sources_on_disk() == before, "reading alone changes nothing"
+    assert read() == captions
+    assert sources_on_disk() == {"clip": before["clip"], "generated": before["blip"], "user": before["user"]}
+    assert read(read_only=True) == captions
 
 
 def test_a_library_of_0_1_is_brought_up_to_date_and_loses_nothing(home):
@@ -173,3 +197,11 @@ def test_jobs_that_0_1_had_ended_are_still_listed(server):
 )
 def test_what_a_client_would_miss_is_named(answer, found):
     assert list(differences({"total": 2, "hits": [{"name": "a", "id": 1}]}, answer)) == found
+
+
+def test_a_client_is_allowed_the_source_that_was_renamed_and_no_other():
+    assert list(differences({"source": "blip"}, {"source": "generated"})) == []
+    assert list(differences({"source": "blip"}, {"source": "clip"})) == ["answer.source is 'clip', not 'blip'"]
+    assert list(differences({"source": "clip"}, {"source": "generated"})) == [
+        "answer.source is 'generated', not 'clip'"
+    ]

@@ -102,7 +102,7 @@ class Album:
         """Give each image a generated caption, two of three one of the user's; what each content has now."""
         for number, record in enumerate(self.store.scan()):
             texts = f"mine {number}", f"made {number}"
-            captions = list(zip(texts, ("user", "blip"), strict=True))[number % 3 == 0 :]
+            captions = list(zip(texts, ("user", "generated"), strict=True))[number % 3 == 0 :]
             self.store.put_captions({record.id: [Caption(text=text, source=source) for text, source in captions]})
         return self.captions()
 

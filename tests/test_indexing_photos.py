@@ -76,7 +76,7 @@ def test_seven_thousand_photos_stay_up_to_date(tmp_path, monkeypatch):
     renamed = {path: folder / "other" / f"renamed {path.name}" for path in paths[300:302]}
     (folder / "other").mkdir()
     for old, new in renamed.items():
-        store.put_captions({before[old.name].id: [Caption(text="kept words", source="blip", best=True)]})
+        store.put_captions({before[old.name].id: [Caption(text="kept words", source="generated", best=True)]})
         old.rename(new)
     report = index(store, encoder, [folder])
     assert encoder.encoded - encoded == report.embedded == 5

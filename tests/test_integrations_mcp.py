@@ -198,11 +198,12 @@ def test_captions_of_both_kinds_are_given_and_not_kept(reader, library):
     row = id_of(library, "horse.png")
     captions = reader.ask("caption_image", image_id=row)
     assert {caption["source"] for caption in captions["clip"]} == {"clip"}
-    assert {caption["source"] for caption in captions["generated"]} == {"blip"}
+    assert {caption["source"] for caption in captions["generated"]} == {"generated"}
     assert captions["best"]["best"]
     assert reader.ask("describe_image", image_id=row)["captions"] == []
     ranked = reader.ask("caption_image", image=encoded(), candidates=["a red wall", "a cat"])
     assert {caption["text"] for caption in ranked["clip"]} == {"a red wall", "a cat"}
+    assert ranked["generated"][0]["model"] == "starter-captioner", "it was named as the server was started"
 
 
 def test_duplicates_are_found_by_content_and_by_likeness_in_pages(reader):

@@ -95,7 +95,7 @@ def test_captions_and_scores_are_those_made_here(captioner):
     assert [[one.text for one in several] for several in written] == [
         [one.text for one in several] for several in expected
     ]
-    assert {(one.source, one.model) for several in written for one in several} == {("blip", "starter-captioner")}
+    assert {(one.source, one.model) for several in written for one in several} == {("generated", "starter-captioner")}
     texts = [["a dog", "a man in the snow"], [], ["a car"], [], ["x " * 3000]]
     for several, theirs in zip(captioner.score(pixels, texts), here.score(pixels, texts), strict=True):
         np.testing.assert_allclose(several, theirs, atol=1e-4)

@@ -31,7 +31,9 @@ def library(tmp_path, monkeypatch):
         opened.index(tmp_path / "photos")
         for relative, texts in CAPTIONS.items():
             row = opened.store.find_path(tmp_path / "photos" / relative)
-            captions = [caption_of(text, source=source) for text, source in zip(texts, ("blip", "clip"), strict=False)]
+            captions = [
+                caption_of(text, source=source) for text, source in zip(texts, ("generated", "clip"), strict=False)
+            ]
             opened.store.put_captions({row.id: captions})
     return tmp_path / "photos"
 

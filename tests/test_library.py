@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import sightline as sl
+from sightline.captioning.dual import CaptionConfig
 from sightline.errors import InputError, ModelError, StoreError
 
 
@@ -85,13 +86,29 @@ def test_captions_are_kept_even_where_the_caller_stops_early(library):
 def test_captions_say_which_is_best_and_where_they_come_from(library, photos):
     result = next(library.caption([photos / "red.png"]))
     assert {caption.source for caption in result.clip} == {"clip"}
-    assert {caption.source for caption in result.generated} == {"blip"}
+    assert {caption.source for caption in result.generated} == {"generated"}
     assert [caption.text for caption in (*result.clip, *result.generated) if caption.best] == [result.best.text]
     for caption in (*result.clip, *result.generated):
         assert -1 <= caption.similarity <= 1
         assert caption.log_prob < 0
     hit = library.search("red", top=3)
     assert next(h.caption for h in hit if h.image.path.stem == "red") == result.best.text
+
+
+def test_own_candidates_are_the_captions_and_replace_none(library, photos):
+    config = CaptionConfig(candidates=("a red wall", "a green wall", "a blue wall"))
+    (first,) = library.caption([photos / "red.png"])
+    results = {result.path.stem: result for result in library.caption(config=config)}
+    assert {name: (result.best, result.generated) for name, result in results.items()} == {
+        name: (result.clip[0], ()) for name, result in results.items()
+    }
+    assert {result.best.text for result in results.values()} <= set(config.candidates)
+    kept = {hit.image.path.stem: hit.caption for hit in library.search("wall")}
+    assert kept == {name: (first if name == "red" else result).best.text for name, result in results.items()}
+    named = next(library.caption([photos / "red.png"], config=config, captioner="starter-captioner"))
+    assert {caption.model for caption in named.generated} == {"starter-captioner"}
+    (alone,) = sl.caption([photos / "red.png"], model="starter", config=config)
+    assert (alone.best, alone.generated) == (alone.clip[0], ())
 
 
 def test_captions_without_a_library(photos):

@@ -231,7 +231,11 @@ def test_the_starter_has_nothing_to_quantise(pixels, monkeypatch):
     with pytest.raises(ModelError, match="holds int8 graphs only"):
         load_encoder("starter", precision="fp32")
     monkeypatch.setenv("SIGHTLINE_PRECISION", "fp32")
-    assert load_encoder("starter").precision == "int8"
+    with pytest.raises(ModelError, match=r"fp32 was asked for, but .* holds int8 graphs only\. Use the precision auto"):
+        load_encoder("starter")
+    assert load_encoder("starter", precision="auto").precision == "int8"
+    monkeypatch.setenv("SIGHTLINE_PRECISION", "auto")
+    assert load_encoder("starter").precision == load_encoder("starter", precision="int8").precision == "int8"
 
 
 def test_without_onnx_nothing_is_made_and_what_is_missing_is_named(folders, shared_cache, pixels, monkeypatch):

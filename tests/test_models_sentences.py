@@ -91,7 +91,7 @@ def test_only_leading_boilerplate_and_stray_spaces_are_removed(text, tidied):
 def test_captions_name_their_writer_and_their_probability():
     writer, _ = make_writer([(A, DOG, RUNS, EOS), (A, PICTURE, OF, A, CAT, EOS)])
     ((dog,), (cat,)) = writer.write(pixels(2), PLAIN)
-    assert (dog.text, dog.source, dog.model) == ("a dog runs", "blip", "toy")
+    assert (dog.text, dog.source, dog.model) == ("a dog runs", "generated", "toy")
     assert cat.text == "a cat"
     (((scored,), (with_boilerplate,))) = writer.score(pixels(2), [["a dog runs"], ["a picture of a cat"]])
     assert dog.log_prob == pytest.approx(scored, abs=1e-6)

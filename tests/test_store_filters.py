@@ -43,7 +43,7 @@ def store(tmp_path_factory):
         )
         store.put_captions(
             {
-                ids[0]: [Caption(text="a sandy beach", source="clip"), Caption(text="people swim", source="blip")],
+                ids[0]: [Caption(text="a sandy beach", source="clip"), Caption(text="people swim", source="generated")],
                 ids[1]: [Caption(text="snow on trees", source="user")],
             }
         )

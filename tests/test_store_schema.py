@@ -17,6 +17,7 @@ def append_step(monkeypatch, step):
     """As a newer Sightline would have it."""
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, step))
     monkeypatch.setattr(schema, "SCHEMA_VERSION", len(schema.MIGRATIONS))
+    monkeypatch.setattr(schema, "OLDEST_READABLE", len(schema.MIGRATIONS))
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def test_an_older_library_is_migrated_with_its_content(library, monkeypatch):
         db.execute("alter table settings add column note text default 'migrated'")
 
     append_step(monkeypatch, add_note)
-    with pytest.raises(StoreError, match=r"older schema version 1.*open it once for writing"):
+    with pytest.raises(StoreError, match=r"older schema version 2.*open it once for writing"):
         open_store(library, read_only=True)
     with open_store(library) as store:
         assert store.setting("model") == "starter"
-    assert version(library) == 2
+    assert version(library) == 3
     with closing(sqlite3.connect(library / "library.db")) as db:
         assert db.execute("select note from settings").fetchone() == ("migrated",)
     with open_store(library, read_only=True) as store:
@@ -60,7 +61,7 @@ def test_a_migration_that_fails_leaves_the_library_as_it_was(library, monkeypatc
             open_store(library)
     with closing(sqlite3.connect(library / "library.db")) as db:
         assert db.execute("select count(*) from sqlite_master where name = 'half'").fetchone() == (0,)
-    assert version(library) == 1
+    assert version(library) == 2
     with open_store(library) as store:
         assert store.setting("model") == "starter"
 
@@ -71,7 +72,7 @@ def test_a_newer_library_is_refused_and_not_touched(library, read_only):
         db.execute("pragma user_version = 99")
     with pytest.raises(
         StoreError,
-        match=r"schema version 99; this Sightline knows versions up to 1\. .* --upgrade sightline-images`",
+        match=r"schema version 99; this Sightline knows versions up to 2\. .* --upgrade sightline-images`",
     ):
         open_store(library, read_only=read_only)
     assert version(library) == 99

@@ -12,7 +12,7 @@ import sightline as sl
 from sightline.errors import StoreError, TrainingError
 from sightline.web.app import create_app
 from sightline.web.config import ServeConfig
-from web_world import PATIENCE_S, index, open_app, wait_for, write_photos
+from web_world import PATIENCE_S, index, open_app, picture_bytes, submit, wait_for, wait_for_job, write_photos
 
 
 @pytest.fixture
@@ -82,6 +82,23 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_page_comes_all_the_same(l
         problem = client.get("/api/search", params={"q": "red"})
         assert (problem.status_code, problem.json()["detail"]) == (409, "The weights are gone.")
     assert "can't be loaded" in caplog.text
+
+
+def test_fp32_of_a_model_that_comes_in_int8_is_refused_wherever_it_would_run(library, monkeypatch):
+    refused = "The precision fp32 was asked for, but"
+    monkeypatch.setenv("SIGHTLINE_PRECISION", "fp32")
+    with open_app(library) as client:
+        assert wait_for(lambda: client.get("/healthz").json()["status"] == "failed")
+        assert refused in client.get("/healthz").json()["detail"]
+        for answer in (
+            client.get("/api/search", params={"q": "red"}),
+            client.post("/api/caption", files={"file": ("a.png", picture_bytes())}),
+            client.post("/api/embed", json={"texts": ["red"]}),
+        ):
+            assert (answer.status_code, refused in answer.json()["detail"]) == (409, True)
+        for kind in ("index", "caption"):
+            job = wait_for_job(client, submit(client, kind=kind), "failed")
+            assert refused in job["error"]
 
 
 def test_a_model_is_loaded_once_however_many_ask_at_first(library, monkeypatch):

@@ -35,7 +35,7 @@ def test_any_picture_is_captioned_both_ways_and_kept_nowhere(client):
     assert answer.status_code == 200, answer.text
     found = answer.json()
     assert [c["source"] for c in found["clip"]] == ["clip"] * 5
-    assert [c["source"] for c in found["generated"]] == ["blip"]
+    assert [c["source"] for c in found["generated"]] == ["generated"]
     for caption in (*found["clip"], *found["generated"]):
         assert -1 <= caption["similarity"] <= 1
         assert caption["log_prob"] < 0
@@ -51,6 +51,19 @@ def test_own_candidates_are_ranked_instead_of_composed_ones(client):
     assert [c["similarity"] for c in answer["clip"]] == sorted((c["similarity"] for c in answer["clip"]), reverse=True)
 
 
+def test_the_best_is_an_own_candidate_unless_the_server_was_started_with_a_captioner(library, cache, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
+    asked = {"files": {"file": ("a.png", picture_bytes())}, "data": {"candidates": "a red square\na blue dog"}}
+    with open_app(library, captioner=None) as client:
+        composed = client.post("/api/caption", files=asked["files"]).json()
+        assert [c["model"] for c in composed["generated"]] == ["starter-captioner"]
+        answer = client.post("/api/caption", **asked).json()
+        assert (answer["best"], answer["generated"]) == (answer["clip"][0], [])
+    with open_app(library, captioner="starter-captioner") as client:
+        answer = client.post("/api/caption", **asked).json()
+        assert [c["model"] for c in answer["generated"]] == ["starter-captioner"]
+
+
 def test_an_image_of_the_library_is_captioned_and_keeps_them(client):
     assert captions_of(client, 1) == []
     with_own = client.post("/api/caption", data={"id": "1", "candidates": "a red square"}).json()
@@ -59,10 +72,13 @@ def test_an_image_of_the_library_is_captioned_and_keeps_them(client):
     answer = client.post("/api/caption", data={"id": "1"}).json()
     kept = captions_of(client, 1)
     assert [c for c in kept if c["best"]] == [answer["best"]]
-    assert {c["source"] for c in kept} == {"clip", "blip"}
+    assert {c["source"] for c in kept} == {"clip", "generated"}
     client.put("/api/images/1/captions", json={"text": "mine"})
     client.post("/api/caption", data={"id": "1"})
-    assert [c["text"] for c in captions_of(client, 1) if c["best"]] == ["mine"]
+    before = captions_of(client, 1)
+    assert [c["text"] for c in before if c["best"]] == ["mine"]
+    client.post("/api/caption", data={"id": "1", "candidates": "a red square"})
+    assert captions_of(client, 1) == before
 
 
 def test_a_server_without_a_captioner_only_ranks(library, cache, monkeypatch):

@@ -11,7 +11,7 @@ import httpx2
 from sightline.errors import InputError
 from sightline.web.client import Client, RefusedError
 from sightline.web.event_reader import has_ended, read_events
-from sightline.web.models import JobAnswer, LibraryEvent, PartRequest
+from sightline.web.models import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
 from web_demo import make_demo_library, run_on_a_socket
 from web_world import picture_bytes, wait_for
 
@@ -55,6 +55,13 @@ def test_a_client_writes_captions_and_takes_them_back(client):
     assert client.set_caption(hit.id, "one").captions[0].text == "one"
     assert client.set_caption(hit.id, "two").previous == "one"
     assert client.remove_caption(hit.id).previous == "two"
+
+
+def test_a_client_reads_what_an_older_server_calls_the_source_of_a_sentence():
+    values = {"text": "a dog", "source": "blip", "similarity": 0.3, "log_prob": -1.0, "model": "c", "best": True}
+    assert CaptionAnswer.model_validate(values).source == "generated"
+    with pytest.raises(ValueError, match="'clip', 'generated' or 'user'"):
+        CaptionAnswer.model_validate({**values, "source": "someone"})
 
 
 def test_a_client_embeds_and_captions(client):

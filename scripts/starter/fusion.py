@@ -34,7 +34,7 @@ def main() -> None:
     for weight in WEIGHTS:
         weights = FusionWeights(log_prob=weight)
         best = [fuse(r.clip, r.generated, temperature=temperature, weights=weights)[0] for r in results]
-        share = np.mean([caption.source == "blip" for caption in best])
+        share = np.mean([caption.source == "generated" for caption in best])
         cider = _cider([caption.text for caption in best], references)
         print(f"log_prob {weight:g}: CIDEr {cider:.3f}, the generator's sentence chosen in {share:.0%}")
 

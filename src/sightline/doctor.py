@@ -77,7 +77,7 @@ def _run_starter() -> str:
 
     from sightline.models.encoders import load_encoder
 
-    encoder = load_encoder("starter")
+    encoder = load_encoder("starter", precision="auto")  # this machine is checked, not SIGHTLINE_PRECISION
     size = encoder.card.preprocessing.size_px
     similarity = encoder.encode_images(np.zeros((1, size, size, 3), np.uint8)) @ encoder.encode_texts(["black"]).T
     return f"runs on {encoder.runtime} ({encoder.precision}); a black picture and 'black': {similarity.item():.3f}"
@@ -89,7 +89,7 @@ def _run_captioner() -> str:
     from sightline.models.base import GenerationConfig
     from sightline.models.captioners import load_captioner
 
-    captioner = load_captioner("starter-captioner")
+    captioner = load_captioner("starter-captioner", precision="auto")
     size = captioner.card.preprocessing.size_px
     captioner.generate(np.zeros((1, size, size, 3), np.uint8), GenerationConfig(beams=1))
     return f"runs on {captioner.runtime}"

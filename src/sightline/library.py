@@ -285,31 +285,44 @@ class Library:
         """Caption pictures both ways, in order; the captions of those in this library are kept and found by full text.
 
         `paths` are pictures and folders; None means every picture of the library. `captioner` is the name of the
-        generator, `none` for ranked candidates only (default: `blip-base` where it can run now, else the starter).
-        `skip_existing` passes over pictures of this library that have captions. A file that isn't there or can't be
-        read is given as a failure. Raises ModelError where a model can't run, before the first picture.
+        generator, `none` for ranked candidates only (default: `blip-base` where it can run now, else the starter;
+        `none` with `config.candidates`, whose captions are kept only for pictures that have none). `skip_existing`
+        passes over pictures of this library that have captions. A file that isn't there or can't be read is given as a
+        failure. Raises ModelError where a model can't run, before the first picture.
         """
         chosen = self.pictures() if paths is None else list_pictures(paths)
         if skip_existing:
-            chosen = [path for path in chosen if not self._has_captions(path)]
-        return self._keep_captions(_caption(chosen, encoder=self.encoder, captioner=captioner, config=config))
+            chosen = [path for path in chosen if not self._has_captions(self._row(path))]
+        results = _caption(chosen, encoder=self.encoder, captioner=captioner, config=config)
+        return self._keep_captions(results, own_candidates=config is not None and config.candidates is not None)
 
-    def _has_captions(self, path: Path) -> bool:
-        row = self.store.find_path(path.absolute())
-        return row is not None and row.id is not None and bool(self.store.captions([row.id])[row.id])
+    def _row(self, path: Path) -> int | None:
+        record = self.store.find_path(path.absolute())
+        return None if record is None else record.id
 
-    def _keep_captions(self, results: Iterable[DualCaption | CaptionFailure]) -> Iterator[DualCaption | CaptionFailure]:
+    def _has_captions(self, row: int | None) -> bool:
+        return row is not None and bool(self.store.captions([row])[row])
+
+    def _keep_captions(
+        self, results: Iterable[DualCaption | CaptionFailure], *, own_candidates: bool
+    ) -> Iterator[DualCaption | CaptionFailure]:
         """Write each result's captions before it is passed on: what the caller has seen is kept."""
         from sightline.captioning.dual import DualCaption
 
         for result in results:
-            row = self.store.find_path(result.path.absolute()) if isinstance(result, DualCaption) else None
-            if isinstance(result, DualCaption) and row is not None and row.id is not None:
-                self.keep_captions(row.id, result)
+            row = self._row(result.path) if isinstance(result, DualCaption) else None
+            if isinstance(result, DualCaption) and row is not None:
+                self.keep_captions(row, result, own_candidates=own_candidates)
             yield result
 
-    def keep_captions(self, image_id: int, result: DualCaption) -> None:
-        """Keep a picture's captions; one that the user wrote stays the best. Raises StoreError for an unknown id."""
+    def keep_captions(self, image_id: int, result: DualCaption, *, own_candidates: bool = False) -> None:
+        """Keep a picture's captions in place of earlier ones; one that the user wrote stays, and stays the best.
+
+        Those of `own_candidates` answer a question of their own: they are kept where the picture has none, and replace
+        nothing. Raises StoreError for an unknown id.
+        """
+        if own_candidates and self._has_captions(image_id):
+            return
         captions = _captions_to_keep(result)
         if any(known.best and known.source == "user" for known in self.store.captions([image_id])[image_id]):
             captions = [replace(caption, best=False) for caption in captions]
@@ -374,13 +387,18 @@ def _caption(
     from sightline.captioning.dual import caption_images
     from sightline.models.captioners import load_captioner
 
-    name = captioner or default_captioner()
+    name = captioner or default_captioner(own_candidates=config is not None and config.candidates is not None)
     generator = None if name == "none" else load_captioner(name)
     return caption_images(paths, encoder=encoder, captioner=generator, config=config)
 
 
-def default_captioner() -> str:
-    """Name of the generator that is used where none is named: `blip-base` where it can run now, else the starter's."""
+def default_captioner(*, own_candidates: bool = False) -> str:
+    """Name of the generator that is used where none is named: `blip-base` where it can run now, else the starter's.
+
+    None writes (`none`) beside the user's `own_candidates`: who gives these asks for one of them.
+    """
+    if own_candidates:
+        return "none"
     from sightline.models.registry import find_card
     from sightline.models.resolve import is_available
 

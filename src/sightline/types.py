@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "int8"]
 """Precision of the model run that made a vector (how it is stored is the store's matter)."""
 
-CaptionSource = Literal["clip", "blip", "user"]
+CaptionSource = Literal["clip", "generated", "user"]
 """Who wrote a caption: ranked candidate, generated sentence, or the user."""
+
+
+def read_source(source: str) -> str:
+    """A caption's source under its name of today: up to 0.1, `generated` was called `blip`, whatever model wrote it."""
+    return "generated" if source == "blip" else source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +55,14 @@ class Caption:
     """Name of the model that wrote or ranked it."""
     best: bool = False
     """Whether fusion chose it as the image's caption."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", read_source(self.source))
+
+    @property
+    def author(self) -> str:
+        """Who made it, as tables tell it: the name of the model that wrote the sentence, else the source."""
+        return self.model or self.source if self.source == "generated" else self.source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,10 @@ def cat(open_page, address):
 def test_all_that_is_known_is_shown(cat):
     assert cat.locator(".best-caption").inner_text() == "a cat looking at the camera"
     lines = cat.locator(".caption-line").all_inner_texts()
-    assert any("Best · Written" in line and "similarity 0.310" in line and "log-prob. −0.90" in line for line in lines)
+    assert any(
+        "Best · Written by starter-captioner" in line and "similarity 0.310" in line and "log-prob. −0.90" in line
+        for line in lines
+    )
     assert any("Ranked" in line and "similarity 0.340" in line for line in lines)
     facts = cat.locator(".facts").inner_text()
     assert "451 × 300" in facts

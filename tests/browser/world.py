@@ -89,7 +89,12 @@ def _build_demo(world: World) -> None:
             {
                 cat.id: [
                     Caption(
-                        text="a cat looking at the camera", source="blip", similarity=0.31, log_prob=-0.9, best=True
+                        text="a cat looking at the camera",
+                        source="generated",
+                        similarity=0.31,
+                        log_prob=-0.9,
+                        model="starter-captioner",
+                        best=True,
                     ),
                     Caption(text="a close-up of a tabby cat", source="clip", similarity=0.34, log_prob=-2.1),
                 ]

@@ -106,7 +106,7 @@ def test_a_copy_of_the_same_bytes_is_a_row_of_its_own(store):
 def test_a_renamed_file_keeps_row_vectors_and_captions(store):
     store.add_model(identity())
     (id_,) = store.upsert([entry("old/cat.jpg", 1)])
-    store.put_captions({id_: [Caption(text="a cat", source="blip")]})
+    store.put_captions({id_: [Caption(text="a cat", source="generated")]})
     assert store.upsert([entry("new/tom.jpg", id=id_)]) == [id_]
     assert store.get([id_])[0].relative == "new/tom.jpg"
     assert cosines(store.query(unit(1), 5, model="m")) == {id_: 1.0}
@@ -347,7 +347,7 @@ def test_changed_pixels_drop_other_vectors_and_captions_but_the_users(store):
     store.add_model(identity("n"))
     (id_,) = store.upsert([Entry(image=record("a.jpg"), embeddings=[embedding(1), embedding(1, model="n")])])
     store.put_captions(
-        {id_: [Caption(text="generated cat", source="blip"), Caption(text="my cat", source="user", best=True)]}
+        {id_: [Caption(text="generated cat", source="generated"), Caption(text="my cat", source="user", best=True)]}
     )
     store.query(unit(1), 1, model="n")
     store.upsert([entry("a.jpg", 0, 1, id=id_, keep_vectors=False)])
@@ -502,7 +502,7 @@ def test_captions_are_replaced_by_source_and_the_best_comes_first(store):
             a: [
                 Caption(text="a dog", source="clip", similarity=np.float32(0.25), model="m"),
                 Caption(text="a wolf", source="clip", similarity=0.3),
-                Caption(text="a dog runs", source="blip", log_prob=-1.5, similarity=0.2, best=True),
+                Caption(text="a dog runs", source="generated", log_prob=-1.5, similarity=0.2, best=True),
             ]
         }
     )
@@ -525,7 +525,7 @@ def test_captions_of_an_unknown_image_are_refused_as_a_whole(store):
 
 def test_match_finds_captions_and_names_and_the_last_words_beginning(store):
     dog, beach, other = store.upsert([entry("IMG_1.jpg"), entry("beachDay_2024-05.jpg"), entry("x.png", width=1)])
-    store.put_captions({dog: [Caption(text="Two dogs running in the snow", source="blip")]})
+    store.put_captions({dog: [Caption(text="Two dogs running in the snow", source="generated")]})
     store.put_captions({other: [Caption(text="snow", source="user")]})
     assert [i for i, _ in store.match("dog", 5)] == [dog]
     assert [i for i, _ in store.match("beach", 5)] == [beach]
@@ -617,7 +617,7 @@ def test_a_batch_that_fails_at_its_end_leaves_nothing(store):
 def test_captions_of_one_source_are_removed_and_no_longer_found(store):
     first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
     for id_ in (first, second):
-        store.put_captions({id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="blip")]})
+        store.put_captions({id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="generated")]})
     assert store.remove_captions([first, 999], "user") == 1
     assert store.remove_captions([first], "clip") == 0
     assert [c.text for c in store.captions([first])[first]] == ["a horse"]

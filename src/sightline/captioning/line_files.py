@@ -20,8 +20,8 @@ from sightline.captioning.dual import DualCaption
 from sightline.captioning.writers import CaptionWriter, Existing, explain_write_errors, make_record
 from sightline.errors import InputError
 
-CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source")
-"""The first two are open_clip's own names; it reads the file with `--csv-separator ,`."""
+CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
+"""The first two are open_clip's own names; it reads the file with `--csv-separator ,`. Files of 0.1 lack the last."""
 
 
 class LineWriter(CaptionWriter):
@@ -125,7 +125,9 @@ class JsonlWriter(LineWriter):
 
 
 class CsvWriter(LineWriter):
-    """Columns `filepath`, `title` (the best caption), `similarity`, `log_prob`, `source`; UTF-8."""
+    """Columns `filepath`, `title` (the best caption), `similarity`, `log_prob`, `source`, `model`; UTF-8."""
+
+    _columns: tuple[str, ...] = CSV_COLUMNS
 
     def _head(self) -> bytes:
         return _encode_row(CSV_COLUMNS)
@@ -143,15 +145,14 @@ class CsvWriter(LineWriter):
             raise InputError(f"The caption of {str(caption.path)!r} can't be kept: {reason}.")
         best = caption.best
         numbers = ["" if value is None else f"{value:.6f}" for value in (best.similarity, best.log_prob)]
-        return _encode_row((str(caption.path.absolute()), best.text, *numbers, best.source))
+        row = (str(caption.path.absolute()), best.text, *numbers, best.source, best.model or "")
+        return _encode_row(row[: len(self._columns)])
 
     def _scan(self, file: BinaryIO) -> tuple[set[str], int]:
         done: set[str] = set()
         length = 0
         for number, record in enumerate(_whole_records(file), start=1):
             row = self._parse(record, number)
-            if number == 1 and tuple(row) != CSV_COLUMNS:
-                raise self._refuse_content(1, f"its columns aren't {','.join(CSV_COLUMNS)}")
             if number > 1:
                 done.add(row[0])
             length += len(record)
@@ -162,8 +163,12 @@ class CsvWriter(LineWriter):
             row = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise self._refuse_content(number, "this is no caption of Sightline's") from error
-        if len(row) != len(CSV_COLUMNS):
-            raise self._refuse_content(number, f"it has {len(row)} columns, not {len(CSV_COLUMNS)}")
+        if number == 1:
+            if tuple(row) not in (CSV_COLUMNS, CSV_COLUMNS[:-1]):
+                raise self._refuse_content(1, f"its columns aren't {','.join(CSV_COLUMNS)}")
+            self._columns = tuple(row)
+        if len(row) != len(self._columns):
+            raise self._refuse_content(number, f"it has {len(row)} columns, not {len(self._columns)}")
         return row
 
 

@@ -23,5 +23,5 @@ def find_uncaptioned(store: Store, *, encoder: str, captioner: str | None, root:
         captions = store.captions([record.id for record in chunk if record.id is not None])
         for record in chunk:
             known = {(c.source, c.model) for c in captions.get(record.id or 0, [])}
-            if ("clip", encoder) not in known or (captioner is not None and ("blip", captioner) not in known):
+            if ("clip", encoder) not in known or (captioner is not None and ("generated", captioner) not in known):
                 yield record.path

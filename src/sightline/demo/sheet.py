@@ -21,7 +21,7 @@ from sightline.types import Caption, Hit
 HIT_PX = 320
 """Longest side of the thumbnails in searches."""
 
-_SOURCES = {"clip": "Ranked by CLIP", "blip": "Generated", "user": "Written by you"}
+_SOURCES = {"clip": "Ranked by CLIP", "generated": "Generated", "user": "Written by you"}
 _LEGEND = (
     '<p class="legend soft">Similarity is the cosine between caption and photo under CLIP; log p the mean '
     "log-probability of a word piece under the generator. Higher is better for both.</p>"
@@ -114,13 +114,14 @@ def _format_photo(photo: SheetPhoto, size_px: int) -> str:
 
 def _format_caption(caption: Caption) -> str:
     kind, badge = ("caption best", '<span class="badge">chosen</span>') if caption.best else ("caption", "")
+    by = f" by {caption.model}" if caption.source == "generated" and caption.model else ""
     figures = ""
     if caption.similarity is not None:
         figures += f'<span class="number">similarity {_number(caption.similarity, digits=3)}</span>'
     if caption.log_prob is not None:
         figures += f'<span class="number">log p {_number(caption.log_prob)}</span>'
     return (
-        f'<div class="{kind}"><p class="made"><span>{_SOURCES[caption.source]}</span>{badge}</p>'
+        f'<div class="{kind}"><p class="made"><span>{_SOURCES[caption.source]}{escape(by)}</span>{badge}</p>'
         f'<p class="text">{escape(caption.text)}</p><p class="figures">{figures}</p></div>'
     )
 

@@ -116,13 +116,13 @@ def describe_image(library: ToolLibrary, request: DescribeRequest) -> ImageDescr
 
 @_plainly
 def caption_image(library: ToolLibrary, request: CaptionRequest) -> CaptionResult:
-    """Caption an image of the library, or a picture sent along, both ways: by CLIP and by BLIP. Nothing is kept.
+    """Caption an image of the library, or a picture sent along, both ways: by CLIP and a captioner. Nothing is kept.
 
     Raises InputError for an unknown image or one that can't be read, StoreError where too many wait.
     """
     encoder = library.opened.encoder
     config = CaptionConfig(candidates=request.candidates or None)
-    with library.desk.take_turn() as captioner:
+    with library.desk.take_turn(own_candidates=config.candidates is not None) as captioner:
         sides_px = [model.card.preprocessing.size_px for model in (encoder, captioner) if model is not None]
         picture = _read(library, request, min_side_px=max(sides_px))
         result = caption_picture(picture.rgb, encoder=encoder, captioner=captioner, config=config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from sightline import config
 from sightline.config import PrecisionChoice
 from sightline.errors import ModelError
-from sightline.models.encoder_precision import only_int8
+from sightline.models.encoder_precision import only_int8, refuse_fp32
 from sightline.models.precision import int8_path, quantised_folder, read_verdict
 
 _LOG = logging.getLogger(__name__)
@@ -43,16 +43,13 @@ class CaptionerGate:
 def choose_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None = None) -> Mapping[str, Path]:
     """The graphs that run: those given, or their int8 twins where the gate has passed them.
 
-    Never with `fp32`; `int8` insists. None is `config.precision()`, which graphs that come in int8 only, such as the
-    starter's, don't follow. Raises ModelError where fp32 is asked of them by name, or int8 where the gate hasn't passed
-    it.
+    Never with `fp32`; `int8` insists. None is `config.precision()`. Raises ModelError where fp32 is asked of graphs
+    that come in int8 only, such as the starter's, or int8 where the gate hasn't passed it.
     """
-    if only_int8(graphs):
-        if precision == "fp32":
-            folder = next(iter(graphs.values())).parent
-            raise ModelError(f"{folder} holds int8 graphs only; use the precision auto or int8.")
-        return graphs
     wanted = precision or config.precision()
+    if only_int8(graphs):
+        refuse_fp32(graphs, wanted)
+        return graphs
     if wanted == "fp32":
         return graphs
     verdict = read_verdict(quantised_folder(graphs), VERDICT_NAME, required=CaptionerGate().required)

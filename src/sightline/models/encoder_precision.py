@@ -50,15 +50,13 @@ def choose_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None 
     """The graphs that run: those given, or for each tower its int8 twin.
 
     A twin runs where the gate has passed it; never with `fp32`, with `auto` only on the CPU, and `int8` insists on that
-    of the image tower. None is `config.precision()`, which graphs that come in int8 only, such as the starter's, don't
-    follow. Raises ModelError where fp32 is asked of them by name, or int8 where the gate hasn't passed it.
+    of the image tower. None is `config.precision()`. Raises ModelError where fp32 is asked of graphs that come in int8
+    only, such as the starter's, or int8 where the gate hasn't passed it.
     """
-    if only_int8(graphs):
-        if precision == "fp32":
-            folder = next(iter(graphs.values())).parent
-            raise ModelError(f"{folder} holds int8 graphs only; use the precision auto or int8.")
-        return dict(graphs)
     wanted = precision or config.precision()
+    if only_int8(graphs):
+        refuse_fp32(graphs, wanted)
+        return dict(graphs)
     if wanted == "fp32" or (wanted == "auto" and not _on_cpu()):
         return dict(graphs)
     verdicts = read_verdicts(graphs)
@@ -76,6 +74,16 @@ def choose_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None 
 def only_int8(graphs: Mapping[str, Path]) -> bool:
     """Whether a model comes in int8 only."""
     return any(".int8." in path.name for path in graphs.values())
+
+
+def refuse_fp32(graphs: Mapping[str, Path], wanted: PrecisionChoice) -> None:
+    """Raise ModelError where fp32 is wanted of graphs that come in int8 only."""
+    if wanted == "fp32":
+        folder = next(iter(graphs.values())).parent
+        raise ModelError(
+            f"The precision fp32 was asked for, but {folder} holds int8 graphs only. Use the precision auto or int8 "
+            "(--precision, SIGHTLINE_PRECISION), or a model with weights in fp32: sightline models list"
+        )
 
 
 def read_verdicts(graphs: Mapping[str, Path], gate: EncoderGate | None = None) -> dict[str, Verdict]:

@@ -80,7 +80,7 @@ class RemoteCaptioner:
                 raise self.endpoint.nonsense("caption", "its log_prob is no number of 0 or less")
             text = " ".join(shown(one["generated_text"]).split())
             log_prob = float(one["log_prob"])
-            captions.append(Caption(text=text, source="blip", log_prob=log_prob, model=self.card.name))
+            captions.append(Caption(text=text, source="generated", log_prob=log_prob, model=self.card.name))
         return captions
 
 

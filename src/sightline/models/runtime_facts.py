@@ -19,6 +19,8 @@ from sightline.models.precision import Verdict, quantised_folder, read_verdict
 from sightline.models.registry import ENDPOINT_PREFIX
 from sightline.models.resolve import exports_dir, find_local_folder
 
+_ONLY_INT8 = "comes in int8 only; fp32 is refused"
+
 
 def describe_runtime(card: ModelCard) -> dict[str, Any]:
     """Provider, threads, rows a run, the precision that `config.precision()` leads to, and the gate's verdicts.
@@ -49,7 +51,7 @@ def _graphs(card: ModelCard, folder: Path) -> Mapping[str, Path] | None:
 
 def _of_encoder(graphs: Mapping[str, Path]) -> dict[str, Any]:
     if encoder_precision.only_int8(graphs):
-        return {"precision": dict.fromkeys(graphs, "int8"), "gate": "comes in int8"}
+        return {"precision": dict.fromkeys(graphs, "int8"), "gate": _ONLY_INT8}
     chosen = encoder_precision.choose_graphs(graphs)
     precision = {name: "fp32" if path == graphs[name] else "int8" for name, path in chosen.items()}
     return {"precision": precision, "gate": _told(encoder_precision.read_verdicts(graphs), EncoderGate().min_images)}
@@ -57,7 +59,7 @@ def _of_encoder(graphs: Mapping[str, Path]) -> dict[str, Any]:
 
 def _of_captioner(graphs: Mapping[str, Path]) -> dict[str, Any]:
     if encoder_precision.only_int8(graphs):
-        return {"precision": "int8", "gate": "comes in int8"}
+        return {"precision": "int8", "gate": _ONLY_INT8}
     gate = captioner_precision.CaptionerGate()
     verdict = read_verdict(quantised_folder(graphs), captioner_precision.VERDICT_NAME, required=gate.required)
     wanted = config.precision()

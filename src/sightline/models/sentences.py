@@ -139,5 +139,5 @@ class SentenceWriter(Generic[_Memory]):
             written = [token for token in one.ids[1:] if token != self.card.text.eos_id]
             text = tidy(self._tokenizer.decode(written))
             if text and text not in captions:
-                captions[text] = Caption(text=text, source="blip", log_prob=one.log_prob, model=self.card.name)
+                captions[text] = Caption(text=text, source="generated", log_prob=one.log_prob, model=self.card.name)
         return list(captions.values())

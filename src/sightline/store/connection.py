@@ -135,7 +135,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         if log.exists() and log.stat().st_size > 0:
             raise
         db = _connect(path, "mode=ro&immutable=1")
-    if (version := schema.read_version(db)) < schema.SCHEMA_VERSION:
+    if (version := schema.read_version(db)) < schema.OLDEST_READABLE:
         db.close()
         raise StoreError(
             f"The library at {path.parent} has the older schema version {version} and was opened for reading only; "

@@ -99,10 +99,39 @@ def _create_tables(db: sqlite3.Connection) -> None:
             db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create_tables,)
+_CAPTIONS_2 = """
+create table captions_2 (
+    id integer primary key,
+    image_id integer not null references images (id) on delete cascade,
+    source text not null check (source in ('clip', 'generated', 'user')),
+    text text not null,
+    similarity real,
+    log_prob real,
+    model text,
+    best integer not null check (best in (0, 1))
+)
+"""
+
+
+def _name_generated(db: sqlite3.Connection) -> None:
+    """What a captioner wrote has the source `generated`, not `blip`; SQLite changes no check but with its table."""
+    db.execute(_CAPTIONS_2)
+    db.execute(
+        "insert into captions_2 select id, image_id, case source when 'blip' then 'generated' else source end, "
+        "text, similarity, log_prob, model, best from captions"
+    )
+    db.execute("drop table captions")
+    db.execute("alter table captions_2 rename to captions")
+    db.execute("create index captions_by_image on captions (image_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create_tables, _name_generated)
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+OLDEST_READABLE = 1
+"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source."""
 
 
 def read_version(db: sqlite3.Connection) -> int:

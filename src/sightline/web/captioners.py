@@ -31,8 +31,10 @@ class CaptionDesk:
         self.lane = Lane(threads=1 + MAX_WAITING, max_waiting=MAX_WAITING)
 
     @contextmanager
-    def take_turn(self) -> Iterator[Captioner | None]:
+    def take_turn(self, *, own_candidates: bool = False) -> Iterator[Captioner | None]:
         """Wait for one's turn, then have the captioner; None where the server was started with `none`.
+
+        It is also None for `own_candidates` where the server was started without naming a captioner.
 
         Raises a 429 problem where too many wait already, ModelError where the model can't be loaded.
         """
@@ -42,13 +44,14 @@ class CaptionDesk:
             )
         try:
             with self._turn:
-                yield self._load()
+                yield self._load(self._name or default_captioner(own_candidates=own_candidates))
         finally:
             self._places.release()
 
-    def _load(self) -> Captioner | None:
-        name = self._name or default_captioner()
-        if self._captioner is None and name != "none":
+    def _load(self, name: str) -> Captioner | None:
+        if name == "none":
+            return None
+        if self._captioner is None:
             self._captioner = load_captioner(name)
         return self._captioner
 

@@ -153,7 +153,10 @@ class Client:
         return self._send("POST", "/api/embed", models.EmbedAnswer, params={"model": model}, files=files)
 
     def caption(self, picture: Picture, *, candidates: Sequence[str] = ()) -> models.DualCaptionAnswer:
-        """Both kinds of captions of a picture; `candidates` are ranked in place of composed ones."""
+        """Both kinds of captions of a picture; `candidates` are ranked in place of composed ones.
+
+        The best is one of these then, unless the server was started with a captioner named.
+        """
         fields = {"candidates": "\n".join(candidates)} if candidates else {}
         return self._send("POST", "/api/caption", models.DualCaptionAnswer, files=[_as_file(picture)], data=fields)
 

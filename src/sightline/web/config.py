@@ -29,7 +29,7 @@ class ServeConfig:
     model: str | None = None
     """The encoder of searches; None takes each library's own."""
     captioner: str | None = None
-    """The generator of captions; None takes `blip-base` where it can run now, else the starter's."""
+    """The generator of captions; None takes that of `library.default_captioner`."""
     allow_roots: tuple[Path, ...] = ()
     """Folders below which a page may add folders to a library."""
     runs: Path | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sightline.types import CaptionSource, read_source
 
 MAX_TEXT = 2000
 """Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
@@ -124,7 +126,7 @@ class CaptionAnswer(Model):
     """One sentence about one image."""
 
     text: str = Field(examples=["a dog in the snow"])
-    source: Literal["clip", "blip", "user"]
+    source: Annotated[CaptionSource, BeforeValidator(read_source)]
     similarity: float | None = Field(description="Cosine of the caption's and the image's vectors.", examples=[0.301])
     log_prob: float | None = Field(description="Mean log-probability for each token, in nats.", examples=[-1.2])
     model: str | None = Field(examples=["starter"])

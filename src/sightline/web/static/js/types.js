@@ -25,7 +25,7 @@
  *
  * @typedef {object} Caption
  * @property {string} text
- * @property {"clip" | "blip" | "user"} source
+ * @property {"clip" | "generated" | "user"} source
  * @property {number | null} similarity
  * @property {number | null} log_prob
  * @property {string | null} model

@@ -146,6 +146,7 @@ export function makePage(root) {
 
   /** @param {DualCaption} result */
   function showResult(result) {
+    const writer = result.generated[0]?.model;
     fill(
       answer,
       h(
@@ -178,7 +179,11 @@ export function makePage(root) {
           candidates.value.trim() ? "Your candidates, nearest first" : "Candidates, nearest first",
           result.clip,
         ),
-        makeKind("Written", "Sentences, most probable first", result.generated),
+        makeKind(
+          "Written",
+          writer ? `Sentences of ${writer}, most probable first` : "Sentences, most probable first",
+          result.generated,
+        ),
       ),
     );
   }

@@ -12,13 +12,20 @@ import { toast, toastProblem } from "../toast.js";
  */
 
 /** @type {Record<Caption["source"], string>} */
-export const SOURCES = { clip: "Ranked", blip: "Written", user: "Yours" };
+const SOURCES = { clip: "Ranked", generated: "Written", user: "Yours" };
+
+/**
+ * Who made a caption: what writes is called by its name.
+ * @param {Caption} caption
+ */
+const author = ({ source, model }) =>
+  source === "generated" && model ? `Written by ${model}` : SOURCES[source];
 
 /** @param {Caption} caption */
 const hint = (caption) =>
   ({
     clip: "Chosen from many candidates by CLIP",
-    blip: "Written by the captioning model",
+    generated: "Written by a captioning model",
     user: "Your own words",
   })[caption.source] + (caption.model ? ` (${caption.model})` : "");
 
@@ -53,7 +60,7 @@ function showFacts(caption) {
       "span",
       { class: caption.best ? "tag accent" : "tag", title: hint(caption) },
       caption.best && icon("star"),
-      caption.best ? `Best · ${SOURCES[caption.source]}` : SOURCES[caption.source],
+      caption.best ? `Best · ${author(caption)}` : author(caption),
     ),
     showScores(caption),
   );
