@@ -40,6 +40,7 @@ from sightline.training.token_table import TokenTable, tokenize
 from sightline.training.vocabulary import PAD_ID, text_spec, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
+TOKENIZER = "captioner-tokenizer"
 VOCABULARY = 4000
 TEMPLATES = ("a {}", "a close up of a {}", "a picture of a {}")
 """What is said of pictures with a name and no caption."""
@@ -171,7 +172,7 @@ class Material:
 
 def train_captioner(
     corpus: Corpus, clip: LiteClip, classes: Classes, classifier: Classifier, recipe: CaptionerRecipe, log: Log
-) -> tuple[LiteCaptioner, Tokenizer]:
+) -> LiteCaptioner:
     """All stages; each leaves a file in the corpus's folder."""
     torch.manual_seed(recipe.seed + 2)
     told = [*corpus.told, *_swapped(corpus.told, classes, recipe)]
@@ -196,7 +197,7 @@ def train_captioner(
     model.load_state_dict(layers, strict=False)
     with torch.no_grad():
         model.concepts.weight.copy_(taught.rows()[: concepts.n_found])
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 _GIVEN = ("image_tower", "nouns", "classes")
@@ -204,7 +205,7 @@ _GIVEN = ("image_tower", "nouns", "classes")
 
 
 def _tokenizer(corpus: Corpus, concepts: Concepts) -> Tokenizer:
-    folder = corpus.folder / "captioner-tokenizer"
+    folder = corpus.folder / TOKENIZER
     if not (folder / "tokenizer.json").is_file():
         texts = [caption for pair in corpus.train for caption in pair.captions]
         texts += [sentence for group in corpus.told for sentence in group]

@@ -10,21 +10,27 @@ from typing import Any
 
 import numpy as np
 import onnx
+from captioner import TOKENIZER
 from corpus import SPEC, Corpus
 from features import as_images, cached_pixels, normalise
-from figures import clip_figures, demo_figures, images_per_s, subject_figures
+from figures import caption_figures, clip_figures, demo_figures, images_per_s, subject_figures
 from numpy.typing import NDArray
 from published import MEAN, STD
+from shrinking import shrink
 from torch import from_numpy
 
 from sightline.images.preprocess import Preprocessing
 from sightline.models.base import ModelCard
+from sightline.models.captioner_export import export_captioner
+from sightline.models.captioner_precision import write_int8
+from sightline.models.captioners import load_captioner
 from sightline.models.cards import read_card, write_card
 from sightline.models.encoders import load_encoder
 from sightline.models.export import export_encoder
 from sightline.models.hashes import compute_hash
-from sightline.models.lite import LiteClip
-from sightline.models.quantise import CONVOLUTION_OPS, quantise_dynamic, quantise_static
+from sightline.models.lite import LiteCaptioner, LiteClip
+from sightline.models.quantise import quantise_dynamic, quantise_static
+from sightline.training.vocabulary import text_spec
 
 N_CALIBRATION = 400
 N_NAMED = 1000
@@ -62,9 +68,7 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(trained / name, fp32 / name)
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
-    calibration = _calibration(corpus, card.preprocessing.size_px)
-    operators = (*CONVOLUTION_OPS, "MatMul", "Gemm")  # the heads are a third of the weights
-    quantise_static(fp32 / "onnx" / "image.onnx", folder / "onnx" / "image.int8.onnx", calibration, op_types=operators)
+    _quantise_image(fp32, folder, corpus, card.preprocessing.size_px)
     quantise_dynamic(fp32 / "onnx" / "text.onnx", folder / "onnx" / "text.int8.onnx")
     for graph in (folder / "onnx").iterdir():
         strip(graph)
@@ -79,6 +83,48 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
         figures[precision] = measured | {"images_per_s": images_per_s(encoder, corpus.val)}
     shipped = load_encoder(f"dir:{folder}")
     figures |= {"subjects": subject_figures(shipped, corpus.val), "demo": demo_figures(f"dir:{folder}")}
+    _write(folder, replace(card, figures=figures, weights_hash=None))
+    return folder
+
+
+def write_captioner(model: LiteCaptioner, corpus: Corpus) -> Path:
+    """The trained captioner as a model folder that PyTorch runs."""
+    folder = corpus.folder / "captioner"
+    model.save_pretrained(folder)
+    shutil.copyfile(corpus.folder / TOKENIZER / "tokenizer.json", folder / "tokenizer.json")
+    card = ModelCard(
+        name="starter-captioner",
+        kind="captioner",
+        family="sightline-captioner",
+        source="package",
+        preprocessing=Preprocessing(size_px=model.config.size_px, resize_mode="squash", mean=MEAN, std=STD),
+        text=text_spec(model.config.context_length),
+        licence=LICENCE,
+    )
+    write_card(folder, card)
+    return folder
+
+
+def export_captions(trained: Path, corpus: Corpus) -> Path:
+    """Write `export/captioner` as it ships; the same in fp32 lies beside it in `export/fp32/captioner`."""
+    fp32, folder = corpus.folder / "export" / "fp32" / "captioner", corpus.folder / "export" / "captioner"
+    card = export_captioner(read_card(trained), trained, fp32)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(trained / name, fp32 / name)
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    _quantise_image(fp32, folder, corpus, card.preprocessing.size_px)
+    write_int8(fp32 / "onnx" / "decoder.onnx", folder / "onnx" / "decoder.int8.onnx")
+    shrink(folder / "onnx" / "decoder.int8.onnx")
+    for graph in (folder / "onnx").iterdir():
+        strip(graph)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(fp32 / name, folder / name)
+    _write(folder, replace(card, weights_hash=None))
+    sets = {"flickr8k_val": corpus.val, "coco_mini": corpus.coco}
+    figures = {
+        precision: caption_figures(load_captioner(f"dir:{path}"), sets)
+        for precision, path in (("int8", folder), ("fp32", fp32))
+    }
     _write(folder, replace(card, figures=figures, weights_hash=None))
     return folder
 
@@ -104,6 +150,13 @@ def strip(path: Path) -> None:
         for field in ("metadata_props", "doc_string", "name"):
             node.ClearField(field)
     onnx.save(model, path)
+
+
+def _quantise_image(fp32: Path, folder: Path, corpus: Corpus, size_px: int) -> None:
+    """Convolutions in int8; what comes after them computes in fp32, since it costs little and would lose most."""
+    graph = folder / "onnx" / "image.int8.onnx"
+    quantise_static(fp32 / "onnx" / "image.onnx", graph, _calibration(corpus, size_px))
+    shrink(graph)
 
 
 def _calibration(corpus: Corpus, size_px: int) -> Iterator[dict[str, NDArray[np.float32]]]:

@@ -14,16 +14,25 @@ import os
 from pathlib import Path
 
 import torch
+from captioner import CaptionerRecipe, train_captioner
 from classes import load_classes
-from clip import ClipRecipe, train_clip
+from clip import TOWER, ClipRecipe, train_clip
 from corpus import load_corpus
-from export import export_clip, install, write_clip
+from export import export_captions, export_clip, install, write_captioner, write_clip
+from objective import Classifier
 from progress import Log
+from published import load_image_tower
 
-STAGES = ("clip", "export")
+from sightline.models.lite import LiteClip
+
+STAGES = ("clip", "export-clip", "captioner", "export-captioner")
 SMOKE_CLIP = ClipRecipe(
     crops=1, epochs=2, batch=32, tuning_epochs=1, tuning_batch=24, tuning_names=8, tuning_px=64, names_px=64, names=400,
     words_epochs=1, words_batch=48,
+)  # fmt: skip
+SMOKE_CAPTIONER = CaptionerRecipe(
+    language_epochs=1, language_batch=48, epochs=1, batch=16, named=100, critical_epochs=1, critical_batch=24,
+    swapped=50, n_checked=20,
 )  # fmt: skip
 
 
@@ -50,10 +59,21 @@ def main() -> None:
     if "clip" in arguments.stages:
         recipe = SMOKE_CLIP if arguments.smoke else ClipRecipe()
         write_clip(train_clip(corpus, classes, recipe, log), corpus)
-    if "export" in arguments.stages:
-        folder = export_clip(output / "trained", corpus)
+    if "captioner" in arguments.stages:
+        clip = LiteClip.from_pretrained(output / "trained")
+        _, weight_CF, bias_C = load_image_tower(TOWER)
+        classifier = Classifier(weight_CF=weight_CF, bias_C=bias_C)
+        captions = SMOKE_CAPTIONER if arguments.smoke else CaptionerRecipe()
+        write_captioner(train_captioner(corpus, clip, classes, classifier, captions, log), corpus)
+    for stage, export, trained in (
+        ("export-clip", export_clip, "trained"),
+        ("export-captioner", export_captions, "captioner"),
+    ):
+        if stage not in arguments.stages:
+            continue
+        folder = export(output / trained, corpus)
         n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        log.write(stage="export", folder=str(folder), bytes=n_bytes)
+        log.write(stage=stage, folder=str(folder), bytes=n_bytes)
         if arguments.install:
             install(folder, arguments.install / folder.name)
 
