@@ -15,6 +15,7 @@ from sightline.models.captioner_export import export_captioner
 from sightline.models.cards import read_card
 from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig
 from sightline.models.hashes import hash_file, hash_files
+from sightline.models.lite import LiteCaptioner, LiteCaptionerConfig
 from sightline.models.onnx_captioner import OnnxCaptioner
 from sightline.models.onnx_session import open_session
 from sightline.models.torch_captioner import TorchCaptioner
@@ -69,13 +70,25 @@ def test_an_export_that_is_killed_half_way_is_no_model(tmp_path, monkeypatch):
     assert list((tmp_path / "exports").iterdir()) == []
 
 
-def test_the_convolutional_captioner_exports_too(tmp_path):
+DECODER = {"vocab_size": 60, "context_length": 12, "text_width": 16, "text_layers": 1, "text_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvCaptioner(ConvCaptionerConfig(size_px=32, image_width=4, **DECODER)),
+        lambda: LiteCaptioner(
+            LiteCaptionerConfig(size_px=32, image_width=0.25, image_depth=0.5, nouns=6, classes=9, told=2, **DECODER)
+        ),
+    ],
+    ids=["conv", "lite"],
+)
+def test_our_own_captioners_export_too(make, tmp_path):
     torch.manual_seed(0)
-    sizes = {"size_px": 32, "image_width": 4, "text_width": 16, "text_layers": 1, "text_heads": 2}
-    model = ConvCaptioner(ConvCaptionerConfig(vocab_size=60, context_length=12, **sizes)).eval()
+    model = make().eval()
     with torch.no_grad():
         model.tokens.weight.normal_(std=1.0)
-    folder = tmp_path / "conv"
+    folder = tmp_path / "own"
     model.save_pretrained(folder)
     shutil.copyfile(tiny_blip() / "vocab.txt", folder / "vocab.txt")
     card = read_card(tiny_blip())

@@ -28,7 +28,7 @@ from sightline.models.cards import read_card, write_card
 from sightline.models.encoders import load_encoder
 from sightline.models.export import export_encoder
 from sightline.models.hashes import compute_hash
-from sightline.models.lite import LiteCaptioner, LiteClip
+from sightline.models.lite import NAME_IN_GRAPHS, TRANSPOSED, LiteCaptioner, LiteClip
 from sightline.models.quantise import quantise_dynamic, quantise_static
 from sightline.training.vocabulary import text_spec
 
@@ -68,6 +68,9 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(trained / name, fp32 / name)
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    model = LiteClip.from_pretrained(trained)
+    for graph in (fp32 / "onnx").glob("*.onnx"):
+        name_weights(graph, model)
     _quantise_image(fp32, folder, corpus, card.preprocessing.size_px)
     quantise_dynamic(fp32 / "onnx" / "text.onnx", folder / "onnx" / "text.int8.onnx")
     for graph in (folder / "onnx").iterdir():
@@ -140,6 +143,23 @@ def install(folder: Path, package_folder: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
         shutil.copyfile(file, partial)
         partial.replace(target)
+
+
+def name_weights(path: Path, model: LiteClip) -> None:
+    """Give weights that the exporter transposed their names back, by which `LiteClip.from_graphs` finds them."""
+    graph = onnx.load(path)
+    transposed = {name: value.T.numpy() for name, value in model.state_dict().items() if value.ndim == 2}
+    renamed = {}
+    for tensor in graph.graph.initializer:
+        if not tensor.name.startswith(NAME_IN_GRAPHS):
+            value = onnx.numpy_helper.to_array(tensor)
+            name = next((name for name, other in transposed.items() if np.array_equal(value, other)), None)
+            if name:
+                renamed[tensor.name] = tensor.name = f"{NAME_IN_GRAPHS}{name}{TRANSPOSED}"
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+    onnx.save(graph, path)
 
 
 def strip(path: Path) -> None:

@@ -79,6 +79,7 @@ def demo_figures(model: str) -> dict[str, int]:
 def caption_figures(captioner: Captioner, sets: dict[str, Dataset]) -> dict[str, Any]:
     """Agreement with people's captions, beam 3, beside that of the constant caption "a man", and captions a second."""
     figures: dict[str, Any] = {}
+    rates = []
     for name, dataset in sets.items():
         started = time.perf_counter()
         captions = [best.text for best, *_ in _captions(captioner, dataset)]
@@ -89,8 +90,8 @@ def caption_figures(captioner: Captioner, sets: dict[str, Dataset]) -> dict[str,
         constant = agreement(["a man"] * len(captions), references)
         found["head_noun_constant"] = constant["head_noun"]
         figures[name] = {metric: round(value, 4) for metric, value in found.items()}
-        figures[name]["captions_per_s"] = round(len(dataset) / seconds, 1)
-    return figures
+        rates.append(len(dataset) / seconds)
+    return figures | {"captions_per_s": round(rates[0], 1)}
 
 
 def _captions(captioner: Captioner, dataset: Dataset) -> Iterator[list[Caption]]:

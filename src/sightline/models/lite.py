@@ -13,16 +13,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sightline.errors import ModelError
+from sightline.models.cards import read_card
 from sightline.models.convolutional import (
     CONFIG_FILE,
+    WEIGHTS_FILE,
     Attention,
     ConvCaptioner,
     ConvClip,
@@ -33,6 +38,9 @@ from sightline.models.convolutional import (
 )
 
 CELL_WIDTH = 1280
+NAME_IN_GRAPHS, TRANSPOSED = "towers.model.", "_Transposed"
+"""What stands before and after a weight's name in an exported graph."""
+_GRAPHS = ("onnx/image.int8.onnx", "onnx/text.int8.onnx")
 CELL_PX = 32
 """Side of the square of pixels that a cell stands for."""
 _STEM_WIDTH = 32
@@ -313,6 +321,23 @@ class LiteClip(Saved):
         """Images and texts -> unit vectors (B, D) and (T, D)."""
         return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
+    @classmethod
+    def from_graphs(cls, folder: Path) -> Self:
+        """The model in evaluation mode, from the weights in a folder's int8 graphs and the temperature of its card.
+
+        So training goes on from what ships, to within int8's rounding. Needs `onnx`. Raises ModelError where the
+        graphs lack weights of the model.
+        """
+        model = cls(cls.config_class.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
+        wanted = model.state_dict()
+        weights = {name: value for graph in _GRAPHS for name, value in _read_weights(folder / graph, wanted).items()}
+        weights["logit_scale"] = torch.tensor(math.log(read_card(folder).temperature or 1.0))
+        lacking = [name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape]
+        if lacking:
+            raise ModelError(f"The graphs in {folder} lack {len(lacking)} weights ({', '.join(lacking[:3])}, ...).")
+        model.load_state_dict({name: weights[name] for name in wanted})
+        return model.eval()
+
 
 class LiteCaptioner(OwnCaptioner):
     """A captioner on an EfficientNet-Lite that is also told what its picture probably shows.
@@ -372,8 +397,38 @@ def load_own_clip(folder: Path) -> ConvClip | LiteClip:
         ModelError: a file is missing, the config is of another model, or the weights don't fit it.
     """
     if _model_type(folder) == LiteClipConfig.model_type:
-        return LiteClip.from_pretrained(folder)
+        return LiteClip.from_graphs(folder) if comes_as_graphs(folder) else LiteClip.from_pretrained(folder)
     return ConvClip.from_pretrained(folder)
+
+
+def comes_as_graphs(folder: Path) -> bool:
+    """Whether a folder holds a `LiteClip` as int8 graphs and without weights, as the starter ships."""
+    bare = not (folder / WEIGHTS_FILE).is_file() and all((folder / graph).is_file() for graph in _GRAPHS)
+    return bare and _model_type(folder) == LiteClipConfig.model_type
+
+
+def _read_weights(path: Path, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The weights that an int8 graph computes with, by the names that they have in the module. Needs `onnx`."""
+    import onnx
+
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    weights = {}
+    for name, value in constants.items():
+        own = re.sub(r"(_quantized|/int8)$", "", name)
+        transposed = own.endswith(TRANSPOSED)
+        place = own.removeprefix(NAME_IN_GRAPHS).removesuffix(TRANSPOSED)
+        if place not in wanted:
+            continue
+        if value.dtype != np.float32:
+            keys = (f"{name}_scale", f"{own}_scale", f"{own}/scale")
+            scale = next(constants[key] for key in keys if key in constants)
+            zero = constants.get(f"{own}_zero_point", np.zeros(1)).reshape(-1)[0]
+            shape = [1] * value.ndim  # one scale for all, or one for each output
+            if scale.size > 1:
+                shape[int(transposed)] = -1
+            value = (value.astype(np.float32) - float(zero)) * scale.reshape(shape)
+        weights[place] = torch.from_numpy(np.array(value.T if transposed else value))
+    return weights
 
 
 def _model_type(folder: Path) -> str | None:

@@ -52,10 +52,17 @@ def starter_tables() -> str:
     for label, data, name in (
         ("zero-shot top-1 over 200 names, Tiny ImageNet val", "tiny_imagenet_val", "acc1"),
         ("the same, top-5", "tiny_imagenet_val", "acc5"),
-        ("captions' CIDEr on Flickr8k val, beam 3", "flickr8k_val", "CIDEr"),
-        ("captions' BLEU-4", "flickr8k_val", "Bleu_4"),
+        ("generated captions' CIDEr on Flickr8k val, beam 3", "flickr8k_val", "CIDEr"),
+        ("their BLEU-4", "flickr8k_val", "Bleu_4"),
+        ("their CIDEr on coco-mini", "coco_mini", "CIDEr"),
+        ("those whose head noun people use of the picture, Flickr8k val", "flickr8k_val", "head_noun"),
+        ('the same for the constant caption "a man"', "flickr8k_val", "head_noun_constant"),
+        ("those whose head noun people use of the picture, coco-mini", "coco_mini", "head_noun"),
+        ('the same for the constant caption "a man"', "coco_mini", "head_noun_constant"),
+        ("their nouns that people use of the picture, Flickr8k val", "flickr8k_val", "nouns"),
+        ("their nouns that people use of the picture, coco-mini", "coco_mini", "nouns"),
     ):
-        figures = captioner if data == "flickr8k_val" else clip
+        figures = clip if name.startswith("acc") else captioner
         lines.append(f"| {label} | {' | '.join(_percent(figures[p][data][name]) for p in ('int8', 'fp32'))} |")
     for label, figures, name in (
         ("images a second, 2 cores", clip, "images_per_s"),

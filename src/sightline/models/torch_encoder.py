@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from sightline.errors import ModelError
 from sightline.models.base import ModelCard
 from sightline.models.layout import find_weights
+from sightline.models.lite import comes_as_graphs, load_own_clip
 from sightline.models.onnx_encoder import encode_sorted, normalise_rows, normalised_batches
 from sightline.models.tokenizing import Tokenizer
 from sightline.types import ModelIdentity, Precision
@@ -147,11 +148,9 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
 
     Raises ModelError where the folder has no safetensors weights, or they don't fit the card.
     """
-    if not find_weights(folder):
+    if not find_weights(folder) and not (card.family == "sightline-clip" and comes_as_graphs(folder)):
         raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
     if card.family == "sightline-clip":
-        from sightline.models.lite import load_own_clip
-
         conv = load_own_clip(folder)
         return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
     with quiet_transformers():

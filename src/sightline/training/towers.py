@@ -22,7 +22,8 @@ from sightline.images.preprocess import Preprocessing
 from sightline.models.base import ModelCard
 from sightline.models.cards import write_card
 from sightline.models.convolutional import ConvClip, ConvClipConfig, Saved
-from sightline.models.layout import TOKENIZER_FILES, WEIGHTS_FILE
+from sightline.models.layout import TOKENIZER_FILES, WEIGHTS_FILE, find_weights
+from sightline.models.lite import comes_as_graphs
 from sightline.models.registry import find_card
 from sightline.models.resolve import resolve_folder
 from sightline.models.tokenizing import Tokenizer
@@ -75,7 +76,7 @@ def load_trained(name: str) -> TrainedModel:
     if card.kind != "encoder":
         raise TrainingError(f"{name} is a {card.kind}; training starts from an encoder (CLIP, SigLIP or our own).")
     folder = resolve_folder(card, runtime="torch")
-    if not (folder / WEIGHTS_FILE).is_file() and not list(folder.glob("model-*.safetensors")):
+    if not find_weights(folder) and not comes_as_graphs(folder):
         raise TrainingError(
             f"{name} has no {WEIGHTS_FILE} in {folder}, only graphs, which can't be trained further. "
             "Start from a model that has its weights, such as dir:RUN of an earlier run."
