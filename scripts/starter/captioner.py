@@ -69,14 +69,14 @@ class CaptionerRecipe:
     language_epochs: int = 2
     language_batch: int = 192
     language_rate: float = 1e-3
-    epochs: int = 12
+    epochs: int = 8
     batch: int = 32  # pictures, each with its five captions
     told_batch: int = 64  # sentences without pictures beside them
     named_batch: int = 12  # pictures with a name beside them
     named: int = 3000
     rate: float = 5e-4
     smoothing: float = 0.1
-    critical_epochs: int = 4
+    critical_epochs: int = 2
     critical_batch: int = 48
     critical_rate: float = 5e-5
     samples: int = 5
@@ -321,7 +321,7 @@ def _learn_pictures(taught: Taught, material: Material, corpus: Corpus, recipe: 
             )  # fmt: skip
             training.descend(loss + _beside(taught, material, recipe, generator, rng))
         log.write(stage="pictures", epoch=epoch + 1, loss=round(loss.item(), 3))
-        if (epoch + 1) % 3 == 0 or epoch + 1 == recipe.epochs:
+        if (epoch + 1) % 4 == 0 or epoch + 1 == recipe.epochs:
             log.write(stage="pictures", epoch=epoch + 1, **check(taught, material, corpus, recipe.n_checked))
 
 

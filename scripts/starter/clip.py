@@ -26,17 +26,15 @@ from features import (
     tuned_cells,
 )
 from numpy.typing import NDArray
-from objective import Classifier, NameFeatures, Objective, embed_features
+from objective import Classifier, NameFeatures, Objective
 from progress import Log, Training
 from published import FACTORS, load_image_tower, load_text_tower
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.data.base import Dataset
 from sightline.evaluation.retrieval import retrieval_metrics
 from sightline.models.lite import LiteClip, LiteClipConfig
 from sightline.training.augment import Augmentation, augment, draw_changes
-from sightline.training.token_table import TokenTable, tokenize
 
 TOWER = "lite2"
 
@@ -53,19 +51,13 @@ class ClipRecipe:
     batch: int = 512
     rate: float = 1e-3
     tuned_from: int = 7  # the first block that moves; those before it see edges and textures
-    tuning_epochs: int = 0  # not in the shipped weights: docs/experiments.md says what it gained and lost
+    tuning_epochs: int = 5
     tuning_batch: int = 128
     tuning_names: int = 32
     tuning_px: int = 192
     names_px: int = 128
-    tuning_rate: float = 3e-4
-    tower_factor: float = 0.67  # on that rate
-    remembered: int = 12  # steps whose vectors serve as more that don't fit
-    words_epochs: int = 0  # neither
-    words_batch: int = 192
-    words_names: int = 128
-    words_rate: float = 1e-4
-    words_factor: float = 0.5  # on that rate for the text tower itself
+    tuning_rate: float = 2e-4
+    remembered: int = 6  # steps whose vectors serve as more that don't fit
     names: int = 12_000  # pictures of Tiny ImageNet
 
 
@@ -103,7 +95,6 @@ def train_clip(corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -
     tune(model, known, corpus, classes, recipe, log)
     known = look_again(model, known, corpus, recipe)
     learn_heads(model, known, corpus, recipe, log, name="tuned-heads")
-    learn_words(model, known, corpus, classes, recipe, log)
     return model.eval()
 
 
@@ -148,7 +139,7 @@ def learn_heads(
     for module in (*model.image_projection.modules(), *model.text_projection.modules()):
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-    for moving in (model.image_projection, model.text_projection):
+    for moving in (model.image_projection, model.text_projection, model.logit_scale):
         moving.requires_grad_(True)
     head = model.image_projection
     mean_F, axes_FE = whitening(known.features_NKF[:, :2].mean(1), model.config.feature_width, recipe.whitening_ridge)
@@ -181,9 +172,8 @@ def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe
     the classes' directions point.
     """
     tower = model.image_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for still in (model.image_projection, model.text_projection):
+    for still in (model.image_projection, model.text_projection, model.logit_scale):
         still.requires_grad_(False)
-    model.logit_scale.requires_grad_(False)
     for block in [*tower.blocks[recipe.tuned_from :], tower.head]:
         block.requires_grad_(True)
     pixels_NSS3, names = cached_pixels(corpus.train, CACHE_PX), corpus.tiny("train", recipe.names)
@@ -194,7 +184,7 @@ def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe
     objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=recipe.remembered)
     training = Training(
         model, corpus.folder / "tuned.pt", epochs=recipe.tuning_epochs, steps=len(corpus.train) // recipe.tuning_batch,
-        rate=recipe.tuning_rate, seed=recipe.seed + 1, factors={"image_tower": recipe.tower_factor},
+        rate=recipe.tuning_rate, seed=recipe.seed + 1,
     )  # fmt: skip
 
     def look(pixels: NDArray[np.uint8], rows: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
@@ -218,80 +208,6 @@ def tune(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe
             if step % 10 == 0:
                 log.write(stage="tuning", epoch=epoch, step=step, of=training.n_steps, loss=round(loss.item(), 3))
         log.write(stage="tuning", epoch=epoch + 1, **check(model, known, embed_pooled(model, corpus.val, 224, recipe)))
-
-
-def learn_words(model: LiteClip, known: Known, corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -> None:
-    """The text tower and both heads, on features of the tuned image tower, which stands still."""
-    model.image_tower.requires_grad_(False)
-    model.text_tower.requires_grad_(True)
-    captions = tokenize([pair.captions for pair in corpus.train], corpus.tokenizer)
-    names = tokenize([tuple(own) for own in classes.names], corpus.tokenizer)
-    training = Training(
-        model, corpus.folder / "words.pt", epochs=recipe.words_epochs, steps=len(corpus.train) // recipe.words_batch,
-        rate=recipe.words_rate, seed=recipe.seed + 2, factors={"text_tower": recipe.words_factor},
-    )  # fmt: skip
-    last: list[tuple[Tensor, Tensor, Tensor]] = []
-    for epoch, generator in training.epochs():
-        rng = np.random.default_rng([recipe.seed, epoch])
-        order = torch.randperm(len(corpus.train), generator=generator)
-        for row_B in order[: training.n_steps * recipe.words_batch].split(recipe.words_batch):
-            class_P = torch.randperm(len(classes.names), generator=generator)[: recipe.words_names]
-            view_B = torch.randint(known.features_NKF.shape[1], row_B.shape, generator=generator)
-            own_BF = known.features_NKF[row_B, view_B]
-            feature_BF = torch.cat([own_BF, known.classifier.pseudo_pictures(own_BF, class_P, generator)])
-            said, named = (
-                embed_ids(model, token_ids(table, table.draw(rows.numpy(), 1, rng)[0]))
-                for table, rows in ((captions, row_B), (names, class_P))
-            )
-            image_BD, scale = embed_features(model, feature_BF), model.logit_scale.exp().clamp(max=100)
-            seen_BD, named_PD = image_BD[: len(row_B)], image_BD[len(row_B) :]
-            loss = both_ways(seen_BD, said, row_B, last, scale)
-            loss = loss + 0.5 * F.cross_entropy(scale * named_PD @ named.T, torch.arange(len(class_P)))
-            last = [*last, (row_B, seen_BD.detach(), said.detach())][-recipe.remembered :]
-            training.descend(loss)
-        log.write(
-            stage="words", epoch=epoch + 1, loss=round(loss.item(), 3),
-            **check(model, dataclasses.replace(known, val_TE=_val_texts(model, corpus)), known.val_NF),
-        )  # fmt: skip
-
-
-def both_ways(
-    image_BD: Tensor, text_BD: Tensor, row_B: Tensor, last: list[tuple[Tensor, Tensor, Tensor]], scale: Tensor
-) -> Tensor:
-    """Contrast of pictures and their captions; those of the `last` steps are more that don't fit."""
-    rows_M = torch.cat([row_B, *(rows for rows, _, _ in last)])
-    again_BM = row_B[:, None] == rows_M
-    again_BM[:, : len(row_B)] = False
-    target_B, total = torch.arange(len(row_B)), 0.0 * scale
-    for own_BD, other_MD in (
-        (image_BD, torch.cat([text_BD, *(texts for _, _, texts in last)])),
-        (text_BD, torch.cat([image_BD, *(images for _, images, _ in last)])),
-    ):
-        total = total + F.cross_entropy((scale * own_BD @ other_MD.T).masked_fill(again_BM, -1e9), target_B) / 2
-    return total
-
-
-def embed_ids(model: LiteClip, ids_TL: Tensor) -> Tensor:
-    """Token ids -> unit vectors, in half precision but for the norm."""
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        return F.normalize(model.text_projection(model.text_tower(ids_TL)).float(), dim=-1)
-
-
-def token_ids(table: TokenTable, places: NDArray[np.int64]) -> Tensor:
-    """Some rows of a table, as long as the longest of them."""
-    longest = int(table.length_C[places].max())
-    return torch.from_numpy(table.ids_CL[places, :longest].astype(np.int64))
-
-
-@torch.inference_mode()
-def _val_texts(model: LiteClip, corpus: Corpus) -> Tensor:
-    """What the text tower says of val's captions (T, E)."""
-    table = tokenize([pair.captions for pair in corpus.val], corpus.tokenizer)
-    model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        order = np.argsort(table.length_C, kind="stable")
-        parts = [model.text_tower(token_ids(table, order[start : start + 250])) for start in range(0, len(order), 250)]
-    return torch.cat(parts).float()[np.argsort(order)]
 
 
 def class_rows(names: Dataset, corpus: Corpus, classes: Classes) -> Tensor:

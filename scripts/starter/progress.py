@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -70,9 +69,7 @@ class Training:
         steps: int,
         rate: float,
         seed: int,
-        factors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`factors` are on the rate of parameters whose names start so."""
         self.module, self.path, self.seed = module, path, seed
         self.n_epochs, self.n_steps, self.peak = epochs, steps, rate
         # Matrices, embeddings and convolutions are decayed; biases, norms and the logit scale are not.
@@ -80,9 +77,8 @@ class Training:
             {
                 "params": [parameter],
                 "weight_decay": 0.05 if parameter.ndim > 1 else 0.0,
-                "factor": next((factor for start, factor in factors.items() if name.startswith(start)), 1.0),
             }
-            for name, parameter in module.named_parameters()
+            for parameter in module.parameters()
             if parameter.requires_grad
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
@@ -106,7 +102,7 @@ class Training:
     def descend(self, loss: Tensor) -> None:
         """One optimiser step down `loss` at the schedule's rate."""
         for group in self.optimiser.param_groups:
-            group["lr"] = group["factor"] * one_cycle(self.step, self.n_epochs * self.n_steps, self.peak)
+            group["lr"] = one_cycle(self.step, self.n_epochs * self.n_steps, self.peak)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
