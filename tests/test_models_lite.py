@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
+from sightline.data.addressing import load_dataset
 from sightline.errors import ModelError
 from sightline.images.preprocess import Preprocessing
 from sightline.models.base import ModelCard
 from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig, ConvClip
+from sightline.models.encoders import load_encoder
 from sightline.models.lite import (
     LiteCaptioner,
     LiteCaptionerConfig,
@@ -21,7 +25,11 @@ from sightline.models.lite import (
     load_own_captioner,
     load_own_clip,
 )
+from sightline.models.registry import find_card
+from sightline.models.resolve import resolve_folder
+from sightline.models.tokenizing import Tokenizer
 from sightline.models.torch_encoder import load_towers
+from sightline.training.towers import load_trained
 from sightline.training.vocabulary import text_spec
 
 CONFIG = LiteClipConfig(
@@ -176,3 +184,29 @@ def test_a_saved_captioner_loads_as_what_it_is(captioner, tmp_path):
 def test_a_captioner_cant_be_told_more_than_it_knows():
     with pytest.raises(ModelError, match=r"told \(7\) must be at most nouns \(6\) and classes \(9\)"):
         dataclasses.replace(CAPTIONER, told=7)
+
+
+def test_the_starter_is_read_back_from_the_graphs_that_ship():
+    encoder, card = load_encoder("starter"), find_card("starter")
+    towers = load_trained("starter").towers
+    pixels = np.stack([card.preprocessing.resize(pair.image.read()) for pair in load_dataset("scenes", limit=6)])
+    texts = ["a red circle", "a dog on a beach", "two bicycles", "a cup of coffee on a table"]
+    ids = torch.tensor(Tokenizer.load(resolve_folder(card), card.text).encode(texts))
+    with torch.inference_mode():
+        image_BD = towers.embed_images(torch.from_numpy(card.preprocessing.normalise(pixels)))[0]
+        text_TD = towers.embed_texts(ids)
+    runs = [*encoder.encode_images(pixels), *encoder.encode_texts(texts)]
+    for made_D, runs_D in zip([*image_BD, *text_TD], runs, strict=True):
+        assert F.normalize(made_D, dim=0) @ torch.from_numpy(runs_D) > 0.97
+
+
+def test_graphs_without_the_weights_of_the_model_are_refused(tmp_path):
+    folder = resolve_folder(find_card("starter"))
+    shutil.copytree(folder, tmp_path / "starter")
+    path = tmp_path / "starter" / "onnx" / "text.int8.onnx"
+    graph = onnx.load(path)
+    for tensor in graph.graph.initializer:
+        tensor.name = tensor.name.replace("positions", "places")
+    onnx.save(graph, path)
+    with pytest.raises(ModelError, match=r"lack 1 weights \(text_tower\.positions"):
+        load_own_clip(tmp_path / "starter")
