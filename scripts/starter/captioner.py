@@ -28,7 +28,7 @@ from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
 from progress import Log, Training
-from self_critical import Agreement, self_critical_loss
+from self_critical import Agreement, Naming, self_critical_loss
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -76,9 +76,10 @@ class CaptionerRecipe:
     named: int = 3000
     rate: float = 5e-4
     smoothing: float = 0.1
-    critical_epochs: int = 2
+    critical_epochs: int = 1
     critical_batch: int = 48
-    critical_rate: float = 5e-5
+    critical_named: int = 16
+    critical_rate: float = 1e-4
     samples: int = 5
     swapped: int = 6000  # sentences about an animal that are told of another
     n_checked: int = 250
@@ -156,6 +157,7 @@ class Material:
     seen: Pictures
     captions: TokenTable  # five of each picture
     named: Pictures
+    words: list[str]  # what captions call each named picture
     name_ids: TokenTable  # the templates of each named picture's word
     teller: Teller
     told: TokenTable
@@ -258,7 +260,7 @@ def _prepare(
             seen=Pictures(cells_NKMC=train_NKMC, **_find(model, pooled_NKC, noun_NKN)),
             captions=tokenize([pair.captions for pair in corpus.train], tokenizer),
             named=Pictures(cells_NKMC=named_NKMC, **_find(model, pooled, torch.sigmoid(layer(pooled)))),
-            name_ids=tokenize(sentences, tokenizer),
+            words=words, name_ids=tokenize(sentences, tokenizer),
             teller=Teller(concepts, told, n_told=2 * model.config.told),
             told=tokenize(told, tokenizer), group_of=np.repeat(np.arange(len(told)), [len(group) for group in told]),
             val=cells(corpus.val, "val"), coco=cells(corpus.coco, "coco"),
@@ -339,8 +341,12 @@ def _beside(
 
 
 def _learn_from_itself(taught: Taught, material: Material, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> None:
-    """Sentences of its own that agree with people's become likelier."""
-    agrees, size = Agreement([pair.captions for pair in corpus.train], material.tokenizer), recipe.critical_batch
+    """Sentences of its own that agree with people's, or name what a picture is known to show, become likelier."""
+    agrees, names = (
+        Agreement([pair.captions for pair in corpus.train], material.tokenizer),
+        Naming(material.words, material.tokenizer),
+    )
+    size = recipe.critical_batch
     training = Training(
         taught, corpus.folder / "captioner-critical.pt", epochs=recipe.critical_epochs,
         steps=len(corpus.train) // size, rate=recipe.critical_rate, seed=recipe.seed + 6,
@@ -354,10 +360,17 @@ def _learn_from_itself(taught: Taught, material: Material, corpus: Corpus, recip
             loss, reward = self_critical_loss(
                 taught.model, memory_BME, row_B.tolist(), agrees, samples=recipe.samples, generator=generator
             )
-            training.descend(loss + 0.3 * _beside(taught, material, recipe, generator, rng))
-            rewards.append(reward)
+            named_B = torch.from_numpy(rng.integers(0, len(material.words), recipe.critical_named))
+            memory_BME = taught.see(*material.named.draw(named_B, generator, noisy=False))
+            naming, named_reward = self_critical_loss(
+                taught.model, memory_BME, named_B.tolist(), names, samples=recipe.samples, generator=generator
+            )
+            training.descend(loss + 0.5 * naming + 0.3 * _beside(taught, material, recipe, generator, rng))
+            rewards.append((reward, named_reward))
             if index % 20 == 0:
-                log.write(stage="critical", epoch=epoch, step=index, sampled=round(float(np.mean(rewards[-20:])), 3))
+                log.write(
+                    stage="critical", epoch=epoch, step=index, sampled=np.mean(rewards[-20:], 0).round(3).tolist()
+                )
         log.write(stage="critical", epoch=epoch + 1, **check(taught, material, corpus, recipe.n_checked))
 
 

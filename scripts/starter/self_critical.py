@@ -9,11 +9,12 @@ K heads, F = E / K, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from nouns import nouns_of, synonyms
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,6 +29,11 @@ from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""
 _BANNED = torch.tensor([PAD_ID, BOS_ID, UNK_ID])
+
+
+OTHER_NOUN = 0.15
+Reward = Callable[[Tensor, Sequence[int]], NDArray[np.float64]]
+"""Ids of sentences (R, L) and the row of the picture that each is of -> how good each is (R,)."""
 
 
 class Agreement:
@@ -45,11 +51,30 @@ class Agreement:
         return cider([_words(text) for text in sentences], references, frequencies=self.frequencies)
 
 
+class Naming:
+    """Whether sentences name what is in a picture of which nothing but a name is known, and little else."""
+
+    def __init__(self, words: Sequence[str], tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.named: list[frozenset[str]] = [
+            frozenset().union(*(synonyms(one) for one in (word, *nouns_of(word)))) for word in words
+        ]
+
+    def __call__(self, ids_RL: Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
+        """1 where one of the nouns is the picture's, less a little for each of the others."""
+        rewards = []
+        for ids, row in zip(_until_end(ids_RL), rows, strict=True):
+            said = set(nouns_of(self.tokenizer.decode(ids)))
+            right = said & self.named[row]
+            rewards.append(bool(right) - OTHER_NOUN * len(said - right))
+        return np.array(rewards, np.float64)
+
+
 def self_critical_loss(
-    model: OwnCaptioner, memory_BNC: Tensor, rows: Sequence[int], agreement: Agreement, *,
+    model: OwnCaptioner, memory_BNC: Tensor, rows: Sequence[int], agreement: Reward, *,
     samples: int, generator: torch.Generator,
 ) -> tuple[Tensor, float]:  # fmt: skip
-    """Minus the advantage-weighted mean log-probability of sampled sentences, and their mean CIDEr-D."""
+    """Minus the advantage-weighted mean log-probability of sampled sentences, and their mean reward."""
     model.eval()  # a sentence is drawn from what will be used, without dropout
     ids_RL = draw_sentences(model, memory_BNC, samples=samples, generator=generator)
     model.train()
