@@ -28,11 +28,13 @@ from sightline.models.cards import read_card, write_card
 from sightline.models.encoders import load_encoder
 from sightline.models.export import export_encoder
 from sightline.models.hashes import compute_hash
-from sightline.models.lite import NAME_IN_GRAPHS, TRANSPOSED, LiteCaptioner, LiteClip
+from sightline.models.lite import TRANSPOSED, LiteCaptioner, LiteClip
 from sightline.models.quantise import quantise_dynamic, quantise_static
 from sightline.training.vocabulary import text_spec
 
 N_CALIBRATION = 400
+_WRAPPED = "towers.model."
+"""What the exporter puts before the names."""
 N_NAMED = 1000
 """Pictures of Tiny ImageNet that the figures are of."""
 LICENCE = (
@@ -71,6 +73,7 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
     model = LiteClip.from_pretrained(trained)
     for graph in (fp32 / "onnx").glob("*.onnx"):
         name_weights(graph, model)
+    _write(fp32, card)
     _quantise_image(fp32, folder, corpus, card.preprocessing.size_px)
     quantise_dynamic(fp32 / "onnx" / "text.onnx", folder / "onnx" / "text.int8.onnx")
     for graph in (folder / "onnx").iterdir():
@@ -146,16 +149,19 @@ def install(folder: Path, package_folder: Path) -> None:
 
 
 def name_weights(path: Path, model: LiteClip) -> None:
-    """Give weights that the exporter transposed their names back, by which `LiteClip.from_graphs` finds them."""
+    """Give weights the names that they have in the module, by which `LiteClip.from_graphs` finds them."""
     graph = onnx.load(path)
     transposed = {name: value.T.numpy() for name, value in model.state_dict().items() if value.ndim == 2}
     renamed = {}
     for tensor in graph.graph.initializer:
-        if not tensor.name.startswith(NAME_IN_GRAPHS):
+        before = tensor.name
+        if before.startswith(_WRAPPED):
+            tensor.name = before.removeprefix(_WRAPPED)
+        else:
             value = onnx.numpy_helper.to_array(tensor)
             name = next((name for name, other in transposed.items() if np.array_equal(value, other)), None)
-            if name:
-                renamed[tensor.name] = tensor.name = f"{NAME_IN_GRAPHS}{name}{TRANSPOSED}"
+            tensor.name = f"{name}{TRANSPOSED}" if name else before
+        renamed[before] = tensor.name
     for node in graph.graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = renamed.get(name, name)

@@ -38,8 +38,8 @@ from sightline.models.convolutional import (
 )
 
 CELL_WIDTH = 1280
-NAME_IN_GRAPHS, TRANSPOSED = "towers.model.", "_Transposed"
-"""What stands before and after a weight's name in an exported graph."""
+TRANSPOSED = "_Transposed"
+"""Stands after the name of a weight that a graph holds the other way round."""
 _GRAPHS = ("onnx/image.int8.onnx", "onnx/text.int8.onnx")
 CELL_PX = 32
 """Side of the square of pixels that a cell stands for."""
@@ -416,7 +416,7 @@ def _read_weights(path: Path, wanted: Collection[str]) -> dict[str, Tensor]:
     for name, value in constants.items():
         own = re.sub(r"(_quantized|/int8)$", "", name)
         transposed = own.endswith(TRANSPOSED)
-        place = own.removeprefix(NAME_IN_GRAPHS).removesuffix(TRANSPOSED)
+        place = own.removesuffix(TRANSPOSED)
         if place not in wanted:
             continue
         if value.dtype != np.float32:
