@@ -23,7 +23,7 @@ from beam import beam_search
 from classes import Classes
 from concepts import LAST_ANIMAL, Concepts, Teller, collect_concepts, learn_nouns
 from corpus import Corpus
-from features import pool, tuned_cells
+from features import N_NAMED, pool, tuned_cells
 from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
@@ -73,7 +73,6 @@ class CaptionerRecipe:
     batch: int = 32  # pictures, each with its five captions
     told_batch: int = 64  # sentences without pictures beside them
     named_batch: int = 12  # pictures with a name beside them
-    named: int = 3000
     rate: float = 5e-4
     smoothing: float = 0.1
     critical_epochs: int = 1
@@ -246,7 +245,7 @@ def _prepare(
     layer, noun_NKN = learn_nouns(pooled_NKC, [pair.captions for pair in corpus.train], concepts)
     with torch.no_grad():
         model.nouns.load_state_dict(layer.state_dict())
-    named = corpus.tiny("train", recipe.named)
+    named = corpus.tiny("train", N_NAMED)
     named_NKMC = cells(named, "named")
     word_of_label = _label_words(named, concepts)
     rows = [row for row, pair in enumerate(named) if word_of_label[pair.label or 0]]

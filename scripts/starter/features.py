@@ -28,6 +28,8 @@ USED_PX = 240
 """Things are smaller in whole pictures at this size than in crops at the size of tuning (arXiv:1906.06423)."""
 NAMES_PX = 64
 """What Tiny ImageNet's pictures measure."""
+N_NAMED = 3000
+"""Pictures of Tiny ImageNet whose cells are kept."""
 CROPS = Augmentation(crop_min=0.5, aspect_jitter=1.5, colour_jitter=0.0)
 WHOLE_AND_MIRRORED = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 

@@ -30,7 +30,7 @@ SMOKE_CLIP = ClipRecipe(
     crops=1, epochs=2, batch=32, tuning_epochs=1, tuning_batch=24, tuning_names=8, tuning_px=64, names_px=64, names=400,
 )  # fmt: skip
 SMOKE_CAPTIONER = CaptionerRecipe(
-    language_epochs=1, language_batch=48, epochs=1, batch=16, named=100, critical_epochs=1, critical_batch=24,
+    language_epochs=1, language_batch=48, epochs=1, batch=16, critical_epochs=1, critical_batch=24,
     swapped=50, n_checked=20,
 )  # fmt: skip
 
