@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STANDARD_LINES = ("a photo of {}", "a picture that shows {}", "{short}")
 """A fixed set for whoever has no text model.
 
-With the starter on Flickr8k val (1,000 pictures, 5,000 captions as queries) text to image R@10 is 40.7 percent without
+With the starter of 0.1 on Flickr8k val (1,000 pictures, 5,000 captions as queries) text to image R@10 is 40.7% without
 and 40.8 with it: +0.1 points, 95% interval -0.3 to +0.4 over pictures. Each line alone, without the query, is worse
 than the query (38.7, 37.3 and 36.3), and with half of the weight they lowered it by 0.6 points, which is why the query
 keeps four fifths.
