@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import sightline
 from indexing_world import PooledEncoder, photo_bytes
-from sightline.images.hashing import hash_bytes
+from sightline.images.files import hash_bytes
 from sightline.indexing import writing
 from sightline.indexing.indexer import index
 from sightline.indexing.report import IndexConfig

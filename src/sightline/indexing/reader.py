@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 from sightline.errors import ImageError
 from sightline.images.decode import read_picture
-from sightline.images.formats import AVIF_MISSING, HEIF_MISSING
-from sightline.images.hashing import hash_bytes, hash_file
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import AVIF_MISSING, HEIF_MISSING, explain_os_error, hash_bytes, hash_file
 from sightline.indexing.spool import Task
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from sightline.images.hashing import hash_file
+from sightline.images.files import hash_file
 from sightline.images.walk import file_stamp
 from sightline.indexing.lost import is_gone
 from sightline.store.base import Entry
