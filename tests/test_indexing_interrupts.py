@@ -15,7 +15,7 @@ from indexing_world import PooledEncoder, rows, write_photos
 from sightline.errors import ModelError, StoreError
 from sightline.indexing.indexer import index
 from sightline.indexing.stages import uninterrupted
-from sightline.store.connection import DATABASE_NAME, check_integrity
+from sightline.store.database import DATABASE_NAME, check_integrity
 from sightline.store.sqlite import open_store
 
 COUNT = 300
