@@ -15,7 +15,7 @@ import sightline as sl
 from recorded_client import content_type, differences, keep_from_writing, listen, replay, wait_for_jobs
 from sightline.errors import StoreError
 from sightline.indexing.report import IndexConfig
-from sightline.store.connection import check_integrity
+from sightline.store.database import check_integrity
 
 V0_1 = Path(__file__).parent / "fixtures" / "v0_1"
 RED, BLUE, GREEN, YELLOW = "2021/red circle.jpg", "2021/blue square.png", "naïve grün.webp", "yellow.gif"

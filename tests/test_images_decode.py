@@ -13,8 +13,7 @@ import simplejpeg
 from PIL import Image, features
 
 from sightline.errors import InputError
-from sightline.images.decode import SCALED_DECODE_MARGIN, read_info, read_picture
-from sightline.images.pixels import flatten_to_rgb
+from sightline.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_info, read_picture
 
 WIDTH, HEIGHT = 160, 96
 

@@ -14,8 +14,8 @@ import sightline
 from indexing_world import PooledEncoder, rows, write_photos
 from sightline.errors import ModelError, StoreError
 from sightline.indexing.indexer import index
-from sightline.indexing.writing import uninterrupted
-from sightline.store.connection import DATABASE_NAME, check_integrity
+from sightline.indexing.stages import uninterrupted
+from sightline.store.database import DATABASE_NAME, check_integrity
 from sightline.store.sqlite import open_store
 
 COUNT = 300
@@ -25,11 +25,11 @@ import json, resource, sys
 from pathlib import Path
 from indexing_world import PooledEncoder
 from sightline.errors import StoreError
-from sightline.indexing import indexer, writing
+from sightline.indexing import indexer, stages
 from sightline.store.sqlite import open_store
 
 library, folder, max_rows, image_s, limit_bytes = sys.argv[1:]
-writing._MAX_ROWS = int(max_rows)
+stages._MAX_ROWS = int(max_rows)
 store = open_store(Path(library))
 if int(limit_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit_bytes),) * 2)

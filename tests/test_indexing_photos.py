@@ -11,7 +11,7 @@ from PIL import Image
 from indexing_world import PooledEncoder, rows, touch
 from sightline.errors import ModelError
 from sightline.indexing.indexer import index
-from sightline.indexing.reader import FileReader
+from sightline.indexing.stages import FileReader
 from sightline.store.sqlite import open_store
 from sightline.types import Caption
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import StoreError
-from sightline.store import matrices, matrix, ranking, sqlite, vectors
+from sightline.store import matrix, ranking, sqlite, vectors
 from sightline.store.base import Entry
 from sightline.store.matrix import quantise, read_matrix
 from sightline.store.sqlite import open_store
@@ -189,14 +189,14 @@ def test_a_few_changes_leave_the_file_as_it_is_and_many_make_it_anew(library, fi
 @pytest.fixture
 def unread(library, monkeypatch):
     """A library of which searches read nothing into memory, and whose file is made only when this event is set."""
-    go, write = threading.Event(), matrices.write_matrix
+    go, write = threading.Event(), matrix.write_matrix
 
     def write_later(path, plan, db):
         assert go.wait(60)
         write(path, plan, db)
 
-    monkeypatch.setattr(matrices, "READ_ROWS", 0)
-    monkeypatch.setattr(matrices, "write_matrix", write_later)
+    monkeypatch.setattr(matrix, "READ_ROWS", 0)
+    monkeypatch.setattr(matrix, "write_matrix", write_later)
     return go
 
 
@@ -417,13 +417,13 @@ def test_a_file_that_another_process_puts_there_meanwhile_is_not_taken_for_ours(
         store._matrices.wait()
         older = file.read_bytes()
         store.upsert(entries(random_vectors(50, seed=1), first=200))
-        write = matrices.write_matrix
+        write = matrix.write_matrix
 
         def write_and_lose(path, plan, db):
             write(path, plan, db)
             path.write_bytes(older)  # renamed over ours by a process whose snapshot was taken before the upsert
 
-        monkeypatch.setattr(matrices, "write_matrix", write_and_lose)
+        monkeypatch.setattr(matrix, "write_matrix", write_and_lose)
         assert len(store.query(query, 1000, model="m")) == 250
         store._matrices.wait()
         assert len(store.query(query, 1000, model="m")) == 250

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sightline import config
 from sightline.errors import DISTRIBUTION, SightlineError, install_advice
-from sightline.store.connection import DATABASE_NAME, check_integrity
+from sightline.store.database import DATABASE_NAME, check_integrity
 
 _CORE = (
     *(DISTRIBUTION, "numpy", "pillow", "simplejpeg", "onnxruntime", "numkong"),

@@ -65,7 +65,7 @@ class Library:
     @staticmethod
     def exists(path: str | Path | None = None) -> bool:
         """Whether a folder (default: as for `open`) holds a library."""
-        from sightline.store.connection import DATABASE_NAME
+        from sightline.store.database import DATABASE_NAME
 
         folder = expand(path) if path is not None else config.library_dir()
         return (folder / DATABASE_NAME).is_file()

@@ -11,7 +11,7 @@ from pathlib import Path
 from sightline.captioning.dual import DualCaption
 from sightline.captioning.writers import CaptionWriter, Existing, Plan, explain_write_errors
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name
+from sightline.images.files import is_image_name
 
 
 class SidecarWriter(CaptionWriter):

@@ -11,7 +11,7 @@ from pathlib import Path
 from sightline.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs
 from sightline.data.split_names import require_split
 from sightline.errors import InputError
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 N_NAMED = 3
 """How many names a message lists before it stops."""

@@ -7,7 +7,7 @@ import io
 from sightline.data.base import FileImage, ImageSource
 from sightline.data.tar_index import TarImage
 from sightline.errors import ImageError
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 
 def read_encoded(source: ImageSource) -> bytes | None:

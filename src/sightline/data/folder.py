@@ -13,8 +13,7 @@ from sightline.data.captioned_files import CaptionedFiles, ImageFolder, check_na
 from sightline.data.split_names import find_split_paths, parse_split, require_split, split_named
 from sightline.data.text_files import read_lines
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error, is_image_name
 from sightline.paths import is_file
 
 METADATA = "metadata.jsonl"

@@ -17,7 +17,7 @@ from PIL import Image
 from sightline.data.base import ImageSource
 from sightline.data.encoded import read_encoded
 from sightline.images.decode import read_picture
-from sightline.images.hashing import hash_bytes
+from sightline.images.files import hash_bytes
 
 MAX_DISTANCE = 4
 """Bits in which the hashes of near duplicates may differ."""

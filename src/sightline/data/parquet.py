@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ImageError, InputError, install_advice
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,7 @@ import numpy as np
 from sightline.data.base import Dataset
 from sightline.data.pixel_worker import LocalReader, Problems, Reader, Task, WorkerProcess
 from sightline.errors import InputError
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

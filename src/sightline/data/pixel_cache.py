@@ -20,8 +20,8 @@ from sightline.data.base import Dataset, fingerprint_of
 from sightline.data.locks import hold_lock
 from sightline.data.pixel_build import PIXELS, PROBLEMS, READABLE, STATES, UNREADABLE, build_cache
 from sightline.errors import InputError
+from sightline.images.files import explain_os_error
 from sightline.images.preprocess import PREPROCESSING_VERSION, Preprocessing
-from sightline.images.reasons import explain_os_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from sightline.data.base import ImageSource
 from sightline.errors import ImageError, InputError, SightlineError
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sightline.config import cache_dir
 from sightline.data.base import fingerprint_of
 from sightline.errors import ImageError, InputError
-from sightline.images.formats import format_of
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error, format_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import InputError
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error
 
 _BOM = b"\xef\xbb\xbf"
 

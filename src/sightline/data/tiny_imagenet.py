@@ -12,7 +12,7 @@ from sightline.data.parquet import ParquetImage, read_columns
 from sightline.data.split_names import require_split
 from sightline.data.text_files import read_json, read_lines
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name
+from sightline.images.files import is_image_name
 
 N_VAL_PER_CLASS = 40
 """Of parquet shards the last rows of each class, in file order, are `val`: never trained on."""

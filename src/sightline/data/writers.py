@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 
 from sightline.data.base import Split
 from sightline.data.download.shards import ShardWriter, encode_json, name_shard
-from sightline.images.formats import is_image_name
+from sightline.images.files import is_image_name
 
 SHARD_SIZE = 1_000
 """Pictures of a webdataset shard."""

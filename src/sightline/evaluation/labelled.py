@@ -16,7 +16,7 @@ from sightline.data.split_names import find_split_paths, parse_split, require_sp
 from sightline.data.subset import choose_subset
 from sightline.data.text_files import first_line, read_lines
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name
+from sightline.images.files import is_image_name
 from sightline.images.walk import walk_images
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import io
 import math
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import simplejpeg
@@ -34,11 +35,8 @@ from PIL import (  # importing a plugin registers its format
 
 from sightline.config import max_pixels
 from sightline.errors import ImageError, InputError
-from sightline.images.formats import HEIF_MISSING, describe_content, heif_available
+from sightline.images.files import HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.images.metadata import ExifFacts, read_exif
-from sightline.images.pillow_warnings import quiet_pillow
-from sightline.images.pixels import flatten_to_rgb, shrink
-from sightline.images.reasons import explain_os_error
 from sightline.types import ImageInfo
 
 if TYPE_CHECKING:
@@ -68,6 +66,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes the stored pixels upright."""
+
+_WHITE = (255, 255, 255)
+_FULL_16_BIT = 65535
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +107,19 @@ def read_info(source: Path | bytes) -> ImageInfo:
     with _opened(source) as image:
         size = image.size
         return _describe(image, size, read_exif(image))
+
+
+def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """A loaded image of any mode -> (H, W, 3) uint8."""
+    if _is_deep_grey(image):
+        image = Image.fromarray(_squeeze_to_8_bit(np.asarray(image), bits=_bits_of_tiff(image)))
+    elif image.has_transparency_data:
+        # "RGBa" and "La" have their colours multiplied by alpha; converting to RGBA divides it out
+        coloured = image.convert("LA") if image.mode == "La" else image
+        layer = coloured.convert("RGBA")
+        image = Image.new("RGB", layer.size, _WHITE)
+        image.paste(layer, mask=layer.getchannel("A"))
+    return np.array(image.convert("RGB"))
 
 
 @contextmanager
@@ -202,7 +216,49 @@ def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.u
         image.draft(image.mode, (smallest_px, smallest_px))
     with _large_picture if image.width * image.height > _LARGE_PIXELS else nullcontext():
         image.load()
-        return flatten_to_rgb(shrink(image, smallest_px) if smallest_px is not None else image)
+        return flatten_to_rgb(_shrink(image, smallest_px) if smallest_px is not None else image)
+
+
+def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
+    """A loaded image by a whole factor smaller (means of blocks), its shorter side at least `smallest_px` or its own.
+
+    Deep grey stays as it is: its range is found from all of its pixels.
+    """
+    factor = min(image.size) // smallest_px
+    if factor < 2 or _is_deep_grey(image):
+        return image
+    if image.mode in {"1", "P", "PA"} or "transparency" in image.info:  # values that have no mean
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(factor)
+
+
+def _squeeze_to_8_bit(values_HW: NDArray[np.generic], *, bits: int | None = None) -> NDArray[np.uint8]:
+    """Deep grey levels (H, W), integer or float -> 8 bits.
+
+    Integers use the range of their bits: those stated, else 16 if they fit. Floats in [0, 1] are taken as such, in
+    [0, 255] as 8-bit levels. Anything else has no known white and is stretched from its least to its greatest value.
+    """
+    levels = np.nan_to_num(values_HW.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(levels.min()), float(levels.max())
+    if np.issubdtype(values_HW.dtype, np.integer):
+        white = float(2**bits - 1) if bits is not None and bits <= 16 else float(_FULL_16_BIT)
+    else:
+        white = 1.0 if high <= 1 else 255.0
+    if low < 0 or high > white:
+        levels, white = levels - low, (high - low) or 1.0
+    eight_bit: NDArray[np.uint8] = np.rint(levels * (255.0 / white)).astype(np.uint8)
+    return eight_bit
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
+
+
+def _bits_of_tiff(image: Image.Image) -> int | None:
+    """BitsPerSample: Pillow gives 12-bit scans in a 16-bit mode without scaling them up."""
+    tags = getattr(image, "tag_v2", None)
+    stated = tags.get(258) if tags is not None else None
+    return int(stated[0]) if isinstance(stated, tuple) and stated else None
 
 
 def _orientation(image: ImageFile, facts: ExifFacts) -> int:
@@ -245,3 +301,42 @@ def _kind_of_damage(error: Exception) -> str:
     message = str(error).lower()
     signs = ("truncated", "premature", "unexpected end", "end of file", "not enough", "eof", "incomplete")
     return "truncated" if isinstance(error, EOFError) or any(sign in message for sign in signs) else "damaged"
+
+
+class _PillowOfThisThread(threading.local):
+    """Stands in for the compiled module pattern of a filter of warnings.
+
+    `warnings.catch_warnings` swaps the filters of the whole process, and threads that use it side by side restore each
+    other's. So there is one permanent filter instead, which matches only in a thread that is inside `quiet_pillow`:
+    elsewhere it is inert.
+    """
+
+    depth = 0
+
+    def match(self, module: str) -> bool:
+        return self.depth > 0 and module.startswith("PIL.")
+
+
+_pattern = _PillowOfThisThread()
+_FILTER = ("ignore", None, Warning, _pattern, 0)
+_filters_lock = threading.Lock()
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings about damaged files, raised in this thread, from the user's process."""
+    _put_filter_first()
+    _pattern.depth += 1
+    try:
+        yield
+    finally:
+        _pattern.depth -= 1
+
+
+def _put_filter_first() -> None:
+    """Others may have put filters before ours, or restored filters from before it, since the last read."""
+    filters = cast("list[Any]", warnings.filters)
+    if filters and filters[0] is _FILTER:
+        return
+    with _filters_lock:
+        filters[:] = [_FILTER, *(known for known in filters if known is not _FILTER)]

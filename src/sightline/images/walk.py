@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name, missing_support
-from sightline.images.reasons import explain_os_error
+from sightline.images.files import explain_os_error, is_image_name, missing_support
 
 SYSTEM_FOLDERS = frozenset(
     {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sightline.errors import ImageError, InputError
 from sightline.images.decode import read_picture
 from sightline.images.walk import walk_images
-from sightline.indexing.exclusion import Exclusion
+from sightline.indexing.plan import Exclusion
 from sightline.indexing.report import IndexConfig
 
 if TYPE_CHECKING:

@@ -2,43 +2,138 @@
 
 Everything unchanged ends here, without a file opened and without a query for each file: the rows of a folder are read
 once. The rest goes to a spool, which leaves memory for disk when it is long, so that the total is known before the
-first picture is read.
+first picture is read. Patterns leave out files and folders.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightline.errors import InputError
+from sightline.errors import InputError, StoreError
 from sightline.images.walk import FoundFile, file_stamp, walk_images
-from sightline.indexing.exclusion import Exclusion
-from sightline.indexing.lost import LostFile
 from sightline.indexing.report import IndexConfig, IndexReport, SkippedFile
-from sightline.indexing.spool import Scope, Task, TaskSpool
 
 if TYPE_CHECKING:
     from sightline.store.base import Failure, Store
     from sightline.types import ImageRecord
 
+_MEMORY_BYTES = 16 * 2**20
+"""Of tasks; more of them go to a temporary file."""
 
-class KnownRow(NamedTuple):
-    """What the comparison needs of a row; millions of them are held at once."""
 
-    id: int
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A folder to index: a root of the store, or a part of one."""
+
+    root: Path
+    prefix: str = ""
+    """The folder's path below the root; empty for the root itself."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self.root / self.prefix
+
+    def key_of(self, relative: str) -> str:
+        """A path below the root as one below the folder."""
+        return relative[len(self.prefix) + 1 :] if self.prefix else relative
+
+    def relative_of(self, key: str) -> str:
+        """The inverse of `key_of`."""
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A file to read, with its size and mtime when it was found."""
+
+    scope: Scope
+    key: str
+    """Path below the scope's folder."""
     size_bytes: int
     mtime_ns: int
+    row_id: int | None
+    """The row of this path, where there is one."""
+    needs_pixels: bool = False
+    """Whether to decode even if the content is known."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.scope.folder / self.key
+
+    @property
+    def relative(self) -> str:
+        """Path below the scope's root."""
+        return self.scope.relative_of(self.key)
 
 
-@dataclass(kw_only=True)
-class Known:
-    """Rows and failures below one folder, by path relative to it. What the walk meets is taken out."""
+class LostFile(NamedTuple):
+    """A known file that a walk did not meet; millions of them may be held at once."""
 
-    rows: dict[str, KnownRow] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
+    scope: Scope
+    key: str
+    """Path below the scope's folder."""
+    certain: bool
+    """Whether it is to be forgotten without a second look: it was left out by pattern, say."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.scope.folder / self.key
+
+
+class TaskSpool:
+    """Tasks in order of arrival; the first 16 MiB of them in memory, more in a temporary file.
+
+    Raises StoreError where the temporary folder is full.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES, mode="w+", encoding="ascii")  # noqa: SIM115
+        self._scopes: dict[Scope, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, task: Task) -> None:
+        """Add a task at the end."""
+        scope = self._scopes.setdefault(task.scope, len(self._scopes))
+        # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
+        line = json.dumps([scope, task.key, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
+        with _explained_errors():
+            self._file.write(line + "\n")
+        self._count += 1
+
+    def __iter__(self) -> Iterator[Task]:
+        scopes = list(self._scopes)
+        with _explained_errors():
+            self._file.seek(0)  # writes what is buffered
+        for line in self._file:
+            scope, key, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
+            yield Task(
+                scope=scopes[scope],
+                key=key,
+                size_bytes=size_bytes,
+                mtime_ns=mtime_ns,
+                row_id=row_id,
+                needs_pixels=needs_pixels,
+            )
+
+    def close(self) -> None:
+        """Drop the temporary file."""
+        with suppress(OSError):  # it writes what is buffered, for nobody
+            self._file.close()
 
 
 @dataclass(kw_only=True)
@@ -180,7 +275,7 @@ class Planner:
         for start in range(0, len(ids), 1000):
             for record in self._store.get(ids[start : start + 1000]):
                 if walked.isdisjoint((record.path, *record.path.parents)):
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         self._add_known(record, failures.get((record.root, record.relative)))
 
     def _add_known(self, record: ImageRecord, failure: Failure | None) -> None:
@@ -196,6 +291,60 @@ class Planner:
                     needs_pixels=True,
                 )
             )
+
+
+class KnownRow(NamedTuple):
+    """What the comparison needs of a row; millions of them are held at once."""
+
+    id: int
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(kw_only=True)
+class Known:
+    """Rows and failures below one folder, by path relative to it. What the walk meets is taken out."""
+
+    rows: dict[str, KnownRow] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
+class Exclusion:
+    """Shell patterns against the path of a file and of each folder above it; `*` also stands for `/`.
+
+    `raw` or `*/raw` leaves out every folder `raw`, `raw/*.png` the PNGs in it, `*.png` all PNGs, `/photos/2019` that
+    folder. A pattern that begins with neither `/` nor `*` may begin at any folder below the one that is indexed.
+    """
+
+    def __init__(self, patterns: Sequence[str], folder: Path) -> None:
+        self._folder = folder.as_posix()
+        below = re.escape(f"{self._folder}/") + "(?s:.*/)?"
+        self._matches = [
+            re.compile(("" if pattern.startswith(("/", "*")) else below) + translate(pattern.rstrip("/"))).match
+            for pattern in patterns
+        ]
+        self._excludes_folder = lru_cache(maxsize=4096)(self._find_match)
+
+    def __contains__(self, relative: str) -> bool:
+        """Whether a file, by its path below the folder, is left out."""
+        return bool(self._matches) and self._find_match(relative)
+
+    def _find_match(self, relative: str) -> bool:
+        if any(matches(f"{self._folder}/{relative}") for matches in self._matches):
+            return True
+        above = relative.rpartition("/")[0]
+        return above != "" and self._excludes_folder(above)
+
+
+@contextmanager
+def _explained_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"The list of files to index can't be kept in {tempfile.gettempdir()}: {error.strerror}. "
+            "Free some space there, or set TMPDIR to a folder with room."
+        ) from error
 
 
 def _key(path: Path, folder: Path) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ImageError, InputError
-from sightline.images.decode import read_info, read_picture
-from sightline.images.pixels import flatten_to_rgb
+from sightline.images.decode import flatten_to_rgb, read_info, read_picture
 from sightline.integrations.endpoint_limits import EndpointLimits
 
 if TYPE_CHECKING:

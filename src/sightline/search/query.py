@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
-from sightline.images.formats import is_image_name
+from sightline.images.files import is_image_name
 from sightline.paths import expand, is_file
 
 if TYPE_CHECKING:

@@ -24,8 +24,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.store.filter_syntax import Condition, Group, Node, Not, parse_filter
-from sightline.store.filters import DATE_END, FIELDS, Field, compare, compile_filter, compile_node, read_date
+from sightline.store.filters import (
+    DATE_END,
+    FIELDS,
+    Condition,
+    Field,
+    Group,
+    Node,
+    Not,
+    compare,
+    compile_filter,
+    compile_node,
+    parse_filter,
+    read_date,
+)
 
 _NEWEST = f"coalesce(images.taken_at, {FIELDS['modified_at'].sql})"
 _KEPT_MASKS = 16

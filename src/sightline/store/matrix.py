@@ -1,5 +1,8 @@
 """The matrix that a query scans: a model's vectors as int8 rows in one memory-mapped file, derived from SQLite.
 
+A search never waits for a file. What changed since the file was made is put behind its rows in memory; where too much
+did, as in a library that has no file yet, the search compares the rest as SQLite holds it until the file is there.
+
 Each row is scaled by its own largest component to [-127, 127]. Cosine doesn't depend on a row's length, so no scale is
 kept, and rows can be made, copied and dropped one by one. `docs/format.md` describes the file.
 
@@ -12,10 +15,11 @@ import os
 import sqlite3
 import struct
 import tempfile
+import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +28,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.store.scan import scan
-from sightline.store.vectors import ModelRow, read_halves
+from sightline.errors import StoreError
+from sightline.store.database import Database
+from sightline.store.vectors import ModelRow, list_models, read_halves
 
 MAGIC = b"SIGHTMTX"
 FORMAT_VERSION = 1
@@ -41,6 +46,105 @@ COPIED_ROWS = 8192
 """Rows written to a file at once: bounds the memory that a build takes."""
 _SAMPLED_ROWS = 256
 _LEFTOVER_AGE_S = 3600
+
+READ_ROWS = 8192
+"""So many new vectors a search reads into memory before it scans, which takes some 50 ms."""
+_LACKING_FRACTION = 1 / 8
+"""A file that differs from the library by more rows than this part of them is made anew."""
+
+Stamp = tuple[int, int, int]
+
+
+class Matrices:
+    """One matrix for each model. Calls of `current` take turns; building is done by threads of its own."""
+
+    def __init__(self, folder: Path, *, open_reader: Callable[[], Database]) -> None:
+        """`open_reader` gives a thread that builds a connection of its own."""
+        self._folder = folder
+        self._open_reader = open_reader
+        self._loaded: dict[int, Matrix] = {}
+        self._stamps: dict[int, Stamp | None] = {}
+        self._built: dict[int, Matrix] = {}
+        self._builders: dict[int, threading.Thread] = {}
+
+    def path(self, model_id: int) -> Path:
+        """The file of a model's matrix."""
+        return self._folder / f"{model_id}.matrix"
+
+    def current(self, db: sqlite3.Connection, model: ModelRow) -> Matrix:
+        """The matrix of the vectors as this connection sees them; those in `missing` it doesn't hold yet."""
+        matrix = self._built.pop(model.id, None) or self._loaded.get(model.id)
+        if matrix is None or matrix.generation != model.generation:
+            matrix = self._newest(model, matrix)
+        if matrix is None or matrix.generation != model.generation:
+            plan = Plan.make(db, model, matrix)
+            matrix = plan.updated(db, read=len(plan.missing) <= READ_ROWS)
+        self._loaded[model.id] = matrix
+        if len(matrix.missing) or matrix.lacking > _LACKING_FRACTION * matrix.count:
+            self._start_build(model, matrix)
+        return matrix
+
+    def wait(self) -> None:
+        """Wait until no file is being made."""
+        for builder in list(self._builders.values()):
+            builder.join()
+
+    def close(self) -> None:
+        """Let go of the mapped files, once those that are being made are there: the next process finds them."""
+        self.wait()
+        self._loaded.clear()
+        self._built.clear()
+
+    def remove(self, model_id: int) -> None:
+        """Delete a dropped model's matrix; harmless where it can't be, since model ids never recur."""
+        if builder := self._builders.get(model_id):
+            builder.join()
+        self._loaded.pop(model_id, None)
+        self._built.pop(model_id, None)
+        with suppress(OSError):
+            self.path(model_id).unlink(missing_ok=True)
+
+    def _newest(self, model: ModelRow, known: Matrix | None) -> Matrix | None:
+        """What is in memory, or the file where another process made a newer one."""
+        stamp = self._read_stamp(model.id)
+        if known is not None and stamp == self._stamps.get(model.id):
+            return known
+        self._stamps[model.id] = stamp
+        found = read_matrix(self.path(model.id), model.identity.dim)
+        return known if found is None or (known is not None and known.generation >= found.generation) else found
+
+    def _read_stamp(self, model_id: int) -> Stamp | None:
+        try:
+            stat = self.path(model_id).stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _start_build(self, model: ModelRow, old: Matrix) -> None:
+        running = self._builders.get(model.id)
+        if running is None or not running.is_alive():
+            build = threading.Thread(target=self._build, args=(model.id, old), name="sightline-matrix", daemon=True)
+            self._builders[model.id] = build
+            build.start()
+
+    def _build(self, model_id: int, old: Matrix) -> None:
+        # Of a damaged library the searches tell, which read the same vectors.
+        with suppress(StoreError), closing(self._open_reader()) as reader, reader.reading() as db:
+            models = {model.id: model for model in list_models(db).values()}
+            if model_id in models:
+                self._built[model_id] = self._make(db, Plan.make(db, models[model_id], old))
+
+    def _make(self, db: sqlite3.Connection, plan: Plan) -> Matrix:
+        path = self.path(plan.model.id)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_matrix(path, plan, db)
+        except OSError:
+            # A read-only medium, a full disk, a file in use on Windows: the scan works from memory just as well.
+            return plan.in_memory(db)
+        made = read_matrix(path, plan.model.identity.dim)
+        # Another process, which still sees an older state, may have put its own file there meanwhile.
+        return made if made is not None and made.generation == plan.model.generation else plan.in_memory(db)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +163,6 @@ class Matrix:
     """Which rows still hold (N,); None where all do."""
     missing: NDArray[np.int64]
     """Ids of the vectors that aren't here yet, ascending."""
-
-    def distances(self, query_D: NDArray[np.float32], mask_N: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-        """Cosine distances (N,) of the quantised rows; infinite outside the mask and for rows that are gone."""
-        if self.alive is not None:
-            mask_N = self.alive if mask_N is None else mask_N & self.alive
-        return scan(self.blocks, quantise(query_D[None]), mask_N)
 
     @property
     def count(self) -> int:
@@ -188,6 +286,30 @@ def no_rows(dim: int) -> Matrix:
     return _whole(0, none, none, np.empty((0, dim), dtype=np.int8))
 
 
+def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
+    """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
+    _remove_leftovers(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, plan, db)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_matrix(path: Path, dim: int) -> Matrix | None:
+    """Map a matrix file; None where it is missing, of another format or dimension, cut short or damaged."""
+    try:
+        with path.open("rb") as file:
+            return _read(file, dim)
+    except OSError:
+        return None
+
+
 def _whole(
     generation: int, ids_N: NDArray[np.int64], generations_N: NDArray[np.int64], rows_ND: NDArray[np.int8]
 ) -> Matrix:
@@ -211,21 +333,6 @@ def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) 
         yield quantise(halves_CD.astype(np.float32))
 
 
-def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
-    """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
-    _remove_leftovers(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _write(file, plan, db)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _write(file: BinaryIO, plan: Plan, db: sqlite3.Connection) -> None:
     tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
     dim, generation = plan.model.identity.dim, plan.model.generation
@@ -234,15 +341,6 @@ def _write(file: BinaryIO, plan: Plan, db: sqlite3.Connection) -> None:
     file.write(tables)
     for rows in plan.chunks(db):
         file.write(rows.tobytes())
-
-
-def read_matrix(path: Path, dim: int) -> Matrix | None:
-    """Map a matrix file; None where it is missing, of another format or dimension, cut short or damaged."""
-    try:
-        with path.open("rb") as file:
-            return _read(file, dim)
-    except OSError:
-        return None
 
 
 def _read(file: BinaryIO, dim: int) -> Matrix | None:

@@ -1,7 +1,8 @@
-"""Roots: the folders that were indexed, and where they lie now.
+"""Where files lie: their paths as SQLite holds them, and the roots (folders that were indexed) as they lie now.
 
 A root is kept twice, absolute and relative to the library's folder, so that photos copied together with their
 library are found at the new place. No root lies inside another: a file has one row however it was reached.
+SQLite holds text only as UTF-8 while file systems hold any bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.store.filters import Sql
-from sightline.store.paths import SqlPath, join_relative, path_from_sql, path_to_sql, split_relative
+
+SqlPath = str | bytes
+"""TEXT where a path is valid UTF-8, else BLOB."""
+
+Parameter = SqlPath | int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sql:
+    """A piece of SQL over the table `images`, with the parameters for its question marks."""
+
+    text: str
+    parameters: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +129,38 @@ def prune(db: sqlite3.Connection) -> None:
         "delete from roots where not exists (select 1 from images where root_id = roots.id) "
         "and not exists (select 1 from failures where root_id = roots.id)"
     )
+
+
+def path_to_sql(path: str) -> SqlPath:
+    """A path as Python holds it (surrogate escapes for odd bytes) -> what SQLite can hold."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogateescape")
+    return path
+
+
+def path_from_sql(value: SqlPath) -> str:
+    """The inverse of `path_to_sql`."""
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def storable_text(text: str) -> str:
+    """Free text (captions, reasons) as SQLite can hold it: what is not valid Unicode is spelled out as `\\udc..`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def split_relative(relative: str) -> tuple[str, str]:
+    """`a/b/c.jpg` -> (`a/b`, `c.jpg`). Raises InputError for a path that doesn't name a file below a root."""
+    folder, _, name = relative.rpartition("/")
+    if not name or relative.startswith("/") or ".." in relative.split("/"):
+        raise InputError(f"{relative!r} is not a file's path below a root, such as 'holiday/beach.jpg'.")
+    return folder, name
+
+
+def join_relative(prefix: str, relative: str) -> str:
+    """Two paths below a root as one; either may be empty."""
+    return f"{prefix}/{relative}" if prefix and relative else prefix or relative
 
 
 def _adopt(db: sqlite3.Connection, *, old_id: int, new_id: int, prefix: str) -> None:

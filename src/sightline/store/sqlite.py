@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError, StoreError
-from sightline.store import failures as failure_rows
 from sightline.store import roots as root_rows
-from sightline.store import rows, schema, texts, vectors
+from sightline.store import rows, vectors
 from sightline.store.base import Capabilities, Entry, Failure
 from sightline.store.columns import Columns
-from sightline.store.connection import DATABASE_NAME, Database
-from sightline.store.filters import Sql, compile_filter
-from sightline.store.matrices import READ_ROWS, Matrices
-from sightline.store.paths import path_to_sql
+from sightline.store.database import DATABASE_NAME, SCHEMA_VERSION, Database
+from sightline.store.filters import compile_filter
+from sightline.store.matrix import READ_ROWS, Matrices
 from sightline.store.ranking import Wanted, rank_nearest
+from sightline.store.roots import Sql, path_to_sql
 from sightline.types import StoreStats
 
 if TYPE_CHECKING:
@@ -171,8 +170,8 @@ class SqliteStore:
         """
         with self._database.writing() as db:
             ids = rows.put_entries(db, self._roots, entries)
-            failure_rows.forget_written(db, ids)
-            failure_rows.put_failures(db, self._roots, failures)
+            rows.forget_written(db, ids)
+            rows.put_failures(db, self._roots, failures)
             root_rows.prune(db)
         self._written += sum(len(entry.embeddings) for entry in entries)
         return ids
@@ -187,7 +186,7 @@ class SqliteStore:
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
         """Records in the order asked. Raises StoreError for an unknown id."""
         with self._database.reading() as db:
-            texts.check_known(db, ids)
+            rows.check_known(db, ids)
             return self._records(db, ids)
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
@@ -262,7 +261,7 @@ class SqliteStore:
         BM25, so rows with more and rarer words come first; it is comparable within one result only.
         """
         with self._database.reading() as db:
-            return texts.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
+            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay.
@@ -270,29 +269,29 @@ class SqliteStore:
         Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
         """
         with self._database.writing() as db:
-            texts.put_captions(db, captions)
+            rows.put_captions(db, captions)
 
     def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
         """Drop the captions of one source, in one transaction; the number dropped."""
         with self._database.writing() as db:
-            return texts.remove_captions(db, ids, source)
+            return rows.remove_captions(db, ids, source)
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of images, the best first; images without captions map to an empty list."""
         with self._database.reading() as db:
-            return texts.read_captions(db, ids)
+            return rows.read_captions(db, ids)
 
     # Failures, settings, figures
 
     def failures(self, root: Path | None = None) -> list[Failure]:
         """Files that could not be read, by path; all or those below a folder."""
         with self._database.reading() as db:
-            return failure_rows.read_failures(db, self._roots, self._scope(db, root, table="failures"))
+            return rows.read_failures(db, self._roots, self._scope(db, root, table="failures"))
 
     def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
         """Drop remembered failures of files that are gone."""
         with self._database.writing() as db:
-            failure_rows.forget_failures(db, self._roots, root, relatives)
+            rows.forget_failures(db, self._roots, root, relatives)
             root_rows.prune(db)
 
     def setting(self, name: str) -> str | None:
@@ -327,7 +326,7 @@ class SqliteStore:
             size_bytes=self._size_bytes(),
             extra={
                 "failures": counts["failures"],
-                "schema_version": schema.SCHEMA_VERSION,
+                "schema_version": SCHEMA_VERSION,
                 "offline_roots": tuple(root for root in roots if not root.exists()),
             },
         )

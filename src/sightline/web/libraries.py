@@ -20,7 +20,7 @@ from fastapi import Depends, Query, Request
 from sightline.errors import StoreError
 from sightline.library import Library
 from sightline.models.registry import ENDPOINT_PREFIX
-from sightline.store.connection import DATABASE_NAME
+from sightline.store.database import DATABASE_NAME
 from sightline.web.config import ServeConfig
 from sightline.web.encoders import Encoders, require_here, require_name
 from sightline.web.lanes import ModelLanes, Tower

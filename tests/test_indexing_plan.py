@@ -1,10 +1,12 @@
 """The list of files to read."""
 
+from pathlib import Path
+
 import pytest
 
 from sightline.errors import StoreError
-from sightline.indexing import spool
-from sightline.indexing.spool import Scope, Task, TaskSpool
+from sightline.indexing import plan
+from sightline.indexing.plan import Exclusion, Scope, Task, TaskSpool
 
 
 def make_tasks(folder, count):
@@ -24,7 +26,7 @@ def make_tasks(folder, count):
 
 @pytest.mark.parametrize("memory_bytes", [2**20, 100])
 def test_tasks_come_back_as_they_went_in(tmp_path, monkeypatch, memory_bytes):
-    monkeypatch.setattr(spool, "_MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr(plan, "_MEMORY_BYTES", memory_bytes)
     tasks = make_tasks(tmp_path, 30)
     kept = TaskSpool()
     for task in tasks:
@@ -35,7 +37,7 @@ def test_tasks_come_back_as_they_went_in(tmp_path, monkeypatch, memory_bytes):
 
 
 def test_a_full_temporary_folder_is_an_error_with_a_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(spool, "_MEMORY_BYTES", 10)
+    monkeypatch.setattr(plan, "_MEMORY_BYTES", 10)
     kept = TaskSpool()
 
     def refuse(**options):
@@ -75,3 +77,30 @@ def test_a_scope_turns_paths_below_its_root_into_paths_below_its_folder(tmp_path
     whole = Scope(tmp_path)
     assert whole.key_of("a/photo.jpg") == whole.relative_of("a/photo.jpg") == "a/photo.jpg"
     assert whole.folder == tmp_path
+
+
+FILES = ("raw/a.png", "raw/b.jpg", "trip/raw/deep/c.jpg", "trip/raw.jpg", "trip/drawer/d.jpg", "d[1]/e.jpg")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        ("raw", "raw/a.png raw/b.jpg trip/raw/deep/c.jpg"),
+        ("raw/", "raw/a.png raw/b.jpg trip/raw/deep/c.jpg"),
+        ("*/raw", "raw/a.png raw/b.jpg trip/raw/deep/c.jpg"),
+        ("raw/*", "raw/a.png raw/b.jpg trip/raw/deep/c.jpg"),
+        ("raw/*.png", "raw/a.png"),
+        ("[ab].*", "raw/a.png raw/b.jpg"),
+        ("*.png", "raw/a.png"),
+        ("trip/raw", "trip/raw/deep/c.jpg"),
+        ("/home/raw/[photos]/raw", "raw/a.png raw/b.jpg"),
+        ("/raw", ""),
+        ("aw", ""),
+        ("d[[]1]", "d[1]/e.jpg"),
+    ],
+)
+def test_patterns_meet_files_and_the_folders_above_them(pattern, left_out):
+    # the folder's own name is no part of what a relative pattern sees, whatever characters it has
+    folder = Path("/home/raw/[photos]") if not pattern.startswith("/home") else Path("/home/raw/p")
+    exclusion = Exclusion([pattern.replace("[photos]", "p")], folder)
+    assert [file for file in FILES if file in exclusion] == left_out.split()

@@ -1,7 +1,10 @@
+import hashlib
+
 import pytest
 
-from sightline.images import formats
-from sightline.images.formats import describe_content, format_of, is_image_name, missing_support
+from sightline.errors import ImageError
+from sightline.images import files
+from sightline.images.files import describe_content, format_of, hash_bytes, hash_file, is_image_name, missing_support
 
 
 @pytest.mark.parametrize(
@@ -35,19 +38,19 @@ def test_the_extension_tells_the_format(name, expected):
 
 
 def test_what_is_missing_for_a_format_is_named(monkeypatch):
-    monkeypatch.setattr(formats, "heif_available", lambda: False)
-    monkeypatch.setattr(formats, "_avif_available", lambda: False)
+    monkeypatch.setattr(files, "heif_available", lambda: False)
+    monkeypatch.setattr(files, "_avif_available", lambda: False)
     assert missing_support("a.heic") == "HEIC needs the extra: pip install 'sightline-images[heif]'"
     assert "Pillow" in missing_support("a.avif")
     assert missing_support("a.jpg") is None
     assert missing_support("notes.txt") is None
-    assert describe_content(b"\0\0\0\x18ftypheic") == formats.HEIF_MISSING
-    assert describe_content(b"\0\0\0\x18ftypavif") == formats.AVIF_MISSING
+    assert describe_content(b"\0\0\0\x18ftypheic") == files.HEIF_MISSING
+    assert describe_content(b"\0\0\0\x18ftypavif") == files.AVIF_MISSING
 
 
 def test_nothing_is_missing_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr(formats, "heif_available", lambda: True)
-    monkeypatch.setattr(formats, "_avif_available", lambda: True)
+    monkeypatch.setattr(files, "heif_available", lambda: True)
+    monkeypatch.setattr(files, "_avif_available", lambda: True)
     assert missing_support("a.heic") is None
     assert missing_support("a.avif") is None
     assert describe_content(b"\0\0\0\x18ftypheic") == "damaged HEIF"
@@ -71,3 +74,23 @@ def test_nothing_is_missing_where_it_is_installed(monkeypatch):
 )
 def test_what_is_no_image_is_described(head, reason):
     assert describe_content(head) == reason
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes_whatever_its_name(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "a.jpg").write_bytes(data)
+    (tmp_path / "b c.png").write_bytes(data)
+    assert hash_file(tmp_path / "a.jpg") == hash_file(tmp_path / "b c.png") == hash_bytes(data)
+    assert hash_bytes(data) == hashlib.blake2b(data, digest_size=16).hexdigest()
+    assert hash_bytes(data[:-1]) != hash_bytes(data)
+
+
+def test_an_empty_file_has_a_hash_too(tmp_path):
+    (tmp_path / "empty").touch()
+    assert hash_file(tmp_path / "empty") == hash_bytes(b"")
+
+
+def test_a_missing_file_is_an_image_error_without_its_path(tmp_path):
+    with pytest.raises(ImageError) as caught:
+        hash_file(tmp_path / "gone.jpg")
+    assert caught.value.reason == "no such file"

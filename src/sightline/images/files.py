@@ -1,12 +1,15 @@
-"""Which files are images by their name, which of them can be read here, and what a file that is none holds."""
+"""A file before its pixels: is it an image, by name and first bytes; why it can't be read; its content hash."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
-from sightline.errors import install_advice
+from sightline.errors import ImageError, install_advice
 
 EXTENSIONS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
@@ -38,6 +41,22 @@ _SIGNATURES = (
 )
 """First bytes -> reason, for what people's folders hold under an image's name."""
 
+_REASONS = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EISDIR: "is a folder",
+    errno.ELOOP: "symlink loop",
+    errno.ENAMETOOLONG: "path too long",
+    errno.EIO: "disk or network read error",
+    errno.ESTALE: "disk or network read error",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files",
+}
+
+_DIGEST_BYTES = 16
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
@@ -65,13 +84,6 @@ def heif_available() -> bool:
     return find_spec("pillow_heif") is not None
 
 
-@cache
-def _avif_available() -> bool:
-    from PIL import features
-
-    return bool(features.check("avif"))
-
-
 def describe_content(head: bytes) -> str:
     """The reason why a file whose first bytes (some hundred) are `head` can't be read as an image."""
     if not head:
@@ -84,6 +96,33 @@ def describe_content(head: bytes) -> str:
         if head.startswith(signature):
             return reason
     return "not an image (its content is text)" if _is_text(head) else "not an image (unknown content)"
+
+
+def explain_os_error(error: OSError) -> str:
+    """The reason phrase of an error of the operating system."""
+    known = _REASONS.get(error.errno or 0)
+    return known or f"can't be read ({(error.strerror or type(error).__name__).lower()})"
+
+
+def hash_bytes(data: bytes) -> str:
+    """BLAKE2b of 16 bytes, as 32 hexadecimal digits."""
+    return _new_hash(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """`hash_bytes` of a file's content, read in pieces. Raises ImageError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, _new_hash).hexdigest()
+    except OSError as error:
+        raise ImageError(explain_os_error(error)) from error
+
+
+@cache
+def _avif_available() -> bool:
+    from PIL import features
+
+    return bool(features.check("avif"))
 
 
 def _describe_container(brand: bytes) -> str:
@@ -105,3 +144,7 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start >= len(head) - 3
     return True
+
+
+def _new_hash(data: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES)

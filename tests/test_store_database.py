@@ -17,7 +17,7 @@ import pytest
 
 import sightline
 from sightline.errors import StoreError
-from sightline.store import connection
+from sightline.store import database
 from sightline.store.base import Entry
 from sightline.store.sqlite import open_store
 from sightline.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
@@ -103,7 +103,7 @@ def finish(process):
 
 
 def assert_sound(library, *, batches=None):
-    assert connection.check_integrity(library / "library.db") == []
+    assert database.check_integrity(library / "library.db") == []
     with open_store(library) as store:
         stats = store.stats()
         assert stats.images == stats.models["m"]
@@ -318,7 +318,7 @@ def test_a_read_that_was_cut_short_by_ctrl_c_does_not_block_writing(library):
 
 
 def test_a_writer_that_waits_too_long_is_told_why(library, monkeypatch):
-    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
     with (
         open_store(library) as store,
         closing(sqlite3.connect(library / "library.db", isolation_level=None)) as other,
@@ -414,3 +414,113 @@ def test_an_interrupt_within_a_batch_undoes_it(library, monkeypatch):
                 store.upsert(batch(1))
         store.upsert(batch(2))
     assert_sound(library, batches=2)
+
+
+def version(library):
+    with closing(sqlite3.connect(library / "library.db")) as db:
+        return db.execute("pragma user_version").fetchone()[0]
+
+
+def append_step(monkeypatch, step):
+    """As a newer Sightline would have it."""
+    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, step))
+    monkeypatch.setattr(database, "SCHEMA_VERSION", len(database.MIGRATIONS))
+    monkeypatch.setattr(database, "OLDEST_READABLE", len(database.MIGRATIONS))
+
+
+@pytest.fixture
+def settings_only(tmp_path):
+    with open_store(tmp_path / "library") as store:
+        store.set_setting("model", "starter")
+    return tmp_path / "library"
+
+
+def test_an_empty_file_is_version_0_and_is_brought_up_to_date(tmp_path):
+    (tmp_path / "library.db").touch()
+    with open_store(tmp_path, create=False) as store:
+        assert store.stats().images == 0
+    assert version(tmp_path) == database.SCHEMA_VERSION
+
+
+def test_an_older_library_is_migrated_with_its_content(settings_only, monkeypatch):
+    def add_note(db):
+        db.execute("alter table settings add column note text default 'migrated'")
+
+    append_step(monkeypatch, add_note)
+    with pytest.raises(StoreError, match=r"older schema version 2.*open it once for writing"):
+        open_store(settings_only, read_only=True)
+    with open_store(settings_only) as store:
+        assert store.setting("model") == "starter"
+    assert version(settings_only) == 3
+    with closing(sqlite3.connect(settings_only / "library.db")) as db:
+        assert db.execute("select note from settings").fetchone() == ("migrated",)
+    with open_store(settings_only, read_only=True) as store:
+        assert store.setting("model") == "starter"
+
+
+def test_a_migration_that_fails_leaves_the_library_as_it_was(settings_only, monkeypatch):
+    def fail_halfway(db):
+        db.execute("create table half (x)")
+        db.execute("insert into nowhere values (1)")
+
+    with monkeypatch.context() as patched:
+        append_step(patched, fail_halfway)
+        with pytest.raises(StoreError, match="nowhere"):
+            open_store(settings_only)
+    with closing(sqlite3.connect(settings_only / "library.db")) as db:
+        assert db.execute("select count(*) from sqlite_master where name = 'half'").fetchone() == (0,)
+    assert version(settings_only) == 2
+    with open_store(settings_only) as store:
+        assert store.setting("model") == "starter"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_newer_library_is_refused_and_not_touched(settings_only, read_only):
+    with closing(sqlite3.connect(settings_only / "library.db")) as db:
+        db.execute("pragma user_version = 99")
+    with pytest.raises(
+        StoreError,
+        match=r"schema version 99; this Sightline knows versions up to 2\. .* --upgrade sightline-images`",
+    ):
+        open_store(settings_only, read_only=read_only)
+    assert version(settings_only) == 99
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_another_programs_database_is_refused_and_not_touched(tmp_path, read_only):
+    with closing(sqlite3.connect(tmp_path / "library.db")) as db:
+        db.execute("create table recipes (x)")
+    with pytest.raises(StoreError, match=r"library\.db is a database of another program"):
+        open_store(tmp_path, read_only=read_only)
+    with closing(sqlite3.connect(tmp_path / "library.db")) as db:
+        assert db.execute("select name from sqlite_master").fetchall() == [("recipes",)]
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path):
+    (tmp_path / "library.db").write_bytes(b"shopping list\n" * 200)
+    with pytest.raises(StoreError, match=r"damaged or not a Sightline library.*Put back a copy"):
+        open_store(tmp_path)
+    assert (tmp_path / "library.db").read_bytes() == b"shopping list\n" * 200
+
+
+def test_a_library_damaged_in_its_middle_says_so(settings_only):
+    with open_store(settings_only) as store:
+        for i in range(300):
+            store.set_setting(f"name {i:04}", "x" * 500)
+    file = settings_only / "library.db"
+    content = bytearray(file.read_bytes())
+    content[4096 : len(content)] = b"\xa5" * (len(content) - 4096)
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"), open_store(settings_only) as store:
+        store.setting("name 0001")
+    with pytest.raises(StoreError, match="damaged"):
+        database.check_integrity(file)
+
+
+def test_tables_refuse_what_would_break_them(settings_only):
+    with closing(sqlite3.connect(settings_only / "library.db")) as db:
+        db.execute("pragma foreign_keys = on")
+        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+            db.execute("insert into captions (image_id, source, text, best) values (1, 'user', 'x', 0)")
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            db.execute("insert into captions (image_id, source, text, best) values (1, 'someone', 'x', 0)")

@@ -1,0 +1,369 @@
+"""`library.db`: a connection to it, how transactions run, what errors mean to the user; its tables and their version.
+
+`PRAGMA user_version` holds the schema version, `PRAGMA application_id` marks the file as Sightline's. `docs/format.md`
+says what every table means.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from sightline.errors import DISTRIBUTION, StoreError
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for another process's write to end."""
+
+_BUSY_PAUSE_S = 0.01
+
+DATABASE_NAME = "library.db"
+
+APPLICATION_ID = 0x53494748
+"""`SIGH` in ASCII, at byte 68 of the file."""
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+class Database:
+    """A connection that threads share under a lock; a write is one transaction, a read sees one state.
+
+    Not to be carried over a fork: open the library again in the child.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool) -> None:
+        self.path = folder / DATABASE_NAME
+        self.read_only = read_only
+        self._lock = threading.RLock()
+        with _translated_errors(self.path):
+            self._connection: sqlite3.Connection | None = _open_read_only(self.path) if read_only else _open(self.path)
+
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"The library at {self.path.parent} was closed; open it again.")
+        return self._connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, with every statement inside seeing the same state. Raises StoreError."""
+        with self._lock, _translated_errors(self.path):
+            db = self._connected()
+            if db.in_transaction:
+                yield db
+                return
+            db.execute("begin")
+            try:
+                yield db
+            finally:
+                # After some errors SQLite has ended the transaction by itself.
+                with suppress(sqlite3.Error):
+                    db.execute("rollback")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection in a write transaction: committed at the end, undone on any exception. Raises StoreError."""
+        with self._lock, _translated_errors(self.path):
+            db = self._connected()
+            if self.read_only:
+                raise StoreError(f"The library at {self.path.parent} was opened for reading only.")
+            if db.in_transaction:  # a read that Ctrl-C cut short just before it ended
+                db.execute("rollback")
+            db.execute("begin immediate")
+            try:
+                yield db
+                db.execute("commit")
+            except BaseException:
+                # A rollback that fails too (the disk again) leaves the log uncommitted, which SQLite ignores later.
+                if db.in_transaction:
+                    with suppress(sqlite3.Error):
+                        db.execute("rollback")
+                raise
+
+
+def check_integrity(path: Path) -> list[str]:
+    """What SQLite's own check finds wrong with a library file; empty for a sound one."""
+    with _translated_errors(path), closing(_connect(path, "mode=ro")) as db:
+        found = [str(row[0]) for row in db.execute("pragma integrity_check")]
+    return [] if found == ["ok"] else found
+
+
+@contextmanager
+def _translated_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into StoreError with what to do next."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(_explain(error, path)) from error
+    except UnicodeEncodeError as error:
+        raise StoreError(f"The text {error.object!a} is not valid Unicode and can't be kept in {path}.") from error
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path).encode('utf-8', 'surrogateescape'))}?{options}"
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("pragma temp_store = memory")
+        db.execute("pragma foreign_keys = on")
+        db.execute("pragma cache_size = -4096")  # KiB; eight times as much made writing 100,000 rows no faster
+        check_version(read_version(db))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = _connect(path, "mode=rwc")
+    try:
+        _switch_to_wal(db)
+        # In WAL mode NORMAL can lose the last transactions in a power cut but never damages the file.
+        db.execute("pragma synchronous = normal")
+        db.execute("pragma journal_size_limit = 67108864")
+        if read_version(db) < SCHEMA_VERSION:
+            migrate(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. SQLite's busy timeout doesn't cover this, so waiting for others is done here."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    try:
+        db = _connect(path, "mode=ro")
+    except sqlite3.OperationalError:
+        # On a read-only medium SQLite can't make the shared-memory file of a WAL database. Without a log to
+        # replay the file alone is the whole truth, and nobody can be writing it.
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size > 0:
+            raise
+        db = _connect(path, "mode=ro&immutable=1")
+    if (version := read_version(db)) < OLDEST_READABLE:
+        db.close()
+        raise StoreError(
+            f"The library at {path.parent} has the older schema version {version} and was opened for reading only; "
+            "open it once for writing (`sightline index` does) to bring it up to date."
+        )
+    return db
+
+
+def _explain(error: sqlite3.Error, path: Path) -> str:
+    code = getattr(error, "sqlite_errorcode", None)
+    match code & 0xFF if code is not None else None:
+        case sqlite3.SQLITE_FULL:
+            return f"The disk of {path} is full: nothing of this batch was written. Free space and run again."
+        case sqlite3.SQLITE_IOERR:
+            return (
+                f"The disk of {path} is full, over its quota or failing ({error}): nothing of this batch was written. "
+                "Free space and run again."
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return (
+                f"Another process is writing to {path} and did not finish within {BUSY_TIMEOUT_S:.0f} s. "
+                "Wait until it is done, then run again."
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return (
+                f"{path} is damaged or not a Sightline library ({error}). Put back a copy of it, or move it away and "
+                "index again."
+            )
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY:
+            return f"{path} can't be opened or written ({error}). Check that the folder exists and that you may write."
+        case _:
+            return f"The library {path} failed: {error}."
+
+
+def read_version(db: sqlite3.Connection) -> int:
+    """The schema version of an open file; 0 for an empty one. Raises StoreError where it isn't a library."""
+    version, application_id, tables = _read_header(db)
+    if application_id == APPLICATION_ID:
+        return version
+    if version == 0 and tables == 0:
+        return 0
+    file = db.execute("pragma database_list").fetchone()[2]
+    raise StoreError(f"{file} is a database of another program, not a Sightline library; choose another folder.")
+
+
+def check_version(version: int) -> None:
+    """Raise StoreError where a library was written by a newer Sightline than this one."""
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"The library has schema version {version}; this Sightline knows versions up to {SCHEMA_VERSION}. "
+            f"Upgrade Sightline to open it: `pip install --upgrade {DISTRIBUTION}`, or update its checkout."
+        )
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring an open, writable file to the newest version in one transaction, or leave it as it was.
+
+    The version is read again inside the transaction: another process may have migrated meanwhile.
+    """
+    db.execute("begin immediate")
+    try:
+        version = read_version(db)
+        check_version(version)
+        for step in MIGRATIONS[version:]:
+            step(db)
+        db.execute(f"pragma application_id = {APPLICATION_ID}")
+        db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        db.execute("commit")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("rollback")
+        raise
+
+
+def _read_header(db: sqlite3.Connection) -> tuple[int, int, int]:
+    """Version, application id and number of tables, of one state: another process may be making the library."""
+    alone = not db.in_transaction
+    if alone:
+        db.execute("begin")
+    try:
+        version: int = db.execute("pragma user_version").fetchone()[0]
+        application_id: int = db.execute("pragma application_id").fetchone()[0]
+        tables: int = db.execute("select count(*) from sqlite_master").fetchone()[0]
+    finally:
+        if alone and db.in_transaction:
+            db.execute("rollback")
+    return version, application_id, tables
+
+
+_TABLES = """
+create table settings (
+    name text primary key,
+    value text not null
+) without rowid;
+
+create table roots (
+    id integer primary key,
+    path not null unique,
+    from_library
+);
+
+create table images (
+    id integer primary key autoincrement,
+    root_id integer not null references roots (id),
+    relative not null,
+    folder not null,
+    name not null,
+    size_bytes integer not null,
+    mtime_ns integer not null,
+    content_hash text not null,
+    format text not null,
+    width integer not null,
+    height integer not null,
+    taken_at text,
+    camera text,
+    latitude real,
+    longitude real,
+    indexed_at_ns integer not null,
+    unique (root_id, relative)
+);
+create index images_by_hash on images (content_hash);
+
+create table models (
+    id integer primary key autoincrement,
+    name text not null unique,
+    weights_hash text not null,
+    preprocessing_version integer not null,
+    dim integer not null,
+    generation integer not null
+);
+
+create table vectors (
+    image_id integer not null references images (id) on delete cascade,
+    model_id integer not null references models (id) on delete cascade,
+    generation integer not null,
+    precision text not null check (precision in ('fp32', 'int8')),
+    vector blob not null,
+    unique (image_id, model_id)
+);
+create index vectors_by_generation on vectors (model_id, image_id, generation);
+
+create table captions (
+    id integer primary key,
+    image_id integer not null references images (id) on delete cascade,
+    source text not null check (source in ('clip', 'blip', 'user')),
+    text text not null,
+    similarity real,
+    log_prob real,
+    model text,
+    best integer not null check (best in (0, 1))
+);
+create index captions_by_image on captions (image_id);
+
+create virtual table texts using fts5 (name, captions, tokenize = 'porter unicode61 remove_diacritics 2');
+
+create table failures (
+    root_id integer not null references roots (id),
+    relative not null,
+    size_bytes integer not null,
+    mtime_ns integer not null,
+    reason text not null,
+    primary key (root_id, relative)
+) without rowid;
+"""
+
+
+def _create_tables(db: sqlite3.Connection) -> None:
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+
+
+_CAPTIONS_2 = """
+create table captions_2 (
+    id integer primary key,
+    image_id integer not null references images (id) on delete cascade,
+    source text not null check (source in ('clip', 'generated', 'user')),
+    text text not null,
+    similarity real,
+    log_prob real,
+    model text,
+    best integer not null check (best in (0, 1))
+)
+"""
+
+
+def _name_generated(db: sqlite3.Connection) -> None:
+    """What a captioner wrote has the source `generated`, not `blip`; SQLite changes no check but with its table."""
+    db.execute(_CAPTIONS_2)
+    db.execute(
+        "insert into captions_2 select id, image_id, case source when 'blip' then 'generated' else source end, "
+        "text, similarity, log_prob, model, best from captions"
+    )
+    db.execute("drop table captions")
+    db.execute("alter table captions_2 rename to captions")
+    db.execute("create index captions_by_image on captions (image_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create_tables, _name_generated)
+"""Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+OLDEST_READABLE = 1
+"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source."""
