@@ -10,8 +10,14 @@ from sightline.errors import InputError
 from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.charts import Mark, draw_dots, draw_histograms, draw_tradeoff
 from sightline.evaluation.comparison import ComparisonConfig, compare_models
-from sightline.evaluation.comparison_page import format_comparison, write_comparison_page
-from sightline.evaluation.comparison_text import Labels, distance, megabytes, rate
+from sightline.evaluation.comparison_report import (
+    Labels,
+    distance,
+    format_comparison,
+    megabytes,
+    rate,
+    write_comparison_page,
+)
 from sightline.evaluation.pages import Thumbnails, format_heatmap, format_table
 from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
 from sightline.evaluation.retrieval_page import format_retrieval, sample_similarities

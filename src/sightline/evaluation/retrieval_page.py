@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.evaluation.charts import draw_dots, draw_histograms
-from sightline.evaluation.comparison_text import figure
+from sightline.evaluation.comparison_report import figure
 from sightline.evaluation.pages import Thumbnails, format_page, format_section, format_table
 from sightline.evaluation.qualitative import find_cases, find_neighbours, map_embeddings, measure_gap
 from sightline.evaluation.retrieval import rank_retrieval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sightline.evaluation.comparison_text import figure
+from sightline.evaluation.comparison_report import figure
 
 __all__ = ["figure"]
 
