@@ -3,11 +3,11 @@ import pytest
 
 from comparison_fakes import InProcess, bare, captioned, install, labelled
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.comparison import ComparisonConfig, Tradeoff, compare_models, find_dominating
 from sightline.evaluation.comparison_quality import Results, choose_metric, interval_of_difference
 from sightline.evaluation.comparison_report import comparison_to_dict
 from sightline.evaluation.measured_model import MeasuredModel, ModelFacts
+from sightline.evaluation.results import Bootstrap
 
 
 @pytest.fixture

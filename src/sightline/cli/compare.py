@@ -72,10 +72,10 @@ def compare(
     Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
     is, with the queries of --queries or some everyday ones.
     """
-    from sightline.evaluation.bootstrap import Bootstrap
     from sightline.evaluation.comparison import ComparisonConfig, compare_models
     from sightline.evaluation.comparison_report import comparison_to_dict
-    from sightline.evaluation.prompts import load_prompts
+    from sightline.evaluation.results import Bootstrap
+    from sightline.evaluation.zeroshot import load_prompts
 
     require_folder_of(page, option="--page")
     require_folder_of(output, option="--output")

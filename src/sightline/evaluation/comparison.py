@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
 from sightline.evaluation.agreement import AgreementMatrix, measure_agreements
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.comparison_quality import (
     Quality,
     SimilarityTable,
@@ -32,7 +31,8 @@ from sightline.evaluation.comparison_quality import (
 )
 from sightline.evaluation.embedding import check_batch_size
 from sightline.evaluation.model_process import ModelProcess
-from sightline.evaluation.prompts import check_template, default_templates
+from sightline.evaluation.results import Bootstrap
+from sightline.evaluation.zeroshot import check_template, default_templates
 
 if TYPE_CHECKING:
     from sightline.evaluation.comparison_data import ComparisonData

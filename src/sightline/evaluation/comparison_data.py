@@ -20,8 +20,8 @@ from sightline.data.subset import choose_subset
 from sightline.data.text_files import read_lines
 from sightline.errors import InputError
 from sightline.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
-from sightline.evaluation.prompts import default_templates, fill
 from sightline.evaluation.results import Problem
+from sightline.evaluation.zeroshot import default_templates, fill
 from sightline.images.walk import walk_images
 from sightline.paths import expand
 

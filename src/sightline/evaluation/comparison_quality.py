@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.compose import MEAN, compare_sentences
 from sightline.evaluation.labelled import labels_of
+from sightline.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.retrieval import rank_retrieval
 from sightline.evaluation.zeroshot import rank_classes
 

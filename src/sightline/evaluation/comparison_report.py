@@ -8,12 +8,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sightline.evaluation.agreement import AgreementMatrix
-from sightline.evaluation.charts import Mark, draw_tradeoff
 from sightline.evaluation.comparison import Comparison, ModelRow, Speed
 from sightline.evaluation.comparison_data import PublishedTable, load_published, pull_commands
 from sightline.evaluation.measured_model import SPEED_BATCH
 from sightline.evaluation.pages import (
+    Mark,
     Thumbnails,
+    draw_tradeoff,
     format_heatmap,
     format_page,
     format_section,

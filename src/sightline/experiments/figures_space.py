@@ -18,9 +18,9 @@ from sightline.evaluation.qualitative import (
     find_cases,
     map_embeddings,
     measure_gap,
+    sample_similarities,
 )
 from sightline.evaluation.retrieval import rank_retrieval
-from sightline.evaluation.retrieval_page import sample_similarities
 from sightline.experiments.figures import NEUTRAL, colour_of, draw_figure, shorten
 from sightline.experiments.val_pictures import ValPictures
 from sightline.training.probe import Probe
