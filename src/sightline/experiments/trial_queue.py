@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sightline.data.locks import hold_lock, take_lock
 from sightline.errors import InputError, TrainingError
-from sightline.experiments.grid import Axis, Choices, Range, to_json
+from sightline.experiments.sweep_config import Axis, Choices, Range, to_json
 from sightline.training.config import setting_options
 
 STORAGE_FILE = "optuna.log"
