@@ -16,22 +16,20 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 from sightline.data.locks import hold_lock
 from sightline.errors import InputError, TrainingError
-from sightline.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunStateName, is_run, read_object
+from sightline.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
 from sightline.training.config import parse_setting
 from sightline.training.journal import TRIAL_FILE
 from sightline.training.recipes import make_config
 from sightline.training.run_folder import write_json
 
-if TYPE_CHECKING:
-    from sightline.experiments.results import RunResult
-    from sightline.experiments.trial_queue import PrunerName, SamplerName
-
-SAMPLERS = ("grid", "random", "tpe")
-PRUNERS = ("none", "median", "halving")
+SamplerName = Literal["grid", "random", "tpe"]
+PrunerName = Literal["none", "median", "halving"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+PRUNERS: tuple[PrunerName, ...] = get_args(PrunerName)
 _DIRECTIONS = ("image_retrieval", "text_retrieval")
 _RECALLS = tuple(f"{direction}_recall@{k}" for direction in _DIRECTIONS for k in (1, 5, 10))
 _LOWER_IS_BETTER = tuple(f"{direction}_{name}" for direction in _DIRECTIONS for name in ("median_rank", "mean_rank"))
