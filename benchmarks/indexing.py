@@ -27,7 +27,7 @@ from model_shapes import vit_b32_folder
 from rendered_photos import photos, tiny_jpegs
 from report import Row, paired, show
 
-from sightline.evaluation.resident_memory import peak_resident_bytes
+from sightline.evaluation.measured_model import peak_resident_bytes
 from sightline.indexing.indexer import index
 from sightline.models.base import Encoder, ModelCard
 from sightline.models.encoders import load_encoder

@@ -5,11 +5,10 @@ import pytest
 from captioning_fakes import FakeCaptioner, FakeEncoder
 from evaluation_fakes import dataset, pair
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
 from sightline.evaluation.captions.generating import generate_captions
 from sightline.evaluation.captions.metrics import METRICS, WORD_METRICS, check_metrics, score_words
-from sightline.evaluation.results import Problem
+from sightline.evaluation.results import Bootstrap, Problem
 from sightline.models.base import GenerationConfig
 
 FIRE, SEA, GRASS = (

@@ -3,11 +3,11 @@ import pytest
 
 from comparison_fakes import InProcess, bare, captioned, install, labelled
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.bootstrap import Bootstrap
-from sightline.evaluation.comparison import ComparisonConfig, compare_models
-from sightline.evaluation.comparison_dict import comparison_to_dict
+from sightline.evaluation.comparison import ComparisonConfig, Tradeoff, compare_models, find_dominating
 from sightline.evaluation.comparison_quality import Results, choose_metric, interval_of_difference
+from sightline.evaluation.comparison_report import comparison_to_dict
 from sightline.evaluation.measured_model import MeasuredModel, ModelFacts
+from sightline.evaluation.results import Bootstrap
 
 
 @pytest.fixture
@@ -237,3 +237,32 @@ def test_json_has_the_names_of_clip_benchmark(start):
     assert values["similarities"]["images"] == ["a.jpg", "b.jpg", "c.jpg"]
     assert np.array(values["similarities"]["models"]["fast"]).shape == (3, 3)
     assert values["published"]["coco"]["metrics"]["ViT-B-32/openai"]["text_retrieval_recall@1"] == 0.5012
+
+
+def test_a_model_is_dominated_by_those_that_are_no_worse_and_somewhere_better():
+    found = find_dominating(
+        [
+            Tradeoff(model="best", quality=0.9, images_per_s=10),
+            Tradeoff(model="fastest", quality=0.5, images_per_s=100),
+            Tradeoff(model="middle", quality=0.7, images_per_s=50),
+            Tradeoff(model="worse", quality=0.7, images_per_s=40),
+            Tradeoff(model="worst", quality=0.4, images_per_s=9),
+        ]
+    )
+    assert found == {
+        "best": (),
+        "fastest": (),
+        "middle": (),
+        "worse": ("middle",),
+        "worst": ("best", "fastest", "middle", "worse"),
+    }
+
+
+def test_equal_models_do_not_dominate_each_other():
+    twins = [Tradeoff(model=name, quality=0.5, images_per_s=10) for name in "ab"]
+    assert find_dominating(twins) == {"a": (), "b": ()}
+
+
+def test_names_are_unique():
+    with pytest.raises(InputError, match="once"):
+        find_dominating([Tradeoff(model="a", quality=1, images_per_s=1)] * 2)

@@ -6,7 +6,6 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.linear_probe import (
     LinearProbeConfig,
     LinearProbeEvaluator,
@@ -15,6 +14,7 @@ from sightline.evaluation.linear_probe import (
     hold_out,
     rank_by_probe,
 )
+from sightline.evaluation.results import Bootstrap
 
 
 @pytest.fixture

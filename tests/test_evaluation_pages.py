@@ -7,14 +7,27 @@ from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
-from sightline.evaluation.charts import Mark, draw_dots, draw_histograms, draw_tradeoff
 from sightline.evaluation.comparison import ComparisonConfig, compare_models
-from sightline.evaluation.comparison_page import format_comparison, write_comparison_page
-from sightline.evaluation.comparison_text import Labels, distance, megabytes, rate
-from sightline.evaluation.pages import Thumbnails, format_heatmap, format_table
+from sightline.evaluation.comparison_report import (
+    Labels,
+    distance,
+    format_comparison,
+    megabytes,
+    rate,
+    write_comparison_page,
+)
+from sightline.evaluation.pages import (
+    Mark,
+    Thumbnails,
+    draw_dots,
+    draw_histograms,
+    draw_tradeoff,
+    format_heatmap,
+    format_table,
+)
+from sightline.evaluation.qualitative import format_retrieval, sample_similarities
+from sightline.evaluation.results import Bootstrap
 from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
-from sightline.evaluation.retrieval_page import format_retrieval, sample_similarities
 
 CONFIG = ComparisonConfig(rounds=1, seconds=0.001, bootstrap=Bootstrap(resamples=20))
 

@@ -6,7 +6,7 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units, unit
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, bootstrap_intervals
+from sightline.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.retrieval import (
     RetrievalConfig,
     RetrievalEvaluator,

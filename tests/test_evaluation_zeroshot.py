@@ -4,8 +4,18 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import Plane, dataset, pair, random_units, unit
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
-from sightline.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator, embed_classes, rank_classes
+from sightline.evaluation.results import Bootstrap
+from sightline.evaluation.zeroshot import (
+    ZeroshotConfig,
+    ZeroshotEvaluator,
+    check_template,
+    default_templates,
+    embed_classes,
+    fill,
+    known_prompts,
+    load_prompts,
+    rank_classes,
+)
 
 
 def test_a_class_is_the_normalised_mean_of_its_sentences():
@@ -115,3 +125,49 @@ def test_the_evaluator_refuses_pictures_without_classes_and_a_wrong_prompt():
         ZeroshotConfig(templates=("a photo",))
     with pytest.raises(InputError, match="batch_size"):
         ZeroshotConfig(batch_size=0)
+
+
+def test_every_set_that_ships_can_be_used():
+    assert {"plain", "names", "photos", "thumbnails", "drawings"} <= set(known_prompts())
+    for name, templates in known_prompts().items():
+        assert templates
+        assert len(set(templates)) == len(templates)
+        for template in templates:
+            check_template(template, where=name)
+    assert load_prompts("photos") == default_templates()
+
+
+def test_a_file_holds_one_prompt_a_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "\ufeffa photo of a {}\n\n# mine\n  the {} of {{braces}}  \r\n".replace("{{", "<"), encoding="utf-8"
+    )
+    assert load_prompts(str(path)) == ("a photo of a {}", "the {} of <braces}}")
+
+
+@pytest.mark.parametrize("line", ["a photo", "a {} and a {}", "a {name}"])
+def test_a_line_without_exactly_one_hole_is_refused_with_its_number(tmp_path, line):
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"a {{}}\n{line}\n")
+    with pytest.raises(InputError, match=r"prompts.txt, line 2: .* exactly once"):
+        load_prompts(str(path))
+
+
+def test_an_empty_file_and_an_unknown_name_are_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(InputError, match="has no prompt"):
+        load_prompts(str(tmp_path / "empty.txt"))
+    with pytest.raises(
+        InputError, match="'photo' is neither a file nor a set of prompts; the sets are plain, names, ph"
+    ):
+        load_prompts("photo")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"ein {} f\xfcr dich")
+    with pytest.raises(InputError, match="can't be read as UTF-8"):
+        load_prompts(str(tmp_path / "latin.txt"))
+
+
+def test_braces_in_a_name_stay():
+    assert fill("a {} here", "{x} {}") == "a {x} {} here"

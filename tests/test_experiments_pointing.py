@@ -10,7 +10,7 @@ from explain_world import MappingEncoder
 from sightline.data.scenes.dataset import load_scenes
 from sightline.data.scenes.grammar import Kind, Scene, SceneObject
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
+from sightline.evaluation.results import Bootstrap
 from sightline.experiments.pointing import PointingConfig, judge, name_of, play, pointing_game
 
 FEW = Bootstrap(resamples=50)

@@ -21,9 +21,8 @@ from sightline.data.base import FileImage
 from sightline.errors import InputError, TrainingError
 from sightline.experiments.report import make_report, write_report
 from sightline.experiments.report_page import format_html, format_markdown, write_report_files
-from sightline.experiments.report_space import describe_space
+from sightline.experiments.report_space import ValPictures, describe_space
 from sightline.experiments.study import Study
-from sightline.experiments.val_pictures import ValPictures
 from sightline.training.journal import Journal
 from sightline.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
 

@@ -8,9 +8,7 @@ from captioning_fakes import COLOURS, FakeEncoder
 from page_checks import read_page
 from sightline.errors import InputError
 from sightline.experiments.explain import Area, Match
-from sightline.experiments.explain_figure import draw_matches
-from sightline.experiments.figure_files import save_figure, short_line
-from sightline.experiments.heatmap_figure import draw_heatmap, write_heatmap_page
+from sightline.experiments.heatmap_figure import draw_heatmap, draw_matches, save_figure, short_line, write_heatmap_page
 from sightline.experiments.similarity_heatmap import (
     HeatmapPicture,
     cluster_order,

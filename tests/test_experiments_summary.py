@@ -5,11 +5,9 @@ import pytest
 
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
 from sightline.experiments.effects import analyse
-from sightline.experiments.finals import summarise_finals
-from sightline.experiments.scaling import fit_scaling
+from sightline.experiments.finals import fit_scaling, summarise_finals
 from sightline.experiments.study import Study
-from sightline.experiments.summary import summarise
-from sightline.experiments.wording import count, difference, duration, enumerate_words, p_value
+from sightline.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
 
 
 def say(runs, metric=None):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
-from sightline.evaluation.resident_memory import peak_resident_bytes
+from sightline.evaluation.measured_model import peak_resident_bytes
 from sightline.training.gradient_cache import (
     chunk_seeds,
     contrastive_backward,

@@ -21,10 +21,10 @@ from sightline.cli.options import (
 from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from sightline.evaluation.agreement_matrix import AgreementMatrix
+    from sightline.evaluation.agreement import AgreementMatrix
     from sightline.evaluation.comparison import Comparison
     from sightline.evaluation.comparison_data import ComparisonData
-    from sightline.evaluation.comparison_text import Labels
+    from sightline.evaluation.comparison_report import Labels
 
 _SPLIT = "val"
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -72,10 +72,10 @@ def compare(
     Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
     is, with the queries of --queries or some everyday ones.
     """
-    from sightline.evaluation.bootstrap import Bootstrap
     from sightline.evaluation.comparison import ComparisonConfig, compare_models
-    from sightline.evaluation.comparison_dict import comparison_to_dict
-    from sightline.evaluation.prompts import load_prompts
+    from sightline.evaluation.comparison_report import comparison_to_dict
+    from sightline.evaluation.results import Bootstrap
+    from sightline.evaluation.zeroshot import load_prompts
 
     require_folder_of(page, option="--page")
     require_folder_of(output, option="--output")
@@ -96,7 +96,7 @@ def compare(
     if output is not None:
         write_figures(output, values)
     if page is not None:
-        from sightline.evaluation.comparison_page import write_comparison_page
+        from sightline.evaluation.comparison_report import write_comparison_page
 
         write_comparison_page(page, comparison)
     if as_json:
@@ -165,7 +165,7 @@ class _Bars:
 
 
 def _print(comparison: Comparison) -> None:
-    from sightline.evaluation.comparison_text import Labels, cost_cells, cost_headings
+    from sightline.evaluation.comparison_report import Labels, cost_cells, cost_headings
 
     data = comparison.data
     labels = Labels.of([row.model for row in comparison.rows])
@@ -181,7 +181,7 @@ def _print(comparison: Comparison) -> None:
 
 
 def _print_quality(comparison: Comparison, metric: str, labels: Labels) -> None:
-    from sightline.evaluation.comparison_text import distance, figure, headline_metrics, standing
+    from sightline.evaluation.comparison_report import distance, figure, headline_metrics, standing
 
     rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
     names = headline_metrics(rows[0][1].metrics)
@@ -201,7 +201,7 @@ def _print_quality(comparison: Comparison, metric: str, labels: Labels) -> None:
 
 
 def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None:
-    from sightline.evaluation.comparison_text import describe_agreement, percent
+    from sightline.evaluation.comparison_report import describe_agreement, percent
 
     _print_heading(describe_agreement(name, matrix))
     short = [labels[model] for model in matrix.models]
@@ -212,8 +212,8 @@ def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None
 
 
 def _print_published() -> None:
-    from sightline.evaluation.comparison_text import percent
-    from sightline.evaluation.published import load_published, pull_commands
+    from sightline.evaluation.comparison_data import load_published, pull_commands
+    from sightline.evaluation.comparison_report import percent
 
     tables = load_published()
     models = list(tables[0].metrics)

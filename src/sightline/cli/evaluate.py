@@ -25,8 +25,7 @@ from sightline.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from sightline.data.base import Dataset
-    from sightline.evaluation.bootstrap import Bootstrap
-    from sightline.evaluation.results import EvalResult, Interval
+    from sightline.evaluation.results import Bootstrap, EvalResult, Interval
     from sightline.models.base import Encoder
 
 _SHARES = ("recall", "acc", "compose", "pointing")
@@ -94,7 +93,7 @@ class _Settings:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        from sightline.evaluation.bootstrap import Bootstrap
+        from sightline.evaluation.results import Bootstrap
 
         return Bootstrap(resamples=self.resamples, seed=self.seed)
 
@@ -161,7 +160,7 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
         embedded = evaluator.embed(encoder, dataset, progress=_shown_on(bar))
     result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
     if page is not None:
-        from sightline.evaluation.retrieval_page import write_retrieval_page
+        from sightline.evaluation.qualitative import write_retrieval_page
 
         write_retrieval_page(page, dataset, embedded=embedded, result=result)
     _finish(result, settings)
@@ -179,8 +178,7 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | N
     DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
     columns filepath and label.
     """
-    from sightline.evaluation.prompts import load_prompts
-    from sightline.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator
+    from sightline.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator, load_prompts
 
     config = ZeroshotConfig(
         templates=load_prompts(prompts),

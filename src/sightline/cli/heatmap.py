@@ -128,7 +128,7 @@ def explain(
     encoder = load_explainable(model or _default_model(), method=method)
     matches = explain_picture(encoder, rgb_HW3, words, method=method)
     if output is not None:
-        from sightline.experiments.explain_figure import draw_matches
+        from sightline.experiments.heatmap_figure import draw_matches
 
         draw_matches(rgb_HW3, matches, output)
         notice(f"Drawn to {output}.")
@@ -142,7 +142,7 @@ def explain(
 
 
 def _row(match: Match) -> list[str]:
-    from sightline.experiments.figure_files import short_line
+    from sightline.experiments.heatmap_figure import short_line
 
     (x, y), strength = match.place, match.strength
     return [
@@ -157,7 +157,7 @@ def _row(match: Match) -> list[str]:
 
 
 def _print_heatmap(result: SimilarityHeatmap) -> None:
-    from sightline.experiments.figure_files import short_line
+    from sightline.experiments.heatmap_figure import short_line
 
     notice(f"{result.model}, {result.kind}")
     names = [picture.name[-_NAME_WIDTH:] for picture in result.pictures]

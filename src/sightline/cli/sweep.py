@@ -124,8 +124,7 @@ def _make_config(
 
 def _show(results: Sequence[RunResult], metric: str, *, as_json: bool) -> None:
     """The trials, best first, then those without a result."""
-    from sightline.experiments.grid import short_text
-    from sightline.experiments.sweep_config import best_first
+    from sightline.experiments.sweep_config import best_first, short_text
 
     ordered = best_first(results, metric)
     if as_json:

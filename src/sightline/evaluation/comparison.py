@@ -1,7 +1,8 @@
 """Several models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
 
 Speed comes first, while all models are in memory, each in a process of its own: they run in turns, so that what else
-the machine does meets all alike, and the median of the rounds counts. Then each embeds the pictures and is let go.
+the machine does meets all alike, and the median of the rounds counts. Then each embeds the pictures and is let go. The
+models worth having are those that no other beats in quality and speed at once.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
-from sightline.evaluation.agreement_matrix import AgreementMatrix, measure_agreements
-from sightline.evaluation.bootstrap import Bootstrap
+from sightline.evaluation.agreement import AgreementMatrix, measure_agreements
 from sightline.evaluation.comparison_quality import (
     Quality,
+    SimilarityTable,
     Vectors,
+    choose_corners,
     choose_metric,
     embed_comparison,
     interval_of_difference,
     measure_quality,
+    tabulate,
 )
 from sightline.evaluation.embedding import check_batch_size
 from sightline.evaluation.model_process import ModelProcess
-from sightline.evaluation.pareto import Tradeoff, find_dominating
-from sightline.evaluation.prompts import check_template, default_templates
-from sightline.evaluation.similarity_table import SimilarityTable, choose_corners, tabulate
+from sightline.evaluation.results import Bootstrap
+from sightline.evaluation.zeroshot import check_template, default_templates
 
 if TYPE_CHECKING:
     from sightline.evaluation.comparison_data import ComparisonData
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 _TIMED_PICTURES = 64
 _TIMED_QUERIES = 64
-
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
 Report = Callable[[str, int, int], None]
@@ -158,6 +159,25 @@ def compare_models(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         took_s=time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tradeoff:
+    """One model between quality and speed; higher is better for both."""
+
+    model: str
+    quality: float
+    images_per_s: float
+
+
+def find_dominating(tradeoffs: Sequence[Tradeoff]) -> dict[str, tuple[str, ...]]:
+    """Each model -> those that are at least as good and as fast, and one of the two strictly.
+
+    Models with an empty tuple are the Pareto front. Raises InputError for a name that occurs twice.
+    """
+    if len({one.model for one in tradeoffs}) < len(tradeoffs):
+        raise InputError(f"Each model may occur once: {', '.join(one.model for one in tradeoffs)}.")
+    return {one.model: tuple(other.model for other in tradeoffs if _dominates(other, one)) for one in tradeoffs}
 
 
 _Running = dict[str, tuple["AnyModel", "ModelFacts"]]
@@ -284,3 +304,8 @@ def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> Similarit
     ids = [data.dataset[row].id for row in first.images.row_B]
     spaces = {name: (one.query_QD, one.images.image_BD) for name, one in vectors.items()}
     return tabulate(spaces, choose_corners(spaces), queries=data.queries, ids=ids)
+
+
+def _dominates(one: Tradeoff, other: Tradeoff) -> bool:
+    no_worse = one.quality >= other.quality and one.images_per_s >= other.images_per_s
+    return no_worse and (one.quality > other.quality or one.images_per_s > other.images_per_s)

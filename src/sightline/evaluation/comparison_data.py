@@ -1,10 +1,18 @@
-"""What models are compared on: a data set with captions or classes, or somebody's own pictures and some queries."""
+"""What models are compared on, and what others measured of well-known models, with the source of each figure.
+
+Pictures are a data set with captions or classes, or somebody's own with some queries. Published figures are never mixed
+with what we measure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from sightline.data.addressing import find_reader, known_kinds, load_dataset
 from sightline.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
@@ -12,8 +20,8 @@ from sightline.data.subset import choose_subset
 from sightline.data.text_files import read_lines
 from sightline.errors import InputError
 from sightline.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
-from sightline.evaluation.prompts import default_templates, fill
 from sightline.evaluation.results import Problem
+from sightline.evaluation.zeroshot import default_templates, fill
 from sightline.images.walk import walk_images
 from sightline.paths import expand
 
@@ -22,7 +30,6 @@ PICTURES = "pictures"
 OWN_LIMIT = 1000
 """Pictures taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
-
 DEFAULT_QUERIES = (
     "a dog",
     "a cat",
@@ -162,6 +169,63 @@ def read_queries(path: Path) -> tuple[str, ...]:
     return queries
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """The figures of one source on one data set."""
+
+    key: str
+    title: str
+    source: str
+    """Repository, file and commit that the figures were read from."""
+    n_images: int
+    metrics: Mapping[str, Mapping[str, float]]
+    """Model -> metric, by CLIP_benchmark's name -> fraction in [0, 1]."""
+    data: str
+    """Address that repeats it: `flickr8k:PATH`."""
+    split: str
+    options: str = ""
+    """What the command needs besides."""
+    note: str = ""
+    """What to mind when comparing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "title": self.title,
+            "source": self.source,
+            "n_images": self.n_images,
+            "metrics": {model: dict(figures) for model, figures in self.metrics.items()},
+            "note": self.note,
+            "repeat": self.command,
+        }
+
+    @property
+    def headlines(self) -> list[str]:
+        """The strictest metric of each kind: recall@1 of each direction, acc1."""
+        names = list(next(iter(self.metrics.values())))
+        kinds = {name.rstrip("0123456789"): name for name in reversed(names)}
+        return [name for name in names if name in kinds.values()]
+
+    @property
+    def command(self) -> str:
+        """What measures the same with the real weights, once they are pulled."""
+        words = ("sightline compare --models", ",".join(self.metrics), "--data", self.data, "--split", self.split)
+        return " ".join((*words, *([self.options] if self.options else [])))
+
+
+@cache
+def load_published() -> tuple[PublishedTable, ...]:
+    """The tables of `published.toml`."""
+    text = resources.files("sightline.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
+    return tuple(_read_table(key, table) for key, table in tomllib.loads(text).items())
+
+
+def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
+    """What fetches the weights of all models of the tables, once each."""
+    models = dict.fromkeys(model for table in tables for model in table.metrics)
+    return [f"sightline models pull {model}" for model in models]
+
+
 def _of_files(
     name: str,
     files: Sequence[tuple[str, Path]],
@@ -189,3 +253,10 @@ def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:
     raise InputError(
         f"{dataset.name} has neither captions nor classes. To compare models on pictures alone write {PICTURES}:FOLDER."
     )
+
+
+def _read_table(key: str, table: dict[str, Any]) -> PublishedTable:
+    names: list[str] = table.pop("columns")
+    rows: dict[str, list[float]] = table.pop("models")
+    metrics = {model: dict(zip(names, figures, strict=True)) for model, figures in rows.items()}
+    return PublishedTable(key=key, metrics=metrics, **table)

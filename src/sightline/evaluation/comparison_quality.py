@@ -1,6 +1,6 @@
-"""The quality of one model in a comparison, from its vectors, and how sure a difference between two models is.
+"""What a comparison says of each model by its vectors: its quality, how sure differences are, some similarities.
 
-Shape suffixes: B images, T texts, N results, D dimension of the joint space.
+Shape suffixes: B images, T texts, Q queries, N results or what is shown, D dimension of the joint space.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.compose import MEAN, compare_sentences
 from sightline.evaluation.labelled import labels_of
+from sightline.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.retrieval import rank_retrieval
 from sightline.evaluation.zeroshot import rank_classes
 
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from sightline.evaluation.model_process import ModelProcess
     from sightline.evaluation.results import Interval
 
+    Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
 PREFERRED = ("image_retrieval_recall@5", "acc1", MEAN)
 """What stands for quality where nothing else is asked for: the first of these that was measured."""
 _KS = (1, 5, 10)
+SHOWN = 6
+_QUERIES_TRIED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,49 @@ def interval_of_difference(one: Results, other: Results, *, bootstrap: Bootstrap
     return bootstrap_intervals({"difference": difference}, n_groups=n_images, config=bootstrap).get("difference")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimilarityTable:
+    """Cosines of texts (rows) and pictures (columns); the diagonal holds what all models together find best."""
+
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+    """Of the pictures."""
+    models: Mapping[str, tuple[tuple[float, ...], ...]]
+    """Cosines of one model don't compare with those of another; their order does."""
+
+
+def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int]]:
+    """Queries spread over the list, each with the picture that all models together rank highest among those left.
+
+    `spaces` are, for each model, its vectors of queries (Q, D) and of pictures (B, D). A model's similarities are
+    standardised for each query, so that no model counts more than another. The answers are (query, picture).
+    """
+    n_queries, n_images = (len(vectors) for vectors in next(iter(spaces.values())))
+    shown = min(shown, n_queries, n_images)
+    rows = np.unique(np.linspace(0, min(n_queries, _QUERIES_TRIED) - 1, shown).astype(int))
+    agreed_QB = sum(_standardise(query_QD[rows] @ image_BD.T) for query_QD, image_BD in spaces.values())
+    assert isinstance(agreed_QB, np.ndarray)  # there is at least one model
+    corners = []
+    for place, query in enumerate(rows):
+        image = int(agreed_QB[place].argmax())
+        corners.append((int(query), image))
+        agreed_QB[:, image] = -np.inf
+    return corners
+
+
+def tabulate(
+    spaces: Spaces, corners: Sequence[tuple[int, int]], *, queries: Sequence[str], ids: Sequence[str]
+) -> SimilarityTable:
+    """The cosines of the chosen queries and pictures under each model."""
+    rows, columns = [query for query, _ in corners], [image for _, image in corners]
+    cosines = {name: query_QD[rows] @ image_BD[columns].T for name, (query_QD, image_BD) in spaces.items()}
+    return SimilarityTable(
+        texts=tuple(queries[row] for row in rows),
+        ids=tuple(ids[column] for column in columns),
+        models={name: tuple(tuple(map(float, row)) for row in cosine_NN) for name, cosine_NN in cosines.items()},
+    )
+
+
 def _measure_retrieval(data: ComparisonData, vectors: Vectors, bootstrap: Bootstrap) -> Quality:
     counts = [len(data.dataset[row].captions) for row in vectors.images.row_B]
     owner_T = np.repeat(np.arange(len(counts)), counts)
@@ -161,3 +208,8 @@ def _measure_compose(data: ComparisonData, vectors: Vectors, bootstrap: Bootstra
         kinds=[kind for _, kind in places],
     )
     return Quality(metrics=choices.metrics(), intervals=choices.intervals(bootstrap))
+
+
+def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
+    centred_QB = similarity_QB - similarity_QB.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(centred_QB / np.maximum(centred_QB.std(axis=1, keepdims=True), 1e-9))

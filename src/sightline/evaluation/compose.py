@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, Statistic, bootstrap_intervals
 from sightline.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
 from sightline.evaluation.ranks import TIE_TOLERANCE, require_finite_rows
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult, Mean, Statistic, bootstrap_intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

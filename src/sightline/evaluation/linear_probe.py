@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.embedding import check_batch_size, describe_encoder, embed_images
 from sightline.evaluation.labelled import labels_of, require_labels
 from sightline.evaluation.ranks import TIE_TOLERANCE, rank_similarities, require_finite_rows
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult
 from sightline.evaluation.zeroshot import ClassRanks, check_labels
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
-"""One model as a comparison sees it: loaded, timed, and asked for vectors, in the process that this runs in.
+"""One model as a comparison sees it: loaded, timed and asked for vectors here, and how much memory that takes.
 
 Shape suffixes: B images, T texts, C classes, S side in pixels, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
@@ -17,7 +18,6 @@ import numpy as np
 
 from sightline.errors import ImageError, InputError
 from sightline.evaluation.embedding import embed_images, embed_texts
-from sightline.evaluation.resident_memory import forget_peak, peak_resident_bytes, resident_bytes
 from sightline.evaluation.zeroshot import embed_classes
 from sightline.models.encoders import load_encoder
 from sightline.models.layout import TOKENIZER_FILES, find_graphs, find_weights
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 SPEED_BATCH = 32
 """Pictures that are encoded at once when a model is timed."""
 _WARM_UP_RUNS = 2
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+_KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,32 @@ def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
     return np.stack(list(itertools.islice(itertools.cycle(pictures), SPEED_BATCH)))
 
 
+def resident_bytes() -> int | None:
+    """What this process has in RAM now; where the system only keeps the most (macOS), that; None on Windows."""
+    return _from_status("VmRSS") or peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int | None:
+    """The most that this process ever had in RAM; None where the system doesn't tell (Windows).
+
+    Linux: `VmHWM`, since `ru_maxrss` of a process still counts its parent from before `exec`.
+    """
+    if (peak := _from_status("VmHWM")) is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * _KIB
+
+
+def forget_peak() -> None:
+    """Count the most from now on; only Linux can, elsewhere it stays that of the whole life of the process."""
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+
+
 def _runs_per_s(
     runs: itertools.repeat[Callable[[], Any]] | itertools.cycle[Callable[[], Any]], seconds: float
 ) -> float:
@@ -175,3 +205,12 @@ def _files_read(encoder: Encoder, folder: Path | None) -> set[Path]:
     models = [path for graph in graphs.values() for path in graph.parent.glob(f"{graph.name}*")] if graphs else None
     tokenizer = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     return {*(models or find_weights(folder)), *tokenizer}
+
+
+def _from_status(key: str) -> int | None:
+    """A line of Linux's own account, as in `VmHWM:     52340 kB`."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{key}:")), None)

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, Median, Statistic, bootstrap_intervals
 from sightline.evaluation.embedding import check_batch_size, describe_encoder, embed_dataset
 from sightline.evaluation.ranks import Ranks, rank_embeddings, require_finite_rows
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult, Mean, Median, Statistic, bootstrap_intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

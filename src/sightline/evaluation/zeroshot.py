@@ -1,25 +1,27 @@
 """Zero-shot classification: each class is the mean of sentences with its name, and a picture is of the nearest class.
 
-Radford et al. 2021 (arXiv:2103.00020), section 3.1. Shape suffixes: B images, C classes, P prompts of a class, D
-dimension of the joint space.
+The sentences are prompt templates with `{}` where the name goes. Radford et al. 2021 (arXiv:2103.00020), section 3.1.
+Shape suffixes: B images, C classes, P prompts of a class, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, MeanOfClasses, Statistic, bootstrap_intervals
 from sightline.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
 from sightline.evaluation.labelled import labels_of, require_labels
-from sightline.evaluation.prompts import check_template, default_templates, fill
 from sightline.evaluation.ranks import Ranks, rank_embeddings, require_finite_rows
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult, Mean, MeanOfClasses, Statistic, bootstrap_intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,10 +31,60 @@ if TYPE_CHECKING:
     from sightline.evaluation.results import Interval
     from sightline.models.base import Encoder
 
+DEFAULT_PROMPTS = "photos"
+HOLE = "{}"
 NamesUsed = Literal["first", "all"]
 """Which names of a class become sentences: the most usual one, or its synonyms too."""
-
 _SMALLEST_NORM = 1e-6
+
+
+@cache
+def known_prompts() -> dict[str, tuple[str, ...]]:
+    """The sets of templates that Sightline brings, by name."""
+    text = resources.files("sightline.evaluation").joinpath("prompts.toml").read_text(encoding="utf-8")
+    return {name: tuple(values["templates"]) for name, values in tomllib.loads(text).items()}
+
+
+def default_templates() -> tuple[str, ...]:
+    """The set that is used when none is named."""
+    return known_prompts()[DEFAULT_PROMPTS]
+
+
+def load_prompts(name_or_path: str) -> tuple[str, ...]:
+    """Templates of a known set, or of a file with one on each line (empty lines and those from `#` are passed over).
+
+    Raises InputError for a name that is neither, and for a line without exactly one `{}`.
+    """
+    if name_or_path in known_prompts():
+        return known_prompts()[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        known = ", ".join(known_prompts())
+        raise InputError(f"{name_or_path!r} is neither a file nor a set of prompts; the sets are {known}.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text: {error}") from error
+    templates = [
+        check_template(line.strip(), where=f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if not templates:
+        raise InputError(f"{path} has no prompt; write one on each line, such as: a photo of a {HOLE}")
+    return tuple(templates)
+
+
+def check_template(template: str, *, where: str) -> str:
+    """The template. Raises InputError, naming `where`, unless it holds exactly one `{}`."""
+    if template.count(HOLE) != 1:
+        raise InputError(f"{where}: {template!r} must hold {HOLE} exactly once, where the name of the class goes.")
+    return template
+
+
+def fill(template: str, name: str) -> str:
+    """The sentence of one class; braces in the name stay as they are."""
+    return template.replace(HOLE, name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.errors import InputError, SightlineError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, bootstrap_intervals
+from sightline.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 
 SMOKE_VARIABLE = "SIGHTLINE_SMOKE"
 

@@ -3,12 +3,17 @@
 Three ways to ask a model: `map` (its cells in the joint space), `gradient`, `attention`; `experiments/pointing.py`
 measures them where the true place is known.
 
-Shape suffixes: B pictures, T texts, H W rows and columns of a map, D joint space, S side in pixels.
+A map finer than the model's own is woven: the picture is shifted by parts of a cell. A cell answers for the middle of
+what it covers. Shifted by half a cell, the same cell answers for its edge; so n x n shifts give n x n answers for each
+cell, at places of their own, without any interpolation.
+
+Shape suffixes: B pictures or shifts, T texts, H W rows and columns of a map, D joint space, S side in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from sightline.errors import InputError, ModelError, install_advice
-from sightline.experiments.shifting import weave_maps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,12 +28,21 @@ if TYPE_CHECKING:
     from sightline.images.preprocess import Preprocessing
     from sightline.models.base import Encoder
 
+    Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Pixels (B, S, S, 3) -> the heat of each cell (B, T, H, W)."""
+
 Method = Literal["map", "gradient", "attention"]
 MethodChoice = Literal["auto", "map", "gradient", "attention"]
 METHOD_CHOICES: tuple[MethodChoice, ...] = get_args(MethodChoice)
-
 _MAPS_AT_ONCE = 64
 """Pictures whose cells in the joint space are in memory at once."""
+FINE_CELLS = 16
+"""Columns of a woven map, at least."""
+SMOOTHING = 0.3
+"""Standard deviation of the blur of a woven map, in cells of the model: neighbours come from different shifts, whose
+levels differ a little. On scenes the strongest point of `map` then lies within the thing in 7 more of 100 cases."""
+_REACH = 3
+"""Standard deviations after which the blur ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +218,53 @@ def seen_area(preprocessing: Preprocessing, width: int, height: int) -> Area:
     return Area(left=(1 - seen_width) / 2, top=(1 - seen_height) / 2, width=seen_width, height=seen_height)
 
 
+def weave_maps(cells: Cells, pixels_SS3: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+    """One picture -> a map for each text (T, H, W), and the columns of the model's own map.
+
+    It has at least FINE_CELLS columns; a model that has so many by itself is run once.
+    """
+    own_THW = cells(pixels_SS3[None])[0]
+    columns = own_THW.shape[-1]
+    n_shifts = min(math.ceil(FINE_CELLS / columns), pixels_SS3.shape[1] // columns)
+    if n_shifts <= 1:
+        return own_THW, columns
+    shifted_BTHW = cells(shift_pixels(pixels_SS3, cell_px=pixels_SS3.shape[1] / columns, n_shifts=n_shifts))
+    return blur(_interleave(shifted_BTHW, n_shifts), sigma=SMOOTHING * n_shifts), columns
+
+
+def shift_pixels(pixels_SS3: NDArray[np.uint8], *, cell_px: float, n_shifts: int) -> NDArray[np.uint8]:
+    """The picture moved by parts of a cell, down and to the right: (n_shifts^2, S, S, 3), rows of shifts first.
+
+    What is left free repeats the edge. The first is moved furthest, so cell j of shift k looks at place j n + k of a
+    grid n times as fine.
+    """
+    side = pixels_SS3.shape[0]
+    offsets = [round(cell_px * (0.5 - (k + 0.5) / n_shifts)) for k in range(n_shifts)]
+    margin = max(map(abs, offsets))
+    wide = np.pad(pixels_SS3, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return np.stack(
+        [
+            wide[margin - down : margin - down + side, margin - right : margin - right + side]
+            for down in offsets
+            for right in offsets
+        ]
+    )
+
+
+def blur(heat_THW: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur with a standard deviation of `sigma` places; beyond the edge, its values go on."""
+    reach = math.ceil(_REACH * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (1, 2):
+        margins = [(0, 0)] * 3
+        margins[axis] = (reach, reach)
+        wide = np.pad(heat_THW, margins, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(wide, len(kernel), axis=axis)
+        heat_THW = np.ascontiguousarray(windows @ kernel.astype(np.float32))
+    return heat_THW
+
+
 def _map_cells(
     encoder: Encoder, pixels_BSS3: NDArray[np.uint8], *, text_TD: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -245,3 +305,10 @@ def _no_gradients(why: str) -> str:
         f"{why}, which gives no gradients. Use --method map, or a model with PyTorch weights, such as dir:RUN of a "
         f"training run, and the extra: {install_advice('torch')}"
     )
+
+
+def _interleave(heat_BTHW: NDArray[np.float32], n_shifts: int) -> NDArray[np.float32]:
+    """Maps of the shifts (n^2, T, H, W) -> (T, n H, n W)."""
+    _, n_texts, height, width = heat_BTHW.shape
+    parts = heat_BTHW.reshape(n_shifts, n_shifts, n_texts, height, width)
+    return parts.transpose(2, 3, 0, 4, 1).reshape(n_texts, height * n_shifts, width * n_shifts)

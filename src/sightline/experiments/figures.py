@@ -10,7 +10,7 @@ from typing import Any
 
 from sightline.errors import TrainingError, install_advice
 from sightline.experiments.effects import Effect, Interaction
-from sightline.experiments.wording import is_share, p_value
+from sightline.experiments.summary import is_share, p_value
 from sightline.pages import visible
 from sightline.training.curves import COLOURS
 

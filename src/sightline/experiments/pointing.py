@@ -20,9 +20,8 @@ import numpy as np
 from sightline.data.scenes.dataset import SceneImage
 from sightline.data.scenes.grammar import Scene, SceneObject
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, bootstrap_intervals
 from sightline.evaluation.embedding import describe_encoder, embed_texts
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult, Mean, bootstrap_intervals
 from sightline.experiments.explain import MethodChoice, choose_method, explain_pixels
 
 if TYPE_CHECKING:

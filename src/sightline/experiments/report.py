@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sightline.experiments import figures_effects, figures_runs
+from sightline.evaluation.comparison_report import figure
+from sightline.experiments import figures_runs
 from sightline.experiments.effects import Analysis, analyse
 from sightline.experiments.figures_runs import MOST_FINALS, RunStyles
-from sightline.experiments.finals import Final, summarise_finals
+from sightline.experiments.finals import Final, Scaling, fit_scaling, summarise_finals
 from sightline.experiments.report_page import (
     MOST_ROWS,
     Plot,
@@ -21,10 +22,8 @@ from sightline.experiments.report_page import (
 )
 from sightline.experiments.report_space import describe_space
 from sightline.experiments.results import RunResult
-from sightline.experiments.scaling import Scaling, fit_scaling
 from sightline.experiments.study import Study
-from sightline.experiments.summary import summarise
-from sightline.experiments.wording import count, difference, duration, enumerate_words, figure, p_value
+from sightline.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
 
 
 def write_report(runs: Sequence[RunResult], output: Path, *, metric: str | None = None) -> tuple[Report, ReportFiles]:
@@ -109,13 +108,13 @@ def _effects_sections(study: Study, analysis: Analysis) -> list[Section]:
         return []
     effects = Plot(
         name="effects",
-        png=figures_effects.draw_effects(study, analysis),
+        png=figures_runs.draw_effects(study, analysis),
         caption="Effect of each setting with the others averaged out: means of its levels (diamonds) with 95% "
         "intervals where the noise is known, over the single runs (dots). p-values are corrected by Holm's method.",
     )
     parallel = Plot(
         name="parallel",
-        png=figures_effects.draw_parallel(study),
+        png=figures_runs.draw_parallel(study),
         caption="Each line is a run, from its settings to its result: the brighter the better; thick: the best.",
     )
     sections = [
@@ -125,7 +124,7 @@ def _effects_sections(study: Study, analysis: Analysis) -> list[Section]:
     if analysis.interactions:
         plot = Plot(
             name="interactions",
-            png=figures_effects.draw_interactions(study, analysis),
+            png=figures_runs.draw_interactions(study, analysis),
             caption="Means of combinations of two settings. Lines that aren't parallel show that one's effect depends "
             "on the other; whether by more than noise is said above each.",
         )
@@ -164,7 +163,7 @@ def _scaling_section(study: Study, scaling: Scaling | None) -> list[Section]:
         f"out; exponent {-scaling.exponent:.3f}{interval}. No error that data can't remove is assumed."
     )
     return [
-        Section(title="Data", plots=(Plot(name="scaling", png=figures_effects.draw_scaling(scaling), caption=caption),))
+        Section(title="Data", plots=(Plot(name="scaling", png=figures_runs.draw_scaling(scaling), caption=caption),))
     ]
 
 

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sightline.evaluation.comparison_report import figure
 from sightline.experiments.effects import Analysis, Effect, Interaction
-from sightline.experiments.factors import count_cells, run_settings
-from sightline.experiments.finals import Final
+from sightline.experiments.finals import Final, Scaling
 from sightline.experiments.results import RunResult
-from sightline.experiments.scaling import Scaling
-from sightline.experiments.study import Study
-from sightline.experiments.wording import POINTS, count, difference, duration, enumerate_words, figure, p_value
+from sightline.experiments.study import Study, count_cells, run_settings
 
 _REASONS_NAMED = 3
 _STATES = {
@@ -23,6 +21,7 @@ _STATES = {
     "running": "didn't come to an end",
     "stopped": "stopped before the end",
 }
+POINTS = " points"
 
 
 def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scaling: Scaling | None) -> list[str]:
@@ -34,6 +33,43 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
     sentences += [] if scaling is None else _say_scaling(scaling)
     sentences += _say_compute(study)
     return [*sentences, *_say_noise(study, analysis), *_say_left_out(study), *_say_cautions(study)]
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    return figure(metric, 0.5).endswith("%")
+
+
+def difference(metric: str, value: float) -> str:
+    """A difference of two values of a metric: of shares in percentage points."""
+    if is_share(metric):
+        return f"{100 * value:.1f}{POINTS}"
+    return figure(metric, value)
+
+
+def p_value(p: float) -> str:
+    """A p-value as `p = 0.012` or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 run`, `18 runs`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def enumerate_words(words: Sequence[str], *, most: int = 6) -> str:
+    """`a, b and c`; of many the first ones and how many more."""
+    shown = list(words[:most])
+    if len(words) > most:
+        return f"{', '.join(shown)} and {len(words) - most:,} more"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _say_best(study: Study, finals: Sequence[Final]) -> str:

@@ -20,20 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
-from sightline.experiments.grid import (
+from sightline.experiments.results import RunResult, is_run, read_sweep
+from sightline.experiments.sweep_config import (
+    DEFAULT_TRIALS,
     Axis,
     Choices,
+    SweepConfig,
+    SweepFolder,
+    TrialNote,
     axes_from_json,
     cells_of,
+    make_identity,
     merge_axes,
     parse_grid,
+    refuse_impossible,
     setting_text,
     short_text,
+    smoke_settings,
     to_json,
 )
-from sightline.experiments.results import RunResult, is_run, read_sweep
-from sightline.experiments.sweep_config import DEFAULT_TRIALS, SweepConfig, refuse_impossible, smoke_settings
-from sightline.experiments.sweep_folder import SweepFolder, TrialNote, make_identity
 from sightline.training.config import TrainConfig
 from sightline.training.recipes import make_config
 from sightline.training.run_folder import RunFolder

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sightline.data.locks import hold_lock, take_lock
 from sightline.errors import InputError, TrainingError
-from sightline.experiments.grid import Axis, Choices, Range, to_json
+from sightline.experiments.sweep_config import Axis, Choices, PrunerName, Range, SamplerName, to_json
 from sightline.training.config import setting_options
 
 STORAGE_FILE = "optuna.log"
@@ -31,8 +31,6 @@ _SETTINGS, _FOLDER, _TOOK_S, _REASON, _STATE = "settings", "folder", "took_s", "
 _UNCLAIMED_S = 60.0
 """After so long a trial that a process of another machine took, but never put its name to, is anybody's."""
 
-SamplerName = Literal["grid", "random", "tpe"]
-PrunerName = Literal["none", "median", "halving"]
 Outcome = Literal["complete", "pruned", "failed"]
 
 _OUTCOMES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

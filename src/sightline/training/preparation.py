@@ -15,7 +15,7 @@ from sightline.data.addressing import load_dataset
 from sightline.data.base import Dataset, Pair, fingerprint_of, join_datasets
 from sightline.data.pixel_cache import PixelCache, open_pixel_cache
 from sightline.errors import InputError, TrainingError
-from sightline.evaluation.prompts import default_templates, fill
+from sightline.evaluation.zeroshot import default_templates, fill
 from sightline.images.preprocess import Preprocessing
 from sightline.models.convolutional import Saved
 from sightline.models.torch_encoder import TorchEncoder

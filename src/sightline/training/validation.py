@@ -12,9 +12,8 @@ import numpy as np
 from sightline.data.base import Dataset
 from sightline.data.pixel_cache import PixelCache
 from sightline.evaluation.embedding import EmbeddedDataset, embed_dataset, embed_images
-from sightline.evaluation.prompts import default_templates
 from sightline.evaluation.retrieval import retrieval_metrics
-from sightline.evaluation.zeroshot import embed_classes, rank_classes
+from sightline.evaluation.zeroshot import default_templates, embed_classes, rank_classes
 from sightline.models.base import Encoder
 from sightline.training.probe import PROBE_PAIRS, Probe
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap
 from sightline.evaluation.captions.clipscore import PROMPT, clip_score, ref_clip_score
 from sightline.evaluation.captions.generating import generate_captions
 from sightline.evaluation.captions.metrics import (
@@ -27,7 +26,7 @@ from sightline.evaluation.captions.metrics import (
 )
 from sightline.evaluation.captions.results_file import check_writable, read_results, write_results
 from sightline.evaluation.embedding import check_batch_size, embed_images, embed_texts
-from sightline.evaluation.results import EvalResult
+from sightline.evaluation.results import Bootstrap, EvalResult
 from sightline.models.base import GenerationConfig
 
 if TYPE_CHECKING:

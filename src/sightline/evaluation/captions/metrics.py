@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.evaluation.bootstrap import Bootstrap, Mean, Statistic, bootstrap_intervals
 from sightline.evaluation.captions.bleu import BleuCounts, count_bleu
 from sightline.evaluation.captions.cider import cider
 from sightline.evaluation.captions.rouge import rouge_l
 from sightline.evaluation.captions.tokenizing import tokenize_caption
+from sightline.evaluation.results import Bootstrap, Mean, Statistic, bootstrap_intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

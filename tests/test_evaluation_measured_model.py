@@ -3,8 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from sightline.evaluation import resident_memory
-from sightline.evaluation.resident_memory import forget_peak, peak_resident_bytes, resident_bytes
+from sightline.evaluation import measured_model
+from sightline.evaluation.measured_model import forget_peak, peak_resident_bytes, resident_bytes
 
 MEGABYTE = 1_000_000
 
@@ -23,13 +23,13 @@ def test_the_peak_is_remembered_until_it_is_forgotten():
 
 def test_without_proc_the_system_is_asked(monkeypatch, tmp_path):
     pytest.importorskip("resource")
-    monkeypatch.setattr(resident_memory, "_STATUS", tmp_path / "none")
-    monkeypatch.setattr(resident_memory, "_CLEAR", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(measured_model, "_STATUS", tmp_path / "none")
+    monkeypatch.setattr(measured_model, "_CLEAR", tmp_path / "none" / "clear_refs")
     forget_peak()
     assert resident_bytes() == peak_resident_bytes() > MEGABYTE
 
 
 def test_where_nobody_tells_it_is_not_known(monkeypatch, tmp_path):
-    monkeypatch.setattr(resident_memory, "_STATUS", tmp_path / "none")
+    monkeypatch.setattr(measured_model, "_STATUS", tmp_path / "none")
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_resident_bytes() is None

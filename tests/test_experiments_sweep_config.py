@@ -1,9 +1,10 @@
 import pytest
 
 from sightline.errors import InputError
-from sightline.experiments.grid import (
+from sightline.experiments.sweep_config import (
     Choices,
     Range,
+    SweepFolder,
     axes_from_json,
     cells_of,
     merge_axes,
@@ -12,7 +13,6 @@ from sightline.experiments.grid import (
     short_text,
     to_json,
 )
-from sightline.experiments.sweep_folder import SweepFolder
 from sightline.training.config import parse_setting
 
 
