@@ -40,10 +40,9 @@ class ComposeConfig:
     """Best options tried for each detail of a sentence."""
     rounds: int = 3
     """Details that a sentence may have at most."""
-    gain_nats: float = 2.0
-    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model. Measured with the
-    starter on 143 Flickr8k val pictures: the share of content words that a reference has is 0.15 with 1 nat, 0.18 with
-    2, 0.19 with 3; sentences shrink from 7.0 to 5.4 and 4.9 words."""
+    gain_nats: float = 3.0
+    """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model: less than that is
+    noise, which makes horses purple. With the starter on `coco-mini`, people use 36% of the nouns with 2 nats, 38% with 4."""
     common_nats: float = 4.0
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking. On the
     same pictures that share is 0.176 with 2 nats, 0.183 with 4, 0.186 with 6."""
