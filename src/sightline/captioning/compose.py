@@ -42,7 +42,8 @@ class ComposeConfig:
     """Details that a sentence may have at most."""
     gain_nats: float = 3.0
     """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model: less than that is
-    noise, which makes horses purple. With the starter on `coco-mini`, people use 36% of the nouns with 2 nats, 38% with 4."""
+    noise, which makes horses purple. With the starter on `coco-mini`, people use
+    36% of the nouns with 2 nats, 38% with 4."""
     common_nats: float = 4.0
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking. On the
     same pictures that share is 0.176 with 2 nats, 0.183 with 4, 0.186 with 6."""

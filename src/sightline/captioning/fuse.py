@@ -16,8 +16,8 @@ class FusionWeights:
     """How much each quantity counts. Only their ratio matters.
 
     The default is measured (`scripts/starter/fusion.py`), with the starter models, by the share of chosen captions
-    whose head noun people use of the picture. On 250 pictures of Flickr8k train that no training saw it is 0.57 with log_prob
-    0, 0.62 with 1, 0.71 with 2, 0.73 with 3 and 0.74 with 4, where the generator alone has 0.73, the candidates 0.52.
+    whose head noun people use of the picture. On 250 pictures of Flickr8k train that no training saw it is 0.57
+    with log_prob 0, 0.62 with 1, 0.71 with 2, 0.73 with 3 and 0.74 with 4, where the generator alone has 0.73, the candidates 0.52.
     The generator learned from such pictures; on others the candidates know more things: on COCO's it alone has 0.34.
     So 2 leaves them a say.
     """
