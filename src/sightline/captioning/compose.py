@@ -44,9 +44,10 @@ class ComposeConfig:
     """A detail stays only if it makes the sentence exp(gain_nats) times as probable to the model: less than that is
     noise, which makes horses purple. With the starter on `coco-mini`, people use
     36% of the nouns with 2 nats, 38% with 4."""
-    common_nats: float = 4.0
-    """Log of how much more often a common subject is photographed than another: its advantage in the ranking. On the
-    same pictures that share is 0.176 with 2 nats, 0.183 with 4, 0.186 with 6."""
+    common_nats: float = 2.0
+    """Log of how much more often a common subject is photographed than another: its advantage in the ranking. With the
+    starter, the best candidate's head noun is one that people use for 36% of `coco-mini` with 0 nats, 45% with 2, 43%
+    with 4, and for 34%, 46% and 48% of 120 pictures of Flickr8k train that no training saw."""
 
 
 _VARIANTS = 2
