@@ -18,6 +18,8 @@ FIXED = {"name", "format", "width", "height", "total", "images", "captions", "ta
 """Keys whose plain values are the same for every server of the same library."""
 RANKED = ("GET /api/search", "GET /api/compare", "GET /api/duplicates")
 """What is found first, and what is a near copy, is the model's own: a better one answers otherwise."""
+CHOSEN = ("POST /api/caption .best",)
+"""Which caption of several is the best, and so who wrote it, is the models' own, too."""
 VARYING = {"progress", "placeholder"}
 """Keys below which values are another matter of the moment; they may be null."""
 RENAMED = {("source", "blip"): "generated"}
@@ -175,7 +177,7 @@ def differences(recorded, answer, where="answer"):
             elif (
                 key in FIXED
                 and where.rpartition(".")[2] not in VARYING
-                and not where.startswith(RANKED)
+                and not where.startswith((*RANKED, *CHOSEN))
                 and isinstance(value, str | int | float)
                 and "{" not in str(value)
             ):

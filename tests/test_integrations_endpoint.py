@@ -128,7 +128,7 @@ def test_the_repository_has_what_an_endpoint_needs(exported):
     head = readme.split("---\n")[1]
     assert "pipeline_tag: zero-shot-image-classification" in head
     assert "endpoints-custom-handler" in head
-    assert "Not MIT: weights trained on Flickr8k" in readme
+    assert "Not MIT: changed from EfficientNet-Lite2" in readme
     assert "$" not in readme
     assert (folder / "LICENSE").read_text("utf-8").strip()
     lines = (folder / "requirements.txt").read_text("utf-8").splitlines()

@@ -71,9 +71,13 @@ class OnnxCaptioner:
         return self._writer.score(pixels_BHW3, texts)
 
     def _see(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
-        starts = range(0, len(pixel_values), IMAGES_PER_RUN)
-        parts = [self._image.run({"pixel_values": pixel_values[first : first + IMAGES_PER_RUN]}) for first in starts]
-        return np.concatenate([part["encoder_hidden_states"] for part in parts])
+        # A last one runs twice: for a single row the runtime sums in another order, and an image's captions must not
+        # depend on its neighbours.
+        lone = len(pixel_values) % IMAGES_PER_RUN
+        padded = np.concatenate([pixel_values, pixel_values[-1:]]) if lone else pixel_values
+        starts = range(0, len(padded), IMAGES_PER_RUN)
+        parts = [self._image.run({"pixel_values": padded[first : first + IMAGES_PER_RUN]}) for first in starts]
+        return np.concatenate([part["encoder_hidden_states"] for part in parts])[: len(pixel_values)]
 
     def _describe(self, memory_BMC: NDArray[np.float32]) -> Decoder:
         kind = _CachedDecoder if "past_key_0" in self._decoder.inputs else _PlainDecoder
