@@ -300,13 +300,19 @@ class SweepFolder:
             raise InputError(f"{self.path} holds a run of `sightline train`. Give another --output.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            others = [entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK_FILE, SWEEP_FILE)]
+            names = {entry.name for entry in self.path.iterdir()}
         except OSError as error:
             raise InputError(f"The sweep's folder {self.path} can't be written: {error.strerror}.") from error
-        if others and not (self.path / SWEEP_FILE).is_file():
-            raise InputError(f"{self.path} isn't empty and holds no sweep. Give a new folder as --output.")
+        # Where there is a lock, another process may be writing the sweep's file just now: what lies here is told then.
+        if _LOCK_FILE not in names:
+            self._refuse_strangers(names)
         with hold_lock(self.path / _LOCK_FILE):
+            self._refuse_strangers({entry.name for entry in self.path.iterdir()})
             yield
+
+    def _refuse_strangers(self, names: set[str]) -> None:
+        if names - {_LOCK_FILE} and SWEEP_FILE not in names:
+            raise InputError(f"{self.path} isn't empty and holds no sweep. Give a new folder as --output.")
 
     def read(self) -> dict[str, Any] | None:
         """What the sweep was asked; None where it is new."""
