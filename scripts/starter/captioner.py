@@ -120,7 +120,7 @@ class Taught(nn.Module):
 
     def hear(self, concept_BT: Tensor, sure_BT: Tensor) -> Tensor:
         """Concepts without a picture -> memory (B, T, E)."""
-        return F.embedding(concept_BT, self.rows()) + self.model.sureness(torch.stack([sure_BT, sure_BT.sqrt()], -1))
+        return self.model.hear(F.embedding(concept_BT, self.rows()), sure_BT)
 
     def see(self, cells_BMC: Tensor, concept_BT: Tensor, sure_BT: Tensor) -> Tensor:
         """A picture's cells and concepts -> memory (B, M + T, E)."""
@@ -269,14 +269,8 @@ def _prepare(
 
 
 def _find(model: LiteCaptioner, pooled_NKC: Tensor, noun_NKN: Tensor) -> dict[str, Tensor]:
-    """The likeliest nouns and classes (N, K, T), as `LiteCaptioner.find_concepts` gives them."""
-    told = model.config.told
-    noun_sure, noun = noun_NKN.topk(told)
-    class_sure, own_class = torch.softmax(model.classes(pooled_NKC), -1).topk(told)
-    return {
-        "concept_NKT": torch.cat([noun, own_class + model.config.nouns], -1),
-        "sure_NKT": torch.cat([noun_sure, class_sure], -1),
-    }
+    """The likeliest nouns and classes (N, K, T), as fields of `Pictures`."""
+    return dict(zip(("concept_NKT", "sure_NKT"), model.choose_concepts(noun_NKN, pooled_NKC), strict=True))
 
 
 def _label_words(named: Dataset, concepts: Concepts) -> list[str | None]:
@@ -396,9 +390,7 @@ def check(taught: Taught, material: Material, corpus: Corpus, n_images: int) -> 
     sets = (("val", material.val, corpus.val, n_images), ("coco", material.coco, corpus.coco, len(corpus.coco)))
     for name, cells, dataset, count in sets:
         cells_NMC = torch.from_numpy(cells[:count, 0]).float()
-        pooled_NKC = cells_NMC.mean(1)[:, None]
-        found = _find(model, pooled_NKC, torch.sigmoid(model.nouns(pooled_NKC)))
-        memory = taught.see(cells_NMC, found["concept_NKT"][:, 0], found["sure_NKT"][:, 0])
+        memory = taught.see(cells_NMC, *model.find_concepts(cells_NMC.mean(1)))
         captions = write(model, memory, material.tokenizer)
         references = [pair.captions for pair in list(dataset)[:count]]
         figures |= {f"{name}_{metric}": value for metric, value in caption_figures(captions, references).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,31 +46,15 @@ LICENCE = (
 
 def write_clip(model: LiteClip, corpus: Corpus) -> Path:
     """The trained CLIP as a model folder that PyTorch runs and `sightline train --init dir:` starts from."""
-    folder = corpus.folder / "trained"
-    model.save_pretrained(folder)
-    shutil.copyfile(corpus.tokenizer_folder / "tokenizer.json", folder / "tokenizer.json")
-    card = ModelCard(
-        name="starter",
-        kind="encoder",
-        family="sightline-clip",
-        source="package",
-        preprocessing=Preprocessing(size_px=model.config.size_px, resize_mode="squash", mean=MEAN, std=STD),
-        text=SPEC,
-        dim=model.config.dim,
-        licence=LICENCE,
-        temperature=float(model.logit_scale.detach().exp()),
-    )
-    write_card(folder, card)
-    return folder
+    return _write_trained(
+        model, corpus.folder / "trained", corpus.tokenizer_folder, name="starter", kind="encoder",
+        family="sightline-clip", text=SPEC, dim=model.config.dim, temperature=float(model.logit_scale.detach().exp()),
+    )  # fmt: skip
 
 
 def export_clip(trained: Path, corpus: Corpus) -> Path:
     """Write `export/clip` as it ships; the same in fp32 lies beside it in `export/fp32/clip`."""
-    fp32, folder = corpus.folder / "export" / "fp32" / "clip", corpus.folder / "export" / "clip"
-    card = export_encoder(read_card(trained), trained, fp32)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(trained / name, fp32 / name)
-    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    card, fp32, folder = _export(export_encoder, trained, corpus, "clip")
     model = LiteClip.from_pretrained(trained)
     for graph in (fp32 / "onnx").glob("*.onnx"):
         name_weights(graph, model)
@@ -96,29 +80,15 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
 
 def write_captioner(model: LiteCaptioner, corpus: Corpus) -> Path:
     """The trained captioner as a model folder that PyTorch runs."""
-    folder = corpus.folder / "captioner"
-    model.save_pretrained(folder)
-    shutil.copyfile(corpus.folder / TOKENIZER / "tokenizer.json", folder / "tokenizer.json")
-    card = ModelCard(
-        name="starter-captioner",
-        kind="captioner",
-        family="sightline-captioner",
-        source="package",
-        preprocessing=Preprocessing(size_px=model.config.size_px, resize_mode="squash", mean=MEAN, std=STD),
-        text=text_spec(model.config.context_length),
-        licence=LICENCE,
-    )
-    write_card(folder, card)
-    return folder
+    return _write_trained(
+        model, corpus.folder / "captioner", corpus.folder / TOKENIZER, name="starter-captioner", kind="captioner",
+        family="sightline-captioner", text=text_spec(model.config.context_length),
+    )  # fmt: skip
 
 
 def export_captions(trained: Path, corpus: Corpus) -> Path:
     """Write `export/captioner` as it ships; the same in fp32 lies beside it in `export/fp32/captioner`."""
-    fp32, folder = corpus.folder / "export" / "fp32" / "captioner", corpus.folder / "export" / "captioner"
-    card = export_captioner(read_card(trained), trained, fp32)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(trained / name, fp32 / name)
-    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    card, fp32, folder = _export(export_captioner, trained, corpus, "captioner")
     _quantise_image(fp32, folder, corpus, card.preprocessing.size_px)
     write_int8(fp32 / "onnx" / "decoder.onnx", folder / "onnx" / "decoder.int8.onnx")
     shrink(folder / "onnx" / "decoder.int8.onnx")
@@ -136,6 +106,27 @@ def export_captions(trained: Path, corpus: Corpus) -> Path:
     }
     _write(folder, replace(card, figures=figures, weights_hash=None))
     return folder
+
+
+def _write_trained(model: LiteClip | LiteCaptioner, folder: Path, tokenizer_folder: Path, **own: Any) -> Path:
+    """Weights, tokenizer and card; `own` is what the cards of the two differ in."""
+    model.save_pretrained(folder)
+    shutil.copyfile(tokenizer_folder / "tokenizer.json", folder / "tokenizer.json")
+    preprocessing = Preprocessing(size_px=model.config.size_px, resize_mode="squash", mean=MEAN, std=STD)
+    write_card(folder, ModelCard(source="package", preprocessing=preprocessing, licence=LICENCE, **own))
+    return folder
+
+
+def _export(
+    export: Callable[[ModelCard, Path, Path], ModelCard], trained: Path, corpus: Corpus, name: str
+) -> tuple[ModelCard, Path, Path]:
+    """The card, the folder of the graphs in fp32 with their weights, and the empty one of those that will ship."""
+    fp32, folder = corpus.folder / "export" / "fp32" / name, corpus.folder / "export" / name
+    card = export(read_card(trained), trained, fp32)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copyfile(trained / file, fp32 / file)
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    return card, fp32, folder
 
 
 def install(folder: Path, package_folder: Path) -> None:

@@ -15,7 +15,7 @@ from sightline.models.registry import STARTER_CAPTIONER
 from sightline.models.resolve import PACKAGE_FOLDERS
 
 BEAM = GenerationConfig(beams=4, num_candidates=4, max_tokens=16)
-SAMPLE = GenerationConfig(sample=True, num_candidates=3, max_tokens=16)
+SAMPLE = GenerationConfig(sample=True, num_candidates=3, max_tokens=16, temperature=1.5, top_p=1.0)
 
 
 def load(name):
@@ -74,7 +74,7 @@ def test_an_image_gets_the_same_captions_alone_and_in_a_batch(captioner, pixels,
     for image, several in enumerate(together):
         (alone,) = captioner.generate(pixels[image : image + 1], config)
         assert [caption.text for caption in alone] == [caption.text for caption in several]
-        np.testing.assert_allclose([one.log_prob for one in alone], [one.log_prob for one in several], atol=1e-3)
+        np.testing.assert_allclose([one.log_prob for one in alone], [one.log_prob for one in several], atol=1e-4)
 
 
 def test_no_pair_of_words_occurs_twice_if_so_asked(captioner, pixels):

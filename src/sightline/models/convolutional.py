@@ -38,6 +38,21 @@ class SavedConfig:
 
     model_type: ClassVar[str]
 
+    vocab_size: int
+    pad_id: int
+    text_width: int
+    text_heads: int
+    dropout: float
+
+    def check_text(self) -> None:
+        """Refuse a text side that no model can have. Raises ModelError."""
+        if self.text_width % self.text_heads:
+            raise ModelError(f"text_heads ({self.text_heads}) must divide text_width ({self.text_width}).")
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise ModelError(f"pad_id must lie in [0, {self.vocab_size}), got {self.pad_id}.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ModelError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
     def to_dict(self) -> dict[str, Any]:
         """The config as `config.json` holds it."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -101,12 +116,7 @@ class _ConvConfig(SavedConfig):
             raise ModelError(f"text_layers must be at least {self.fewest_text_layers}, got {self.text_layers}.")
         if not self.image_blocks or min(self.image_blocks) < 1:
             raise ModelError(f"image_blocks needs at least one block in each stage, got {self.image_blocks}.")
-        if self.text_width % self.text_heads:
-            raise ModelError(f"text_heads ({self.text_heads}) must divide text_width ({self.text_width}).")
-        if not 0 <= self.pad_id < self.vocab_size:
-            raise ModelError(f"pad_id must lie in [0, {self.vocab_size}), got {self.pad_id}.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ModelError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        self.check_text()
 
     @property
     def cell_width(self) -> int:

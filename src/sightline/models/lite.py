@@ -125,12 +125,7 @@ def _check_sizes(config: LiteClipConfig | LiteCaptionerConfig) -> None:
     for field in dataclasses.fields(config):
         if field.name not in ("pad_id", "dropout") and getattr(config, field.name) <= 0:
             raise ModelError(f"{field.name} must be positive, got {getattr(config, field.name)}.")
-    if config.text_width % config.text_heads:
-        raise ModelError(f"text_heads ({config.text_heads}) must divide text_width ({config.text_width}).")
-    if not 0 <= config.pad_id < config.vocab_size:
-        raise ModelError(f"pad_id must lie in [0, {config.vocab_size}), got {config.pad_id}.")
-    if not 0.0 <= config.dropout < 1.0:
-        raise ModelError(f"dropout must lie in [0, 1), got {config.dropout}.")
+    config.check_text()
 
 
 class SameConv(nn.Conv2d):
@@ -369,14 +364,22 @@ class LiteCaptioner(OwnCaptioner):
 
     def find_concepts(self, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled cells (B, 1280) -> the likeliest nouns, then classes, and their probabilities (B, 2 * told)."""
-        noun_sure_BT, noun_BT = torch.sigmoid(self.nouns(pooled_BC)).topk(self.config.told)
+        return self.choose_concepts(torch.sigmoid(self.nouns(pooled_BC)), pooled_BC)
+
+    def choose_concepts(self, noun_sure_BN: Tensor, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, from probabilities of the nouns that are known already (B, nouns)."""
+        noun_sure_BT, noun_BT = noun_sure_BN.topk(self.config.told)
         class_sure_BT, class_BT = torch.softmax(self.classes(pooled_BC), dim=-1).topk(self.config.told)
-        return torch.cat([noun_BT, class_BT + self.config.nouns], 1), torch.cat([noun_sure_BT, class_sure_BT], 1)
+        return torch.cat([noun_BT, class_BT + self.config.nouns], -1), torch.cat([noun_sure_BT, class_sure_BT], -1)
 
     def remember(self, cells_BNC: Tensor, concept_BTE: Tensor, sure_BT: Tensor) -> Tensor:
         """Cells (B, N, 1280), concepts (B, T, E) and their probabilities -> memory (B, N + T, E)."""
-        sure_BT2 = torch.stack([sure_BT, sure_BT.sqrt()], dim=-1)
-        return torch.cat([self.cells(cells_BNC) + self.places, concept_BTE + self.sureness(sure_BT2)], dim=1)
+        return torch.cat([self.cells(cells_BNC) + self.places, self.hear(concept_BTE, sure_BT)], dim=1)
+
+    def hear(self, concept_BTE: Tensor, sure_BT: Tensor) -> Tensor:
+        """Concepts (B, T, E) with their probabilities -> memory of them alone (B, T, E)."""
+        hearsay_BTE: Tensor = concept_BTE + self.sureness(torch.stack([sure_BT, sure_BT.sqrt()], dim=-1))
+        return hearsay_BTE
 
 
 def load_own_captioner(folder: Path) -> OwnCaptioner:

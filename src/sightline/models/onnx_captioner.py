@@ -32,6 +32,10 @@ IMAGES_PER_RUN = 2
 ROWS_PER_RUN = 16
 """Rows given to a decoder graph without a cache at once: its logits (N, L, V) are large, and more rows no faster."""
 
+SMALL_DECODER_BYTES = 16_000_000
+"""An int8 decoder graph up to this size runs on one thread: more are no faster (16 images of the starter's: 54 ms on
+one and on two), and how they split the rows changes a sum's last bits, which int8 can round otherwise."""
+
 
 class OnnxCaptioner:
     """A captioner from `onnx/image[.int8].onnx` and `onnx/decoder[.int8].onnx` of a model folder.
@@ -58,7 +62,8 @@ class OnnxCaptioner:
         self.card = card
         self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
         self._image = open_session(graphs["image"], threads=threads)
-        self._decoder = open_session(graphs["decoder"], threads=threads)
+        small = ".int8." in graphs["decoder"].name and graphs["decoder"].stat().st_size <= SMALL_DECODER_BYTES
+        self._decoder = open_session(graphs["decoder"], threads=1 if small else threads)
         self._writer = SentenceWriter(card, Tokenizer.load(folder, card.text), see=self._see, describe=self._describe)
         self.runtime = f"onnx:{self._decoder.provider}"
 
@@ -71,13 +76,9 @@ class OnnxCaptioner:
         return self._writer.score(pixels_BHW3, texts)
 
     def _see(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
-        # A last one runs twice: for a single row the runtime sums in another order, and an image's captions must not
-        # depend on its neighbours.
-        lone = len(pixel_values) % IMAGES_PER_RUN
-        padded = np.concatenate([pixel_values, pixel_values[-1:]]) if lone else pixel_values
-        starts = range(0, len(padded), IMAGES_PER_RUN)
-        parts = [self._image.run({"pixel_values": padded[first : first + IMAGES_PER_RUN]}) for first in starts]
-        return np.concatenate([part["encoder_hidden_states"] for part in parts])[: len(pixel_values)]
+        starts = range(0, len(pixel_values), IMAGES_PER_RUN)
+        parts = [self._image.run({"pixel_values": pixel_values[first : first + IMAGES_PER_RUN]}) for first in starts]
+        return np.concatenate([part["encoder_hidden_states"] for part in parts])
 
     def _describe(self, memory_BMC: NDArray[np.float32]) -> Decoder:
         kind = _CachedDecoder if "past_key_0" in self._decoder.inputs else _PlainDecoder
