@@ -38,7 +38,7 @@ help:
 	@echo 'make clean    remove .venv and its like, $(OUT) and caches'
 
 demo: $(VENV)/demo.stamp
-	@$(BIN)/python -m sightline.demo --out '$(OUT)'
+	@$(BIN)/python -m sightline.faces.demo --out '$(OUT)'
 
 test: $(VENV)/all.stamp
 	$(PYTEST) -m 'not slow and not hub'
@@ -84,10 +84,10 @@ study: $(VENV)/all.stamp
 	$(BIN)/python scripts/study.py --output '$(STUDY)'
 
 docs: $(VENV)/demo.stamp
-	$(BIN)/python -m sightline.cli.reference > docs/cli.md.new
+	$(BIN)/python -m sightline.faces.cli.reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
-	$(BIN)/python -m sightline.models.reference docs/models.md
-	$(BIN)/python -m sightline.demo --credits > docs/credits.md.new
+	$(BIN)/python -m sightline.core.models.reference docs/models.md
+	$(BIN)/python -m sightline.faces.demo --credits > docs/credits.md.new
 	mv docs/credits.md.new docs/credits.md
 
 screenshots: $(VENV)/all.stamp

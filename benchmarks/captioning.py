@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from report import Row, paired, show
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from sightline.config import cache_dir
-from sightline.models.base import GenerationConfig
-from sightline.models.captioner_precision import make_int8
-from sightline.models.captioners import fp32_graphs
-from sightline.models.onnx_captioner import OnnxCaptioner
-from sightline.models.registry import find_card
-from sightline.models.resolve import resolve_folder
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioner_precision import make_int8
+from sightline.core.models.captioners import fp32_graphs
+from sightline.core.models.onnx_captioner import OnnxCaptioner
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import resolve_folder
+from sightline.kit.config import cache_dir
 
 TOKENS = 20
 GREEDY = GenerationConfig(beams=1, min_tokens=TOKENS, max_tokens=TOKENS, no_repeat_ngram=0)

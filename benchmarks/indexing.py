@@ -27,13 +27,13 @@ from model_shapes import vit_b32_folder
 from rendered_photos import photos, tiny_jpegs
 from report import Row, paired, show
 
-from sightline.evaluation.measured_model import peak_resident_bytes
-from sightline.indexing.indexer import index
-from sightline.models.base import Encoder, ModelCard
-from sightline.models.encoders import load_encoder
-from sightline.models.registry import STARTER, find_card
-from sightline.store.sqlite import open_store
-from sightline.types import ModelIdentity
+from sightline.core.indexing.indexer import index
+from sightline.core.models.base import Encoder, ModelCard
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.registry import STARTER, find_card
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import ModelIdentity
+from sightline.lab.evaluation.measured_model import peak_resident_bytes
 
 _NUMBERS = itertools.count()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import onnx
 
-from sightline.images.preprocess import Preprocessing
-from sightline.models.encoders import encoder_graphs, weights_hash
-from sightline.models.onnx_encoder import OnnxEncoder
-from sightline.models.quantised_tower import Transformer
-from sightline.models.registry import find_card
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.encoders import encoder_graphs, weights_hash
+from sightline.core.models.onnx_encoder import OnnxEncoder
+from sightline.core.models.quantised_tower import Transformer
+from sightline.core.models.registry import find_card
 
 
 def int8_encoder(folder: Path) -> OnnxEncoder:

@@ -9,7 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from sightline.config import cache_dir
+from sightline.kit.config import cache_dir
 
 WORDS = ["the", "dog", "in", "the", "snow"]
 """A query; each is one token of the tokenizer made here, as it would be of CLIP's own."""
@@ -21,8 +21,8 @@ def vit_b32_folder() -> Path:
     folder = cache_dir() / "benchmarks" / "ViT-B-32-random"
     if not (folder / "sightline.json").is_file():
         print("Making a model of ViT-B/32's shapes; this is done once and takes a minute or two.")
-        from sightline.models.export import export_encoder
-        from sightline.models.registry import find_card
+        from sightline.core.models.export import export_encoder
+        from sightline.core.models.registry import find_card
 
         with tempfile.TemporaryDirectory() as scratch:
             weights = Path(scratch) / "weights"

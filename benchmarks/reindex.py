@@ -20,10 +20,10 @@ import numpy as np
 from report import Row, paired, seconds, show
 
 import sightline as sl
-from sightline.images.walk import walk_images
-from sightline.store.base import Entry
-from sightline.store.sqlite import open_store
-from sightline.types import Embedding, ImageInfo, ImageRecord
+from sightline.core.images.walk import walk_images
+from sightline.core.store.base import Entry
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Embedding, ImageInfo, ImageRecord
 
 FILES_PER_FOLDER = 500
 DIM = 512

@@ -27,9 +27,9 @@ from model_shapes import WORDS, vit_b32_folder
 from report import Row, paired, seconds, show
 from search_library import FILTERS, TOP, Flat, Plain, Space, exact_ids, fill, kept_rows, recall_percent
 
-from sightline.library import Library
-from sightline.models.encoders import load_encoder
-from sightline.store.sqlite import open_store
+from sightline.core.library import Library
+from sightline.core.models.encoders import load_encoder
+from sightline.core.store.sqlite import open_store
 
 _PLAIN_PROCESS = Path(__file__).parent / "search_plain.py"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from search_plain import plain_query
 
-from sightline.store.sqlite import open_store
-from sightline.types import ModelIdentity
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import ModelIdentity
 
 TOP = 10
 MODEL = "m"

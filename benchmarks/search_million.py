@@ -15,7 +15,7 @@ import numpy as np
 from report import Row, seconds, show
 from search_library import FILTERS, MODEL, TOP, Space, fill
 
-from sightline.store.sqlite import SqliteStore, open_store
+from sightline.core.store.sqlite import SqliteStore, open_store
 
 _RECALL_QUERIES = 20
 

@@ -22,9 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 from report import Row, paired, seconds, show
 from transformers import CLIPConfig, CLIPModel
 
-from sightline.models.base import Encoder
-from sightline.models.encoders import load_encoder
-from sightline.models.onnx_session import run_in_memory
+from sightline.core.models.base import Encoder
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.onnx_session import run_in_memory
 
 _IMAGE_GMAC = 4.41
 """Multiplications (1e9) of ViT-B/32's image tower for a picture, in products with weights and in attention."""

@@ -28,12 +28,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from sightline.data.addressing import load_dataset
-from sightline.models.tokenizing import Tokenizer
-from sightline.training.config import TowersConfig, TrainConfig
-from sightline.training.distributed import World
-from sightline.training.loop import Run
-from sightline.training.preparation import Prepared, prepare
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.training.config import TowersConfig, TrainConfig
+from sightline.lab.training.distributed import World
+from sightline.lab.training.loop import Run
+from sightline.lab.training.preparation import Prepared, prepare
 
 ROUNDS = 3
 B32 = TowersConfig(

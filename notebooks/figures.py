@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sightline.demo.photos import load_photos
-from sightline.images.decode import read_picture
+from sightline.core.images.decode import read_picture
+from sightline.faces.demo.photos import load_photos
 
 DPI = 100
 COMMITTED_PX = 320

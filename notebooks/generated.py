@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightline.experiments.study_models import SCENES, find_study_model, study_folder, train_small
-from sightline.generate.config import GuidedConfig
-from sightline.generate.judge import wilson_interval
-from sightline.generate.prompts import load_prompts
-from sightline.generate.results import MadePicture
-from sightline.generate.run import GuidedRequest, generate_guided
+from sightline.lab.experiments.study_models import SCENES, find_study_model, study_folder, train_small
+from sightline.lab.generate.config import GuidedConfig
+from sightline.lab.generate.judge import wilson_interval
+from sightline.lab.generate.prompts import load_prompts
+from sightline.lab.generate.results import MadePicture
+from sightline.lab.generate.run import GuidedRequest, generate_guided
 
 MAKER, JUDGE = "scenes-0", "scenes-1"
 GENERATED = "generated"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sightline.captioning.dual import DualCaption
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import ModelCard, TextSpec
-from sightline.types import Caption, ModelIdentity
+from sightline.core.captioning.dual import DualCaption
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.types import Caption, ModelIdentity
 
 COLOURS = {
     "red": (220, 20, 20),

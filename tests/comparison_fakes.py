@@ -5,8 +5,8 @@ from typing import ClassVar
 from captioning_fakes import FakeEncoder, make_card
 from evaluation_fakes import dataset, pair
 from sightline.errors import InputError
-from sightline.evaluation.comparison_data import ComparisonData
-from sightline.evaluation.measured_model import MeasuredModel
+from sightline.lab.evaluation.comparison_data import ComparisonData
+from sightline.lab.evaluation.measured_model import MeasuredModel
 
 RATES = {"fast": 900.0, "slow": 100.0, "blind": 90.0, "noise": 5000.0}
 
@@ -62,7 +62,7 @@ def install(monkeypatch, folder):
     """Every name is a fake model whose files lie in `folder`; the class that starts them."""
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
     (folder / "tokenizer.json").write_bytes(b"x" * 24)
-    module = "sightline.evaluation.measured_model"
+    module = "sightline.lab.evaluation.measured_model"
     monkeypatch.setattr(f"{module}.find_card", lambda name: make_card(name=name))
     monkeypatch.setattr(f"{module}.find_local_folder", lambda card, runtime: folder)
     monkeypatch.setattr(f"{module}.load_encoder", load)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from captioning_fakes import COLOURS, FakeEncoder
-from sightline.data.base import Dataset, HardNegative, Pair, fingerprint_of_pairs
 from sightline.errors import ImageError
+from sightline.lab.data.base import Dataset, HardNegative, Pair, fingerprint_of_pairs
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from itertools import product
 from pathlib import Path
 
-from sightline.experiments.results import RunResult
-from sightline.training.recipes import make_config
+from sightline.lab.experiments.results import RunResult
+from sightline.lab.training.recipes import make_config
 
 
 def make_run(name="run", *, settings=None, value=0.5, metric="mean_recall", base=(), **changes):

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from sightline.generate.results import MadePicture
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import ModelCard
-from sightline.models.torch_encoder import ConvTowers, TorchEncoder
-from sightline.training.vocabulary import text_spec
-from sightline.types import ModelIdentity
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import ModelCard
+from sightline.core.models.torch_encoder import ConvTowers, TorchEncoder
+from sightline.core.types import ModelIdentity
+from sightline.lab.generate.results import MadePicture
+from sightline.lab.training.vocabulary import text_spec
 from training_models import make_conv
 from training_world import word_tokenizer
 
@@ -69,7 +69,7 @@ def write_pipeline(folder):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from model_folders import write_clip_tokenizer
-    from sightline.generate.diffuse import quiet_diffusers
+    from sightline.lab.generate.diffuse import quiet_diffusers
 
     vocabulary = folder / "vocabulary"
     vocabulary.mkdir(parents=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import ModelCard, TextSpec
-from sightline.types import ModelIdentity
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.types import ModelIdentity
 
 DIM = 32
 

@@ -132,8 +132,8 @@ _MADE = {}
 def source_and_export(tmp_path_factory, kind):
     """A tiny transformers folder of a kind and its ONNX export, made once in a run of the tests; don't change them."""
     if kind not in _MADE:
-        from sightline.models.cards import read_card
-        from sightline.models.export import export_encoder
+        from sightline.core.models.cards import read_card
+        from sightline.core.models.export import export_encoder
 
         base = tmp_path_factory.mktemp(kind)
         with own_cache(base / "cache"):

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from sightline.captioning.bank import MAX_CANDIDATE_CHARS, load_bank, parse_bank, read_candidates
-from sightline.captioning.compose import open_details
-from sightline.captioning.grammar import Action, Noun, Sentence
+from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, load_bank, parse_bank, read_candidates
+from sightline.core.captioning.compose import open_details
+from sightline.core.captioning.grammar import Action, Noun, Sentence
 from sightline.errors import InputError
 
 BANK = load_bank()
@@ -84,7 +84,7 @@ def test_no_attribute_is_ever_given_to_people():
 def bank_text():
     from importlib import resources
 
-    return (resources.files("sightline.captioning") / "bank.toml").read_text(encoding="utf-8")
+    return (resources.files("sightline.core.captioning") / "bank.toml").read_text(encoding="utf-8")
 
 
 def test_a_kind_that_names_an_unknown_list_is_refused():

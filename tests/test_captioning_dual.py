@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from captioning_fakes import FakeCaptioner, FakeEncoder, paint
-from sightline.captioning import dual
-from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_images, caption_picture
-from sightline.captioning.fuse import FusionWeights
+from sightline.core.captioning import dual
+from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_images, caption_picture
+from sightline.core.captioning.fuse import FusionWeights
+from sightline.core.images.decode import read_picture
+from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError, ModelError
-from sightline.images.decode import read_picture
-from sightline.models.base import GenerationConfig
 
 TWO = GenerationConfig(num_candidates=2, beams=2)
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from captioning_fakes import FakeEncoder
-from sightline.captioning.editing import MAX_CAPTION_CHARS, remove_caption, write_caption
+from sightline.core.captioning.editing import MAX_CAPTION_CHARS, remove_caption, write_caption
+from sightline.core.store.base import Entry
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord
 from sightline.errors import InputError, StoreError
-from sightline.store.base import Entry
-from sightline.store.sqlite import open_store
-from sightline.types import Caption, Embedding, ImageInfo, ImageRecord
 
 CLIP = Caption(text="a castle", source="clip", similarity=0.5, log_prob=-5.0, model="fake")
 BLIP = Caption(text="a red dress", source="generated", similarity=0.4, log_prob=-1.0, model="writer")

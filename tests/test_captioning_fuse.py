@@ -3,7 +3,7 @@ import math
 import pytest
 
 from captioning_fakes import caption_of
-from sightline.captioning.fuse import FusionWeights, fuse
+from sightline.core.captioning.fuse import FusionWeights, fuse
 from sightline.errors import InputError, ModelError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from captioning_fakes import dual
-from sightline.captioning.writers import open_writer
+from sightline.core.captioning.writers import open_writer
 from sightline.errors import InputError, StoreError
 
 FORMATS = ["jsonl", "csv"]
@@ -118,7 +118,7 @@ def test_a_killed_writer_leaves_a_file_that_is_continued(tmp_path, name):
     program = (
         "import os, sys; from pathlib import Path\n"
         "from captioning_fakes import dual\n"
-        "from sightline.captioning.writers import open_writer\n"
+        "from sightline.core.captioning.writers import open_writer\n"
         f"writer = open_writer({name!r}, Path(sys.argv[1]))\n"
         "for i in range(5): writer.write(dual(f'/photos/{i}.jpg'))\n"
         f"os.kill(os.getpid(), {int(signal.SIGKILL)})\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captioning_fakes import FakeEncoder
-from sightline.captioning.rank import ListRanker, rank_candidates
+from sightline.core.captioning.rank import ListRanker, rank_candidates
 from sightline.errors import ModelError
 
 

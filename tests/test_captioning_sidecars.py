@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from captioning_fakes import dual
-from sightline.captioning.sidecars import SidecarWriter
-from sightline.captioning.writers import open_writer
+from sightline.core.captioning.sidecars import SidecarWriter
+from sightline.core.captioning.writers import open_writer
 from sightline.errors import InputError, StoreError
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from captioning_fakes import paint
-from sightline.captioning.dual import CaptionConfig, caption_images
-from sightline.models.base import GenerationConfig
-from sightline.models.captioners import load_captioner
-from sightline.models.encoders import load_encoder
+from sightline.core.captioning.dual import CaptionConfig, caption_images
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.encoders import load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from captioning_fakes import FakeEncoder
-from sightline.captioning.vectors import embed_texts, load_or_embed_texts
-from sightline.config import cache_dir
+from sightline.core.captioning.vectors import embed_texts, load_or_embed_texts
 from sightline.errors import ModelError
+from sightline.kit.config import cache_dir
 
 TEXTS = ["a red car", "a blue boat", "a green frog"]
 

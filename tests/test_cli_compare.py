@@ -7,8 +7,8 @@ from captioning_fakes import FakeEncoder, paint
 from comparison_fakes import install
 from conftest import SHARED_DATA
 from page_checks import read_page
-from sightline.cli.main import sightline
 from sightline.errors import InputError
+from sightline.faces.cli.main import sightline
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run():
 @pytest.fixture
 def fakes(monkeypatch, tmp_path):
     """Every model is a fake one in this process."""
-    import sightline.evaluation.comparison as comparison
+    import sightline.lab.evaluation.comparison as comparison
 
     folder = tmp_path / "model"
     folder.mkdir()
@@ -82,9 +82,9 @@ def test_queries_limit_seed_and_metric_are_taken(run, fakes, album, tmp_path):
 
 
 def test_a_library_gives_its_pictures(run, fakes, album, tmp_path, monkeypatch):
-    from sightline.library import Library
+    from sightline.core.library import Library
 
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", lambda *_, **__: FakeEncoder(name="starter"))
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda *_, **__: FakeEncoder(name="starter"))
     with Library.open(tmp_path / "lib", model="starter") as library:
         library.index(album)
     values = json.loads(run("--models", "fast", "--library", tmp_path / "lib", "--json").stdout)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from rude_server import RudeServer
-from sightline.cli.data import data
-from sightline.cli.main import main, sightline
-from sightline.data.download import publishers
-from sightline.data.download.publishers import Archive, Publisher
+from sightline.faces.cli.data import data
+from sightline.faces.cli.main import main, sightline
+from sightline.lab.data.download import publishers
+from sightline.lab.data.download.publishers import Archive, Publisher
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_get_of_a_publishers_list(run, server, monkeypatch, tmp_path):
 def test_ctrl_c_says_how_to_go_on(run, server, monkeypatch, tmp_path):
     import signal
 
-    from sightline.data.download import list_run
+    from sightline.lab.data.download import list_run
 
     (tmp_path / "list.tsv").write_text(f"{server.url}/good/1.jpg\ta dog\n{server.url}/slow/2.jpg\ta cat\n")
     take = list_run._Run._take

@@ -8,8 +8,8 @@ from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from conftest import SHARED_DATA
 from evaluation_fakes import dataset, pair
 from page_checks import read_page
-from sightline.cli.main import sightline
 from sightline.errors import InputError
+from sightline.faces.cli.main import sightline
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def colours(monkeypatch):
         asked.update(model=name, runtime=runtime)
         return FakeEncoder(name=name)
 
-    monkeypatch.setattr("sightline.data.addressing.load_dataset", load)
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", load_encoder)
-    monkeypatch.setattr("sightline.models.captioners.load_captioner", lambda name, runtime: FakeCaptioner())
+    monkeypatch.setattr("sightline.lab.data.addressing.load_dataset", load)
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", load_encoder)
+    monkeypatch.setattr("sightline.core.models.captioners.load_captioner", lambda name, runtime: FakeCaptioner())
     return asked
 
 
@@ -102,7 +102,7 @@ def test_pictures_that_are_left_out_are_named_and_cost_the_exit_code(run, colour
 
 def test_many_of_them_are_counted(run, colours, monkeypatch):
     broken = dataset(pair("a", "red", "red"), *(pair(str(n), "broken", "x") for n in range(8)))
-    monkeypatch.setattr("sightline.data.addressing.load_dataset", lambda *_, **__: broken)
+    monkeypatch.setattr("sightline.lab.data.addressing.load_dataset", lambda *_, **__: broken)
     result = run("retrieval", "--model", "m", "--data", "fake:1")
     assert result.stderr.count("left out") == 5
     assert "... and 3 more" in result.stderr

@@ -6,16 +6,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from explain_world import MappingEncoder, square_at
-from sightline.cli.main import sightline
 from sightline.errors import InputError
+from sightline.faces.cli.main import sightline
 
 
 @pytest.fixture
 def run(monkeypatch):
     """`run(*words)` -> the finished run; every model is one that sees colours."""
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", lambda name, **_: MappingEncoder(name=name))
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name, **_: MappingEncoder(name=name))
     monkeypatch.setattr(
-        "sightline.experiments.explain.load_explainable", lambda name, method: MappingEncoder(name=name)
+        "sightline.lab.experiments.explain.load_explainable", lambda name, method: MappingEncoder(name=name)
     )
 
     def call(*words):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import sightline
-from sightline.cli.main import main
+from sightline.faces.cli.main import main
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_own_candidates_are_chosen_from_unless_a_captioner_is_named(run, indexed
 
 
 def test_own_candidates_replace_no_captions_that_are_kept(run, indexed, candidates, tmp_path):
-    from sightline.captioning.editing import write_caption
+    from sightline.core.captioning.editing import write_caption
 
     def kept():
         with sightline.Library.open(tmp_path / "library", read_only=True) as library:
@@ -319,7 +319,7 @@ def test_doctor_looks_into_the_library(run, indexed, tmp_path):
 
 
 def test_doctor_names_what_fails(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.doctor._CORE", ("numpy", "no-such-package"))
+    monkeypatch.setattr("sightline.faces.doctor._CORE", ("numpy", "no-such-package"))
     code, out, _ = run("doctor")
     assert code == 1
     assert any("FAILS" in line and "no-such-package" in line for line in out)

@@ -3,10 +3,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-import sightline.experiments.sweep as sweep_module
-from sightline.cli.main import sightline
+import sightline.lab.experiments.sweep as sweep_module
 from sightline.errors import InputError
-from sightline.experiments.results import RunResult
+from sightline.faces.cli.main import sightline
+from sightline.lab.experiments.results import RunResult
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 
 import sightline as sl
 from recorded_client import content_type, differences, keep_from_writing, listen, replay, wait_for_jobs
+from sightline.core.indexing.report import IndexConfig
+from sightline.core.store.database import check_integrity
 from sightline.errors import StoreError
-from sightline.indexing.report import IndexConfig
-from sightline.store.database import check_integrity
 
 V0_1 = Path(__file__).parent / "fixtures" / "v0_1"
 RED, BLUE, GREEN, YELLOW = "2021/red circle.jpg", "2021/blue square.png", "naïve grün.webp", "yellow.gif"
@@ -105,7 +105,7 @@ def test_a_library_of_0_1_takes_new_pictures(home):
 
 
 def call_cli(monkeypatch, capsys, *words):
-    from sightline.cli.main import main
+    from sightline.faces.cli.main import main
 
     monkeypatch.setattr("sys.argv", ["sightline", *map(str, words)])
     with pytest.raises(SystemExit) as ended:

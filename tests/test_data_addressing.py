@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.addressing import available_splits, find_reader, known_kinds, load_dataset, parse_address
-from sightline.data.base import SPLITS
 from sightline.errors import InputError
+from sightline.lab.data.addressing import available_splits, find_reader, known_kinds, load_dataset, parse_address
+from sightline.lab.data.base import SPLITS
 
 KINDS = ("scenes", "flickr8k", "flickr30k", "coco", "cc", "folder", "csv", "webdataset", "tiny-imagenet", "hf")
 
@@ -170,9 +170,9 @@ class OldReader:
 
 
 def test_splits_of_a_reader_that_does_not_list_them_are_tried(photos, monkeypatch):
-    monkeypatch.setattr("sightline.data.folder.READER", OldReader("val", "test"))
+    monkeypatch.setattr("sightline.lab.data.folder.READER", OldReader("val", "test"))
     assert available_splits(f"folder:{photos}") == ("val", "test")
-    monkeypatch.setattr("sightline.data.folder.READER", OldReader())
+    monkeypatch.setattr("sightline.lab.data.folder.READER", OldReader())
     with pytest.raises(InputError, match="no train"):
         available_splits(f"folder:{photos}")
 
@@ -183,7 +183,9 @@ def test_an_unknown_kind_has_no_reader():
 
 
 def test_addressing_loads_nothing_heavy():
-    code = "import sys, sightline.data.addressing as a; a.known_kinds(); print([m for m in sys.modules if m in HEAVY])"
+    code = (
+        "import sys, sightline.lab.data.addressing as a; a.known_kinds(); print([m for m in sys.modules if m in HEAVY])"
+    )
     code = code.replace("HEAVY", repr(("numpy", "torch", "datasets", "pyarrow", "PIL")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

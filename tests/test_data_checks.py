@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED_DATA
-from sightline.data import likeness
-from sightline.data.addressing import load_dataset
-from sightline.data.base import Dataset, FileImage, HardNegative, Pair
-from sightline.data.checks import check_datasets
-from sightline.data.encoded import read_encoded
-from sightline.data.facts import choose_sample, describe_split, split_words
-from sightline.data.likeness import Likeness, describe_likeness, find_near
-from sightline.data.samples_page import PageContent, format_page, write_samples_page
 from sightline.errors import ImageError, InputError
+from sightline.lab.data import likeness
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
+from sightline.lab.data.checks import check_datasets
+from sightline.lab.data.encoded import read_encoded
+from sightline.lab.data.facts import choose_sample, describe_split, split_words
+from sightline.lab.data.likeness import Likeness, describe_likeness, find_near
+from sightline.lab.data.samples_page import PageContent, format_page, write_samples_page
 
 
 @dataclass(frozen=True)

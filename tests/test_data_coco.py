@@ -3,8 +3,8 @@ import json
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.coco import READER
 from sightline.errors import InputError
+from sightline.lab.data.coco import READER
 
 
 def fill(folder, *names):

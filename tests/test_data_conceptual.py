@@ -4,8 +4,8 @@ import tarfile
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.conceptual import READER
 from sightline.errors import InputError
+from sightline.lab.data.conceptual import READER
 
 ROW = "a dog on a beach\thttp://example.com/1.jpg\n"
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from rude_server import RudeServer
-from sightline.data.download import unzipping
-from sightline.data.download.archives import ArchiveOptions, get_archives, read_receipts
-from sightline.data.download.publishers import Archive, Publisher, explain_unknown, find_publisher, load_publishers
-from sightline.data.download.resuming import ResumeOptions, download_file
-from sightline.data.download.unzipping import unpack_zip
 from sightline.errors import InputError, SightlineError
+from sightline.lab.data.download import unzipping
+from sightline.lab.data.download.archives import ArchiveOptions, get_archives, read_receipts
+from sightline.lab.data.download.publishers import Archive, Publisher, explain_unknown, find_publisher, load_publishers
+from sightline.lab.data.download.resuming import ResumeOptions, download_file
+from sightline.lab.data.download.unzipping import unpack_zip
 
 QUICK = ResumeOptions(timeout_s=60, tries=3, retry_wait_s=0.01)
 BODY = bytes(range(256)) * 4000

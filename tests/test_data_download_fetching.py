@@ -10,10 +10,11 @@ import time
 import pytest
 
 from rude_server import RudeServer, make_picture
-from sightline.data.download import addresses
-from sightline.data.download.addresses import check_address, check_url, is_public
-from sightline.data.download.fetching import Fetcher, FetchLimits, retry_after_s
 from sightline.errors import ImageError, InputError
+from sightline.kit.retry import retry_after_s
+from sightline.lab.data.download import addresses
+from sightline.lab.data.download.addresses import check_address, check_url, is_public
+from sightline.lab.data.download.fetching import Fetcher, FetchLimits
 
 LIMITS = {
     "connect_timeout_s": 60.0,

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from rude_server import RudeServer, make_bomb, make_picture
-from sightline.data.download import shards
-from sightline.data.download.fetching import FetchLimits
-from sightline.data.download.list_run import ListOptions, download_list
-from sightline.data.download.pictures import PictureLimits, keep_picture
-from sightline.data.download.url_lists import open_url_list
 from sightline.errors import ImageError, InputError, SightlineError
+from sightline.lab.data.download import shards
+from sightline.lab.data.download.fetching import FetchLimits
+from sightline.lab.data.download.list_run import ListOptions, download_list
+from sightline.lab.data.download.pictures import PictureLimits, keep_picture
+from sightline.lab.data.download.url_lists import open_url_list
 
 LIMITS = FetchLimits(
     connect_timeout_s=60.0,
@@ -261,7 +261,7 @@ def test_a_file_that_the_system_really_cuts_short_leaves_no_part_behind(server, 
     urls = write_list(tmp_path / "list.tsv", server, [f"/large/{number}.jpg" for number in range(4)])
     words = ["get", "x", tmp_path / "out", "--list", urls, "--allow-loopback"]
     code = (
-        "import resource, sys; from sightline.cli.data import data; "
+        "import resource, sys; from sightline.faces.cli.data import data; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); data(sys.argv[1:], standalone_mode=False)"
     )
     run = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)

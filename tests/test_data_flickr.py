@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.flickr import READERS
 from sightline.errors import InputError
+from sightline.lab.data.flickr import READERS
 
 FLICKR8K, FLICKR30K = READERS
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from sightline.data.folder import READER
 from sightline.errors import InputError
+from sightline.lab.data.folder import READER
 
 
 def fill(folder, *names):
@@ -262,6 +262,8 @@ def test_looking_for_thousands_of_images_lists_each_folder_once(tmp_path, monkey
     write_metadata(tmp_path, *(record(name, "x") for name in names))
     listed = []
     scandir = os.scandir
-    monkeypatch.setattr("sightline.data.captioned_files.os.scandir", lambda path: listed.append(path) or scandir(path))
+    monkeypatch.setattr(
+        "sightline.lab.data.captioned_files.os.scandir", lambda path: listed.append(path) or scandir(path)
+    )
     assert len(READER.load(tmp_path, split="train")) == 2_000
     assert sorted(path.name for path in listed) == ["0", "1", "2", "3"]

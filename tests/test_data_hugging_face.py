@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data import hugging_face
-from sightline.data.hugging_face import READER, HuggingFaceImage
 from sightline.errors import ImageError, InputError
+from sightline.lab.data import hugging_face
+from sightline.lab.data.hugging_face import READER, HuggingFaceImage
 
 datasets = pytest.importorskip("datasets")
 

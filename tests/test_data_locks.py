@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from sightline.data.locks import hold_lock, take_lock
+from sightline.lab.data.locks import hold_lock, take_lock
 
 
 def test_a_lock_is_had_once_and_again_when_it_was_closed(tmp_path):
@@ -20,8 +20,9 @@ def test_a_lock_is_had_once_and_again_when_it_was_closed(tmp_path):
 
 def test_the_lock_of_a_process_that_died_is_free(tmp_path):
     path = tmp_path / "lock"
-    code = "import os, pathlib, sys; from sightline.data.locks import take_lock; take_lock(pathlib.Path(sys.argv[1])); "
-    subprocess.run([sys.executable, "-c", code + "os._exit(9)", path], check=False)
+    code = "import os, pathlib, sys; from sightline.lab.data.locks import take_lock; "
+    code += "take_lock(pathlib.Path(sys.argv[1])); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, path], check=False)
     take_lock(path).close()
 
 

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED_DATA
-from sightline.config import cache_dir
-from sightline.data import pixel_build, pixel_worker
-from sightline.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
-from sightline.data.pixel_cache import open_pixel_cache
+from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import ImageError, InputError
-from sightline.images.preprocess import Preprocessing
+from sightline.kit.config import cache_dir
+from sightline.lab.data import pixel_build, pixel_worker
+from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
+from sightline.lab.data.pixel_cache import open_pixel_cache
 
 SQUASH = Preprocessing(size_px=16, resize_mode="squash")
 
@@ -356,10 +356,10 @@ def test_threads_that_open_the_same_cache_build_it_once(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from sightline.data import pixel_build
-from sightline.data.base import Dataset, FileImage, Pair
-from sightline.data.pixel_cache import open_pixel_cache
-from sightline.images.preprocess import Preprocessing
+from sightline.lab.data import pixel_build
+from sightline.lab.data.base import Dataset, FileImage, Pair
+from sightline.lab.data.pixel_cache import open_pixel_cache
+from sightline.core.images.preprocess import Preprocessing
 
 print("started", flush=True)
 pixel_build._FEWEST_FOR_PROCESSES, pixel_build._ROWS_PER_TASK = 1, 4

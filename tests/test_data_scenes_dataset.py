@@ -5,13 +5,13 @@ import re
 import pytest
 
 from scenes_pins import SCENES_CHANGED
-from sightline.data.base import HardNegative, Pair
-from sightline.data.scenes import dataset as scenes_dataset
-from sightline.data.scenes.dataset import DEFAULT_COUNTS, SceneImage, load_scenes
-from sightline.data.scenes.grammar import Chance, draw_scene
-from sightline.data.scenes.sentences import compose_captions
-from sightline.data.scenes.statements import may_be_true
 from sightline.errors import InputError
+from sightline.lab.data.base import HardNegative, Pair
+from sightline.lab.data.scenes import dataset as scenes_dataset
+from sightline.lab.data.scenes.dataset import DEFAULT_COUNTS, SceneImage, load_scenes
+from sightline.lab.data.scenes.grammar import Chance, draw_scene
+from sightline.lab.data.scenes.sentences import compose_captions
+from sightline.lab.data.scenes.statements import may_be_true
 
 N_TOLD_APART = 250
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scenes_pins import SCENES_CHANGED
-from sightline.data.scenes.grammar import (
+from sightline.lab.data.scenes.grammar import (
     COLOURS,
     GAP,
     GRAMMAR_VERSION,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scenes_pins import SCENES_CHANGED
-from sightline.data.scenes.dataset import SceneImage
-from sightline.data.scenes.grammar import COLOURS, SHAPES, SIZES, TEXTURES, Kind, Scene, SceneObject, draw_scene
-from sightline.data.scenes.render import render_scene
+from sightline.lab.data.scenes.dataset import SceneImage
+from sightline.lab.data.scenes.grammar import COLOURS, SHAPES, SIZES, TEXTURES, Kind, Scene, SceneObject, draw_scene
+from sightline.lab.data.scenes.render import render_scene
 
 GREY = (128, 128, 128)
 RING_AND_CIRCLE = ("ring", "circle")

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
-from sightline.data.subset import choose_subset
 from sightline.errors import InputError
+from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
+from sightline.lab.data.subset import choose_subset
 
 
 def make_dataset(ids):

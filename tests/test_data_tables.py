@@ -2,8 +2,8 @@ import csv
 
 import pytest
 
-from sightline.data.tables import READER
 from sightline.errors import InputError
+from sightline.lab.data.tables import READER
 
 
 def fill(folder, *names):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED_DATA
-from sightline.data import parquet
-from sightline.data.parquet import ParquetImage
-from sightline.data.tiny_imagenet import READER, split_synonyms
 from sightline.errors import ImageError, InputError
+from sightline.lab.data import parquet
+from sightline.lab.data.parquet import ParquetImage
+from sightline.lab.data.tiny_imagenet import READER, split_synonyms
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

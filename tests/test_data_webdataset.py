@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED_DATA
-from sightline.config import cache_dir
-from sightline.data import tar_index
-from sightline.data.tar_index import TarImage, index_tar
-from sightline.data.webdataset import READER, expand_braces
 from sightline.errors import ImageError, InputError
+from sightline.kit.config import cache_dir
+from sightline.lab.data import tar_index
+from sightline.lab.data.tar_index import TarImage, index_tar
+from sightline.lab.data.webdataset import READER, expand_braces
 
 CC12M = SHARED_DATA / "webdataset" / "cc12m-train-0000.tar"
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED_DATA
-from sightline.data import writers
-from sightline.data.addressing import available_splits, load_dataset
-from sightline.data.base import Dataset, FileImage, HardNegative, Pair
-from sightline.data.writers import safe_place
-from sightline.data.writing import convert_datasets
 from sightline.errors import ImageError, InputError, SightlineError
+from sightline.lab.data import writers
+from sightline.lab.data.addressing import available_splits, load_dataset
+from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
+from sightline.lab.data.writers import safe_place
+from sightline.lab.data.writing import convert_datasets
 
 KINDS = ["folder", "csv", "coco", "webdataset"]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.demo import gather
-from sightline.demo.__main__ import main
-from sightline.demo.photos import format_credits, load_photos
+from sightline.faces.demo import gather
+from sightline.faces.demo.__main__ import main
+from sightline.faces.demo.photos import format_credits, load_photos
 
 
 def test_credits_are_printed_as_the_page_has_them(capsys: pytest.CaptureFixture[str]) -> None:

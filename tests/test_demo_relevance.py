@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.demo.photos import DemoPhoto
-from sightline.demo.relevance import measure_relevance
-from sightline.types import Hit, ImageInfo, ImageRecord
+from sightline.core.types import Hit, ImageInfo, ImageRecord
+from sightline.faces.demo.photos import DemoPhoto
+from sightline.faces.demo.relevance import measure_relevance
 
 
 def make_photo(file: str, *queries: str) -> DemoPhoto:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
+from sightline.core.search.query import Part
+from sightline.core.types import Caption, Hit, ImageInfo, ImageRecord
 from sightline.errors import InputError
-from sightline.search.query import Part
-from sightline.types import Caption, Hit, ImageInfo, ImageRecord
+from sightline.faces.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 

@@ -4,12 +4,12 @@ import pytest
 
 from captioning_fakes import FakeCaptioner, FakeEncoder
 from evaluation_fakes import dataset, pair
+from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError
-from sightline.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
-from sightline.evaluation.captions.generating import generate_captions
-from sightline.evaluation.captions.metrics import METRICS, WORD_METRICS, check_metrics, score_words
-from sightline.evaluation.results import Bootstrap, Problem
-from sightline.models.base import GenerationConfig
+from sightline.lab.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
+from sightline.lab.evaluation.captions.generating import generate_captions
+from sightline.lab.evaluation.captions.metrics import METRICS, WORD_METRICS, check_metrics, score_words
+from sightline.lab.evaluation.results import Bootstrap, Problem
 
 FIRE, SEA, GRASS = (
     pair("1.png", "red", "something red", "a fire that burns"),

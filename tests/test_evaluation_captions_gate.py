@@ -7,12 +7,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 from blip_folders import make_pixels, tiny_blip_onnx
+from sightline.core.models import captioner_precision
+from sightline.core.models.captioner_precision import CaptionerGate
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.registry import STARTER_CAPTIONER
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.captions.gate import gate_captioner, judge
-from sightline.models import captioner_precision
-from sightline.models.captioner_precision import CaptionerGate
-from sightline.models.captioners import load_captioner
-from sightline.models.registry import STARTER_CAPTIONER
+from sightline.lab.evaluation.captions.gate import gate_captioner, judge
 
 NAME = f"dir:{tiny_blip_onnx()}"
 FEW = CaptionerGate(min_images=6, identical=0.6, cider_ratio=0.6)

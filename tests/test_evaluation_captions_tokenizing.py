@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from sightline.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 
 
 def words(text):

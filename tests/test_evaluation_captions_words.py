@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.evaluation.captions.bleu import count_bleu
-from sightline.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
-from sightline.evaluation.captions.ngrams import count_ngrams
-from sightline.evaluation.captions.rouge import rouge_l
+from sightline.lab.evaluation.captions.bleu import count_bleu
+from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
+from sightline.lab.evaluation.captions.ngrams import count_ngrams
+from sightline.lab.evaluation.captions.rouge import rouge_l
 
 
 def split(*texts):

@@ -3,11 +3,11 @@ import pytest
 
 from comparison_fakes import InProcess, bare, captioned, install, labelled
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.comparison import ComparisonConfig, Tradeoff, compare_models, find_dominating
-from sightline.evaluation.comparison_quality import Results, choose_metric, interval_of_difference
-from sightline.evaluation.comparison_report import comparison_to_dict
-from sightline.evaluation.measured_model import MeasuredModel, ModelFacts
-from sightline.evaluation.results import Bootstrap
+from sightline.lab.evaluation.comparison import ComparisonConfig, Tradeoff, compare_models, find_dominating
+from sightline.lab.evaluation.comparison_quality import Results, choose_metric, interval_of_difference
+from sightline.lab.evaluation.comparison_report import comparison_to_dict
+from sightline.lab.evaluation.measured_model import MeasuredModel, ModelFacts
+from sightline.lab.evaluation.results import Bootstrap
 
 
 @pytest.fixture

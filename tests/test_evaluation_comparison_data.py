@@ -2,8 +2,9 @@ import pytest
 
 from captioning_fakes import paint
 from conftest import SHARED_DATA
+from sightline.core.models.registry import find_card
 from sightline.errors import InputError
-from sightline.evaluation.comparison_data import (
+from sightline.lab.evaluation.comparison_data import (
     DEFAULT_QUERIES,
     gather_pictures,
     is_own_pictures,
@@ -13,7 +14,6 @@ from sightline.evaluation.comparison_data import (
     read_queries,
     take_pictures,
 )
-from sightline.models.registry import find_card
 
 
 @pytest.fixture

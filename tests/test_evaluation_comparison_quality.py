@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evaluation_fakes import unit
-from sightline.evaluation.comparison_quality import choose_corners, tabulate
+from sightline.lab.evaluation.comparison_quality import choose_corners, tabulate
 
 
 def test_each_text_meets_the_picture_that_fits_it_best():

@@ -4,8 +4,8 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, unit
 from sightline.errors import InputError
-from sightline.evaluation.compose import ComposeConfig, ComposeEvaluator, compare_sentences
-from sightline.evaluation.results import Bootstrap
+from sightline.lab.evaluation.compose import ComposeConfig, ComposeEvaluator, compare_sentences
+from sightline.lab.evaluation.results import Bootstrap
 
 
 def choices(images, true, false, image=None, kinds=None):

@@ -8,7 +8,7 @@ import pytest
 from captioning_fakes import COLOURS, FakeEncoder
 from evaluation_fakes import Colour, Plane, dataset, pair
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.embedding import embed_dataset, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import embed_dataset, embed_images, embed_texts
 
 RAGGED = dataset(
     pair("a", "red", "red", "a red car"),

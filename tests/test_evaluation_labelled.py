@@ -3,7 +3,7 @@ import pytest
 from captioning_fakes import paint
 from evaluation_fakes import dataset, pair
 from sightline.errors import InputError
-from sightline.evaluation.labelled import load_labelled, name_classes, require_labels
+from sightline.lab.evaluation.labelled import load_labelled, name_classes, require_labels
 
 
 @pytest.fixture

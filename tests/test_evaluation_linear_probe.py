@@ -6,7 +6,7 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units
 from sightline.errors import InputError
-from sightline.evaluation.linear_probe import (
+from sightline.lab.evaluation.linear_probe import (
     LinearProbeConfig,
     LinearProbeEvaluator,
     ProbeConfig,
@@ -14,7 +14,7 @@ from sightline.evaluation.linear_probe import (
     hold_out,
     rank_by_probe,
 )
-from sightline.evaluation.results import Bootstrap
+from sightline.lab.evaluation.results import Bootstrap
 
 
 @pytest.fixture

@@ -1,18 +1,17 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from sightline.evaluation import measured_model
-from sightline.evaluation.measured_model import forget_peak, peak_resident_bytes, resident_bytes
+from sightline.lab.evaluation import measured_model
+from sightline.lab.evaluation.measured_model import forget_peak, peak_resident_bytes, resident_bytes
 
 MEGABYTE = 1_000_000
 
 
 _GROW_AND_FORGET = """
 import numpy as np
-from sightline.evaluation.measured_model import forget_peak, peak_resident_bytes, resident_bytes
+from sightline.lab.evaluation.measured_model import forget_peak, peak_resident_bytes, resident_bytes
 
 MEGABYTE = 1_000_000
 forget_peak()

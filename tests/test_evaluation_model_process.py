@@ -10,11 +10,11 @@ import pytest
 
 from captioning_fakes import paint
 from comparison_fakes import BrokenImage, FaultyImage
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import InputError, ModelError
-from sightline.evaluation.comparison_data import gather_pictures
-from sightline.evaluation.embedding import embed_images, embed_texts
-from sightline.evaluation.model_process import ModelProcess
-from sightline.models.encoders import load_encoder
+from sightline.lab.evaluation.comparison_data import gather_pictures
+from sightline.lab.evaluation.embedding import embed_images, embed_texts
+from sightline.lab.evaluation.model_process import ModelProcess
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.evaluation.comparison import ComparisonConfig, compare_models
-from sightline.evaluation.comparison_report import (
+from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
+from sightline.lab.evaluation.comparison_report import (
     Labels,
     distance,
     format_comparison,
@@ -16,7 +16,7 @@ from sightline.evaluation.comparison_report import (
     rate,
     write_comparison_page,
 )
-from sightline.evaluation.pages import (
+from sightline.lab.evaluation.pages import (
     Mark,
     Thumbnails,
     draw_dots,
@@ -25,9 +25,9 @@ from sightline.evaluation.pages import (
     format_heatmap,
     format_table,
 )
-from sightline.evaluation.qualitative import format_retrieval, sample_similarities
-from sightline.evaluation.results import Bootstrap
-from sightline.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
+from sightline.lab.evaluation.qualitative import format_retrieval, sample_similarities
+from sightline.lab.evaluation.results import Bootstrap
+from sightline.lab.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
 
 CONFIG = ComparisonConfig(rounds=1, seconds=0.001, bootstrap=Bootstrap(resamples=20))
 
@@ -110,7 +110,7 @@ def test_thumbnails_are_bounded_and_a_broken_picture_says_why():
         def read(self, *, min_side_px=None):
             return np.random.default_rng(0).integers(0, 255, (900, 600, 3), np.uint8)
 
-    from sightline.data.base import Pair
+    from sightline.lab.data.base import Pair
 
     pairs = {"big": Pair(id="big", image=Large(), captions=()), "x": pair("x", "broken")}
     thumbnails = Thumbnails(pairs=pairs)

@@ -3,9 +3,9 @@ import pytest
 
 from evaluation_fakes import random_units, unit
 from sightline.errors import InputError
-from sightline.evaluation.embedding import EmbeddedDataset
-from sightline.evaluation.qualitative import find_cases, find_neighbours, map_embeddings, measure_gap
-from sightline.evaluation.retrieval import rank_retrieval
+from sightline.lab.evaluation.embedding import EmbeddedDataset
+from sightline.lab.evaluation.qualitative import find_cases, find_neighbours, map_embeddings, measure_gap
+from sightline.lab.evaluation.retrieval import rank_retrieval
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.evaluation.results import (
+from sightline.lab.evaluation.results import (
     Bootstrap,
     EvalResult,
     Mean,
@@ -100,7 +100,7 @@ def test_more_confidence_is_a_wider_interval():
 def test_chunks_of_resamples_change_nothing(monkeypatch):
     mean = {"x": Mean(np.arange(50.0), np.arange(50), 50)}
     whole = bootstrap_intervals(mean, n_groups=50, config=Bootstrap())
-    monkeypatch.setattr("sightline.evaluation.results._CHUNK_CELLS", 130)
+    monkeypatch.setattr("sightline.lab.evaluation.results._CHUNK_CELLS", 130)
     assert bootstrap_intervals(mean, n_groups=50, config=Bootstrap()) == whole
 
 

@@ -6,8 +6,8 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units, unit
 from sightline.errors import InputError
-from sightline.evaluation.results import Bootstrap, Mean, bootstrap_intervals
-from sightline.evaluation.retrieval import (
+from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
+from sightline.lab.evaluation.retrieval import (
     RetrievalConfig,
     RetrievalEvaluator,
     rank_retrieval,

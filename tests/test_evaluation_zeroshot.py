@@ -4,8 +4,8 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import Plane, dataset, pair, random_units, unit
 from sightline.errors import InputError
-from sightline.evaluation.results import Bootstrap
-from sightline.evaluation.zeroshot import (
+from sightline.lab.evaluation.results import Bootstrap
+from sightline.lab.evaluation.zeroshot import (
     ZeroshotConfig,
     ZeroshotEvaluator,
     check_template,

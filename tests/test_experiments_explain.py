@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from explain_world import MaplessEncoder, MappingEncoder, square_at
+from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import InputError, ModelError
-from sightline.experiments.explain import (
+from sightline.lab.experiments.explain import (
     FINE_CELLS,
     Area,
     Match,
@@ -15,7 +16,6 @@ from sightline.experiments.explain import (
     shift_pixels,
     weave_maps,
 )
-from sightline.images.preprocess import Preprocessing
 
 
 def match_of(heat, *, area=None, columns=4):
@@ -157,7 +157,7 @@ def brightness_of_middles(cell_px):
 
 
 def test_shifts_look_at_evenly_spaced_places_in_order(monkeypatch):
-    monkeypatch.setattr("sightline.experiments.explain.blur", lambda heat, sigma: heat)
+    monkeypatch.setattr("sightline.lab.experiments.explain.blur", lambda heat, sigma: heat)
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[..., 0] = np.arange(64)[None, :] + 2 * np.arange(64)[:, None]
     heat_THW, columns = weave_maps(brightness_of_middles(16), pixels)

@@ -8,12 +8,12 @@ from model_folders import random_pixels, write_clip, write_siglip
 
 torch = pytest.importorskip("torch", reason="needs the extra torch")
 
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import ModelError
-from sightline.experiments.explain import choose_method, explain_pixels, load_explainable
-from sightline.experiments.gradients import attention_cells, gradient_cells
-from sightline.models.encoders import load_encoder
-from sightline.training.loop import train
-from sightline.training.recipes import make_config
+from sightline.lab.experiments.explain import choose_method, explain_pixels, load_explainable
+from sightline.lab.experiments.gradients import attention_cells, gradient_cells
+from sightline.lab.training.loop import train
+from sightline.lab.training.recipes import make_config
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 
 from evaluation_fakes import dataset, pair
 from explain_world import MappingEncoder
-from sightline.data.scenes.dataset import load_scenes
-from sightline.data.scenes.grammar import Kind, Scene, SceneObject
 from sightline.errors import InputError
-from sightline.evaluation.results import Bootstrap
-from sightline.experiments.pointing import PointingConfig, judge, name_of, play, pointing_game
+from sightline.lab.data.scenes.dataset import load_scenes
+from sightline.lab.data.scenes.grammar import Kind, Scene, SceneObject
+from sightline.lab.evaluation.results import Bootstrap
+from sightline.lab.experiments.pointing import PointingConfig, judge, name_of, play, pointing_game
 
 FEW = Bootstrap(resamples=50)
 STUDY = os.environ.get("SIGHTLINE_STUDY", "")
@@ -127,7 +127,7 @@ def test_pictures_without_known_places_are_refused():
     ],
 )
 def test_trained_models_point_at_least_seven_times_in_ten(name, method):
-    from sightline.experiments.explain import load_explainable
+    from sightline.lab.experiments.explain import load_explainable
 
     folder = Path(STUDY) / name
     if not (folder / "model.safetensors").is_file():

@@ -15,16 +15,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
-from sightline.cli.main import sightline
-from sightline.data.addressing import load_dataset
-from sightline.data.base import FileImage
 from sightline.errors import InputError, TrainingError
-from sightline.experiments.report import make_report, write_report
-from sightline.experiments.report_page import format_html, format_markdown, write_report_files
-from sightline.experiments.report_space import ValPictures, describe_space
-from sightline.experiments.study import Study
-from sightline.training.journal import Journal
-from sightline.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
+from sightline.faces.cli.main import sightline
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.data.base import FileImage
+from sightline.lab.experiments.report import make_report, write_report
+from sightline.lab.experiments.report_page import format_html, format_markdown, write_report_files
+from sightline.lab.experiments.report_space import ValPictures, describe_space
+from sightline.lab.experiments.study import Study
+from sightline.lab.training.journal import Journal
+from sightline.lab.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
 
 
 def make_rows(run):

@@ -7,9 +7,15 @@ from PIL import Image
 from captioning_fakes import COLOURS, FakeEncoder
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.experiments.explain import Area, Match
-from sightline.experiments.heatmap_figure import draw_heatmap, draw_matches, save_figure, short_line, write_heatmap_page
-from sightline.experiments.similarity_heatmap import (
+from sightline.lab.experiments.explain import Area, Match
+from sightline.lab.experiments.heatmap_figure import (
+    draw_heatmap,
+    draw_matches,
+    save_figure,
+    short_line,
+    write_heatmap_page,
+)
+from sightline.lab.experiments.similarity_heatmap import (
     HeatmapPicture,
     cluster_order,
     make_similarity_heatmap,

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from sightline.errors import InputError
-from sightline.experiments.study_models import (
+from sightline.lab.experiments.study_models import (
     STUDY_MODELS,
     STUDY_VARIABLE,
     find_study_model,
@@ -15,7 +15,7 @@ from sightline.experiments.study_models import (
     study_folder,
     train_small,
 )
-from sightline.training.recipes import make_config
+from sightline.lab.training.recipes import make_config
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
-from sightline.experiments.effects import analyse
-from sightline.experiments.finals import fit_scaling, summarise_finals
-from sightline.experiments.study import Study
-from sightline.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
+from sightline.lab.experiments.effects import analyse
+from sightline.lab.experiments.finals import fit_scaling, summarise_finals
+from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
 
 
 def say(runs, metric=None):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-import sightline.training.loop as loop
+import sightline.lab.training.loop as loop
 from sightline.errors import InputError, TrainingError
-from sightline.experiments.results import read_results, read_sweep
-from sightline.experiments.sweep import run_sweep
-from sightline.experiments.sweep_config import METRICS, SweepConfig, best_first
-from sightline.experiments.trial_queue import STORAGE_FILE
-from sightline.training.loop import TrainReport
-from sightline.training.run_folder import RunFolder
+from sightline.lab.experiments.results import read_results, read_sweep
+from sightline.lab.experiments.sweep import run_sweep
+from sightline.lab.experiments.sweep_config import METRICS, SweepConfig, best_first
+from sightline.lab.experiments.trial_queue import STORAGE_FILE
+from sightline.lab.training.loop import TrainReport
+from sightline.lab.training.run_folder import RunFolder
 
 
 class FakeTraining:
@@ -235,7 +235,7 @@ def test_two_processes_on_one_folder_share_the_trials(training, tmp_path):
 
 
 def test_no_trial_is_begun_that_the_budget_has_no_time_for(training, tmp_path, monkeypatch):
-    import sightline.experiments.sweep as sweep
+    import sightline.lab.experiments.sweep as sweep
 
     now = [0.0]
     monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
@@ -420,7 +420,7 @@ def test_folders_that_hold_something_else_are_refused(training, tmp_path):
 
 
 def test_torchrun_and_a_missing_optuna_are_explained(training, tmp_path, monkeypatch):
-    import sightline.experiments.sweep as sweep
+    import sightline.lab.experiments.sweep as sweep
 
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "4")
@@ -434,7 +434,7 @@ def test_torchrun_and_a_missing_optuna_are_explained(training, tmp_path, monkeyp
 
 
 def test_a_storage_that_fails_ends_the_sweep_and_not_the_trial(training, tmp_path, monkeypatch):
-    from sightline.experiments.trial_queue import TrialQueue
+    from sightline.lab.experiments.trial_queue import TrialQueue
 
     def refuse(self, *args, **rest):
         raise TrainingError("The sweep's storage can't be read or written")
@@ -484,7 +484,7 @@ def test_a_sweep_of_real_runs_is_interrupted_and_gone_on_with(tmp_path, monkeypa
     monkeypatch.setattr(loop.Run, "_log", log)
     config = SweepConfig(recipe="scenes-sweep", grid=("seed=0,1", "batch_size=16,99999"), smoke=True)
     with monkeypatch.context() as patch:
-        patch.setattr("sightline.experiments.sweep_config._MOST_SMOKE_PICTURES", 32)
+        patch.setattr("sightline.lab.experiments.sweep_config._MOST_SMOKE_PICTURES", 32)
         config = dataclasses.replace(config, settings=("train_fraction=0.75", "samples_seen=96"))
         with pytest.raises(KeyboardInterrupt):
             run_sweep(config, tmp_path / "sweep")

@@ -1,7 +1,7 @@
 import pytest
 
 from sightline.errors import InputError
-from sightline.experiments.sweep_config import (
+from sightline.lab.experiments.sweep_config import (
     Choices,
     Range,
     SweepFolder,
@@ -13,7 +13,7 @@ from sightline.experiments.sweep_config import (
     short_text,
     to_json,
 )
-from sightline.training.config import parse_setting
+from sightline.lab.training.config import parse_setting
 
 
 def only(text):

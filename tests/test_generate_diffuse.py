@@ -13,9 +13,9 @@ pytest.importorskip("diffusers")
 
 from generate_world import write_pipeline
 from sightline.errors import InputError, ModelError
-from sightline.generate.config import DiffusionConfig
-from sightline.generate.diffuse import TextToImage, quiet_diffusers
-from sightline.generate.run import DiffusionRequest, generate_diffused
+from sightline.lab.generate.config import DiffusionConfig
+from sightline.lab.generate.diffuse import TextToImage, quiet_diffusers
+from sightline.lab.generate.run import DiffusionRequest, generate_diffused
 
 TWO_STEPS = DiffusionConfig(steps=2, seeds=3)
 

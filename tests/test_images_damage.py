@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, features
 
+from sightline.core.images import decode
+from sightline.core.images.decode import quiet_pillow, read_info, read_picture
+from sightline.core.images.files import HEIF_MISSING
 from sightline.errors import ImageError, InputError
-from sightline.images import decode
-from sightline.images.decode import quiet_pillow, read_info, read_picture
-from sightline.images.files import HEIF_MISSING
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"]
 
@@ -184,7 +184,7 @@ def test_too_little_memory_is_said(monkeypatch):
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])
 def test_heic_without_its_extra_says_what_to_install(monkeypatch, brand):
     monkeypatch.setattr(decode, "_readable_formats", lambda: decode._FORMATS)
-    monkeypatch.setattr("sightline.images.files.heif_available", lambda: False)
+    monkeypatch.setattr("sightline.core.images.files.heif_available", lambda: False)
     head = struct.pack(">I", 24) + b"ftyp" + brand + b"\0\0\0\0" + b"mif1heic"
     assert reason(head + b"\0" * 100) == HEIF_MISSING
 

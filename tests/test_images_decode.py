@@ -12,8 +12,8 @@ import pytest
 import simplejpeg
 from PIL import Image, features
 
+from sightline.core.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_info, read_picture
 from sightline.errors import InputError
-from sightline.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_info, read_picture
 
 WIDTH, HEIGHT = 160, 96
 
@@ -258,7 +258,7 @@ def test_a_large_picture_is_shrunk_before_it_is_flattened_and_looks_like_the_ful
         flattened.append(image.size)
         return flatten_to_rgb(image)
 
-    monkeypatch.setattr("sightline.images.decode.flatten_to_rgb", flatten)
+    monkeypatch.setattr("sightline.core.images.decode.flatten_to_rgb", flatten)
     full, scaled = read_picture(data), read_picture(data, min_side_px=50)
     assert flattened == [(900, 600), (150, 100)]
     assert scaled.info == full.info
@@ -272,7 +272,7 @@ def test_deep_grey_keeps_its_range_whatever_size_is_asked():
 
 
 def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
-    monkeypatch.setattr("sightline.images.decode._LARGE_PIXELS", 1000)
+    monkeypatch.setattr("sightline.core.images.decode._LARGE_PIXELS", 1000)
     data = encoded(Image.fromarray(scene()), "PNG")
     lock, under_way, most = threading.Lock(), 0, 0
 
@@ -286,13 +286,15 @@ def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
             under_way -= 1
         return flatten_to_rgb(image)
 
-    monkeypatch.setattr("sightline.images.decode.flatten_to_rgb", flatten)
+    monkeypatch.setattr("sightline.core.images.decode.flatten_to_rgb", flatten)
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(read_picture, [data] * 8))) == 8
     assert most == 1
     two = threading.Barrier(2, timeout=60)
-    monkeypatch.setattr("sightline.images.decode._LARGE_PIXELS", 10**6)
-    monkeypatch.setattr("sightline.images.decode.flatten_to_rgb", lambda image: (two.wait() and None) or flatten(image))
+    monkeypatch.setattr("sightline.core.images.decode._LARGE_PIXELS", 10**6)
+    monkeypatch.setattr(
+        "sightline.core.images.decode.flatten_to_rgb", lambda image: (two.wait() and None) or flatten(image)
+    )
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(read_picture, [data] * 8))) == 8  # none would end were there no second beside it
 

@@ -2,9 +2,16 @@ import hashlib
 
 import pytest
 
+from sightline.core.images import files
+from sightline.core.images.files import (
+    describe_content,
+    format_of,
+    hash_bytes,
+    hash_file,
+    is_image_name,
+    missing_support,
+)
 from sightline.errors import ImageError
-from sightline.images import files
-from sightline.images.files import describe_content, format_of, hash_bytes, hash_file, is_image_name, missing_support
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, features
 
-from sightline.images.decode import read_info, read_picture
+from sightline.core.images.decode import read_info, read_picture
 
 WIDTH, HEIGHT = 320, 192
 BACK = {

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import InputError
-from sightline.images.preprocess import Preprocessing
 
 ASPECTS = [(500, 375), (375, 500), (331, 500), (90, 1201), (1201, 90), (224, 224), (223, 225), (100, 75), (61, 7)]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightline.core.images.thumbnails import data_uri, make_thumbnail
 from sightline.errors import InputError
-from sightline.images.thumbnails import data_uri, make_thumbnail
 
 
 def gradient(width, height):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from sightline.core.images import walk as walk_module
+from sightline.core.images.walk import walk_images
 from sightline.errors import InputError
-from sightline.images import walk as walk_module
-from sightline.images.walk import walk_images
 
 
 def make(root, *names):
@@ -101,7 +101,7 @@ def test_a_link_into_a_network_disk_that_is_away_is_reported(tmp_path, monkeypat
     (tmp_path / "nas").symlink_to("loop")
     (tmp_path / "loop").symlink_to("nas")
     assert walk(tmp_path)[1] == {}, "a loop is nobody's disk"
-    monkeypatch.setattr("sightline.images.walk.errno.ELOOP", -1)
+    monkeypatch.setattr("sightline.core.images.walk.errno.ELOOP", -1)
     assert set(walk(tmp_path)[1]) == {tmp_path / "nas", tmp_path / "loop"}
 
 
@@ -214,7 +214,7 @@ def test_links_that_may_not_be_followed_are_problems(tmp_path):
 
 
 def test_what_a_library_keeps_is_passed_over_but_not_the_photos_beside_it(tmp_path):
-    from sightline.store.sqlite import open_store
+    from sightline.core.store.sqlite import open_store
 
     make(tmp_path, "a.jpg", "lib/b.jpg", "lib/more/c.jpg", "lib/thumbnails/made.png", "lib/vectors/x.png")
     make(tmp_path, "thumbnails/of-no-library.jpg", "lib/more/vectors/mine.jpg")

@@ -12,11 +12,11 @@ import pytest
 
 import sightline
 from indexing_world import PooledEncoder, rows, write_photos
+from sightline.core.indexing.indexer import index
+from sightline.core.indexing.stages import uninterrupted
+from sightline.core.store.database import DATABASE_NAME, check_integrity
+from sightline.core.store.sqlite import open_store
 from sightline.errors import ModelError, StoreError
-from sightline.indexing.indexer import index
-from sightline.indexing.stages import uninterrupted
-from sightline.store.database import DATABASE_NAME, check_integrity
-from sightline.store.sqlite import open_store
 
 COUNT = 300
 
@@ -25,8 +25,8 @@ import json, resource, sys
 from pathlib import Path
 from indexing_world import PooledEncoder
 from sightline.errors import StoreError
-from sightline.indexing import indexer, stages
-from sightline.store.sqlite import open_store
+from sightline.core.indexing import indexer, stages
+from sightline.core.store.sqlite import open_store
 
 library, folder, max_rows, image_s, limit_bytes = sys.argv[1:]
 stages._MAX_ROWS = int(max_rows)

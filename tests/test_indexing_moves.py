@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 import sightline
 from indexing_world import PooledEncoder, photo_bytes
-from sightline.images.files import hash_bytes
-from sightline.indexing import stages
-from sightline.indexing.indexer import index
-from sightline.indexing.report import IndexConfig
-from sightline.store.sqlite import open_store
-from sightline.types import Caption
+from sightline.core.images.files import hash_bytes
+from sightline.core.indexing import stages
+from sightline.core.indexing.indexer import index
+from sightline.core.indexing.report import IndexConfig
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption
 
 CONTENTS = [photo_bytes(seed, file_format="PNG") + bytes(seed * 1000) for seed in range(16)]  # no two of one size
 PLACES = [f"{folder}{number}.png" for folder in ("a/", "a/deep/", "b/") for number in range(5)]
@@ -33,9 +33,9 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 from indexing_world import PooledEncoder
-from sightline.indexing.indexer import index
-from sightline.store import sqlite
-from sightline.store.sqlite import open_store
+from sightline.core.indexing.indexer import index
+from sightline.core.store import sqlite
+from sightline.core.store.sqlite import open_store
 
 library, folder, left = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 prune = sqlite.root_rows.prune

@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from indexing_world import PooledEncoder, rows, touch
+from sightline.core.indexing.indexer import index
+from sightline.core.indexing.stages import FileReader
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption
 from sightline.errors import ModelError
-from sightline.indexing.indexer import index
-from sightline.indexing.stages import FileReader
-from sightline.store.sqlite import open_store
-from sightline.types import Caption
 
 FLICKR8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k" / "Images"
 
 
 def starter():
-    from sightline.models.encoders import load_encoder
+    from sightline.core.models.encoders import load_encoder
 
     try:
         return load_encoder("starter")
@@ -35,7 +35,7 @@ def change_pixels(path):
 
 @pytest.mark.shared
 def test_scaled_decoding_keeps_vectors():
-    from sightline.images.decode import read_picture
+    from sightline.core.images.decode import read_picture
 
     encoder = starter()
     preprocessing = encoder.card.preprocessing

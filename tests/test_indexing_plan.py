@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sightline.core.indexing import plan
+from sightline.core.indexing.plan import Exclusion, Scope, Task, TaskSpool
 from sightline.errors import StoreError
-from sightline.indexing import plan
-from sightline.indexing.plan import Exclusion, Scope, Task, TaskSpool
 
 
 def make_tasks(folder, count):

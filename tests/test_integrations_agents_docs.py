@@ -23,7 +23,7 @@ PAGE = (DOCS / "hugging-face.md").read_text(encoding="utf-8").split("\n## ")[1]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    from sightline.integrations.tools_library import shared_libraries
+    from sightline.faces.integrations.tools_library import shared_libraries
 
     yield make_demo_library(tmp_path_factory.mktemp("docs"))
     shared_libraries.close()
@@ -59,7 +59,7 @@ def test_every_python_block_runs_and_prints_what_the_page_says(library, monkeypa
 
 
 def test_the_settings_of_an_assistant_start_a_real_command():
-    from sightline.cli.main import sightline
+    from sightline.faces.cli.main import sightline
 
     settings, hostile = map(json.loads, blocks("json"))
     (server,) = settings["mcpServers"].values()
@@ -69,6 +69,6 @@ def test_the_settings_of_an_assistant_start_a_real_command():
 
 
 def test_the_page_names_every_tool_and_no_other():
-    from sightline.integrations.tools_registry import TOOLS
+    from sightline.faces.integrations.tools_registry import TOOLS
 
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(TOOLS)

@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("fastapi")
 
 from sightline.errors import InputError, StoreError
-from sightline.integrations.tools_library import SharedLibraries, ToolLibrary
-from sightline.integrations.tools_registry import TOOLS, call_tool
-from sightline.integrations.tools_requests import MAX_IMAGE_BYTES
-from sightline.integrations.tools_results import FoundImage
-from sightline.integrations.tools_text import MAX_CAPTION_CHARS, MAX_NAME_CHARS, neutralise
+from sightline.faces.integrations.tools_library import SharedLibraries, ToolLibrary
+from sightline.faces.integrations.tools_registry import TOOLS, call_tool
+from sightline.faces.integrations.tools_requests import MAX_IMAGE_BYTES
+from sightline.faces.integrations.tools_results import FoundImage
+from sightline.faces.integrations.tools_text import MAX_CAPTION_CHARS, MAX_NAME_CHARS, neutralise
 from web_world import index, picture_bytes, write_photos
 
 

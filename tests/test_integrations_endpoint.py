@@ -13,15 +13,15 @@ from PIL import Image
 
 from captioning_fakes import paint
 from model_folders import TEXTS, cosines, random_pixels
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.cards import read_card
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import InputError, ModelError
-from sightline.integrations.endpoint_export import export_endpoint
-from sightline.integrations.endpoint_handler import EndpointHandler
-from sightline.integrations.endpoint_limits import EndpointLimits
-from sightline.integrations.endpoint_local import run_endpoint
-from sightline.models.base import GenerationConfig
-from sightline.models.captioners import load_captioner
-from sightline.models.cards import read_card
-from sightline.models.encoders import load_encoder
+from sightline.faces.integrations.endpoint_export import export_endpoint
+from sightline.faces.integrations.endpoint_handler import EndpointHandler
+from sightline.faces.integrations.endpoint_limits import EndpointLimits
+from sightline.faces.integrations.endpoint_local import run_endpoint
 
 
 @pytest.fixture(scope="module")

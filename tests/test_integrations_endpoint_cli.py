@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from captioning_fakes import paint
-from sightline.cli.endpoint import endpoint
-from sightline.cli.export import export
 from sightline.errors import InputError, ModelError
-from sightline.integrations.endpoint_local import run_endpoint
+from sightline.faces.cli.endpoint import endpoint
+from sightline.faces.cli.export import export
+from sightline.faces.integrations.endpoint_local import run_endpoint
 
 
 def run(group, *words):

@@ -19,7 +19,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 from PIL import Image
 
 import sightline as sl
-from sightline.captioning.editing import write_caption
+from sightline.core.captioning.editing import write_caption
 from web_demo import make_demo_library
 from web_world import picture_bytes
 
@@ -396,10 +396,10 @@ def test_only_the_protocol_goes_to_stdout_and_the_end_of_input_ends_the_server(l
 def test_without_the_sdk_the_extra_is_named(monkeypatch):
     from click.testing import CliRunner
 
-    from sightline.cli.mcp import mcp
+    from sightline.faces.cli.mcp import mcp
 
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
-    monkeypatch.delitem(sys.modules, "sightline.integrations.mcp_server", raising=False)
+    monkeypatch.delitem(sys.modules, "sightline.faces.integrations.mcp_server", raising=False)
     ended = CliRunner().invoke(mcp, ["--library", "x"])
     assert ended.exit_code == 1
     assert "pip install 'sightline-images[mcp]'" in ended.output

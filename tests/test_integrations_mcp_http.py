@@ -173,8 +173,8 @@ def test_the_token_can_come_from_the_environment(library):
     ],
 )
 def test_settings_that_would_let_others_in_are_refused(settings, told, tmp_path):
-    from sightline.integrations.mcp_http import make_config
-    from sightline.web.config import ServeConfig
+    from sightline.faces.integrations.mcp_http import make_config
+    from sightline.faces.web.config import ServeConfig
 
     with pytest.raises(InputError, match=told):
         make_config(

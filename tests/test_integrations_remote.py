@@ -11,20 +11,20 @@ from captioning_fakes import paint
 from indexing_world import write_photos
 from model_folders import TEXTS, cosines, random_pixels
 from moody_server import MoodyServer
+from sightline.core.indexing.report import IndexConfig
+from sightline.core.models.base import Captioner, Encoder, GenerationConfig
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.endpoint_client import Endpoint, RemoteConfig, is_remote
+from sightline.core.models.posting import PostLimits
+from sightline.core.models.registry import find_card
+from sightline.core.models.remote_captioner import RemoteCaptioner, load_remote_captioner
+from sightline.core.models.remote_cost import CostEstimate, estimate_cost
+from sightline.core.models.remote_encoder import RemoteEncoder, load_remote_encoder
+from sightline.core.search.engine import embed_picture
 from sightline.errors import InputError, ModelError
-from sightline.indexing.report import IndexConfig
-from sightline.integrations.endpoint_export import export_endpoint
-from sightline.integrations.endpoint_handler import EndpointHandler
-from sightline.models.base import Captioner, Encoder, GenerationConfig
-from sightline.models.captioners import load_captioner
-from sightline.models.encoders import load_encoder
-from sightline.models.endpoint_client import Endpoint, RemoteConfig, is_remote
-from sightline.models.posting import PostLimits
-from sightline.models.registry import find_card
-from sightline.models.remote_captioner import RemoteCaptioner, load_remote_captioner
-from sightline.models.remote_cost import CostEstimate, estimate_cost
-from sightline.models.remote_encoder import RemoteEncoder, load_remote_encoder
-from sightline.search.engine import embed_picture
+from sightline.faces.integrations.endpoint_export import export_endpoint
+from sightline.faces.integrations.endpoint_handler import EndpointHandler
 
 QUICK = RemoteConfig(batch_size=4, limits=PostLimits(retry_wait_s=0.005, read_timeout_s=60, tries=3))
 SIDE_PX, CAPTIONER_PX = (find_card(name).preprocessing.size_px for name in ("starter", "starter-captioner"))
@@ -262,7 +262,7 @@ def test_settings_below_one_are_refused(name):
 @pytest.fixture
 def library(tmp_path, remote, monkeypatch):
     """A library whose model computes behind the endpoint."""
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", lambda name: remote)
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: remote)
     with sl.Library.open(tmp_path / "library", model="starter") as opened:
         yield opened
 

@@ -8,12 +8,12 @@ import sightline as sl
 from captioning_fakes import paint
 from language_models import chat_answer
 from moody_server import MoodyServer
-from sightline.cli.main import main
+from sightline.core.models.registry import find_card, resolve_name
+from sightline.core.models.remote_encoder import RemoteEncoder
 from sightline.errors import InputError, ModelError
-from sightline.integrations.endpoint_export import export_endpoint
-from sightline.integrations.endpoint_local import run_endpoint
-from sightline.models.registry import find_card, resolve_name
-from sightline.models.remote_encoder import RemoteEncoder
+from sightline.faces.cli.main import main
+from sightline.faces.integrations.endpoint_export import export_endpoint
+from sightline.faces.integrations.endpoint_local import run_endpoint
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import sightline as sl
 from captioning_fakes import FakeEncoder, caption_of, paint
 from language_models import chat_answer
 from moody_server import MoodyServer
-from sightline.cli.write import write
 from sightline.errors import InputError
+from sightline.faces.cli.write import write
 
 CAPTIONS = {
     "beach/a.png": ["a brown dog runs on the beach", "two dogs playing by the sea"],
@@ -22,7 +22,7 @@ CAPTIONS = {
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     encoder = FakeEncoder(name="starter")
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", lambda name: encoder)
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: encoder)
     monkeypatch.setenv("SIGHTLINE_LIBRARY", str(tmp_path / "library"))
     for relative, colour in zip(CAPTIONS, ("blue", "green", "red"), strict=True):
         paint(tmp_path / "photos" / relative, colour)

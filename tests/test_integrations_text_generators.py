@@ -8,9 +8,10 @@ import pytest
 
 from language_models import chat_answer, tiny_language_model
 from moody_server import MoodyServer
+from sightline.core.models.posting import PostLimits
 from sightline.errors import InputError, ModelError
-from sightline.integrations.chat_generation import ChatGenerator
-from sightline.integrations.text_generation import (
+from sightline.faces.integrations.chat_generation import ChatGenerator
+from sightline.faces.integrations.text_generation import (
     SYSTEM,
     Unusable,
     WritingConfig,
@@ -20,7 +21,6 @@ from sightline.integrations.text_generation import (
     load_writer,
     quote,
 )
-from sightline.models.posting import PostLimits
 
 needs_torch = pytest.mark.skipif(find_spec("transformers") is None, reason="needs the extra torch")
 SHORT = WritingConfig(max_tokens=6)
@@ -104,8 +104,8 @@ def test_code_in_a_folder_is_not_run(tmp_path):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     folder = tiny_language_model() if find_spec("transformers") else None
-    monkeypatch.setattr("sightline.integrations.pipeline_generation.torch_installed", lambda: False)
-    from sightline.integrations.pipeline_generation import PipelineGenerator
+    monkeypatch.setattr("sightline.faces.integrations.pipeline_generation.torch_installed", lambda: False)
+    from sightline.faces.integrations.pipeline_generation import PipelineGenerator
 
     with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
         PipelineGenerator("dir:x", folder)

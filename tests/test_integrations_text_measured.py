@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.addressing import load_dataset
-from sightline.evaluation.embedding import embed_dataset, embed_texts
-from sightline.evaluation.retrieval import rank_retrieval
-from sightline.integrations.query_expansion import ExpandingEncoder, FixedExpander
-from sightline.models.encoders import load_encoder
+from sightline.core.models.encoders import load_encoder
+from sightline.faces.integrations.query_expansion import ExpandingEncoder, FixedExpander
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.evaluation.embedding import embed_dataset, embed_texts
+from sightline.lab.evaluation.retrieval import rank_retrieval
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import sightline as sl
-from sightline.captioning.dual import CaptionConfig
+from sightline.core.captioning.dual import CaptionConfig
 from sightline.errors import InputError, ModelError, StoreError
 
 
@@ -144,7 +144,7 @@ def test_a_folder_without_a_library_is_an_error_unless_one_may_be_made(tmp_path)
 @pytest.fixture
 def starter_copy(tmp_path, monkeypatch):
     """A model folder of one's own, `own` in the working directory, that a test may change."""
-    folder = shutil.copytree(Path(sl.__file__).parent / "models" / "starter" / "clip", tmp_path / "own")
+    folder = shutil.copytree(Path(sl.__file__).parent / "core" / "models" / "starter" / "clip", tmp_path / "own")
     monkeypatch.chdir(tmp_path)
     return folder
 

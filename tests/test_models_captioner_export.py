@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioner_export import export_captioner
+from sightline.core.models.cards import read_card
+from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig
+from sightline.core.models.hashes import hash_file, hash_files
+from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig
+from sightline.core.models.onnx_captioner import OnnxCaptioner
+from sightline.core.models.onnx_session import open_session
+from sightline.core.models.torch_captioner import TorchCaptioner
 from sightline.errors import ModelError
-from sightline.models.base import GenerationConfig
-from sightline.models.captioner_export import export_captioner
-from sightline.models.cards import read_card
-from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig
-from sightline.models.hashes import hash_file, hash_files
-from sightline.models.lite import LiteCaptioner, LiteCaptionerConfig
-from sightline.models.onnx_captioner import OnnxCaptioner
-from sightline.models.onnx_session import open_session
-from sightline.models.torch_captioner import TorchCaptioner
 
 
 def test_the_graphs_have_the_contracts_names_and_free_dimensions():

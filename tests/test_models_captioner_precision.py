@@ -5,13 +5,13 @@ import shutil
 import pytest
 
 from blip_folders import make_pixels, tiny_blip_onnx
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate, choose_graphs, make_int8
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.layout import find_graphs
+from sightline.core.models.precision import Verdict, quantised_folder, write_verdict
+from sightline.core.models.registry import find_card
 from sightline.errors import ModelError
-from sightline.models.base import GenerationConfig
-from sightline.models.captioner_precision import VERDICT_NAME, CaptionerGate, choose_graphs, make_int8
-from sightline.models.captioners import load_captioner
-from sightline.models.layout import find_graphs
-from sightline.models.precision import Verdict, quantised_folder, write_verdict
-from sightline.models.registry import find_card
 
 NAME = f"dir:{tiny_blip_onnx()}"
 
@@ -50,7 +50,7 @@ def test_int8_needs_a_verdict_and_is_made_once(graphs, monkeypatch):
     captioner = load_captioner(NAME)
     assert captioner.precision == "int8"
     assert captioner.generate(make_pixels(1, 32), GenerationConfig(beams=1))[0][0].text
-    monkeypatch.setattr("sightline.models.captioner_precision.write_int8", lambda *args: pytest.fail("made again"))
+    monkeypatch.setattr("sightline.core.models.captioner_precision.write_int8", lambda *args: pytest.fail("made again"))
     assert load_captioner(NAME, precision="int8").precision == "int8"
     made = sorted(path.name for path in quantised_folder(graphs).rglob("*.onnx"))
     assert made == ["decoder.int8.onnx", "image.int8.onnx"]
@@ -61,7 +61,7 @@ def test_int8_that_could_not_be_made_leaves_nothing_behind(graphs, monkeypatch):
         path_out.write_bytes(b"half")
         raise ModelError("no")
 
-    monkeypatch.setattr("sightline.models.captioner_precision.write_int8", fail)
+    monkeypatch.setattr("sightline.core.models.captioner_precision.write_int8", fail)
     with pytest.raises(ModelError):
         make_int8(graphs)
     assert not list(quantised_folder(graphs).rglob("*.onnx"))

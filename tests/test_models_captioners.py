@@ -5,13 +5,13 @@ import shutil
 import pytest
 
 from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
+from sightline.core.models import captioner_export
+from sightline.core.models.base import Captioner, GenerationConfig
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.cards import read_card
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import exports_dir
 from sightline.errors import ModelError
-from sightline.models import captioner_export
-from sightline.models.base import Captioner, GenerationConfig
-from sightline.models.captioners import load_captioner
-from sightline.models.cards import read_card
-from sightline.models.registry import find_card
-from sightline.models.resolve import exports_dir
 
 NAME = f"dir:{tiny_blip()}"
 PLAIN = GenerationConfig(max_tokens=8)
@@ -36,7 +36,7 @@ def test_weights_are_exported_once_and_then_run_without_torch(exports, monkeypat
     assert captioner.runtime.startswith("onnx:")
     assert captioner.card.name == find_card(NAME).name
     assert captioner.card.weights_hash == read_card(tiny_blip_onnx()).weights_hash
-    monkeypatch.setattr("sightline.models.exports.torch_installed", lambda: False)
+    monkeypatch.setattr("sightline.core.models.exports.torch_installed", lambda: False)
     again = load_captioner(find_card(NAME), runtime="onnx")
     pixels = make_pixels(2, 32)
     assert again.generate(pixels, PLAIN) == captioner.generate(pixels, PLAIN)
@@ -55,7 +55,7 @@ def test_a_folder_with_graphs_needs_no_export(exports):
 
 
 def test_without_torch_the_way_on_is_named(exports, monkeypatch):
-    monkeypatch.setattr("sightline.models.exports.torch_installed", lambda: False)
+    monkeypatch.setattr("sightline.core.models.exports.torch_installed", lambda: False)
     for runtime in ("auto", "torch"):
         with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
             load_captioner(NAME, runtime=runtime)

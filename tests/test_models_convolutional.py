@@ -11,19 +11,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from model_folders import cosines, random_pixels  # noqa: E402
-from sightline.errors import ModelError  # noqa: E402
-from sightline.images.preprocess import Preprocessing  # noqa: E402
-from sightline.models import convolutional  # noqa: E402
-from sightline.models.base import ModelCard  # noqa: E402
-from sightline.models.cards import write_card  # noqa: E402
-from sightline.models.convolutional import (  # noqa: E402
+from sightline.core.images.preprocess import Preprocessing  # noqa: E402
+from sightline.core.models import convolutional  # noqa: E402
+from sightline.core.models.base import ModelCard  # noqa: E402
+from sightline.core.models.cards import write_card  # noqa: E402
+from sightline.core.models.convolutional import (  # noqa: E402
     ConvCaptioner,
     ConvCaptionerConfig,
     ConvClip,
     ConvClipConfig,
 )
-from sightline.models.encoders import load_encoder  # noqa: E402
-from sightline.training.vocabulary import text_spec  # noqa: E402
+from sightline.core.models.encoders import load_encoder  # noqa: E402
+from sightline.errors import ModelError  # noqa: E402
+from sightline.lab.training.vocabulary import text_spec  # noqa: E402
 from training_world import word_backend  # noqa: E402
 
 CLIP = ConvClipConfig(

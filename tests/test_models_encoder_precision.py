@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, own_cache, random_pixels, write_clip, write_published_layout
+from sightline.core.models import encoder_precision
+from sightline.core.models.cards import read_card, write_card
+from sightline.core.models.encoder_precision import needs_gate, quantise_encoder, read_verdicts
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.gate import EncoderGate
+from sightline.core.models.layout import find_graphs
+from sightline.core.models.precision import int8_path, quantised_folder
+from sightline.core.models.registry import find_card
 from sightline.errors import InputError, ModelError
-from sightline.models import encoder_precision
-from sightline.models.cards import read_card, write_card
-from sightline.models.encoder_precision import needs_gate, quantise_encoder, read_verdicts
-from sightline.models.encoders import load_encoder
-from sightline.models.gate import EncoderGate
-from sightline.models.layout import find_graphs
-from sightline.models.precision import int8_path, quantised_folder
-from sightline.models.registry import find_card
 
 torch = pytest.importorskip("torch", reason="the folders are made with the extra torch")
 onnx = pytest.importorskip("onnx")
@@ -250,7 +250,7 @@ def test_a_tower_that_can_not_be_made_int8_runs_in_fp32_and_says_why(folders, sh
     def fail(*_args, **_options):
         raise ValueError("an operator that nobody knows\nand its trace")
 
-    monkeypatch.setattr("sightline.models.quantised_tower.open_tower", fail)
+    monkeypatch.setattr("sightline.core.models.quantised_tower.open_tower", fail)
     verdicts, _ = quantise(folders["plain"], pixels)
     assert verdicts["image"].describe() == "failed: ValueError: an operator that nobody knows"
     assert load_encoder(f"dir:{folders['plain']}").precision == "fp32"

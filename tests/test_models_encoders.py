@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from sightline.core.models import encoders, hub
+from sightline.core.models.encoders import default_model_name, load_encoder
 from sightline.errors import ModelError
-from sightline.models import encoders, hub
-from sightline.models.encoders import default_model_name, load_encoder
 
 
 @pytest.fixture(autouse=True)

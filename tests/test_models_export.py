@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, own_cache, random_pixels, source_and_export, write_clip
-from sightline.config import cache_dir
+from sightline.core.models import export, exports
+from sightline.core.models.cards import read_card
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.export import export_encoder
+from sightline.core.models.hashes import hash_file
 from sightline.errors import ModelError
-from sightline.models import export, exports
-from sightline.models.cards import read_card
-from sightline.models.encoders import load_encoder
-from sightline.models.export import export_encoder
-from sightline.models.hashes import hash_file
+from sightline.kit.config import cache_dir
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

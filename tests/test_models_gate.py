@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from sightline.core.models.gate import EncoderGate, compare_vectors, gate_sentences
 from sightline.errors import InputError
-from sightline.models.gate import EncoderGate, compare_vectors, gate_sentences
 
 PLAIN = EncoderGate(neighbours=2)
 

@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.generation import generate_tokens, score_tokens
+from sightline.core.models.token_search import Frame
 from sightline.errors import InputError, ModelError
-from sightline.models.base import GenerationConfig
-from sightline.models.generation import generate_tokens, score_tokens
-from sightline.models.token_search import Frame
 
 BOS, EOS = 0, 1
 FRAME = Frame(start_ids=(BOS,), eos_id=EOS, pad_id=BOS, banned_ids=(BOS,))

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from model_folders import ids_of, write_clip_tokenizer
-from sightline.config import cache_dir
+from sightline.core.models import hashes, hub, pulling, resolve
+from sightline.core.models.base import OnnxExport
+from sightline.core.models.cards import write_card
+from sightline.core.models.hashes import hash_file, hash_files, verify_files
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import is_available, resolve_folder
 from sightline.errors import ModelError
-from sightline.models import hashes, hub, pulling, resolve
-from sightline.models.base import OnnxExport
-from sightline.models.cards import write_card
-from sightline.models.hashes import hash_file, hash_files, verify_files
-from sightline.models.registry import find_card
-from sightline.models.resolve import is_available, resolve_folder
+from sightline.kit.config import cache_dir
 from test_models_cards import full_card
 
 WAYS_ON = ("starter", "dir:PATH", "HF_HOME", "sightline models pull")
@@ -276,8 +276,8 @@ def test_the_names_of_an_export_can_differ(tmp_path, hub_cache):
 
 def test_local_models_never_import_the_hubs_library():
     code = (
-        "import sys; from sightline.models.registry import find_card, known_cards; known_cards();"
-        "from sightline.models import encoders, resolve; find_card('ViT-B-32/openai');"
+        "import sys; from sightline.core.models.registry import find_card, known_cards; known_cards();"
+        "from sightline.core.models import encoders, resolve; find_card('ViT-B-32/openai');"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'onnxruntime'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -10,13 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sightline.data.addressing import load_dataset
-from sightline.errors import ModelError
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import ModelCard
-from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig, ConvClip
-from sightline.models.encoders import load_encoder
-from sightline.models.lite import (
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import ModelCard
+from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig, ConvClip
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.lite import (
     LiteCaptioner,
     LiteCaptionerConfig,
     LiteClip,
@@ -25,12 +23,14 @@ from sightline.models.lite import (
     load_own_captioner,
     load_own_clip,
 )
-from sightline.models.registry import find_card
-from sightline.models.resolve import resolve_folder
-from sightline.models.tokenizing import Tokenizer
-from sightline.models.torch_encoder import load_towers
-from sightline.training.towers import load_trained
-from sightline.training.vocabulary import text_spec
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import resolve_folder
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.torch_encoder import load_towers
+from sightline.errors import ModelError
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.training.towers import load_trained
+from sightline.lab.training.vocabulary import text_spec
 
 CONFIG = LiteClipConfig(
     size_px=64, image_width=0.25, image_depth=0.5, feature_width=16, head_width=24, vocab_size=50, context_length=8,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, random_pixels, source_and_export, write_published_layout
+from sightline.core.models import onnx_encoder
+from sightline.core.models.cards import read_card, write_card
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.onnx_encoder import OnnxEncoder
+from sightline.core.models.registry import find_card
 from sightline.errors import ModelError
-from sightline.models import onnx_encoder
-from sightline.models.cards import read_card, write_card
-from sightline.models.encoders import load_encoder
-from sightline.models.onnx_encoder import OnnxEncoder
-from sightline.models.registry import find_card
 
 pytest.importorskip("torch", reason="the folders are made with the extra torch")
 
@@ -21,7 +21,7 @@ RUN_WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 import numpy as np
-from sightline.models.encoders import load_encoder
+from sightline.core.models.encoders import load_encoder
 encoder = load_encoder(sys.argv[1])
 side = encoder.card.preprocessing.size_px
 pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from sightline.core.models import onnx_session
+from sightline.core.models.onnx_session import available_providers, open_session, usable_cpus
 from sightline.errors import ModelError
-from sightline.models import onnx_session
-from sightline.models.onnx_session import available_providers, open_session, usable_cpus
 
 onnx = pytest.importorskip("onnx")
 

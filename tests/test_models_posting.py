@@ -5,8 +5,8 @@ import time
 import pytest
 
 from moody_server import MoodyServer
+from sightline.core.models.posting import JsonPoster, PostLimits
 from sightline.errors import InputError, ModelError
-from sightline.models.posting import JsonPoster, PostLimits
 
 QUICK = {"retry_wait_s": 0.005, "read_timeout_s": 60, "tries": 3}
 IMPATIENT = {**QUICK, "read_timeout_s": 0.15}

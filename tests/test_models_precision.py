@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from sightline import config
+from sightline.core.models import precision
+from sightline.core.models.precision import Verdict, int8_path, quantised_folder, read_verdict, write_verdict
 from sightline.errors import InputError
-from sightline.models import precision
-from sightline.models.precision import Verdict, int8_path, quantised_folder, read_verdict, write_verdict
+from sightline.kit import config
 
 REQUIRED = {"cosine_mean": 0.99}
 VERDICT = Verdict(

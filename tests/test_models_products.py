@@ -7,11 +7,11 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sightline.images.preprocess import Preprocessing  # noqa: E402
-from sightline.models.onnx_session import run_in_memory  # noqa: E402
-from sightline.models.patches import take_pixels  # noqa: E402
-from sightline.models.products import find_products, inputs_of, quantise_products, rank_inputs  # noqa: E402
-from sightline.models.quantised_tower import LEVELS, usable_levels  # noqa: E402
+from sightline.core.images.preprocess import Preprocessing  # noqa: E402
+from sightline.core.models.onnx_session import run_in_memory  # noqa: E402
+from sightline.core.models.patches import take_pixels  # noqa: E402
+from sightline.core.models.products import find_products, inputs_of, quantise_products, rank_inputs  # noqa: E402
+from sightline.core.models.quantised_tower import LEVELS, usable_levels  # noqa: E402
 
 
 def make_model(nodes, constants, *, inputs, outputs, opset=18):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from sightline.core.models.quantise import quantise_dynamic, quantise_static  # noqa: E402
 from sightline.errors import ModelError  # noqa: E402
-from sightline.models.quantise import quantise_dynamic, quantise_static  # noqa: E402
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
 

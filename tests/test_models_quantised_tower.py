@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.data.addressing import load_dataset
-from sightline.images.preprocess import Preprocessing
-from sightline.models.cards import read_card
-from sightline.models.encoders import load_encoder
-from sightline.models.gate import EncoderGate, compare_vectors
-from sightline.models.onnx_session import run_in_memory
-from sightline.models.registry import find_card
-from sightline.models.resolve import PACKAGE_FOLDERS
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.cards import read_card
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.gate import EncoderGate, compare_vectors
+from sightline.core.models.onnx_session import run_in_memory
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import PACKAGE_FOLDERS
+from sightline.lab.data.addressing import load_dataset
 
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sightline.models.quantised_tower import Convolutional, Transformer, open_tower  # noqa: E402
+from sightline.core.models.quantised_tower import Convolutional, Transformer, open_tower  # noqa: E402
 
 
 def write_convolutional(path, rng, layers=4):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sightline.core.models.reference import models_table, write_tables
 from sightline.errors import InputError
-from sightline.models.reference import models_table, write_tables
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from model_folders import write_clip_tokenizer
+from sightline.core.models import registry
+from sightline.core.models.cards import write_card
+from sightline.core.models.registry import find_card, known_cards
 from sightline.errors import ModelError
-from sightline.models import registry
-from sightline.models.cards import write_card
-from sightline.models.registry import find_card, known_cards
 from test_models_cards import full_card, write_config
 
 NAMES = [

@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import GenerationConfig, ModelCard, TextSpec
+from sightline.core.models.sentences import SentenceWriter, tidy
+from sightline.core.models.tokenizing import Tokenizer
 from sightline.errors import InputError, ModelError
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import GenerationConfig, ModelCard, TextSpec
-from sightline.models.sentences import SentenceWriter, tidy
-from sightline.models.tokenizing import Tokenizer
 
 TOKENS = ["[PAD]", "[BOS]", "[SEP]", "a", "picture", "of", "dog", "cat", "runs", "[UNK]"]
 PAD, BOS, EOS, A, PICTURE, OF, DOG, CAT, RUNS, UNK = range(len(TOKENS))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, write_clip_tokenizer
+from sightline.core.models.base import TextSpec
+from sightline.core.models.tokenizing import Tokenizer
 from sightline.errors import ModelError
-from sightline.models.base import TextSpec
-from sightline.models.tokenizing import Tokenizer
 
 BOS, EOS = 598, 599
 CLIP = TextSpec(context_length=24, pad_id=EOS, bos_id=BOS, eos_id=EOS)

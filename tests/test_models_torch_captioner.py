@@ -11,12 +11,12 @@ import torch
 from transformers import BlipForConditionalGeneration
 
 from blip_folders import make_blip_folder, make_pixels, tiny_blip
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.cards import read_card
+from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.torch_captioner import TorchCaptioner, _BlipDecoder
 from sightline.errors import ModelError
-from sightline.models.base import GenerationConfig
-from sightline.models.cards import read_card
-from sightline.models.convolutional import ConvCaptioner, ConvCaptionerConfig
-from sightline.models.tokenizing import Tokenizer
-from sightline.models.torch_captioner import TorchCaptioner, _BlipDecoder
 
 GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)
 COUNT = 12

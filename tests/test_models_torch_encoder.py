@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, random_pixels, source_and_export, write_clip, write_clip_tokenizer
+from sightline.core.models.cards import read_card, write_card
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import ModelError
-from sightline.models.cards import read_card, write_card
-from sightline.models.encoders import load_encoder
 from test_models_cards import full_card
 
 torch = pytest.importorskip("torch")
@@ -89,7 +89,7 @@ def test_siglip_has_no_maps(tmp_path_factory):
 
 
 def test_a_saved_convclip_loads_and_its_map_averages_to_its_embedding(tmp_path):
-    from sightline.models.convolutional import ConvClip, ConvClipConfig
+    from sightline.core.models.convolutional import ConvClip, ConvClipConfig
 
     torch.manual_seed(0)
     config = ConvClipConfig(

@@ -5,7 +5,7 @@ import pytest
 
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.pages import escape, format_frame, write_page
+from sightline.kit.pages import escape, format_frame, write_page
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -82,7 +82,7 @@ def test_colours_reach_contrast_aa_in_light_and_dark():
 
 
 def shared_style():
-    return (resources.files("sightline") / "pages.css").read_text(encoding="utf-8")
+    return (resources.files("sightline.kit") / "pages.css").read_text(encoding="utf-8")
 
 
 def contrast(one, other):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.search.duplicates import find_exact, find_near
+from sightline.core.search.engine import SearchConfig, combine, fuse_rankings, prepare, rank, search
+from sightline.core.search.query import Part
+from sightline.core.store.base import Entry
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import InputError, StoreError
-from sightline.images.preprocess import Preprocessing
-from sightline.models.base import ModelCard, TextSpec
-from sightline.search.duplicates import find_exact, find_near
-from sightline.search.engine import SearchConfig, combine, fuse_rankings, prepare, rank, search
-from sightline.search.query import Part
-from sightline.store.base import Entry
-from sightline.store.sqlite import open_store
-from sightline.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 
 WORDS = {"red": 0, "green": 1, "blue": 2}
 

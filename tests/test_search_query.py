@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sightline.core.search.query import Part, parse_query
 from sightline.errors import InputError
-from sightline.search.query import Part, parse_query
 
 
 def texts(parts):

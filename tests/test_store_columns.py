@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.store import columns
-from sightline.store.base import Entry
-from sightline.store.sqlite import open_store
-from sightline.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+from sightline.core.store import columns
+from sightline.core.store.base import Entry
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 
 PHOTOS = Path("/photos")
 CONDITIONS = [

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import sightline
+from sightline.core.store import database
+from sightline.core.store.base import Entry
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import StoreError
-from sightline.store import database
-from sightline.store.base import Entry
-from sightline.store.sqlite import open_store
-from sightline.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
 
 DIM = 64
 BATCH = 50
@@ -32,9 +32,9 @@ SAMPLES = textwrap.dedent(
     from pathlib import Path
     import numpy as np
     from sightline.errors import StoreError
-    from sightline.store.base import Entry
-    from sightline.store.sqlite import open_store
-    from sightline.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
+    from sightline.core.store.base import Entry
+    from sightline.core.store.sqlite import open_store
+    from sightline.core.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
 
     DIM, BATCH = 64, 50
     library = Path(sys.argv[1])
@@ -409,7 +409,7 @@ def test_an_interrupt_within_a_batch_undoes_it(library, monkeypatch):
     with open_store(library) as store:
         store.upsert(batch(0))
         with monkeypatch.context() as patched:
-            patched.setattr("sightline.store.rows.refresh_texts", interrupt)
+            patched.setattr("sightline.core.store.rows.refresh_texts", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 store.upsert(batch(1))
         store.upsert(batch(2))

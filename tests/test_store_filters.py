@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sightline.core.store.base import Entry
+from sightline.core.store.filters import FIELDS, compile_filter
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption, ImageInfo, ImageRecord
 from sightline.errors import InputError
-from sightline.store.base import Entry
-from sightline.store.filters import FIELDS, compile_filter
-from sightline.store.sqlite import open_store
-from sightline.types import Caption, ImageInfo, ImageRecord
 
 PHOTOS = Path("/photos")
 

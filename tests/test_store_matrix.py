@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sightline.core.store import matrix, ranking, sqlite, vectors
+from sightline.core.store.base import Entry
+from sightline.core.store.matrix import quantise, read_matrix
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import StoreError
-from sightline.store import matrix, ranking, sqlite, vectors
-from sightline.store.base import Entry
-from sightline.store.matrix import quantise, read_matrix
-from sightline.store.sqlite import open_store
-from sightline.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
 
 DIM = 64
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sightline.store import ranking
-from sightline.store.ranking import scan
+from sightline.core.store import ranking
+from sightline.core.store.ranking import scan
 
 DIM = 48
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sightline.store.rows import match_expression, name_words
+from sightline.core.store.rows import match_expression, name_words
 
 
 @pytest.mark.parametrize(

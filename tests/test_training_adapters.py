@@ -6,10 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from sightline.core.models.torch_encoder import quiet_transformers  # noqa: E402
 from sightline.errors import InputError, TrainingError  # noqa: E402
-from sightline.models.torch_encoder import quiet_transformers  # noqa: E402
-from sightline.training.adapters import TARGETS, add_lora, has_lora, merge_lora, trainable_names  # noqa: E402
-from sightline.training.optimiser import OptimiserConfig, describe_groups, make_optimiser  # noqa: E402
+from sightline.lab.training.adapters import TARGETS, add_lora, has_lora, merge_lora, trainable_names  # noqa: E402
+from sightline.lab.training.optimiser import OptimiserConfig, describe_groups, make_optimiser  # noqa: E402
 from training_models import embed, make_clip, make_conv, make_siglip, train_step  # noqa: E402
 
 MODELS = {"clip": make_clip, "siglip": make_siglip}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError, TrainingError
-from sightline.training.alarms import (
+from sightline.lab.training.alarms import (
     IDS_SHOWN,
     AlarmConfig,
     Alarms,

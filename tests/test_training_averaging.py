@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sightline.errors import InputError, TrainingError  # noqa: E402
-from sightline.training.averaging import WeightAverage  # noqa: E402
+from sightline.lab.training.averaging import WeightAverage  # noqa: E402
 from training_models import make_clip, make_conv, train_step  # noqa: E402
 
 

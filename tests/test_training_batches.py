@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.data.base import Dataset, HardNegative, Pair
+from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import InputError
-from sightline.images.preprocess import Preprocessing
-from sightline.training.augment import Augmentation, FixedCrops
-from sightline.training.batches import NO_GROUP, Batches, Sampling
-from sightline.training.vocabulary import EOS_ID, PAD_ID
+from sightline.lab.data.base import Dataset, HardNegative, Pair
+from sightline.lab.training.augment import Augmentation, FixedCrops
+from sightline.lab.training.batches import NO_GROUP, Batches, Sampling
+from sightline.lab.training.vocabulary import EOS_ID, PAD_ID
 from training_world import word_tokenizer
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]

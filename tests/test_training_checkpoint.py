@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sightline.errors import TrainingError
-from sightline.training import checkpoint as checkpoints
-from sightline.training.checkpoint import Trained, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
+from sightline.lab.training import checkpoint as checkpoints
+from sightline.lab.training.checkpoint import Trained, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
 
 
 def make_trained(width=3, *, seed=0, steps=2, average=None):

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from sightline.errors import InputError
-from sightline.training.config import TowersConfig, TrainConfig
-from sightline.training.recipes import describe_recipe, known_recipes, make_config, resumed_config
-from sightline.training.run_folder import RunFolder
+from sightline.lab.training.config import TowersConfig, TrainConfig
+from sightline.lab.training.recipes import describe_recipe, known_recipes, make_config, resumed_config
+from sightline.lab.training.run_folder import RunFolder
 
 
 def config(**changes):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
-from sightline.training.distributed import (
+from sightline.lab.training.distributed import (
     ENVIRONMENT,
     World,
     all_equal,
@@ -24,8 +24,8 @@ from sightline.training.distributed import (
     read_world,
     start_world,
 )
-from sightline.training.gradient_cache import chunk_seeds, contrastive_backward
-from sightline.training.losses import distillation, make_loss
+from sightline.lab.training.gradient_cache import chunk_seeds, contrastive_backward
+from sightline.lab.training.losses import distillation, make_loss
 
 GROUP_B = torch.arange(8) + 3
 GROUP_T = torch.tensor([3, 3, 4, 5, 5, 6, 6, 7, 8, 9, 9, 10, -1])

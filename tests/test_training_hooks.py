@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-import sightline.training.loop as loop
-from sightline.data.pixel_cache import open_pixel_cache
+import sightline.lab.training.loop as loop
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import TrainingError
-from sightline.experiments.results import read_run
-from sightline.models.encoders import load_encoder
-from sightline.training.distributed import World
-from sightline.training.journal import read_journal
-from sightline.training.loop import train
-from sightline.training.plan import Plan
-from sightline.training.preparation import prepare
-from sightline.training.run_folder import RunFolder
+from sightline.lab.data.pixel_cache import open_pixel_cache
+from sightline.lab.experiments.results import read_run
+from sightline.lab.training.distributed import World
+from sightline.lab.training.journal import read_journal
+from sightline.lab.training.loop import train
+from sightline.lab.training.plan import Plan
+from sightline.lab.training.preparation import prepare
+from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config
 
 
@@ -46,7 +46,7 @@ def test_a_run_leaves_its_result_and_vectors_before_and_after(world, tmp_path):
 def test_pairs_with_classes_are_probed_with_the_names_of_their_classes(world, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    import sightline.training.preparation as preparation
+    import sightline.lab.training.preparation as preparation
 
     original = preparation.load_dataset
 
@@ -141,7 +141,7 @@ def test_samples_seen_decide_the_steps():
 
 
 def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path, monkeypatch):
-    import sightline.training.preparation as preparation
+    import sightline.lab.training.preparation as preparation
 
     opened = []
 

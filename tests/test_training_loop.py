@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import sightline.training.loop as loop
-import sightline.training.teacher as teaching
+import sightline.lab.training.loop as loop
+import sightline.lab.training.teacher as teaching
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.torch_encoder import TorchEncoder
 from sightline.errors import InputError, TrainingError
-from sightline.images.preprocess import Preprocessing
-from sightline.models.encoders import load_encoder
-from sightline.models.torch_encoder import TorchEncoder
-from sightline.training.journal import read_journal
-from sightline.training.loop import train
+from sightline.lab.training.journal import read_journal
+from sightline.lab.training.loop import train
 from training_world import TOWERS, make_world, small_config
 
 
@@ -192,7 +192,7 @@ def test_a_teacher_of_other_pictures_is_refused(world, tmp_path):
 
 
 def test_shuffled_captions_are_a_derangement_of_the_pairs(world):
-    from sightline.training.preparation import load_train_parts
+    from sightline.lab.training.preparation import load_train_parts
 
     (plain,) = load_train_parts(small_config(world))
     (shuffled,) = load_train_parts(small_config(world, shuffle_captions=True))
@@ -243,7 +243,7 @@ def test_measuring_on_the_training_pairs_is_refused(world, tmp_path):
 
 
 def test_a_nan_names_the_step_and_the_batch(world, tmp_path, monkeypatch):
-    from sightline.training.objective import Objective
+    from sightline.lab.training.objective import Objective
 
     original = Objective.forward
     monkeypatch.setattr(Objective, "forward", lambda self, *f: original(self, *f) * float("nan"))
@@ -269,7 +269,7 @@ def test_checkpointing_activations_with_batch_norm_is_refused(world, tmp_path):
 
 
 def test_a_full_disk_while_the_model_is_written_is_explained_and_the_run_goes_on_later(world, tmp_path, monkeypatch):
-    import sightline.training.towers as towers
+    import sightline.lab.training.towers as towers
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

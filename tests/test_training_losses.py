@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from sightline.errors import InputError, TrainingError
-from sightline.training.config import LossName
-from sightline.training.losses import (
+from sightline.lab.training.config import LossName
+from sightline.lab.training.losses import (
     chance_loss,
     distillation,
     make_loss,

@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sightline.errors import InputError, TrainingError  # noqa: E402
-from sightline.training.optimiser import (  # noqa: E402
+from sightline.lab.training.optimiser import (  # noqa: E402
     OptimiserConfig,
     describe_groups,
     freeze_batch_norms,

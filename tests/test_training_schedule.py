@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sightline.errors import InputError
-from sightline.training.schedule import learning_rate, learning_rate_warning
+from sightline.lab.training.schedule import learning_rate, learning_rate_warning
 
 
 def rates(total=100, warmup=10, **options):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from sightline.models.tokenizing import Tokenizer
-from sightline.training import token_table
-from sightline.training.token_table import tokenize
-from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.lab.training import token_table
+from sightline.lab.training.token_table import tokenize
+from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
 from training_world import word_backend, word_tokenizer
 
 WORDS = "a red ring above the blue heart"  # ids 4 to 10

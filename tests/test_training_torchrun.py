@@ -5,16 +5,16 @@ import sys
 import pytest
 import torch
 
-from sightline.training.journal import read_journal
-from sightline.training.loop import train
-from sightline.training.run_folder import RunFolder
+from sightline.lab.training.journal import read_journal
+from sightline.lab.training.loop import train
+from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from sightline.training.loop import train
-from sightline.training.run_folder import RunFolder
+from sightline.lab.training.loop import train
+from sightline.lab.training.run_folder import RunFolder
 config = RunFolder(path=Path(sys.argv[1])).read_config()
 train(config, Path(sys.argv[2]), resume=sys.argv[3] == "resume")
 """

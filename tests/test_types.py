@@ -1,6 +1,6 @@
 import pytest
 
-from sightline.types import Caption
+from sightline.core.types import Caption
 
 
 @pytest.mark.parametrize("source", ["clip", "generated", "user"])

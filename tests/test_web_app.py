@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 import sightline as sl
 from sightline.errors import StoreError, TrainingError
-from sightline.web.app import create_app
-from sightline.web.config import ServeConfig
+from sightline.faces.web.app import create_app
+from sightline.faces.web.config import ServeConfig
 from web_world import PATIENCE_S, index, open_app, picture_bytes, submit, wait_for, wait_for_job, write_photos
 
 
@@ -23,8 +23,8 @@ def library(tmp_path):
 def test_an_app_is_made_without_loading_any_runtime_of_models(tmp_path):
     """The first page must not wait for them."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sightline.web.app import create_app\n"
-        "from sightline.web.config import ServeConfig\n"
+        "import sys\nfrom pathlib import Path\nfrom sightline.faces.web.app import create_app\n"
+        "from sightline.faces.web.config import ServeConfig\n"
         f"create_app(ServeConfig(libraries=(Path({str(tmp_path / 'library')!r}),)))\n"
         "print([name for name in ('torch', 'onnxruntime', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
@@ -42,13 +42,13 @@ def test_nothing_is_told_to_a_collector_that_the_environment_names(library, monk
 
 
 def test_importing_the_room_loads_nothing():
-    code = "import sys, sightline.web; print('fastapi' in sys.modules or 'pydantic' in sys.modules)"
+    code = "import sys, sightline.faces.web; print('fastapi' in sys.modules or 'pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_the_page_comes_while_the_model_still_loads(library, monkeypatch):
-    from sightline.models import encoders
+    from sightline.core.models import encoders
 
     go_on, load = threading.Event(), encoders.load_encoder
 
@@ -68,8 +68,8 @@ def test_the_page_comes_while_the_model_still_loads(library, monkeypatch):
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_the_page_comes_all_the_same(library, monkeypatch, caplog):
+    from sightline.core.models import encoders
     from sightline.errors import ModelError
-    from sightline.models import encoders
 
     def fail(name):
         raise ModelError("The weights are gone.")
@@ -104,7 +104,7 @@ def test_fp32_of_a_model_that_comes_in_int8_is_refused_wherever_it_would_run(lib
 def test_a_model_is_loaded_once_however_many_ask_at_first(library, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from sightline.models import encoders
+    from sightline.core.models import encoders
 
     loaded, load = [], encoders.load_encoder
     monkeypatch.setattr(encoders, "load_encoder", lambda name: loaded.append(name) or load(name))
@@ -134,7 +134,7 @@ def test_pages_for_what_is_not_there_are_absent(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     with open_app(tmp_path / "library", model="starter", runs=tmp_path / "runs") as client:
         assert client.get("/api/stats").json()["pages"] == ["search", "library", "caption", "compare", "train"]
-    monkeypatch.setattr("sightline.web.app.ROUTERS", ("search", "stats"))
+    monkeypatch.setattr("sightline.faces.web.app.ROUTERS", ("search", "stats"))
     with open_app(tmp_path / "library", model="starter", runs=tmp_path / "runs") as client:
         assert client.get("/api/stats").json()["pages"] == ["search"]
 
@@ -173,7 +173,7 @@ def test_errors_become_problems_without_a_trace(library, monkeypatch, error, sta
 
     app = create_app(ServeConfig(libraries=(library,)))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
-        monkeypatch.setattr("sightline.store.sqlite.SqliteStore.stats", fail)
+        monkeypatch.setattr("sightline.core.store.sqlite.SqliteStore.stats", fail)
         response = client.get("/api/stats")
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
@@ -213,7 +213,7 @@ def test_a_library_that_is_none_is_refused_at_the_start(tmp_path):
 
 def test_the_page_of_runs_looks_for_the_file_that_training_writes():
     pytest.importorskip("torch")
-    from sightline.training import run_folder
-    from sightline.web import runs
+    from sightline.faces.web import runs
+    from sightline.lab.training import run_folder
 
     assert runs.RUN_FILE == run_folder.RUN_FILE

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from sightline.web.captioners import MAX_WAITING
+from sightline.faces.web.captioners import MAX_WAITING
 from web_world import PATIENCE_S, index, open_app, picture_bytes, wait_for, write_photos
 
 
@@ -105,7 +105,7 @@ def test_uploads_that_are_no_pictures_are_refused_with_the_reason(client, data, 
 
 
 def test_an_upload_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
-    monkeypatch.setattr("sightline.web.uploads.MAX_UPLOAD_PIXELS", 80 * 60 - 1)
+    monkeypatch.setattr("sightline.faces.web.uploads.MAX_UPLOAD_PIXELS", 80 * 60 - 1)
     refused = client.post("/api/caption", files={"file": ("a.png", picture_bytes())})
     assert (refused.status_code, "too large" in refused.json()["detail"]) == (422, True)
 

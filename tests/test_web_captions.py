@@ -52,7 +52,7 @@ def test_a_caption_is_kept_also_where_the_model_can_not_run(client, monkeypatch)
     def fail(self):
         raise ModelError("The files of starter are not on this machine.")
 
-    monkeypatch.setattr("sightline.web.libraries.OpenLibrary.encoder", property(fail))
+    monkeypatch.setattr("sightline.faces.web.libraries.OpenLibrary.encoder", property(fail))
     (caption,) = client.put("/api/images/1/captions", json={"text": "words"}).json()["captions"]
     assert (caption["text"], caption["similarity"]) == ("words", None)
 

@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from sightline.web.routes.compare import _measure_agreement
+from sightline.faces.web.routes.compare import _measure_agreement
 from web_world import copy_model, index, open_app, write_photos
 
 

@@ -60,8 +60,8 @@ def test_the_python_example_prints_hits(served, monkeypatch):
 
 
 def test_the_page_names_every_address_of_the_api_and_no_other(served):
-    from sightline.web.app import create_app
-    from sightline.web.config import ServeConfig
+    from sightline.faces.web.app import create_app
+    from sightline.faces.web.config import ServeConfig
 
     folder, _ = served
     paths = create_app(ServeConfig(libraries=(folder / "library",))).openapi()["paths"]

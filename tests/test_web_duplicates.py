@@ -9,10 +9,10 @@ pytest.importorskip("fastapi")
 import numpy as np
 from PIL import Image
 
+from sightline.core.search import duplicates as search_duplicates
 from sightline.errors import InputError
-from sightline.search import duplicates as search_duplicates
-from sightline.web import duplicates as web_duplicates
-from sightline.web.problems import Problem
+from sightline.faces.web import duplicates as web_duplicates
+from sightline.faces.web.problems import Problem
 from web_world import PATIENCE_S, index, open_app, wait_for, write_photos
 
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from sightline.web import events as events_module
-from sightline.web.events import Events
+from sightline.faces.web import events as events_module
+from sightline.faces.web.events import Events
 from web_world import PATIENCE_S
 
 

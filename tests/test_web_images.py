@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 from PIL import Image
 
 import sightline as sl
-from sightline.web.thumbnails import Thumbnails
+from sightline.faces.web.thumbnails import Thumbnails
 from web_world import COLOURS, PATIENCE_S, index, open_app, write_photos, write_picture
 
 TURNED = {3: "bottom right", 6: "top right", 8: "bottom left", 1: "top left"}
@@ -182,7 +182,7 @@ def test_where_thumbnails_cannot_be_kept_they_are_made_each_time_and_later_kept(
 
 
 def test_a_thumbnail_file_in_use_by_another_process_is_not_thrown_away(tmp_path, library, monkeypatch):
-    monkeypatch.setattr("sightline.web.thumbnails._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sightline.faces.web.thumbnails._BUSY_TIMEOUT_S", 0.05)
     with sl.Library.open(library) as opened:
         record = opened.store.get([1])[0]
     thumbnails = Thumbnails(library / "thumbnails")
@@ -312,8 +312,8 @@ def test_a_heatmap_has_a_cosine_for_each_cell(client, library):
     assert np.abs(values).max() <= 1
     with sl.Library.open(library) as opened:
         encoder = opened.encoder
-        from sightline.experiments.explain import explain_picture
-        from sightline.images.decode import read_picture
+        from sightline.core.images.decode import read_picture
+        from sightline.lab.experiments.explain import explain_picture
 
         record = opened.store.get([hit["id"]])[0]
         pixels = encoder.card.preprocessing.resize(
@@ -326,7 +326,7 @@ def test_a_heatmap_has_a_cosine_for_each_cell(client, library):
 
 
 def test_a_model_without_maps_says_so(client, monkeypatch):
-    monkeypatch.setattr("sightline.web.encoders.SharedEncoder.encode_maps", lambda self, pixels: None)
+    monkeypatch.setattr("sightline.faces.web.encoders.SharedEncoder.encode_maps", lambda self, pixels: None)
     response = client.get("/api/images/1/heatmap", params={"q": "a"})
     assert (response.status_code, response.json()["type"]) == (409, "/problems/no-map")
 

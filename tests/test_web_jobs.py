@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 import httpx2
 
 import sightline as sl
-from sightline.data.locks import take_lock
+from sightline.lab.data.locks import take_lock
 from web_world import (
     PATIENCE_S,
     SlowEncoder,
@@ -37,7 +37,7 @@ machine, too."""
 @pytest.fixture
 def slow_encoder(monkeypatch):
     encoder = SlowEncoder(0.3)
-    monkeypatch.setattr("sightline.models.encoders.load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name, **_: encoder)
     return encoder
 
 
@@ -328,7 +328,7 @@ def test_a_job_that_has_ended_is_left_alone(tmp_path, verb, says):
 
 
 def test_the_same_work_is_not_queued_twice_and_the_queue_is_bounded(tmp_path, slow_encoder, monkeypatch):
-    monkeypatch.setattr("sightline.web.job_queue.MAX_UNFINISHED", 2)
+    monkeypatch.setattr("sightline.faces.web.job_queue.MAX_UNFINISHED", 2)
     many = write_many(tmp_path / "many", 12)
     with open_app(tmp_path / "library", model="starter", allow_roots=(tmp_path,)) as client:
         jobs = [submit(client, kind="index", folders=[str(many)]) for _ in range(3)]
@@ -343,7 +343,7 @@ def test_the_same_work_is_not_queued_twice_and_the_queue_is_bounded(tmp_path, sl
 
 
 def test_only_the_latest_ended_jobs_are_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.web.job_queue._MAX_ENDED", 2)
+    monkeypatch.setattr("sightline.faces.web.job_queue._MAX_ENDED", 2)
     index(tmp_path / "library", write_photos(tmp_path / "photos", ["red"]))
     with open_app(tmp_path / "library") as client:
         ids = []
@@ -362,7 +362,7 @@ def test_a_job_that_fails_says_why_and_the_queue_goes_on(tmp_path, monkeypatch):
             raise failure
         return monkeypatch.undo()
 
-    monkeypatch.setattr("sightline.indexing.indexer.index", index_badly)
+    monkeypatch.setattr("sightline.core.indexing.indexer.index", index_badly)
     with open_app(tmp_path / "library") as client:
         first = wait_for_job(client, submit(client, kind="index"))
         assert (first["state"], first["error"]) == ("failed", "The disk is full.")
@@ -463,7 +463,7 @@ def test_jobs_that_can_not_be_understood_are_left_out_of_the_list(tmp_path):
 def test_a_list_that_can_not_be_written_costs_the_list_and_not_the_work(tmp_path, monkeypatch):
     library = index(tmp_path / "library", write_photos(tmp_path / "photos", ["red"]))
     monkeypatch.setattr(
-        "sightline.web.job_file.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
+        "sightline.faces.web.job_file.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     with open_app(library) as client:
         assert wait_for_job(client, submit(client, kind="index"))["state"] == "done"
@@ -476,7 +476,7 @@ def test_a_library_whose_folder_can_not_be_written_is_served_without_jobs(tmp_pa
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("sightline.web.job_file.take_lock", refuse)
+    monkeypatch.setattr("sightline.faces.web.job_file.take_lock", refuse)
     with open_app(library) as client:
         assert client.get("/api/jobs").json()["jobs"] == []
         refused = client.post("/api/jobs", json={"kind": "index"})

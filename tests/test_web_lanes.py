@@ -12,11 +12,11 @@ pytest.importorskip("fastapi")
 
 import sightline as sl
 from moody_server import MoodyServer
+from sightline.core.models.cards import card_to_json
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import ModelError
-from sightline.models.cards import card_to_json
-from sightline.models.encoders import load_encoder
-from sightline.web.lanes import Lane
-from sightline.web.problems import Problem
+from sightline.faces.web.lanes import Lane
+from sightline.faces.web.problems import Problem
 from web_demo import run_on_a_socket
 from web_world import copy_model, index, picture_bytes, wait_for, write_photos
 
@@ -75,7 +75,7 @@ def silent(tmp_path, monkeypatch):
     with sl.Library.open(library, model=model) as opened:
         opened.index()
     endpoint = SilentEndpoint(model)
-    monkeypatch.setattr("sightline.web.encoders.ANSWER_S", 10 * LONG_S)
+    monkeypatch.setattr("sightline.faces.web.encoders.ANSWER_S", 10 * LONG_S)
     with (
         MoodyServer(endpoint) as server,
         run_on_a_socket(library, model=f"endpoint:{server.url}") as (config, address),
@@ -152,8 +152,8 @@ def test_an_endpoint_can_not_call_its_model_by_an_address(tmp_path):
 
 
 def test_a_slow_tool_holds_no_other_tool_up(tmp_path, monkeypatch):
-    mcp_server = pytest.importorskip("sightline.integrations.mcp_server", reason="needs the extra mcp")
-    from sightline.integrations.tools_library import ToolLibrary
+    mcp_server = pytest.importorskip("sightline.faces.integrations.mcp_server", reason="needs the extra mcp")
+    from sightline.faces.integrations.tools_library import ToolLibrary
 
     release, call = threading.Event(), mcp_server._call
 

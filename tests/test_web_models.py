@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 import sightline as sl
-from sightline.types import ModelIdentity
+from sightline.core.types import ModelIdentity
 from web_world import copy_model, index, open_app, write_photos
 
 

@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("fastapi")
 
 import sightline as sl
-from sightline.web import rankings
-from sightline.web.cursors import Cursor, read_cursor, write_cursor
-from sightline.web.problems import Problem
-from sightline.web.rankings import Ranking, Rankings
+from sightline.faces.web import rankings
+from sightline.faces.web.cursors import Cursor, read_cursor, write_cursor
+from sightline.faces.web.problems import Problem
+from sightline.faces.web.rankings import Ranking, Rankings
 from web_demo import make_demo_library
 from web_world import index, open_app, picture_bytes, write_many, write_photos
 
@@ -298,7 +298,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
     library = index(tmp_path / "library", write_photos(tmp_path / "photos", names=("red",)))
     from dataclasses import replace
 
-    from sightline.web.encoders import SharedEncoder
+    from sightline.faces.web.encoders import SharedEncoder
 
     real = SharedEncoder.identity.fget
     monkeypatch.setattr(SharedEncoder, "identity", property(lambda self: replace(real(self), weights_hash="other")))

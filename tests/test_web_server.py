@@ -18,8 +18,8 @@ import httpx2
 from click.testing import CliRunner
 
 from sightline.errors import InputError
-from sightline.web import server
-from sightline.web.config import ServeConfig
+from sightline.faces.web import server
+from sightline.faces.web.config import ServeConfig
 from web_demo import run_on_a_socket
 from web_world import PATIENCE_S, index, write_many, write_photos
 
@@ -111,17 +111,17 @@ def test_the_page_opens_in_a_browser_where_asked(library, monkeypatch):
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch, tmp_path):
-    from sightline.cli.main import sightline
+    from sightline.faces.cli.main import sightline
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "sightline.web.server", raising=False)
+    monkeypatch.delitem(sys.modules, "sightline.faces.web.server", raising=False)
     done = CliRunner().invoke(sightline, ["serve", "--library", str(tmp_path)])
     assert done.exit_code == 1
     assert "pip install 'sightline-images[web]'" in done.output
 
 
 def test_options_reach_the_server(monkeypatch, tmp_path):
-    from sightline.cli.main import sightline
+    from sightline.faces.cli.main import sightline
 
     given = []
     monkeypatch.setattr(server, "run_server", lambda config, **how: given.append((config, how)))

@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from sightline.training.journal import Journal
-from sightline.web.runs import _MAX_TRAIN_ROWS, find_runs, thin
+from sightline.faces.web.runs import _MAX_TRAIN_ROWS, find_runs, thin
+from sightline.lab.training.journal import Journal
 from web_world import open_app
 
 

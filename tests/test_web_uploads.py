@@ -9,7 +9,7 @@ pytest.importorskip("fastapi")
 
 from PIL import Image
 
-from sightline.web import uploads
+from sightline.faces.web import uploads
 from web_world import index, open_app, picture_bytes, write_photos
 
 
@@ -178,8 +178,8 @@ def test_malformed_bodies_are_refused(client, path, content_type, body):
 
 
 def test_texts_and_pictures_are_embedded_as_the_model_does(client):
-    from sightline.images.decode import read_picture
-    from sightline.models.encoders import load_encoder
+    from sightline.core.images.decode import read_picture
+    from sightline.core.models.encoders import load_encoder
 
     encoder = load_encoder("starter")
     texts = client.post("/api/embed", json={"texts": ["a dog", "a cat"]}).json()

@@ -3,7 +3,7 @@
 import torch
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from sightline.models.convolutional import ConvClip, ConvClipConfig
+from sightline.core.models.convolutional import ConvClip, ConvClipConfig
 
 IMAGE_PX = 16
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}

@@ -12,8 +12,8 @@ import sightline as sl
 def make_demo_library(folder):
     """Index the demo's photos into `folder/library`; the library's path."""
     pytest.importorskip("skimage")
-    from sightline.demo.gather import gather_photos
-    from sightline.demo.photos import load_photos
+    from sightline.faces.demo.gather import gather_photos
+    from sightline.faces.demo.photos import load_photos
 
     gather_photos(load_photos(), folder / "photos")
     with sl.Library.open(folder / "library", model="starter") as library:
@@ -28,9 +28,9 @@ def run_on_a_socket(*libraries, **settings):
 
     import uvicorn
 
-    from sightline.web.app import create_app
-    from sightline.web.config import ServeConfig
-    from sightline.web.server import bind, make_settings
+    from sightline.faces.web.app import create_app
+    from sightline.faces.web.config import ServeConfig
+    from sightline.faces.web.server import bind, make_settings
 
     config = ServeConfig(libraries=libraries, **{"port": 0, **settings})
     listener = bind(config)

@@ -57,7 +57,7 @@ def copy_model(tmp_path, name="own"):
     """The name of another model folder: the starter's weights under another name."""
     import sightline
 
-    source = Path(sightline.__file__).parent / "models" / "starter" / "clip"
+    source = Path(sightline.__file__).parent / "core" / "models" / "starter" / "clip"
     return f"dir:{shutil.copytree(source, tmp_path / name)}"
 
 
@@ -71,8 +71,8 @@ def open_app(*libraries, **settings):
     pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
 
-    from sightline.web.app import create_app
-    from sightline.web.config import ServeConfig
+    from sightline.faces.web.app import create_app
+    from sightline.faces.web.config import ServeConfig
 
     config = ServeConfig(libraries=libraries, captioner=settings.pop("captioner", "starter-captioner"), **settings)
     app = create_app(config)
@@ -124,7 +124,7 @@ class SlowEncoder:
     """The starter, with a pause in each batch of pictures; `started` is set as the first one begins."""
 
     def __init__(self, pause_s):
-        from sightline.models.encoders import load_encoder
+        from sightline.core.models.encoders import load_encoder
 
         self._encoder = load_encoder("starter")
         self.pause_s = pause_s

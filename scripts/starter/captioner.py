@@ -32,12 +32,12 @@ from self_critical import Agreement, Naming, self_critical_loss
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sightline.data.base import Dataset
-from sightline.evaluation.captions.metrics import score_words
-from sightline.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteClip
-from sightline.models.tokenizing import Tokenizer
-from sightline.training.token_table import TokenTable, tokenize
-from sightline.training.vocabulary import PAD_ID, text_spec, train_tokenizer, write_tokenizer
+from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteClip
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.lab.data.base import Dataset
+from sightline.lab.evaluation.captions.metrics import score_words
+from sightline.lab.training.token_table import TokenTable, tokenize
+from sightline.lab.training.vocabulary import PAD_ID, text_spec, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
 TOKENIZER, PICTURES = "captioner-tokenizer", "captioner.pt"

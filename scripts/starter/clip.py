@@ -31,10 +31,10 @@ from progress import Log, Training
 from published import FACTORS, load_image_tower, load_text_tower
 from torch import Tensor, nn
 
-from sightline.data.base import Dataset
-from sightline.evaluation.retrieval import retrieval_metrics
-from sightline.models.lite import LiteClip, LiteClipConfig
-from sightline.training.augment import Augmentation, augment, draw_changes
+from sightline.core.models.lite import LiteClip, LiteClipConfig
+from sightline.lab.data.base import Dataset
+from sightline.lab.evaluation.retrieval import retrieval_metrics
+from sightline.lab.training.augment import Augmentation, augment, draw_changes
 
 TOWER = "lite2"
 

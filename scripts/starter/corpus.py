@@ -14,10 +14,10 @@ from published import text_folder
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from sightline.data.addressing import load_dataset
-from sightline.data.base import Dataset
-from sightline.models.base import TextSpec
-from sightline.models.tokenizing import Tokenizer
+from sightline.core.models.base import TextSpec
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.data.base import Dataset
 
 CONTEXT_LENGTH = 64
 VOCABULARY = 10_500

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from published import MEAN, STD
 from torch import Tensor, nn
 
-from sightline.data.base import Dataset
-from sightline.data.pixel_cache import open_pixel_cache
-from sightline.images.preprocess import Preprocessing
-from sightline.models.graph_export import BATCH, export_graph
-from sightline.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteImageTower
-from sightline.models.onnx_session import open_session
-from sightline.training.augment import Augmentation, Changes, FixedCrops, augment
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.graph_export import BATCH, export_graph
+from sightline.core.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteImageTower
+from sightline.core.models.onnx_session import open_session
+from sightline.lab.data.base import Dataset
+from sightline.lab.data.pixel_cache import open_pixel_cache
+from sightline.lab.training.augment import Augmentation, Changes, FixedCrops, augment
 
 CACHE_PX = 192
 """What Flickr8k's pictures measure here."""

@@ -15,16 +15,16 @@ from features import cached_pixels
 from nouns import agreement
 from numpy.typing import NDArray
 
-from sightline.data.base import Dataset
-from sightline.demo.gather import gather_photos
-from sightline.demo.photos import load_photos
-from sightline.demo.relevance import measure_relevance
-from sightline.evaluation.captions.metrics import score_words
-from sightline.evaluation.retrieval import RetrievalEvaluator, rank_retrieval
-from sightline.evaluation.zeroshot import ZeroshotEvaluator
-from sightline.library import Library
-from sightline.models.base import Captioner, Encoder, GenerationConfig
-from sightline.types import Caption
+from sightline.core.library import Library
+from sightline.core.models.base import Captioner, Encoder, GenerationConfig
+from sightline.core.types import Caption
+from sightline.faces.demo.gather import gather_photos
+from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.relevance import measure_relevance
+from sightline.lab.data.base import Dataset
+from sightline.lab.evaluation.captions.metrics import score_words
+from sightline.lab.evaluation.retrieval import RetrievalEvaluator, rank_retrieval
+from sightline.lab.evaluation.zeroshot import ZeroshotEvaluator
 
 SHOWN = ("image_retrieval_recall@{}", "text_retrieval_recall@{}")
 SUBJECTS: Mapping[str, str] = MappingProxyType(

@@ -17,14 +17,14 @@ from classes import load_classes
 from corpus import held_out_rows
 from nouns import agreement
 
-from sightline.captioning.compose import ComposeConfig
-from sightline.captioning.dual import CaptionConfig, DualCaption, caption_picture
-from sightline.captioning.fuse import FusionWeights, fuse
-from sightline.data.addressing import load_dataset
-from sightline.data.base import Dataset
-from sightline.evaluation.captions.metrics import score_words
-from sightline.models.captioners import load_captioner
-from sightline.models.encoders import load_encoder
+from sightline.core.captioning.compose import ComposeConfig
+from sightline.core.captioning.dual import CaptionConfig, DualCaption, caption_picture
+from sightline.core.captioning.fuse import FusionWeights, fuse
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.encoders import load_encoder
+from sightline.lab.data.addressing import load_dataset
+from sightline.lab.data.base import Dataset
+from sightline.lab.evaluation.captions.metrics import score_words
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 1e6)
 

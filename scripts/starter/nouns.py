@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from sightline.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 
 WORDNET = Path("/usr/share/wordnet")
 _MANY = frozenset(

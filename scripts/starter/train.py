@@ -23,7 +23,7 @@ from objective import Classifier
 from progress import Log
 from published import load_image_tower
 
-from sightline.models.lite import LiteClip
+from sightline.core.models.lite import LiteClip
 
 STAGES = ("clip", "export-clip", "captioner", "export-captioner")
 SMOKE_CLIP = ClipRecipe(
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--smoke", action="store_true", help="a run of a few minutes on some hundred images")
     parser.add_argument(
-        "--install", type=Path, help="copy the finished folders here, e.g. src/sightline/models/starter"
+        "--install", type=Path, help="copy the finished folders here, e.g. src/sightline/core/models/starter"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

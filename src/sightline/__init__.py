@@ -9,9 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
-    from sightline.data.addressing import load_dataset
-    from sightline.data.base import Dataset
+    from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
+    from sightline.core.indexing.report import IndexConfig
+    from sightline.core.library import Library, caption
+    from sightline.core.models.base import GenerationConfig
+    from sightline.core.models.captioners import load_captioner
+    from sightline.core.models.encoders import load_encoder
+    from sightline.core.types import Caption, Hit, ImageRecord
     from sightline.errors import (
         DataError,
         ImageError,
@@ -21,43 +25,39 @@ if TYPE_CHECKING:
         StoreError,
         TrainingError,
     )
-    from sightline.indexing.report import IndexConfig
-    from sightline.library import Library, caption
-    from sightline.models.base import GenerationConfig
-    from sightline.models.captioners import load_captioner
-    from sightline.models.encoders import load_encoder
-    from sightline.training.config import TrainConfig
-    from sightline.training.loop import train
-    from sightline.training.recipes import make_config
-    from sightline.types import Caption, Hit, ImageRecord
+    from sightline.lab.data.addressing import load_dataset
+    from sightline.lab.data.base import Dataset
+    from sightline.lab.training.config import TrainConfig
+    from sightline.lab.training.loop import train
+    from sightline.lab.training.recipes import make_config
 
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
-    "Caption": "sightline.types",
-    "CaptionConfig": "sightline.captioning.dual",
-    "CaptionFailure": "sightline.captioning.dual",
+    "Caption": "sightline.core.types",
+    "CaptionConfig": "sightline.core.captioning.dual",
+    "CaptionFailure": "sightline.core.captioning.dual",
     "DataError": "sightline.errors",
-    "Dataset": "sightline.data.base",
-    "DualCaption": "sightline.captioning.dual",
-    "GenerationConfig": "sightline.models.base",
-    "Hit": "sightline.types",
+    "Dataset": "sightline.lab.data.base",
+    "DualCaption": "sightline.core.captioning.dual",
+    "GenerationConfig": "sightline.core.models.base",
+    "Hit": "sightline.core.types",
     "ImageError": "sightline.errors",
-    "ImageRecord": "sightline.types",
-    "IndexConfig": "sightline.indexing.report",
+    "ImageRecord": "sightline.core.types",
+    "IndexConfig": "sightline.core.indexing.report",
     "InputError": "sightline.errors",
-    "Library": "sightline.library",
+    "Library": "sightline.core.library",
     "ModelError": "sightline.errors",
     "SightlineError": "sightline.errors",
     "StoreError": "sightline.errors",
-    "TrainConfig": "sightline.training.config",
+    "TrainConfig": "sightline.lab.training.config",
     "TrainingError": "sightline.errors",
-    "caption": "sightline.library",
-    "load_captioner": "sightline.models.captioners",
-    "load_dataset": "sightline.data.addressing",
-    "load_encoder": "sightline.models.encoders",
-    "make_config": "sightline.training.recipes",
-    "train": "sightline.training.loop",
+    "caption": "sightline.core.library",
+    "load_captioner": "sightline.core.models.captioners",
+    "load_dataset": "sightline.lab.data.addressing",
+    "load_encoder": "sightline.core.models.encoders",
+    "make_config": "sightline.lab.training.recipes",
+    "train": "sightline.lab.training.loop",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m sightline`: the command line."""
 
-from sightline.cli.main import main
+from sightline.faces.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from sightline.demo.gather import gather_photos
-from sightline.demo.photos import load_photos
-from sightline.library import Library
+from sightline.core.library import Library
+from sightline.faces.demo.gather import gather_photos
+from sightline.faces.demo.photos import load_photos
 
 CROPS_OF_EACH = 80
 
@@ -65,7 +65,7 @@ def build_showcase(folder: Path) -> Showcase:
     gather_photos([photo for photo in load_photos() if photo.redistributable], showcase.photos)
     _add_copies(showcase.photos, showcase.phone)
     _add_details(showcase.photos, showcase.folder / "Pictures" / "Details")
-    shutil.copytree(str(resources.files("sightline.models") / "starter" / "clip"), showcase.second_model)
+    shutil.copytree(str(resources.files("sightline.core.models") / "starter" / "clip"), showcase.second_model)
     with Library.open(showcase.library, model="starter") as library:
         library.index(showcase.photos)
         for _ in library.caption([showcase.photos], captioner="starter-captioner"):

@@ -29,7 +29,7 @@ class Restarting:
 
 @pytest.fixture
 def server(world, tmp_path):
-    from sightline.library import Library
+    from sightline.core.library import Library
 
     with Library.open(tmp_path / "own", model="starter") as library:
         library.index(world.photos)

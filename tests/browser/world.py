@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from browser.waiting import TIMEOUT_S
-from sightline.demo.gather import gather_photos
-from sightline.demo.photos import load_photos
-from sightline.library import Library
-from sightline.store.base import Entry
-from sightline.types import Caption, Embedding
+from sightline.core.library import Library
+from sightline.core.store.base import Entry
+from sightline.core.types import Caption, Embedding
+from sightline.faces.demo.gather import gather_photos
+from sightline.faces.demo.photos import load_photos
 
 MANY_ROWS = 100_000
 EVIL_NAME = "<img src=x onerror=window.pwned=1>.png"
@@ -100,7 +100,7 @@ def _build_demo(world: World) -> None:
                 ]
             }
         )
-    starter = resources.files("sightline.models") / "starter" / "clip"
+    starter = resources.files("sightline.core.models") / "starter" / "clip"
     shutil.copytree(str(starter), world.folder / "second")
     with Library.open(path, model=world.second_model) as library:
         library.index()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
+from sightline.core.models.base import Captioner, GenerationConfig
+from sightline.core.models.captioners import load_captioner
+from sightline.core.models.registry import STARTER_CAPTIONER
+from sightline.core.models.resolve import PACKAGE_FOLDERS
 from sightline.errors import ModelError
-from sightline.models.base import Captioner, GenerationConfig
-from sightline.models.captioners import load_captioner
-from sightline.models.registry import STARTER_CAPTIONER
-from sightline.models.resolve import PACKAGE_FOLDERS
 
 BEAM = GenerationConfig(beams=4, num_candidates=4, max_tokens=16)
 SAMPLE = GenerationConfig(sample=True, num_candidates=3, max_tokens=16, temperature=1.5, top_p=1.0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, random_pixels, source_and_export
+from sightline.core.models.base import Encoder
+from sightline.core.models.encoders import load_encoder
 from sightline.errors import ModelError
-from sightline.models.base import Encoder
-from sightline.models.encoders import load_encoder
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra torch")
 CASES = [

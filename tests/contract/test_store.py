@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sightline.core.store.base import Entry, Failure
+from sightline.core.store.sqlite import open_store
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import InputError, StoreError
-from sightline.store.base import Entry, Failure
-from sightline.store.sqlite import open_store
-from sightline.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 
 BACKENDS = {"sqlite": open_store}
 DIM = 8

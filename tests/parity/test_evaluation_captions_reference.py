@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.evaluation.captions.metrics import score_words
-from sightline.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.metrics import score_words
+from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 
 TOKENS = [
     ("A man's dog can't run, but it won't stop.", "a man 's dog ca n't run but it wo n't stop"),

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.models.encoders import load_encoder
-from sightline.models.registry import find_card
-from sightline.models.resolve import resolve_folder
-from sightline.models.tokenizing import Tokenizer
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import resolve_folder
+from sightline.core.models.tokenizing import Tokenizer
 
 pytestmark = pytest.mark.hub
 

@@ -233,10 +233,10 @@ def test_the_page_of_a_package_has_links_that_work_there_also_when_built_from_an
 
 def test_a_package_of_unknown_origin_claims_no_address(tmp_path, bare_environment):
     source = tmp_path / "unpacked"
-    (source / "src/sightline/models/starter").mkdir(parents=True)
+    (source / "src/sightline/core/models/starter").mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py", "src/sightline/__init__.py"):
         (source / name).write_bytes((REPOSITORY / name).read_bytes())
-    (source / "src/sightline/models/starter/LICENSE").write_text("as they say")
+    (source / "src/sightline/core/models/starter/LICENSE").write_text("as they say")
     build(source, tmp_path, bare_environment, "-t", "wheel")
     (wheel,) = tmp_path.glob("*.whl")
     metadata = read_metadata(wheel)

@@ -70,7 +70,7 @@ def test_importing_the_package_loads_no_heavy_library():
 
 
 def test_help_loads_no_heavy_library():
-    code = "from sightline.cli.main import sightline\nsightline(['--help'], standalone_mode=False)"
+    code = "from sightline.faces.cli.main import sightline\nsightline(['--help'], standalone_mode=False)"
     assert loaded_by(code) == []
 
 

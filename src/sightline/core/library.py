@@ -1,0 +1,405 @@
+"""A library of indexed images: the one object that most users need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sightline.core.search.query import Part, parse_query
+from sightline.errors import InputError, ModelError
+from sightline.kit import config
+from sightline.kit.paths import expand, is_file
+
+if TYPE_CHECKING:
+    from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
+    from sightline.core.indexing.report import IndexConfig, IndexReport, Progress
+    from sightline.core.models.base import Encoder
+    from sightline.core.search.duplicates import DuplicateGroup
+    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.store.sqlite import SqliteStore
+    from sightline.core.types import Caption, Hit
+
+_MODEL_SETTING = "model"
+
+
+class Library:
+    """Images of any number of folders, their vectors and their captions, in one folder on disk.
+
+    Open one with `Library.open`; it closes at the end of a `with` block. Models load when they are first needed.
+    """
+
+    def __init__(self, store: SqliteStore, path: Path, *, model: str | None) -> None:
+        self.path = path
+        self.store = store
+        self._chosen_model = model
+        self._encoders: dict[str, Encoder] = {}
+
+    @classmethod
+    def open(
+        cls, path: str | Path | None = None, *, model: str | None = None, create: bool = True, read_only: bool = False
+    ) -> Library:
+        """Open the library in folder `path` (default: `SIGHTLINE_LIBRARY`, else one in the user's data folder).
+
+        `model` picks the model for this session; without it an existing library uses its own default and a new one
+        `ViT-B-32/openai` where that can run now without network, else `starter`. Raises StoreError where the folder
+        holds no library and `create` is False, or where it can't be read.
+        """
+        from sightline.core.models.registry import ENDPOINT_PREFIX, resolve_name
+        from sightline.core.store.sqlite import open_store
+
+        folder = expand(path) if path is not None else config.library_dir()
+        encoder = None
+        if model is not None and model.startswith(ENDPOINT_PREFIX):
+            from sightline.core.models.encoders import load_encoder
+
+            encoder = load_encoder(model)
+        name = resolve_name(model, kind="encoder") if model is not None and encoder is None else None
+        library = cls(open_store(folder, create=create, read_only=read_only), folder, model=name)
+        if encoder is not None:
+            library.use_encoder(encoder)
+        return library
+
+    @staticmethod
+    def exists(path: str | Path | None = None) -> bool:
+        """Whether a folder (default: as for `open`) holds a library."""
+        from sightline.core.store.database import DATABASE_NAME
+
+        folder = expand(path) if path is not None else config.library_dir()
+        return (folder / DATABASE_NAME).is_file()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the library's files."""
+        self.store.close()
+
+    # --- models -------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        """Name of the model in use: the one asked for, else the library's default, else a new library's choice."""
+        if self._chosen_model is None:
+            self.choose_model()
+        assert self._chosen_model is not None  # choose_model sets it
+        return self._chosen_model
+
+    def choose_model(self, *, confirm: Callable[[str], bool] | None = None) -> str | None:
+        """Settle which model is used, where that is still open; a line that tells the user of a choice, or None.
+
+        `confirm` is asked once, with a question, before anything large would be downloaded; without it nothing is.
+        """
+        from sightline.core.models.encoders import default_model_name
+
+        reason = None
+        if self._chosen_model is None:
+            self._chosen_model = self.default_model
+        if self._chosen_model is None:
+            self._chosen_model, reason = default_model_name(confirm=confirm)
+        return reason
+
+    @property
+    def default_model(self) -> str | None:
+        """The default that was set, as long as its vectors are there, else the model that came first."""
+        known = self.store.models()
+        default = self.store.setting(_MODEL_SETTING)
+        return default if default in known else next(iter(known), None)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model in use, loaded."""
+        if self.model not in self._encoders:
+            from sightline.core.models.encoders import load_encoder
+
+            self._encoders[self.model] = load_encoder(self.model)
+        return self._encoders[self.model]
+
+    def use_encoder(self, encoder: Encoder) -> None:
+        """Take a loaded encoder for this session: one that computes elsewhere, say, or that expands queries.
+
+        Its vectors are kept under the name of its card, whoever computes them.
+        """
+        self._chosen_model = encoder.card.name
+        self._encoders[encoder.card.name] = encoder
+
+    def use_model(self, name: str) -> None:
+        """Make `name` the default. Raises ModelError where this library has no vectors of it."""
+        name = self._known_model(name)
+        self.store.set_setting(_MODEL_SETTING, name)
+        self._chosen_model = name
+
+    def remove_model(self, name: str) -> int:
+        """Drop a model's vectors; the number dropped. The default can't be dropped while others are there."""
+        name = self._known_model(name)
+        if name == self.default_model and len(self.store.models()) > 1:
+            raise ModelError(f"{name!r} is the library's default. First choose another: sightline models use NAME")
+        return self.store.remove_model(name)
+
+    def _known_model(self, name: str) -> str:
+        """The name under which this library has a model's vectors. Raises ModelError where it has none."""
+        from sightline.core.models.registry import resolve_name
+
+        known = self.store.models()
+        full_name = name if name in known else resolve_name(name, kind="encoder")
+        if full_name not in known:
+            raise ModelError(
+                f"This library has no vectors of {full_name!r}; it has {', '.join(known) or 'none yet'}. "
+                f"Add them with: sightline index --model {full_name}"
+            )
+        return full_name
+
+    # --- indexing -----------------------------------------------------------------------------------------------
+
+    def index(
+        self,
+        *folders: str | Path,
+        config: IndexConfig | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IndexReport:
+        """Bring the library up to date with folders; without any, with all folders that it knows.
+
+        Only what is new or changed is read. With the precision `auto`, a model that runs in fp32 is first judged in
+        int8 on 256 of these pictures, once, and runs so from then on where it passes. Raises InputError for a missing
+        folder, StoreError where the library can't be written. See `IndexReport` for what was done and what couldn't be
+        read.
+        """
+        from sightline.core.indexing.indexer import index
+        from sightline.core.indexing.report import IndexConfig
+
+        roots = [expand(folder) for folder in folders] or list(self.store.stats().roots)
+        if not roots:
+            raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
+        config = config or IndexConfig()
+        report = index(self.store, self._judged_encoder(roots, config), roots, config=config, on_progress=on_progress)
+        if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
+            self.store.set_setting(_MODEL_SETTING, default)
+        return report
+
+    def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
+        """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
+        from sightline.core.indexing.calibration import sample_pictures
+        from sightline.core.models.encoder_precision import needs_gate, quantise_encoder
+        from sightline.core.models.encoders import load_encoder
+        from sightline.core.models.gate import EncoderGate
+
+        least = EncoderGate().min_images
+        if needs_gate(self.encoder):
+            pixels = sample_pictures(roots, self.encoder.card.preprocessing, least, config=config)
+            if len(pixels) >= least:
+                quantise_encoder(self.encoder.card, pixels, sample="pictures of a library")
+                self._encoders[self.model] = load_encoder(self.model)
+        return self.encoder
+
+    def remove(self, *, paths: Iterable[str | Path] = (), where: str | None = None) -> int:
+        """Forget images by path (a folder stands for all below it) or filter; files on disk stay. The number forgotten.
+
+        Raises InputError where a path names nothing in the library, or where neither is given.
+        """
+        given = [expand(path) for path in paths]
+        if not given and where is None:
+            raise InputError("Say what to remove: paths, or a filter with --where.")
+        ids: set[int] = set()
+        for path in given:
+            found = [*self.store.scan(root=path), *filter(None, [self.store.find_path(path)])]
+            if not found:
+                raise InputError(f"Nothing in this library lies at {path}. `sightline info` lists its folders.")
+            ids.update(r.id for r in found if r.id is not None)
+        if where is not None:
+            ids.update(r.id for r in self.store.scan(where=where) if r.id is not None)
+        return self.store.delete(ids)
+
+    # --- searching ----------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        *query: str,
+        top: int = 10,
+        where: str | None = None,
+        min_similarity: float | None = None,
+        match: Match = "pictures",
+        add: Sequence[str] = (),
+        subtract: Sequence[str] = (),
+    ) -> list[Hit]:
+        """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
+
+        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
+        Raises InputError for a broken query or filter.
+        """
+        from sightline.core.search.engine import SearchConfig
+
+        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
+        return self._search(parse_query(query, add=add, subtract=subtract), settings)
+
+    def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
+        """Images most like a photo, which need not be in the library; the photo itself is left out."""
+        from sightline.core.search.engine import SearchConfig
+
+        path = expand(photo)
+        if not is_file(path):
+            raise InputError(f"There is no picture {path}.")
+        return self._search([Part(image=path)], SearchConfig(top=top, where=where))
+
+    def _search(self, parts: Sequence[Part], config: SearchConfig) -> list[Hit]:
+        from sightline.core.search.engine import search
+
+        return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
+
+    def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
+        """Groups of exact copies; with a similarity (0.95, say) also of near ones."""
+        from sightline.core.search.duplicates import find_exact, find_near
+
+        if min_similarity is None:
+            return find_exact(self.store)
+        return find_near(self.store, self.model, min_similarity=min_similarity) if self._require_vectors() else []
+
+    def _require_vectors(self) -> bool:
+        """Whether there is anything to search.
+
+        Raises ModelError where only other models have been indexed, StoreError where the vectors were made by other
+        weights or another preprocessing under the same name.
+        """
+        if not self.store.models():
+            return False
+        self._known_model(self.model)
+        self.store.add_model(self.encoder.identity)  # known already: this only compares
+        return True
+
+    # --- captions and facts -------------------------------------------------------------------------------------
+
+    def caption(
+        self,
+        paths: Iterable[str | Path] | None = None,
+        *,
+        config: CaptionConfig | None = None,
+        captioner: str | None = None,
+        skip_existing: bool = False,
+    ) -> Iterator[DualCaption | CaptionFailure]:
+        """Caption pictures both ways, in order; the captions of those in this library are kept and found by full text.
+
+        `paths` are pictures and folders; None means every picture of the library. `captioner` is the name of the
+        generator, `none` for ranked candidates only (default: `blip-base` where it can run now, else the starter;
+        `none` with `config.candidates`, whose captions are kept only for pictures that have none). `skip_existing`
+        passes over pictures of this library that have captions. A file that isn't there or can't be read is given as a
+        failure. Raises ModelError where a model can't run, before the first picture.
+        """
+        chosen = self.pictures() if paths is None else list_pictures(paths)
+        if skip_existing:
+            chosen = [path for path in chosen if not self._has_captions(self._row(path))]
+        results = _caption(chosen, encoder=self.encoder, captioner=captioner, config=config)
+        return self._keep_captions(results, own_candidates=config is not None and config.candidates is not None)
+
+    def _row(self, path: Path) -> int | None:
+        record = self.store.find_path(path.absolute())
+        return None if record is None else record.id
+
+    def _has_captions(self, row: int | None) -> bool:
+        return row is not None and bool(self.store.captions([row])[row])
+
+    def _keep_captions(
+        self, results: Iterable[DualCaption | CaptionFailure], *, own_candidates: bool
+    ) -> Iterator[DualCaption | CaptionFailure]:
+        """Write each result's captions before it is passed on: what the caller has seen is kept."""
+        from sightline.core.captioning.dual import DualCaption
+
+        for result in results:
+            row = self._row(result.path) if isinstance(result, DualCaption) else None
+            if isinstance(result, DualCaption) and row is not None:
+                self.keep_captions(row, result, own_candidates=own_candidates)
+            yield result
+
+    def keep_captions(self, image_id: int, result: DualCaption, *, own_candidates: bool = False) -> None:
+        """Keep a picture's captions in place of earlier ones; one that the user wrote stays, and stays the best.
+
+        Those of `own_candidates` answer a question of their own: they are kept where the picture has none, and replace
+        nothing. Raises StoreError for an unknown id.
+        """
+        if own_candidates and self._has_captions(image_id):
+            return
+        captions = _captions_to_keep(result)
+        if any(known.best and known.source == "user" for known in self.store.captions([image_id])[image_id]):
+            captions = [replace(caption, best=False) for caption in captions]
+        self.store.put_captions({image_id: captions})
+
+    def pictures(self, *, where: str | None = None) -> list[Path]:
+        """Files of the library's images, by folder and path, under a filter."""
+        return [record.path for record in self.store.scan(where=where)]
+
+    def info(self) -> dict[str, Any]:
+        """Counts, folders, models and what could not be read, as plain values."""
+        stats = self.store.stats()
+        return {
+            "library": str(self.path.absolute()),
+            "images": stats.images,
+            "captions": stats.captions,
+            "model": self.default_model,
+            "models": dict(stats.models),
+            "folders": [str(root) for root in stats.roots],
+            "unreadable": len(self.store.failures()),
+            "size_bytes": stats.size_bytes,
+        }
+
+
+def _captions_to_keep(result: DualCaption) -> list[Caption]:
+    """The fused best, the best candidate and every generated sentence: lower candidates would only blur full text."""
+    kept = [result.best, *result.clip[:1], *result.generated]
+    return list(dict.fromkeys(kept))
+
+
+def caption(
+    paths: Iterable[str | Path],
+    *,
+    model: str | None = None,
+    captioner: str | None = None,
+    config: CaptionConfig | None = None,
+) -> Iterator[DualCaption | CaptionFailure]:
+    """Caption pictures and folders of pictures both ways, without a library; see `Library.caption`."""
+    from sightline.core.models.encoders import default_model_name, load_encoder
+
+    encoder = load_encoder(model or default_model_name(confirm=None)[0])
+    return _caption(list_pictures(paths), encoder=encoder, captioner=captioner, config=config)
+
+
+def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """Pictures as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
+    from sightline.core.images.walk import walk_images
+
+    pictures: dict[Path, None] = {}
+    for path in map(expand, paths):
+        if path.is_dir():
+            files = walk_images(path, on_problem=lambda problem, _: pictures.setdefault(problem))
+            pictures.update((file.path, None) for file in files)
+        else:
+            pictures[path] = None
+    return list(pictures)
+
+
+def _caption(
+    paths: Sequence[Path], *, encoder: Encoder, captioner: str | None, config: CaptionConfig | None
+) -> Iterator[DualCaption | CaptionFailure]:
+    from sightline.core.captioning.dual import caption_images
+    from sightline.core.models.captioners import load_captioner
+
+    name = captioner or default_captioner(own_candidates=config is not None and config.candidates is not None)
+    generator = None if name == "none" else load_captioner(name)
+    return caption_images(paths, encoder=encoder, captioner=generator, config=config)
+
+
+def default_captioner(*, own_candidates: bool = False) -> str:
+    """Name of the generator that is used where none is named: `blip-base` where it can run now, else the starter's.
+
+    None writes (`none`) beside the user's `own_candidates`: who gives these asks for one of them.
+    """
+    if own_candidates:
+        return "none"
+    from sightline.core.models.registry import find_card
+    from sightline.core.models.resolve import is_available
+
+    return "blip-base" if is_available(find_card("blip-base")) else "starter-captioner"

@@ -1,0 +1,221 @@
+"""From a query to hits: one vector for each part, combined, the nearest rows under the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sightline.core.search.query import Part
+from sightline.core.types import Hit
+from sightline.errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.models.base import Encoder
+    from sightline.core.store.base import Store
+    from sightline.core.types import ImageRecord
+
+Match = Literal["pictures", "captions", "both"]
+
+_FUSION_DEPTH = 200
+_RANK_CONSTANT = 60
+
+_SMALLEST_NORM = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How hits are chosen."""
+
+    top: int = 10
+    where: str | None = None
+    """A filter, such as `taken_at > '2024-01-01' and path like '%holiday%'`."""
+    min_similarity: float | None = None
+    """Hits below this cosine are left out. None keeps all: no constant fits every query."""
+    match: Match = "pictures"
+    """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise InputError(f"top is {self.top}; it must be at least 1.")
+        if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
+            raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
+        if self.match not in ("pictures", "captions", "both"):
+            raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """A query that can be ranked: where it points, its words, and the images it is made of."""
+
+    vector_D: NDArray[np.float32]
+    words: str
+    """Those of the positive parts, for full text."""
+    exclude: frozenset[int]
+    """Rows of the query's own pictures, which are no results."""
+
+
+def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
+    """Hits, best first. A picture of the query that is in the library is not among them.
+
+    Raises InputError for a broken filter or a picture that can't be read, and for full text without words.
+    """
+    return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
+
+
+def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
+    """Parts -> what can be ranked. Raises InputError for a picture that can't be read, StoreError for no such row."""
+    own_rows = [_find_row(store, part) for part in parts]
+    vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
+    return Query(
+        vector_D=combine(vectors_PD, [part.weight for part in parts]),
+        words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
+        exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
+    )
+
+
+def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
+    """The best rows with their cosines, best first: `config.top` of them, less those below the minimum similarity.
+
+    Raises InputError for a broken filter, and for full text without words.
+    """
+    if config.match == "pictures":
+        found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
+    else:
+        ids = _rank_by_words(store, query, config)
+        if config.match == "both":
+            depth = max(config.top, _FUSION_DEPTH)
+            near = store.query(query.vector_D, depth, model=model, where=config.where, exclude=query.exclude)
+            ids = fuse_rankings([[row for row, _ in near], ids])
+        found = _similarities(store, model, query.vector_D, ids[: config.top])
+    if config.min_similarity is not None:
+        found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
+    return found
+
+
+def combine(vectors_PD: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    """Weighted parts (P, D), rows of any norm -> the query's direction (D,), L2-normalised.
+
+    Every part is normalised first, so that only its weight says how much it counts. Positive parts add up to the
+    subject. CLIP's vectors lie in a narrow cone: subtracting a whole vector takes away mostly what it shares with the
+    subject and leaves noise. So a negative part first loses its component along the subject, and only the rest is
+    subtracted: the query's cosine to its subject stays 1 / sqrt(1 + n^2), n being the norm of what is subtracted.
+    Without positive parts the query points away from the negative ones. Raises InputError where parts cancel out.
+    """
+    weights_P = np.asarray(weights, dtype=np.float64)
+    parts_PD = _normalise(vectors_PD.astype(np.float64))
+    positive = weights_P > 0
+    away_D = weights_P[~positive] @ parts_PD[~positive]
+    if not positive.any():
+        return _direction(away_D)
+    subject_D = _direction(weights_P[positive] @ parts_PD[positive]).astype(np.float64)
+    return _direction(subject_D + away_D - (away_D @ subject_D) * subject_D)
+
+
+def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
+    """Rows with similarities -> hits with their records and best captions, in the same order."""
+    ids = [row for row, _ in found]
+    captions = store.captions(ids)
+    return [
+        Hit(image=image, similarity=similarity, caption=captions[row][0].text if captions[row] else None)
+        for image, (row, similarity) in zip(store.get(ids), found, strict=True)
+    ]
+
+
+def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank) to its rows; best first, ties by id.
+
+    Source: Cormack, Clarke and Büttcher, Reciprocal Rank Fusion, SIGIR 2009.
+    """
+    gains: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, row in enumerate(ranking, start=1):
+            gains[row] = gains.get(row, 0.0) + 1 / (_RANK_CONSTANT + rank)
+    return sorted(gains, key=lambda row: (-gains[row], row))
+
+
+def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
+    """A picture file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
+    from sightline.core.images.decode import read_picture  # takes a tenth of a search by words
+
+    try:
+        picture = read_picture(path, min_side_px=encoder.card.preprocessing.size_px)
+    except ImageError as error:
+        raise InputError(f"The picture {path} can't be read: {error.reason}.") from error
+    return embed_pixels(encoder, picture.rgb)
+
+
+def embed_pixels(encoder: Encoder, rgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Upright RGB (H, W, 3) uint8 -> its vector (D,)."""
+    pixels_SS3 = encoder.card.preprocessing.resize(rgb_HW3)
+    vector_D: NDArray[np.float32] = encoder.encode_images(pixels_SS3[None])[0]
+    return vector_D
+
+
+def _find_row(store: Store, part: Part) -> ImageRecord | None:
+    """The library's own image that a part is, if it is one."""
+    if part.row is not None:
+        return store.get([part.row])[0]
+    if part.image is not None:
+        return store.find_path(part.image.absolute()) or store.find_path(part.image.resolve())
+    return None
+
+
+def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | None) -> NDArray[np.float32]:
+    """A part's vector; that of a picture in the library, whose `row` is given, comes from there if it still holds."""
+    if part.vector is not None:
+        return part.vector
+    if part.text is not None:
+        text_vector_D: NDArray[np.float32] = encoder.encode_texts([part.text])[0]
+        return text_vector_D
+    path = part.image
+    if row and row.id is not None and (path is None or _is_unchanged(path, row)):
+        _, stored_1D = store.vectors(encoder.card.name, [row.id])
+        if len(stored_1D):
+            stored_D: NDArray[np.float32] = stored_1D[0]
+            return stored_D
+        path = path or row.path
+    assert path is not None  # a part that is neither words nor vector is a file or a row
+    return embed_picture(encoder, path)
+
+
+def _is_unchanged(path: Path, row: ImageRecord) -> bool:
+    stat = path.stat()
+    return (stat.st_size, stat.st_mtime_ns) == (row.size_bytes, row.mtime_ns)
+
+
+def _rank_by_words(store: Store, query: Query, config: SearchConfig) -> list[int]:
+    if not query.words:
+        raise InputError("Captions are searched by words: give words, or match pictures.")
+    depth = max(config.top, _FUSION_DEPTH) + len(query.exclude)
+    return [row for row, _ in store.match(query.words, depth, where=config.where) if row not in query.exclude]
+
+
+def _similarities(
+    store: Store, model: str, vector_D: NDArray[np.float32], ids: Sequence[int]
+) -> list[tuple[int, float]]:
+    """Rows in the given order with their cosine; rows that this model hasn't embedded are left out."""
+    rows, vectors_ND = store.vectors(model, ids)
+    cosine = dict(zip(rows.tolist(), (vectors_ND @ vector_D).tolist(), strict=True))
+    return [(row, cosine[row]) for row in ids if row in cosine]
+
+
+def _normalise(vectors_PD: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms_P1 = np.linalg.norm(vectors_PD, axis=1, keepdims=True)
+    if not np.isfinite(norms_P1).all() or (norms_P1 < _SMALLEST_NORM).any():
+        raise InputError("A part of the query has no direction (its vector is zero or not finite).")
+    normalised: NDArray[np.float64] = vectors_PD / norms_P1
+    return normalised
+
+
+def _direction(vector_D: NDArray[np.float64]) -> NDArray[np.float32]:
+    norm = float(np.linalg.norm(vector_D))
+    if norm < _SMALLEST_NORM:
+        raise InputError("The parts of the query cancel each other out. Change a part or its weight.")
+    direction: NDArray[np.float32] = (vector_D / norm).astype(np.float32)
+    return direction

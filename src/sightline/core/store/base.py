@@ -1,0 +1,170 @@
+"""The contract of a store: what keeps images, captions and vectors. Every backend passes `tests/contract`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend can do, so that callers ask instead of trying."""
+
+    exact: bool
+    """Whether `query` gives the exact nearest rows under every filter."""
+    full_text: bool
+    multi_process: bool
+    """Whether other processes may read while one writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One image to write, with what was computed for it."""
+
+    image: ImageRecord
+    """`image.id` None makes a new row (or replaces the row of the same root and relative path); an id updates that
+    row, its path too: a renamed file keeps its row, its vectors and its captions. An id whose row is gone counts as
+    None."""
+    embeddings: Sequence[Embedding] = ()
+    keep_vectors: bool = True
+    """False drops vectors of other models: the pixels changed. Captions are dropped with them, but the user's stay."""
+    same_pixels_as: int | None = None
+    """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
+    place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
+    or has other content by then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A file that could not be read, remembered so that an unchanged one is not tried at every run."""
+
+    root: Path
+    relative: str
+    size_bytes: int
+    mtime_ns: int
+    reason: str
+
+
+class Store(Protocol):
+    """Images, captions and vectors of several models. A write is all or nothing. Errors are StoreError."""
+
+    capabilities: Capabilities
+
+    def close(self) -> None:
+        """Release files; the store is not used afterwards."""
+        ...
+
+    def add_model(self, identity: ModelIdentity) -> None:
+        """Make room for a model's vectors. Raises StoreError where the name is known with another identity."""
+        ...
+
+    def models(self) -> dict[str, ModelIdentity]:
+        """The models whose vectors are kept, in order of arrival."""
+        ...
+
+    def set_model_aside(self, name: str) -> str:
+        """Keep a model's vectors under another name, which is given, so that its own is free for new ones."""
+        ...
+
+    def remove_model(self, name: str) -> int:
+        """Drop a model and its vectors; the number of vectors dropped."""
+        ...
+
+    def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
+        """Write entries and failures in one transaction; the ids of the rows, in order.
+
+        A written path's old failure is forgotten.
+        """
+        ...
+
+    def delete(self, ids: Iterable[int]) -> int:
+        """Remove rows with their vectors and captions; the number removed."""
+        ...
+
+    def get(self, ids: Sequence[int]) -> list[ImageRecord]:
+        """Records in the order asked. Raises StoreError for an unknown id."""
+        ...
+
+    def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
+        """All records by root and path, under a filter, below a folder."""
+        ...
+
+    def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
+
+        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
+        """
+        ...
+
+    def find_path(self, path: Path) -> ImageRecord | None:
+        """The record of a file, by absolute path."""
+        ...
+
+    def resolve_root(self, path: Path) -> tuple[Path, str]:
+        """Under which root a folder is indexed, and its path below that root (empty for the root itself).
+
+        Symbolic links are followed; no root lies inside another.
+        """
+        ...
+
+    def find_hash(self, content_hash: str) -> list[ImageRecord]:
+        """Every record with these bytes."""
+        ...
+
+    def vectors(self, model: str, ids: Sequence[int] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids (N,) ascending and vectors (N, D) of a model; of all rows, or of those of `ids` that have one."""
+        ...
+
+    def missing_vectors(self, model: str, root: Path | None = None) -> set[int]:
+        """Ids of the rows that have no vector of this model."""
+        ...
+
+    def query(
+        self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
+    ) -> list[tuple[int, float]]:
+        """The k nearest rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here."""
+        ...
+
+    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
+        """Full-text matches in captions and file names: (id, relevance), best first."""
+        ...
+
+    def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
+        """Replace each image's captions of the sources given, in one transaction; other sources stay."""
+        ...
+
+    def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
+        """Drop the captions of one source, in one transaction; the number dropped."""
+        ...
+
+    def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
+        """Captions of images, the best first; images without captions map to an empty list."""
+        ...
+
+    def failures(self, root: Path | None = None) -> list[Failure]:
+        """Files that could not be read, by path."""
+        ...
+
+    def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
+        """Drop remembered failures of files that are gone."""
+        ...
+
+    def setting(self, name: str) -> str | None:
+        """A value kept with the library, such as the default model; None where unset."""
+        ...
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Keep a value with the library."""
+        ...
+
+    def stats(self) -> StoreStats:
+        """Counts, roots and size on disk."""
+        ...

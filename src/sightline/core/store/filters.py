@@ -1,0 +1,414 @@
+"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`: read as a tree, compiled to parameterised SQL.
+
+Nothing the user writes becomes SQL: fields are looked up in a fixed table, values are bound as parameters.
+
+Grammar, keywords in any case::
+
+    any       = all { "or" all }
+    all       = one { "and" one }
+    one       = "not" one | "(" any ")" | condition
+    condition = FIELD ( COMPARISON value | ["not"] "like" STRING | ["not"] "in" "(" value { "," value } ")"
+                      | ["not"] "between" value "and" value | "is" ["not"] "null" )
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from sightline.core.store.roots import Parameter, Sql, path_to_sql
+from sightline.errors import InputError
+
+Value = str | int | float
+COMPARISONS = ("=", "!=", "<>", "<", "<=", ">", ">=")
+OPERATORS = (*COMPARISONS, "like", "not like", "in", "between", "is null", "is not null")
+MAX_CONDITIONS = 200
+MAX_VALUES = 1000
+MAX_DEPTH = 50
+
+_KEYWORDS = {"and", "or", "not", "like", "in", "between", "is", "null"}
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")
+      | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
+      | (?P<word>[A-Za-z_]\w*)
+      | (?P<operator><>|!=|<=|>=|=|<|>)
+      | (?P<mark>[(),])""",
+    re.VERBOSE | re.ASCII,
+)
+
+MAX_PARAMETERS = 30_000
+"""SQLite binds at most 32,766 values to one statement."""
+MAX_PATTERN_BYTES = 50_000
+"""SQLite's limit for `like`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Something a filter may ask for. `below_root` fields are put behind the path of the image's root."""
+
+    kind: Literal["text", "number", "date", "caption"]
+    sql: str
+    collate: str = ""
+    below_root: bool = False
+    columnar: bool = True
+    """Whether `columns` keeps it as an array: a text that hardly ever repeats would only be copied."""
+
+    def of_value(self, value: str) -> Sql:
+        """A value that is compared as this field is."""
+        return Sql(text=f"?{self.collate}", parameters=(value,))
+
+
+_LOCAL_TIME = "strftime('%Y-%m-%dT%H:%M:%S', images.{column} / 1000000000, 'unixepoch', 'localtime')"
+
+FIELDS: Mapping[str, Field] = {
+    "path": Field(kind="text", sql="'/' || images.relative", below_root=True, columnar=False),
+    "name": Field(kind="text", sql="cast(images.name as text)", columnar=False),
+    "folder": Field(
+        kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True, columnar=False
+    ),
+    "format": Field(kind="text", sql="images.format", collate=" collate nocase"),
+    "width": Field(kind="number", sql="images.width"),
+    "height": Field(kind="number", sql="images.height"),
+    "aspect": Field(kind="number", sql="(images.width * 1.0 / images.height)"),
+    "size_bytes": Field(kind="number", sql="images.size_bytes"),
+    "modified_at": Field(kind="date", sql=_LOCAL_TIME.format(column="mtime_ns")),
+    "indexed_at": Field(kind="date", sql=_LOCAL_TIME.format(column="indexed_at_ns")),
+    "taken_at": Field(kind="date", sql="images.taken_at"),
+    "camera": Field(kind="text", sql="images.camera"),
+    "latitude": Field(kind="number", sql="images.latitude"),
+    "longitude": Field(kind="number", sql="images.longitude"),
+    "caption": Field(kind="caption", sql="captions.text", columnar=False),
+    "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
+}
+
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
+_FIRST_MOMENT = "0001-01-01T00:00:00"
+"""What completes a shorter date."""
+DATE_END = "~"
+"""Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
+_OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One comparison. `operator` is one of `OPERATORS`; a negated `in` or `between` is wrapped in `Not`."""
+
+    field: str
+    operator: str
+    values: tuple[Value, ...] = ()
+    position: int
+    """Where it begins in the text, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Not:
+    """The opposite of a part."""
+
+    part: Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Several parts joined by one word, `and` or `or`."""
+
+    joined_by: str
+    parts: tuple[Node, ...]
+
+
+Node = Condition | Not | Group
+
+
+def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
+    """A filter -> a condition over `images`. `roots` says where each root lies. Raises InputError."""
+    sql = compile_node(parse_filter(text), roots)
+    if len(sql.parameters) > MAX_PARAMETERS:
+        raise InputError("The filter has too many values in all; ask in several smaller filters.")
+    return sql
+
+
+def compile_node(node: Node, roots: Mapping[int, Path]) -> Sql:
+    """A part of a filter -> a condition over `images`. Raises InputError."""
+    match node:
+        case Group():
+            return _join([compile_node(part, roots) for part in node.parts], f" {node.joined_by} ")
+        case Not():
+            part = compile_node(node.part, roots)
+            return Sql(text=f"not {part.text}", parameters=part.parameters)
+        case Condition():
+            field = _look_up(node)
+            if field.kind == "caption":
+                return _compile_caption(node, field)
+            return compare(_expression(field, roots), field.kind, node)
+
+
+def compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+    """An expression under a condition's operator. Raises InputError for values of another kind."""
+    operator = condition.operator
+    if operator in ("is null", "is not null"):
+        return Sql(text=f"({expression.text} {operator})", parameters=expression.parameters)
+    if kind == "date" and operator not in ("like", "not like"):
+        return _compare_date(expression, condition)
+    values = [_checked(value, kind, condition) for value in condition.values]
+    match operator:
+        case "in":
+            right = f"in ({', '.join(_placeholder(value) for value in values)})"
+        case "between":
+            right = f"between {_placeholder(values[0])} and {_placeholder(values[1])}"
+        case _:
+            right = f"{operator} {_placeholder(values[0])}"
+    return Sql(text=f"({expression.text} {right})", parameters=(*expression.parameters, *values))
+
+
+def read_date(value: Value, condition: Condition) -> str:
+    """A date as it is compared. Raises InputError for what is none."""
+    if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
+        with suppress(ValueError):  # such as a 13th month
+            datetime.fromisoformat(date + _FIRST_MOMENT[len(date) :])
+            return date
+    raise InputError(
+        f"The filter compares {condition.field} (position {condition.position}) with {value!r}, which is no date. "
+        "Dates are written '2024', '2024-05', '2024-05-01' or '2024-05-01 12:30'."
+    )
+
+
+def parse_filter(text: str) -> Node:
+    """The tree of a filter. Raises InputError with the position, what was found and what is allowed."""
+    return _Parser(_tokenise(text)).parse()
+
+
+def _join(parts: Sequence[Sql], separator: str) -> Sql:
+    """Parts as a balanced tree: SQLite refuses one that is 1000 levels deep."""
+    if len(parts) == 1:
+        return Sql(text=f"({parts[0].text})", parameters=parts[0].parameters)
+    middle = len(parts) // 2
+    left, right = _join(parts[:middle], separator), _join(parts[middle:], separator)
+    return Sql(text=f"({left.text}{separator}{right.text})", parameters=(*left.parameters, *right.parameters))
+
+
+def _look_up(condition: Condition) -> Field:
+    if field := FIELDS.get(condition.field):
+        return field
+    close = difflib.get_close_matches(condition.field, FIELDS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise InputError(
+        f"The filter asks for {condition.field!r} at position {condition.position}, which is no field.{hint} "
+        f"Fields are {', '.join(FIELDS)}; operators are {', '.join(OPERATORS)}, and, or, not."
+    )
+
+
+def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
+    if not field.below_root:
+        return Sql(text=field.sql + field.collate)
+    if not roots:
+        return Sql(text="null")
+    # The file system's own root already ends with the slash that the field's SQL begins with.
+    paths = {id_: path_to_sql(path.as_posix().rstrip("/")) for id_, path in roots.items()}
+    cases = " ".join("when ? then cast(? as text)" for _ in paths)
+    parameters = tuple(parameter for pair in paths.items() for parameter in pair)
+    return Sql(text=f"(case images.root_id {cases} end || {field.sql})", parameters=parameters)
+
+
+def _compile_caption(condition: Condition, field: Field) -> Sql:
+    """True where any caption matches; `!=` and `not like` where none does."""
+    opposite = _OPPOSITES.get(condition.operator)
+    asked = Condition(
+        field=condition.field,
+        operator=opposite or condition.operator,
+        values=condition.values,
+        position=condition.position,
+    )
+    inner = compare(Sql(text=field.sql), "text", asked)
+    exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
+    return Sql(text=f"not {exists}" if opposite else exists, parameters=inner.parameters)
+
+
+def _placeholder(value: Parameter) -> str:
+    return "cast(? as text)" if isinstance(value, bytes) else "?"
+
+
+def _compare_date(expression: Sql, condition: Condition) -> Sql:
+    """A date stands for its whole period: `= '2024-05'` is any time of May, `> '2024-05'` begins with June."""
+    dates = [read_date(value, condition) for value in condition.values]
+    match condition.operator:
+        case "<" | ">=":
+            parts = [(f"{expression.text} {condition.operator} ?", dates)]
+        case "<=" | ">":
+            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + DATE_END])]
+        case "!=":
+            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + DATE_END])]
+        case "between":
+            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + DATE_END])]
+        case _:
+            parts = [(f"{expression.text} between ? and ?", [date, date + DATE_END]) for date in dates]
+    return _join([Sql(text=text, parameters=tuple(values)) for text, values in parts], " or ")
+
+
+def _checked(value: Value, kind: str, condition: Condition) -> Parameter:
+    where = f"{condition.field} (position {condition.position})"
+    if condition.operator in ("like", "not like"):
+        if kind == "number" or not isinstance(value, str):
+            raise InputError(
+                f"The filter's {condition.operator!r} needs a text field and a text in quotes; see {where}."
+            )
+        if len(value.encode("utf-8", "surrogateescape")) > MAX_PATTERN_BYTES:
+            raise InputError(f"The pattern for {where} is too long; at most {MAX_PATTERN_BYTES:,} bytes are allowed.")
+        return path_to_sql(value)
+    if kind == "number" and isinstance(value, str):
+        raise InputError(f"The filter's field {where} is a number; write {value!r} as a number without quotes.")
+    if kind == "text" and not isinstance(value, str):
+        raise InputError(f"The filter's field {where} is a text; put {value!r} in quotes.")
+    return path_to_sql(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Token:
+    kind: str
+    text: str
+    position: int
+
+
+def _tokenise(text: str) -> list[_Token]:
+    tokens, at = [], 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise _unreadable(text, at)
+        kind, found = str(match.lastgroup), match.group()
+        if kind == "word" and found.lower() in _KEYWORDS:
+            kind, found = "keyword", found.lower()
+        if kind != "space":
+            tokens.append(_Token(kind=kind, text=found, position=at + 1))
+        at = match.end()
+    return [*tokens, _Token(kind="end", text="", position=len(text) + 1)]
+
+
+def _unreadable(text: str, at: int) -> InputError:
+    if text[at] in "'\"":
+        return InputError(
+            f"The filter's text from position {at + 1} has no closing {text[at]}: {text[at : at + 40]}. "
+            f"A quote inside a text is doubled: 'it''s'."
+        )
+    return InputError(
+        f"The filter has {text[at : at + 20]!r} at position {at + 1}, which is no part of a filter. "
+        "Allowed are fields, numbers, texts in quotes, parentheses and " + ", ".join(OPERATORS) + ", and, or, not."
+    )
+
+
+class _Parser:
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        self._tokens = tokens
+        self._at = 0
+        self._conditions = 0
+
+    def parse(self) -> Node:
+        node = self._group("or", 0)
+        if self._next.kind != "end":
+            raise self._expected("'and', 'or' or the end of the filter")
+        return node
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._at]
+
+    def _take(self) -> _Token:
+        token = self._next
+        self._at += 1
+        return token
+
+    def _accept(self, *texts: str) -> bool:
+        """Take the next tokens where they are these keywords or marks."""
+        ahead = self._tokens[self._at : self._at + len(texts)]
+        if [token.text for token in ahead] != list(texts) or any(t.kind not in ("keyword", "mark") for t in ahead):
+            return False
+        self._at += len(texts)
+        return True
+
+    def _expected(self, what: str) -> InputError:
+        token = self._next
+        found = "its end" if token.kind == "end" else repr(token.text)
+        return InputError(f"The filter needs {what} at position {token.position}, but has {found} there.")
+
+    def _group(self, joined_by: str, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise InputError(f"The filter is nested deeper than {MAX_DEPTH} levels; write it flatter.")
+        parts = [self._part(joined_by, depth)]
+        while self._accept(joined_by):
+            parts.append(self._part(joined_by, depth))
+        return parts[0] if len(parts) == 1 else Group(joined_by=joined_by, parts=tuple(parts))
+
+    def _part(self, joined_by: str, depth: int) -> Node:
+        return self._group("and", depth) if joined_by == "or" else self._one(depth)
+
+    def _one(self, depth: int) -> Node:
+        negated = False
+        while self._accept("not"):
+            negated = not negated
+        if self._accept("("):
+            node = self._group("or", depth + 1)
+            if not self._accept(")"):
+                raise self._expected("'and', 'or' or ')'")
+        else:
+            node = self._condition()
+        return Not(part=node) if negated else node
+
+    def _condition(self) -> Node:
+        if self._next.kind != "word":
+            raise self._expected("a field's name, such as taken_at or path,")
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise InputError(f"The filter has more than {MAX_CONDITIONS} conditions; `in (...)` joins many values.")
+        field = self._take()
+        operator, values = self._comparison()
+        negated = operator in ("not in", "not between")
+        operator = operator.removeprefix("not ") if negated else operator
+        node = Condition(field=field.text.lower(), operator=operator, values=values, position=field.position)
+        return Not(part=node) if negated else node
+
+    def _comparison(self) -> tuple[str, tuple[Value, ...]]:
+        if self._next.kind == "operator":
+            return self._take().text.replace("<>", "!="), (self._value(),)
+        if self._accept("is", "not", "null"):
+            return "is not null", ()
+        if self._accept("is", "null"):
+            return "is null", ()
+        negation = "not " if self._accept("not") else ""
+        if self._accept("like"):
+            return f"{negation}like", (self._value(),)
+        if self._accept("in"):
+            return f"{negation}in", self._list()
+        if self._accept("between"):
+            low = self._value()
+            if not self._accept("and"):
+                raise self._expected("'and' between the two values of 'between'")
+            return f"{negation}between", (low, self._value())
+        raise self._expected("one of the operators " + ", ".join(OPERATORS))
+
+    def _list(self) -> tuple[Value, ...]:
+        if not self._accept("("):
+            raise self._expected("'(' after 'in'")
+        values = [self._value()]
+        while self._accept(","):
+            values.append(self._value())
+        if not self._accept(")"):
+            raise self._expected("',' or ')' in the list of 'in'")
+        if len(values) > MAX_VALUES:
+            raise InputError(f"The filter's 'in' lists {len(values)} values; at most {MAX_VALUES} are allowed.")
+        return tuple(values)
+
+    def _value(self) -> Value:
+        if self._next.kind == "string":
+            text = self._take().text
+            quote = text[0]
+            return text[1:-1].replace(quote * 2, quote)
+        if self._next.kind == "number":
+            text = self._take().text
+            # SQLite's integers have 64 bits; what is larger is compared as a float. Digits are limited by int() itself.
+            return int(text) if text.lstrip("+-").isdecimal() and len(text) <= 18 else float(text)
+        raise self._expected("a number or a text in quotes")

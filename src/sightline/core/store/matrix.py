@@ -1,0 +1,371 @@
+"""The matrix that a query scans: a model's vectors as int8 rows in one memory-mapped file, derived from SQLite.
+
+A search never waits for a file. What changed since the file was made is put behind its rows in memory; where too much
+did, as in a library that has no file yet, the search compares the rest as SQLite holds it until the file is there.
+
+Each row is scaled by its own largest component to [-127, 127]. Cosine doesn't depend on a row's length, so no scale is
+kept, and rows can be made, copied and dropped one by one. `docs/format.md` describes the file.
+
+Shape suffixes: N rows, D dimension, C a chunk of rows.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.core.store.database import Database
+from sightline.core.store.vectors import ModelRow, list_models, read_halves
+from sightline.errors import StoreError
+
+MAGIC = b"SIGHTMTX"
+FORMAT_VERSION = 1
+_HEADER = struct.Struct("<8sIIQq")
+"""Magic, format version, D, N, generation."""
+_CHECKSUM = struct.Struct("<I")
+"""CRC-32 of the header, the ids and the generations of the rows."""
+_START_BYTES = 64
+_PADDING = _START_BYTES - _HEADER.size - _CHECKSUM.size
+CHUNK_ROWS = 1024
+"""Rows that are quantised at once: few enough to stay in the processor's cache."""
+COPIED_ROWS = 8192
+"""Rows written to a file at once: bounds the memory that a build takes."""
+_SAMPLED_ROWS = 256
+_LEFTOVER_AGE_S = 3600
+
+READ_ROWS = 8192
+"""So many new vectors a search reads into memory before it scans, which takes some 50 ms."""
+_LACKING_FRACTION = 1 / 8
+"""A file that differs from the library by more rows than this part of them is made anew."""
+
+Stamp = tuple[int, int, int]
+
+
+class Matrices:
+    """One matrix for each model. Calls of `current` take turns; building is done by threads of its own."""
+
+    def __init__(self, folder: Path, *, open_reader: Callable[[], Database]) -> None:
+        """`open_reader` gives a thread that builds a connection of its own."""
+        self._folder = folder
+        self._open_reader = open_reader
+        self._loaded: dict[int, Matrix] = {}
+        self._stamps: dict[int, Stamp | None] = {}
+        self._built: dict[int, Matrix] = {}
+        self._builders: dict[int, threading.Thread] = {}
+
+    def path(self, model_id: int) -> Path:
+        """The file of a model's matrix."""
+        return self._folder / f"{model_id}.matrix"
+
+    def current(self, db: sqlite3.Connection, model: ModelRow) -> Matrix:
+        """The matrix of the vectors as this connection sees them; those in `missing` it doesn't hold yet."""
+        matrix = self._built.pop(model.id, None) or self._loaded.get(model.id)
+        if matrix is None or matrix.generation != model.generation:
+            matrix = self._newest(model, matrix)
+        if matrix is None or matrix.generation != model.generation:
+            plan = Plan.make(db, model, matrix)
+            matrix = plan.updated(db, read=len(plan.missing) <= READ_ROWS)
+        self._loaded[model.id] = matrix
+        if len(matrix.missing) or matrix.lacking > _LACKING_FRACTION * matrix.count:
+            self._start_build(model, matrix)
+        return matrix
+
+    def wait(self) -> None:
+        """Wait until no file is being made."""
+        for builder in list(self._builders.values()):
+            builder.join()
+
+    def close(self) -> None:
+        """Let go of the mapped files, once those that are being made are there: the next process finds them."""
+        self.wait()
+        self._loaded.clear()
+        self._built.clear()
+
+    def remove(self, model_id: int) -> None:
+        """Delete a dropped model's matrix; harmless where it can't be, since model ids never recur."""
+        if builder := self._builders.get(model_id):
+            builder.join()
+        self._loaded.pop(model_id, None)
+        self._built.pop(model_id, None)
+        with suppress(OSError):
+            self.path(model_id).unlink(missing_ok=True)
+
+    def _newest(self, model: ModelRow, known: Matrix | None) -> Matrix | None:
+        """What is in memory, or the file where another process made a newer one."""
+        stamp = self._read_stamp(model.id)
+        if known is not None and stamp == self._stamps.get(model.id):
+            return known
+        self._stamps[model.id] = stamp
+        found = read_matrix(self.path(model.id), model.identity.dim)
+        return known if found is None or (known is not None and known.generation >= found.generation) else found
+
+    def _read_stamp(self, model_id: int) -> Stamp | None:
+        try:
+            stat = self.path(model_id).stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _start_build(self, model: ModelRow, old: Matrix) -> None:
+        running = self._builders.get(model.id)
+        if running is None or not running.is_alive():
+            build = threading.Thread(target=self._build, args=(model.id, old), name="sightline-matrix", daemon=True)
+            self._builders[model.id] = build
+            build.start()
+
+    def _build(self, model_id: int, old: Matrix) -> None:
+        # Of a damaged library the searches tell, which read the same vectors.
+        with suppress(StoreError), closing(self._open_reader()) as reader, reader.reading() as db:
+            models = {model.id: model for model in list_models(db).values()}
+            if model_id in models:
+                self._built[model_id] = self._make(db, Plan.make(db, models[model_id], old))
+
+    def _make(self, db: sqlite3.Connection, plan: Plan) -> Matrix:
+        path = self.path(plan.model.id)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_matrix(path, plan, db)
+        except OSError:
+            # A read-only medium, a full disk, a file in use on Windows: the scan works from memory just as well.
+            return plan.in_memory(db)
+        made = read_matrix(path, plan.model.identity.dim)
+        # Another process, which still sees an older state, may have put its own file there meanwhile.
+        return made if made is not None and made.generation == plan.model.generation else plan.in_memory(db)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matrix:
+    """Quantised rows of one model: those of its file by ascending image id, then those that came later."""
+
+    generation: int
+    """The model's, as of which `ids` and `missing` are right."""
+    ids: NDArray[np.int64]
+    generations: NDArray[np.int64]
+    blocks: tuple[NDArray[np.int8], ...]
+    """Arrays of rows, (N, D) together: the mapped file, and in memory what came later."""
+    late: int = 0
+    """How many rows came later; where there are some, they are the last block."""
+    alive: NDArray[np.bool_] | None = None
+    """Which rows still hold (N,); None where all do."""
+    missing: NDArray[np.int64]
+    """Ids of the vectors that aren't here yet, ascending."""
+
+    @property
+    def count(self) -> int:
+        """How many vectors the library has."""
+        return len(self.ids) - self._gone + len(self.missing)
+
+    @cached_property
+    def _gone(self) -> int:
+        return 0 if self.alive is None else int(np.count_nonzero(~self.alive))
+
+    @property
+    def lacking(self) -> int:
+        """How many rows a new file would have that the present one doesn't, and the other way round."""
+        return self.late + len(self.missing) + self._gone
+
+    @cached_property
+    def margin(self) -> float:
+        """How far rounding may have put two cosines from each other: four standard deviations.
+
+        Rounding errors are uniform in [-0.5, 0.5], so that of a product with a unit vector has a standard deviation of
+        sqrt(1 / 12) / |row|, and that of the difference of two such products sqrt(2) times as much.
+        """
+        rows_ND = self.blocks[0] if self.blocks else np.empty((0, 1), dtype=np.int8)
+        sample_ND = rows_ND[:: max(1, len(rows_ND) // _SAMPLED_ROWS)].astype(np.float32)
+        if not len(sample_ND):
+            return 0.0
+        return float(4 * (2 / 12) ** 0.5 / np.linalg.norm(sample_ND, axis=1).mean())
+
+
+def quantise(vectors_ND: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Rows (N, D) scaled so that each one's largest component is 127 in size, rounded."""
+    largest_N1 = np.maximum(vectors_ND.max(axis=1, keepdims=True), -vectors_ND.min(axis=1, keepdims=True))
+    scaled_ND = vectors_ND * (127 / largest_N1)
+    rows_ND: NDArray[np.int8] = np.rint(scaled_ND, out=scaled_ND).astype(np.int8)
+    return rows_ND
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """How a matrix is brought up to date: which rows are kept from an old one, and which SQLite must give."""
+
+    model: ModelRow
+    old: Matrix
+    ids: NDArray[np.int64]
+    """Of all vectors as they are now, ascending."""
+    generations: NDArray[np.int64]
+    old_positions: NDArray[np.intp]
+    """For each vector the row of the old matrix that still holds, or -1."""
+
+    @classmethod
+    def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> Plan:
+        """Compare an old matrix, if there is one, with the vectors as they are now."""
+        old = old or no_rows(model.identity.dim)
+        ids_N, generations_N = _list_vectors(db, model)
+        position_N = np.full(len(ids_N), -1, dtype=np.intp)
+        if len(old.ids) and len(ids_N):
+            at_M = np.minimum(np.searchsorted(ids_N, old.ids), len(ids_N) - 1)
+            # A vector that was written again has an older row too: only that of its generation holds.
+            holds_M = (ids_N[at_M] == old.ids) & (generations_N[at_M] == old.generations)
+            position_N[at_M[holds_M]] = np.flatnonzero(holds_M)
+        return cls(model=model, old=old, ids=ids_N, generations=generations_N, old_positions=position_N)
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Ids that the old matrix has no row for."""
+        missing_N: NDArray[np.int64] = self.ids[self.old_positions < 0]
+        return missing_N
+
+    def updated(self, db: sqlite3.Connection, *, read: bool) -> Matrix:
+        """The old matrix with what changed put behind it, or, unless it shall be `read`, named as missing."""
+        old, kept_N = self.old, self.old_positions >= 0
+        alive_N = np.zeros(len(old.ids), dtype=np.bool_)
+        alive_N[self.old_positions[kept_N]] = True
+        ids_M, generations_M = self.ids[~kept_N], self.generations[~kept_N]
+        if not read or not len(ids_M):
+            return Matrix(
+                generation=self.model.generation,
+                ids=old.ids,
+                generations=old.generations,
+                blocks=old.blocks,
+                late=old.late,
+                alive=None if alive_N.all() else alive_N,
+                missing=ids_M,
+            )
+        settled = len(old.blocks) - (old.late > 0)
+        late_MD = np.concatenate([*old.blocks[settled:], *_read_rows(db, self.model, ids_M)])
+        return Matrix(
+            generation=self.model.generation,
+            ids=np.concatenate([old.ids, ids_M]),
+            generations=np.concatenate([old.generations, generations_M]),
+            blocks=(*old.blocks[:settled], late_MD),
+            late=len(late_MD),
+            alive=None if alive_N.all() else np.concatenate([alive_N, np.ones(len(ids_M), dtype=np.bool_)]),
+            missing=self.missing[:0],
+        )
+
+    def chunks(self, db: sqlite3.Connection) -> Iterator[NDArray[np.int8]]:
+        """All rows in order, some thousands at a time."""
+        for start in range(0, len(self.ids), COPIED_ROWS):
+            position_C = self.old_positions[start : start + COPIED_ROWS]
+            rows_CD = np.empty((len(position_C), self.model.identity.dim), dtype=np.int8)
+            first = 0
+            for block in self.old.blocks:
+                here_C = (position_C >= first) & (position_C < first + len(block))
+                rows_CD[here_C] = block[position_C[here_C] - first]
+                first += len(block)
+            if (lacking_C := position_C < 0).any():
+                wanted = self.ids[start : start + COPIED_ROWS][lacking_C]
+                rows_CD[lacking_C] = np.concatenate(list(_read_rows(db, self.model, wanted)))
+            yield rows_CD
+
+    def in_memory(self, db: sqlite3.Connection) -> Matrix:
+        """A whole new matrix that has no file."""
+        rows = np.concatenate([np.empty((0, self.model.identity.dim), dtype=np.int8), *self.chunks(db)])
+        return _whole(self.model.generation, self.ids, self.generations, rows)
+
+
+def no_rows(dim: int) -> Matrix:
+    """A matrix without rows."""
+    none = np.empty(0, dtype=np.int64)
+    return _whole(0, none, none, np.empty((0, dim), dtype=np.int8))
+
+
+def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
+    """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
+    _remove_leftovers(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, plan, db)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_matrix(path: Path, dim: int) -> Matrix | None:
+    """Map a matrix file; None where it is missing, of another format or dimension, cut short or damaged."""
+    try:
+        with path.open("rb") as file:
+            return _read(file, dim)
+    except OSError:
+        return None
+
+
+def _whole(
+    generation: int, ids_N: NDArray[np.int64], generations_N: NDArray[np.int64], rows_ND: NDArray[np.int8]
+) -> Matrix:
+    blocks = (rows_ND,) if len(ids_N) else ()
+    return Matrix(generation=generation, ids=ids_N, generations=generations_N, blocks=blocks, missing=ids_N[:0])
+
+
+def _list_vectors(db: sqlite3.Connection, model: ModelRow) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids, ascending, and generations of a model's vectors; by way of texts, which take a third of the time of rows."""
+    sql = (
+        "select group_concat(image_id), group_concat(generation) from "
+        "(select image_id, generation from vectors where model_id = ? order by image_id)"
+    )
+    ids, generations = db.execute(sql, (model.id,)).fetchone()
+    return np.fromstring(ids or "", dtype=np.int64, sep=","), np.fromstring(generations or "", dtype=np.int64, sep=",")
+
+
+def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) -> Iterator[NDArray[np.int8]]:
+    """Quantised rows of vectors, by ascending id, read from SQLite."""
+    for _, halves_CD in read_halves(db, model, ids.tolist(), chunk_rows=CHUNK_ROWS):
+        yield quantise(halves_CD.astype(np.float32))
+
+
+def _write(file: BinaryIO, plan: Plan, db: sqlite3.Connection) -> None:
+    tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
+    dim, generation = plan.model.identity.dim, plan.model.generation
+    header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
+    file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING))
+    file.write(tables)
+    for rows in plan.chunks(db):
+        file.write(rows.tobytes())
+
+
+def _read(file: BinaryIO, dim: int) -> Matrix | None:
+    start = file.read(_START_BYTES)
+    if len(start) != _START_BYTES:
+        return None
+    header = start[: _HEADER.size]
+    magic, version, file_dim, count, generation = _HEADER.unpack(header)
+    size = os.fstat(file.fileno()).st_size
+    if (magic, version, file_dim) != (MAGIC, FORMAT_VERSION, dim) or size != _START_BYTES + count * (16 + dim):
+        return None
+    tables = file.read(16 * count)
+    if start[_HEADER.size :] != _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING):
+        return None
+    ids_N, generations_N = np.frombuffer(tables, dtype="<i8").reshape(2, count)
+    rows_ND: NDArray[np.int8] = np.empty((0, dim), dtype=np.int8)
+    if count:
+        # By the open file, not its name: another process may put a newer file there at any time.
+        rows_ND = np.memmap(file, dtype=np.int8, mode="r", offset=file.tell(), shape=(count, dim))
+    return _whole(generation, ids_N, generations_N, rows_ND)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Files that a killed process was writing; recent ones may be another process's work in progress."""
+    for leftover in folder.glob("*.tmp"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+                leftover.unlink()

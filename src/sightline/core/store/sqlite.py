@@ -1,0 +1,363 @@
+"""The embedded store: SQLite holds the truth, a memory-mapped int8 matrix derived from it is scanned exactly.
+
+One folder is one library: `library.db`, `vectors/` (derived, may be deleted), `README.txt`. See `docs/format.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from sqlite3 import Connection
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.core.store import roots as root_rows
+from sightline.core.store import rows, vectors
+from sightline.core.store.base import Capabilities, Entry, Failure
+from sightline.core.store.columns import Columns
+from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, Database
+from sightline.core.store.filters import compile_filter
+from sightline.core.store.matrix import READ_ROWS, Matrices
+from sightline.core.store.ranking import Wanted, rank_nearest
+from sightline.core.store.roots import Sql, path_to_sql
+from sightline.core.types import StoreStats
+from sightline.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity
+
+_SCAN_ROWS = 1000
+_BY_PATH = "(select path from roots where roots.id = images.root_id), images.relative"
+_README = """\
+This folder is a Sightline library: what is known of your images, not the images themselves.
+
+library.db  the truth: paths, captions, vectors. Copy it to keep a backup (while no sightline is running).
+vectors/    derived from library.db for fast search; may be deleted, and is made again.
+"""
+
+
+def open_store(path: Path, *, create: bool = True, read_only: bool = False) -> SqliteStore:
+    """Open the library in a folder, made when missing if `create`.
+
+    With `read_only` nothing in `library.db` changes and a read-only medium will do; the derived matrices are still
+    refreshed where the folder can be written. Raises StoreError where there is no library, it can't be opened, it was
+    written by a newer Sightline, or the file is damaged or something else.
+    """
+    folder = root_rows.normalise(path)
+    if not (folder / DATABASE_NAME).exists():
+        if read_only or not create:
+            raise StoreError(f"There is no library at {folder}. `sightline index DIR --library {folder}` makes one.")
+        _make_folder(folder)
+    return SqliteStore(folder, read_only=read_only)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (readme := folder / "README.txt").exists():
+            readme.write_text(_README, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"No library can be made at {folder}: {error.strerror or error}. Choose a folder that you may write."
+        ) from error
+
+
+class SqliteStore:
+    """A library in one folder. Threads may share it; processes open it each for itself."""
+
+    capabilities = Capabilities(exact=True, full_text=True, multi_process=True)
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.folder = folder
+        self._database = Database(folder, read_only=read_only)
+        self._roots = root_rows.Roots(folder)
+        self._columns = Columns()
+        self._matrices = Matrices(folder / "vectors", open_reader=lambda: Database(folder, read_only=True))
+        self._written = 0
+
+    def __enter__(self) -> SqliteStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release files; closing twice is harmless, any other use afterwards raises StoreError.
+
+        Where many vectors were written or a matrix is being made, this waits until its file is there: the next process
+        shall search at once. Ctrl-C cuts that short.
+        """
+        if self._written > READ_ROWS:
+            with suppress(StoreError), self._database.reading() as db:  # what is lacking is made by the next search
+                for model in vectors.list_models(db).values():
+                    self._matrices.current(db, model)
+        self._written = 0
+        self._matrices.close()
+        self._database.close()
+
+    # Models and their vectors
+
+    def add_model(self, identity: ModelIdentity) -> None:
+        """Make room for a model's vectors. Raises StoreError where the name is known with another identity."""
+        with self._database.reading() as db:
+            if vectors.is_known(db, identity):
+                return
+        with self._database.writing() as db:
+            vectors.add_model(db, identity)
+
+    def models(self) -> dict[str, ModelIdentity]:
+        """The models whose vectors are kept, in order of arrival."""
+        with self._database.reading() as db:
+            return {name: model.identity for name, model in vectors.list_models(db).items()}
+
+    def set_model_aside(self, name: str) -> str:
+        """Keep a model's vectors as `NAME@HASH`, which is given, so that its own name is free for new ones."""
+        with self._database.writing() as db:
+            return vectors.set_model_aside(db, name)
+
+    def remove_model(self, name: str) -> int:
+        """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""
+        with self._database.writing() as db:
+            model = vectors.get_model(db, name)
+            dropped = db.execute("delete from vectors where model_id = ?", (model.id,)).rowcount
+            db.execute("delete from models where id = ?", (model.id,))
+        self._matrices.remove(model.id)
+        return dropped
+
+    def vectors(self, model: str, ids: Sequence[int] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids (N,) ascending and unit vectors (N, D) of a model; of all rows, or of those of `ids` that have one."""
+        with self._database.reading() as db:
+            return vectors.gather_vectors(db, vectors.get_model(db, model), ids)
+
+    def missing_vectors(self, model: str, root: Path | None = None) -> set[int]:
+        """Ids of the rows, all or those below a folder, that have no vector of this model."""
+        with self._database.reading() as db:
+            known = vectors.get_model(db, model)
+            lacking = rows.lacking_vector(self._condition(db, root=root), known.id)
+            return set(rows.read_ids(db, lacking))
+
+    def query(
+        self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
+    ) -> list[tuple[int, float]]:
+        """The k nearest rows (id, cosine), best first, ties by id; exact under filters and exclusions.
+
+        Raises InputError for a vector (D,) of another dimension, zero or not finite, and for a filter it can't read.
+        """
+        excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
+        with self._database.reading() as db:
+            known = vectors.get_model(db, model)
+            selection = None if where is None else self._columns.select(db, where, self._roots.load(db))
+            wanted = Wanted(
+                query=vectors.normalise_query(vector, known), k=_checked_k(k), selection=selection, excluded=excluded
+            )
+            return rank_nearest(db, known, self._matrices.current(db, known), wanted)
+
+    # Images
+
+    def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
+        """Write entries and failures in one transaction; the ids of the rows, in order.
+
+        A written path's old failure is forgotten. An image whose root lies inside a known root is kept under that one;
+        known roots inside a new root become part of it. A row that another one is renamed onto is removed; an id whose
+        row is gone makes a new one. Raises StoreError for an unknown model, a vector that is refused, or a full disk.
+        """
+        with self._database.writing() as db:
+            ids = rows.put_entries(db, self._roots, entries)
+            rows.forget_written(db, ids)
+            rows.put_failures(db, self._roots, failures)
+            root_rows.prune(db)
+        self._written += sum(len(entry.embeddings) for entry in entries)
+        return ids
+
+    def delete(self, ids: Iterable[int]) -> int:
+        """Remove rows with their vectors and captions; the number removed."""
+        with self._database.writing() as db:
+            removed = rows.delete_images(db, ids)
+            root_rows.prune(db)
+        return removed
+
+    def get(self, ids: Sequence[int]) -> list[ImageRecord]:
+        """Records in the order asked. Raises StoreError for an unknown id."""
+        with self._database.reading() as db:
+            rows.check_known(db, ids)
+            return self._records(db, ids)
+
+    def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
+        """All records by root and path, under a filter, in a folder (also through symbolic links).
+
+        Rows deleted meanwhile are left out.
+        """
+        with self._database.reading() as db:
+            ids = rows.read_ids(db, self._condition(db, where=where, root=root), order_by=_BY_PATH)
+        return self._scan(ids)
+
+    def _scan(self, ids: Sequence[int]) -> Iterator[ImageRecord]:
+        for start in range(0, len(ids), _SCAN_ROWS):
+            with self._database.reading() as db:
+                records = self._records(db, ids[start : start + _SCAN_ROWS])
+            yield from records
+
+    def _records(self, db: Connection, ids: Sequence[int]) -> list[ImageRecord]:
+        records = rows.read_records(db, self._roots.load(db), rows.having_ids(ids))
+        by_id = {record.id: record for record in records}
+        return [by_id[id_] for id_ in ids if id_ in by_id]
+
+    def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
+
+        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
+        """
+        with self._database.reading() as db:
+            model_id = None if model is None else vectors.get_model(db, model).id
+            return self._columns.newest_first(db, where, self._roots.load(db), model_id=model_id)
+
+    def find_path(self, path: Path) -> ImageRecord | None:
+        """The record of a file, by absolute path, also through symbolic links."""
+        with self._database.reading() as db:
+            for candidate in dict.fromkeys((root_rows.normalise(path), root_rows.resolve(path))):
+                if (scope := self._roots.find(db, candidate)) is None:
+                    continue
+                place = (scope.root_id, path_to_sql(scope.prefix))
+                condition = Sql(text="root_id = ? and relative = ?", parameters=place)
+                if found := rows.read_records(db, self._roots.load(db), condition):
+                    return found[0]
+        return None
+
+    def find_hash(self, content_hash: str) -> list[ImageRecord]:
+        """Every record with these bytes, by id."""
+        with self._database.reading() as db:
+            condition = Sql(text="content_hash = ? order by id", parameters=(content_hash,))
+            return rows.read_records(db, self._roots.load(db), condition)
+
+    def resolve_root(self, path: Path) -> tuple[Path, str]:
+        """Under which root a folder is indexed, and its path below that root (empty for the root itself).
+
+        Symbolic links are followed. A folder inside a known root belongs to it. Known roots inside a new folder become
+        part of it at once (their rows keep ids, vectors and captions), unless the library is open for reading only.
+        """
+        folder = root_rows.resolve(path)
+        with self._database.reading() as db:
+            if scope := self._roots.find(db, folder):
+                return self._roots.load(db)[scope.root_id], scope.prefix
+            adopts = bool(self._roots.scopes(db, folder))
+        if adopts and not self._database.read_only:
+            with self._database.writing() as db:
+                self._roots.ensure(db, folder)
+        return folder, ""
+
+    # Captions and text
+
+    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
+        """Full-text matches in captions and file names: (id, relevance), best first.
+
+        Rows match that hold any of the words (English endings ignored), the last word also as a beginning. Relevance is
+        BM25, so rows with more and rarer words come first; it is comparable within one result only.
+        """
+        with self._database.reading() as db:
+            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
+
+    def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
+        """Replace each image's captions of the sources given, in one transaction; other sources stay.
+
+        Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
+        """
+        with self._database.writing() as db:
+            rows.put_captions(db, captions)
+
+    def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
+        """Drop the captions of one source, in one transaction; the number dropped."""
+        with self._database.writing() as db:
+            return rows.remove_captions(db, ids, source)
+
+    def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
+        """Captions of images, the best first; images without captions map to an empty list."""
+        with self._database.reading() as db:
+            return rows.read_captions(db, ids)
+
+    # Failures, settings, figures
+
+    def failures(self, root: Path | None = None) -> list[Failure]:
+        """Files that could not be read, by path; all or those below a folder."""
+        with self._database.reading() as db:
+            return rows.read_failures(db, self._roots, self._scope(db, root, table="failures"))
+
+    def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
+        """Drop remembered failures of files that are gone."""
+        with self._database.writing() as db:
+            rows.forget_failures(db, self._roots, root, relatives)
+            root_rows.prune(db)
+
+    def setting(self, name: str) -> str | None:
+        """A value kept with the library, such as the default model; None where unset."""
+        with self._database.reading() as db:
+            row = db.execute("select value from settings where name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Keep a value with the library."""
+        with self._database.writing() as db:
+            db.execute("insert or replace into settings (name, value) values (?, ?)", (name, value))
+
+    def stats(self) -> StoreStats:
+        """Counts, roots and size on disk. `extra` has `failures`, `schema_version` and `offline_roots`."""
+        with self._database.reading() as db:
+            counts = {
+                table: int(db.execute(f"select count(*) from {table}").fetchone()[0])
+                for table in ("images", "captions", "failures")
+            }
+            per_model = "select count(*) from vectors where model_id = ?"
+            models = {
+                name: int(db.execute(per_model, (model.id,)).fetchone()[0])
+                for name, model in vectors.list_models(db).items()
+            }
+            roots = tuple(self._roots.load(db).values())
+        return StoreStats(
+            images=counts["images"],
+            captions=counts["captions"],
+            roots=roots,
+            models=models,
+            size_bytes=self._size_bytes(),
+            extra={
+                "failures": counts["failures"],
+                "schema_version": SCHEMA_VERSION,
+                "offline_roots": tuple(root for root in roots if not root.exists()),
+            },
+        )
+
+    def _size_bytes(self) -> int:
+        size_bytes = 0
+        for file in (*self.folder.glob(f"{DATABASE_NAME}*"), *(self.folder / "vectors").glob("*")):
+            with suppress(FileNotFoundError):  # another process can end its log, or rename a matrix
+                size_bytes += file.stat().st_size
+        return size_bytes
+
+    def _condition(self, db: Connection, *, where: str | None = None, root: Path | None = None) -> Sql:
+        """A filter and a folder as one condition over `images`."""
+        scope = self._scope(db, root, table="images")
+        if where is None:
+            return scope
+        asked = compile_filter(where, self._roots.load(db))
+        return Sql(text=f"({scope.text} and {asked.text})", parameters=(*scope.parameters, *asked.parameters))
+
+    def _scope(self, db: Connection, root: Path | None, *, table: str) -> Sql:
+        if root is None:
+            return Sql(text="true")
+        scopes = self._roots.scopes(db, root) or self._roots.scopes(db, root_rows.resolve(root))
+        parts = [scope.condition(table) for scope in scopes]
+        return Sql(
+            text=f"({' or '.join(part.text for part in parts)})" if parts else "false",
+            parameters=tuple(parameter for part in parts for parameter in part.parameters),
+        )
+
+
+def _checked_k(k: int) -> int:
+    if k < 1:
+        raise InputError(f"{k} results were asked for; ask for at least 1.")
+    return min(k, 2**31)

@@ -1,0 +1,247 @@
+"""Vectors of models as SQLite keeps them: half-precision blobs, each with the generation in which it was written.
+
+Shape suffixes: N rows, D dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.core.types import Embedding, ModelIdentity
+from sightline.errors import InputError, StoreError
+
+NORM_TOLERANCE = 0.01
+"""How far the length of a vector given to the store may be from 1."""
+
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """A model as the table `models` knows it."""
+
+    id: int
+    identity: ModelIdentity
+    generation: int
+
+
+class VectorBlob(NamedTuple):
+    """A vector as it is stored."""
+
+    model_id: int
+    precision: str
+    vector: bytes
+
+
+def list_models(db: sqlite3.Connection) -> dict[str, ModelRow]:
+    """All models by name, in order of arrival."""
+    rows = db.execute("select id, name, weights_hash, preprocessing_version, dim, generation from models order by id")
+    return {
+        name: ModelRow(
+            id=id_,
+            identity=ModelIdentity(name=name, weights_hash=weights, preprocessing_version=version, dim=dim),
+            generation=generation,
+        )
+        for id_, name, weights, version, dim, generation in rows
+    }
+
+
+def get_model(db: sqlite3.Connection, name: str) -> ModelRow:
+    """A model by name. Raises StoreError for an unknown one."""
+    models = list_models(db)
+    if name not in models:
+        known = ", ".join(models) or "none yet"
+        raise StoreError(
+            f"The library has no vectors of the model {name!r}; it has: {known}. "
+            f"`sightline index --model {name}` adds them."
+        )
+    return models[name]
+
+
+def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
+    """Whether there is room for this model already. Raises StoreError where its name has another identity."""
+    known = list_models(db).get(identity.name)
+    if known is not None and known.identity != identity:
+        raise StoreError(
+            f"The library's vectors of {identity.name!r} were made with {_describe(known.identity)}; "
+            f"this model is {_describe(identity)}, and the two can't be compared. `sightline index` embeds "
+            "the pictures anew where the model came with a newer Sightline, and keeps the old vectors beside. Else use "
+            f"the former model, or drop its vectors with `sightline remove --model {identity.name}` and index again."
+        )
+    return known is not None
+
+
+def add_model(db: sqlite3.Connection, identity: ModelIdentity) -> None:
+    """Make room for a model. Raises StoreError where its name is known with another identity."""
+    if not is_known(db, identity):
+        db.execute(
+            "insert into models (name, weights_hash, preprocessing_version, dim, generation) values (?, ?, ?, ?, ?)",
+            (
+                identity.name,
+                identity.weights_hash,
+                identity.preprocessing_version,
+                identity.dim,
+                next_generation(db),
+            ),
+        )
+
+
+def set_model_aside(db: sqlite3.Connection, name: str) -> str:
+    """Rename a model to `NAME@HASH`, by its weights' hash; the new name. Raises StoreError for an unknown name."""
+    model = get_model(db, name)
+    aside = f"{name}@{model.identity.weights_hash[:8]}"
+    db.execute("update models set name = ? where id = ?", (aside, model.id))
+    return aside
+
+
+def _describe(identity: ModelIdentity) -> str:
+    return (
+        f"weights {identity.weights_hash[:12]}, preprocessing {identity.preprocessing_version}, "
+        f"{identity.dim} dimensions"
+    )
+
+
+def next_generation(db: sqlite3.Connection) -> int:
+    """A number for one write: nanoseconds of the clock, above all earlier ones.
+
+    Taken from the clock so that none recurs where an older copy of the library is put back beside newer matrices.
+    """
+    latest: int = db.execute("select coalesce(max(generation), 0) from models").fetchone()[0]
+    return max(time.time_ns(), latest + 1)
+
+
+def encode_vector(embedding: Embedding, model: ModelRow) -> bytes:
+    """A vector (D,) as little-endian fp16. Raises StoreError where it isn't a unit vector of the model's dimension."""
+    vector = np.asarray(embedding.vector)
+    dim = model.identity.dim
+    if vector.shape != (dim,):
+        raise StoreError(
+            f"A vector of shape {vector.shape} was given for {embedding.model!r}, whose shape is ({dim},)."
+        )
+    norm = float(np.linalg.norm(vector.astype(np.float32)))
+    if not abs(norm - 1) <= NORM_TOLERANCE:
+        raise StoreError(
+            f"A vector of length {norm:.4g} was given for {embedding.model!r}; vectors must be finite and of length 1. "
+            "Normalise what the encoder gives."
+        )
+    return vector.astype("<f2").tobytes()
+
+
+def read_blobs(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, list[VectorBlob]]:
+    """All vectors of images as they are stored."""
+    blobs: dict[int, list[VectorBlob]] = {id_: [] for id_ in ids}
+    sql = "select image_id, model_id, precision, vector from vectors where image_id in (select value from json_each(?))"
+    for image_id, *blob in db.execute(sql, (ids_json(blobs),)):
+        blobs[image_id].append(VectorBlob(*blob))
+    return blobs
+
+
+def put_vectors(
+    db: sqlite3.Connection,
+    written: Sequence[tuple[int, Sequence[Embedding]]],
+    *,
+    blobs: Mapping[int, Sequence[VectorBlob]],
+) -> None:
+    """Write the embeddings of images, and stored vectors of others that they take over, in one new generation.
+
+    They replace those of the same models; an embedding goes before a stored vector.
+    """
+    models = list_models(db)
+    generation = next_generation(db)
+    rows = [
+        (image_id, blob.model_id, generation, blob.precision, blob.vector)
+        for image_id, found in blobs.items()
+        for blob in found
+    ]
+    for image_id, embeddings in written:
+        for embedding in embeddings:
+            model = models.get(embedding.model) or get_model(db, embedding.model)
+            blob = encode_vector(embedding, model)
+            rows.append((image_id, model.id, generation, embedding.precision, blob))
+    db.executemany(
+        "insert into vectors (image_id, model_id, generation, precision, vector) values (?, ?, ?, ?, ?) "
+        "on conflict (image_id, model_id) do update set generation = excluded.generation, "
+        "precision = excluded.precision, vector = excluded.vector",
+        rows,
+    )
+    touched = {(generation, row[1]) for row in rows}
+    db.executemany("update models set generation = ? where id = ?", list(touched))
+
+
+def mark_dropped(db: sqlite3.Connection, wanted: str) -> None:
+    """Give the models that have vectors of these images (`ids_json`) a new generation, before they are deleted."""
+    db.execute(
+        "update models set generation = ? where id in "
+        "(select model_id from vectors where image_id in (select value from json_each(?)))",
+        (next_generation(db), wanted),
+    )
+
+
+def ids_json(ids: Iterable[int]) -> str:
+    """Ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+    return json.dumps([int(id_) for id_ in ids])
+
+
+def read_halves(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None, *, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
+    """Chunks of ids (N,) ascending and vectors (N, D) as they are stored: all of a model, or those of `ids` it has.
+
+    Raises StoreError for blobs of another length.
+    """
+    dim = model.identity.dim
+    sql = "select image_id, vector from vectors where model_id = ?"
+    parameters: tuple[int | str, ...] = (model.id,)
+    if ids is not None:
+        sql += " and image_id in (select value from json_each(?))"
+        parameters = (model.id, ids_json(ids))
+    cursor = db.execute(sql + " order by image_id", parameters)
+    while rows := cursor.fetchmany(chunk_rows):
+        found, blobs = zip(*rows, strict=True)
+        joined = b"".join(blobs)
+        if len(joined) != 2 * dim * len(blobs):
+            raise StoreError(f"The library is damaged: a stored vector doesn't have {dim} dimensions. Index again.")
+        yield np.array(found, dtype=np.int64), np.frombuffer(joined, dtype="<f2").reshape(len(blobs), dim)
+
+
+def read_vectors(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """`read_halves` as float32, rows L2-normalised again."""
+    for found, halves_ND in read_halves(db, model, ids):
+        vectors_ND = halves_ND.astype(np.float32)
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        yield found, vectors_ND
+
+
+def gather_vectors(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`read_vectors` in two arrays."""
+    chunks = list(read_vectors(db, model, ids))
+    if not chunks:
+        return np.empty(0, dtype=np.int64), np.empty((0, model.identity.dim), dtype=np.float32)
+    found, vectors = zip(*chunks, strict=True)
+    return np.concatenate(found), np.concatenate(vectors)
+
+
+def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:
+    """A query (D,) at length 1. Raises InputError for another dimension, zero, NaN or infinity."""
+    query = np.asarray(vector, dtype=np.float32)
+    dim, name = model.identity.dim, model.identity.name
+    if query.shape != (dim,):
+        raise InputError(f"The query has shape {query.shape}, but vectors of {name!r} have shape ({dim},).")
+    largest = float(np.abs(query).max())
+    if not np.isfinite(largest) or largest == 0:
+        raise InputError("The query vector is zero or holds NaN or infinity; it has no direction to search in.")
+    # Divided by the largest first: squares of very large or small numbers leave float32's range.
+    query = query / np.float32(largest)
+    return np.asarray(query / np.linalg.norm(query), dtype=np.float32)

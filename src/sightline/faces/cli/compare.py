@@ -1,0 +1,236 @@
+"""`compare`: several models on the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from sightline.faces.cli.options import (
+    end_by_problems,
+    json_option,
+    library_option,
+    precision_option,
+    print_json,
+    print_table,
+    printable,
+    require_folder_of,
+    write_figures,
+)
+from sightline.faces.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from sightline.lab.evaluation.agreement import AgreementMatrix
+    from sightline.lab.evaluation.comparison import Comparison
+    from sightline.lab.evaluation.comparison_data import ComparisonData
+    from sightline.lab.evaluation.comparison_report import Labels
+
+_SPLIT = "val"
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--models", metavar="NAME,NAME", default="", help="Models, such as starter,ViT-B-32/openai,dir:PATH.")
+@click.option("--random", metavar="NAME,NAME", default="", help="Models of random weights: speed, memory, disk only.")
+@click.option("--data", metavar="DATA", help="scenes[:SEED], KIND:PATH such as coco:PATH, or a folder of pictures.")
+@library_option
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help=f"The part measured [default: {_SPLIT}].")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N pictures, chosen by --seed [own: 1000].")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice and intervals.")
+@click.option("--queries", type=_file, metavar="FILE", help="What to search for, one query a line.")
+@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences for classes.")
+@click.option("--classes", type=_file, metavar="FILE", help="Names of the classes, one a line.")
+@click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
+@click.option("--runtime", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True)
+@precision_option
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Times each is timed.")
+@click.option("--page", type=_file, metavar="FILE.html", help="Write a page with charts and pictures too.")
+@click.option("-o", "--output", type=_file, metavar="FILE", help="Keep the JSON.")
+@json_option
+def compare(
+    *,
+    models: str,
+    random: str,
+    data: str | None,
+    library_dir: Path | None,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    queries: Path | None,
+    prompts: str,
+    classes: Path | None,
+    quality: str | None,
+    runtime: Literal["auto", "onnx", "torch"],
+    rounds: int,
+    page: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
+
+    Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
+    is, with the queries of --queries or some everyday ones.
+    """
+    from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
+    from sightline.lab.evaluation.comparison_report import comparison_to_dict
+    from sightline.lab.evaluation.results import Bootstrap
+    from sightline.lab.evaluation.zeroshot import load_prompts
+
+    require_folder_of(page, option="--page")
+    require_folder_of(output, option="--output")
+    names, random_names = _split_names(models), _split_names(random)
+    if not names and not random_names:
+        raise click.UsageError("Name the models: --models starter,ViT-B-32/openai")
+    config = ComparisonConfig(
+        runtime=runtime,
+        rounds=rounds,
+        quality=quality,
+        templates=load_prompts(prompts),
+        bootstrap=Bootstrap(seed=seed),
+    )
+    material = _load(data, library_dir, split=split, limit=limit, seed=seed, queries=queries, classes=classes)
+    with _Bars() as bars:
+        comparison = compare_models(names, material, random=random_names, config=config, report=bars.show)
+    values = comparison_to_dict(comparison)
+    if output is not None:
+        write_figures(output, values)
+    if page is not None:
+        from sightline.lab.evaluation.comparison_report import write_comparison_page
+
+        write_comparison_page(page, comparison)
+    if as_json:
+        print_json(values)
+    else:
+        _print(comparison)
+    end_by_problems(comparison.problems)
+
+
+def _split_names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _load(
+    data: str | None,
+    library_dir: Path | None,
+    *,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    queries: Path | None,
+    classes: Path | None,
+) -> ComparisonData:
+    """What --data or --library name; without both, the library that other commands would take."""
+    from dataclasses import replace
+
+    from sightline.lab.evaluation import comparison_data as source
+
+    if data is not None and library_dir is not None:
+        raise click.UsageError("Give either --data or --library.")
+    asked = source.read_queries(queries) if queries is not None else None
+    own_limit = limit or source.OWN_LIMIT
+    if data is None:
+        from sightline.core.library import Library
+
+        with Library.open(library_dir) as library:
+            name, paths = f"library:{library.path}", library.pictures()
+        loaded = source.take_pictures(name, paths, limit=own_limit, seed=seed)
+    elif source.is_own_pictures(data):
+        if split is not None:
+            raise click.UsageError("--split: pictures without captions have no splits.")
+        loaded = source.gather_pictures(data, limit=own_limit, seed=seed)
+    else:
+        loaded = source.load_benchmark(data, split=split or _SPLIT, limit=limit, seed=seed, classes=classes)
+    return loaded if asked is None else replace(loaded, queries=asked)
+
+
+class _Bars:
+    """A bar for each thing that takes long."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar = ProgressBar("")
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._bar.__exit__(None, None, None)
+            self._what, self._bar = what, ProgressBar(what)
+        self._bar.show(done, total=total)
+
+
+def _print(comparison: Comparison) -> None:
+    from sightline.lab.evaluation.comparison_report import Labels, cost_cells, cost_headings
+
+    data = comparison.data
+    labels = Labels.of([row.model for row in comparison.rows])
+    where = printable(data.dataset.name) + (f", {data.split}" if data.split else "")
+    click.echo(f"{where}: {comparison.n_images:,} images, {len(data.queries):,} queries. {comparison.machine}")
+    if comparison.metric is not None:
+        _print_quality(comparison, comparison.metric, labels)
+    _print_heading("Speed and size")
+    print_table(cost_headings(), [cost_cells(row, labels) for row in comparison.rows])
+    for name, matrix in comparison.agreement.items():
+        _print_agreement(name, matrix, labels)
+    _print_published()
+
+
+def _print_quality(comparison: Comparison, metric: str, labels: Labels) -> None:
+    from sightline.lab.evaluation.comparison_report import distance, figure, headline_metrics, standing
+
+    rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
+    names = headline_metrics(rows[0][1].metrics)
+    _print_heading("Quality")
+    print_table(
+        ["", *(labels[row.model] for row, _ in rows)],
+        [[name, *(figure(name, found.metrics[name]) for _, found in rows)] for name in names],
+    )
+    _print_heading(f"{metric} against images/s")
+    print_table(
+        ["model", metric, "behind the best (95% interval)", "Pareto"],
+        [
+            [labels[row.model], figure(metric, found.metrics[metric]), distance(row, metric), standing(row, labels)]
+            for row, found in rows
+        ],
+    )
+
+
+def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None:
+    from sightline.lab.evaluation.comparison_report import describe_agreement, percent
+
+    _print_heading(describe_agreement(name, matrix))
+    short = [labels[model] for model in matrix.models]
+    print_table(
+        ["", *short],
+        [[one, *map(percent, overlaps)] for one, overlaps in zip(short, matrix.overlap, strict=True)],
+    )
+
+
+def _print_published() -> None:
+    from sightline.lab.evaluation.comparison_data import load_published, pull_commands
+    from sightline.lab.evaluation.comparison_report import percent
+
+    tables = load_published()
+    models = list(tables[0].metrics)
+    rows = [
+        [f"{table.title}, {name}", *(percent(table.metrics[model][name]) for model in models)]
+        for table in tables
+        for name in table.headlines
+    ]
+    _print_heading("Published by others; nothing of this was measured here")
+    print_table(["", *models], rows)
+    click.echo()
+    for table in tables:
+        click.echo(f"{table.title}: {table.source}. {table.note}")
+    _print_heading("To repeat it with the real weights")
+    for command in (*pull_commands(tables), *(table.command for table in tables)):
+        click.echo(command)
+
+
+def _print_heading(text: str) -> None:
+    click.echo(f"\n{click.style(text, bold=True)}")

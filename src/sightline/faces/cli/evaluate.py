@@ -1,0 +1,355 @@
+"""`eval retrieval`, `zeroshot`, `linear-probe`, `compose`, `captions` and `pointing`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from sightline.faces.cli.options import (
+    end_by_problems,
+    json_option,
+    precision_option,
+    print_json,
+    print_table,
+    printable,
+    require_folder_of,
+    write_figures,
+)
+from sightline.faces.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from sightline.core.models.base import Encoder
+    from sightline.lab.data.base import Dataset
+    from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
+
+_SHARES = ("recall", "acc", "compose", "pointing")
+"""What is printed in percent: metrics whose name has one of these words."""
+
+_model_option = click.option(
+    "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
+)
+_seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Decides which N, and the resamples of intervals.",
+)
+_SHARED_OPTIONS = (
+    click.option(
+        "--data", metavar="DATA", required=True, help="scenes[:SEED], KIND:PATH such as flickr8k:PATH, or PATH."
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["train", "val", "test"]),
+        default="val",
+        show_default=True,
+        help="The part measured.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Measure on N pictures, chosen by --seed."),
+    _seed_option,
+    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures at once."),
+    click.option(
+        "--resamples",
+        type=click.IntRange(min=0),
+        default=1000,
+        show_default=True,
+        help="Bootstrap resamples of the 95% intervals; 0 for none.",
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "onnx", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What runs the model.",
+    ),
+    precision_option,
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Keep the JSON."
+    ),
+    json_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What all evaluations are told."""
+
+    data: str
+    split: str
+    limit: int | None
+    seed: int
+    batch_size: int
+    resamples: int
+    runtime: Literal["auto", "onnx", "torch"]
+    output: Path | None
+    as_json: bool
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        from sightline.lab.evaluation.results import Bootstrap
+
+        return Bootstrap(resamples=self.resamples, seed=self.seed)
+
+    def load_captioned(self) -> Dataset:
+        from sightline.lab.data.addressing import load_dataset
+
+        return load_dataset(self.data, split=self.split, limit=self.limit, seed=self.seed)
+
+    def load_labelled(self, classes: Path | None) -> Dataset:
+        from sightline.lab.evaluation.labelled import load_labelled
+
+        return load_labelled(self.data, split=self.split, limit=self.limit, seed=self.seed, classes=classes)
+
+    def load_encoder(self, name: str) -> Encoder:
+        from sightline.core.models.encoders import load_encoder
+
+        return load_encoder(name, runtime=self.runtime)
+
+
+def _measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the shared options; the command gets them as its first argument, its own by name."""
+
+    @functools.wraps(command)
+    def call(**options: Any) -> None:
+        settings = _Settings(**{field.name: options.pop(field.name) for field in fields(_Settings)})
+        require_folder_of(settings.output, option="--output")
+        command(settings, **options)
+
+    for option in reversed(_SHARED_OPTIONS):
+        call = option(call)
+    return call
+
+
+@click.group("eval")
+def evaluate() -> None:
+    """Measure a model on your pairs: retrieval, classification, composition, captions, where words match.
+
+    Rates are fractions in JSON and percent in tables; every figure comes with a bootstrap interval.
+    """
+
+
+@evaluate.command()
+@_model_option
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page of best and worst results, neighbours and a map too.",
+)
+@_measuring
+def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
+    """Find images by captions and captions by images: recall@1, 5, 10, ranks, mean average precision.
+
+    image_retrieval is text to image. An image with several captions is found when its best-ranked caption is.
+    """
+    from sightline.lab.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
+
+    require_folder_of(page, option="--page")
+    evaluator = RetrievalEvaluator(RetrievalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap))
+    dataset = settings.load_captioned()
+    encoder = settings.load_encoder(model)
+    started = time.perf_counter()
+    with ProgressBar("embedding") as bar:
+        embedded = evaluator.embed(encoder, dataset, progress=_shown_on(bar))
+    result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
+    if page is not None:
+        from sightline.lab.evaluation.qualitative import write_retrieval_page
+
+        write_retrieval_page(page, dataset, embedded=embedded, result=result)
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences with {} in them.")
+@click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Names of the classes, one a line.")
+@click.option("--synonyms", is_flag=True, help="Use all names of a class, not only the first.")
+@_measuring
+def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | None, synonyms: bool) -> None:
+    """Classify without training: a picture is of the class whose sentences are nearest.
+
+    DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
+    columns filepath and label.
+    """
+    from sightline.lab.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator, load_prompts
+
+    config = ZeroshotConfig(
+        templates=load_prompts(prompts),
+        names="all" if synonyms else "first",
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+    )
+    dataset = settings.load_labelled(classes)
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = ZeroshotEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command("linear-probe")
+@_model_option
+@click.option("--limit-train", type=click.IntRange(min=2), metavar="N", help="Learn from N pictures of train.")
+@_measuring
+def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) -> None:
+    """Fit a logistic regression to the image vectors of train, and classify the split with it.
+
+    Its strength of regularisation is chosen on a held-out fifth of train. Needs scikit-learn. DATA as for zeroshot.
+    """
+    from sightline.lab.evaluation.labelled import load_labelled
+    from sightline.lab.evaluation.linear_probe import LinearProbeConfig, LinearProbeEvaluator, ProbeConfig
+
+    if settings.split == "train":
+        raise click.UsageError("--split: the probe learns on train; measure it on val or test.")
+    config = LinearProbeConfig(
+        probe=ProbeConfig(seed=settings.seed), batch_size=settings.batch_size, bootstrap=settings.bootstrap
+    )
+    dataset = settings.load_labelled(None)
+    train = load_labelled(settings.data, split="train", limit=limit_train, seed=settings.seed)
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = LinearProbeEvaluator(config).run(encoder, dataset, train=train, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@_measuring
+def compose(settings: _Settings, *, model: str) -> None:
+    """Tell true sentences from false ones that differ in one swapped attribute, relation, count or negation.
+
+    Chance is 50%. DATA must have hard negatives: scenes[:SEED].
+    """
+    from sightline.lab.evaluation.compose import ComposeConfig, ComposeEvaluator
+
+    config = ComposeConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    dataset = settings.load_captioned()
+    encoder = settings.load_encoder(model)
+    with ProgressBar("embedding") as bar:
+        result = ComposeEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+@evaluate.command()
+@click.option("--model", metavar="NAME", help="The captioner, such as starter-captioner or blip-base.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Measure these captions (COCO JSON).",
+)
+@click.option("--encoder", metavar="NAME", help="Add CLIPScore and RefCLIPScore by this model.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one, such as CIDEr; repeatable.")
+@click.option(
+    "--beams", type=click.IntRange(min=1), default=3, show_default=True, help="Width of the beam; 1 is greedy."
+)
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Keep the written captions (COCO JSON).")
+@_measuring
+def captions(
+    settings: _Settings,
+    *,
+    model: str | None,
+    results: Path | None,
+    encoder: str | None,
+    metrics: tuple[str, ...],
+    beams: int,
+    save: Path | None,
+) -> None:
+    """Compare captions with the references of a data set: BLEU, ROUGE-L, CIDEr, and CLIPScore by a model.
+
+    They are written by the captioner --model, or read from --results.
+    """
+    from sightline.core.models.base import GenerationConfig
+    from sightline.core.models.captioners import load_captioner
+    from sightline.lab.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
+
+    if (model is None) == (results is None):
+        raise click.UsageError("Give either --model, which writes the captions, or --results, which has them.")
+    if results is not None and save is not None:
+        raise click.UsageError("--save keeps captions that --model writes; those of --results are in a file already.")
+    config = CaptionConfig(
+        metrics=metrics or None,
+        generation=GenerationConfig(beams=beams),
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+    )
+    dataset = settings.load_captioned()
+    scorer = settings.load_encoder(encoder) if encoder is not None else None
+    with ProgressBar("captioning" if model else "embedding") as bar:
+        if results is not None:
+            result = evaluate_results_file(results, dataset, encoder=scorer, config=config, progress=_shown_on(bar))
+        else:
+            assert model is not None  # one of them is given
+            captioner = load_captioner(model, runtime=settings.runtime)
+            result = CaptionEvaluator(config).run(
+                captioner, dataset, encoder=scorer, output=save, progress=_shown_on(bar)
+            )
+    _finish(result, settings)
+
+
+@evaluate.command()
+@_model_option
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "map", "gradient", "attention"]),
+    default="auto",
+    show_default=True,
+    help="How the model is asked where words match, as in sightline explain.",
+)
+@_measuring
+def pointing(settings: _Settings, *, model: str, method: Literal["auto", "map", "gradient", "attention"]) -> None:
+    """Ask where words match in scenes, where the true place is known, and count strongest points that lie within.
+
+    pointing_chance is the mean share of the picture that the things take. DATA must be scenes[:SEED]. The method
+    decides what runs the model, unless --runtime does.
+    """
+    from sightline.lab.experiments.explain import load_explainable
+    from sightline.lab.experiments.pointing import PointingConfig, pointing_game
+
+    dataset = settings.load_captioned()
+    encoder = load_explainable(model, method=method) if settings.runtime == "auto" else settings.load_encoder(model)
+    with ProgressBar("pointing") as bar:
+        config = PointingConfig(method=method, bootstrap=settings.bootstrap)
+        result = pointing_game(encoder, dataset, config, progress=_shown_on(bar))
+    _finish(result, settings)
+
+
+def _shown_on(bar: ProgressBar) -> Callable[[int, int], None]:
+    return lambda done, total: bar.show(done, total=total)
+
+
+def _finish(result: EvalResult, settings: _Settings) -> None:
+    """Print the result and keep it; exit code 1 where pictures were left out."""
+    values = result.to_dict()
+    if settings.output is not None:
+        write_figures(settings.output, values)
+    if settings.as_json:
+        print_json(values)
+    else:
+        _print(result)
+    end_by_problems(result.problems)
+
+
+def _print(result: EvalResult) -> None:
+    texts = f", {result.n_texts:,} texts" if result.n_texts else ""
+    click.echo(f"{result.model} on {printable(result.data)}, {result.split}: {result.n_images:,} images{texts}")
+    rows = [
+        (name, _figure(name, value), _range(name, result.intervals.get(name))) for name, value in result.metrics.items()
+    ]
+    print_table(["metric", "value", "95% interval" if result.intervals else ""], rows)
+
+
+def _range(name: str, interval: Interval | None) -> str:
+    return "" if interval is None else f"{_figure(name, interval[0])} to {_figure(name, interval[1])}"
+
+
+def _figure(name: str, value: float) -> str:
+    if any(word in name for word in _SHARES):
+        return f"{value:.1%}"
+    return f"{value:.1f}" if name.endswith("_rank") else f"{value:.3f}"

@@ -1,0 +1,177 @@
+"""`models list`, `info`, `pull`, `quantise` and `use`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sightline.faces.cli.options import json_option, library_option, notice, print_json, print_table
+
+if TYPE_CHECKING:
+    from sightline.core.models.base import ModelCard
+    from sightline.core.models.precision import Verdict
+
+_SPARE_PICTURES = 64
+"""Drawn beyond those that a captioner's gate needs, in place of files that can't be read."""
+
+
+@click.group()
+def models() -> None:
+    """List, describe and download models, and choose a library's default."""
+
+
+@models.command("list")
+@json_option
+def list_models(*, as_json: bool) -> None:
+    """List the models that Sightline knows; `hf:org/name` and `dir:PATH` name any other."""
+    from sightline.core.models.registry import known_cards
+    from sightline.core.models.resolve import is_available
+
+    rows = [(card, is_available(card)) for card in known_cards().values()]
+    if as_json:
+        for card, here in rows:
+            print_json({**_facts(card), "available": here})
+        return
+    print_table(
+        ["name", "kind", "pixels", "dim", "here", "licence"],
+        [
+            (c.name, c.kind, str(c.preprocessing.size_px), str(c.dim or ""), "yes" if here else "no", _short(c.licence))
+            for c, here in rows
+        ],
+    )
+
+
+@models.command("info")
+@click.argument("name")
+@json_option
+def show_model(name: str, *, as_json: bool) -> None:
+    """Describe a model: source, licence, what it takes, how good it is, and how it runs here."""
+    from sightline.core.models.registry import find_card
+    from sightline.core.models.runtime_facts import describe_runtime
+
+    card = find_card(name)
+    facts = {**_facts(card), "here": describe_runtime(card)}
+    if as_json:
+        print_json(facts)
+        return
+    gate = facts["here"].get("gate")
+    if isinstance(gate, dict):
+        facts["here"]["gate"] = {part: verdict["verdict"] for part, verdict in gate.items()}
+    for key, value in facts.items():
+        _print_fact(key, value)
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--images",
+    "folders",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Pictures like those that you search, 256 or more; can be given several times.",
+)
+@json_option
+def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Make int8 graphs of a model, and let them run from then on if they agree with fp32 on your pictures.
+
+    Indexing does this by itself, once, with the first 256 pictures. The exit code is 1 where the image tower (of a
+    captioner, its captions) didn't pass; the model then runs in fp32.
+    """
+    from sightline.core.models.registry import find_card
+
+    card = find_card(name)
+    places = [folder.absolute() for folder in folders]
+    verdicts = _judge_encoder(card, places) if card.kind == "encoder" else _judge_captioner(card, places)
+    if as_json:
+        print_json({part: asdict(verdict) for part, verdict in verdicts.items()})
+    if not next(iter(verdicts.values())).passed:
+        raise SystemExit(1)
+
+
+@models.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Download a model, so that it runs without network from then on."""
+    from sightline.core.models.pulling import pull as download
+
+    folder = download(name, progress=notice)
+    notice(f"{name} is ready in {folder}")
+    notice(f"Add its vectors to your library: sightline index --model {name}   then: sightline models use {name}")
+
+
+@models.command()
+@click.argument("name")
+@library_option
+def use(name: str, *, library_dir: Path | None) -> None:
+    """Make NAME the library's default model; it must have been indexed with it."""
+    from sightline.core.library import Library
+
+    with Library.open(library_dir, create=False) as library:
+        library.use_model(name)
+    notice(f"The default model is now {name}.")
+
+
+def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
+    from sightline.core.indexing.calibration import sample_pictures
+    from sightline.core.models.encoder_precision import quantise_encoder
+    from sightline.core.models.gate import EncoderGate
+
+    pixels = sample_pictures(folders, card.preprocessing, EncoderGate().min_images)
+    return quantise_encoder(card, pixels, sample=f"pictures of {', '.join(map(str, folders))}", tell=notice)
+
+
+def _judge_captioner(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
+    from sightline.core.indexing.calibration import draw_files
+    from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate
+    from sightline.lab.evaluation.captions.gate import gate_captioner
+
+    enough = CaptionerGate().min_images + _SPARE_PICTURES
+    notice(f"Making int8 graphs of {card.name} and comparing its captions with those of fp32; this takes minutes.")
+    verdict = gate_captioner(card.name, draw_files(folders)[:enough])
+    notice(f"{card.name}: int8 {verdict.describe()} ({verdict.took_s:.0f} s)")
+    return {VERDICT_NAME: verdict}
+
+
+def _print_fact(key: str, value: Any, indent: str = "") -> None:
+    if isinstance(value, dict) and value:
+        click.echo(f"{indent}{key}:")
+        for inner, figure in value.items():
+            _print_fact(inner, figure, indent + "    ")
+    elif value not in (None, {}, ""):
+        click.echo(f"{indent}{key}: {value}")
+
+
+def _short(licence: str) -> str:
+    return textwrap.shorten(licence, 30, placeholder=" ...")
+
+
+def _facts(card: ModelCard) -> dict[str, Any]:
+    image = card.preprocessing
+    return {
+        "name": card.name,
+        "kind": card.kind,
+        "family": card.family,
+        "source": card.source,
+        "revision": card.revision,
+        "licence": card.licence,
+        "paper": card.paper,
+        "dim": card.dim,
+        "size_px": image.size_px,
+        "resize": image.resize_mode,
+        "interpolation": image.interpolation,
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "context_length": card.text.context_length,
+        "activation": card.activation,
+        "temperature": card.temperature,
+        "download_bytes": card.size_bytes,
+        "onnx_export": card.onnx.repo if card.onnx else None,
+        "figures": dict(card.figures),
+    }

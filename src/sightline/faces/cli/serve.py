@@ -1,0 +1,63 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sightline.errors import install_advice
+from sightline.faces.cli.options import model_option, notice, precision_option
+
+
+@click.command()
+@click.option(
+    "--library",
+    "library_dirs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A library's folder; can be given several times [default: $SIGHTLINE_LIBRARY, else one in your data folder].",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a token."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name that it is reached by, such as a reverse proxy's; can be given several times.",
+)
+@click.option(
+    "--allow-root",
+    "allow_roots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folders below DIR may be added from the page; can be given several times.",
+)
+@model_option
+@precision_option
+@click.option("--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter].")
+@click.option("--runs", type=click.Path(path_type=Path), metavar="DIR", help="Show the training runs in DIR.")
+@click.option("--no-token", is_flag=True, help="Let everyone in, also beyond this machine.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
+def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **settings: Any) -> None:
+    """Serve the web page and the REST API of libraries, at http://127.0.0.1:8000/.
+
+    Only this machine can connect, unless --host says otherwise. Nothing on disk is changed but the libraries.
+    """
+    try:
+        from sightline.faces.web.server import run_server
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is missing: the web app needs the extra: {install_advice('web')}"
+        ) from error
+    from sightline.faces.web.config import ServeConfig
+    from sightline.kit.config import library_dir
+
+    config = ServeConfig(libraries=library_dirs or (library_dir(),), require_access=not no_token, **settings)
+    run_server(config, open_page=open_page, notice=notice)

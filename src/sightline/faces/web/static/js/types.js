@@ -1,0 +1,136 @@
+/**
+ * What the server answers, as the scripts use it. Nothing here runs; `src/sightline/faces/web/models.py` is the original.
+ *
+ * @typedef {object} Hit
+ * @property {number} id
+ * @property {string} path
+ * @property {string} name
+ * @property {number} width
+ * @property {number} height
+ * @property {number | null} similarity
+ * @property {string | null} caption
+ * @property {string | null} taken_at
+ * @property {string} content_hash
+ * @property {string} thumbnail
+ * @property {string | null} placeholder
+ *
+ * @typedef {object} SearchAnswer
+ * @property {Hit[]} hits
+ * @property {string | null} next
+ * @property {number} total
+ * @property {number} took_ms
+ * @property {string} model
+ * @property {{label: string, weight: number, kind: "text" | "image"}[]} parts
+ * @property {string | null} note
+ *
+ * @typedef {object} Caption
+ * @property {string} text
+ * @property {"clip" | "generated" | "user"} source
+ * @property {number | null} similarity
+ * @property {number | null} log_prob
+ * @property {string | null} model
+ * @property {boolean} best
+ *
+ * @typedef {object} Picture
+ * @property {number} id
+ * @property {string} path
+ * @property {string} name
+ * @property {string} folder
+ * @property {number} width
+ * @property {number} height
+ * @property {string} format
+ * @property {number} size_bytes
+ * @property {string | null} taken_at
+ * @property {string | null} camera
+ * @property {number | null} latitude
+ * @property {number | null} longitude
+ * @property {string} content_hash
+ * @property {string} modified_at
+ * @property {string} thumbnail
+ * @property {string | null} placeholder
+ * @property {Caption[]} captions
+ * @property {number[]} duplicates
+ * @property {string[]} models
+ * @property {boolean} exists
+ *
+ * @typedef {object} Heatmap
+ * @property {number} rows
+ * @property {number} columns
+ * @property {number[][]} values
+ * @property {number} low
+ * @property {number} high
+ * @property {string} model
+ * @property {{left: number, top: number, width: number, height: number}} area
+ *
+ * @typedef {object} DualCaption
+ * @property {Caption[]} clip
+ * @property {Caption[]} generated
+ * @property {Caption} best
+ * @property {number} took_ms
+ *
+ * @typedef {object} SkippedFile
+ * @property {string} path
+ * @property {string} reason
+ *
+ * @typedef {object} Job
+ * @property {string} id
+ * @property {"index" | "caption" | "add_model"} kind
+ * @property {"queued" | "running" | "paused" | "done" | "failed" | "cancelled"} state
+ * @property {string} library
+ * @property {string[]} folders
+ * @property {string | null} model
+ * @property {{done: number, total: number | null, found: number, rate_per_s: number | null,
+ *   seconds_left: number | null, skipped: SkippedFile[], skipped_count: number}} progress
+ * @property {"pause" | "cancel" | null} stopping
+ * @property {string} created_at
+ * @property {string | null} ended_at
+ * @property {string | null} summary
+ * @property {string | null} error
+ *
+ * @typedef {object} ModelEntry
+ * @property {string} name
+ * @property {"encoder" | "captioner"} kind
+ * @property {number} vectors
+ * @property {boolean} available
+ * @property {number | null} dim
+ * @property {string} licence
+ * @property {number | null} size_bytes
+ * @property {Record<string, any>} figures
+ *
+ * @typedef {object} DuplicateGroup
+ * @property {"exact" | "near"} kind
+ * @property {number} similarity
+ * @property {Picture[]} images
+ * @property {string[]} differences
+ *
+ * @typedef {object} Folders
+ * @property {string[]} roots
+ * @property {string[]} allow_roots
+ * @property {string | null} path
+ * @property {{name: string, path: string}[]} folders
+ *
+ * @typedef {object} Run
+ * @property {string} name
+ * @property {string} modified_at
+ * @property {number | null} step
+ * @property {number | null} steps
+ * @property {Record<string, number>} metrics
+ *
+ * @typedef {Run & {config: Record<string, any>, rows: Record<string, any>[], next: number}} RunDetail
+ *
+ * @typedef {object} Stats
+ * @property {string} library
+ * @property {number} images
+ * @property {number} captions
+ * @property {string | null} model
+ * @property {Record<string, number>} models
+ * @property {string[]} folders
+ * @property {string[]} offline_folders
+ * @property {number} unreadable
+ * @property {SkippedFile[]} unreadable_files
+ * @property {number} size_bytes
+ * @property {string} version
+ * @property {string[]} pages
+ */
+
+export {};

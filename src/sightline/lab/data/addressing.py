@@ -1,0 +1,176 @@
+"""From an address, `scenes:0` or `coco:PATH`, to a dataset."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from sightline.errors import InputError
+from sightline.kit.paths import expand
+from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_split
+from sightline.lab.data.subset import check_limit, choose_subset
+
+SCENES = "scenes"
+
+_MODULES = {
+    "flickr8k": "flickr",
+    "flickr30k": "flickr",
+    "coco": "coco",
+    "cc": "conceptual",
+    "folder": "folder",
+    "csv": "tables",
+    "webdataset": "webdataset",
+    "tiny-imagenet": "tiny_imagenet",
+    "hf": "hugging_face",
+}
+"""Kind -> the module of this room that has its reader; loaded only when needed."""
+
+_MAY_LIE_ELSEWHERE = ("webdataset", "hf")
+"""Kinds whose path need not be a file or folder: a name on the hub, a range of tars."""
+
+_KIND = re.compile(r"([A-Za-z][\w-]+):(.*)", re.DOTALL)
+"""At least two characters before the colon, so that Windows' drives are paths."""
+
+
+@runtime_checkable
+class _ListsSplits(Protocol):
+    """A reader that can tell its splits without reading them all."""
+
+    def splits(self, path: Path) -> tuple[Split, ...]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """An address taken apart: a kind, and the path or seed after the colon."""
+
+    kind: str
+    rest: str
+
+    @property
+    def path(self) -> Path:
+        """The path after the colon, `~` filled in. Raises InputError where it is empty or must exist and doesn't."""
+        if not self.rest or "\0" in self.rest:
+            raise InputError(f"{self.kind}: needs a path behind the colon: {self.kind}:PATH")
+        path = expand(self.rest)
+        if self.kind not in _MAY_LIE_ELSEWHERE and not _exists(self.rest):
+            raise InputError(f"{path} doesn't exist. Give the path of a {self.kind} data set: {self.kind}:PATH")
+        return path
+
+    @property
+    def seed(self) -> int:
+        """The seed of scenes, 0 where none is given. Raises InputError for what is no whole number from 0 on."""
+        if not self.rest:
+            return 0
+        if not re.fullmatch(r"[0-9]{1,18}", self.rest):
+            raise InputError(f"The seed of {SCENES} is {self.rest!r}; write a whole number: {SCENES}:0")
+        return int(self.rest)
+
+
+def load_dataset(address: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> Dataset:
+    """The pairs of one split of what an address names: `scenes[:SEED]`, `KIND:PATH`, or a path that one kind fits.
+
+    With `limit` it is that many pairs: of scenes the first, else some chosen by `seed`, in the order of the source.
+    Raises InputError for an unknown kind or split, a split that the source doesn't have, a limit below 1, a path that
+    no kind or several fit, and whatever is wrong with the source.
+    """
+    known_split = check_split(split)
+    if limit is not None:
+        check_limit(limit)
+    parsed = parse_address(address)
+    if parsed.kind == SCENES:
+        from sightline.lab.data.scenes.dataset import load_scenes
+
+        return load_scenes(parsed.seed, split=known_split, limit=limit)
+    dataset = find_reader(parsed.kind).load(parsed.path, split=known_split)
+    return dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
+
+
+def available_splits(address: str) -> tuple[Split, ...]:
+    """The splits that an address has, in the order train, val, test. Raises InputError where it can't be read."""
+    parsed = parse_address(address)
+    if parsed.kind == SCENES:
+        return SPLITS
+    reader, path = find_reader(parsed.kind), parsed.path
+    return reader.splits(path) if isinstance(reader, _ListsSplits) else _try_splits(reader, path)
+
+
+def known_kinds() -> tuple[str, ...]:
+    """What may stand before the colon."""
+    return (SCENES, *_MODULES)
+
+
+def parse_address(address: str) -> Address:
+    """Take an address apart; the kind of a bare path is the one that recognises it.
+
+    Raises InputError for an unknown kind, with those of a similar name, and for a path that no kind or several fit.
+    """
+    if address == SCENES:
+        return Address(kind=SCENES, rest="")
+    match = _KIND.fullmatch(address)
+    if match and match[1] in known_kinds():
+        return Address(kind=match[1], rest=match[2])
+    if match and not _exists(address):
+        raise InputError(f"There is no kind of data {match[1]!r}. {_suggest(match[1])}")
+    return Address(kind=_recognise(address), rest=address)
+
+
+def find_reader(kind: str) -> DatasetReader:
+    """The reader of a kind that has a path. Raises InputError for an unknown kind."""
+    if kind not in _MODULES:
+        raise InputError(f"There is no kind of data {kind!r}. {_suggest(kind)}")
+    module = import_module(f"sightline.lab.data.{_MODULES[kind]}")
+    readers: tuple[DatasetReader, ...] = getattr(module, "READERS", None) or (module.READER,)
+    return next(reader for reader in readers if reader.kind == kind)
+
+
+def _recognise(address: str) -> str:
+    if not address or "\0" in address:
+        raise InputError(f"{address!r} is no address of data. {_list_kinds()}")
+    path, exists = expand(address), _exists(address)
+    fitting = [kind for kind in (_MODULES if exists else _MAY_LIE_ELSEWHERE) if find_reader(kind).recognises(path)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        choices = " or ".join(f"{kind}:{address}" for kind in fitting)
+        raise InputError(f"{address} looks like {len(fitting)} kinds of data: write {choices}.")
+    if address in _MODULES:
+        raise InputError(f"{address} needs a path: {address}:PATH")
+    if not exists:
+        raise InputError(f"{address!r} is no path that exists. {_suggest(address)}")
+    raise InputError(f"{address} looks like no kind of data that is known. If it is one, name it. {_list_kinds()}")
+
+
+def _exists(address: str) -> bool:
+    try:
+        return expand(address).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _suggest(kind: str) -> str:
+    near = difflib.get_close_matches(kind.lower(), known_kinds(), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return hint + _list_kinds()
+
+
+def _list_kinds() -> str:
+    return f"Data is {SCENES}[:SEED] or KIND:PATH with KIND one of {', '.join(_MODULES)}."
+
+
+def _try_splits(reader: DatasetReader, path: Path) -> tuple[Split, ...]:
+    """The splits that can be loaded. Raises the first InputError where none can."""
+    found: list[Split] = []
+    errors: list[InputError] = []
+    for split in SPLITS:
+        try:
+            reader.load(path, split=split)
+            found.append(split)
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return tuple(found)

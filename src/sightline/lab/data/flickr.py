@@ -1,0 +1,166 @@
+"""Flickr8k and Flickr30k as their publishers, Kaggle and Karpathy lay them."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.errors import InputError
+from sightline.kit.paths import is_file
+from sightline.lab.data.base import Dataset, Split
+from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, choose_folder, list_some
+from sightline.lab.data.captions_csv import header_kind, read_captions_csv, read_token_file
+from sightline.lab.data.karpathy import read_karpathy
+from sightline.lab.data.split_names import split_named
+from sightline.lab.data.text_files import first_line, read_lines
+
+IMAGE_FOLDERS = (
+    "Images",
+    "images",
+    "Flicker8k_Dataset",  # the publisher's own spelling
+    "Flickr8k_Dataset",
+    "Flickr8k_Dataset/Flicker8k_Dataset",
+    "flickr30k_images",
+    "flickr30k-images",
+    "flickr30k_images/flickr30k_images",
+)
+"""Where images lie, below the folder of the address or one of its subfolders; the folder itself counts too."""
+
+_SPLIT_LIST = re.compile(r"(?:flickr_?(?:8|30)k[._])?(train|dev|val|test)(?:images)?\.txt", re.IGNORECASE)
+"""`Flickr_8k.trainImages.txt`, and `train.txt` as Flickr30k Entities has it."""
+
+_NEVER_PUBLISHED = frozenset({"2258277193_586949ec62.jpg.1"})
+"""An image that Flickr8k.token.txt has captions for and that no release contains."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlickrReader:
+    """One of the two sets; they differ in the names of their files.
+
+    Karpathy's JSON, where it is there, alone decides splits and captions. Otherwise captions come from the publisher's
+    token file or Kaggle's CSV, and splits from lists such as `Flickr_8k.trainImages.txt`; without lists all is train.
+    """
+
+    kind: str
+    karpathy: str
+    """Name of Karpathy's JSON."""
+    token: str
+    """Name of the publisher's caption file."""
+    tables: tuple[str, ...]
+    """Names of Kaggle's CSVs."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder holds a caption file that only this set has."""
+        folders = _folders(path)
+        if _find(folders, (self.karpathy, self.token)):
+            return True
+        return any(header_kind(first_line(table)) == self.kind for table in _find(folders, self.tables))
+
+    def load(self, path: Path, *, split: Split) -> Dataset:
+        """Read one split of the folder at `path`.
+
+        Raises InputError for a missing or broken caption file (with file and line), a split that isn't there, an
+        image in two splits, and images that have captions but are absent.
+        """
+        files = self._read(path)
+        names = files.names(split)
+        candidates = [folder / name for folder in _folders(path) for name in IMAGE_FOLDERS] + [path]
+        folder = self._image_folder(path, candidates, names=names, source=files.source)
+        return files.to_dataset(name=f"{self.kind}:{path}", split=split, folder=folder)
+
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """The splits that are there."""
+        return self._read(path).splits()
+
+    def _image_folder(self, path: Path, candidates: list[Path], *, names: list[str], source: Path) -> ImageFolder:
+        existing = [candidate for candidate in candidates if candidate.is_dir() and candidate != path]
+        if not existing and not ImageFolder(path).holds(names[0]):
+            raise InputError(
+                f"{path} has no folder of images; one named {', '.join(IMAGE_FOLDERS[:4])} or "
+                f"{IMAGE_FOLDERS[5]} was expected, for the images that {source} names."
+            )
+        return choose_folder(candidates, names=names, source=source)
+
+    def _read(self, path: Path) -> CaptionedFiles:
+        if is_file(path):
+            raise InputError(f"{path} is a file. Give the folder that holds captions and images: {path.parent}")
+        folders = _folders(path)
+        if karpathy := _find(folders, (self.karpathy,)):
+            return read_karpathy(karpathy[0])
+        found = _find(folders, (self.token, *self.tables))
+        if not found:
+            raise InputError(
+                f"{path} holds no captions of {self.kind}: {self.karpathy}, {self.token} or "
+                f"{' or '.join(self.tables)} was expected there or in a subfolder."
+            )
+        files = CaptionedFiles(found[0])
+        lists = _read_split_lists(folders)
+        read = read_token_file if found[0].name == self.token else read_captions_csv
+        for line in read(found[0]):
+            if line.name in _NEVER_PUBLISHED or (lists and line.name not in lists):
+                continue
+            files.add(line.name, (line.caption,), where=line.where, split=lists.get(line.name, "train"))
+        if uncaptioned := [name for name in lists if name not in files]:
+            raise InputError(
+                f"{len(uncaptioned)} of {len(lists)} images that the lists of splits name have no caption in "
+                f"{found[0]}: {list_some(uncaptioned)}. Take them out of the lists, or get the whole caption file."
+            )
+        return files
+
+
+def _folders(path: Path) -> list[Path]:
+    """A folder and those directly in it, by name: archives are often unpacked into one of their own."""
+    try:
+        with os.scandir(path) as entries:
+            return [path, *sorted(Path(entry) for entry in entries if entry.is_dir())]
+    except OSError:
+        return [path]
+
+
+def _find(folders: Iterable[Path], names: Iterable[str]) -> list[Path]:
+    """The files of these names, by name first, then by folder."""
+    folders = list(folders)
+    return [folder / name for name in names for folder in folders if is_file(folder / name)]
+
+
+def _read_split_lists(folders: Iterable[Path]) -> dict[str, Split]:
+    """Image name -> split, from lists of images. Raises InputError for an image in two of them."""
+    splits: dict[str, tuple[Split, str]] = {}
+    for path in _split_lists(folders):
+        match = _SPLIT_LIST.fullmatch(path.name)
+        split = split_named(match[1]) if match else None
+        if split is None:
+            continue
+        for number, line in read_lines(path):
+            where = f"{path}:{number}"
+            name = check_name(line.strip(), where=where)
+            name = name if posixpath.splitext(name)[1] else f"{name}.jpg"
+            known, earlier = splits.setdefault(name, (split, where))
+            if known != split:
+                raise InputError(f"{where}: {name} is in split {split}, but in {known} at {earlier}. Keep one of them.")
+    return {name: split for name, (split, _) in splits.items()}
+
+
+def _split_lists(folders: Iterable[Path]) -> list[Path]:
+    for folder in folders:
+        found = [entry for entry in folder.glob("*.txt") if _SPLIT_LIST.fullmatch(entry.name)]
+        if found:
+            return sorted(found)
+    return []
+
+
+READERS = (
+    FlickrReader(
+        kind="flickr8k", karpathy="dataset_flickr8k.json", token="Flickr8k.token.txt", tables=("captions.txt",)
+    ),
+    FlickrReader(
+        kind="flickr30k",
+        karpathy="dataset_flickr30k.json",
+        token="results_20130124.token",
+        tables=("results.csv", "captions.txt"),
+    ),
+)

@@ -1,0 +1,232 @@
+"""Hugging Face `datasets`: folders that it saved or can read, and sets of the hub."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.errors import ImageError, InputError
+from sightline.lab.data.base import SPLITS, Dataset, Pair, Split, fingerprint_of
+from sightline.lab.data.captioned_files import list_some
+from sightline.lab.data.split_names import require_split, split_named
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_LOG = logging.getLogger(__name__)
+_TEXT_COLUMNS = ("text", "caption", "captions", "sentences")
+_MIN_VERSION = 4
+"""Older versions can run a script that a set brings along."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HuggingFaceImage:
+    """A picture in a row of a set that the library opens."""
+
+    source: str
+    """Absolute folder, or the hub's name."""
+    split: str
+    """As the set calls it."""
+    column: str
+    row: int
+
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no picture that can be decoded."""
+        from sightline.core.images.decode import read_picture
+
+        cell = _open_column(self.source, self.split, self.column)[self.row][self.column] or {}
+        data, path = cell.get("bytes"), cell.get("path")
+        if data is not None:
+            return read_picture(data, min_side_px=min_side_px).rgb
+        if not path:
+            raise ImageError("the row holds no picture")
+        if "://" in path:
+            raise ImageError("the picture is an address, not a file")
+        return read_picture(Path(path), min_side_px=min_side_px).rgb
+
+
+class HuggingFaceReader:
+    """Reads what the library `datasets` opens: `hf:FOLDER`, `hf:ORG/NAME` or `hf:ORG/NAME:CONFIG`."""
+
+    kind = "hf"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+        return _is_saved(path)
+
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """The set's splits that are train, val or test. Raises InputError where it can't be opened."""
+        found = {split_named(name) for name in _open(_source_of(path))}
+        return tuple(split for split in SPLITS if split in found)
+
+    def load(self, path: Path, *, split: Split) -> Dataset:
+        """The rows of one split that have a picture column and a text.
+
+        Captions are the strings of the columns text, caption, captions or sentences (one of them, or numbered such as
+        caption_0, caption_1); else the name of the row's class. Rows without a text are left out with a warning.
+        Raises InputError where the library is missing or can't open the set, and for a missing split or column.
+        """
+        source = _source_of(path)
+        splits = _open(source)
+        known: dict[Split, str] = {}
+        for name in splits:
+            if (found := split_named(name)) is not None:
+                known.setdefault(found, name)
+        require_split(split, known, source=path)
+        rows = splits[known[split]]
+        name = f"{self.kind}:{path}"
+        pairs, class_names = _read_rows(rows, source=source, split=known[split], name=name)
+        files = sorted(_stamp(file["filename"]) for file in rows.cache_files)
+        fingerprint = fingerprint_of([*files, *(part for p in pairs for part in (p.id, str(p.label), *p.captions))])
+        return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint, class_names=class_names)
+
+
+READER = HuggingFaceReader()
+
+
+def import_datasets() -> Any:
+    """The library. Raises InputError with what to install where it is missing or runs scripts of sets."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"hf: needs the library datasets: pip install 'datasets>={_MIN_VERSION}'") from error
+    if int(datasets.__version__.partition(".")[0]) < _MIN_VERSION:
+        raise InputError(
+            f"hf: needs datasets {_MIN_VERSION} or later, this is {datasets.__version__}: "
+            f"pip install 'datasets>={_MIN_VERSION}'"
+        )
+    return datasets
+
+
+def _source_of(path: Path) -> str:
+    return str(path.absolute()) if path.is_dir() else path.as_posix()
+
+
+def _is_saved(path: Path) -> bool:
+    try:
+        return (path / "dataset_dict.json").is_file() or (
+            (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _open(source: str) -> dict[str, Any]:
+    """The splits of a set under the names that it gives them."""
+    datasets = import_datasets()
+    folder = Path(source)
+    try:
+        if _is_saved(folder):
+            opened = datasets.load_from_disk(source)
+        elif folder.is_dir():
+            opened = datasets.load_dataset(source)
+        else:
+            name, _, config = source.partition(":")
+            opened = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the library has no base class for what it raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"hf:{source} can't be opened: {lines[0]} Give a folder that datasets can read, or a name on the hub "
+            "(with a network connection); a config goes behind a colon."
+        ) from error
+    if isinstance(opened, dict):
+        return opened
+    return {str(opened.split) if opened.split is not None and split_named(str(opened.split)) else "train": opened}
+
+
+@lru_cache(maxsize=16)
+def _open_column(source: str, split: str, column: str) -> Any:
+    """One column with the pictures as bytes: our own decoder reads them. Kept open, since each row is asked for."""
+    image = import_datasets().Image(decode=False)
+    return _open(source)[split].select_columns([column]).cast_column(column, image)
+
+
+def _read_rows(
+    rows: Any, *, source: str, split: str, name: str
+) -> tuple[list[Pair], tuple[tuple[str, ...], ...] | None]:
+    image_column = _find_image_column(rows.features, name)
+    label_column, class_names = _find_classes(rows.features)
+    text_columns = _find_text_columns(rows.features, name) if label_column is None else _text_columns(rows.features)
+    pairs, textless = [], []
+    for row, cells in enumerate(_iterate(rows, [*text_columns, *([label_column] if label_column else [])])):
+        number = cells.get(label_column)
+        label = number if class_names is not None and isinstance(number, int) and number >= 0 else None
+        captions = tuple(text for column in text_columns for text in _texts_of(cells[column]))
+        if not captions and class_names is not None and label is not None:
+            captions = class_names[label]
+        if not captions:
+            textless.append(str(row))
+            continue
+        image = HuggingFaceImage(source=source, split=split, column=image_column, row=row)
+        pairs.append(Pair(id=f"{split}/{row}", image=image, captions=captions, label=label))
+    if textless:
+        if not pairs:
+            raise InputError(f"{name}: no row of split {split} has a text in {', '.join(text_columns)}.")
+        _LOG.warning("%s: %d rows without a text are left out: %s.", name, len(textless), list_some(textless))
+    return pairs, class_names
+
+
+def _iterate(rows: Any, columns: list[str]) -> Iterator[dict[Any, Any]]:
+    """Cells of some columns, row by row; the pictures are not touched."""
+    for batch in rows.select_columns(columns).iter(batch_size=1000):
+        for values in zip(*(batch[column] for column in columns), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _find_image_column(features: Any, name: str) -> str:
+    image = import_datasets().Image
+    found = [column for column, feature in features.items() if isinstance(feature, image)]
+    if not found:
+        raise InputError(f"{name} has no column of images; its columns are {_describe(features)}.")
+    return "image" if "image" in found else str(found[0])
+
+
+def _find_text_columns(features: Any, name: str) -> list[str]:
+    found = _text_columns(features)
+    if not found:
+        raise InputError(
+            f"{name} has no column of captions; its columns are {_describe(features)}. "
+            f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
+        )
+    return found
+
+
+def _text_columns(features: Any) -> list[str]:
+    for name in _TEXT_COLUMNS:
+        numbered = re.compile(rf"{name}_?\d*")
+        if found := [column for column in features if numbered.fullmatch(column)]:
+            return found
+    return []
+
+
+def _find_classes(features: Any) -> tuple[str | None, tuple[tuple[str, ...], ...] | None]:
+    """The first column of classes, and for each class its name with spaces for underscores."""
+    class_label = import_datasets().ClassLabel
+    for column, feature in features.items():
+        if isinstance(feature, class_label):
+            return column, tuple((str(name).replace("_", " "),) for name in feature.names)
+    return None, None
+
+
+def _texts_of(cell: Any) -> list[str]:
+    """A string, a list of them, or the `raw` of Karpathy's sentences."""
+    if isinstance(cell, str):
+        return [text] if (text := " ".join(cell.split())) else []
+    if isinstance(cell, list):
+        return [text for part in cell for text in _texts_of(part)]
+    return _texts_of(cell.get("raw")) if isinstance(cell, dict) else []
+
+
+def _describe(features: Any) -> str:
+    return ", ".join(f"{column} ({getattr(feature, 'dtype', feature)})" for column, feature in features.items())
+
+
+def _stamp(path: str) -> str:
+    status = Path(path).stat()
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"

@@ -1,0 +1,255 @@
+"""What a scene can be, and how one is drawn: deterministic by seed, split and number, on every machine.
+
+Lengths are fractions of the picture's side; x runs to the right and y downward. `docs/scenes.md` fixes all of this: a
+change raises GRAMMAR_VERSION.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from sightline.lab.data.base import Split
+
+GRAMMAR_VERSION = 1
+
+_T = TypeVar("_T")
+
+RGB = tuple[int, int, int]
+
+SHAPES = ("circle", "square", "triangle", "cross", "heart", "ring")
+TEXTURES = ("solid", "striped", "dotted")
+
+# No word that can follow an article begins with a vowel, so that `a` always fits: two sentences that differ in a swap
+# consist of the same words (this is why there is no orange and no oval).
+COLOURS: Mapping[str, tuple[RGB, RGB]] = {
+    "red": ((222, 40, 36), (112, 6, 12)),
+    "yellow": ((248, 214, 40), (168, 112, 0)),
+    "green": ((46, 164, 60), (6, 74, 22)),
+    "blue": ((40, 84, 222), (150, 190, 255)),
+    "purple": ((134, 48, 178), (58, 8, 92)),
+    "pink": ((255, 150, 200), (196, 56, 124)),
+    "white": ((248, 248, 248), (112, 116, 140)),
+    "black": ((20, 20, 22), (136, 140, 152)),
+}
+"""Of each colour the paint, and the second paint of its stripes and dots."""
+
+SIZES: Mapping[str, tuple[float, float]] = {"small": (0.115, 0.125), "medium": (0.16, 0.175), "large": (0.215, 0.235)}
+"""Of each size the least and the greatest radius."""
+
+GROUNDS: tuple[RGB, ...] = (
+    (128, 128, 128),
+    (176, 176, 172),
+    (84, 88, 92),
+    (212, 206, 192),
+    (60, 66, 84),
+    (150, 164, 178),
+    (168, 158, 128),
+    (104, 116, 92),
+    (196, 214, 222),
+    (92, 76, 88),
+    (40, 72, 80),
+    (112, 132, 158),
+    (228, 232, 218),
+    (128, 140, 132),
+)
+"""Colours of backgrounds. Those too near to an object's colour are left out."""
+
+GAP = 0.03
+"""Least distance between objects, and between an object and the picture's edge."""
+
+_MAX_JITTER = 9
+_MIN_CONTRAST = 58.0
+_MIN_SECOND_CONTRAST = 22.0
+_PLACING_TRIES = 12
+_ARRANGEMENTS = 60
+_N_PARTS = 10
+
+
+class Kind(NamedTuple):
+    """What a thing is said to be: each attribute, or None where it is left out."""
+
+    size: str | None = None
+    texture: str | None = None
+    colour: str | None = None
+    shape: str | None = None
+
+
+VALUES: Mapping[str, tuple[str, ...]] = {
+    "size": tuple(SIZES),
+    "texture": TEXTURES,
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+}
+"""Of each attribute what it can be, in the order in which a sentence names them."""
+
+
+class SceneObject(NamedTuple):
+    """One thing in a scene, with its place and what makes it look less alike."""
+
+    kind: Kind
+    """All four attributes."""
+    x: float
+    """Of the centre."""
+    y: float
+    radius: float
+    """Nothing of the object lies further from its centre, but for a pixel of smoothing."""
+    tilt: float
+    """Tangent of half the angle of rotation, clockwise; small, so that a square stays upright."""
+    grain: int
+    """Direction of stripes: 0 vertical, 1 horizontal, 2 and 3 diagonal."""
+    jitter: RGB
+    """Added to the paints, -9 to 9."""
+
+    def box_px(self, size_px: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a square around it, in pixels of a picture of this size."""
+        x, y, reach = self.x * size_px, self.y * size_px, self.radius * size_px
+        return x - reach, y - reach, x + reach, y + reach
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """Two or three objects on a background."""
+
+    objects: tuple[SceneObject, ...]
+    ground: RGB
+    noise_seed: int | None
+    """Where the background is photographic noise, the seed of its noise; None where it is plain."""
+
+    @property
+    def bag(self) -> tuple[str, ...]:
+        """The words of its colours and shapes, sorted: the same whatever is moved or exchanged between objects."""
+        return tuple(sorted(word for thing in self.objects for word in (str(thing.kind.colour), str(thing.kind.shape))))
+
+    @property
+    def split(self) -> Split:
+        """The only split in which this scene may occur."""
+        return split_of(self.bag)
+
+
+class Chance:
+    """Random choices from `random.Random.random` alone, the one method whose values Python promises to keep."""
+
+    def __init__(self, *key: str | int) -> None:
+        name = "/".join(map(str, ("scenes", GRAMMAR_VERSION, *key)))
+        self.fraction = random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())).random
+        """Uniform in [0, 1)."""
+
+    def below(self, n: int) -> int:
+        """0 to n - 1."""
+        return int(self.fraction() * n)
+
+    def pick(self, values: Sequence[_T]) -> _T:
+        """One of them."""
+        return values[int(self.fraction() * len(values))]
+
+    def within(self, low: float, high: float) -> float:
+        """Between low and high."""
+        return low + (high - low) * self.fraction()
+
+    def shuffle(self, values: Sequence[_T]) -> list[_T]:
+        """All of them in another order (Fisher and Yates)."""
+        mixed = list(values)
+        for last in range(len(mixed) - 1, 0, -1):
+            other = self.below(last + 1)
+            mixed[last], mixed[other] = mixed[other], mixed[last]
+        return mixed
+
+
+def split_of(bag: Sequence[str]) -> Split:
+    """Test and val get a tenth of all bags of words each: no test scene's content can occur in training."""
+    part = hashlib.blake2b(" ".join(bag).encode(), digest_size=8).digest()[0] % _N_PARTS
+    return "test" if part == 0 else "val" if part == 1 else "train"
+
+
+def draw_scene(seed: int, split: Split, number: int) -> Scene:
+    """Scene `number` of the endless stream of a seed and split."""
+    chance = Chance(seed, split, number)
+    while True:
+        n_objects = 2 + chance.below(2)
+        colours = [chance.pick(VALUES["colour"]) for _ in range(n_objects)]
+        shapes = [chance.pick(SHAPES) for _ in range(n_objects)]
+        alike = len(set(zip(colours, shapes, strict=True))) < n_objects
+        if alike or split_of(sorted([*colours, *shapes])) != split:
+            continue
+        objects = _place(chance, colours, shapes)
+        if objects:
+            ground = chance.pick(grounds_for([thing.kind for thing in objects]))
+            noise_seed = chance.below(2**32) if chance.fraction() < 0.5 else None
+            return Scene(objects=objects, ground=ground, noise_seed=noise_seed)
+
+
+def _place(chance: Chance, colours: Sequence[str], shapes: Sequence[str]) -> tuple[SceneObject, ...]:
+    """Objects of random sizes that don't touch; none where chance finds no room for them in many arrangements."""
+    sizes = [chance.pick(VALUES["size"]) for _ in colours]
+    radii = [chance.within(*SIZES[size]) for size in sizes]
+    for _ in range(_ARRANGEMENTS):
+        centres = _arrange(chance, radii)
+        if centres:
+            break
+    else:
+        return ()
+    objects = []
+    for colour, shape, size, radius, (x, y) in zip(colours, shapes, sizes, radii, centres, strict=True):
+        tilt = chance.within(-0.08, 0.08)
+        jitter = (chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER)
+        kind = Kind(size, chance.pick(TEXTURES), colour, shape)
+        objects.append(SceneObject(kind, x, y, radius, tilt, chance.below(4), jitter))
+    return tuple(objects)
+
+
+def _arrange(chance: Chance, radii: Sequence[float]) -> list[tuple[float, float]]:
+    """Centres of circles that don't touch; none where one finds no room beside those before it."""
+    centres: list[tuple[float, float]] = []
+    for radius in radii:
+        for _ in range(_PLACING_TRIES):
+            x = chance.within(radius + GAP, 1 - radius - GAP)
+            y = chance.within(radius + GAP, 1 - radius - GAP)
+            if all(
+                (x - other_x) ** 2 + (y - other_y) ** 2 >= (radius + other + GAP) ** 2
+                for (other_x, other_y), other in zip(centres, radii, strict=False)
+            ):
+                centres.append((x, y))
+                break
+        else:
+            return []
+    return centres
+
+
+def grounds_for(kinds: Sequence[Kind]) -> list[RGB]:
+    """The backgrounds on which such things, and the stripes and dots on them, are plain to see."""
+    return [
+        ground
+        for ground in GROUNDS
+        if all(
+            _CONTRASTS[ground, str(kind.colour)][0] >= _MIN_CONTRAST
+            and (kind.texture == "solid" or _CONTRASTS[ground, str(kind.colour)][1] >= _MIN_SECOND_CONTRAST)
+            for kind in kinds
+        )
+    ]
+
+
+def _contrast(one: RGB, other: RGB) -> float:
+    """How different two colours look, 0 to 255: green counts most, as in the eye."""
+    red, green, blue = (float(a - b) for a, b in zip(one, other, strict=True))
+    return math.sqrt((2 * red * red + 4 * green * green + 3 * blue * blue) / 9)
+
+
+_CONTRASTS = {
+    (ground, colour): (_contrast(ground, first), _contrast(ground, second))
+    for ground in GROUNDS
+    for colour, (first, second) in COLOURS.items()
+}
+
+
+def iterate_kinds(kind: Kind) -> Iterator[Kind]:
+    """All that can be said of a thing: its kind with any attributes left out."""
+    for size in (kind.size, None):
+        for texture in (kind.texture, None):
+            for colour in (kind.colour, None):
+                for shape in (kind.shape, None):
+                    yield Kind(size, texture, colour, shape)

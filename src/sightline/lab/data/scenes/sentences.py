@@ -1,0 +1,232 @@
+"""Sentences of scenes: templates filled with what is true (`compose_captions`), and the same with one thing wrong."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sightline.lab.data.scenes.grammar import VALUES, Chance, Kind, Scene, SceneObject
+from sightline.lab.data.scenes.statements import PLACES, RELATIONS, Mention, Statement, fits, is_at, is_related
+
+N_PARAPHRASES = 5
+
+_TEMPLATES_FILE = Path(__file__).with_name("templates.toml")
+_SLOT = re.compile(r"\{([^{}]+)\}")
+_NUMBERS = {1: "one", 2: "two", 3: "three"}
+_PLURALS = {"cross": "crosses"}
+_RELATION_WORDS = {
+    "": dict(zip(RELATIONS, ("left of", "right of", "above", "below"), strict=True)),
+    "of": dict(zip(RELATIONS, ("to the left of", "to the right of", "above", "below"), strict=True)),
+    "its": dict(zip(RELATIONS, ("to its left", "to its right", "above it", "below it"), strict=True)),
+}
+_PLACE_WORDS = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "middle": "in the middle",
+    **{place: f"in the {place} corner" for place in PLACES if " " in place},
+}
+_WANTED = (("relation",), ("things",), ("place",), ("count", "negation"), ("relation", "things", "place"))
+"""Of what families the paraphrases are, as long as such sentences can be found."""
+_TRIES_A_TEMPLATE = 4
+
+
+class Slot(NamedTuple):
+    """What a brace of a template asks for; `first` and `second` are things."""
+
+    asks: str
+    """`mention`, `relation`, `place`, `count` or `absent`."""
+    first: int = 0
+    second: int = 0
+    attributes: tuple[str, ...] = ()
+    style: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """A sentence with slots."""
+
+    text: str
+    family: str
+    pieces: tuple[str | Slot, ...]
+    mentioned: tuple[int, ...]
+    """The things it mentions; mention k of its statements is thing `mentioned[k]`."""
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Its slots, in the order of the text."""
+        return [piece for piece in self.pieces if isinstance(piece, Slot)]
+
+
+class Caption(NamedTuple):
+    """A sentence and what it states."""
+
+    text: str
+    statement: Statement
+    template: Template
+
+
+@cache
+def load_templates() -> tuple[Template, ...]:
+    """All templates of `templates.toml`."""
+    families = tomllib.loads(_TEMPLATES_FILE.read_text(encoding="utf-8"))
+    return tuple(_parse(text, family) for family, texts in families.items() for text in texts)
+
+
+def compose_captions(
+    scene: Scene, chance: Chance, *, accept: Callable[[Statement], bool] | None = None
+) -> list[Caption] | None:
+    """Five true sentences of five templates; None where none can be found that `accept` takes."""
+    captions: list[Caption] = []
+    for families in _WANTED:
+        caption = _find(scene, chance, _templates_of(*families), captions, accept)
+        if caption is None:
+            caption = _find(scene, chance, load_templates(), captions, accept)
+        if caption is None:
+            return None
+        captions.append(caption)
+    return captions
+
+
+def write(template: Template, statement: Statement) -> str:
+    """The sentence that a template makes of a statement."""
+    relations, counts, absent = iter(statement.relations), iter(statement.counts), iter(statement.absent)
+    words: list[str] = []
+    for piece in template.pieces:
+        if isinstance(piece, str):
+            words.append(piece)
+        elif piece.asks == "relation":
+            words.append(_RELATION_WORDS[piece.style][next(relations)[0]])
+        elif piece.asks == "count":
+            number, kind = next(counts)
+            words.append(f"{_NUMBERS[number]} {_name(kind, plural=number > 1)}")
+        elif piece.asks == "absent":
+            words.append(_name(next(absent)))
+        else:
+            mention = statement.mentions[template.mentioned.index(piece.first)]
+            words.append(_name(mention.kind) if piece.asks == "mention" else _PLACE_WORDS[str(mention.place)])
+    return "".join(words)
+
+
+def fill(template: Template, things: Sequence[SceneObject], chance: Chance) -> Statement | None:
+    """What a template can say of these things, taken in this order; None where it can't say anything true."""
+    if max(template.mentioned) >= len(things):
+        return None
+    kinds: dict[int, Kind] = {}
+    places: dict[int, str] = {}
+    relations: list[tuple[str, int, int]] = []
+    counts: list[tuple[int, Kind]] = []
+    absent: list[Kind] = []
+    for slot in template.slots:
+        one = things[slot.first]
+        if slot.asks == "mention":
+            kinds[slot.first] = _keep(one.kind, slot.attributes)
+        elif slot.asks == "relation":
+            known = [name for name in RELATIONS if is_related(name, one, things[slot.second])]
+            if not known:
+                return None
+            pair = (template.mentioned.index(slot.first), template.mentioned.index(slot.second))
+            relations.append((chance.pick(known), *pair))
+        elif slot.asks == "place":
+            place = _choose_place(one, chance)
+            if place is None:
+                return None
+            places[slot.first] = place
+        elif slot.asks == "count":
+            kind = _keep(one.kind, slot.attributes)
+            number = sum(fits(kind, thing) for thing in things)
+            if number < 2 or (slot.attributes and any(fits(kind, things[i]) for i in template.mentioned if i)):
+                return None
+            counts.append((number, kind))
+        else:
+            kind_or_none = _find_absent(things, slot.attributes, chance)
+            if kind_or_none is None:
+                return None
+            absent.append(kind_or_none)
+    mentions = tuple(Mention(kinds[thing], places.get(thing)) for thing in template.mentioned)
+    return Statement(mentions, tuple(relations), tuple(counts), tuple(absent))
+
+
+def _find(
+    scene: Scene,
+    chance: Chance,
+    templates: Sequence[Template],
+    earlier: Sequence[Caption],
+    accept: Callable[[Statement], bool] | None,
+) -> Caption | None:
+    for _ in range(_TRIES_A_TEMPLATE * len(templates)):
+        template = chance.pick(templates)
+        if any(caption.template is template for caption in earlier):
+            continue
+        statement = fill(template, chance.shuffle(scene.objects), chance)
+        if statement is not None and (accept is None or accept(statement)):
+            return Caption(write(template, statement), statement, template)
+    return None
+
+
+@cache
+def _templates_of(*families: str) -> tuple[Template, ...]:
+    return tuple(template for template in load_templates() if template.family in families)
+
+
+def _keep(kind: Kind, attributes: Sequence[str]) -> Kind:
+    return Kind._make(value if name in attributes else None for name, value in zip(Kind._fields, kind, strict=True))
+
+
+def _choose_place(thing: SceneObject, chance: Chance) -> str | None:
+    """The most telling place of a thing: a corner, the middle, else a side."""
+    known = [place for place in PLACES if is_at(place, thing)]
+    telling = [place for place in known if " " in place or place == "middle"]
+    return chance.pick(telling or known) if known else None
+
+
+def _find_absent(things: Sequence[SceneObject], attributes: Sequence[str], chance: Chance) -> Kind | None:
+    """Something that isn't there, of colours and shapes that are as far as possible: a near miss."""
+    for try_ in range(8):
+        kind = Kind(
+            **{
+                name: getattr(chance.pick(things).kind, name) if try_ < 4 else chance.pick(VALUES[name])
+                for name in attributes
+            }
+        )
+        if not any(fits(kind, thing) for thing in things):
+            return kind
+    return None
+
+
+@cache
+def _name(kind: Kind, *, plural: bool = False) -> str:
+    noun = kind.shape or "shape"
+    if plural:
+        noun = _PLURALS.get(noun, noun + "s")
+    return " ".join([word for word in kind[:3] if word] + [noun])
+
+
+def _parse(text: str, family: str) -> Template:
+    parts = _SLOT.split(text)
+    pieces = [_parse_slot(part) if i % 2 else part for i, part in enumerate(parts)]
+    mentioned = sorted({p.first for p in pieces if isinstance(p, Slot) and p.asks == "mention"})
+    return Template(
+        text=text, family=family, pieces=tuple(piece for piece in pieces if piece), mentioned=tuple(mentioned)
+    )
+
+
+def _parse_slot(text: str) -> Slot:
+    head, _, attributes = text.partition(":")
+    names = tuple(attributes.split())
+    if head == "n":
+        return Slot("count", attributes=names)
+    if head == "no":
+        return Slot("absent", attributes=names)
+    if head.endswith("@"):
+        return Slot("place", int(head[0]))
+    if ">" in head:
+        things, _, style = head.partition(" ")
+        return Slot("relation", int(things[0]), int(things[2]), style=style)
+    return Slot("mention", int(head), attributes=names)

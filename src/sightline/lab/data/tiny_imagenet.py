@@ -1,0 +1,168 @@
+"""Tiny ImageNet: 64 x 64 pictures of 200 classes, in parquet shards or in the publisher's folders."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sightline.core.images.files import is_image_name
+from sightline.errors import InputError
+from sightline.lab.data.base import Dataset, FileImage, Pair, Split, fingerprint_of
+from sightline.lab.data.parquet import ParquetImage, read_columns
+from sightline.lab.data.split_names import require_split
+from sightline.lab.data.text_files import read_json, read_lines
+
+N_VAL_PER_CLASS = 40
+"""Of parquet shards the last rows of each class, in file order, are `val`: never trained on."""
+
+_Names = tuple[tuple[str, ...], ...]
+
+
+class TinyImagenetReader:
+    """Reads parquet shards with `classes.json`, or `tiny-imagenet-200` as its publisher packs it."""
+
+    kind = "tiny-imagenet"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a folder of either layout."""
+        try:
+            shards = (path / "classes.json").is_file() and any(path.glob("*.parquet"))
+            return shards or ((path / "wnids.txt").is_file() and (path / "words.txt").is_file())
+        except (OSError, ValueError):
+            return False
+
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """Train and val. Raises InputError for a folder of neither layout."""
+        if not self.recognises(path):
+            raise InputError(
+                f"{path} is not Tiny ImageNet: give a folder with classes.json and .parquet shards, or the "
+                "publisher's tiny-imagenet-200 with wnids.txt and words.txt."
+            )
+        return ("train", "val")
+
+    def load(self, path: Path, *, split: Split) -> Dataset:
+        """The pairs of `train` or `val`, each with its label; its captions are the names of its class.
+
+        Of parquet shards the last 40 rows of each class are `val`; the publisher's folders have a `val` of their own.
+        There is no `test`: its labels were never published. Raises InputError for a folder of neither layout, for a
+        label without a class, and where the shards hold too few rows of a class.
+        """
+        path = path.absolute()
+        require_split(split, self.splits(path), source=path)
+        in_shards = (path / "classes.json").is_file()
+        class_names, pairs = _load_shards(path, split) if in_shards else _load_folders(path, split)
+        fingerprint = fingerprint_of(
+            part for pair in pairs for part in (pair.id, repr(pair.image), str(pair.label), *pair.captions)
+        )
+        name = f"{self.kind}:{path}"
+        return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint, class_names=class_names)
+
+
+READER = TinyImagenetReader()
+
+
+def _load_shards(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
+    class_names = _read_classes(path / "classes.json")
+    pairs_of_class: dict[int, list[tuple[int, Pair]]] = defaultdict(list)
+    for number, pair in enumerate(_pairs_of_shards(path, class_names)):
+        assert pair.label is not None
+        pairs_of_class[pair.label].append((number, pair))
+    chosen: list[tuple[int, Pair]] = []
+    for label, numbered in pairs_of_class.items():
+        if len(numbered) <= N_VAL_PER_CLASS:
+            raise InputError(
+                f"{path} has {len(numbered)} rows of class {label} ({class_names[label][0]}); more than "
+                f"{N_VAL_PER_CLASS} are needed, since the last {N_VAL_PER_CLASS} are val. Copy all shards."
+            )
+        chosen += numbered[:-N_VAL_PER_CLASS] if split == "train" else numbered[-N_VAL_PER_CLASS:]
+    return class_names, [pair for _, pair in sorted(chosen, key=lambda numbered: numbered[0])]
+
+
+def _pairs_of_shards(path: Path, class_names: _Names) -> Iterator[Pair]:
+    for shard in sorted(path.glob("*.parquet")):
+        for row, label in enumerate(read_columns(shard, ["label"], beside=["image"])["label"]):
+            if not isinstance(label, int) or not 0 <= label < len(class_names):
+                raise InputError(
+                    f"{shard}: row {row} has label {label}, and classes.json has classes 0 to {len(class_names) - 1}."
+                )
+            image = ParquetImage(path=shard, row=row)
+            yield Pair(id=f"{shard.stem}/{row}", image=image, captions=class_names[label], label=label)
+
+
+def _read_classes(path: Path) -> _Names:
+    """The names of each class in the order of labels. Raises InputError where labels don't count from 0 on."""
+    expected = 'a list of objects like {"label": 0, "wnid": "n02124075", "names": "Egyptian cat"}'
+    content = read_json(path)
+    if not isinstance(content, list) or not content or not all(isinstance(entry, dict) for entry in content):
+        raise InputError(f"{path} must be {expected}.")
+    by_label: dict[Any, tuple[str, ...]] = {}
+    for number, entry in enumerate(content, start=1):
+        label, names = entry.get("label"), split_synonyms(str(entry.get("names", "")))
+        if not isinstance(label, int) or not names or label in by_label:
+            raise InputError(
+                f"{path}: entry {number} ({entry}) has no names, or no label of its own; write {expected}."
+            )
+        by_label[label] = names
+    if sorted(by_label) != list(range(len(by_label))):
+        raise InputError(f"{path} must have the labels 0 to {len(by_label) - 1}, each once.")
+    return tuple(by_label[label] for label in range(len(by_label)))
+
+
+def split_synonyms(names: str) -> tuple[str, ...]:
+    """The synonyms of a WordNet entry: split at commas, each once."""
+    found: dict[str, str] = {}
+    for name in names.split(","):
+        found.setdefault(name.strip().lower(), name.strip())
+    return tuple(name for name in found.values() if name)
+
+
+def _load_folders(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
+    wnids = [line.strip() for _, line in read_lines(path / "wnids.txt")]
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    class_names = _read_words(path / "words.txt", wnids)
+    pairs = [
+        Pair(
+            id=file.relative_to(path).as_posix(),
+            image=FileImage(path=file),
+            captions=class_names[labels[wnid]],
+            label=labels[wnid],
+        )
+        for file, wnid in (_train_files(path, wnids) if split == "train" else _val_files(path, labels))
+    ]
+    if not pairs:
+        raise InputError(f"{path} has no pictures in its folder {split}; unpack the archive again.")
+    return class_names, pairs
+
+
+def _read_words(path: Path, wnids: list[str]) -> _Names:
+    words = {}
+    for _, line in read_lines(path):
+        wnid, _, names = line.partition("\t")
+        words[wnid] = split_synonyms(names)
+    unnamed = [wnid for wnid in wnids if not words.get(wnid)]
+    if unnamed:
+        raise InputError(f"{path} has no names for {unnamed[0]}, a class of wnids.txt. Unpack the archive again.")
+    return tuple(words[wnid] for wnid in wnids)
+
+
+def _train_files(path: Path, wnids: list[str]) -> Iterator[tuple[Path, str]]:
+    for wnid in wnids:
+        folder = path / "train" / wnid / "images"
+        if not folder.is_dir():
+            raise InputError(f"{folder} is missing; unpack the archive again.")
+        for file in sorted(folder.iterdir()):
+            if is_image_name(file.name):
+                yield file, wnid
+
+
+def _val_files(path: Path, labels: dict[str, int]) -> Iterator[tuple[Path, str]]:
+    annotations = path / "val" / "val_annotations.txt"
+    for number, line in read_lines(annotations):
+        name, wnid = [*line.split("\t"), ""][:2]
+        file = path / "val" / "images" / Path(name).name
+        if wnid not in labels or not file.is_file():
+            wrong = f"{wnid!r} is not in wnids.txt" if wnid not in labels else f"{file} is missing"
+            raise InputError(f"{annotations}:{number}: {wrong}; a file's name, a tab and its class were expected.")
+        yield file, wnid

@@ -1,0 +1,92 @@
+"""Whether a captioner's int8 graphs may stand in for its fp32 ones: both write greedily, their words are compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.core.images.decode import read_picture
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate, make_int8
+from sightline.core.models.captioners import fp32_graphs
+from sightline.core.models.encoder_precision import only_int8
+from sightline.core.models.onnx_captioner import OnnxCaptioner
+from sightline.core.models.precision import Verdict, quantised_folder, write_verdict
+from sightline.core.models.registry import find_card
+from sightline.core.models.resolve import resolve_folder
+from sightline.errors import ImageError, InputError, ModelError
+from sightline.lab.evaluation.captions.cider import cider
+from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.images.preprocess import Preprocessing
+
+_BATCH = 16
+_GREEDY = GenerationConfig(beams=1)
+
+
+def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: CaptionerGate | None = None) -> Verdict:
+    """Compare a captioner's int8 graphs with its fp32 ones on pictures, and keep the verdict with the graphs.
+
+    From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Pictures that
+    can't be read are passed over. Raises InputError for fewer readable pictures than the thresholds ask for, ModelError
+    where the model can't run or comes in int8 only.
+    """
+    started = time.monotonic()
+    thresholds = thresholds or CaptionerGate()
+    card = find_card(model)
+    card, folder, graphs = fp32_graphs(card, resolve_folder(card))
+    if only_int8(graphs):
+        raise ModelError(f"{card.name} comes in int8 only: there is nothing to compare it with.")
+    fp32, int8 = OnnxCaptioner(card, folder, graphs=graphs), OnnxCaptioner(card, folder, graphs=make_int8(graphs))
+    texts: tuple[list[str], list[str]] = ([], [])
+    for batch_BSS3 in _batches(pictures, card.preprocessing):
+        for captioner, written in zip((fp32, int8), texts, strict=True):
+            captions = captioner.generate(batch_BSS3, _GREEDY)
+            written += [several[0].text if several else "" for several in captions]
+    if len(texts[0]) < thresholds.min_images:
+        raise InputError(
+            f"int8 of {card.name} is judged by at least {thresholds.min_images} pictures; {len(texts[0])} can be read."
+        )
+    verdict = judge(*texts, thresholds=thresholds)
+    verdict = replace(verdict, took_s=time.monotonic() - started, runtime=int8.runtime)
+    write_verdict(quantised_folder(graphs), VERDICT_NAME, verdict)
+    return verdict
+
+
+def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate) -> Verdict:
+    """What two captions of each picture say of the precisions that wrote them."""
+    identical = sum(a == b for a, b in zip(fp32, int8, strict=True)) / len(fp32)
+    references = [[tokenize_caption(text)] for text in fp32]
+    own, other = (float(cider([tokenize_caption(text) for text in texts], references).mean()) for texts in (fp32, int8))
+    # Captions that are all alike have no n-gram that tells pictures apart: CIDEr then says nothing.
+    ratio = other / own if own > 0 else 0.0
+    return Verdict(
+        passed=identical >= thresholds.identical or ratio >= thresholds.cider_ratio,
+        measured={"identical": identical, "cider_ratio": ratio},
+        required=thresholds.required,
+        n_samples=len(fp32),
+        sample="pictures",
+    )
+
+
+def _batches(pictures: Iterable[Path], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+    """Resized pixels of what can be read, some at a time."""
+    readable = (pixels for path in pictures if (pixels := _read(path, preprocessing)) is not None)
+    while batch := list(islice(readable, _BATCH)):
+        yield np.stack(batch)
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
+    try:
+        return preprocessing.resize(read_picture(path, min_side_px=preprocessing.size_px).rgb)
+    except ImageError:
+        return None

@@ -1,0 +1,311 @@
+"""Several models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
+
+Speed comes first, while all models are in memory, each in a process of its own: they run in turns, so that what else
+the machine does meets all alike, and the median of the rounds counts. Then each embeds the pictures and is let go. The
+models worth having are those that no other beats in quality and speed at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sightline.errors import InputError
+from sightline.lab.evaluation.agreement import AgreementMatrix, measure_agreements
+from sightline.lab.evaluation.comparison_quality import (
+    Quality,
+    SimilarityTable,
+    Vectors,
+    choose_corners,
+    choose_metric,
+    embed_comparison,
+    interval_of_difference,
+    measure_quality,
+    tabulate,
+)
+from sightline.lab.evaluation.embedding import check_batch_size
+from sightline.lab.evaluation.model_process import ModelProcess
+from sightline.lab.evaluation.results import Bootstrap
+from sightline.lab.evaluation.zeroshot import check_template, default_templates
+
+if TYPE_CHECKING:
+    from sightline.core.models.resolve import Runtime
+    from sightline.lab.evaluation.comparison_data import ComparisonData
+    from sightline.lab.evaluation.measured_model import MeasuredModel, ModelFacts
+    from sightline.lab.evaluation.results import Interval, Problem
+
+    AnyModel = MeasuredModel | ModelProcess
+
+_TIMED_PICTURES = 64
+_TIMED_QUERIES = 64
+Start = Callable[[str, "Runtime"], "AnyModel"]
+"""Makes the model of a name, ready to be loaded."""
+Report = Callable[[str, int, int], None]
+"""Takes what is done, how far it is, and how far it goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """How models are compared."""
+
+    runtime: Runtime = "auto"
+    rounds: int = 5
+    """Turns of each model; speeds are medians of them."""
+    seconds: float = 0.5
+    """Of one measurement, at least."""
+    neighbours: int = 10
+    """First places of a ranking in which agreement is counted."""
+    quality: str | None = None
+    """The metric set against speed; by default the first of `PREFERRED` that was measured."""
+    templates: tuple[str, ...] = field(default_factory=default_templates)
+    """Prompts of zero-shot classification."""
+    batch_size: int = 64
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that can't be met."""
+        if self.rounds < 1 or self.neighbours < 1 or not self.seconds > 0:
+            raise InputError("rounds and neighbours must be at least 1, and seconds above 0.")
+        for template in self.templates:
+            check_template(template, where="Prompt")
+        check_batch_size(self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The median of all rounds, and the slowest and the fastest of them."""
+
+    per_s: float
+    range_per_s: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """All that a comparison says of one model."""
+
+    model: str
+    random_weights: bool
+    facts: ModelFacts
+    images: Speed
+    texts: Speed
+    memory_bytes: int | None
+    """The most that loading it and running a batch adds to a process; None where the system doesn't tell."""
+    quality: Quality | None = None
+    """None for random weights, and where nothing of the kind can be measured."""
+    behind: float | None = None
+    """How much the model that is best in the chosen metric is ahead."""
+    behind_interval: Interval | None = None
+    dominated_by: tuple[str, ...] = ()
+    """Models at least as good and as fast, and one of the two strictly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Several models on the same pictures."""
+
+    data: ComparisonData
+    rows: tuple[ModelRow, ...]
+    metric: str | None
+    """What stands for quality; None where none was measured."""
+    n_images: int
+    agreement: Mapping[str, AgreementMatrix]
+    """`text_to_image` by the queries, `image_to_image` of one half of the pictures in the other."""
+    similarities: SimilarityTable | None
+    problems: tuple[Problem, ...]
+    machine: str
+    took_s: float
+
+
+def compare_models(
+    models: Sequence[str],
+    data: ComparisonData,
+    *,
+    random: Sequence[str] = (),
+    config: ComparisonConfig | None = None,
+    start: Start = ModelProcess,
+    report: Report | None = None,
+) -> Comparison:
+    """Compare models by name; those of `random` weights take part in speed, memory and disk only.
+
+    Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and pictures
+    that can't be read, ModelError for a model that can't be loaded.
+    """
+    config, report = config or ComparisonConfig(), report or (lambda what, done, total: None)
+    names = [*models, *random]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"Compare one model or more, each once; these are: {', '.join(names) or 'none'}.")
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        running = _load_models(names, data, config=config, start=start, stack=stack, report=report)
+        rows = _time_models(running, random=random, config=config, report=report)
+        vectors = {name: _embed(running[name][0], name, data, config=config, report=report) for name in models}
+    _require_same_pictures(vectors)
+    rows, metric = _add_quality(rows, data, vectors, config=config)
+    first = next(iter(vectors.values()), None)
+    return Comparison(
+        data=data,
+        rows=tuple(rows),
+        metric=metric,
+        n_images=len(first.images.row_B) if first else len(data.dataset),
+        agreement=_agree(vectors, k=config.neighbours),
+        similarities=_tabulate(data, vectors) if vectors else None,
+        problems=(*data.problems, *(first.images.problems if first else ())),
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        took_s=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tradeoff:
+    """One model between quality and speed; higher is better for both."""
+
+    model: str
+    quality: float
+    images_per_s: float
+
+
+def find_dominating(tradeoffs: Sequence[Tradeoff]) -> dict[str, tuple[str, ...]]:
+    """Each model -> those that are at least as good and as fast, and one of the two strictly.
+
+    Models with an empty tuple are the Pareto front. Raises InputError for a name that occurs twice.
+    """
+    if len({one.model for one in tradeoffs}) < len(tradeoffs):
+        raise InputError(f"Each model may occur once: {', '.join(one.model for one in tradeoffs)}.")
+    return {one.model: tuple(other.model for other in tradeoffs if _dominates(other, one)) for one in tradeoffs}
+
+
+_Running = dict[str, tuple["AnyModel", "ModelFacts"]]
+
+
+def _load_models(
+    names: Sequence[str],
+    data: ComparisonData,
+    *,
+    config: ComparisonConfig,
+    start: Start,
+    stack: contextlib.ExitStack,
+    report: Report,
+) -> _Running:
+    images = [pair.image for pair in data.dataset.pairs[:_TIMED_PICTURES]]
+    queries = data.queries[:_TIMED_QUERIES]
+    running: _Running = {}
+    for done, name in enumerate(names):
+        report(f"loading {name}", done, len(names))
+        model = start(name, config.runtime)
+        stack.callback(model.close)
+        facts = model.load(images, queries)
+        if facts.exported:  # once more, in a process without what only exporting needs
+            model.close()
+            model = start(name, config.runtime)
+            stack.callback(model.close)
+            facts = model.load(images, queries)
+        running[name] = (model, facts)
+    return running
+
+
+def _time_models(
+    running: _Running, *, random: Sequence[str], config: ComparisonConfig, report: Report
+) -> list[ModelRow]:
+    images: dict[str, list[float]] = {name: [] for name in running}
+    texts: dict[str, list[float]] = {name: [] for name in running}
+    order = list(running)
+    for done in range(config.rounds):
+        report("timing", done, config.rounds)
+        for name in order[done % len(order) :] + order[: done % len(order)]:  # another begins each round
+            model, _ = running[name]
+            images[name].append(model.time_images(config.seconds))
+            texts[name].append(model.time_texts(config.seconds))
+    return [
+        ModelRow(
+            model=name,
+            random_weights=name in random,
+            facts=facts,
+            images=_summarise(images[name]),
+            texts=_summarise(texts[name]),
+            memory_bytes=model.added_bytes(),
+        )
+        for name, (model, facts) in running.items()
+    ]
+
+
+def _summarise(rates_per_s: Sequence[float]) -> Speed:
+    return Speed(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
+
+
+def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
+    """Raises InputError where a file could be read by one model's process and not by another's."""
+    rows = [tuple(one.images.row_B) for one in vectors.values()]
+    if any(other != rows[0] for other in rows[1:]):
+        raise InputError(
+            "Some pictures could be read for one model and not for another: the files changed while models were "
+            "compared, or lie on a disk that comes and goes. Compare again."
+        )
+
+
+def _embed(model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: Report) -> Vectors:
+    """Embed all and let the model go."""
+
+    def show(done: int, total: int) -> None:
+        report(f"embedding with {name}", done, total)
+
+    vectors = embed_comparison(model, data, templates=config.templates, batch_size=config.batch_size, progress=show)
+    model.close()
+    return vectors
+
+
+def _add_quality(
+    rows: Sequence[ModelRow], data: ComparisonData, vectors: Mapping[str, Vectors], *, config: ComparisonConfig
+) -> tuple[list[ModelRow], str | None]:
+    """The rows with quality, the distance to the best, and who dominates them; and the metric that these speak of."""
+    qualities = {name: measure_quality(data, one, bootstrap=config.bootstrap) for name, one in vectors.items()}
+    metric = choose_metric(list(next(iter(qualities.values()), Quality()).metrics), config.quality)
+    if metric is None:
+        return list(rows), None
+    tradeoffs = [
+        Tradeoff(model=row.model, quality=qualities[row.model].metrics[metric], images_per_s=row.images.per_s)
+        for row in rows
+        if row.model in qualities
+    ]
+    dominating = find_dominating(tradeoffs)
+    best = qualities[max(tradeoffs, key=lambda one: one.quality).model]
+    return [
+        replace(
+            row,
+            quality=qualities[row.model],
+            behind=best.metrics[metric] - qualities[row.model].metrics[metric],
+            behind_interval=_interval_behind(qualities[row.model], best, metric, config),
+            dominated_by=dominating[row.model],
+        )
+        if row.model in qualities
+        else row
+        for row in rows
+    ], metric
+
+
+def _interval_behind(quality: Quality, best: Quality, metric: str, config: ComparisonConfig) -> Interval | None:
+    if quality is best or metric not in best.results:
+        return None
+    return interval_of_difference(best.results[metric], quality.results[metric], bootstrap=config.bootstrap)
+
+
+def _agree(vectors: Mapping[str, Vectors], *, k: int) -> dict[str, AgreementMatrix]:
+    queries = {name: one.query_QD for name, one in vectors.items()}
+    return measure_agreements(queries, {name: one.images.image_BD for name, one in vectors.items()}, k=k)
+
+
+def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:
+    first = next(iter(vectors.values()))
+    ids = [data.dataset[row].id for row in first.images.row_B]
+    spaces = {name: (one.query_QD, one.images.image_BD) for name, one in vectors.items()}
+    return tabulate(spaces, choose_corners(spaces), queries=data.queries, ids=ids)
+
+
+def _dominates(one: Tradeoff, other: Tradeoff) -> bool:
+    no_worse = one.quality >= other.quality and one.images_per_s >= other.images_per_s
+    return no_worse and (one.quality > other.quality or one.images_per_s > other.images_per_s)

@@ -1,0 +1,215 @@
+"""What a comparison says of each model by its vectors: its quality, how sure differences are, some similarities.
+
+Shape suffixes: B images, T texts, Q queries, N results or what is shown, D dimension of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.errors import InputError
+from sightline.lab.evaluation.compose import MEAN, compare_sentences
+from sightline.lab.evaluation.labelled import labels_of
+from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
+from sightline.lab.evaluation.retrieval import rank_retrieval
+from sightline.lab.evaluation.zeroshot import rank_classes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.lab.evaluation.comparison_data import ComparisonData
+    from sightline.lab.evaluation.embedding import EmbeddedImages, Progress
+    from sightline.lab.evaluation.measured_model import MeasuredModel
+    from sightline.lab.evaluation.model_process import ModelProcess
+    from sightline.lab.evaluation.results import Interval
+
+    Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+PREFERRED = ("image_retrieval_recall@5", "acc1", MEAN)
+"""What stands for quality where nothing else is asked for: the first of these that was measured."""
+_KS = (1, 5, 10)
+SHOWN = 6
+_QUERIES_TRIED = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What each query of one metric found, in [0, 1], and the picture it belongs to; the mean is the metric."""
+
+    result_N: NDArray[np.float64]
+    image_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Figures by CLIP_benchmark's names, as fractions."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    results: Mapping[str, Results] = field(default_factory=dict)
+    """Of the metrics that are plain means, for comparing models query by query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """What one model made of the pictures and texts of a comparison."""
+
+    images: EmbeddedImages
+    query_QD: NDArray[np.float32]
+    text_TD: NDArray[np.float32]
+    """Captions of the pictures that could be read, in order; none where pictures have none."""
+    class_CD: NDArray[np.float32] | None
+    true_ND: NDArray[np.float32]
+    """True sentences of hard negatives, of the pictures that could be read, in order."""
+    false_ND: NDArray[np.float32]
+
+
+def embed_comparison(
+    model: MeasuredModel | ModelProcess,
+    data: ComparisonData,
+    *,
+    templates: Sequence[str],
+    batch_size: int,
+    progress: Progress | None,
+) -> Vectors:
+    """All vectors that a comparison needs of one model; equal texts are embedded once."""
+    images = model.embed_images(data.dataset, batch_size=batch_size, progress=progress)
+    pairs = [data.dataset[row] for row in images.row_B]
+    captions = [caption for pair in pairs for caption in pair.captions] if data.captioned else []
+    swaps = [negative for pair in pairs for negative in pair.negatives]
+    parts = [data.queries, captions, [s.caption for s in swaps], [s.negative for s in swaps]]
+    vectors_TD = model.embed_texts([text for part in parts for text in part])
+    query_QD, text_TD, true_ND, false_ND = np.split(vectors_TD, np.cumsum([len(part) for part in parts])[:-1])
+    class_CD = model.embed_classes(data.dataset.class_names or (), templates) if data.labelled else None
+    return Vectors(
+        images=images, query_QD=query_QD, text_TD=text_TD, class_CD=class_CD, true_ND=true_ND, false_ND=false_ND
+    )
+
+
+def measure_quality(data: ComparisonData, vectors: Vectors, *, bootstrap: Bootstrap) -> Quality:
+    """Retrieval where there are captions, `acc1` where there are classes, `compose_...` where hard negatives."""
+    parts = []
+    if data.captioned:
+        parts.append(_measure_retrieval(data, vectors, bootstrap))
+    if vectors.class_CD is not None:
+        parts.append(_measure_zeroshot(data, vectors.images, vectors.class_CD, bootstrap))
+    if len(vectors.true_ND):
+        parts.append(_measure_compose(data, vectors, bootstrap))
+    merged = Quality()
+    for part in parts:
+        merged = replace(
+            merged,
+            metrics={**merged.metrics, **part.metrics},
+            intervals={**merged.intervals, **part.intervals},
+            results={**merged.results, **part.results},
+        )
+    return merged
+
+
+def choose_metric(measured: Sequence[str], wanted: str | None) -> str | None:
+    """The metric that stands for quality; None where nothing was measured. Raises InputError for one that wasn't."""
+    if wanted is not None and wanted not in measured:
+        known = ", ".join(measured) or "none: the pictures have neither captions nor classes"
+        raise InputError(f"{wanted!r} was not measured; the metrics are {known}.")
+    return wanted or next((name for name in PREFERRED if name in measured), None)
+
+
+def interval_of_difference(one: Results, other: Results, *, bootstrap: Bootstrap) -> Interval | None:
+    """The interval of `one` minus `other`, query by query: far narrower than what two intervals side by side suggest.
+
+    None where the bootstrap makes none. Both must be results of the same queries.
+    """
+    n_images = int(one.image_N.max()) + 1
+    difference = Mean(one.result_N - other.result_N, one.image_N, n_images)
+    return bootstrap_intervals({"difference": difference}, n_groups=n_images, config=bootstrap).get("difference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityTable:
+    """Cosines of texts (rows) and pictures (columns); the diagonal holds what all models together find best."""
+
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+    """Of the pictures."""
+    models: Mapping[str, tuple[tuple[float, ...], ...]]
+    """Cosines of one model don't compare with those of another; their order does."""
+
+
+def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int]]:
+    """Queries spread over the list, each with the picture that all models together rank highest among those left.
+
+    `spaces` are, for each model, its vectors of queries (Q, D) and of pictures (B, D). A model's similarities are
+    standardised for each query, so that no model counts more than another. The answers are (query, picture).
+    """
+    n_queries, n_images = (len(vectors) for vectors in next(iter(spaces.values())))
+    shown = min(shown, n_queries, n_images)
+    rows = np.unique(np.linspace(0, min(n_queries, _QUERIES_TRIED) - 1, shown).astype(int))
+    agreed_QB = sum(_standardise(query_QD[rows] @ image_BD.T) for query_QD, image_BD in spaces.values())
+    assert isinstance(agreed_QB, np.ndarray)  # there is at least one model
+    corners = []
+    for place, query in enumerate(rows):
+        image = int(agreed_QB[place].argmax())
+        corners.append((int(query), image))
+        agreed_QB[:, image] = -np.inf
+    return corners
+
+
+def tabulate(
+    spaces: Spaces, corners: Sequence[tuple[int, int]], *, queries: Sequence[str], ids: Sequence[str]
+) -> SimilarityTable:
+    """The cosines of the chosen queries and pictures under each model."""
+    rows, columns = [query for query, _ in corners], [image for _, image in corners]
+    cosines = {name: query_QD[rows] @ image_BD[columns].T for name, (query_QD, image_BD) in spaces.items()}
+    return SimilarityTable(
+        texts=tuple(queries[row] for row in rows),
+        ids=tuple(ids[column] for column in columns),
+        models={name: tuple(tuple(map(float, row)) for row in cosine_NN) for name, cosine_NN in cosines.items()},
+    )
+
+
+def _measure_retrieval(data: ComparisonData, vectors: Vectors, bootstrap: Bootstrap) -> Quality:
+    counts = [len(data.dataset[row].captions) for row in vectors.images.row_B]
+    owner_T = np.repeat(np.arange(len(counts)), counts)
+    ranks = rank_retrieval(vectors.images.image_BD, vectors.text_TD, owner_T)
+    image_B = np.arange(len(counts))
+    sides = (("image_retrieval", ranks.image_retrieval, owner_T), ("text_retrieval", ranks.text_retrieval, image_B))
+    results = {
+        f"{name}_recall@{k}": Results(result_N=found.found_at(k), image_N=image_N)
+        for name, found, image_N in sides
+        for k in _KS
+    }
+    return Quality(metrics=ranks.metrics(_KS), intervals=ranks.intervals(_KS, config=bootstrap), results=results)
+
+
+def _measure_zeroshot(
+    data: ComparisonData, images: EmbeddedImages, class_CD: NDArray[np.float32], bootstrap: Bootstrap
+) -> Quality:
+    ranks = rank_classes(images.image_BD, class_CD, labels_of(data.dataset, images))
+    image_B = np.arange(len(images.image_BD))
+    metrics = ranks.metrics()
+    results = {
+        f"acc{k}": Results(result_N=ranks.ranks.found_at(k), image_N=image_B) for k in (1, 5) if f"acc{k}" in metrics
+    }
+    return Quality(metrics=metrics, intervals=ranks.intervals(bootstrap), results=results)
+
+
+def _measure_compose(data: ComparisonData, vectors: Vectors, bootstrap: Bootstrap) -> Quality:
+    places = [(p, swap.kind) for p, row in enumerate(vectors.images.row_B) for swap in data.dataset[row].negatives]
+    image_N = np.array([place for place, _ in places])
+    choices = compare_sentences(
+        vectors.images.image_BD[image_N],
+        vectors.true_ND,
+        vectors.false_ND,
+        image_N=image_N,
+        kinds=[kind for _, kind in places],
+    )
+    return Quality(metrics=choices.metrics(), intervals=choices.intervals(bootstrap))
+
+
+def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
+    centred_QB = similarity_QB - similarity_QB.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(centred_QB / np.maximum(centred_QB.std(axis=1, keepdims=True), 1e-9))

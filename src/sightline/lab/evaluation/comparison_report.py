@@ -1,0 +1,340 @@
+"""A comparison as JSON values, as one HTML file that needs nothing beside it, and as cells of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from sightline.kit.pages import escape, write_page
+from sightline.lab.evaluation.agreement import AgreementMatrix
+from sightline.lab.evaluation.comparison import Comparison, ModelRow, Speed
+from sightline.lab.evaluation.comparison_data import PublishedTable, load_published, pull_commands
+from sightline.lab.evaluation.measured_model import SPEED_BATCH
+from sightline.lab.evaluation.pages import (
+    Mark,
+    Thumbnails,
+    draw_tradeoff,
+    format_heatmap,
+    format_page,
+    format_section,
+    format_table,
+)
+
+_DECIMALS = 6
+_COSTS = (
+    f"Images/s: the image tower alone, {SPEED_BATCH} pictures a run, after reading and resizing; queries/s: texts one "
+    "at a time. Medians of rounds in which the models took turns, with the slowest and the fastest round. Memory: the "
+    "most that loading and running a model added to a process of its own, its runtime included. Disk: the files that "
+    "this runtime reads."
+)
+RANDOM = "random weights"
+_RATES = ("recall", "acc", "compose")
+"""What is shown in percent: metrics whose name has one of these words."""
+
+
+def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Metrics by CLIP_benchmark's names; what wasn't measured is left out of a model, never zero."""
+    published = load_published()
+    values: dict[str, Any] = {
+        "data": comparison.data.dataset.name,
+        "split": comparison.data.split,
+        "n_images": comparison.n_images,
+        "n_queries": len(comparison.data.queries),
+        "machine": comparison.machine,
+        "speed_batch": SPEED_BATCH,
+        "quality": comparison.metric,
+        "models": [_row_to_dict(row) for row in comparison.rows],
+        "agreement": {name: _matrix_to_dict(matrix) for name, matrix in comparison.agreement.items()},
+        "pareto": pareto_front(comparison),
+    }
+    if (table := comparison.similarities) is not None:
+        values["similarities"] = {
+            "texts": list(table.texts),
+            "images": list(table.ids),
+            "models": {name: _rounded(rows) for name, rows in table.models.items()},
+        }
+    values["published"] = {table.key: table.to_dict() for table in published}
+    values["pull"] = pull_commands(published)
+    if comparison.problems:
+        values["left_out"] = [{"id": problem.id, "reason": problem.reason} for problem in comparison.problems]
+    values["took_s"] = round(comparison.took_s, 2)
+    return values
+
+
+def pareto_front(comparison: Comparison) -> list[str]:
+    """Models that no other dominates, of those whose quality was measured, best first."""
+    metric = comparison.metric
+    if metric is None:
+        return []
+    front = [row for row in comparison.rows if row.quality is not None and not row.dominated_by]
+    return [row.model for row in sorted(front, key=lambda row: -row.quality.metrics[metric] if row.quality else 0.0)]
+
+
+def write_comparison_page(target: Path, comparison: Comparison) -> None:
+    """Write the page. Raises InputError where it can't be written."""
+    write_page(target, format_comparison(comparison))
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """The page as HTML."""
+    labels = Labels.of([row.model for row in comparison.rows])
+    data = comparison.data
+    split = f", {data.split}" if data.split else ""
+    counts = f"{comparison.n_images:,} images, {len(data.queries):,} queries"
+    lead = f"{data.dataset.name}{split}: {counts}. {comparison.machine}."
+    costs = format_table(cost_headings(), [cost_cells(row, labels) for row in comparison.rows])
+    sections = [
+        _format_quality(comparison, labels),
+        format_section("Speed and size", costs, note=_COSTS),
+        _format_tradeoff(comparison, labels),
+        _format_agreement(comparison, labels),
+        _format_similarities(comparison, labels),
+        _format_published(),
+    ]
+    return format_page("Models compared", lead=lead, sections=sections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Short names of models: of folders, only as much of the path as tells them apart."""
+
+    short: Mapping[str, str]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Labels:
+        """Raises nothing: names that no shortening tells apart stay whole."""
+        short = {name: _shorten(name, parts=1) for name in names}
+        for parts in (2, 3):
+            taken = list(short.values())
+            short = {name: _shorten(name, parts=parts) if taken.count(own) > 1 else own for name, own in short.items()}
+        taken = list(short.values())
+        return cls(short={name: name if taken.count(own) > 1 else own for name, own in short.items()})
+
+    def __getitem__(self, name: str) -> str:
+        """The short name of a model."""
+        return self.short[name]
+
+
+def cost_headings() -> list[str]:
+    """Of the table of speed and size."""
+    return ["model", "images/s", "rounds", "queries/s", "memory", "disk", "dim", "input", "weights", "runtime"]
+
+
+def cost_cells(row: ModelRow, labels: Labels) -> list[str]:
+    """One row of the table of speed and size; random weights are named so."""
+    low, high = row.images.range_per_s
+    return [
+        labels[row.model] + (f" ({RANDOM})" if row.random_weights else ""),
+        rate(row.images.per_s),
+        f"{rate(low)} to {rate(high)}",
+        rate(row.texts.per_s),
+        megabytes(row.memory_bytes),
+        megabytes(row.facts.disk_bytes),
+        str(row.facts.dim),
+        f"{row.facts.input_px} px",
+        RANDOM if row.random_weights else row.facts.precision,
+        row.facts.runtime.replace("ExecutionProvider", ""),
+    ]
+
+
+def headline_metrics(measured: Iterable[str]) -> list[str]:
+    """The metrics that a table has room for: shares, not ranks."""
+    return [name for name in measured if any(word in name for word in _RATES)]
+
+
+def describe_agreement(name: str, matrix: AgreementMatrix) -> str:
+    """What the figures of a matrix are."""
+    asked = {"text_to_image": "texts", "image_to_image": "pictures"}.get(name, "queries")
+    return (
+        f"Agreement, {name.replace('_', ' ')}: share of the first {matrix.k} of {matrix.n_candidates:,} pictures that "
+        f"two models have in common, over {matrix.n_queries:,} {asked}; chance {percent(matrix.chance)}"
+    )
+
+
+def figure(metric: str, value: float) -> str:
+    """A metric's value: rates in percent, ranks with one decimal."""
+    if any(word in metric for word in _RATES):
+        return percent(value)
+    return f"{value:.1f}" if metric.endswith("_rank") else f"{value:.3f}"
+
+
+def percent(value: float) -> str:
+    """A fraction in percent with one decimal."""
+    return f"{value:.1%}"
+
+
+def rate(per_s: float) -> str:
+    """Three digits that count: 4.57, 45.7, 457, 4,570."""
+    if per_s >= 100:
+        return f"{float(f'{per_s:.3g}'):,.0f}"
+    return f"{per_s:.3g}"
+
+
+def megabytes(size_bytes: int | None) -> str:
+    """Millions of bytes; `-` where it isn't known."""
+    return (
+        "-"
+        if size_bytes is None
+        else f"{size_bytes / 1e6:,.0f} MB"
+        if size_bytes >= 1e7
+        else f"{size_bytes / 1e6:.1f} MB"
+    )
+
+
+def standing(row: ModelRow, labels: Labels) -> str:
+    """Whether a model is on the Pareto front, or who dominates it."""
+    return (
+        f"dominated by {', '.join(labels[name] for name in row.dominated_by)}" if row.dominated_by else "on the front"
+    )
+
+
+def distance(row: ModelRow, metric: str) -> str:
+    """How far a model is behind the best, with the interval of that."""
+    if not row.behind:
+        return "best"
+    in_percent = any(word in metric for word in _RATES)
+    scale, number, unit = (100, "+z.1f", " points") if in_percent else (1, "+z.3f", "")
+    text = f"{-scale * row.behind:{number}}{unit}"
+    if row.behind_interval is None:
+        return text
+    low, high = row.behind_interval
+    return f"{text} ({-scale * high:{number}} to {-scale * low:{number}})"
+
+
+def _row_to_dict(row: ModelRow) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": row.model,
+        "random_weights": row.random_weights,
+        "runtime": row.facts.runtime,
+        "precision": row.facts.precision,
+        "dim": row.facts.dim,
+        "input_px": row.facts.input_px,
+        "weights_hash": row.facts.weights_hash,
+        "images_per_s": _speed_to_dict(row.images),
+        "text_queries_per_s": _speed_to_dict(row.texts),
+        "memory_bytes": row.memory_bytes,
+        "disk_bytes": row.facts.disk_bytes,
+    }
+    if row.quality is None or not row.quality.metrics:
+        return values
+    values["metrics"] = {name: round(value, _DECIMALS) for name, value in row.quality.metrics.items()}
+    values["intervals"] = {name: _rounded([ends])[0] for name, ends in row.quality.intervals.items()}
+    if row.behind is not None:
+        values["behind"] = round(row.behind, _DECIMALS)
+        values["behind_interval"] = _rounded([row.behind_interval])[0] if row.behind_interval else None
+        values["dominated_by"] = list(row.dominated_by)
+    return values
+
+
+def _speed_to_dict(speed: Speed) -> dict[str, Any]:
+    return {"median": round(speed.per_s, 1), "range": [round(end, 1) for end in speed.range_per_s]}
+
+
+def _matrix_to_dict(matrix: AgreementMatrix) -> dict[str, Any]:
+    return {
+        "models": list(matrix.models),
+        "k": matrix.k,
+        "chance": round(matrix.chance, _DECIMALS),
+        "n_queries": matrix.n_queries,
+        "n_candidates": matrix.n_candidates,
+        "overlap": _rounded(matrix.overlap),
+        "correlation": _rounded(matrix.correlation),
+    }
+
+
+def _rounded(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[round(value, _DECIMALS) for value in row] for row in rows]
+
+
+def _format_quality(comparison: Comparison, labels: Labels) -> str:
+    rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
+    if comparison.metric is None:
+        return ""
+    names = headline_metrics(rows[0][1].metrics)
+    cells = [[name, *(figure(name, quality.metrics[name]) for _, quality in rows)] for name in names]
+    table = format_table(["", *(labels[row.model] for row, _ in rows)], cells)
+    return format_section("Quality", table, note="image_retrieval finds images by texts.")
+
+
+def _format_tradeoff(comparison: Comparison, labels: Labels) -> str:
+    metric = comparison.metric
+    if metric is None:
+        return ""
+    rows = [(row, row.quality.metrics[metric]) for row in comparison.rows if row.quality is not None]
+    marks = [
+        Mark(
+            number=number,
+            x=row.images.per_s,
+            y=value,
+            strong=not row.dominated_by,
+            title=f"{labels[row.model]}: {value:.1%}",
+        )
+        for number, (row, value) in enumerate(rows, start=1)
+    ]
+    table = format_table(
+        ["", metric, "behind the best (95% interval)", "Pareto"],
+        [
+            [f"{number}  {labels[row.model]}", figure(metric, value), distance(row, metric), standing(row, labels)]
+            for number, (row, value) in enumerate(rows, start=1)
+        ],
+    )
+    note = f"{metric} upward, images/s to the right. Filled: no other model is at least as good and as fast."
+    return format_section(
+        "Quality against speed", draw_tradeoff(marks, x_label="images/s", y_label=metric), table, note=note
+    )
+
+
+def _format_agreement(comparison: Comparison, labels: Labels) -> str:
+    parts = []
+    for name, matrix in comparison.agreement.items():
+        short = [escape(labels[model]) for model in matrix.models]
+        shown = [(one, [100 * value for value in row]) for one, row in zip(short, matrix.overlap, strict=True)]
+        parts.append(f'<p class="note">{escape(describe_agreement(name, matrix))}</p>')
+        parts.append(format_heatmap(short, shown, number=".1f", between=(100 * matrix.chance, 100.0)))
+    return format_section("Agreement of rankings, percent", *parts) if parts else ""
+
+
+def _format_similarities(comparison: Comparison, labels: Labels) -> str:
+    table = comparison.similarities
+    if table is None:
+        return ""
+    thumbnails = Thumbnails.of(comparison.data.dataset)
+    columns = [thumbnails.well(id_) for id_ in table.ids]
+    parts = []
+    for model, rows in table.models.items():
+        values = [value for row in rows for value in row]
+        shown = [(escape(text), row) for text, row in zip(table.texts, rows, strict=True)]
+        parts.append(f"<h3>{escape(labels[model])}</h3>")
+        parts.append(format_heatmap(columns, shown, number=".2f", between=(min(values), max(values))))
+    note = (
+        "Cosines of some texts with the pictures that all models together find best for them. Each model has a scale "
+        "of its own: compare the pattern, not the numbers."
+    )
+    return format_section("Similarities", *parts, note=note)
+
+
+def _format_published() -> str:
+    tables = load_published()
+    parts = [part for table in tables for part in _format_table_of(table)]
+    commands = "".join(f"<code>{escape(command)}</code>" for command in pull_commands(tables))
+    parts.append(f'<h3>First fetch the weights</h3><div class="commands">{commands}</div>')
+    note = "Figures of others, from the sources named; nothing here was measured on this machine."
+    return format_section("Published by others", *parts, note=note)
+
+
+def _format_table_of(table: PublishedTable) -> list[str]:
+    rows = [
+        [name, *(percent(figures[name]) for figures in table.metrics.values())]
+        for name in next(iter(table.metrics.values()))
+    ]
+    source = f'<p class="source">{table.n_images:,} images. {escape(table.note)} Source: {escape(table.source)}</p>'
+    command = f'<div class="commands"><code>{escape(table.command)}</code></div>'
+    return [f"<h3>{escape(table.title)}</h3>", format_table(["", *table.metrics], rows), source, command]
+
+
+def _shorten(name: str, *, parts: int) -> str:
+    if not name.startswith("dir:"):
+        return name
+    return "dir:" + "/".join(PurePath(name.removeprefix("dir:")).parts[-parts:])

@@ -1,0 +1,210 @@
+"""The embeddings of a whole data set: pictures are read in threads, ahead of the encoder.
+
+Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D dimension of the joint space.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sightline.errors import ImageError, InputError, ModelError
+from sightline.lab.evaluation.results import Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.images.preprocess import Preprocessing
+    from sightline.core.models.base import Encoder
+    from sightline.lab.data.base import Dataset, ImageSource
+
+_MAX_THREADS = 8
+_TEXTS_AT_ONCE = 256
+
+Progress = Callable[[int, int], None]
+"""Takes the pictures done and their number."""
+
+
+class PixelSource(Protocol):
+    """Pictures of a data set that were decoded before, in its order: a pixel cache."""
+
+    @property
+    def pixels_NSS3(self) -> NDArray[np.uint8]:
+        """Pictures at the model's size."""
+        ...
+
+    @property
+    def readable_N(self) -> NDArray[np.bool_]:
+        """Which of them could be read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedImages:
+    """Vectors of the pictures that could be read."""
+
+    image_BD: NDArray[np.float32]
+    row_B: NDArray[np.int64]
+    """Index of each into the data set's pairs."""
+    problems: tuple[Problem, ...] = ()
+    """Pictures that couldn't be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedDataset(EmbeddedImages):
+    """Vectors of pictures and of their captions, in the order of the data set."""
+
+    text_TD: NDArray[np.float32]
+    owner_T: NDArray[np.int64]
+    """Index of each text's image into `image_BD`."""
+    ids: tuple[str, ...]
+    """Of the images."""
+    texts: tuple[str, ...]
+
+
+def embed_dataset(
+    encoder: Encoder,
+    dataset: Dataset,
+    *,
+    pixels: PixelSource | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> EmbeddedDataset:
+    """Embed all pictures and captions; pictures that can't be read are left out with their captions, and named.
+
+    Raises InputError where no picture can be read, ModelError where a vector isn't finite.
+    """
+    images = embed_images(encoder, dataset, pixels=pixels, batch_size=batch_size, progress=progress)
+    pairs = [dataset[row] for row in images.row_B]
+    texts = tuple(caption for pair in pairs for caption in pair.captions)
+    return EmbeddedDataset(
+        image_BD=images.image_BD,
+        row_B=images.row_B,
+        problems=images.problems,
+        text_TD=embed_texts(encoder, texts),
+        owner_T=np.repeat(np.arange(len(pairs)), [len(pair.captions) for pair in pairs]),
+        ids=tuple(pair.id for pair in pairs),
+        texts=texts,
+    )
+
+
+def embed_images(
+    encoder: Encoder,
+    dataset: Dataset,
+    *,
+    pixels: PixelSource | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> EmbeddedImages:
+    """Embed all pictures. Raises InputError where none can be read, ModelError where a vector isn't finite."""
+    check_batch_size(batch_size)
+    if not len(dataset):
+        raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
+    rows: list[int] = []
+    vectors: list[NDArray[np.float32]] = []
+    problems: list[Problem] = []
+    waiting: list[NDArray[np.uint8]] = []
+    preprocessing = encoder.card.preprocessing
+    source = _decoded(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
+    for row, picture in enumerate(source):
+        if isinstance(picture, Problem):
+            problems.append(picture)
+        else:
+            rows.append(row)
+            waiting.append(picture)
+        if waiting and (len(waiting) == batch_size or row + 1 == len(dataset)):
+            vectors.append(_encode(encoder, waiting))
+            waiting.clear()
+        if progress is not None:
+            progress(row + 1, len(dataset))
+    if not rows:
+        raise InputError(f"None of the {len(dataset)} pictures of {dataset.name} can be read: {problems[0].reason}.")
+    return EmbeddedImages(image_BD=np.concatenate(vectors), row_B=np.array(rows), problems=tuple(problems))
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Texts -> (T, D); equal texts are embedded once, so that their vectors are equal to the bit.
+
+    Raises ModelError where a vector isn't finite.
+    """
+    place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    different = sorted(place, key=len)  # texts of like length pad each other least
+    vectors_TD = np.zeros((len(different), encoder.dim), np.float32)
+    for start in range(0, len(different), _TEXTS_AT_ONCE):
+        batch = different[start : start + _TEXTS_AT_ONCE]
+        encoded_TD = encoder.encode_texts(batch)
+        _require_finite(encoded_TD, encoder, what="texts")
+        vectors_TD[[place[text] for text in batch]] = encoded_TD
+    return vectors_TD[[place[text] for text in texts]]
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises InputError for a batch size below 1."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    """What a result says of the run that made it, besides the model's name."""
+    return {"runtime": encoder.runtime, "precision": encoder.precision, "weights_hash": encoder.identity.weights_hash}
+
+
+def _encode(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    vectors_BD = encoder.encode_images(np.stack(pictures))
+    _require_finite(vectors_BD, encoder, what="pictures")
+    return vectors_BD
+
+
+def _require_finite(vectors_BD: NDArray[np.float32], encoder: Encoder, *, what: str) -> None:
+    if not np.isfinite(vectors_BD).all():
+        raise ModelError(
+            f"{encoder.card.name} gives vectors of {what} that hold NaN or infinity; its weights are damaged, or its "
+            "training went astray."
+        )
+
+
+def _decoded(dataset: Dataset, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
+    """Pictures at the model's size in the order of the data set, read in threads with a bounded number under way."""
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    under_way: deque[Future[NDArray[np.uint8] | Problem]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for pair in dataset:
+            under_way.append(pool.submit(_read, pair.id, pair.image, preprocessing))
+            if len(under_way) > 16 * threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:  # also after Ctrl-C
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(id_: str, image: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8] | Problem:
+    try:
+        return preprocessing.resize(image.read())
+    except ImageError as error:
+        return Problem(id=id_, reason=error.reason)
+
+
+def _cached(dataset: Dataset, pixels: PixelSource, size_px: int) -> Iterator[NDArray[np.uint8] | Problem]:
+    if len(pixels.pixels_NSS3) != len(dataset):
+        raise InputError(
+            f"The pixel cache holds {len(pixels.pixels_NSS3)} pictures, {dataset.name} has {len(dataset)}: it is the "
+            "cache of another data set."
+        )
+    if pixels.pixels_NSS3.shape[1:] != (size_px, size_px, 3):
+        raise InputError(
+            f"The pixel cache holds pictures of {pixels.pixels_NSS3.shape[1:]}, the model takes {size_px} pixels: it "
+            "was made for another model."
+        )
+    for row, pair in enumerate(dataset):
+        if pixels.readable_N[row]:
+            yield pixels.pixels_NSS3[row]
+        else:
+            yield Problem(id=pair.id, reason="could not be read when the pixel cache was made")

@@ -1,0 +1,234 @@
+"""Pictures with classes: a folder for each class, or a list of files with labels; and files of class names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.core.images.files import is_image_name
+from sightline.core.images.walk import walk_images
+from sightline.errors import InputError
+from sightline.lab.data.base import Dataset, FileImage, Pair, Split, check_split, fingerprint_of_pairs
+from sightline.lab.data.captioned_files import ImageFolder, check_name
+from sightline.lab.data.split_names import find_split_paths, parse_split, require_split, split_named
+from sightline.lab.data.subset import choose_subset
+from sightline.lab.data.text_files import first_line, read_lines
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.lab.evaluation.embedding import EmbeddedImages
+
+CLASS_FOLDERS, LABEL_LIST = "classes", "labels"
+"""What stands before the colon of an address, besides the kinds of `load_dataset`."""
+
+
+def load_labelled(
+    address: str, *, split: str, limit: int | None = None, seed: int = 0, classes: Path | None = None
+) -> Dataset:
+    """Pictures with labels at `classes:FOLDER`, `labels:FILE`, or any address of `load_dataset` whose data has classes.
+
+    A bare path is taken as one of the first two where it looks like it. `classes` is a file that names the classes,
+    see `name_classes`. Raises InputError where there are no labels or the source is broken.
+    """
+    checked = check_split(split)
+    kind, path = _recognise(address)
+    if kind is None:
+        from sightline.lab.data.addressing import load_dataset
+
+        dataset = load_dataset(address, split=checked, limit=limit, seed=seed)
+    else:
+        load = load_class_folders if kind == CLASS_FOLDERS else load_label_list
+        dataset = load(path, split=checked)
+        dataset = dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
+    return require_labels(dataset if classes is None else name_classes(dataset, classes))
+
+
+def load_class_folders(path: Path, *, split: Split) -> Dataset:
+    """Pictures below `path/CLASS/`, or `path/SPLIT/CLASS/` where all folders in `path` are named as splits.
+
+    A class's name is its folder's, `_` read as a space. Without folders of splits everything is `train`. Classes are
+    those of all splits, in alphabetical order. Raises InputError for a folder that isn't there or holds no classes.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder; a folder with a folder of pictures for each class was expected.")
+    roots = _split_roots(path) or {"train": path}
+    require_split(split, roots, source=path)
+    keys = sorted({folder.name for root in roots.values() for folder in _folders(root)})
+    if not keys:
+        raise InputError(f"{roots[split]} holds no folders; one folder of pictures for each class was expected.")
+    label_of = {key: label for label, key in enumerate(keys)}
+    pairs = []
+    for found in walk_images(roots[split], on_problem=_refuse):
+        key, _, below = found.relative.partition("/")
+        if not below:
+            raise InputError(
+                f"{roots[split] / key} lies beside the classes' folders; move it into the one it belongs to."
+            )
+        image = FileImage(path=roots[split] / found.relative)
+        pairs.append(Pair(id=found.relative, image=image, captions=(), label=label_of[key]))
+    return _make_dataset(f"{CLASS_FOLDERS}:{path}", split, pairs, [(key.replace("_", " "),) for key in keys])
+
+
+def load_label_list(path: Path, *, split: Split) -> Dataset:
+    """Pictures of a CSV or TSV file with columns `filepath`, `label` and, if it has splits, `split`.
+
+    Paths are relative to the file's folder. Labels are names, or numbers from 0 that a file of classes names. Raises
+    InputError with file and line for a broken row, and where pictures are absent.
+    """
+    rows = list(_read_rows(path))
+    require_split(split, {row.split for row in rows}, source=path)
+    labels = {row.label for row in rows}
+    numbered = all(label.isdecimal() for label in labels)
+    if numbered:
+        labels = {str(number) for number in range(max(map(int, labels)) + 1)}
+    names = sorted(labels, key=int) if numbered else sorted(labels)
+    label_of = {name: label for label, name in enumerate(names)}
+    chosen = [row for row in rows if row.split == split]
+    folder = ImageFolder(path.parent)
+    folder.check_holds([row.file for row in chosen], source=path)
+    pairs = [
+        Pair(
+            id=row.file,
+            image=FileImage(path=folder.root / row.file),
+            captions=(),
+            label=label_of[str(int(row.label)) if numbered else row.label],
+        )
+        for row in chosen
+    ]
+    return _make_dataset(f"{LABEL_LIST}:{path}", split, pairs, [(name,) for name in names])
+
+
+def name_classes(dataset: Dataset, path: Path) -> Dataset:
+    """The same pictures, their classes named by a file: one class a line in the order of labels, synonyms after commas.
+
+    A line may begin with the class's present name (its folder) and a tab; then the order doesn't matter. Raises
+    InputError where lines and classes don't match.
+    """
+    if dataset.class_names is None:
+        return dataset
+    lines = list(read_lines(path))
+    place = {_fold(names[0]): label for label, names in enumerate(dataset.class_names)}
+    keyed = "\t" in lines[0][1]
+    named: dict[int, tuple[str, ...]] = {}
+    for index, (number, line) in enumerate(lines):
+        key, tab, rest = line.partition("\t")
+        if bool(tab) != keyed:
+            raise InputError(f"{path}:{number}: either every line begins with a class and a tab, or none does.")
+        label = place.get(_fold(key)) if keyed else index
+        names = tuple(name for part in (rest if keyed else line).split(",") if (name := part.strip()))
+        if not names:
+            raise InputError(f"{path}:{number}: a name was expected.")
+        if label is not None:  # a list of all ImageNet's classes may name a folder of ten
+            named[label] = names
+    if sorted(named) != list(range(len(dataset.class_names))):
+        raise InputError(_explain_mismatch(path, dataset.class_names, named))
+    return replace(dataset, class_names=tuple(named[label] for label in range(len(named))))
+
+
+def require_labels(dataset: Dataset) -> Dataset:
+    """The data set. Raises InputError where it has no classes, or a picture no label."""
+    if dataset.class_names is None:
+        raise InputError(
+            f"{dataset.name} has no classes. Give a folder with a folder for each class (classes:PATH), a list with "
+            "the columns filepath and label (labels:FILE), or tiny-imagenet:PATH."
+        )
+    for pair in dataset:
+        if pair.label is None or not 0 <= pair.label < len(dataset.class_names):
+            raise InputError(
+                f"{dataset.name}: {pair.id} has the label {pair.label}; classes are 0 to "
+                f"{len(dataset.class_names) - 1}."
+            )
+    return dataset
+
+
+def labels_of(dataset: Dataset, images: EmbeddedImages) -> NDArray[np.int64]:
+    """Labels of the pictures that were embedded (B,); `require_labels` has found that all have one."""
+    return np.array([dataset[row].label for row in images.row_B], np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    file: str
+    label: str
+    split: Split
+
+
+def _recognise(address: str) -> tuple[str | None, Path]:
+    kind, colon, rest = address.partition(":")
+    if colon and kind in (CLASS_FOLDERS, LABEL_LIST):
+        return kind, Path(rest).expanduser()
+    path = Path(address).expanduser()
+    if path.is_dir() and _looks_like_classes(path):
+        return CLASS_FOLDERS, path
+    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+        columns = next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
+        if {"filepath", "label"} <= set(columns):
+            return LABEL_LIST, path
+    return None, path
+
+
+def _looks_like_classes(path: Path) -> bool:
+    """Whether every folder holds pictures, and none lies beside them."""
+    if any(is_image_name(entry.name) for entry in path.iterdir() if entry.is_file()):
+        return False
+    roots = _split_roots(path) or {"train": path}
+    folders = [folder for root in roots.values() for folder in _folders(root)]
+    return bool(folders) and all(any(is_image_name(file.name) for file in folder.iterdir()) for folder in folders)
+
+
+def _split_roots(path: Path) -> dict[Split, Path]:
+    """The folders of splits, where all folders are such: a class may be called `train`."""
+    folders = _folders(path)
+    return find_split_paths(folders) if folders and all(split_named(folder.name) for folder in folders) else {}
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+
+
+def _read_rows(path: Path) -> Iterator[_Row]:
+    lines = read_lines(path)
+    _, heading = next(lines)
+    columns = next(csv.reader([heading], delimiter=_delimiter(path)))
+    if not {"filepath", "label"} <= set(columns):
+        raise InputError(f"{path}:1: columns filepath and label were expected; these are {', '.join(columns)}.")
+    for number, line in lines:
+        where = f"{path}:{number}"
+        cells = next(csv.reader([line], delimiter=_delimiter(path)))
+        if len(cells) != len(columns):
+            raise InputError(f"{where}: {len(cells)} cells, but {len(columns)} columns.")
+        row = dict(zip(columns, cells, strict=True))
+        if not row["label"].strip():
+            raise InputError(f"{where}: the label is empty.")
+        split: Split = parse_split(row["split"], where=where) if "split" in row else "train"
+        yield _Row(file=check_name(row["filepath"], where=where), label=row["label"].strip(), split=split)
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _make_dataset(name: str, split: Split, pairs: list[Pair], class_names: Sequence[tuple[str, ...]]) -> Dataset:
+    fingerprint = fingerprint_of_pairs(pairs)
+    return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint, class_names=tuple(class_names))
+
+
+def _explain_mismatch(path: Path, class_names: Sequence[tuple[str, ...]], named: dict[int, tuple[str, ...]]) -> str:
+    unnamed = [names[0] for label, names in enumerate(class_names) if label not in named]
+    if unnamed:
+        return f"{path} names {len(named)} of {len(class_names)} classes; missing: {', '.join(unnamed[:3])}."
+    return f"{path} has {len(named)} lines, but there are {len(class_names)} classes."
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", " ").strip()
+
+
+def _refuse(path: Path, reason: str) -> None:
+    raise InputError(f"{path} can't be read: {reason}. Repair it or move it away.")

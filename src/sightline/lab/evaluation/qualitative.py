@@ -1,0 +1,379 @@
+"""What figures don't show: the best and worst retrievals, neighbours, a map of the joint space, the modality gap.
+
+Plain records with ids and numbers, and one HTML file that shows them all. Shape suffixes: B images, T texts, V vectors
+of any kind, C candidates, N similarities, D dimension of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sightline.errors import InputError
+from sightline.kit.pages import escape, write_page
+from sightline.lab.evaluation.comparison_report import figure
+from sightline.lab.evaluation.embedding import EmbeddedDataset
+from sightline.lab.evaluation.pages import (
+    Thumbnails,
+    draw_dots,
+    draw_histograms,
+    format_page,
+    format_section,
+    format_table,
+)
+from sightline.lab.evaluation.ranks import require_finite_rows
+from sightline.lab.evaluation.retrieval import Direction, RetrievalRanks, check_owners, rank_retrieval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.lab.data.base import Dataset
+    from sightline.lab.evaluation.results import EvalResult
+
+_CASES = 8
+_SHOWN = 4
+"""Results of each case."""
+_ASKED = 6
+"""Pictures whose neighbours are shown."""
+_PAIRS_AT_MOST = 50_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Match:
+    """Something that was found: an image's id, or a text."""
+
+    item: str
+    similarity: float
+    right: bool = False
+    """Whether it belongs to the query."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalCase:
+    """One query and what it found."""
+
+    query: str
+    """A text, or an image's id."""
+    rank: float
+    """Expected rank of the first right answer, from 1."""
+    answer: Match
+    """The right answer that ranks first."""
+    found: tuple[Match, ...]
+    """The first candidates, best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalCases:
+    """The queries that did best and worst, at most one of an image so that the list is not of one picture."""
+
+    best: tuple[RetrievalCase, ...]
+    """Right at once, with the greatest lead over the next candidate first."""
+    worst: tuple[RetrievalCase, ...]
+    """Furthest from the right answer first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingMap:
+    """Both modalities in the two directions in which they spread most."""
+
+    image_B2: NDArray[np.float32]
+    text_T2: NDArray[np.float32]
+    explained: tuple[float, float]
+    """Share of the variance along each of the two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityGap:
+    """How far images and texts lie apart as a whole (Liang et al. 2022, arXiv:2203.02053)."""
+
+    distance: float
+    """Euclidean distance of the centroids of the normalised vectors, in [0, 2]."""
+    matched_similarity: float
+    """Mean cosine of images with their own texts."""
+    other_similarity: float
+    """Mean cosine of images with the texts of others; equals the above where there is one image only."""
+
+
+def find_cases(
+    embedded: EmbeddedDataset,
+    ranks: RetrievalRanks,
+    *,
+    direction: Direction = "image_retrieval",
+    n: int = 20,
+    shown: int = 5,
+) -> RetrievalCases:
+    """The `n` best and worst queries of one direction, each with its `shown` first results.
+
+    `ranks` are those of `rank_retrieval` for the same vectors. Raises InputError for `n` or `shown` below 1.
+    """
+    if n < 1 or shown < 1:
+        raise InputError(f"n and shown must be at least 1, got {n} and {shown}.")
+    sides = _Sides.of(embedded, direction)
+    rank_Q = (ranks.image_retrieval if direction == "image_retrieval" else ranks.text_retrieval).expected_ranks
+    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query_image_Q, n)
+    first = np.flatnonzero(rank_Q == 1)
+    lead = np.array([sides.lead(int(query)) for query in first])
+    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query_image_Q, n)
+    return RetrievalCases(
+        best=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in best),
+        worst=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in worst),
+    )
+
+
+def find_neighbours(
+    vectors_VD: NDArray[np.float32], names: Sequence[str], *, rows: Sequence[int], k: int = 5
+) -> dict[str, tuple[Match, ...]]:
+    """For each of some rows, the `k` others that are nearest by cosine: name -> matches, best first."""
+    if k < 1 or len(names) != len(vectors_VD):
+        raise InputError(
+            f"k must be at least 1 ({k}), and every vector needs a name ({len(vectors_VD)}, {len(names)})."
+        )
+    require_finite_rows(vectors_VD, what="vectors")
+    neighbours = {}
+    for row in rows:
+        similarity_V = vectors_VD @ vectors_VD[row]
+        order = [int(other) for other in np.argsort(-similarity_V, kind="stable") if other != row]
+        neighbours[names[row]] = tuple(Match(item=names[o], similarity=float(similarity_V[o])) for o in order[:k])
+    return neighbours
+
+
+def map_embeddings(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32]) -> EmbeddingMap:
+    """Principal components of images and texts together (Pearson 1901), each modality counting the same.
+
+    With equal weights five captions an image don't turn the map. Signs are fixed, so that equal data gives an equal
+    map. Raises InputError for fewer than two dimensions and values that aren't finite.
+    """
+    if image_BD.shape[1] < 2 or image_BD.shape[1] != text_TD.shape[1] or not len(image_BD) or not len(text_TD):
+        raise InputError(
+            f"A map needs images and texts of one space of 2 dimensions or more: {image_BD.shape}, {text_TD.shape}."
+        )
+    for vectors_VD, what in ((image_BD, "image embeddings"), (text_TD, "text embeddings")):
+        require_finite_rows(vectors_VD, what=what)
+    centre_D = (image_BD.mean(axis=0, dtype=np.float64) + text_TD.mean(axis=0, dtype=np.float64)) / 2
+    image_BD, text_TD = image_BD - centre_D, text_TD - centre_D
+    covariance_DD = (image_BD.T @ image_BD / len(image_BD) + text_TD.T @ text_TD / len(text_TD)) / 2
+    variance_D, direction_DD = np.linalg.eigh(covariance_DD)
+    axis_D2 = direction_DD[:, ::-1][:, :2]
+    axis_D2 = axis_D2 * np.sign(axis_D2[np.abs(axis_D2).argmax(axis=0), [0, 1]])
+    total = float(variance_D.sum()) or 1.0
+    return EmbeddingMap(
+        image_B2=(image_BD @ axis_D2).astype(np.float32),
+        text_T2=(text_TD @ axis_D2).astype(np.float32),
+        explained=(float(variance_D[-1]) / total, float(variance_D[-2]) / total),
+    )
+
+
+def measure_gap(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64]) -> ModalityGap:
+    """The modality gap of normalised vectors; `owner_T` is each text's image. Raises InputError as retrieval does."""
+    owner_T = check_owners(image_BD, text_TD, owner_T)
+    image_mean_D, text_mean_D = image_BD.mean(axis=0, dtype=np.float64), text_TD.mean(axis=0, dtype=np.float64)
+    matched_T = np.einsum("td,td->t", image_BD[owner_T], text_TD, dtype=np.float64)
+    n_all, n_matched = len(image_BD) * len(text_TD), len(text_TD)
+    # the mean over all pairs is the product of the means: no similarity has to be computed for it
+    others = (float(image_mean_D @ text_mean_D) * n_all - matched_T.sum()) / max(1, n_all - n_matched)
+    matched = float(matched_T.mean())
+    return ModalityGap(
+        distance=float(np.linalg.norm(image_mean_D - text_mean_D)),
+        matched_similarity=matched,
+        other_similarity=float(others) if n_all > n_matched else matched,
+    )
+
+
+def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> None:
+    """Write the page of a result and the vectors that it was made from. Raises InputError where it can't."""
+    write_page(target, format_retrieval(dataset, embedded=embedded, result=result))
+
+
+def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:
+    """The page as HTML; some hundred thumbnails at most, so about one megabyte."""
+    thumbnails = Thumbnails.of(dataset)
+    ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+    sections = [
+        _format_figures(result),
+        *_format_searches(embedded, ranks, thumbnails),
+        *_format_captioning(embedded, ranks, thumbnails),
+        _format_neighbours(embedded, thumbnails),
+        _format_space(embedded),
+    ]
+    lead = f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts."
+    return format_page("Retrieval, seen closely", lead=lead, sections=sections)
+
+
+def sample_similarities(
+    image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64], *, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines of texts with their own images, and with others drawn at random; at most 50,000 of each (N,).
+
+    Of one image there is no other: both are the same then.
+    """
+    rng = np.random.default_rng(seed)
+    text_N = (
+        np.arange(len(text_TD)) if len(text_TD) <= _PAIRS_AT_MOST else rng.integers(len(text_TD), size=_PAIRS_AT_MOST)
+    )
+    matched_N = np.einsum("nd,nd->n", image_BD[owner_T[text_N]], text_TD[text_N])
+    if len(image_BD) == 1:
+        return matched_N, matched_N
+    shift_N = rng.integers(1, len(image_BD), size=len(text_N))  # never back to the text's own image
+    other_N = np.einsum("nd,nd->n", image_BD[(owner_T[text_N] + shift_N) % len(image_BD)], text_TD[text_N])
+    return matched_N, other_N
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Queries and candidates of one direction, with the image that each belongs to."""
+
+    queries: tuple[str, ...]
+    query_QD: NDArray[np.float32]
+    query_image_Q: NDArray[np.int64]
+    candidates: tuple[str, ...]
+    candidate_CD: NDArray[np.float32]
+    candidate_image_C: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, embedded: EmbeddedDataset, direction: Direction) -> _Sides:
+        images = (embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
+        texts = (embedded.texts, embedded.text_TD, embedded.owner_T)
+        query, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
+        return cls(
+            queries=query[0],
+            query_QD=query[1],
+            query_image_Q=query[2],
+            candidates=candidate[0],
+            candidate_CD=candidate[1],
+            candidate_image_C=candidate[2],
+        )
+
+    def case(self, query: int, rank: float, *, shown: int) -> RetrievalCase:
+        similarity_C, right_C = self._row(query)
+        order = np.argsort(-similarity_C, kind="stable")
+        first_right = int(order[right_C[order].argmax()])
+        found = [self._match(int(index), similarity_C, right_C) for index in order[:shown]]
+        answer = self._match(first_right, similarity_C, right_C)
+        return RetrievalCase(query=self.queries[query], rank=rank, answer=answer, found=tuple(found))
+
+    def lead(self, query: int) -> float:
+        """How much more similar the best right answer is than the best wrong one."""
+        similarity_C, right_C = self._row(query)
+        return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
+
+    def _row(self, query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        right_C: NDArray[np.bool_] = self.candidate_image_C == self.query_image_Q[query]
+        return self.candidate_CD @ self.query_QD[query], right_C
+
+    def _match(self, index: int, similarity_C: NDArray[np.float32], right_C: NDArray[np.bool_]) -> Match:
+        return Match(item=self.candidates[index], similarity=float(similarity_C[index]), right=bool(right_C[index]))
+
+
+def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: int) -> list[int]:
+    """The first `n` queries of an order, leaving out those of an image that is there already."""
+    chosen: dict[int, int] = {}
+    for query in order:
+        chosen.setdefault(int(query_image_Q[query]), int(query))
+        if len(chosen) == n:
+            break
+    return list(chosen.values())
+
+
+def _format_figures(result: EvalResult) -> str:
+    rows = []
+    for name, value in result.metrics.items():
+        low, high = result.intervals.get(name, (None, None))
+        between = "" if low is None or high is None else f"{figure(name, low)} to {figure(name, high)}"
+        rows.append([name, figure(name, value), between])
+    note = "image_retrieval finds images by texts, text_retrieval texts by images."
+    return format_section("Figures", format_table(["metric", "value", "95% interval"], rows), note=note)
+
+
+def _format_searches(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
+    cases = find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN)
+    worst = [_format_search(case, len(embedded.ids), thumbnails, with_answer=True) for case in cases.worst]
+    best = [_format_search(case, len(embedded.ids), thumbnails, with_answer=False) for case in cases.best]
+    return [
+        format_section("Images by text: worst", _cases(worst), note="Framed: the right image. Below: the cosine."),
+        format_section("Images by text: best", _cases(best), note="Found first, with the greatest lead over the next."),
+    ]
+
+
+def _format_search(case: RetrievalCase, n_images: int, thumbnails: Thumbnails, *, with_answer: bool) -> str:
+    found = [_format_found(match, thumbnails) for match in case.found]
+    if with_answer:
+        found.insert(0, _format_found(case.answer, thumbnails))
+    rank = f"the right image comes at {case.rank:,.0f} of {n_images:,}"
+    return (
+        f'<p class="query">{escape(case.query)}</p><p class="rank">{rank}</p><div class="strip">{"".join(found)}</div>'
+    )
+
+
+def _format_found(match: Match, thumbnails: Thumbnails) -> str:
+    kind = ' class="right"' if match.right else ""
+    return f"<figure{kind}>{thumbnails.well(match.item)}<figcaption>{match.similarity:.3f}</figcaption></figure>"
+
+
+def _format_captioning(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
+    cases = find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN)
+    sections = []
+    for name, several in (("worst", cases.worst), ("best", cases.best)):
+        shown = [_format_texts(case, len(embedded.texts), thumbnails) for case in several]
+        sections.append(
+            format_section(f"Texts by image: {name}", _cases(shown), note="In colour: captions of the image.")
+        )
+    return sections
+
+
+def _format_texts(case: RetrievalCase, n_texts: int, thumbnails: Thumbnails) -> str:
+    lines = [_format_line(match) for match in case.found]
+    if not any(match.right for match in case.found):
+        lines.append(_format_line(case.answer, apart=True))
+    rank = f"its first own caption comes at {case.rank:,.0f} of {n_texts:,}"
+    return (
+        f'<p class="rank">{rank}</p><div class="beside">{thumbnails.well(case.query)}'
+        f'<ul class="found">{"".join(lines)}</ul></div>'
+    )
+
+
+def _format_line(match: Match, *, apart: bool = False) -> str:
+    kinds = " ".join([*(["right"] if match.right else []), *(["apart"] if apart else [])])
+    return f'<li class="{kinds}"><span>{escape(match.item)}</span><span>{match.similarity:.3f}</span></li>'
+
+
+def _format_neighbours(embedded: EmbeddedDataset, thumbnails: Thumbnails) -> str:
+    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
+    found = find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN)
+    shown = []
+    for asked, matches in found.items():
+        first = f'<figure class="asked">{thumbnails.well(asked)}<figcaption>asked</figcaption></figure>'
+        shown.append(
+            f'<div class="strip">{first}{"".join(_format_found(match, thumbnails) for match in matches)}</div>'
+        )
+    return format_section("Nearest images", _cases(shown), note="For some images, those that lie nearest; the cosine.")
+
+
+def _format_space(embedded: EmbeddedDataset) -> str:
+    gap = measure_gap(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+    matched_N, other_N = sample_similarities(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+    plane = map_embeddings(embedded.image_BD, embedded.text_TD)
+    note = (
+        f"The centres of images and texts lie {gap.distance:.3f} apart (0 to 2). Mean cosine of images with their own "
+        f"texts {gap.matched_similarity:.3f}, with those of others {gap.other_similarity:.3f}: search lives on the "
+        "difference of these two."
+    )
+    first, second = plane.explained
+    parts = (
+        f"<div><h3>Map: the two directions of most variance ({first:.0%} and {second:.0%})</h3>"
+        f"{_key('images', 'texts')}{draw_dots(plane.image_B2, plane.text_T2)}</div>",
+        f"<div><h3>Cosines of images and texts</h3>{_key('that belong together', 'that don’t')}"
+        f"{draw_histograms(matched_N, other_N, x_label='cosine')}</div>",
+    )
+    return format_section("The joint space", f'<div class="side">{"".join(parts)}</div>', note=note)
+
+
+def _key(image: str, text: str) -> str:
+    return f'<ul class="key"><li class="image">{escape(image)}</li><li class="text">{escape(text)}</li></ul>'
+
+
+def _cases(cases: Sequence[str]) -> str:
+    return '<ul class="cases">' + "".join(f'<li class="case">{case}</li>' for case in cases) + "</ul>"

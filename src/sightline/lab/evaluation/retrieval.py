@@ -1,0 +1,207 @@
+"""Retrieval in both directions, with any number of captions an image.
+
+Shape suffixes: B images, T texts, D dimension of the joint space.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sightline.errors import InputError
+from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_dataset
+from sightline.lab.evaluation.ranks import Ranks, rank_embeddings, require_finite_rows
+from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, Median, Statistic, bootstrap_intervals
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.models.base import Encoder
+    from sightline.lab.data.base import Dataset
+    from sightline.lab.evaluation.embedding import EmbeddedDataset, PixelSource, Progress
+    from sightline.lab.evaluation.results import Interval
+
+Direction = Literal["image_retrieval", "text_retrieval"]
+"""What is found: `image_retrieval` is text to image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """How retrieval is measured."""
+
+    ks: tuple[int, ...] = (1, 5, 10)
+    batch_size: int = 64
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that can't be met."""
+        check_ks(self.ks)
+        check_batch_size(self.batch_size)
+
+
+class RetrievalEvaluator:
+    """Text to image and image to text on a data set with captions."""
+
+    def __init__(self, config: RetrievalConfig | None = None) -> None:
+        self.config = config or RetrievalConfig()
+
+    def run(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        *,
+        pixels: PixelSource | None = None,
+        progress: Progress | None = None,
+    ) -> EvalResult:
+        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where a picture has no caption."""
+        started = time.perf_counter()
+        embedded = self.embed(encoder, dataset, pixels=pixels, progress=progress)
+        return replace(self.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
+
+    def embed(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        *,
+        pixels: PixelSource | None = None,
+        progress: Progress | None = None,
+    ) -> EmbeddedDataset:
+        """The vectors that `measure` takes. Raises InputError where a picture has no caption."""
+        if bare := next((pair.id for pair in dataset if not pair.captions), None):
+            raise InputError(f"{dataset.name}: {bare} has no caption; retrieval needs at least one for each picture.")
+        return embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
+
+    def measure(self, encoder: Encoder, dataset: Dataset, embedded: EmbeddedDataset) -> EvalResult:
+        """The result of vectors that `embed` made; for those who need the vectors too."""
+        ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+        return EvalResult(
+            model=encoder.card.name,
+            data=dataset.name,
+            split=dataset.split,
+            n_images=len(embedded.image_BD),
+            n_texts=len(embedded.texts),
+            metrics=ranks.metrics(self.config.ks),
+            intervals=ranks.intervals(self.config.ks, config=self.config.bootstrap),
+            details=describe_encoder(encoder),
+            problems=embedded.problems,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalRanks:
+    """Where every text finds its image, and every image its captions."""
+
+    image_retrieval: Ranks
+    """One query a text, the images as candidates."""
+    text_retrieval: Ranks
+    """One query an image, the texts as candidates; any caption of the image is relevant."""
+    owner_T: NDArray[np.int64]
+
+    def metrics(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+        """For both directions `..._recall@k`, `..._median_rank`, `..._mean_rank` (from 1) and `..._mAP`."""
+        figures = {}
+        for direction, ranks, _ in self._directions():
+            for k in check_ks(ks):
+                figures[f"{direction}_recall@{k}"] = float(ranks.found_at(k).mean())
+            figures[f"{direction}_median_rank"] = float(np.median(ranks.expected_ranks))
+            figures[f"{direction}_mean_rank"] = float(ranks.expected_ranks.mean())
+            figures[f"{direction}_mAP"] = float(ranks.average_precision_Q.mean())
+        return figures
+
+    def intervals(self, ks: Sequence[int] = (1, 5, 10), *, config: Bootstrap | None = None) -> dict[str, Interval]:
+        """The bootstrap interval of each of the `metrics`, from resampling images with their captions."""
+        n_images = len(self.text_retrieval)
+        statistics: dict[str, Statistic] = {}
+        for direction, ranks, group_Q in self._directions():
+            for k in check_ks(ks):
+                statistics[f"{direction}_recall@{k}"] = Mean(ranks.found_at(k), group_Q, n_images)
+            statistics[f"{direction}_median_rank"] = Median(ranks.expected_ranks, group_Q)
+            statistics[f"{direction}_mean_rank"] = Mean(ranks.expected_ranks, group_Q, n_images)
+            statistics[f"{direction}_mAP"] = Mean(ranks.average_precision_Q, group_Q, n_images)
+        return bootstrap_intervals(statistics, n_groups=n_images, config=config or Bootstrap())
+
+    def _directions(self) -> Iterator[tuple[Direction, Ranks, NDArray[np.int64]]]:
+        """Name, ranks, and the image that each query belongs to."""
+        yield "image_retrieval", self.image_retrieval, self.owner_T
+        yield "text_retrieval", self.text_retrieval, np.arange(len(self.text_retrieval))
+
+
+def rank_retrieval(
+    image_BD: NDArray[np.float32],
+    text_TD: NDArray[np.float32],
+    owner_T: NDArray[np.int64],
+    *,
+    chunk_rows: int | None = None,
+) -> RetrievalRanks:
+    """Ranks in both directions by dot product; `owner_T` is each text's image.
+
+    `chunk_rows` queries are compared at a time (default: some ten megabytes of similarities), so memory grows with the
+    number of images and texts, not with their product. Raises InputError where a value isn't finite, an image has no
+    text, or an owner is no image.
+    """
+    image_BD, text_TD = np.asarray(image_BD, np.float32), np.asarray(text_TD, np.float32)
+    owner_T = check_owners(image_BD, text_TD, owner_T)
+    order_T = np.argsort(owner_T, kind="stable")
+    captions = np.split(order_T, np.cumsum(np.bincount(owner_T, minlength=len(image_BD)))[:-1])
+    owners = list(owner_T[:, None])
+    return RetrievalRanks(
+        image_retrieval=rank_embeddings(text_TD, image_BD, owners, chunk_rows=chunk_rows),
+        text_retrieval=rank_embeddings(image_BD, text_TD, captions, chunk_rows=chunk_rows),
+        owner_T=owner_T,
+    )
+
+
+def retrieval_metrics(
+    image_BD: NDArray[np.float32],
+    text_TD: NDArray[np.float32],
+    owner_T: NDArray[np.int64],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    chunk_rows: int | None = None,
+) -> dict[str, float]:
+    """Recall@k, median and mean rank and mean average precision, both ways; see `rank_retrieval` for the arguments.
+
+    `image_retrieval_recall@k` is text to image: the share of texts whose image is among the first k. In
+    `text_retrieval_recall@k` an image counts as found when its best-ranked caption is among the first k texts, as in
+    CLIP_benchmark and big_vision. Ties count by their expectation over all orders.
+    """
+    return rank_retrieval(image_BD, text_TD, owner_T, chunk_rows=chunk_rows).metrics(ks)
+
+
+def check_owners(
+    image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The owners as int64. Raises InputError for arrays that don't fit each other."""
+    if image_BD.ndim != 2 or text_TD.ndim != 2 or image_BD.shape[1] != text_TD.shape[1]:
+        raise InputError(
+            f"Embeddings must be (images, D) and (texts, D) of one space; these are {image_BD.shape}, {text_TD.shape}."
+        )
+    if not len(image_BD):
+        raise InputError("There are no images to measure.")
+    owner_T = np.asarray(owner_T)
+    if owner_T.shape != (len(text_TD),) or not np.issubdtype(owner_T.dtype, np.integer):
+        raise InputError(
+            f"owner_T must name the image of each of {len(text_TD)} texts; it is {owner_T.dtype} {owner_T.shape}."
+        )
+    if len(owner_T) and not (owner_T.min() >= 0 and owner_T.max() < len(image_BD)):
+        raise InputError(f"owner_T must lie in 0 to {len(image_BD) - 1}; it goes {owner_T.min()} to {owner_T.max()}.")
+    without_B = np.bincount(owner_T, minlength=len(image_BD)) == 0
+    if without_B.any():
+        raise InputError(
+            f"Image {int(without_B.argmax())} has no text ({int(without_B.sum())} of {len(without_B)} have none); "
+            "retrieval needs at least one for each image."
+        )
+    require_finite_rows(image_BD, what="image embeddings")
+    require_finite_rows(text_TD, what="text embeddings")
+    return owner_T.astype(np.int64)
+
+
+def check_ks(ks: Sequence[int]) -> Sequence[int]:
+    """Raises InputError where there are none, or one is below 1 or given twice."""
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise InputError(f"The k of recall@k must be different whole numbers from 1, got {list(ks)}.")
+    return ks

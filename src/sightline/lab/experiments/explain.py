@@ -1,0 +1,314 @@
+"""Where in a picture words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
+
+Three ways to ask a model: `map` (its cells in the joint space), `gradient`, `attention`; `experiments/pointing.py`
+measures them where the true place is known.
+
+A map finer than the model's own is woven: the picture is shifted by parts of a cell. A cell answers for the middle of
+what it covers. Shifted by half a cell, the same cell answers for its edge; so n x n shifts give n x n answers for each
+cell, at places of their own, without any interpolation.
+
+Shape suffixes: B pictures or shifts, T texts, H W rows and columns of a map, D joint space, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from sightline.errors import InputError, ModelError, install_advice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sightline.core.images.preprocess import Preprocessing
+    from sightline.core.models.base import Encoder
+
+    Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Pixels (B, S, S, 3) -> the heat of each cell (B, T, H, W)."""
+
+Method = Literal["map", "gradient", "attention"]
+MethodChoice = Literal["auto", "map", "gradient", "attention"]
+METHOD_CHOICES: tuple[MethodChoice, ...] = get_args(MethodChoice)
+_MAPS_AT_ONCE = 64
+"""Pictures whose cells in the joint space are in memory at once."""
+FINE_CELLS = 16
+"""Columns of a woven map, at least."""
+SMOOTHING = 0.3
+"""Standard deviation of the blur of a woven map, in cells of the model: neighbours come from different shifts, whose
+levels differ a little. On scenes the strongest point of `map` then lies within the thing in 7 more of 100 cases."""
+_REACH = 3
+"""Standard deviations after which the blur ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Area:
+    """A part of a picture, in fractions of its width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strength:
+    """How strongly words match at their best place, beside the rest of the same picture."""
+
+    here: float
+    elsewhere: float
+    """Mean outside the box of the best place."""
+    deviations: float
+    """How many standard deviations of the rest `here` lies above their mean; 0 where all places are alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Where a picture matches words."""
+
+    words: str
+    method: Method
+    heat_HW: NDArray[np.float32]
+    """Higher where they match better; units are the method's own."""
+    area: Area
+    """What the map covers of the picture."""
+    columns: int
+    """Columns of the model's own map, before it was made finer."""
+    similarity: float
+    """Cosine of the words with the whole picture."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; fractions are of the whole picture."""
+        strength, box = self.strength, self.box
+        return {
+            "words": self.words,
+            "method": self.method,
+            "place": [round(at, 4) for at in self.place],
+            "box": {name: round(getattr(box, name), 4) for name in ("left", "top", "width", "height")},
+            "here": round(strength.here, 6),
+            "elsewhere": round(strength.elsewhere, 6),
+            "deviations": round(strength.deviations, 3),
+            "similarity": round(self.similarity, 6),
+            "area": {name: round(getattr(self.area, name), 4) for name in ("left", "top", "width", "height")},
+            "map": [[round(float(value), 6) for value in row] for row in self.heat_HW],
+        }
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """The strongest point: how far right and how far down it lies, in fractions of the whole picture."""
+        row, column = np.unravel_index(int(self.heat_HW.argmax()), self.heat_HW.shape)
+        height, width = self.heat_HW.shape
+        return (
+            self.area.left + self.area.width * (float(column) + 0.5) / width,
+            self.area.top + self.area.height * (float(row) + 0.5) / height,
+        )
+
+    @property
+    def box(self) -> Area:
+        """A cell of the model around the strongest point, moved inside the area where it would stick out."""
+        x, y = self.place
+        width, height = self.area.width / self.columns, self.area.height / self.columns
+        left = min(max(x - width / 2, self.area.left), self.area.left + self.area.width - width)
+        top = min(max(y - height / 2, self.area.top), self.area.top + self.area.height - height)
+        return Area(left=left, top=top, width=width, height=height)
+
+    @property
+    def strength(self) -> Strength:
+        """The strongest point beside what lies outside its box."""
+        height, width = self.heat_HW.shape
+        x = self.area.left + self.area.width * (np.arange(width) + 0.5) / width
+        y = self.area.top + self.area.height * (np.arange(height) + 0.5) / height
+        box = self.box
+        inside_HW = ((x >= box.left) & (x <= box.left + box.width))[None, :] & (
+            (y >= box.top) & (y <= box.top + box.height)
+        )[:, None]
+        rest = self.heat_HW[~inside_HW].astype(np.float64)
+        here = float(self.heat_HW.max())
+        if not rest.size:
+            return Strength(here=here, elsewhere=here, deviations=0.0)
+        spread = float(rest.std())
+        mean = float(rest.mean())
+        return Strength(here=here, elsewhere=mean, deviations=(here - mean) / spread if spread > 0 else 0.0)
+
+
+def explain_picture(
+    encoder: Encoder, rgb_HW3: NDArray[np.uint8], words: Sequence[str], *, method: MethodChoice = "auto"
+) -> list[Match]:
+    """Where a photo (H, W, 3) matches each of some words.
+
+    Raises InputError for no words or an unknown method, ModelError where the model can't be asked this way.
+    """
+    if not words or not all(text.strip() for text in words):
+        raise InputError("There are no words to look for; give some, as in: sightline explain photo.jpg 'a red car'.")
+    chosen = choose_method(encoder, method)
+    preprocessing = encoder.card.preprocessing
+    pixels_SS3 = preprocessing.resize(rgb_HW3)
+    text_TD = encoder.encode_texts(words)
+    heat_THW, columns = explain_pixels(encoder, pixels_SS3, text_TD, method=chosen)
+    similarity_T = text_TD @ encoder.encode_images(pixels_SS3[None])[0]
+    area = seen_area(preprocessing, rgb_HW3.shape[1], rgb_HW3.shape[0])
+    return [
+        Match(words=text, method=chosen, heat_HW=heat_HW, area=area, columns=columns, similarity=float(similarity))
+        for text, heat_HW, similarity in zip(words, heat_THW, similarity_T, strict=True)
+    ]
+
+
+def explain_pixels(
+    encoder: Encoder, pixels_SS3: NDArray[np.uint8], text_TD: NDArray[np.float32], *, method: Method
+) -> tuple[NDArray[np.float32], int]:
+    """Pixels as the model takes them and vectors of texts -> maps (T, H, W), and the columns of the model's own map.
+
+    Raises ModelError where the model can't be asked this way, or gives maps that aren't finite.
+    """
+    if method == "map":
+        heat_THW, columns = weave_maps(partial(_map_cells, encoder, text_TD=text_TD), pixels_SS3)
+    else:
+        heat_THW, columns = _by_torch(encoder, pixels_SS3, text_TD, method)
+    if not np.isfinite(heat_THW).all():
+        raise ModelError(f"{encoder.card.name} gives maps that hold NaN or infinity; its weights are damaged.")
+    return heat_THW, columns
+
+
+def choose_method(encoder: Encoder, method: str = "auto") -> Method:
+    """`auto` -> the way that pointed best on scenes among those that this model can be asked.
+
+    Raises InputError for an unknown method.
+    """
+    for known in get_args(Method):
+        if method == known:
+            return known  # type: ignore[no-any-return]
+    if method != "auto":
+        raise InputError(f"There is no method {method!r}; the methods are {', '.join(METHOD_CHOICES)}.")
+    if not encoder.runtime.startswith("torch"):
+        return "map"
+    return "attention" if encoder.card.family == "clip" else "gradient"
+
+
+def load_explainable(model: str, *, method: MethodChoice = "auto") -> Encoder:
+    """The encoder of a model name, run by PyTorch where the method needs gradients; `auto` takes PyTorch where it can.
+
+    Raises ModelError as `load_encoder` does.
+    """
+    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.layout import find_weights, torch_installed
+    from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
+    from sightline.core.models.resolve import resolve_folder
+
+    if method == "map" or model.startswith(ENDPOINT_PREFIX):
+        return load_encoder(model)
+    card = find_card(model)
+    has_weights = card.kind == "encoder" and bool(find_weights(resolve_folder(card)))
+    if method == "auto":
+        return load_encoder(model, runtime="torch" if has_weights and torch_installed() else "auto")
+    if card.kind == "encoder" and not has_weights:
+        raise ModelError(_no_gradients(f"{card.name} has ONNX graphs only"))
+    return load_encoder(model, runtime="torch")
+
+
+def seen_area(preprocessing: Preprocessing, width: int, height: int) -> Area:
+    """What the model sees of a picture: all of it squashed, or the square in its middle."""
+    if preprocessing.resize_mode == "squash":
+        return Area(left=0.0, top=0.0, width=1.0, height=1.0)
+    side = min(width, height)
+    seen_width, seen_height = side / width, side / height
+    return Area(left=(1 - seen_width) / 2, top=(1 - seen_height) / 2, width=seen_width, height=seen_height)
+
+
+def weave_maps(cells: Cells, pixels_SS3: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+    """One picture -> a map for each text (T, H, W), and the columns of the model's own map.
+
+    It has at least FINE_CELLS columns; a model that has so many by itself is run once.
+    """
+    own_THW = cells(pixels_SS3[None])[0]
+    columns = own_THW.shape[-1]
+    n_shifts = min(math.ceil(FINE_CELLS / columns), pixels_SS3.shape[1] // columns)
+    if n_shifts <= 1:
+        return own_THW, columns
+    shifted_BTHW = cells(shift_pixels(pixels_SS3, cell_px=pixels_SS3.shape[1] / columns, n_shifts=n_shifts))
+    return blur(_interleave(shifted_BTHW, n_shifts), sigma=SMOOTHING * n_shifts), columns
+
+
+def shift_pixels(pixels_SS3: NDArray[np.uint8], *, cell_px: float, n_shifts: int) -> NDArray[np.uint8]:
+    """The picture moved by parts of a cell, down and to the right: (n_shifts^2, S, S, 3), rows of shifts first.
+
+    What is left free repeats the edge. The first is moved furthest, so cell j of shift k looks at place j n + k of a
+    grid n times as fine.
+    """
+    side = pixels_SS3.shape[0]
+    offsets = [round(cell_px * (0.5 - (k + 0.5) / n_shifts)) for k in range(n_shifts)]
+    margin = max(map(abs, offsets))
+    wide = np.pad(pixels_SS3, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return np.stack(
+        [
+            wide[margin - down : margin - down + side, margin - right : margin - right + side]
+            for down in offsets
+            for right in offsets
+        ]
+    )
+
+
+def blur(heat_THW: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur with a standard deviation of `sigma` places; beyond the edge, its values go on."""
+    reach = math.ceil(_REACH * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (1, 2):
+        margins = [(0, 0)] * 3
+        margins[axis] = (reach, reach)
+        wide = np.pad(heat_THW, margins, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(wide, len(kernel), axis=axis)
+        heat_THW = np.ascontiguousarray(windows @ kernel.astype(np.float32))
+    return heat_THW
+
+
+def _map_cells(
+    encoder: Encoder, pixels_BSS3: NDArray[np.uint8], *, text_TD: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Cosine of each cell with each text: (B, T, H, W)."""
+    parts = []
+    for start in range(0, len(pixels_BSS3), _MAPS_AT_ONCE):
+        map_BHWD = encoder.encode_maps(pixels_BSS3[start : start + _MAPS_AT_ONCE])
+        if map_BHWD is None:
+            raise ModelError(
+                f"{encoder.card.name} has no map of where words match. Use --method gradient, which needs its PyTorch "
+                "weights."
+            )
+        cell_BHWD = map_BHWD / np.maximum(np.linalg.norm(map_BHWD, axis=-1, keepdims=True), 1e-12)
+        parts.append(np.einsum("bhwd,td->bthw", cell_BHWD, text_TD, optimize=True))
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _by_torch(
+    encoder: Encoder, pixels_SS3: NDArray[np.uint8], text_TD: NDArray[np.float32], method: Method
+) -> tuple[NDArray[np.float32], int]:
+    if not encoder.runtime.startswith("torch"):
+        raise ModelError(_no_gradients(f"{encoder.card.name} runs by {encoder.runtime}"))
+    from sightline.core.models.torch_encoder import ClipTowers, TorchEncoder
+    from sightline.lab.experiments.gradients import METHODS
+
+    assert isinstance(encoder, TorchEncoder)  # nothing else runs by PyTorch
+    if method == "attention" and not isinstance(encoder.towers, ClipTowers):
+        raise ModelError(
+            f"--method attention follows the class token of CLIP's ViTs, which {encoder.card.name} "
+            f"({encoder.card.family}) doesn't have. Use --method gradient."
+        )
+    cells = METHODS[method]
+    return weave_maps(lambda pixels_BSS3: cells(encoder, pixels_BSS3, text_TD), pixels_SS3)
+
+
+def _no_gradients(why: str) -> str:
+    return (
+        f"{why}, which gives no gradients. Use --method map, or a model with PyTorch weights, such as dir:RUN of a "
+        f"training run, and the extra: {install_advice('torch')}"
+    )
+
+
+def _interleave(heat_BTHW: NDArray[np.float32], n_shifts: int) -> NDArray[np.float32]:
+    """Maps of the shifts (n^2, T, H, W) -> (T, n H, n W)."""
+    _, n_texts, height, width = heat_BTHW.shape
+    parts = heat_BTHW.reshape(n_shifts, n_shifts, n_texts, height, width)
+    return parts.transpose(2, 3, 0, 4, 1).reshape(n_texts, height * n_shifts, width * n_shifts)

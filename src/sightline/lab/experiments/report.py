@@ -1,0 +1,218 @@
+"""The report on runs and sweeps: what was measured, what the settings did, what the models make of the val pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sightline.lab.evaluation.comparison_report import figure
+from sightline.lab.experiments import figures_runs
+from sightline.lab.experiments.effects import Analysis, analyse
+from sightline.lab.experiments.figures_runs import MOST_FINALS, RunStyles
+from sightline.lab.experiments.finals import Final, Scaling, fit_scaling, summarise_finals
+from sightline.lab.experiments.report_page import (
+    MOST_ROWS,
+    Plot,
+    Report,
+    ReportFiles,
+    Section,
+    Table,
+    report_files,
+    write_report_files,
+)
+from sightline.lab.experiments.report_space import describe_space
+from sightline.lab.experiments.results import RunResult
+from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
+
+
+def write_report(runs: Sequence[RunResult], output: Path, *, metric: str | None = None) -> tuple[Report, ReportFiles]:
+    """Write the report on runs as `output` (HTML), Markdown beside it, and its pictures in a folder.
+
+    Raises InputError for no runs, an unknown metric, or a place that can't be written; TrainingError where matplotlib
+    or SciPy isn't installed.
+    """
+    report_files(output)  # refused before seconds are spent
+    report = make_report(runs, metric=metric)
+    return report, write_report_files(report, output)
+
+
+def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Report:
+    """The report on runs. Raises as `write_report` does."""
+    study = Study.of(runs, metric=metric)
+    analysis = analyse(study)
+    finals, scaling = summarise_finals(study), fit_scaling(study)
+    styles = RunStyles.of(study, [effect.factor for effect in analysis.effects], _run_labels(study, finals))
+    space_sections, space_sentences = describe_space(study)
+    sections = [
+        *_final_section(study, finals),
+        *_effects_sections(study, analysis),
+        *_scaling_section(study, scaling),
+        *_curves_section(study, styles),
+        *space_sections,
+        *_compute_section(study, styles),
+        *_left_out_section(study),
+    ]
+    summary = summarise(study, analysis, finals=finals, scaling=scaling)
+    names = list(dict.fromkeys(run.config.recipe for run in study.everything if run.config is not None))
+    subject = enumerate_words(names) if names else "runs"
+    return Report(
+        title=f"Report on {subject}",
+        lead=_lead(study),
+        summary=(*summary, *space_sentences),
+        sections=tuple(sections),
+        analysis=analysis,
+    )
+
+
+def _lead(study: Study) -> str:
+    runs = count(len(study.everything), "run")
+    if len(study.everything) == 1:
+        return f"{runs}, measured by {study.metric}."
+    compared = "all" if len(study.runs) == len(study.everything) else f"{len(study.runs):,}"
+    return f"{runs}, {compared} of them compared by {study.metric}."
+
+
+def _run_labels(study: Study, finals: Sequence[Final]) -> list[str]:
+    """Each run by its settings, and its seed where there are several."""
+    labels: dict[str, str] = {}
+    for final in finals:
+        for run in final.runs:
+            seed = f", seed {run.config.seed}" if len(final.runs) > 1 and run.config is not None else ""
+            labels[run.name] = run.name if len(finals) == 1 else f"{final.label}{seed}"
+    return [labels[run.name] for run in study.runs]
+
+
+def _final_section(study: Study, finals: Sequence[Final]) -> list[Section]:
+    if not finals:
+        return []
+    rows = []
+    for final in finals[:MOST_ROWS]:
+        within = "" if final.half_width is None else f"± {difference(study.metric, final.half_width)}"
+        rows.append((final.label, figure(study.metric, final.mean), within, f"{len(final.values)}"))
+    caption = f"{study.metric} of the weights that were kept. Dots: runs; diamonds: means"
+    caption += (
+        " with 95% intervals, their deviation pooled over all groups of seeds."
+        if finals[0].half_width is not None
+        else "."
+    )
+    if len(finals) > MOST_FINALS:
+        caption += f" The best {MOST_FINALS} of {len(finals)} combinations."
+    plot = Plot(name="finals", png=figures_runs.draw_finals(study, finals), caption=caption)
+    table = Table(headings=("runs", study.metric, "95% interval", "seeds"), rows=tuple(rows))
+    return [Section(title="Results", plots=(plot,) if len(study.runs) > 1 else (), tables=(table,))]
+
+
+def _effects_sections(study: Study, analysis: Analysis) -> list[Section]:
+    if not analysis.effects:
+        return []
+    effects = Plot(
+        name="effects",
+        png=figures_runs.draw_effects(study, analysis),
+        caption="Effect of each setting with the others averaged out: means of its levels (diamonds) with 95% "
+        "intervals where the noise is known, over the single runs (dots). p-values are corrected by Holm's method.",
+    )
+    parallel = Plot(
+        name="parallel",
+        png=figures_runs.draw_parallel(study),
+        caption="Each line is a run, from its settings to its result: the brighter the better; thick: the best.",
+    )
+    sections = [
+        Section(title="Settings", plots=(effects,), tables=(_effects_table(study, analysis),)),
+        Section(title="All runs at once", plots=(parallel,)),
+    ]
+    if analysis.interactions:
+        plot = Plot(
+            name="interactions",
+            png=figures_runs.draw_interactions(study, analysis),
+            caption="Means of combinations of two settings. Lines that aren't parallel show that one's effect depends "
+            "on the other; whether by more than noise is said above each.",
+        )
+        sections.insert(1, Section(title="Interactions", plots=(plot,), tables=(_interactions_table(study, analysis),)))
+    return sections
+
+
+def _effects_table(study: Study, analysis: Analysis) -> Table:
+    rows = []
+    for effect in analysis.effects:
+        means = ", ".join(f"{level.label}: {figure(study.metric, level.mean)}" for level in effect.means)
+        p = "" if effect.p_holm is None else p_value(effect.p_holm)
+        rows.append((effect.factor.name, difference(study.metric, effect.spread), p, effect.verdict, means))
+    return Table(headings=("setting", "range of means", "corrected p", "verdict", "means"), rows=tuple(rows))
+
+
+def _interactions_table(study: Study, analysis: Analysis) -> Table:
+    rows = [
+        (
+            f"{pair.first.name} x {pair.second.name}",
+            difference(study.metric, pair.size),
+            "" if pair.p_holm is None else p_value(pair.p_holm),
+            pair.verdict + (f": {pair.why}" if pair.why else ""),
+        )
+        for pair in analysis.interactions
+    ]
+    return Table(headings=("settings", "most off the sum", "corrected p", "verdict"), rows=tuple(rows))
+
+
+def _scaling_section(study: Study, scaling: Scaling | None) -> list[Section]:
+    if scaling is None:
+        return []
+    interval = "" if scaling.half_width is None else f" ± {scaling.half_width:.3f} (95% t-interval)"
+    caption = (
+        f"{scaling.error_name} over the amount of training data, both logarithmic, with the other settings averaged "
+        f"out; exponent {-scaling.exponent:.3f}{interval}. No error that data can't remove is assumed."
+    )
+    return [
+        Section(title="Data", plots=(Plot(name="scaling", png=figures_runs.draw_scaling(scaling), caption=caption),))
+    ]
+
+
+def _curves_section(study: Study, styles: RunStyles) -> list[Section]:
+    if not figures_runs.has_curves(study):
+        return []
+    caption = (
+        "All compared runs over the pictures that each has seen. The loss is divided by that of a model that knows "
+        "nothing, which depends on the batch size."
+    )
+    return [
+        Section(
+            title="Curves",
+            plots=(Plot(name="curves", png=figures_runs.draw_all_curves(study, styles), caption=caption),),
+        )
+    ]
+
+
+def _compute_section(study: Study, styles: RunStyles) -> list[Section]:
+    rows = []
+    for run in study.everything[:MOST_ROWS]:
+        took = "" if run.took_s is None else duration(run.took_s)
+        rate = f"{run.images_seen / run.took_s:,.0f}" if run.took_s else ""
+        rows.append((run.name, run.state, f"{run.images_seen:,}", rate, took))
+    table = Table(headings=("run", "state", "pictures seen", "pictures/s", "time"), rows=tuple(rows))
+    plots = []
+    if sum(run.took_s is not None for run in study.runs) > 1:
+        caption = f"{study.metric} over training time. Times hold for the machine, and for what else it did meanwhile."
+        plots = [Plot(name="compute", png=figures_runs.draw_compute(study, styles), caption=caption)]
+    return [Section(title="Compute", plots=tuple(plots), tables=(table,))]
+
+
+def _left_out_section(study: Study) -> list[Section]:
+    if not study.left_out:
+        return []
+    rows = [
+        (
+            run.name,
+            run.state,
+            figure(study.metric, run.metrics[study.metric]) if study.metric in run.metrics else "",
+            run.reason or "",
+        )
+        for run in study.left_out[:MOST_ROWS]
+    ]
+    note = "These runs are in no average, test or fit."
+    return [
+        Section(
+            title="Left out",
+            note=note,
+            tables=(Table(headings=("run", "state", study.metric, "why"), rows=tuple(rows)),),
+        )
+    ]

@@ -1,0 +1,232 @@
+"""What a CLIP makes of pictures and their words: which words are matched least, and what a person can do about it.
+
+Every sentence is computed from similarities. Shape suffixes: S samples, W words, V variants, D joint space.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.core.models.base import Encoder
+from sightline.lab.evaluation.embedding import embed_texts
+from sightline.lab.generate.judge import embed_pictures
+from sightline.lab.generate.results import MadePicture
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# fmt: off
+_PLAIN = frozenset({
+    "a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "or", "is", "are", "was", "were", "be", "been",
+    "being", "it", "its", "this", "that", "these", "those", "there", "by", "for", "from", "as", "into", "than",
+    "then", "while", "which", "who", "whose", "their", "his", "her", "our", "your", "my", "some", "any",
+})
+# fmt: on
+"""Words without which a prompt hardly means anything else."""
+_MOST_WORDS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordShare:
+    """What one word of a prompt adds to the similarity of pictures."""
+
+    word: str
+    gain: float
+    """Mean over the samples: cosine to the whole prompt minus cosine to the prompt without this word."""
+    helped: int
+    """In how many samples it is above 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantResult:
+    """Pictures of another wording, held against what the first wording asked for."""
+
+    prompt: str
+    difference: float
+    """Mean over equal seeds: cosine to the first wording, of this wording's picture minus the first wording's own."""
+    better: int
+    """Seeds at which it is above 0."""
+    n: int
+    interval: tuple[float, float] | None
+    """95% interval of the difference (Student's t over seeds); None for fewer than 3 seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What is to be said of one prompt's pictures."""
+
+    prompt: str
+    words: Sequence[WordShare]
+    """Of each word that means something, the one matched least first."""
+    bank_rank: int
+    """Place of the prompt among the bank's texts for the best picture, from 1."""
+    bank_size: int
+    """Texts compared, the prompt among them."""
+    variants: Sequence[VariantResult]
+    lines: Sequence[str]
+    """Sentences for a person."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "prompt": self.prompt,
+            "words": [{"word": w.word, "gain": round(w.gain, 4), "helped": w.helped} for w in self.words],
+            "bank_rank": self.bank_rank,
+            "bank_size": self.bank_size,
+            "variants": [
+                {
+                    "prompt": v.prompt,
+                    "difference": round(v.difference, 4),
+                    "better": v.better,
+                    "of": v.n,
+                    "interval": None if v.interval is None else [round(end, 4) for end in v.interval],
+                }
+                for v in self.variants
+            ],
+            "lines": list(self.lines),
+        }
+
+
+def give_feedback(
+    pictures: Sequence[MadePicture],
+    encoder: Encoder,
+    *,
+    bank: Sequence[str],
+    variants: Sequence[Sequence[MadePicture]] = (),
+    n_cut: int = 0,
+) -> Feedback:
+    """Feedback on the pictures of one prompt; `variants` holds those of each other wording, of the same seeds.
+
+    `n_cut` is how many tokens at the prompt's end the pipeline didn't read. Raises ModelError where a vector isn't
+    finite.
+    """
+    prompt = pictures[0].prompt
+    image_SD = embed_pictures(encoder, [picture.rgb for picture in pictures])
+    similarity_S = image_SD @ embed_texts(encoder, [prompt])[0]
+    words = explain_words(image_SD, encoder, prompt)
+    others = [text for text in dict.fromkeys(bank) if text != prompt]
+    best = int(similarity_S.argmax())
+    rank = 1 + int((embed_texts(encoder, others) @ image_SD[best] > similarity_S[best]).sum()) if others else 1
+    results = [_compare(pictures, similarity_S, some, encoder) for some in variants if some]
+    lines = [
+        *_cut_line(n_cut),
+        _fit_line(rank, len(others) + 1),
+        *_word_lines(words, len(pictures)),
+        *_spread_line(pictures, similarity_S),
+        *map(_variant_line, results),
+    ]
+    return Feedback(
+        prompt=prompt, words=words, bank_rank=rank, bank_size=len(others) + 1, variants=results, lines=lines
+    )
+
+
+def explain_words(image_SD: NDArray[np.float32], encoder: Encoder, prompt: str) -> list[WordShare]:
+    """What each meaningful word adds to the similarity, the least first; none for a prompt of a single word.
+
+    Leave-one-out: exact for what it measures, blind to words that say the same twice.
+    """
+    spans = [match for match in _WORD.finditer(prompt) if match[0].lower() not in _PLAIN][:_MOST_WORDS]
+    if len(_WORD.findall(prompt)) < 2:
+        return []
+    without = [_tidy(prompt[: span.start()] + prompt[span.end() :]) for span in spans]
+    text_D, *rest = embed_texts(encoder, [prompt, *without])
+    gain_WS = np.array([image_SD @ (text_D - other_D) for other_D in rest]).reshape(len(spans), len(image_SD))
+    shares = [
+        WordShare(word=span[0], gain=float(gain_S.mean()), helped=int((gain_S > 0).sum()))
+        for span, gain_S in zip(spans, gain_WS, strict=True)
+    ]
+    return sorted(shares, key=lambda share: share.gain)
+
+
+def _compare(
+    pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32], other: Sequence[MadePicture], encoder: Encoder
+) -> VariantResult:
+    """A wording against the first one, seed by seed: the same noise, so that only the words differ."""
+    first = {picture.seed: float(similarity_S[n]) for n, picture in enumerate(pictures)}
+    shared = [picture for picture in other if picture.seed in first]
+    text_D = embed_texts(encoder, [pictures[0].prompt])[0]
+    similarity = embed_pictures(encoder, [picture.rgb for picture in shared]) @ text_D
+    differences = [float(value) - first[picture.seed] for value, picture in zip(similarity, shared, strict=True)]
+    return VariantResult(
+        prompt=shared[0].prompt,
+        difference=float(np.mean(differences)),
+        better=sum(difference > 0 for difference in differences),
+        n=len(differences),
+        interval=_t_interval(differences),
+    )
+
+
+_T95 = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""Student's t at 97.5% for 2 to 15 degrees of freedom; above that 2.1 is right to 1%."""
+
+
+def _t_interval(differences: Sequence[float]) -> tuple[float, float] | None:
+    n = len(differences)
+    if n < 3:
+        return None
+    factor = _T95[n - 3] if n - 3 < len(_T95) else 2.1
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(n)
+    return mean - factor * error, mean + factor * error
+
+
+def _cut_line(n_cut: int) -> list[str]:
+    if not n_cut:
+        return []
+    return [f"The last {n_cut} tokens of the prompt are beyond what the pipeline reads; say it in fewer words."]
+
+
+def _fit_line(rank: int, size: int) -> str:
+    if rank == 1:
+        return f"The best picture fits its prompt better than any of {size - 1} other texts."
+    return (
+        f"{rank - 1} of {size - 1} other texts fit the best picture better than its prompt does: try more steps or "
+        "seeds, a simpler prompt, or another model."
+    )
+
+
+def _word_lines(words: Sequence[WordShare], n: int) -> list[str]:
+    missing = [share for share in words if share.helped * 2 < n or share.gain <= 0]
+    if missing:
+        named = ", ".join(
+            f"'{share.word}' ({share.gain:+.3f}, helped in {share.helped} of {n})" for share in missing[:3]
+        )
+        return [f"Matched least: {named}. Say it in other words, put it first, or give it a prompt of its own."]
+    if words:
+        least = words[0]
+        return [f"Every word adds to the similarity; '{least.word}' adds least ({least.gain:+.3f})."]
+    return []
+
+
+def _spread_line(pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32]) -> list[str]:
+    if len(pictures) < 2:
+        return []
+    best, worst = int(similarity_S.argmax()), int(similarity_S.argmin())
+    return [
+        f"Seed {pictures[best].seed} fits best ({similarity_S[best]:.3f}), seed {pictures[worst].seed} worst "
+        f"({similarity_S[worst]:.3f}); the samples' standard deviation is {float(similarity_S.std(ddof=1)):.3f}."
+    ]
+
+
+def _variant_line(result: VariantResult) -> str:
+    if result.interval is None:
+        verdict = "too few seeds to tell (3 or more are needed)"
+    elif result.interval[0] > 0:
+        verdict = "use it"
+    elif result.interval[1] < 0:
+        verdict = "keep the first wording"
+    else:
+        verdict = "no difference beyond the noise of the seeds"
+    return (
+        f"'{result.prompt}' comes {result.difference:+.3f} nearer to the first wording, better at {result.better} of "
+        f"{result.n} seeds: {verdict}."
+    )
+
+
+def _tidy(text: str) -> str:
+    """Without the spaces and commas that a removed word leaves behind."""
+    return re.sub(r"\s+([,.;:])", r"\1", re.sub(r"\s{2,}", " ", text)).strip(" ,;:")

@@ -1,0 +1,311 @@
+"""`sightline generate` as two functions: pictures by CLIP's gradients, and pictures by a pipeline, ranked by CLIP."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.core.models.encoders import load_encoder
+from sightline.core.models.layout import find_graphs, find_weights
+from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
+from sightline.core.models.resolve import Runtime, find_local_folder
+from sightline.errors import InputError
+from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig
+from sightline.lab.generate.diffuse import TextToImage
+from sightline.lab.generate.feedback import Feedback, give_feedback
+from sightline.lab.generate.folder import SHEET_FILE, claim_folder, write_pictures, write_settings
+from sightline.lab.generate.judge import check_judge, embed_pictures, judge_pictures
+from sightline.lab.generate.prompts import check_prompts, load_bank
+from sightline.lab.generate.results import Judgement, MadePicture
+from sightline.lab.generate.sheet import Sheet, write_sheet
+from sightline.lab.training.interrupt import stop_on_interrupt
+
+if TYPE_CHECKING:
+    from sightline.core.models.base import Encoder
+
+Report = Callable[[str], None]
+"""Takes one line for the user."""
+Progress = Callable[[int, int, str], None]
+"""Takes steps done, steps in all, and a note."""
+
+_BANK = 256
+"""Texts that a ranked picture is told from."""
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _show_nothing(done: int, total: int, note: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedRequest:
+    """Pictures that one model makes, or several together."""
+
+    prompts: Sequence[str]
+    models: Sequence[str]
+    """Names; the mean over all decides."""
+    config: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
+    avoid: Sequence[str] = ()
+    """What is not to be seen."""
+    against: str | None = None
+    """A text file or an address: texts that pictures are told from; None: see `prompts.load_bank`."""
+    judge: str | None = None
+    """A model that names each picture's prompt among all."""
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionRequest:
+    """Pictures that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+
+    prompts: Sequence[str]
+    pipeline: str
+    """A folder, or a name on the hub."""
+    model: str
+    """Name of the encoder that ranks."""
+    config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
+    variants: Sequence[str] = ()
+    """Other wordings, compared with the first prompt."""
+    avoid: Sequence[str] = ()
+    against: str | None = None
+    judge: str | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateReport:
+    """What a run made."""
+
+    output: Path
+    engine: str
+    pictures: Sequence[MadePicture]
+    """In the order in which they were asked for."""
+    stopped: str | None
+    """Why it ended early; None where it didn't."""
+    took_s: float
+    judgement: Judgement | None = None
+    feedback: Sequence[Feedback] = ()
+
+
+def generate_guided(
+    request: GuidedRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+) -> GenerateReport:
+    """Make pictures by a model's gradients, keep them in `output`, and have them judged where a judge is named.
+
+    The first Ctrl-C keeps the pictures as they are then. Raises InputError for what can't be asked or written,
+    ModelError where a model has no PyTorch weights here.
+    """
+    from sightline.lab.generate.guide import Words, load_guide
+    from sightline.lab.generate.optimise import make_guided, picture_wishes
+
+    started = time.perf_counter()
+    prompts, config = list(dict.fromkeys(check_prompts(request.prompts))), request.config
+    _check_count(len(prompts) * config.seeds)
+    if not request.models:
+        raise InputError("Name the model that makes the pictures, as in --model dir:RUN.")
+    encoders = [load_guide(name, download=request.download) for name in request.models]
+    judge = _load_judge(request.judge, encoders, prompts, download=request.download)
+    bank, bank_from = load_bank(request.against, request.models, limit=config.bank)
+    claim_folder(output)
+    report(f"{len(prompts) * config.seeds} pictures by {', '.join(request.models)}; told from {len(bank)} {bank_from}")
+    with stop_on_interrupt() as interrupted:
+        pictures = make_guided(
+            picture_wishes(prompts, config),
+            encoders,
+            words=Words(bank=bank, avoid=check_prompts(request.avoid) if request.avoid else ()),
+            config=config,
+            progress=progress,
+            interrupted=interrupted,
+        )
+        stopped = _why_stopped(pictures, len(prompts) * config.seeds, config.steps)
+    result = GenerateReport(
+        output=output,
+        engine="clip",
+        pictures=pictures,
+        stopped=stopped,
+        took_s=time.perf_counter() - started,
+        judgement=judge_pictures(pictures, judge, prompts=prompts) if judge and pictures else None,
+    )
+    asked = {"models": list(request.models), "told_from": bank_from, "avoid": list(request.avoid)}
+    return _keep(result, prompts, asked, config)
+
+
+def generate_diffused(
+    request: DiffusionRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+) -> GenerateReport:
+    """Make samples of each prompt and variant with a pipeline, rank and explain them by CLIP, keep all in `output`.
+
+    The first Ctrl-C keeps the samples that are done. Raises InputError for what can't be asked or written, ModelError
+    where the pipeline or a model can't be loaded.
+    """
+    started = time.perf_counter()
+    prompts = list(dict.fromkeys(check_prompts(request.prompts)))
+    variants = [text for text in check_prompts(request.variants) if text not in prompts] if request.variants else []
+    if variants and len(prompts) > 1:
+        raise InputError(
+            "Variants are compared with one prompt; this run has several. Leave --variant or --prompts out."
+        )
+    wanted = [
+        (prompt, request.config.seed + k) for prompt in [*prompts, *variants] for k in range(request.config.seeds)
+    ]
+    _check_count(len(wanted))
+    ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
+    judge = _load_judge(request.judge, (), prompts, download=request.download)
+    bank, bank_from = load_bank(request.against, [request.model], limit=_BANK)
+    pipeline = TextToImage.load(request.pipeline, download=request.download)
+    claim_folder(output)
+    report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
+    with stop_on_interrupt() as interrupted:
+        pictures = _sample(pipeline, wanted, request, progress=progress, interrupted=interrupted)
+        stopped = _why_stopped(pictures, len(wanted), request.config.steps)
+    pictures = _ranked(pictures, ranker)
+    own = [picture for picture in pictures if picture.prompt in prompts]
+    result = GenerateReport(
+        output=output,
+        engine=f"diffusers:{request.pipeline}",
+        pictures=pictures,
+        stopped=stopped,
+        took_s=time.perf_counter() - started,
+        judgement=judge_pictures(own, judge, prompts=prompts) if judge and own else None,
+        feedback=_feedback(pictures, prompts, variants, ranker=ranker, bank=bank, pipeline=pipeline),
+    )
+    asked = {
+        "pipeline": request.pipeline,
+        "pipeline_class": pipeline.class_name,
+        "safety_checker": None,
+        "models": [request.model],
+        "told_from": bank_from,
+        "avoid": list(request.avoid),
+        "variants": variants,
+    }
+    return _keep(result, prompts, asked, request.config)
+
+
+def _sample(
+    pipeline: TextToImage,
+    wanted: Sequence[tuple[str, int]],
+    request: DiffusionRequest,
+    *,
+    progress: Progress,
+    interrupted: Callable[[], bool],
+) -> list[MadePicture]:
+    """The samples that were finished; their similarity is not known yet."""
+    steps = request.config.steps
+    made: list[MadePicture] = []
+    for number, (prompt, seed) in enumerate(wanted):
+        started = time.perf_counter()
+
+        def after(step: int, number: int = number) -> bool:
+            progress(number * steps + step, len(wanted) * steps, f"sample {number + 1} of {len(wanted)}")
+            return not interrupted()
+
+        rgb = pipeline.draw(prompt, seed=seed, config=request.config, avoid=request.avoid, on_step=after)
+        if rgb is None:
+            break
+        took_s = time.perf_counter() - started
+        made.append(MadePicture(prompt=prompt, seed=seed, rgb=rgb, similarity=0.0, steps=steps, took_s=took_s))
+        if interrupted():  # a pipeline that can't be left within a picture
+            break
+    return made
+
+
+def _ranked(pictures: Sequence[MadePicture], ranker: Encoder) -> list[MadePicture]:
+    """The pictures with their similarity to their own prompt."""
+    from sightline.lab.evaluation.embedding import embed_texts
+
+    if not pictures:
+        return []
+    image_ND = embed_pictures(ranker, [picture.rgb for picture in pictures])
+    text_ND = embed_texts(ranker, [picture.prompt for picture in pictures])
+    similarity_N = (image_ND * text_ND).sum(axis=1)
+    return [replace(picture, similarity=float(similarity_N[n])) for n, picture in enumerate(pictures)]
+
+
+def _feedback(
+    pictures: Sequence[MadePicture],
+    prompts: Sequence[str],
+    variants: Sequence[str],
+    *,
+    ranker: Encoder,
+    bank: Sequence[str],
+    pipeline: TextToImage,
+) -> list[Feedback]:
+    of = {prompt: [picture for picture in pictures if picture.prompt == prompt] for prompt in [*prompts, *variants]}
+    return [
+        give_feedback(
+            of[prompt],
+            ranker,
+            bank=bank,
+            variants=[of[variant] for variant in variants],
+            n_cut=pipeline.count_cut(prompt),
+        )
+        for prompt in prompts
+        if of[prompt]
+    ]
+
+
+def _keep(
+    result: GenerateReport, prompts: Sequence[str], asked: dict[str, Any], config: GuidedConfig | DiffusionConfig
+) -> GenerateReport:
+    """Write everything; the settings last, so that a folder with them is whole."""
+    entries = write_pictures(result.output, result.pictures)
+    facts = [f"Made with {', '.join(asked['models'])}, told from {asked['told_from']}."]
+    if "pipeline" in asked:
+        facts = [f"Made by {asked['pipeline_class']} of {asked['pipeline']}, ranked by {asked['models'][0]}."]
+        facts.append("No safety checker was run.")
+    if result.stopped:
+        facts.append(f"Stopped early: {result.stopped}.")
+    write_sheet(
+        result.output / SHEET_FILE,
+        Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts),
+    )
+    settings = {
+        "engine": result.engine,
+        **asked,
+        "prompts": list(prompts),
+        "settings": dataclasses.asdict(config),
+        "stopped": result.stopped,
+        "took_s": round(result.took_s, 1),
+        "pictures": entries,
+        "judgement": None if result.judgement is None else result.judgement.to_dict(),
+        "feedback": [feedback.to_dict() for feedback in result.feedback],
+    }
+    write_settings(result.output, settings)
+    return result
+
+
+def _load_judge(
+    name: str | None, makers: Sequence[Encoder], prompts: Sequence[str], *, download: bool
+) -> Encoder | None:
+    if name is None:
+        return None
+    judge = load_encoder(name, download=download, runtime=_best_runtime(name))
+    check_judge(judge, makers, prompts)
+    return judge
+
+
+def _best_runtime(name: str) -> Runtime:
+    """PyTorch, which is loaded already, for weights that would otherwise have to be exported first."""
+    if name.startswith(ENDPOINT_PREFIX):
+        return "auto"
+    card = find_card(name)
+    folder = find_local_folder(card)
+    has_weights_alone = folder is not None and find_weights(folder) and find_graphs(folder, card) is None
+    return "torch" if has_weights_alone else "auto"
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_PICTURES:
+        raise InputError(f"That would be {count:,} pictures; at most {MOST_PICTURES:,} are made in one run.")
+
+
+def _why_stopped(pictures: Sequence[MadePicture], wanted: int, steps: int) -> str | None:
+    unfinished = wanted - sum(picture.steps == steps for picture in pictures)
+    return f"interrupted; {unfinished} of {wanted} pictures were not finished" if unfinished else None

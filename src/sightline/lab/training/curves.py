@@ -1,0 +1,276 @@
+"""The curves of a run, or of several in one picture: loss, recall, temperature, learning rate, gradient norm."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import InputError, TrainingError, install_advice
+from sightline.lab.training.journal import Row, read_journal
+
+# Okabe and Ito's palette, told apart with every kind of colour blindness; without its yellow, too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SMOOTHED_FRACTION = 0.02
+NEUTRAL = "#666666"
+MOST_RECALLS = 6
+MOST_ALARMS = 4
+MOST_SUMMARIES = 3
+
+_RECALL = re.compile(r"(?P<direction>image|text)_retrieval_recall@(?P<k>\d+)$")
+_STYLES = {"image": "-", "text": "--"}
+_DIRECTIONS = {"image": "text to image", "text": "image to text"}
+
+Source = Path | str | Sequence[Row]
+"""A run's folder, its log file, or the rows of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    title: str
+    name: str
+    """Of the value in rows of kind `train`."""
+    smooth: bool = True
+    log: bool = False
+
+
+_PANELS = (
+    _Panel(title="loss", name="loss"),
+    _Panel(title="logit scale (1 / temperature)", name="scale", smooth=False),
+    _Panel(title="learning rate", name="learning_rate", smooth=False),
+    _Panel(title="gradient norm", name="gradient_norm", log=True),
+)
+
+
+def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: str | None = None) -> Path:
+    """Draw one run, or several by name, to a PNG, which is replaced whole; returns `target`.
+
+    Rows of kind `train` give `loss` (with `chance_loss` as a line), `scale`, `learning_rate` and `gradient_norm`, rows
+    of kind `val` every `..._retrieval_recall@k` and `loss`. Noisy curves are smoothed, with the raw one pale behind.
+
+    Raises:
+        InputError: no rows, or none that can be drawn.
+        TrainingError: matplotlib isn't installed, or the picture can't be written.
+    """
+    runs = (
+        {name: _rows_of(one) for name, one in source.items()} if isinstance(source, Mapping) else {"": _rows_of(source)}
+    )
+    if not any(_points(rows, "train", "loss") or _recall_names(rows) for rows in runs.values()):
+        raise InputError(
+            "There is nothing to draw: no row of kind train with a loss, no row of kind val with a recall."
+        )
+    figure = _new_figure()
+    axes = list(figure.subplots(2, 3).flat)
+    recall_axes, note_axes = axes[1], axes[5]
+    for axis, panel in zip((axes[0], axes[2], axes[3], axes[4]), _PANELS, strict=True):
+        _draw_panel(axis, panel, runs)
+    _draw_recalls(recall_axes, runs)
+    _draw_legend(note_axes, runs, title)
+    _save(figure, target)
+    return target
+
+
+def _rows_of(source: Source) -> Sequence[Row]:
+    return read_journal(Path(source)) if isinstance(source, Path | str) else source
+
+
+def _new_figure() -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise TrainingError(f"Curves need matplotlib, of the extra train: {install_advice('train')}") from error
+    figure = Figure(figsize=(15, 8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _points(rows: Sequence[Row], kind: str, name: str) -> tuple[list[int], list[float]] | None:
+    """Steps and values of one name, without those that weren't finite; None where there are none."""
+    found = [(row["step"], row[name]) for row in rows if row["kind"] == kind and row.get(name) is not None]
+    return ([step for step, _ in found], [float(value) for _, value in found]) if found else None
+
+
+def _smooth(values: Sequence[float], window: int) -> list[float]:
+    """A centred running mean, one-sided at both ends."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    smoothed = []
+    for index in range(len(values)):
+        low, high = max(0, index - window // 2), min(len(values), index + window // 2 + 1)
+        smoothed.append((sums[high] - sums[low]) / (high - low))
+    return smoothed
+
+
+def _draw_panel(axes: Any, panel: _Panel, runs: Mapping[str, Sequence[Row]]) -> None:
+    log = panel.log and all(min(values) > 0 for _, values in _all_points(runs, panel))
+    for colour, rows in zip(_colours(runs), runs.values(), strict=True):
+        points = _points(rows, "train", panel.name)
+        if points:
+            _draw_line(axes, *points, colour=colour, smooth=panel.smooth, log=log)
+        if panel.name == "loss":
+            _draw_loss_extras(axes, rows, colour=colour)
+    _finish(axes, panel.title)
+    if log and axes.lines:
+        axes.set_yscale("log")
+        axes.grid(visible=True, which="major", axis="both")
+    elif panel.name == "learning_rate":
+        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    if panel.name == "loss":
+        used = {line.get_linestyle() for line in axes.lines}
+        _explain_styles(axes, {"training": "-", "val": "--", "chance": ":"} if len(used) > 1 else {}, used)
+
+
+def _all_points(runs: Mapping[str, Sequence[Row]], panel: _Panel) -> list[tuple[list[int], list[float]]]:
+    found = [_points(rows, "train", panel.name) for rows in runs.values()]
+    return [points for points in found if points]
+
+
+def _colours(runs: Mapping[str, Sequence[Row]]) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
+
+
+def _draw_line(
+    axes: Any, steps: Sequence[int], values: Sequence[float], *, colour: str, smooth: bool, log: bool
+) -> None:
+    window = round(len(values) * SMOOTHED_FRACTION)
+    if not smooth or window < 2:
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker="." if len(values) < 10 else None)
+        return
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
+    # On a log axis the geometric mean: one spike doesn't lift the curve for a whole window.
+    means = [math.exp(m) for m in _smooth([math.log(v) for v in values], window)] if log else _smooth(values, window)
+    axes.plot(steps, means, color=colour, linewidth=1.8)
+
+
+def _draw_loss_extras(axes: Any, rows: Sequence[Row], *, colour: str) -> None:
+    """The loss on validation pairs as a dashed line, and what knowing nothing would cost."""
+    if validation := _points(rows, "val", "loss"):
+        axes.plot(*validation, color=colour, linewidth=1.6, linestyle="--", marker="o", markersize=3)
+    if chance := _points(rows, "train", "chance_loss"):
+        axes.plot(*chance, color=NEUTRAL, linewidth=1.2, linestyle=":")
+
+
+def _explain_styles(axes: Any, meanings: Mapping[str, str], used: set[str]) -> None:
+    """A legend of line styles in grey, since colours are the runs'."""
+    from matplotlib import lines
+
+    line: Any = lines.Line2D  # typed with literals for styles
+    handles = [
+        line([], [], color=NEUTRAL, linestyle=style, label=meaning)
+        for meaning, style in meanings.items()
+        if style in used
+    ]
+    if handles:
+        axes.legend(handles=handles, frameon=False, fontsize=9)
+
+
+def _recall_names(rows: Sequence[Row]) -> list[str]:
+    """The recalls that a run measured: text to image before image to text, small k first."""
+    names = {name for row in rows if row["kind"] == "val" for name in row if _RECALL.search(name)}
+    return sorted(names, key=lambda name: (_recall_parts(name), name))
+
+
+def _recall_parts(name: str) -> tuple[str, int]:
+    found = _RECALL.search(name)
+    assert found  # names come from _recall_names
+    return found["direction"], int(found["k"])
+
+
+def _draw_recalls(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
+    """All recalls of one run, a colour for each k; of several runs a colour each, and only R@10 (or the largest k)."""
+    several = len(runs) > 1
+    drawn: dict[str, str] = {}
+    for run_colour, rows in zip(_colours(runs), runs.values(), strict=True):
+        names = _main_recalls(rows) if several else _recall_names(rows)[:MOST_RECALLS]
+        ks = sorted({_recall_parts(name)[1] for name in names})
+        for name in names:
+            direction, k = _recall_parts(name)
+            colour, style = run_colour if several else COLOURS[ks.index(k) % len(COLOURS)], _STYLES[direction]
+            points = _points(rows, "val", name) or ([], [])
+            label = f"R@{k} {_DIRECTIONS[direction]}"
+            axes.plot(*points, color=colour, linestyle=style, linewidth=1.6, marker="o", markersize=3, label=label)
+            drawn[label] = style
+    _finish(axes, "recall on validation pairs")
+    axes.set_ylim(0, max(0.01, 1.3 * axes.dataLim.y1) if axes.lines else 1)  # room for the legend
+    decimals = 1 if axes.get_ylim()[1] < 0.25 else 0  # ticks lie at halves of a percent there
+    axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.{decimals}%}" if rate <= 1 else "")
+    if several:
+        _explain_styles(axes, drawn, set(drawn.values()))
+    elif drawn:
+        axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
+
+
+def _main_recalls(rows: Sequence[Row]) -> list[str]:
+    names = _recall_names(rows)
+    ks = {_recall_parts(name)[1] for name in names}
+    chosen = 10 if 10 in ks else max(ks, default=0)
+    return [name for name in names if _recall_parts(name)[1] == chosen]
+
+
+def _finish(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.tick_params(labelsize=9)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="#888888")
+
+
+def _draw_legend(axes: Any, runs: Mapping[str, Sequence[Row]], title: str | None) -> None:
+    """The figures to quote, beside the colours of the runs."""
+    axes.axis("off")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    if title:
+        axes.set_title(title, fontsize=12, loc="left")
+    several = len(runs) > 1
+    texts = {name: _summarise(rows)[: None if len(runs) <= MOST_SUMMARIES else 2] for name, rows in runs.items()}
+    line_height = min(0.055, 1 / sum(len(lines) + 1.5 for lines in texts.values()))
+    height = 1.0
+    for colour, (name, lines) in zip(_colours(runs), texts.items(), strict=True):
+        if several:
+            axes.plot([0.0, 0.06], [height - 0.02] * 2, color=colour, linewidth=3)
+            axes.text(0.09, height, name, va="top", fontsize=10, weight="bold")
+            height -= line_height
+        for line in lines:
+            axes.text(0.09 if several else 0.0, height, line, va="top", fontsize=9.5)
+            height -= line_height
+        height -= 0.5 * line_height
+
+
+def _summarise(rows: Sequence[Row]) -> list[str]:
+    """Last loss, best recalls and alarms, in words."""
+    lines = []
+    if points := _points(rows, "train", "loss"):
+        steps, values = points
+        tail = values[-max(1, round(len(values) * SMOOTHED_FRACTION)) :]
+        lines.append(f"loss {sum(tail) / len(tail):.3f} at step {steps[-1]:,}")
+    for name in _main_recalls(rows):
+        points = _points(rows, "val", name)
+        if points:
+            best = max(range(len(points[1])), key=points[1].__getitem__)
+            direction, k = _recall_parts(name)
+            lines.append(f"best R@{k} {_DIRECTIONS[direction]} {points[1][best]:.1%} at step {points[0][best]:,}")
+    alarms = [row for row in rows if row["kind"] == "alarm"]
+    lines += [f"alarm at step {row['step']:,}: {row.get('alarm', 'unnamed')}" for row in alarms[:MOST_ALARMS]]
+    if len(alarms) > MOST_ALARMS:
+        lines.append(f"and {len(alarms) - MOST_ALARMS} more alarms")
+    return lines
+
+
+def _save(figure: Any, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, format="png")
+        part.replace(target)
+    except OSError as error:
+        raise TrainingError(f"{target} can't be written: {error.strerror}.") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""The numbers of a run that follow from its settings, each printed with the formula that it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sightline.lab.training.batches import Batches
+from sightline.lab.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Counts of optimiser steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    eval_steps: int
+    checkpoint_steps: int
+
+    @classmethod
+    def make(cls, config: TrainConfig, steps_per_epoch: int) -> Plan:
+        """The plan of a config whose data gives so many whole batches an epoch."""
+        if config.samples_seen is None:
+            total, counted = max(1, round(config.epochs * steps_per_epoch)), float(steps_per_epoch)
+        else:
+            total = max(1, round(config.samples_seen / config.batch_size))
+            counted = total / config.epochs
+        return cls(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total,
+            warmup_steps=min(total, round(config.warmup_fraction * total)),
+            eval_steps=max(1, round(config.eval_epochs * counted)),
+            checkpoint_steps=max(1, round(config.checkpoint_epochs * counted)),
+        )
+
+    def measures_after(self, step: int) -> bool:
+        """Whether the val pairs are measured when update number `step` (from 0) is done."""
+        return (step + 1) % self.eval_steps == 0 or step + 1 == self.total_steps
+
+    def keeps_after(self, step: int) -> bool:
+        """Whether a checkpoint is written when update number `step` is done."""
+        return (step + 1) % self.checkpoint_steps == 0 or step + 1 == self.total_steps
+
+
+def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_size: int) -> list[str]:
+    """A line for each derived number, with its formula."""
+    usable, total, taken = len(batches.usable), len(batches.dataset), len(batches.order)
+    captions = batches.captions
+    lost = captions.n_lost / max(1, captions.n_tokens)
+    share = config.batch_size // world_size
+    lines = [
+        f"pictures: {usable:,} usable of {total:,}; captions: {len(captions.ids_CL):,}",
+        f"tokens lost to truncation: {captions.n_lost:,} of {captions.n_tokens:,} ({lost:.2%}), "
+        f"texts longer than {captions.ids_CL.shape[1]} tokens are cut",
+        f"steps an epoch: {plan.steps_per_epoch:,} = floor({taken:,} pictures / batch of {config.batch_size:,}); "
+        f"{taken - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
+        _steps_line(config, plan),
+        f"warm-up steps: {plan.warmup_steps:,} = round({config.warmup_fraction:g} x {plan.total_steps:,})",
+        f"samples seen: {plan.total_steps * config.batch_size:,} = {plan.total_steps:,} steps x {config.batch_size:,}",
+        f"measured every {plan.eval_steps:,} steps, kept every {plan.checkpoint_steps:,}",
+    ]
+    if batches.dataset.sizes:
+        first, *others = batches.dataset.sizes
+        lines.append(
+            f"pictures an epoch: {taken:,} = {config.data_repeats} x {first:,} + {' + '.join(f'{n:,}' for n in others)}"
+            f"{'' if usable == total else ', without those that cannot be read'}"
+        )
+    if world_size > 1:
+        lines.append(f"pictures a rank and step: {share:,} = {config.batch_size:,} / {world_size} ranks")
+    if config.chunk_size and config.chunk_size < share:
+        chunks = -(-share // config.chunk_size)
+        lines.append(
+            f"chunks a step: {chunks} = ceil({share:,} / {config.chunk_size:,}) (gradient caching: two passes)"
+        )
+    if batches.negatives is not None:
+        lines.append(
+            f"hard negatives: up to {config.negatives_per_caption} a caption, {len(batches.negatives.ids_CL):,} in all"
+        )
+    return lines
+
+
+def _steps_line(config: TrainConfig, plan: Plan) -> str:
+    if config.samples_seen is None:
+        return f"steps: {plan.total_steps:,} = round({config.epochs:g} epochs x {plan.steps_per_epoch:,})"
+    epochs = plan.total_steps / plan.steps_per_epoch
+    return (
+        f"steps: {plan.total_steps:,} = round({config.samples_seen:,} samples / batch of {config.batch_size:,}), "
+        f"{epochs:.3g} epochs"
+    )
