@@ -12,7 +12,8 @@ from sightline.faces.integrations.tools_library import SharedLibraries, ToolLibr
 from sightline.faces.integrations.tools_registry import TOOLS, call_tool
 from sightline.faces.integrations.tools_requests import MAX_IMAGE_BYTES
 from sightline.faces.integrations.tools_results import FoundImage
-from sightline.faces.integrations.tools_text import MAX_CAPTION_CHARS, MAX_NAME_CHARS, neutralise
+from sightline.faces.integrations.tools_text import MAX_CAPTION_CHARS, MAX_NAME_CHARS
+from sightline.kit.text import neutralise
 from web_world import index, picture_bytes, write_photos
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from sightline.core.models import onnx_session
-from sightline.core.models.onnx_session import available_providers, open_session, usable_cpus
+from sightline.core.models.onnx_session import available_providers, open_session
 from sightline.errors import ModelError
+from sightline.kit.work import usable_cpus
 
 onnx = pytest.importorskip("onnx")
 

@@ -5,22 +5,17 @@ A page's sections are HTML: everything that came from outside (names, captions, 
 
 from __future__ import annotations
 
-import contextlib
 import html
-import unicodedata
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from sightline.errors import InputError
+from sightline.kit.files import replacing
+from sightline.kit.text import visible
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
-def visible(text: str) -> str:
-    """The text with U+FFFD for control characters and for bytes that were no UTF-8."""
-    return "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
 
 
 def escape(text: str) -> str:
@@ -52,14 +47,11 @@ def format_frame(title: str, *, lead: str, sections: Iterable[str], style: Trave
 
 def write_page(target: Path, page: str) -> Path:
     """Write a page whole or not at all, making the folders above it; its path. Raises InputError where it can't be."""
-    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        partial.replace(target)
+        with replacing(target) as partial:
+            partial.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise InputError(
             f"The page can't be written to {target}: {error.strerror or error}. Choose another place."
         ) from error

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import ModelCard
 from sightline.core.models.layout import find_graphs
-from sightline.core.models.onnx_session import OnnxGraph, available_providers, open_session, usable_cpus
+from sightline.core.models.onnx_session import OnnxGraph, available_providers, open_session
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
+from sightline.kit.work import usable_cpus
 
 IMAGES_PER_RUN = 32
 CPU_IMAGES_PER_RUN = 8

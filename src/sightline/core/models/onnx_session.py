@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError
+from sightline.kit.work import usable_cpus
 
 PREFERRED_PROVIDERS = (
     "CUDAExecutionProvider",
@@ -114,13 +114,6 @@ def available_providers() -> list[str]:
     """Execution providers of the installed ONNX Runtime that we use, best first."""
     installed = set(ort.get_available_providers())
     return [name for name in PREFERRED_PROVIDERS if name in installed]
-
-
-def usable_cpus() -> int:
-    """Number of CPUs this process may run on; fewer than the machine has where it is pinned."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _session_options(threads: int, providers: Sequence[str]) -> Any:

@@ -13,11 +13,12 @@ from sightline.core.models.cards import CARD_FILE
 from sightline.core.models.gate import EncoderGate
 from sightline.core.models.layout import find_graphs, find_weights
 from sightline.core.models.onnx_encoder import CPU_IMAGES_PER_RUN, IMAGES_PER_RUN, TEXTS_PER_RUN
-from sightline.core.models.onnx_session import available_providers, usable_cpus
+from sightline.core.models.onnx_session import available_providers
 from sightline.core.models.precision import Verdict, quantised_folder, read_verdict
 from sightline.core.models.registry import ENDPOINT_PREFIX
 from sightline.core.models.resolve import exports_dir, find_local_folder
 from sightline.kit import config
+from sightline.kit.work import usable_cpus
 
 _ONLY_INT8 = "comes in int8 only; fp32 is refused"
 

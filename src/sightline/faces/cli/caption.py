@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import (
-    json_option,
-    library_option,
-    model_option,
-    notice,
-    precision_option,
-    print_json,
-    printable,
-)
+from sightline.faces.cli.options import json_option, library_option, model_option, notice, precision_option, print_json
 from sightline.faces.cli.progress import ProgressBar
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption

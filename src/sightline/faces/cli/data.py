@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sightline.faces.cli.data_get import get
-from sightline.faces.cli.options import json_option, notice, print_json, print_table, printable
+from sightline.faces.cli.options import json_option, notice, print_json, print_table
 from sightline.faces.cli.progress import ProgressBar
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.lab.data.base import Dataset

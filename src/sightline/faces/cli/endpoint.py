@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sightline.faces.cli.options import json_option, notice, print_json, printable
+from sightline.faces.cli.options import json_option, notice, print_json
+from sightline.kit.text import printable
 
 _url = click.argument("url", metavar="URL")
 

@@ -17,11 +17,11 @@ from sightline.faces.cli.options import (
     precision_option,
     print_json,
     print_table,
-    printable,
     require_folder_of,
     write_figures,
 )
 from sightline.faces.cli.progress import ProgressBar
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Encoder

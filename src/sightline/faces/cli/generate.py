@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import json_option, notice, print_json, print_table, printable
+from sightline.faces.cli.options import json_option, notice, print_json, print_table
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.lab.generate.run import GenerateReport

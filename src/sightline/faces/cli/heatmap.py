@@ -15,9 +15,9 @@ from sightline.faces.cli.options import (
     precision_option,
     print_json,
     print_table,
-    printable,
     require_folder_of,
 )
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Problem

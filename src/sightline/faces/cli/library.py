@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from sightline.faces.cli.options import json_option, library_option, notice, print_json, printable, where_option
+from sightline.faces.cli.options import json_option, library_option, notice, print_json, where_option
+from sightline.kit.text import printable
 
 
 @click.command()

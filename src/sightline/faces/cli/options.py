@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sightline.kit.text import printable
+
 if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Problem
 
@@ -82,11 +84,6 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     click.echo(click.style(_line(headings, widths, lines), bold=True))
     for line in lines:
         click.echo(_line(line, widths, lines))
-
-
-def printable(text: str) -> str:
-    """A file name or caption on one line: control characters (newlines, escape sequences) are shown, not obeyed."""
-    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
 
 
 def notice(text: str) -> None:

@@ -17,11 +17,11 @@ from sightline.faces.cli.options import (
     precision_option,
     print_json,
     print_table,
-    printable,
     top_option,
     where_option,
 )
 from sightline.faces.cli.write import chat_url_option
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.library import Library

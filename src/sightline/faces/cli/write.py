@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sightline.faces.cli.options import (
-    json_option,
-    library_option,
-    model_option,
-    notice,
-    print_json,
-    print_table,
-    printable,
-)
+from sightline.faces.cli.options import json_option, library_option, model_option, notice, print_json, print_table
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.faces.integrations.text_generation import TextGenerator

@@ -15,9 +15,10 @@ from sightline import __version__
 from sightline.errors import SightlineError
 from sightline.faces.integrations.tools import PICTURE_SIZES_PX, make_picture
 from sightline.faces.integrations.tools_registry import UNTRUSTED, LibraryTool, available_tools
-from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, neutralise
+from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS
 from sightline.faces.web.lanes import Lane
 from sightline.faces.web.problems import Problem
+from sightline.kit.text import neutralise
 
 if TYPE_CHECKING:
     from sightline.faces.integrations.tools_library import ToolLibrary

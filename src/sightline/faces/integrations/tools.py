@@ -26,7 +26,7 @@ from sightline.faces.integrations.tools_results import (
     SearchResult,
     SourcedCaption,
 )
-from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, neutralise
+from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS
 from sightline.faces.web.cursors import Cursor, read_cursor, write_cursor
 from sightline.faces.web.duplicates import describe_differences
 from sightline.faces.web.files import unreadable
@@ -34,6 +34,7 @@ from sightline.faces.web.problems import Problem
 from sightline.faces.web.records import show_hits, show_image
 from sightline.faces.web.searching import Asked, Term, answer, read_terms
 from sightline.faces.web.uploads import decode_upload
+from sightline.kit.text import neutralise
 
 if TYPE_CHECKING:
     from sightline.core.search.duplicates import DuplicateGroup as Group

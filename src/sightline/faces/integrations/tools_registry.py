@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from sightline.errors import InputError
 from sightline.faces.integrations import tools, tools_requests, tools_results
-from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, neutralise
+from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS
+from sightline.kit.text import neutralise
 
 if TYPE_CHECKING:
     from sightline.faces.integrations.tools_library import ToolLibrary

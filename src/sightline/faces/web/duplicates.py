@@ -13,7 +13,7 @@ from sightline.core.types import ImageRecord
 from sightline.faces.web.job_work import lower_priority
 from sightline.faces.web.libraries import OpenLibrary
 from sightline.faces.web.problems import Problem
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 MAX_PAIRS = 2_000_000
 _MAX_WAITING = 4
@@ -88,9 +88,9 @@ def describe_differences(images: Sequence[ImageRecord]) -> list[str]:
         "size": lambda image: _megabytes(image.size_bytes),
         "format": lambda image: image.info.format,
         "taken": lambda image: (image.info.taken_at or "unknown").replace("T", " "),
-        "camera": lambda image: show_text(image.info.camera or "unknown"),
-        "name": lambda image: show_text(image.path.name),
-        "folder": lambda image: show_text(image.path.parent),
+        "camera": lambda image: valid_text(image.info.camera or "unknown"),
+        "name": lambda image: valid_text(image.path.name),
+        "folder": lambda image: valid_text(image.path.parent),
     }
     values = {name: [describe(image) for image in images] for name, describe in facts.items()}
     return [f"{name} {_join(those)}" for name, those in values.items() if len(set(those)) > 1]

@@ -15,7 +15,7 @@ from sightline.core.images.thumbnails import make_thumbnail
 from sightline.core.types import ImageRecord
 from sightline.errors import ImageError
 from sightline.faces.web.problems import Problem
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
@@ -48,7 +48,7 @@ def original(record: ImageRecord, headers: Headers) -> Response:
     response = _FileInRanges(
         record.path,
         media_type=MEDIA_TYPES.get(file_format, "application/octet-stream"),
-        filename=show_text(record.path.name),
+        filename=valid_text(record.path.name),
         stat_result=status,
         content_disposition_type="inline",
         headers={"Cache-Control": "private, no-cache"},
@@ -101,7 +101,7 @@ def not_modified(headers: Headers, etag: str) -> Response | None:
 def unreadable(record: ImageRecord, error: ImageError) -> Problem:
     """The problem of an image whose file is gone, or is no picture any more."""
     gone = not record.path.is_file()
-    where = show_text(record.path)
+    where = valid_text(record.path)
     if gone:
         return Problem(404, f"The file {where} isn't there now.", kind="file-gone")
     return Problem(422, f"The file {where} can't be read: {error.reason}.", kind="image")

@@ -19,7 +19,7 @@ from sightline.faces.web.encoders import require_here
 from sightline.faces.web.folders import links_of, require_folder
 from sightline.faces.web.libraries import OpenLibrary
 from sightline.faces.web.models import JobAnswer, JobProgress, SkippedFile
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionFailure, DualCaption
@@ -135,7 +135,7 @@ def _summarise(report: IndexReport) -> str:
 
 def skipped_file(path: Path, reason: str) -> SkippedFile:
     """A file that was left out."""
-    return SkippedFile(path=show_text(path), reason=reason)
+    return SkippedFile(path=valid_text(path), reason=reason)
 
 
 class _CaptionMeter:

@@ -7,15 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sightline.faces.web.models import CaptionAnswer, HitAnswer, ImageAnswer
+from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
     from sightline.core.types import Caption, ImageRecord
     from sightline.faces.web.libraries import OpenLibrary
-
-
-def show_text(text: object) -> str:
-    """Text that JSON can hold: bytes of file names that are no UTF-8 become U+FFFD."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def show_caption(caption: Caption) -> CaptionAnswer:
@@ -57,8 +53,8 @@ def _show_hit(
 ) -> HitAnswer:
     return HitAnswer(
         id=record.id or 0,
-        path=show_text(record.path),
-        name=show_text(record.path.name),
+        path=valid_text(record.path),
+        name=valid_text(record.path.name),
         width=record.info.width,
         height=record.info.height,
         similarity=similarity,
@@ -81,15 +77,15 @@ def show_image(library: OpenLibrary, record: ImageRecord) -> ImageAnswer:
     captions = store.captions([row])[row]
     return ImageAnswer(
         id=row,
-        path=show_text(record.path),
-        name=show_text(record.path.name),
-        folder=show_text(record.path.parent),
+        path=valid_text(record.path),
+        name=valid_text(record.path.name),
+        folder=valid_text(record.path.parent),
         width=info.width,
         height=info.height,
         format=info.format,
         size_bytes=record.size_bytes,
         taken_at=info.taken_at,
-        camera=None if info.camera is None else show_text(info.camera),
+        camera=None if info.camera is None else valid_text(info.camera),
         latitude=info.latitude,
         longitude=info.longitude,
         content_hash=record.content_hash,

@@ -18,7 +18,8 @@ from sightline.faces.web.cursors import Cursor, read_cursor, write_cursor
 from sightline.faces.web.libraries import OpenLibrary
 from sightline.faces.web.models import PartRequest, QueryPart, SearchAnswer
 from sightline.faces.web.rankings import Found, Ranking
-from sightline.faces.web.records import show_hits, show_text
+from sightline.faces.web.records import show_hits
+from sightline.kit.text import valid_text
 
 MAX_PARTS = 32
 
@@ -173,7 +174,7 @@ def _show_term(library: OpenLibrary, term: Term) -> QueryPart:
     label = term.value
     if term.kind == "id":
         records = library.records([int(term.value)])
-        label = show_text(records[int(term.value)].path.name) if records else f"image {term.value}"
+        label = valid_text(records[int(term.value)].path.name) if records else f"image {term.value}"
     elif term.kind == "upload":
         label = "your picture"
     return QueryPart(label=label, weight=term.weight, kind="text" if term.kind == "text" else "image")

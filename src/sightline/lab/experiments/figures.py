@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sightline.errors import TrainingError, install_advice
-from sightline.kit.pages import visible
+from sightline.kit.text import visible
 from sightline.lab.experiments.effects import Effect, Interaction
 from sightline.lab.experiments.summary import is_share, p_value
 from sightline.lab.training.curves import COLOURS

@@ -18,7 +18,8 @@ import numpy as np
 
 from sightline.core.images.thumbnails import data_uri, make_thumbnail
 from sightline.errors import InputError, install_advice
-from sightline.kit.pages import escape, visible, write_page
+from sightline.kit.pages import escape, write_page
+from sightline.kit.text import visible
 from sightline.lab.evaluation.pages import format_heatmap, format_page, format_section
 
 if TYPE_CHECKING:

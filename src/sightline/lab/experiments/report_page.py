@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.pages import escape, format_frame, visible, write_page
+from sightline.kit.pages import escape, format_frame, write_page
+from sightline.kit.text import visible
 from sightline.lab.evaluation.pages import format_section, format_table
 from sightline.lab.experiments.effects import Analysis
 

@@ -19,8 +19,9 @@ from sightline.faces.web.captioners import CaptionDesk
 from sightline.faces.web.libraries import OpenLibrary, PickedLibrary
 from sightline.faces.web.models import MAX_ID, DualCaptionAnswer
 from sightline.faces.web.problems import Problem
-from sightline.faces.web.records import show_caption, show_text
+from sightline.faces.web.records import show_caption
 from sightline.faces.web.uploads import decode_upload, read_upload
+from sightline.kit.text import valid_text
 
 MAX_CANDIDATES = 200
 
@@ -99,4 +100,4 @@ def _read_image(path: Path, *, min_side_px: int) -> Picture:
     try:
         return read_picture(path, min_side_px=min_side_px)
     except ImageError as error:
-        raise Problem(409, f"{show_text(path)} can't be read: {error.reason}.", kind="image") from error
+        raise Problem(409, f"{valid_text(path)} can't be read: {error.reason}.", kind="image") from error

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from sightline.faces.web.folders import is_text, list_below
 from sightline.faces.web.libraries import AllLibraries, PickedLibrary
 from sightline.faces.web.models import FolderAnswer, FoldersAnswer, LibraryAnswer
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 router = APIRouter(tags=["libraries"])
 
@@ -33,8 +33,8 @@ def list_folders(
     path: Annotated[str | None, Query(min_length=1, max_length=4096, description="A folder to look into.")] = None,
 ) -> FoldersAnswer:
     """The library's folders, the roots below which others may be added, and the folders inside one of those."""
-    roots = [show_text(root) for root in library.library.store.stats().roots]
-    allowed = [show_text(root) for root in library.config.allow_roots]
+    roots = [valid_text(root) for root in library.library.store.stats().roots]
+    allowed = [valid_text(root) for root in library.config.allow_roots]
     if path is None:
         return FoldersAnswer(roots=roots, allow_roots=allowed)
     folder, found = list_below(path, library.config.allow_roots)

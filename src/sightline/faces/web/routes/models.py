@@ -12,7 +12,7 @@ from sightline.errors import ModelError
 from sightline.faces.web.encoders import require_here, require_name
 from sightline.faces.web.libraries import OpenLibrary, PickedLibrary
 from sightline.faces.web.models import DefaultModelRequest, ModelAnswer, ModelsAnswer
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 router = APIRouter(tags=["models"])
 
@@ -57,7 +57,7 @@ def _describe_indexed(name: str, vectors: int) -> ModelAnswer:
     if card is not None:
         return _describe(card, vectors=vectors)
     return ModelAnswer(
-        name=show_text(name),
+        name=valid_text(name),
         kind="encoder",
         vectors=vectors,
         available=False,
@@ -76,7 +76,7 @@ def _find_card(name: str) -> ModelCard | None:
 
 def _describe(card: ModelCard, *, vectors: int = 0) -> ModelAnswer:
     return ModelAnswer(
-        name=show_text(card.name),
+        name=valid_text(card.name),
         kind=card.kind,
         vectors=vectors,
         available=is_available(card),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from sightline import __version__
 from sightline.faces.web.libraries import PickedLibrary
 from sightline.faces.web.models import SkippedFile, StatsAnswer
-from sightline.faces.web.records import show_text
+from sightline.kit.text import valid_text
 
 router = APIRouter(prefix="/api", tags=["library"])
 
@@ -30,11 +30,11 @@ def get_stats(request: Request, library: PickedLibrary) -> StatsAnswer:
         captions=stats.captions,
         model=library.library.default_model,
         models=dict(stats.models),
-        folders=[show_text(root) for root in stats.roots],
-        offline_folders=[show_text(root) for root in stats.extra["offline_roots"]],
+        folders=[valid_text(root) for root in stats.roots],
+        offline_folders=[valid_text(root) for root in stats.extra["offline_roots"]],
         unreadable=len(failures),
         unreadable_files=[
-            SkippedFile(path=show_text(failure.root / failure.relative), reason=failure.reason)
+            SkippedFile(path=valid_text(failure.root / failure.relative), reason=failure.reason)
             for failure in islice(failures, _NAMED_FILES)
         ],
         size_bytes=stats.size_bytes,

@@ -1,0 +1,44 @@
+"""Work on many things: CPUs, threads that read ahead, and how progress is told."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Notice = Callable[[str], None]
+"""Takes a line for the person, such as a warning."""
+Progress = Callable[[int, int | None, str], None]
+"""Takes how many are done, of how many (None: not known), and a few words beside them."""
+
+
+def usable_cpus() -> int:
+    """Number of CPUs this process may run on; fewer than the machine has where it is pinned."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+) -> Iterator[Result]:
+    """`function` of each item, in order, computed by threads at most `ahead` items before they are consumed.
+
+    An error of the function's is raised at its item's place. Whoever stops early stops what has not begun.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    remaining = iter(items)
+    try:
+        pending: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
+    finally:  # also after Ctrl-C
+        pool.shutdown(wait=True, cancel_futures=True)
