@@ -5,8 +5,10 @@ Shape suffixes: B pictures, N pictures of a set, K views, F features, T texts, E
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from features import (
     tuned_cells,
 )
 from numpy.typing import NDArray
-from objective import Classifier, NameFeatures, Objective
+from objective import Classifier, Distillation, NameFeatures, Objective
 from progress import Log, Training
 from published import FACTORS, load_image_tower, load_text_tower
 from torch import Tensor, nn
@@ -51,7 +53,7 @@ class ClipRecipe:
     batch: int = 512
     rate: float = 1e-3
     tuned_from: int = 7  # the first block that moves; those before it see edges and textures
-    tuning_epochs: int = 5
+    tuning_epochs: int = 14
     tuning_batch: int = 128
     tuning_names: int = 32
     tuning_px: int = 192
@@ -59,6 +61,9 @@ class ClipRecipe:
     tuning_rate: float = 2e-4
     remembered: int = 6  # steps whose vectors serve as more that don't fit
     names: int = 12_000  # pictures of Tiny ImageNet
+    distilling_epochs: int = 60
+    teacher_temperature: float = 40.0
+    mixed: float = 0.5  # the most that a picture has of another one while the last head follows its teachers
 
 
 VIEWS = Augmentation(crop_min=0.6, aspect_jitter=1.3, colour_jitter=0.2)
@@ -94,7 +99,12 @@ def train_clip(corpus: Corpus, classes: Classes, recipe: ClipRecipe, log: Log) -
     learn_heads(model, known, corpus, recipe, log)
     tune(model, known, corpus, classes, recipe, log)
     known = look_again(model, known, corpus, recipe)
-    learn_heads(model, known, corpus, recipe, log, name="tuned-heads")
+    teachers = [(copy.deepcopy(model), 2.0)]  # under these heads the tower was tuned
+    for seed in (recipe.seed, recipe.seed + 5):
+        learn_heads(model, known, corpus, dataclasses.replace(recipe, seed=seed), log, name=f"tuned-heads-{seed}")
+        teachers.append((copy.deepcopy(model), 1.0))
+    student = dataclasses.replace(recipe, seed=recipe.seed + 1, epochs=recipe.distilling_epochs)
+    learn_heads(model, known, corpus, student, log, name="distilled-heads", teachers=teachers)
     return model.eval()
 
 
@@ -132,9 +142,16 @@ def look_again(model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe
 
 
 def learn_heads(
-    model: LiteClip, known: Known, corpus: Corpus, recipe: ClipRecipe, log: Log, *, name: str = "heads"
+    model: LiteClip,
+    known: Known,
+    corpus: Corpus,
+    recipe: ClipRecipe,
+    log: Log,
+    *,
+    name: str = "heads",
+    teachers: Sequence[tuple[LiteClip, float]] = (),
 ) -> None:
-    """Both heads, from a random start, on features of towers that stand still."""
+    """Both heads, from a random start, on features of towers that stand still; `teachers` are heads to follow."""
     torch.manual_seed(recipe.seed)
     for module in (*model.image_projection.modules(), *model.text_projection.modules()):
         if isinstance(module, nn.Linear):
@@ -149,6 +166,8 @@ def learn_heads(
         model.logit_scale.fill_(math.log(recipe.temperature))
     model.image_tower.requires_grad_(False)
     objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=0)
+    if teachers:
+        objective = Distillation(objective, teachers, temperature=recipe.teacher_temperature, mixed=recipe.mixed)
     n_steps = len(known.captions_N5E) // recipe.batch
     training = Training(
         model, corpus.folder / f"{name}.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed

@@ -10,6 +10,7 @@ space, E text width.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -120,6 +121,51 @@ class Objective:
         there_M = fits_MP.sum(1) > 0
         share_MP = fits_MP / fits_MP.sum(1, keepdim=True).clamp(min=1)
         return loss - 0.1 * (share_MP * F.log_softmax(logits_MP, 1)).sum(1)[there_M].mean()
+
+
+class Distillation(Objective):
+    """The loss of a step in which similarities of pictures and captions follow the weighted mean of teachers' own.
+
+    The teachers are other heads over the same features: side by side they find more than each alone, and one head can
+    follow them. Half of the pictures are mixed with another, since the tower knows its training pictures by heart.
+    """
+
+    def __init__(
+        self, known: Objective, teachers: Sequence[tuple[LiteClip, float]], *, temperature: float, mixed: float
+    ) -> None:
+        """`teachers` each with its weight; `temperature` is what their cosines are multiplied with."""
+        super().__init__(known.captions_N5E, known.names, known.classifier, remembered=0)
+        self.teachers = [(teacher.eval(), weight) for teacher, weight in teachers]
+        self.temperature, self.mixed = temperature, mixed
+
+    def pairs(self, model: LiteClip, feature_BF: Tensor, row_B: Tensor, generator: torch.Generator) -> Tensor:
+        """Divergence from the teachers' shares, pictures over captions and captions over pictures."""
+        count, n_pictures = len(row_B), len(self.captions_N5E)
+        drawn_B2 = torch.rand(count, 5, generator=generator).argsort(1)[:, :2]
+        other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
+        others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
+        text_TE = torch.cat([self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1), others_TE])
+        share_B1 = torch.rand(count, 1, generator=generator) * self.mixed
+        partner_B = torch.randperm(count, generator=generator)
+        share_B1 = share_B1 * (torch.rand(count, 1, generator=generator) < 0.5)
+        feature_BF = (1 - share_B1) * feature_BF + share_B1 * feature_BF[partner_B]
+        total = sum(weight for _, weight in self.teachers)
+        with torch.no_grad():
+            taught_BT = sum(
+                weight / total * embed_features(teacher, feature_BF) @ _embed_texts(teacher, text_TE).T
+                for teacher, weight in self.teachers
+            ) * self.temperature  # fmt: skip
+        scale = model.logit_scale.exp().clamp(max=100)
+        logits_BT = scale * embed_features(model, feature_BF) @ _embed_texts(model, text_TE).T
+        return (
+            _divergence(logits_BT, taught_BT) / 2
+            + _divergence(logits_BT[:, : 2 * count].T, taught_BT[:, : 2 * count].T) / 2
+        )
+
+
+def _divergence(logits: Tensor, taught: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of a student's shares from its teachers', row by row."""
+    return F.kl_div(F.log_softmax(logits, 1), taught.softmax(1), reduction="batchmean")
 
 
 def embed_features(model: LiteClip, feature_BF: Tensor) -> Tensor:

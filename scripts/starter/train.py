@@ -27,7 +27,8 @@ from sightline.core.models.lite import LiteClip
 
 STAGES = ("clip", "export-clip", "captioner", "export-captioner")
 SMOKE_CLIP = ClipRecipe(
-    crops=1, epochs=2, batch=32, tuning_epochs=1, tuning_batch=24, tuning_names=8, tuning_px=64, names_px=64, names=400,
+    crops=1, epochs=2, batch=32, distilling_epochs=1, tuning_epochs=1, tuning_batch=24, tuning_names=8, tuning_px=64,
+    names_px=64, names=400,
 )  # fmt: skip
 SMOKE_CAPTIONER = CaptionerRecipe(
     language_epochs=1, language_batch=48, epochs=1, batch=16, critical_epochs=1, critical_batch=24,
