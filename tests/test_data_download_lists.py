@@ -17,11 +17,10 @@ from PIL import Image
 
 from rude_server import RudeServer, make_bomb, make_picture
 from sightline.errors import ImageError, InputError, SightlineError
-from sightline.lab.data.download import shards
-from sightline.lab.data.download.fetching import FetchLimits
-from sightline.lab.data.download.list_run import ListOptions, download_list
-from sightline.lab.data.download.pictures import PictureLimits, keep_picture
-from sightline.lab.data.download.url_lists import open_url_list
+from sightline.lab.data import writing
+from sightline.lab.data.conceptual import open_url_list
+from sightline.lab.data.download.fetching import FetchLimits, PictureLimits, keep_picture
+from sightline.lab.data.download.lists import ListOptions, download_list
 
 LIMITS = FetchLimits(
     connect_timeout_s=60.0,
@@ -238,14 +237,14 @@ def test_a_folder_that_holds_something_else_is_refused(server, tmp_path):
 
 def test_a_full_disk_is_an_error_and_finished_shards_stay(server, tmp_path, monkeypatch):
     urls = write_list(tmp_path / "list.tsv", server, [f"/good/{number}.jpg" for number in range(6)])
-    add = shards.ShardWriter.add
+    add = writing.ShardWriter.add
 
     def fail_later(self, key, members):
         if self.path.name == "00002.tar":
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, key, members)
 
-    monkeypatch.setattr(shards.ShardWriter, "add", fail_later)
+    monkeypatch.setattr(writing.ShardWriter, "add", fail_later)
     out = tmp_path / "out"
     with pytest.raises(SightlineError, match=r"No space left on device.*same command again"):
         download_list(urls, out, options(shard_size=2, connections=1))

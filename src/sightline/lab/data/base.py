@@ -1,27 +1,38 @@
-"""What every format becomes: a `Dataset` of `Pair`s of one split. Shape suffixes: H W height and width."""
+"""A `Dataset` of `Pair`s of one split, which every format becomes, and choices of its rows.
+
+What a step takes is a pure function of seed and step, so that resuming needs only the step's number.
+Shape suffixes: H W height and width, N rows of a dataset, B rows of one rank in one batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from sightline.errors import InputError
+from sightline.core.images.files import explain_os_error
+from sightline.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+_ORDER_STREAM, _STEP_STREAM = 0, 1
+"""Spawn keys that keep shuffling and augmentation independent at equal numbers."""
 
 
 class ImageSource(Protocol):
     """Where one picture comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
 
-    Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read.
+    Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read. One that
+    keeps an encoded file to be had as it is also has `read_bytes()`.
     """
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
@@ -44,6 +55,19 @@ class FileImage:
         from sightline.core.images.decode import read_picture
 
         return read_picture(self.path, min_side_px=min_side_px).rgb
+
+    def read_bytes(self) -> bytes:
+        """The file as it is. Raises ImageError where it can't be read."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+
+
+def read_encoded(source: ImageSource) -> bytes | None:
+    """The encoded file of an image; None where its source keeps none. Raises ImageError where it can't be read."""
+    read_bytes: Callable[[], bytes] | None = getattr(source, "read_bytes", None)
+    return None if read_bytes is None else read_bytes()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,13 +172,17 @@ class DatasetReader(Protocol):
         """Whether `path` looks like this format; cheap, never raises."""
         ...
 
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """The splits that are there, in the order train, val, test. Raises InputError where it can't be read."""
+        ...
+
     def load(self, path: Path, *, split: Split) -> Dataset:
         """Read one split. Raises InputError naming file, line and what was expected."""
         ...
 
 
-Warn = Callable[[str], None]
-"""Takes one line for the user."""
+OnProgress = Callable[[int, int, str], None]
+"""Takes images done, images in all, and a few words."""
 
 
 def check_split(split: str) -> Split:
@@ -163,6 +191,11 @@ def check_split(split: str) -> Split:
         if split == known:
             return known
     raise InputError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
+
+
+def in_order(splits: Container[Split | None]) -> tuple[Split, ...]:
+    """Those of some splits that are there, in the order train, val, test."""
+    return tuple(split for split in SPLITS if split in splits)
 
 
 def fingerprint_of(parts: Iterable[str]) -> str:
@@ -182,3 +215,94 @@ def fingerprint_of_pairs(pairs: Iterable[Pair]) -> str:
         for pair in pairs
         for part in (pair.id, repr(pair.image), str(pair.label), repr(pair.negatives), *pair.captions)
     )
+
+
+def choose_subset(dataset: Dataset, *, limit: int, seed: int = 0) -> Dataset:
+    """`limit` pairs of a dataset at random, in the dataset's own order; all of it where it has no more.
+
+    A pair is taken by the hash of its id and the seed: so a choice is the same on every machine, a smaller one of the
+    same seed is part of a larger, and what is added to a dataset changes it little. Raises InputError for a limit
+    below 1.
+    """
+    check_limit(limit)
+    if limit >= len(dataset):
+        return dataset
+
+    def rank(row: int) -> tuple[bytes, int]:
+        key = f"{seed}:{dataset[row].id}".encode("utf-8", errors="surrogatepass")
+        return hashlib.blake2b(key, digest_size=8).digest(), row
+
+    rows = sorted(heapq.nsmallest(limit, range(len(dataset)), key=rank))
+    return dataset.take(rows, why=f"limit={limit} seed={seed}")
+
+
+def check_limit(limit: int) -> None:
+    """Raises InputError for a limit below 1."""
+    if limit < 1:
+        raise InputError(f"The limit is {limit}; it must be at least 1. Leave it out to take all.")
+
+
+@lru_cache(maxsize=2)  # a step needs its epoch's order: shuffling millions of rows takes longer than the step
+def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The rows of a dataset of `n` as one epoch goes through them: a permutation (N,), read-only.
+
+    The same for the same numbers under one numpy version. Raises InputError for a negative number.
+    """
+    import numpy as np
+
+    _check_not_negative(n=n, seed=seed, epoch=epoch)
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER_STREAM, epoch)))
+    order_N = generator.permutation(n).astype(np.int64, copy=False)
+    order_N.flags.writeable = False
+    return order_N
+
+
+def steps_per_epoch(n: int, *, batch_size: int) -> int:
+    """How many whole batches `n` rows give; the rest of an epoch's order is left out of that epoch.
+
+    Raises InputError where not even one batch is full.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size must be at least 1; it is {batch_size}.")
+    if batch_size > n:
+        raise InputError(f"A batch of {batch_size} needs as many pairs and there are {n}; lower the batch size.")
+    return n // batch_size
+
+
+def batch_rows(n: int, *, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+    """The rows (B,) that `rank` of `world` ranks takes of the global batch of a step, counted from 0 over all epochs.
+
+    `batch_size` is the global one. Ranks take consecutive shares, so gathering them in rank order gives the same batch
+    in the same order at every world size. Raises InputError for a batch that is larger than the dataset or can't be
+    shared evenly, and for a rank that isn't one.
+    """
+    per_epoch = steps_per_epoch(n, batch_size=batch_size)
+    _check_not_negative(step=step)
+    if not 0 <= rank < world:
+        raise InputError(f"Rank {rank} of {world}: a rank must be from 0 to {world - 1}, of at least one.")
+    if batch_size % world:
+        lower = batch_size // world * world
+        choices = f"{lower} or {lower + world}" if lower else f"{world}"
+        raise InputError(f"A batch of {batch_size} can't be shared evenly by {world} ranks; take {choices}.")
+    epoch, batch = divmod(step, per_epoch)
+    share = batch_size // world
+    first = batch * batch_size + rank * share
+    return epoch_order(n, seed=seed, epoch=epoch)[first : first + share]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one rank's augmentation and dropout in one step: below 2 ** 63, unrelated to its neighbours'.
+
+    Raises InputError for a negative number.
+    """
+    import numpy as np
+
+    _check_not_negative(seed=seed, step=step, rank=rank)
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STEP_STREAM, step, rank))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def _check_not_negative(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise InputError(f"{name} is {number}; it must not be negative.")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ImageError, InputError
-from sightline.lab.data.base import SPLITS, Dataset, Pair, Split, fingerprint_of
-from sightline.lab.data.captioned_files import list_some
-from sightline.lab.data.split_names import require_split, split_named
+from sightline.kit.paths import is_file
+from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
+from sightline.lab.data.captioned_files import list_some, require_split, split_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +62,7 @@ class HuggingFaceReader:
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The set's splits that are train, val or test. Raises InputError where it can't be opened."""
-        found = {split_named(name) for name in _open(_source_of(path))}
-        return tuple(split for split in SPLITS if split in found)
+        return in_order({split_named(name) for name in _open(_source_of(path))})
 
     def load(self, path: Path, *, split: Split) -> Dataset:
         """The rows of one split that have a picture column and a text.
@@ -109,12 +108,7 @@ def _source_of(path: Path) -> str:
 
 
 def _is_saved(path: Path) -> bool:
-    try:
-        return (path / "dataset_dict.json").is_file() or (
-            (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
-        )
-    except (OSError, ValueError):
-        return False
+    return is_file(path / "dataset_dict.json") or (is_file(path / "dataset_info.json") and is_file(path / "state.json"))
 
 
 def _open(source: str) -> dict[str, Any]:
@@ -152,7 +146,12 @@ def _read_rows(
 ) -> tuple[list[Pair], tuple[tuple[str, ...], ...] | None]:
     image_column = _find_image_column(rows.features, name)
     label_column, class_names = _find_classes(rows.features)
-    text_columns = _find_text_columns(rows.features, name) if label_column is None else _text_columns(rows.features)
+    text_columns = _text_columns(rows.features)
+    if label_column is None and not text_columns:
+        raise InputError(
+            f"{name} has no column of captions; its columns are {_describe(rows.features)}. "
+            f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
+        )
     pairs, textless = [], []
     for row, cells in enumerate(_iterate(rows, [*text_columns, *([label_column] if label_column else [])])):
         number = cells.get(label_column)
@@ -185,16 +184,6 @@ def _find_image_column(features: Any, name: str) -> str:
     if not found:
         raise InputError(f"{name} has no column of images; its columns are {_describe(features)}.")
     return "image" if "image" in found else str(found[0])
-
-
-def _find_text_columns(features: Any, name: str) -> list[str]:
-    found = _text_columns(features)
-    if not found:
-        raise InputError(
-            f"{name} has no column of captions; its columns are {_describe(features)}. "
-            f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
-        )
-    return found
 
 
 def _text_columns(features: Any) -> list[str]:

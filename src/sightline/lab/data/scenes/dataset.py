@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, overload
 
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, Pair, Split, check_split, fingerprint_of
-from sightline.lab.data.scenes.grammar import GRAMMAR_VERSION, Chance, Kind, Scene, draw_scene, iterate_kinds
-from sightline.lab.data.scenes.negatives import make_negatives
-from sightline.lab.data.scenes.sentences import Caption, compose_captions
-from sightline.lab.data.scenes.statements import Statement, may_be_true
+from sightline.lab.data.scenes.grammar import (
+    GRAMMAR_VERSION,
+    Chance,
+    Kind,
+    Scene,
+    Statement,
+    draw_scene,
+    iterate_kinds,
+    may_be_true,
+)
+from sightline.lab.data.scenes.sentences import Caption, compose_captions, make_negatives
 
 if TYPE_CHECKING:
     import numpy as np
