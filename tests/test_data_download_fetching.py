@@ -9,11 +9,19 @@ import time
 
 import pytest
 
-from rude_server import RudeServer, make_picture
+from rude_server import RudeServer, make_bomb, make_picture
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import retry_after_s
 from sightline.lab.data.download import fetching
-from sightline.lab.data.download.fetching import Fetcher, FetchLimits, check_address, check_url, is_public
+from sightline.lab.data.download.fetching import (
+    Fetcher,
+    FetchLimits,
+    PictureLimits,
+    check_address,
+    check_url,
+    is_public,
+    keep_picture,
+)
 
 LIMITS = {
     "connect_timeout_s": 60.0,
@@ -300,3 +308,14 @@ def test_retry_after_is_a_number_or_a_date():
 def test_limits_that_allow_nothing_are_refused(name, value):
     with pytest.raises(InputError, match=name):
         FetchLimits(**{name: value})
+
+
+def test_a_bomb_is_refused_before_its_pixels_are_made():
+    with pytest.raises(ImageError, match="too large: 9000 x 9000"):
+        keep_picture(make_bomb(9000, 9000), PictureLimits())
+
+
+@pytest.mark.parametrize("changes", [{"max_pixels": 0}, {"min_side_px": 0}, {"max_side_px": 0}, {"quality": 101}])
+def test_picture_limits_are_checked(changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        PictureLimits(**changes)

@@ -89,7 +89,7 @@ def available_splits(address: str) -> tuple[Split, ...]:
 
 
 def known_kinds() -> tuple[str, ...]:
-    """What may stand before the colon."""
+    """The words that may stand before the colon."""
     return (SCENES, *_MODULES)
 
 

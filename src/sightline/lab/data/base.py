@@ -29,7 +29,7 @@ _ORDER_STREAM, _STEP_STREAM = 0, 1
 
 
 class ImageSource(Protocol):
-    """Where one picture comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
+    """Where one image comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
 
     Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read. One that
     keeps an encoded file to be had as it is also has `read_bytes()`.
@@ -38,7 +38,7 @@ class ImageSource(Protocol):
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where it can't be read.
 
-        With `min_side_px` the picture may come smaller than it is, its shorter side at least that (or its full size),
+        With `min_side_px` the image may come smaller than it is, its shorter side at least that (or its full size),
         where a source can do so faster; a source that can't ignores it.
         """
         ...
@@ -46,7 +46,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileImage:
-    """A picture in a file of its own."""
+    """An image in a file of its own."""
 
     path: Path
 
@@ -72,18 +72,18 @@ def read_encoded(source: ImageSource) -> bytes | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardNegative:
-    """A sentence that is false of a picture and differs in one thing from one that is true of it."""
+    """A sentence that is false of an image and differs in one thing from one that is true of it."""
 
     caption: str
     """The true sentence."""
     negative: str
     kind: str
-    """What differs: `attribute` and `relation` are swaps (the words are the same), `count`, `negation`, ..."""
+    """The difference: `attribute` and `relation` are swaps (the words are the same), `count`, `negation`, ..."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One picture and all that is said of it."""
+    """One image and all that is said of it."""
 
     id: str
     """Unique in its dataset, and the same in every run: a file name, a key in a tar."""
@@ -91,9 +91,9 @@ class Pair:
     captions: tuple[str, ...]
     """At least one, unless the dataset has labels."""
     negatives: tuple[HardNegative, ...] = ()
-    """Sentences that are almost right but false of this picture, where a dataset knows some."""
+    """Sentences that are almost right but false of this image, where a dataset knows some."""
     label: int | None = None
-    """Class of the picture, an index into the dataset's `class_names`, where it has classes."""
+    """Class of the image, an index into the dataset's `class_names`, where it has classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Dataset:
     """The pairs of one split, in a fixed order, with what identifies them. Iterate it, index it, take its length."""
 
     name: str
-    """How it is addressed: `flickr8k:PATH`, `scenes:0`."""
+    """Its address: `flickr8k:PATH`, `scenes:0`."""
     split: Split
     pairs: Sequence[Pair]
     fingerprint: str
@@ -109,23 +109,20 @@ class Dataset:
     class_names: tuple[tuple[str, ...], ...] | None = None
     """For each class its names, the most usual first; None where the dataset has no classes."""
     sizes: tuple[int, ...] = ()
-    """Of a joined dataset the lengths of its parts, in order."""
+    """Lengths of the parts of a joined dataset, in order."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
         return len(self.pairs)
 
     def __iter__(self) -> Iterator[Pair]:
-        """The pairs in order."""
         return iter(self.pairs)
 
     def __getitem__(self, index: int) -> Pair:
-        """One pair."""
         return self.pairs[index]
 
     @property
     def n_captions(self) -> int:
-        """Number of captions of all pictures."""
+        """Number of captions of all images."""
         return sum(len(pair.captions) for pair in self.pairs)
 
     def take(self, rows: Sequence[int], *, why: str) -> Dataset:
@@ -166,10 +163,10 @@ class DatasetReader(Protocol):
     """One format: each module of this room gives one, and `data/addressing.py` lists them."""
 
     kind: str
-    """What stands before the colon of an address: `coco`."""
+    """The word before the colon of an address: `coco`."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like this format; cheap, never raises."""
+        """True where `path` looks like this format; cheap, never raises."""
         ...
 
     def splits(self, path: Path) -> tuple[Split, ...]:
@@ -194,7 +191,7 @@ def check_split(split: str) -> Split:
 
 
 def in_order(splits: Container[Split | None]) -> tuple[Split, ...]:
-    """Those of some splits that are there, in the order train, val, test."""
+    """The splits that are among some, in the order train, val, test."""
     return tuple(split for split in SPLITS if split in splits)
 
 
@@ -209,7 +206,7 @@ def fingerprint_of(parts: Iterable[str]) -> str:
 
 
 def fingerprint_of_pairs(pairs: Iterable[Pair]) -> str:
-    """The fingerprint of ids, captions and labels; pictures count by their source's repr (path, offset, row)."""
+    """The fingerprint of ids, captions and labels; images count by their source's repr (path, offset, row)."""
     return fingerprint_of(
         part
         for pair in pairs
@@ -258,7 +255,7 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def steps_per_epoch(n: int, *, batch_size: int) -> int:
-    """How many whole batches `n` rows give; the rest of an epoch's order is left out of that epoch.
+    """Number of whole batches that `n` rows give; the rest of an epoch's order is left out of that epoch.
 
     Raises InputError where not even one batch is full.
     """

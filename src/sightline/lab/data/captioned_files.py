@@ -19,7 +19,7 @@ from sightline.errors import InputError
 from sightline.lab.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs, in_order
 
 N_NAMED = 3
-"""How many names a message lists before it stops."""
+"""Number of names that a message lists before it stops."""
 
 SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -48,7 +48,6 @@ class CaptionedFiles:
         self._entries: dict[str, _Entry] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether an image of this name was added."""
         return name in self._entries
 
     def add(self, name: str, captions: Iterable[str], *, where: str, split: Split = "train") -> None:
@@ -87,7 +86,7 @@ class CaptionedFiles:
         return tuple(self._entries[name].captions)
 
     def to_dataset(self, *, name: str, split: Split, folder: ImageFolder) -> Dataset:
-        """The pairs of a split, pictures below `folder`. Raises InputError where any of the pictures is absent."""
+        """The pairs of a split, images below `folder`. Raises InputError where any of the images is absent."""
         names = self.names(split)
         folder.check_holds(names, source=self.source)
         root = folder.root
@@ -96,14 +95,14 @@ class CaptionedFiles:
 
 
 class ImageFolder:
-    """Which files lie below a folder. Each folder is listed once, when first asked for; no file is looked at."""
+    """The files below a folder. Each folder is listed once, when first asked for; no file is looked at."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links, absolute() keeps ..
         self._listed: dict[str, frozenset[str]] = {}
 
     def holds(self, name: str) -> bool:
-        """Whether a file of this name (relative, with `/`, or absolute) is there."""
+        """True where a file of this name (relative, with `/`, or absolute) is there."""
         folder, file = posixpath.split(name)
         if folder not in self._listed:
             self._listed[folder] = _list_files(self.root / folder)
@@ -180,7 +179,7 @@ def parse_split(word: str, *, where: str) -> Split:
 
 
 def find_split_paths(paths: Iterable[Path]) -> dict[Split, Path]:
-    """Those of some files or folders whose name without extension is a split's.
+    """The files or folders whose name without extension is a split's.
 
     Raises InputError where two stand for one split (`val` and `dev`), since only one can be meant.
     """
@@ -235,7 +234,7 @@ def first_line(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises InputError with line and column for a broken one, such as a cut download."""
+    """The content of a JSON file. Raises InputError with line and column for a broken one, such as a cut download."""
     with explain_read_errors(path):
         content = path.read_bytes().removeprefix(_BOM)
     if not content.strip():

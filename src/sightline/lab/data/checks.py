@@ -33,7 +33,7 @@ at most 4 bits. Rendered scenes whose hashes are equal differ by 42 and more."""
 _AHEAD = 512
 _MANY_IMAGES = 10
 _PLACES_NAMED = 20
-"""Of a case in JSON: a caption may be shared by thousands."""
+"""Longest list of places in JSON: a caption may be shared by thousands."""
 _ENOUGH_PX = 64
 _THUMBNAIL_PX = 8
 _BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
@@ -75,7 +75,7 @@ class Finding:
     title: str
     cases: tuple[Case, ...]
     serious: bool
-    """Whether training or figures suffer; otherwise it is worth knowing."""
+    """True where training or figures suffer; otherwise it is worth knowing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class CheckReport:
 
     @property
     def has_problems(self) -> bool:
-        """Whether anything serious was found."""
+        """True where anything serious was found."""
         return any(finding.serious for finding in self.findings)
 
 

@@ -60,7 +60,7 @@ class CocoReader:
     kind = "coco"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder holds COCO's caption files or Karpathy's, or a file is one of them."""
+        """True where a folder holds COCO's caption files or Karpathy's, or a file is one of them."""
         if is_file(path):
             return path.suffix == ".json" and (path.name == _KARPATHY or _looks_like_coco(path))
         return _find_karpathy(path) is not None or bool(_find_annotations(path))
@@ -92,7 +92,7 @@ class CocoReader:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether the first bytes of a JSON, which often is one long line, name what only COCO's structure has."""
+    """True where the first bytes of a JSON, which often is one long line, name what only COCO's structure has."""
     head = read_head(path)
     return '"annotations"' in head or ('"images"' in head and '"file_name"' in head)
 

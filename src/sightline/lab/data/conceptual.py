@@ -33,7 +33,7 @@ class ConceptualReader:
     kind = "cc"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file, or one in a folder, is such a list."""
+        """True where a file, or one in a folder, is such a list."""
         return any(_is_list(path) for path in _tables(path))
 
     def load(self, path: Path, *, split: Split) -> Dataset:
@@ -82,7 +82,7 @@ def _tables(path: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether the first row has two cells of which one is a URL, or is a heading of such."""
+    """True where the first row has two cells of which one is a URL, or is a heading of such."""
     cells = [cell.strip().lower() for cell in first_line(path).split("\t")]
     urls = [cell.startswith(("http://", "https://")) for cell in cells]
     return len(cells) == 2 and (sum(urls) == 1 or {*cells} == {"url", "caption"})
@@ -112,7 +112,6 @@ class UrlList:
     sha256: str
 
     def __iter__(self) -> Iterator[UrlRow]:
-        """The rows in order."""
         for row, fields in enumerate(islice(_read_fields(self.path), int(self.has_heading), None)):
             yield self._make_row(row, fields)
 

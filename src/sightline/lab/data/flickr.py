@@ -87,7 +87,7 @@ class FlickrReader:
     """Names of Kaggle's CSVs."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder holds a caption file that only this set has."""
+        """True where a folder holds a caption file that only this set has."""
         folders = _folders(path)
         if _find(folders, (self.karpathy, self.token)):
             return True

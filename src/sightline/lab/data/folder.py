@@ -41,7 +41,7 @@ class FolderReader:
     kind = "folder"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder, or one of its splits' folders, holds a `metadata.jsonl` or an image with a sidecar."""
+        """True where a folder, or one of its splits' folders, holds a `metadata.jsonl` or an image with a sidecar."""
         folders = [path, *_named_after_splits(path)]
         return any(is_file(folder / METADATA) or any(_pair_sidecars(_list_names(folder))) for folder in folders)
 

@@ -27,7 +27,7 @@ _MIN_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HuggingFaceImage:
-    """A picture in a row of a set that the library opens."""
+    """An image in a row of a set that the library opens."""
 
     source: str
     """Absolute folder, or the hub's name."""
@@ -37,7 +37,7 @@ class HuggingFaceImage:
     row: int
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no picture that can be decoded."""
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no image that can be decoded."""
         from sightline.core.images.decode import read_picture
 
         cell = _open_column(self.source, self.split, self.column)[self.row][self.column] or {}
@@ -57,7 +57,7 @@ class HuggingFaceReader:
     kind = "hf"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+        """True where `path` is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
         return _is_saved(path)
 
     def splits(self, path: Path) -> tuple[Split, ...]:
@@ -65,7 +65,7 @@ class HuggingFaceReader:
         return in_order({split_named(name) for name in _open(_source_of(path))})
 
     def load(self, path: Path, *, split: Split) -> Dataset:
-        """The rows of one split that have a picture column and a text.
+        """The rows of one split that have an image column and a text.
 
         Captions are the strings of the columns text, caption, captions or sentences (one of them, or numbered such as
         caption_0, caption_1); else the name of the row's class. Rows without a text are left out with a warning.
@@ -136,7 +136,7 @@ def _open(source: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _open_column(source: str, split: str, column: str) -> Any:
-    """One column with the pictures as bytes: our own decoder reads them. Kept open, since each row is asked for."""
+    """One column with the images as bytes: our own decoder reads them. Kept open, since each row is asked for."""
     image = import_datasets().Image(decode=False)
     return _open(source)[split].select_columns([column]).cast_column(column, image)
 
@@ -172,7 +172,7 @@ def _read_rows(
 
 
 def _iterate(rows: Any, columns: list[str]) -> Iterator[dict[Any, Any]]:
-    """Cells of some columns, row by row; the pictures are not touched."""
+    """Cells of some columns, row by row; the images are not touched."""
     for batch in rows.select_columns(columns).iter(batch_size=1000):
         for values in zip(*(batch[column] for column in columns), strict=True):
             yield dict(zip(columns, values, strict=True))

@@ -45,7 +45,7 @@ READABLE, UNREADABLE = 1, 2
 
 _ROWS_PER_TASK = 64
 _FEWEST_FOR_PROCESSES = 512
-"""Fewer pictures are read in the time in which worker processes start."""
+"""Fewer images are read in the time in which worker processes start."""
 
 _SAVE_EVERY_S = 5.0
 _SPARE_BYTES = 16 * 2**20
@@ -54,7 +54,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelProblem:
-    """A picture that can't be read."""
+    """An image that can't be read."""
 
     id: str
     reason: str
@@ -62,13 +62,13 @@ class PixelProblem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PixelCache:
-    """All pictures of a dataset as its preprocessing resizes them."""
+    """All images of a dataset as its preprocessing resizes them."""
 
     pixels_NSS3: NDArray[np.uint8]
-    """Memory-mapped and read-only; zeros where a picture can't be read. `pixels_NSS3[rows]` copies rows."""
+    """Memory-mapped and read-only; zeros where an image can't be read. `pixels_NSS3[rows]` copies rows."""
     readable_N: NDArray[np.bool_]
     problems: tuple[PixelProblem, ...]
-    """Of the rows that are not readable, in order."""
+    """The rows that are not readable, in order."""
     folder: Path
     """Where it lies; may be deleted whenever nobody uses it, and is then made again."""
 
@@ -85,8 +85,8 @@ def open_pixel_cache(
 
     JPEGs are decoded at reduced scale where that is enough. Building takes all cores or `n_workers`; it can be
     interrupted and goes on with the next call, and processes that open the same cache wait for the one that builds.
-    `progress` takes the number of pictures done and of all. Unreadable pictures never stop it.
-    Raises InputError for a dataset without pictures or none that can be read, and for too little room on the disk.
+    `progress` takes the number of images done and of all. Unreadable images never stop it.
+    Raises InputError for a dataset without images or none that can be read, and for too little room on the disk.
     """
     if len(dataset) == 0:
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
@@ -147,14 +147,14 @@ def _load(folder: Path, shape: tuple[int, ...]) -> PartialCache | None:
 
 
 def _make_key(dataset: Dataset, preprocessing: Preprocessing) -> str:
-    """What decides the pixels: pairs, sizes and times of their files, and how they are resized."""
+    """A hash of all that decides the pixels: pairs, sizes and times of their files, and how they are resized."""
     resizing = (preprocessing.size_px, preprocessing.resize_mode, preprocessing.interpolation, PREPROCESSING_VERSION)
     files = fingerprint_of(_stamp(path) for path in _files_of(dataset))
     return fingerprint_of([dataset.fingerprint, str(len(dataset)), files, *map(str, resizing)])
 
 
 def _files_of(dataset: Dataset) -> list[Path]:
-    """The files behind the pictures: each, or the tars or tables that hold them; none for what is rendered."""
+    """The files behind the images: each, or the tars or tables that hold them; none for what is rendered."""
     if not hasattr(dataset.pairs[0].image, "path"):
         return []
     paths = dict.fromkeys(getattr(pair.image, "path", None) for pair in dataset.pairs)
@@ -210,7 +210,7 @@ def build_cache(
 ) -> None:
     """Make the cache `folder`, going on with what an earlier run left. The caller holds the lock.
 
-    Raises InputError where the disk has or gets too little room, and where no picture at all can be read.
+    Raises InputError where the disk has or gets too little room, and where no image at all can be read.
     """
     partial_folder = folder.with_name(f"{folder.name}.partial")
     shape = (len(dataset), preprocessing.size_px, preprocessing.size_px, 3)
@@ -224,7 +224,12 @@ def build_cache(
             _fill(partial, dataset, preprocessing=preprocessing, n_workers=n_workers, progress=progress)
         finally:
             partial.save()
-        _refuse_all_unreadable(partial, dataset)
+        if (partial.states_N == UNREADABLE).all():
+            shutil.rmtree(partial_folder)
+            raise InputError(
+                f"None of the {len(dataset)} pictures of {dataset.name} can be read; the first, {dataset.pairs[0].id}: "
+                f"{partial.reasons[0]}. Is the disk with the pictures there?"
+            )
         partial_folder.rename(folder)
     except OSError as error:
         raise InputError(_explain_write_error(error, partial_folder, shape)) from error
@@ -241,7 +246,7 @@ def _fill(
     row_bytes = preprocessing.size_px**2 * 3
     done = int(np.count_nonzero(partial.states_N))
     progress(done, len(dataset))
-    # where captions are composed when a pair is taken, its picture alone is to be had sooner
+    # where captions are composed when a pair is taken, its image alone is to be had sooner
     image_at = getattr(dataset.pairs, "image_at", lambda row: dataset.pairs[row].image)
     with _readers(dataset, n_pictures=len(dataset) - done, n_workers=n_workers) as (pool, idle):
 
@@ -296,7 +301,7 @@ def _missing_runs(states_N: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
 
 
 def _open_partial(folder: Path, shape: tuple[int, ...]) -> PartialCache:
-    """What an earlier run left, where it is whole; else a new one."""
+    """The cache that an earlier run left, where it is whole; else a new one."""
     if (found := _load(folder, shape)) is not None:
         return found
     for name in (STATES, PROBLEMS):
@@ -330,15 +335,6 @@ def _explain_write_error(error: OSError, folder: Path, shape: tuple[int, ...]) -
             "written is kept: free some space and start again, or set SIGHTLINE_CACHE to a folder on another disk."
         )
     return f"The pixel cache can't be written to {folder.parent}: {explain_os_error(error)}."
-
-
-def _refuse_all_unreadable(partial: PartialCache, dataset: Dataset) -> None:
-    if (partial.states_N == UNREADABLE).all():
-        shutil.rmtree(partial.folder)
-        raise InputError(
-            f"None of the {len(dataset)} pictures of {dataset.name} can be read; the first, {dataset.pairs[0].id}: "
-            f"{partial.reasons[0]}. Is the disk with the pictures there?"
-        )
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -38,7 +38,7 @@ class TableReader:
     kind = "csv"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file, or one in a folder, is a table with both columns."""
+        """True where a file, or one in a folder, is a table with both columns."""
         return bool(_find_tables(path))
 
     def load(self, path: Path, *, split: Split) -> Dataset:

@@ -1,11 +1,11 @@
-"""Tiny ImageNet: 64 x 64 pictures of 200 classes, in parquet shards or in the publisher's folders."""
+"""Tiny ImageNet: 64 x 64 images of 200 classes, in parquet shards or in the publisher's folders."""
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 N_VAL_PER_CLASS = 40
-"""Of parquet shards the last rows of each class, in file order, are `val`: never trained on."""
+"""The last rows of each class in parquet shards, in file order, are `val`: never trained on."""
 
 _MAX_CACHED_BYTES = 512 * 2**20
 _MAX_CACHED_FILES = 4096
@@ -38,7 +38,7 @@ class TinyImagenetReader:
     kind = "tiny-imagenet"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a folder of either layout."""
+        """True where `path` is a folder of either layout."""
         shards = is_file(path / "classes.json") and any(path.glob("*.parquet"))
         return shards or (is_file(path / "wnids.txt") and is_file(path / "words.txt"))
 
@@ -88,7 +88,7 @@ def _load_shards(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
 
 def _pairs_of_shards(path: Path, class_names: _Names) -> Iterator[Pair]:
     for shard in sorted(path.glob("*.parquet")):
-        for row, label in enumerate(read_columns(shard, ["label"], beside=["image"])["label"]):
+        for row, label in enumerate(_read_labels(shard)):
             if not isinstance(label, int) or not 0 <= label < len(class_names):
                 raise InputError(
                     f"{shard}: row {row} has label {label}, and classes.json has classes 0 to {len(class_names) - 1}."
@@ -176,7 +176,7 @@ def _val_files(path: Path, labels: dict[str, int]) -> Iterator[tuple[Path, str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParquetImage:
-    """A picture in a row of a parquet file, as the bytes of an image file."""
+    """An image in a row of a parquet file, as the bytes of an image file."""
 
     path: Path
     row: int
@@ -189,13 +189,14 @@ class ParquetImage:
         return read_picture(self._read_bytes(), min_side_px=min_side_px).rgb
 
     def _read_bytes(self) -> bytes:
-        """The picture's file as the row holds it. Raises ImageError where it can't be read."""
+        """The image's file as the row holds it. Raises ImageError where it can't be read."""
         try:
             group, row = _locate(self.path, self.row)
             data = _columns.read(self.path, group, self.column)[row].as_py()
-        except OSError as error:  # pyarrow's too, for damaged files
-            reason = explain_os_error(error) if error.errno is not None else "damaged parquet file"
-            raise ImageError(reason) from error
+        except (OSError, ValueError, KeyError) as error:  # also what pyarrow says of damaged files
+            if isinstance(error, OSError) and error.errno is not None:
+                raise ImageError(explain_os_error(error)) from error
+            raise ImageError("damaged parquet file") from error
         if not isinstance(data, bytes):
             raise ImageError("the row holds no picture")
         return data
@@ -210,19 +211,15 @@ def import_pyarrow() -> Any:
     return pyarrow.parquet
 
 
-def read_columns(path: Path, columns: list[str], *, beside: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """Whole columns of a file as lists.
-
-    Raises InputError for a damaged file, and for columns that it doesn't have, those `beside` them included.
-    """
+def _read_labels(path: Path) -> list[Any]:
+    """The column `label`. Raises InputError for a damaged file, and for one without that column or `image`."""
     parquet = import_pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
-            missing = [name for name in (*columns, *beside) if name not in file.schema_arrow.names]
-            if missing:
-                has = ", ".join(file.schema_arrow.names)
-                raise InputError(f"{path} has no column {', '.join(missing)}; its columns are {has}.")
-            return dict(file.read(columns=columns).to_pydict())
+            has = file.schema_arrow.names
+            if missing := [name for name in ("label", "image") if name not in has]:
+                raise InputError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(has)}.")
+            return list(file.read(columns=["label"]).column("label").to_pylist())
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise InputError(f"{path} can't be read as parquet: {str(error).splitlines()[0]}") from error
 
@@ -230,10 +227,7 @@ def read_columns(path: Path, columns: list[str], *, beside: Sequence[str] = ()) 
 @lru_cache(maxsize=_MAX_CACHED_FILES)
 def _starts_of_groups(path: Path) -> tuple[int, ...]:
     """The first row of each row group, and the number of all rows."""
-    try:
-        metadata = import_pyarrow().read_metadata(path)
-    except ValueError as error:  # ArrowInvalid
-        raise ImageError("damaged parquet file") from error
+    metadata = import_pyarrow().read_metadata(path)
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return tuple(accumulate(sizes, initial=0))
 
@@ -249,7 +243,7 @@ def _locate(path: Path, row: int) -> tuple[int, int]:
 
 @dataclass
 class _ColumnCache:
-    """The columns read last, up to a total size: pictures are mostly asked for in order. Shared by all threads."""
+    """The columns read last, up to a total size: images are mostly asked for in order. Shared by all threads."""
 
     columns: OrderedDict[tuple[Path, int, str], Any] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -266,11 +260,8 @@ class _ColumnCache:
 
 
 def _read_group(path: Path, group: int, column: str) -> Any:
-    try:
-        with import_pyarrow().ParquetFile(path) as file:
-            return file.read_row_group(group, columns=[column]).column(column)
-    except (ValueError, KeyError) as error:
-        raise ImageError("damaged parquet file") from error
+    with import_pyarrow().ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column)
 
 
 _columns = _ColumnCache()

@@ -35,7 +35,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _VERSION = 1
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_TEXT_BYTES = 2**20
-"""Of a caption or its JSON: a shard from anywhere must not fill the memory."""
+"""Longest caption or JSON of one: a shard from anywhere must not fill the memory."""
 
 _CAPTION_KEYS = ("caption", "text", "captions")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard"}
@@ -59,7 +59,7 @@ class WebdatasetReader:
     kind = "webdataset"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a tar, a folder that has some (or its folders have), or a range of tars."""
+        """True where `path` is a tar, a folder that has some (or its folders have), or a range of tars."""
         try:
             if path.is_dir():
                 return any(path.glob("*.tar")) or any(path.glob("*/*.tar"))
@@ -74,7 +74,7 @@ class WebdatasetReader:
     def load(self, path: Path, *, split: Split) -> Dataset:
         """The samples of the shards of one split, in the order of shards and members.
 
-        A shard belongs to the split whose word its name or its folder's has, else to train. Samples without a picture
+        A shard belongs to the split whose word its name or its folder's has, else to train. Samples without an image
         or text are left out with a warning. Raises InputError for a missing, damaged or compressed shard, and for a
         split that there is not.
         """
@@ -119,7 +119,7 @@ def find_shards(path: Path) -> list[Shard]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of `{0000..0009}` and `{a,b}`, in order; zeros in front are kept.
+    """The names that a shell makes of `{0000..0009}` and `{a,b}`, in order; zeros in front are kept.
 
     Raises InputError for braces that hold neither, and for more than a million names.
     """
@@ -179,7 +179,7 @@ def _warn_of_left_out(path: Path, shards: Sequence[Shard], indexes: Sequence[Tar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TarImage:
-    """A picture in a tar: a stretch of its bytes."""
+    """An image in a tar: a stretch of its bytes."""
 
     path: Path
     offset: int
@@ -192,7 +192,7 @@ class TarImage:
         return read_picture(self.read_bytes(), min_side_px=min_side_px).rgb
 
     def read_bytes(self) -> bytes:
-        """The picture's file as it lies in the tar. Raises ImageError where it can't be read."""
+        """The image's file as it lies in the tar. Raises ImageError where it can't be read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -206,7 +206,7 @@ class TarImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TarSample:
-    """One picture of a tar with its captions."""
+    """One image of a tar with its captions."""
 
     key: str
     offset: int
@@ -224,7 +224,7 @@ class TarIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Of keys, places and captions; the same wherever the tar lies."""
+        """A hash of keys, places and captions; the same wherever the tar lies."""
         return fingerprint_of(
             part for s in self.samples for part in (s.key, f"{s.offset}:{s.size_bytes}:{len(s.captions)}", *s.captions)
         )
@@ -369,7 +369,7 @@ def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]]) -> TarIndex:
 
 
 def _read_captions(file: IO[bytes], by_extension: dict[str, _Stretch]) -> tuple[str, ...]:
-    """Of the `.txt`, one; else what the `.json` has. Empty where there is none that can be read."""
+    """The `.txt` as one caption, else those of the `.json`. Empty where there is none that can be read."""
     name = "txt" if "txt" in by_extension else "json"
     offset, size_bytes = by_extension.get(name, (0, 0))
     if size_bytes > _MAX_TEXT_BYTES:

@@ -56,7 +56,7 @@ class ConvertReport:
     captions: int
     skipped: tuple[SkippedPair, ...]
     lost: tuple[str, ...]
-    """What the source has and the format can't hold: `hard negatives`, `classes`."""
+    """All that the source has and the format can't hold: `hard negatives`, `classes`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class Sample:
     data: bytes
     """The encoded image."""
     suffix: str
-    """Of its format, without a dot."""
+    """Extension of its format, without a dot."""
     width: int
     height: int
 
@@ -309,13 +309,18 @@ class WebdatasetWriter(DatasetWriter):
         super().__init__(folder)
         self._shard: ShardWriter | None = None
         self._split: str | None = None
-        self._in_shard = 0
-        self._shards_of_split = 0
+        self._in_split = 0
 
     def add(self, sample: Sample) -> None:
         """Append the sample to the open shard, or begin the next."""
-        if self._shard is None or self._split != sample.split or self._in_shard == SHARD_SIZE:
-            self._shard = self._begin_shard(sample.split)
+        if self._split != sample.split:
+            self._split, self._in_split = sample.split, 0
+        number, index = divmod(self._in_split, SHARD_SIZE)
+        if self._shard is None or index == 0:
+            self.finish()
+            folder = self._folder / sample.split
+            folder.mkdir(exist_ok=True)
+            self._shard = ShardWriter(folder / name_shard(number))
         stem = safe_place(sample.id, sample.suffix).rpartition(".")[0]
         key = self._choose_free(stem.replace("/", "_").replace(".", "_"), sample.split)  # a key ends at its first dot
         facts: dict[str, Any] = {"id": sample.id, "width": sample.width, "height": sample.height}
@@ -325,7 +330,7 @@ class WebdatasetWriter(DatasetWriter):
         else:
             facts["captions"] = list(sample.captions)
         self._shard.add(key, {**members, "json": encode_json(facts)})
-        self._in_shard += 1
+        self._in_split += 1
 
     def finish(self) -> None:
         """Complete the last shard."""
@@ -337,16 +342,6 @@ class WebdatasetWriter(DatasetWriter):
         """Leave no shard open."""
         if self._shard is not None:
             self._shard.abandon()
-
-    def _begin_shard(self, split: str) -> ShardWriter:
-        self.finish()
-        if self._split != split:
-            self._split, self._shards_of_split = split, 0
-        (self._folder / split).mkdir(exist_ok=True)
-        shard = ShardWriter(self._folder / split / name_shard(self._shards_of_split))
-        self._shards_of_split += 1
-        self._in_shard = 0
-        return shard
 
 
 WRITERS: Mapping[str, type[DatasetWriter]] = {

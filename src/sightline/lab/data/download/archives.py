@@ -42,7 +42,7 @@ class Archive:
     """One zip file of a publisher."""
 
     part: str
-    """What it is asked for by."""
+    """The word by which it is asked for."""
     path: str
     """Below the publisher's site."""
     members: str
@@ -68,9 +68,9 @@ class Publisher:
     site: str = ""
     archives: tuple[Archive, ...] = ()
     list_path: str | None = None
-    """Of the list of addresses, below the site."""
+    """The list of addresses, below the site."""
     by_hand: str | None = None
-    """What a person must do, where no program may."""
+    """The steps for a person, where no program may."""
 
     def choose(self, parts: tuple[str, ...]) -> tuple[Archive, ...]:
         """The archives of some parts; all without any. Raises InputError for an unknown part."""
@@ -81,7 +81,7 @@ class Publisher:
         return tuple(archive for archive in self.archives if not parts or archive.part in parts)
 
     def explain_by_hand(self) -> str:
-        """What to fetch, from where, and how to lay it out."""
+        """Advice for a person: what to fetch, from where, and how to lay it out."""
         return f"{self.title} can't be fetched by a program.\nFrom: {self.page} ({self.licence})\n{self.by_hand}"
 
 
@@ -114,7 +114,7 @@ def load_publishers() -> dict[str, Publisher]:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What came from a publisher."""
+    """A file that came from a publisher."""
 
     url: str
     size_bytes: int
@@ -125,7 +125,7 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveOptions:
-    """How archives are fetched."""
+    """Settings of fetching archives."""
 
     parts: tuple[str, ...] = ()
     """Which; all without any."""
@@ -182,7 +182,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _fetch(url: str, file: Path, options: ArchiveOptions, tell: OnProgress) -> bool:
-    """Fetch a file unless it is there; whether it was fetched."""
+    """Fetch a file unless it is there; True where it was fetched."""
     if file.is_file():
         return False
     download_file(url, file, options=options.resume, on_bytes=partial(tell, f"fetching {file.name}"))
@@ -252,7 +252,7 @@ def _count_files(folder: Path, archive: Archive) -> int:
 
 
 def read_receipts(folder: Path) -> dict[str, Receipt]:
-    """What earlier runs fetched into a folder, by archive. Raises InputError for a file that isn't ours."""
+    """The receipts of earlier runs into a folder, by archive. Raises InputError for a file that isn't ours."""
     file = folder / RECEIPTS
     if not file.is_file():
         return {}

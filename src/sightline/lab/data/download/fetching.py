@@ -30,7 +30,7 @@ from sightline.lab.data.writing import SUFFIX_OF_FORMAT
 USER_AGENT = "sightline (data set download)"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _OPTED_OUT = {"noai", "noimageai"}
-"""Words of the header X-Robots-Tag by which a site says that its pictures are not for training models."""
+"""Words of the header X-Robots-Tag by which a site says that its images are not for training models."""
 _KEEP_IDLE_S = 5.0
 _LONGEST_WAIT_S = 60.0
 _PORTS = {"http": 80, "https": 443}
@@ -45,7 +45,7 @@ _ENOUGH_TO_CHECK_PX = 64
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """How long, how much and how often. Times are of one try."""
+    """Limits of time, size and tries. Times are of one try."""
 
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
@@ -86,7 +86,7 @@ def check_url(text: str, *, allow_loopback: bool = False) -> httpx2.URL:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one of the public internet; an address within an address counts by the inner one."""
+    """True where an IP address is one of the public internet; an address within an address counts by the inner one."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
@@ -257,7 +257,7 @@ class Fetcher:
 
 
 def _is_about_certificate(error: BaseException | None) -> bool:
-    """Whether what caused an error was a certificate; the layers between wrap it."""
+    """True where what caused an error was a certificate; the layers between wrap it."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -283,7 +283,7 @@ def _check_answer(status: int, headers: httpx2.Headers) -> None:
 
 
 async def _read(response: httpcore2.Response, max_bytes: int) -> bytes:
-    """What is sent, not what is announced, is counted."""
+    """The body; bytes that are sent are counted, not those that are announced."""
     body = bytearray()
     async for part in response.aiter_stream():
         body += part
@@ -294,17 +294,17 @@ async def _read(response: httpcore2.Response, max_bytes: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureLimits:
-    """What is accepted, and whether it is made smaller."""
+    """Limits of the images that are accepted, and of those that are made smaller."""
 
     max_pixels: int = 50_000_000
     min_side_px: int = 32
-    """Sites send pictures of one pixel for those that are gone."""
+    """Sites send images of one pixel for those that are gone."""
     max_side_px: int | None = None
-    """Pictures whose longer side is more are encoded anew as JPEG; others keep their bytes."""
+    """Images whose longer side is more are encoded anew as JPEG; others keep their bytes."""
     quality: int = 90
 
     def __post_init__(self) -> None:
-        """Raises InputError for what no picture or no JPEG can have."""
+        """Raises InputError for what no image or no JPEG can have."""
         check_at_least_one(self, "max_pixels", "min_side_px", "max_side_px")
         if not 1 <= self.quality <= 100:
             raise InputError(f"quality must be from 1 to 100; it is {self.quality}.")
@@ -320,7 +320,7 @@ def check_at_least_one(settings: object, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptPicture:
-    """A picture as it is written."""
+    """An image as it is written."""
 
     data: bytes
     suffix: str
@@ -329,11 +329,11 @@ class KeptPicture:
     original_width: int
     original_height: int
     sha256: str
-    """Of the bytes that were sent."""
+    """The hash of the bytes that were sent."""
 
 
 def keep_picture(data: bytes, limits: PictureLimits) -> KeptPicture:
-    """Decode what was sent, to be sure that it is a whole picture. Raises ImageError where it is none or too large."""
+    """Decode what was sent, to be sure that it is a whole image. Raises ImageError where it is none or too large."""
     _refuse_large(*_png_size(data), limits)  # before Pillow, which decodes a PNG to look for EXIF behind its pixels
     info = read_info(data)
     _refuse_large(info.width, info.height, limits)

@@ -42,7 +42,7 @@ _OPEN_SHARDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """How a list is downloaded."""
+    """Settings of a list's download."""
 
     fetch: FetchLimits = field(default_factory=FetchLimits)
     picture: PictureLimits = field(default_factory=PictureLimits)
@@ -67,7 +67,7 @@ class ListReport:
     rows_wanted: int
     pictures: int
     size_bytes: int
-    """Of the images."""
+    """All images together."""
     shards: int
     reasons: dict[str, int]
     """Kind of failure -> rows, the most frequent first."""
@@ -212,7 +212,7 @@ class ListLog:
             partial.unlink()
 
     def _is_whole(self, record: ShardRecord, n_rows: int) -> bool:
-        """Whether the shard's file is there and covers all its rows: that of a limited run may be cut short."""
+        """True where the shard's file is there and covers all its rows: that of a limited run may be cut short."""
         wanted = min(self._shard_size, n_rows - record.shard * self._shard_size)
         return record.rows >= wanted and (self.folder / name_shard(record.shard)).is_file()
 

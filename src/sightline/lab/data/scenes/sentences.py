@@ -1,4 +1,4 @@
-"""Sentences of scenes: templates filled with what is true (`compose_captions`), and the same with one thing wrong."""
+"""Sentences of scenes: templates filled with what is true, and hard negatives, false by one swap of such a sentence."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from sightline.lab.data.scenes.grammar import (
     may_be_true,
 )
 
-N_PARAPHRASES = 5
-
 _TEMPLATES_FILE = Path(__file__).with_name("templates.toml")
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _NUMBERS = {1: "one", 2: "two", 3: "three"}
@@ -48,12 +46,12 @@ _PLACE_WORDS = {
     **{place: f"in the {place} corner" for place in PLACES if " " in place},
 }
 _WANTED = (("relation",), ("things",), ("place",), ("count", "negation"), ("relation", "things", "place"))
-"""Of what families the paraphrases are, as long as such sentences can be found."""
+"""Families of the paraphrases, as long as such sentences can be found."""
 _TRIES_A_TEMPLATE = 4
 
 
 class Slot(NamedTuple):
-    """What a brace of a template asks for; `first` and `second` are things."""
+    """The contents of a template's brace; `first` and `second` are things."""
 
     asks: str
     """`mention`, `relation`, `place`, `count` or `absent`."""
@@ -130,7 +128,7 @@ def write(template: Template, statement: Statement) -> str:
 
 
 def fill(template: Template, things: Sequence[SceneObject], chance: Chance) -> Statement | None:
-    """What a template can say of these things, taken in this order; None where it can't say anything true."""
+    """A statement of these things, taken in this order, by a template; None where it can't say anything true."""
     if max(template.mentioned) >= len(things):
         return None
     kinds: dict[int, Kind] = {}
@@ -224,12 +222,9 @@ def _name(kind: Kind, *, plural: bool = False) -> str:
 
 
 def _parse(text: str, family: str) -> Template:
-    parts = _SLOT.split(text)
-    pieces = [_parse_slot(part) if i % 2 else part for i, part in enumerate(parts)]
+    pieces = tuple(_parse_slot(part) if i % 2 else part for i, part in enumerate(_SLOT.split(text)) if part)
     mentioned = sorted({p.first for p in pieces if isinstance(p, Slot) and p.asks == "mention"})
-    return Template(
-        text=text, family=family, pieces=tuple(piece for piece in pieces if piece), mentioned=tuple(mentioned)
-    )
+    return Template(text=text, family=family, pieces=pieces, mentioned=tuple(mentioned))
 
 
 def _parse_slot(text: str) -> Slot:
@@ -264,9 +259,8 @@ def make_negatives(scene: Scene, captions: Sequence[Caption], chance: Chance) ->
         ):
             for wrong in chance.shuffle(list(wrongs)):
                 # An exchanged attribute must be wrong by itself, not only because of where things are.
-                if not _contradicts_itself(wrong) and not may_be_true(
-                    wrong if kind != "attribute" else _without_places(wrong), scene
-                ):
+                judged = Statement(tuple(Mention(m.kind) for m in wrong.mentions)) if kind == "attribute" else wrong
+                if not _contradicts_itself(wrong) and not may_be_true(judged, scene):
                     text = write(caption.template, wrong)
                     negatives.append(HardNegative(caption=caption.text, negative=text, kind=kind))
                     break
@@ -305,7 +299,7 @@ def _miscount(statement: Statement) -> Iterator[Statement]:
 
 
 def _deny(statement: Statement, scene: Scene) -> Iterator[Statement]:
-    """What is said to be absent becomes something that is there and that the sentence doesn't mention."""
+    """A thing that is said to be absent becomes something that is there and that the sentence doesn't mention."""
     for i, kind in enumerate(statement.absent):
         for thing in scene.objects:
             if not any(fits(mention.kind, thing) for mention in statement.mentions):
@@ -325,7 +319,3 @@ def _contradicts_itself(statement: Statement) -> bool:
 def _with_kinds(statement: Statement, kinds: Mapping[int, Kind]) -> Statement:
     mentions = [Mention(kinds.get(i, mention.kind), mention.place) for i, mention in enumerate(statement.mentions)]
     return statement._replace(mentions=tuple(mentions))
-
-
-def _without_places(statement: Statement) -> Statement:
-    return Statement(tuple(Mention(mention.kind) for mention in statement.mentions))
