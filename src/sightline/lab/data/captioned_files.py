@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,6 +170,11 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def split_named(word: str) -> Split | None:
     """The split that a word stands for, upper or lower case; None for any other word."""
     return SPLIT_WORDS.get(word.strip().lower())
+
+
+def split_within(name: str) -> Split | None:
+    """The split that a word of a name stands for, such as val in `captions_val2017`; None without such a word."""
+    return next(filter(None, map(split_named, re.findall(r"[a-z]+", name.lower()))), None)
 
 
 def parse_split(word: str, *, where: str) -> Split:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sightline.errors import InputError
 from sightline.kit.paths import is_file
-from sightline.lab.data.base import Dataset, Split
+from sightline.lab.data.base import SPLITS, Dataset, Split
 from sightline.lab.data.captioned_files import (
     SPLIT_WORDS,
     CaptionedFiles,
@@ -24,11 +24,11 @@ from sightline.lab.data.captioned_files import (
     read_head,
     read_json,
     require_split,
+    split_within,
 )
 
 _CAPTIONS = re.compile(r"captions_(train|val|test)(\d*)\.json")
 _KARPATHY = "dataset_coco.json"
-_WORDS = re.compile(r"[a-z]+")
 
 KARPATHY_SPLITS: dict[str, Split] = {**SPLIT_WORDS, "restval": "train"}
 """`restval` are images of COCO's val2014 that neither val nor test took; the field trains on them."""
@@ -108,8 +108,7 @@ def _find_annotations(path: Path) -> dict[Split, _Annotations]:
     """The JSON of each split, of the latest year that is there; a file given itself stands alone."""
     if is_file(path):
         match = _CAPTIONS.fullmatch(path.name)
-        words = _WORDS.findall(path.stem.lower())
-        split: Split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
+        split = split_within(path.stem) or "train"
         return {split: _Annotations(path=path, split=split, year=match[2] if match else "")}
     found = [
         _Annotations(path=file, split=SPLIT_WORDS[match[1]], year=match[2])
@@ -118,7 +117,7 @@ def _find_annotations(path: Path) -> dict[Split, _Annotations]:
         if (match := _CAPTIONS.fullmatch(file.name))
     ]
     year = max((annotations.year for annotations in found), default="")
-    ordered = sorted(found, key=lambda annotations: ("train", "val", "test").index(annotations.split))
+    ordered = sorted(found, key=lambda annotations: SPLITS.index(annotations.split))
     return {annotations.split: annotations for annotations in ordered if annotations.year == year}
 
 

@@ -21,7 +21,7 @@ from sightline.errors import ImageError, InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import write_json
 from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
-from sightline.lab.data.captioned_files import list_some, require_split, split_named
+from sightline.lab.data.captioned_files import list_some, require_split, split_named, split_within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,9 +152,8 @@ def _make_shard(file: Path, *, root: Path) -> Shard:
 def _split_of(relative: Path, root: Path) -> Split:
     """By the words of the file's name, then of its folders below the root; the root's name counts only as a whole."""
     for name in (relative.stem, *reversed(relative.parts[:-1])):
-        for word in re.findall(r"[a-z]+", name.lower()):
-            if split := split_named(word):
-                return split
+        if split := split_within(name):
+            return split
     return split_named(root.name) or "train"
 
 
