@@ -9,8 +9,8 @@ from PIL import Image
 from rude_server import RudeServer
 from sightline.faces.cli.data import data
 from sightline.faces.cli.main import main, sightline
-from sightline.lab.data.download import publishers
-from sightline.lab.data.download.publishers import Archive, Publisher
+from sightline.lab.data.download import archives
+from sightline.lab.data.download.archives import Archive, Publisher
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_get_without_leave_for_loopback_gets_nothing_and_ends_with_1(run, server
 
 def mini(server, monkeypatch, **facts):
     publisher = Publisher(name="mini", title="Mini", page="p", licence="l", site=server.url, **facts)
-    monkeypatch.setattr(publishers, "load_publishers", lambda: {"mini": publisher})
+    monkeypatch.setattr(archives, "load_publishers", lambda: {"mini": publisher})
 
 
 def test_get_of_archives(run, server, monkeypatch, tmp_path):
@@ -192,16 +192,16 @@ def test_get_of_a_publishers_list(run, server, monkeypatch, tmp_path):
 def test_ctrl_c_says_how_to_go_on(run, server, monkeypatch, tmp_path):
     import signal
 
-    from sightline.lab.data.download import list_run
+    from sightline.lab.data.download import lists
 
     (tmp_path / "list.tsv").write_text(f"{server.url}/good/1.jpg\ta dog\n{server.url}/slow/2.jpg\ta cat\n")
-    take = list_run._Run._take
+    take = lists._Run._take
 
     def interrupt(self, row, outcome):
         take(self, row, outcome)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(list_run._Run, "_take", interrupt)
+    monkeypatch.setattr(lists._Run, "_take", interrupt)
     words = ("get", "mine", "--list", "list.tsv", "--allow-loopback", "--shard-size", "1", "--connections", "1")
     code, _, err = run(*words)
     assert code == 1

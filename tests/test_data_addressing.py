@@ -153,30 +153,6 @@ def test_splits_that_are_there(photos):
         load_dataset(str(photos), split="val")
 
 
-class OldReader:
-    """A reader that can't list its splits."""
-
-    kind = "folder"
-
-    def __init__(self, *splits):
-        self.known = splits
-
-    def recognises(self, path):
-        return True
-
-    def load(self, path, *, split):
-        if split not in self.known:
-            raise InputError(f"no {split}")
-
-
-def test_splits_of_a_reader_that_does_not_list_them_are_tried(photos, monkeypatch):
-    monkeypatch.setattr("sightline.lab.data.folder.READER", OldReader("val", "test"))
-    assert available_splits(f"folder:{photos}") == ("val", "test")
-    monkeypatch.setattr("sightline.lab.data.folder.READER", OldReader())
-    with pytest.raises(InputError, match="no train"):
-        available_splits(f"folder:{photos}")
-
-
 def test_an_unknown_kind_has_no_reader():
     with pytest.raises(InputError, match=r"no kind of data 'scene'\. Did you mean scenes"):
         find_reader("scene")

@@ -11,13 +11,11 @@ from PIL import Image
 
 from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
-from sightline.lab.data import likeness
+from sightline.lab.data import checks
 from sightline.lab.data.addressing import load_dataset
-from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
-from sightline.lab.data.checks import check_datasets
-from sightline.lab.data.encoded import read_encoded
+from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair, read_encoded
+from sightline.lab.data.checks import ImageHash, check_datasets, find_near, hash_image
 from sightline.lab.data.facts import choose_sample, describe_split, split_words
-from sightline.lab.data.likeness import Likeness, describe_likeness, find_near
 from sightline.lab.data.samples_page import PageContent, format_page, write_samples_page
 
 
@@ -195,34 +193,34 @@ def test_a_picture_saved_anew_is_a_near_duplicate_and_another_is_not(tmp_path):
 
 def test_flat_pictures_of_other_colours_are_not_alike():
     def flat(*colour):
-        return Likeness(str(colour), 0, bytes(colour) * 64)
+        return ImageHash(str(colour), 0, bytes(colour) * 64)
 
     assert find_near([flat(200, 0, 0), flat(0, 0, 200)], [flat(0, 200, 0), flat(205, 0, 0)]) == [(0, 1)]
 
 
 @pytest.mark.parametrize("at_once", [7, 2_000_000])
 def test_near_hashes_are_found_as_by_comparing_all(monkeypatch, at_once, rng):
-    monkeypatch.setattr(likeness, "_CANDIDATES_AT_ONCE", at_once)
+    monkeypatch.setattr(checks, "_CANDIDATES_AT_ONCE", at_once)
     plain = bytes(192)
     numbers = [int(number) for number in rng.integers(0, 2**63, 40)]
-    first = [Likeness(f"a{row}", number, plain) for row, number in enumerate(numbers)]
+    first = [ImageHash(f"a{row}", number, plain) for row, number in enumerate(numbers)]
     flipped = []
     for row, number in enumerate(numbers):
         for bit in rng.permutation(64)[: row % 8]:
             number ^= 1 << int(bit)
-        flipped.append(Likeness(f"b{row}", number, plain))
+        flipped.append(ImageHash(f"b{row}", number, plain))
     expected = sorted(
         (row, other)
         for row, one in enumerate(first)
         for other, two in enumerate(flipped)
-        if (one.looks ^ two.looks).bit_count() <= likeness.MAX_DISTANCE
+        if (one.perceptual ^ two.perceptual).bit_count() <= checks.MAX_DISTANCE
     )
     assert find_near(first, flipped) == expected
     assert len(expected) >= 25
     assert find_near(first, []) == find_near([], first) == []
 
 
-def test_the_hash_of_looks_reads_cells_from_left_to_right():
+def test_the_perceptual_hash_reads_cells_from_left_to_right():
     ramp = np.repeat(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], 80, axis=0).repeat(3, axis=2)
 
     @dataclass(frozen=True)
@@ -232,8 +230,8 @@ def test_the_hash_of_looks_reads_cells_from_left_to_right():
         def read(self, *, min_side_px=None):
             return self.rgb
 
-    assert describe_likeness(Fixed(ramp)).looks == 2**64 - 1
-    assert describe_likeness(Fixed(ramp[:, ::-1])).looks == 0
+    assert hash_image(Fixed(ramp)).perceptual == 2**64 - 1
+    assert hash_image(Fixed(ramp[:, ::-1])).perceptual == 0
 
 
 def test_encoded_bytes_are_those_of_the_file_or_none(tmp_path):

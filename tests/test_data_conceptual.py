@@ -1,3 +1,4 @@
+import csv
 import io
 import tarfile
 
@@ -5,7 +6,7 @@ import pytest
 
 from conftest import SHARED_DATA
 from sightline.errors import InputError
-from sightline.lab.data.conceptual import READER
+from sightline.lab.data.conceptual import READER, open_url_list
 
 ROW = "a dog on a beach\thttp://example.com/1.jpg\n"
 
@@ -96,3 +97,51 @@ def test_a_real_shard_of_cc12m():
     dataset = READER.load(SHARED_DATA / "webdataset", split="train")
     assert len(dataset) == 32
     assert dataset[0].image.read().ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("cc3m.tsv", "a dog\thttp://a.example/1.jpg\n", (1, 0, 1)),
+        ("cc12m.tsv", 'http://a.example/1.jpg\ta "dog\n', (0, 1, 1)),
+        ("heading.tsv", "id\tcaption\turl\n1\ta dog\thttp://a.example/1.jpg\n", (2, 1, 1)),
+        ("bom.tsv", "\ufeffhttp://a.example/1.jpg\ta dog\n", (0, 1, 1)),
+        ("a.csv", 'URL,TEXT\nhttp://a.example/1.jpg,"a dog, two\nlines"\n', (0, 1, 1)),
+        ("windows.tsv", "http://a.example/1.jpg\ta dog\r\nhttp://a.example/2.jpg\ta cat\r\n", (0, 1, 2)),
+    ],
+)
+def test_columns_are_found_by_names_or_by_content(tmp_path, name, content, columns):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    found = open_url_list(tmp_path / name)
+    assert (found.url_column, found.caption_column, found.n_rows) == columns
+    first = next(iter(found))
+    assert first.url == "http://a.example/1.jpg"
+    assert first.caption in ("a dog", 'a "dog', "a dog, two lines")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("three.tsv", "a\tb\thttp://a.example/1.jpg\n", "line 1: no column of addresses"),
+        ("none.tsv", "a dog\ta cat\n", "line 1: no column of addresses"),
+        ("commas.tsv", "a dog,http://a.example/1.jpg\n", "1 columns separated by tabs"),
+        ("both.tsv", "http://a.example/1.jpg\thttp://a.example/2.jpg\n", "line 1"),
+        ("empty.tsv", "", "is empty"),
+        ("open.csv", 'url,caption\nhttp://a.example/1.jpg,"never closed', "no valid CSV"),
+    ],
+)
+def test_lists_with_other_columns_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        open_url_list(tmp_path / name)
+
+
+def test_a_missing_list_is_refused(tmp_path):
+    with pytest.raises(InputError, match="can't be read"):
+        open_url_list(tmp_path / "none.tsv")
+
+
+def test_a_csv_that_python_wrote_reads_back(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["url", "caption"], ["http://a.example/1.jpg", 'say "hi", then go']])
+    assert [row.caption for row in open_url_list(tmp_path / "a.csv")] == ['say "hi", then go']

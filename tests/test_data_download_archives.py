@@ -12,11 +12,19 @@ import pytest
 
 from rude_server import RudeServer
 from sightline.errors import InputError, SightlineError
-from sightline.lab.data.download import unzipping
-from sightline.lab.data.download.archives import ArchiveOptions, get_archives, read_receipts
-from sightline.lab.data.download.publishers import Archive, Publisher, explain_unknown, find_publisher, load_publishers
+from sightline.lab.data.download import archives
+from sightline.lab.data.download.archives import (
+    Archive,
+    ArchiveOptions,
+    Publisher,
+    explain_unknown,
+    find_publisher,
+    get_archives,
+    load_publishers,
+    read_receipts,
+    unpack_zip,
+)
 from sightline.lab.data.download.resuming import ResumeOptions, download_file
-from sightline.lab.data.download.unzipping import unpack_zip
 
 QUICK = ResumeOptions(timeout_s=60, tries=3, retry_wait_s=0.01)
 BODY = bytes(range(256)) * 4000
@@ -247,11 +255,11 @@ def test_two_members_of_one_name_are_refused(tmp_path):
 
 def test_more_than_the_limits_is_refused(tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "a.zip", {"a": b"0" * 1000, "b": b""})
-    monkeypatch.setattr(unzipping, "MAX_BYTES", 999)
+    monkeypatch.setattr(archives, "MAX_BYTES", 999)
     with pytest.raises(SightlineError, match="2 files of 1000 bytes"):
         unpack_zip(archive, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(unzipping, "MAX_FILES", 1)
+    monkeypatch.setattr(archives, "MAX_FILES", 1)
     with pytest.raises(SightlineError, match="2 files"):
         unpack_zip(archive, tmp_path)
 
@@ -259,7 +267,7 @@ def test_more_than_the_limits_is_refused(tmp_path, monkeypatch):
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "a.zip", {"a": b"0" * 1000})
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(unzipping.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SightlineError, match="GB free"):
         unpack_zip(archive, tmp_path)
 

@@ -9,12 +9,19 @@ import time
 
 import pytest
 
-from rude_server import RudeServer, make_picture
+from rude_server import RudeServer, make_bomb, make_picture
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import retry_after_s
-from sightline.lab.data.download import addresses
-from sightline.lab.data.download.addresses import check_address, check_url, is_public
-from sightline.lab.data.download.fetching import Fetcher, FetchLimits
+from sightline.lab.data.download import fetching
+from sightline.lab.data.download.fetching import (
+    Fetcher,
+    FetchLimits,
+    PictureLimits,
+    check_address,
+    check_url,
+    is_public,
+    keep_picture,
+)
 
 LIMITS = {
     "connect_timeout_s": 60.0,
@@ -134,7 +141,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeyp
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", look_up)
     port = server.server_address[1]
     assert fetch(f"http://pictures.example:{port}/good/1.jpg") == make_picture(1)
     assert [host for host in asked if host == "pictures.example"] == ["pictures.example"]
@@ -143,7 +150,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeyp
 
 def test_a_name_with_one_private_address_among_public_ones_is_refused(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "192.168.1.1")]
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: found)
     assert reason("http://mixed.example/a.jpg") == "refused: the address is not public"
 
 
@@ -154,14 +161,14 @@ def test_an_unknown_name_is_a_reason_and_a_name_server_that_is_busy_is_asked_aga
         asked.append(host)
         raise socket.gaierror(socket.EAI_NONAME if host == "nobody.example" else socket.EAI_AGAIN, "no")
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", fail)
     assert reason("http://nobody.example/a.jpg") == "unknown host"
     assert reason("http://later.example/a.jpg") == "no connection"
     assert asked == ["nobody.example", "later.example", "later.example"]
 
 
 def test_a_look_up_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: time.sleep(0.3))
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: time.sleep(0.3))
     assert reason("http://slow.example/a.jpg", connect_timeout_s=0.05, tries=1) == "timed out"
 
 
@@ -231,7 +238,7 @@ def secure_server(tmp_path, monkeypatch):
     names = []
     context.sni_callback = lambda _, name, __: names.append(name)
     here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: here)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: here)
     with RudeServer() as running:
         running.socket = context.wrap_socket(running.socket, server_side=True)
         yield running, certificate, names
@@ -301,3 +308,14 @@ def test_retry_after_is_a_number_or_a_date():
 def test_limits_that_allow_nothing_are_refused(name, value):
     with pytest.raises(InputError, match=name):
         FetchLimits(**{name: value})
+
+
+def test_a_bomb_is_refused_before_its_pixels_are_made():
+    with pytest.raises(ImageError, match="too large: 9000 x 9000"):
+        keep_picture(make_bomb(9000, 9000), PictureLimits())
+
+
+@pytest.mark.parametrize("changes", [{"max_pixels": 0}, {"min_side_px": 0}, {"max_side_px": 0}, {"quality": 101}])
+def test_picture_limits_are_checked(changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        PictureLimits(**changes)

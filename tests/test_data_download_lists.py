@@ -1,6 +1,5 @@
 """Downloading lists of addresses into shards, and going on after whatever ended a run."""
 
-import csv
 import errno
 import hashlib
 import io
@@ -15,13 +14,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from rude_server import RudeServer, make_bomb, make_picture
-from sightline.errors import ImageError, InputError, SightlineError
-from sightline.lab.data.download import shards
-from sightline.lab.data.download.fetching import FetchLimits
-from sightline.lab.data.download.list_run import ListOptions, download_list
-from sightline.lab.data.download.pictures import PictureLimits, keep_picture
-from sightline.lab.data.download.url_lists import open_url_list
+from rude_server import RudeServer, make_picture
+from sightline.errors import InputError, SightlineError
+from sightline.lab.data import writing
+from sightline.lab.data.download.fetching import FetchLimits, PictureLimits
+from sightline.lab.data.download.lists import ListOptions, download_list
 
 LIMITS = FetchLimits(
     connect_timeout_s=60.0,
@@ -238,14 +235,14 @@ def test_a_folder_that_holds_something_else_is_refused(server, tmp_path):
 
 def test_a_full_disk_is_an_error_and_finished_shards_stay(server, tmp_path, monkeypatch):
     urls = write_list(tmp_path / "list.tsv", server, [f"/good/{number}.jpg" for number in range(6)])
-    add = shards.ShardWriter.add
+    add = writing.ShardWriter.add
 
     def fail_later(self, key, members):
         if self.path.name == "00002.tar":
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, key, members)
 
-    monkeypatch.setattr(shards.ShardWriter, "add", fail_later)
+    monkeypatch.setattr(writing.ShardWriter, "add", fail_later)
     out = tmp_path / "out"
     with pytest.raises(SightlineError, match=r"No space left on device.*same command again"):
         download_list(urls, out, options(shard_size=2, connections=1))
@@ -281,65 +278,6 @@ def test_many_connections_work_at_once(server, tmp_path):
     urls = write_list(tmp_path / "list.tsv", server, [f"/together/{number}.jpg" for number in range(24)])
     report = download_list(urls, tmp_path / "out", options(connections=24, shard_size=4))
     assert report.pictures == 24
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "columns"),
-    [
-        ("cc3m.tsv", "a dog\thttp://a.example/1.jpg\n", (1, 0, 1)),
-        ("cc12m.tsv", 'http://a.example/1.jpg\ta "dog\n', (0, 1, 1)),
-        ("heading.tsv", "id\tcaption\turl\n1\ta dog\thttp://a.example/1.jpg\n", (2, 1, 1)),
-        ("bom.tsv", "\ufeffhttp://a.example/1.jpg\ta dog\n", (0, 1, 1)),
-        ("a.csv", 'URL,TEXT\nhttp://a.example/1.jpg,"a dog, two\nlines"\n', (0, 1, 1)),
-        ("windows.tsv", "http://a.example/1.jpg\ta dog\r\nhttp://a.example/2.jpg\ta cat\r\n", (0, 1, 2)),
-    ],
-)
-def test_columns_are_found_by_names_or_by_content(tmp_path, name, content, columns):
-    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-    found = open_url_list(tmp_path / name)
-    assert (found.url_column, found.caption_column, found.n_rows) == columns
-    first = next(iter(found))
-    assert first.url == "http://a.example/1.jpg"
-    assert first.caption in ("a dog", 'a "dog', "a dog, two lines")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("three.tsv", "a\tb\thttp://a.example/1.jpg\n", "line 1: no column of addresses"),
-        ("none.tsv", "a dog\ta cat\n", "line 1: no column of addresses"),
-        ("commas.tsv", "a dog,http://a.example/1.jpg\n", "1 columns separated by tabs"),
-        ("both.tsv", "http://a.example/1.jpg\thttp://a.example/2.jpg\n", "line 1"),
-        ("empty.tsv", "", "is empty"),
-        ("open.csv", 'url,caption\nhttp://a.example/1.jpg,"never closed', "no valid CSV"),
-    ],
-)
-def test_lists_with_other_columns_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
-        open_url_list(tmp_path / name)
-
-
-def test_a_missing_list_is_refused(tmp_path):
-    with pytest.raises(InputError, match="can't be read"):
-        open_url_list(tmp_path / "none.tsv")
-
-
-def test_a_csv_that_python_wrote_reads_back(tmp_path):
-    with (tmp_path / "a.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["url", "caption"], ["http://a.example/1.jpg", 'say "hi", then go']])
-    assert [row.caption for row in open_url_list(tmp_path / "a.csv")] == ['say "hi", then go']
-
-
-def test_a_bomb_is_refused_before_its_pixels_are_made():
-    with pytest.raises(ImageError, match="too large: 9000 x 9000"):
-        keep_picture(make_bomb(9000, 9000), PictureLimits())
-
-
-@pytest.mark.parametrize("changes", [{"max_pixels": 0}, {"min_side_px": 0}, {"max_side_px": 0}, {"quality": 101}])
-def test_picture_limits_are_checked(changes):
-    with pytest.raises(InputError, match=next(iter(changes))):
-        PictureLimits(**changes)
 
 
 @pytest.mark.parametrize("changes", [{"connections": 0}, {"shard_size": 0}, {"limit": 0}])

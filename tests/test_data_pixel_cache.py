@@ -19,7 +19,7 @@ from conftest import SHARED_DATA
 from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import cache_dir
-from sightline.lab.data import pixel_build, pixel_worker
+from sightline.lab.data import pixel_cache, pixel_worker
 from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
 from sightline.lab.data.pixel_cache import open_pixel_cache
 
@@ -61,8 +61,8 @@ def write_pictures(folder, n, *, rng):
 
 @pytest.fixture
 def with_processes(monkeypatch):
-    monkeypatch.setattr(pixel_build, "_FEWEST_FOR_PROCESSES", 1)
-    monkeypatch.setattr(pixel_build, "_ROWS_PER_TASK", 4)
+    monkeypatch.setattr(pixel_cache, "_FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr(pixel_cache, "_ROWS_PER_TASK", 4)
 
 
 def fail_to_read(*_):
@@ -98,7 +98,7 @@ def test_processes_and_threads_give_the_same_pixels(tmp_path, rng, with_processe
     dataset = write_pictures(tmp_path / "pictures", 10, rng=rng)
     started = []
     make = pixel_worker.WorkerProcess
-    monkeypatch.setattr(pixel_build, "WorkerProcess", lambda: started.append(1) or make())
+    monkeypatch.setattr(pixel_cache, "WorkerProcess", lambda: started.append(1) or make())
     by_processes = open_pixel_cache(dataset, preprocessing=SQUASH, folder=tmp_path / "a", n_workers=2)
     by_thread = open_pixel_cache(dataset, preprocessing=SQUASH, folder=tmp_path / "b", n_workers=1)
     assert len(started) == 2
@@ -108,7 +108,7 @@ def test_processes_and_threads_give_the_same_pixels(tmp_path, rng, with_processe
 
 def test_a_second_opening_reads_nothing(monkeypatch):
     first = open_pixel_cache(shades(5), preprocessing=SQUASH)
-    monkeypatch.setattr(pixel_build, "LocalReader", fail_to_read)
+    monkeypatch.setattr(pixel_cache, "read_task", fail_to_read)
     second = open_pixel_cache(shades(5), preprocessing=SQUASH)
     assert np.array_equal(first.pixels_NSS3, second.pixels_NSS3)
     assert second.folder == first.folder
@@ -181,7 +181,7 @@ def test_a_dataset_without_pictures_and_no_worker_are_refused():
 
 
 def test_progress_counts_up_to_all(monkeypatch):
-    monkeypatch.setattr(pixel_build, "_ROWS_PER_TASK", 4)
+    monkeypatch.setattr(pixel_cache, "_ROWS_PER_TASK", 4)
     seen = []
     open_pixel_cache(shades(10), preprocessing=SQUASH, progress=lambda *counts: seen.append(counts))
     assert seen[0] == (0, 10)
@@ -199,7 +199,7 @@ def interrupt_after(n_done):
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_build, "_ROWS_PER_TASK", 4)
+    monkeypatch.setattr(pixel_cache, "_ROWS_PER_TASK", 4)
     dataset = make_dataset([MadeImage(13 if row == 2 else row + 20) for row in range(40)])
     options = {"preprocessing": SQUASH, "folder": tmp_path, "n_workers": 1}
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +219,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["states.npy", "problems.json", "pixels.npy"])
 @pytest.mark.parametrize("content", [b"", b"[1]", b"\x93NUMPY nothing"])
 def test_damaged_leavings_of_a_build_are_thrown_away(tmp_path, name, content, monkeypatch):
-    monkeypatch.setattr(pixel_build, "_ROWS_PER_TASK", 4)
+    monkeypatch.setattr(pixel_cache, "_ROWS_PER_TASK", 4)
     dataset = make_dataset([MadeImage(13 if row == 0 else row + 20) for row in range(12)])
     options = {"preprocessing": SQUASH, "folder": tmp_path, "n_workers": 1}
     with pytest.raises(KeyboardInterrupt):
@@ -244,14 +244,14 @@ def test_a_damaged_cache_is_built_again(tmp_path, name):
 def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
-    monkeypatch.setattr(pixel_build, "LocalReader", fail_to_read)
+    monkeypatch.setattr(pixel_cache, "read_task", fail_to_read)
     large = Preprocessing(size_px=1000, resize_mode="squash")
     with pytest.raises(InputError, match=r"needs 77 MB and .* has 1 MB free.*SIGHTLINE_CACHE"):
         open_pixel_cache(shades(20), preprocessing=large, folder=tmp_path)
 
 
 def test_a_disk_that_gets_full_keeps_what_was_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_build, "_ROWS_PER_TASK", 4)
+    monkeypatch.setattr(pixel_cache, "_ROWS_PER_TASK", 4)
     read_rows = pixel_worker.read_rows
     calls = []
 
@@ -304,10 +304,10 @@ def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path, rng, 
         worker._process.wait()
         return worker
 
-    monkeypatch.setattr(pixel_build, "WorkerProcess", start_killed)
+    monkeypatch.setattr(pixel_cache, "WorkerProcess", start_killed)
     with pytest.raises(InputError, match=r"ended \(code -9\) at one of 4 pictures .*What was read is kept"):
         open_pixel_cache(dataset, preprocessing=SQUASH, n_workers=2)
-    monkeypatch.setattr(pixel_build, "WorkerProcess", make)
+    monkeypatch.setattr(pixel_cache, "WorkerProcess", make)
     assert open_pixel_cache(dataset, preprocessing=SQUASH, n_workers=2).readable_N.all()
 
 
@@ -356,13 +356,13 @@ def test_threads_that_open_the_same_cache_build_it_once(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from sightline.lab.data import pixel_build
+from sightline.lab.data import pixel_cache
 from sightline.lab.data.base import Dataset, FileImage, Pair
 from sightline.lab.data.pixel_cache import open_pixel_cache
 from sightline.core.images.preprocess import Preprocessing
 
 print("started", flush=True)
-pixel_build._FEWEST_FOR_PROCESSES, pixel_build._ROWS_PER_TASK = 1, 4
+pixel_cache._FEWEST_FOR_PROCESSES, pixel_cache._ROWS_PER_TASK = 1, 4
 files = sorted(Path(sys.argv[1]).glob("*.jpg"))
 pairs = [Pair(id=file.name, image=FileImage(path=file), captions=("x",)) for file in files]
 dataset = Dataset(name="made:x", split="train", pairs=pairs, fingerprint="f")

@@ -9,9 +9,8 @@ from sightline.errors import InputError
 from sightline.lab.data.base import HardNegative, Pair
 from sightline.lab.data.scenes import dataset as scenes_dataset
 from sightline.lab.data.scenes.dataset import DEFAULT_COUNTS, SceneImage, load_scenes
-from sightline.lab.data.scenes.grammar import Chance, draw_scene
+from sightline.lab.data.scenes.grammar import Chance, draw_scene, may_be_true
 from sightline.lab.data.scenes.sentences import compose_captions
-from sightline.lab.data.scenes.statements import may_be_true
 
 N_TOLD_APART = 250
 

@@ -50,12 +50,13 @@ def test_nothing_of_a_thing_lies_beyond_its_radius_and_it_fills_a_good_part(shap
     assert 0.25 < seen.sum() / (np.pi * radius_px**2) < 0.95
 
 
-def test_a_thing_is_where_its_box_says():
+def test_a_thing_is_where_its_place_and_radius_say():
     scene = draw_scene(0, "train", 2)
     empty = replace(scene, objects=())
     changed = (render_scene(scene, 100) != render_scene(empty, 100)).any(axis=2)
     for thing in scene.objects:
-        left, top, right, bottom = (round(edge) for edge in thing.box_px(100))
+        left, right = (round((thing.x + side * thing.radius) * 100) for side in (-1, 1))
+        top, bottom = (round((thing.y + side * thing.radius) * 100) for side in (-1, 1))
         assert changed[top:bottom, left:right].mean() > 0.15
         changed[top - 1 : bottom + 1, left - 1 : right + 1] = False
     assert not changed.any()

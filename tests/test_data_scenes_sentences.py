@@ -3,10 +3,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sightline.lab.data.scenes.grammar import VALUES, Chance, Kind, draw_scene
-from sightline.lab.data.scenes.negatives import make_negatives
-from sightline.lab.data.scenes.sentences import compose_captions, fill, load_templates, write
-from sightline.lab.data.scenes.statements import Mention, Statement, is_true, may_be_true
+from sightline.lab.data.scenes.grammar import VALUES, Chance, Kind, Mention, Statement, draw_scene, is_true, may_be_true
+from sightline.lab.data.scenes.sentences import compose_captions, fill, load_templates, make_negatives, write
 
 SAME_WORDS = ("attribute", "relation")
 

@@ -11,9 +11,8 @@ from PIL import Image
 
 from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
-from sightline.lab.data import parquet
-from sightline.lab.data.parquet import ParquetImage
-from sightline.lab.data.tiny_imagenet import READER, split_synonyms
+from sightline.lab.data import tiny_imagenet
+from sightline.lab.data.tiny_imagenet import READER, ParquetImage, split_synonyms
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -33,8 +32,8 @@ def webp(shade):
 
 @pytest.fixture(autouse=True)
 def no_kept_columns():
-    parquet._columns.columns.clear()
-    parquet._starts_of_groups.cache_clear()
+    tiny_imagenet._columns.columns.clear()
+    tiny_imagenet._starts_of_groups.cache_clear()
 
 
 def write_shards(folder, labels, *, shards=2, classes=CLASSES):
@@ -166,19 +165,19 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
 def test_pictures_are_read_a_row_group_at_a_time(tmp_path, monkeypatch):
     train = load(write_shards(tmp_path / "t", [0, 1] * 60))
     groups = []
-    read = parquet._read_group
-    monkeypatch.setattr(parquet, "_read_group", lambda *key: groups.append(key) or read(*key))
+    read = tiny_imagenet._read_group
+    monkeypatch.setattr(tiny_imagenet, "_read_group", lambda *key: groups.append(key) or read(*key))
     for pair in train:
         pair.image.read()
     assert len(groups) == len(set(groups)) == 3  # rows 0 to 39 in groups of 16
-    monkeypatch.setattr(parquet, "_MAX_CACHED_BYTES", 0)
+    monkeypatch.setattr(tiny_imagenet, "_MAX_CACHED_BYTES", 0)
     train[0].image.read()
     load(tmp_path / "t", "val")[-1].image.read()
-    assert len(parquet._columns.columns) == 1
+    assert len(tiny_imagenet._columns.columns) == 1
 
 
 def test_threads_read_the_same_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_MAX_CACHED_BYTES", 0)
+    monkeypatch.setattr(tiny_imagenet, "_MAX_CACHED_BYTES", 0)
     val = load(write_shards(tmp_path / "t", [0, 1] * 45), "val")
     seen = [None] * 4
 

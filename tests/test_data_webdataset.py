@@ -12,9 +12,8 @@ from PIL import Image
 from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import cache_dir
-from sightline.lab.data import tar_index
-from sightline.lab.data.tar_index import TarImage, index_tar
-from sightline.lab.data.webdataset import READER, expand_braces
+from sightline.lab.data import webdataset
+from sightline.lab.data.webdataset import READER, TarImage, expand_braces, index_tar
 
 CC12M = SHARED_DATA / "webdataset" / "cc12m-train-0000.tar"
 
@@ -117,7 +116,7 @@ def test_the_txt_wins_over_the_json(tmp_path):
 
 
 def test_samples_without_picture_or_text_are_left_out_with_their_names(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(tar_index, "_MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(webdataset, "_MAX_TEXT_BYTES", 1000)
     members = [
         *sample("good"),
         ("alone.png", picture("red")),
@@ -250,11 +249,11 @@ def test_compressed_tars_say_what_to_do(tmp_path):
 def test_a_second_load_reads_the_index_and_a_changed_tar_is_read_again(tmp_path, monkeypatch):
     path = write_shard(tmp_path / "s.tar", "1", "2")
     first = load(path)
-    read = tar_index._read_tar
-    monkeypatch.setattr(tar_index, "_read_tar", lambda path: pytest.fail("the tar was read again"))
+    read = webdataset._read_tar
+    monkeypatch.setattr(webdataset, "_read_tar", lambda path: pytest.fail("the tar was read again"))
     second = load(path)
     assert (second.fingerprint, second.pairs) == (first.fingerprint, first.pairs)
-    monkeypatch.setattr(tar_index, "_read_tar", read)
+    monkeypatch.setattr(webdataset, "_read_tar", read)
     write_shard(path, "1", "2", "3")
     third = load(path)
     assert len(third) == 3

@@ -12,11 +12,10 @@ from PIL import Image
 
 from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError, SightlineError
-from sightline.lab.data import writers
+from sightline.lab.data import writing
 from sightline.lab.data.addressing import available_splits, load_dataset
 from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
-from sightline.lab.data.writers import safe_place
-from sightline.lab.data.writing import convert_datasets
+from sightline.lab.data.writing import convert_datasets, safe_place
 
 KINDS = ["folder", "csv", "coco", "webdataset"]
 
@@ -112,7 +111,7 @@ def test_converting_twice_gives_the_same_again(source, tmp_path):
 
 
 def test_shards_end_after_a_number_of_pictures(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "SHARD_SIZE", 1)
+    monkeypatch.setattr(writing, "SHARD_SIZE", 1)
     convert_datasets(source, tmp_path / "out", to="webdataset")
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tar"))
     assert found == ["train/00000.tar", "train/00001.tar", "val/00000.tar"]
@@ -208,7 +207,7 @@ def test_what_a_killed_run_left_is_replaced(source, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_is_an_error_and_leaves_nothing_that_looks_complete(source, tmp_path, monkeypatch, kind):
-    add = writers.WRITERS[kind].add
+    add = writing.WRITERS[kind].add
     calls = []
 
     def fail_later(self, sample):
@@ -217,7 +216,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_that_looks_complete(source, 
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, sample)
 
-    monkeypatch.setattr(writers.WRITERS[kind], "add", fail_later)
+    monkeypatch.setattr(writing.WRITERS[kind], "add", fail_later)
     with pytest.raises(SightlineError, match="No space left on device") as failure:
         convert_datasets(source, tmp_path / "out", to=kind)
     assert "choose another folder" in str(failure.value)

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 import httpx2
+from filelock import FileLock
 
 import sightline as sl
-from sightline.lab.data.locks import take_lock
 from web_world import (
     PATIENCE_S,
     SlowEncoder,
@@ -430,12 +430,13 @@ def test_a_paused_job_stays_paused_over_a_restart(tmp_path, slow_encoder):
 
 def test_a_second_server_does_no_work_in_the_same_library_until_the_first_one_ends(tmp_path):
     index(tmp_path / "library", write_photos(tmp_path / "photos", ["red"]))
-    lock = take_lock(tmp_path / "library" / "jobs.lock")
+    lock = FileLock(tmp_path / "library" / "jobs.lock", thread_local=False)
+    lock.acquire(blocking=False)
     with open_app(tmp_path / "library") as client:
         assert client.get("/api/jobs").json()["jobs"] == []
         refused = client.post("/api/jobs", json={"kind": "index"})
         assert (refused.status_code, "Another Sightline server" in refused.json()["detail"]) == (503, True)
-        lock.close()
+        lock.release()
         assert wait_for_job(client, submit(client, kind="index"))["state"] == "done"
 
 
@@ -473,10 +474,10 @@ def test_a_list_that_can_not_be_written_costs_the_list_and_not_the_work(tmp_path
 def test_a_library_whose_folder_can_not_be_written_is_served_without_jobs(tmp_path, monkeypatch):
     library = index(tmp_path / "library", write_photos(tmp_path / "photos", ["red"]))
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied", self.lock_file)
 
-    monkeypatch.setattr("sightline.faces.web.job_file.take_lock", refuse)
+    monkeypatch.setattr("sightline.faces.web.job_file.FileLock.acquire", refuse)
     with open_app(library) as client:
         assert client.get("/api/jobs").json()["jobs"] == []
         refused = client.post("/api/jobs", json={"kind": "index"})

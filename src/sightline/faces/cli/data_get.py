@@ -12,9 +12,8 @@ from sightline.faces.cli.options import json_option, notice, print_json
 from sightline.faces.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from sightline.lab.data.download.archives import ArchiveOptions
-    from sightline.lab.data.download.list_run import ListOptions, ListReport
-    from sightline.lab.data.download.publishers import Publisher
+    from sightline.lab.data.download.archives import ArchiveOptions, Publisher
+    from sightline.lab.data.download.lists import ListOptions, ListReport
 
 _count = click.IntRange(min=1)
 _seconds = click.FloatRange(min=0, min_open=True)
@@ -57,7 +56,7 @@ def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool
     It can be interrupted, or killed, at any moment: run it again to go on. A run that finds all done does nothing.
     """
     from sightline.errors import InputError
-    from sightline.lab.data.download.publishers import explain_unknown, find_publisher
+    from sightline.lab.data.download.archives import explain_unknown, find_publisher
 
     publisher = find_publisher(name)
     folder = target or Path(name)
@@ -85,9 +84,8 @@ def _archive_options(options: dict[str, Any]) -> ArchiveOptions:
 
 
 def _list_options(options: dict[str, Any]) -> ListOptions:
-    from sightline.lab.data.download.fetching import FetchLimits
-    from sightline.lab.data.download.list_run import ListOptions
-    from sightline.lab.data.download.pictures import PictureLimits
+    from sightline.lab.data.download.fetching import FetchLimits, PictureLimits
+    from sightline.lab.data.download.lists import ListOptions
 
     return ListOptions(
         fetch=FetchLimits(
@@ -163,7 +161,7 @@ def _get_publishers_list(publisher: Publisher, folder: Path, options: ArchiveOpt
 
 
 def _get_list(list_file: Path, folder: Path, options: ListOptions, *, as_json: bool) -> None:
-    from sightline.lab.data.download.list_run import download_list
+    from sightline.lab.data.download.lists import download_list
 
     with ProgressBar("fetching") as bar:
         report = download_list(

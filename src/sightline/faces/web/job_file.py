@@ -7,13 +7,12 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from sightline.errors import StoreError
 from sightline.faces.web.models import JobAnswer
-from sightline.lab.data.locks import take_lock
 
 _VERSION = 1
 _log = logging.getLogger(__name__)
@@ -24,27 +23,27 @@ class JobFile:
 
     def __init__(self, library: Path) -> None:
         self.path = library / "jobs.json"
-        self._lock: IO[bytes] | None = None
+        self._lock = FileLock(library / "jobs.lock", thread_local=False)
 
     def own(self) -> bool:
         """Whether this server may run the library's jobs: no other does, now and until `release`.
 
         Raises StoreError where the library's folder can't be written.
         """
-        if self._lock is None:
+        if not self._lock.is_locked:
             try:
-                self._lock = take_lock(self.path.with_name("jobs.lock"))
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                return False
             except OSError as error:
                 raise StoreError(
                     f"{self.path.parent} can't be written ({error.strerror}), so no work can be done in this library."
                 ) from error
-        return self._lock is not None
+        return True
 
     def release(self) -> None:
         """Let another server have them."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def load(self) -> list[JobAnswer]:
         """The jobs as they were saved; a file that is damaged is put aside, a job that can't be understood left out."""
@@ -67,7 +66,7 @@ class JobFile:
 
         A disk that refuses costs what is known of the jobs, never the jobs themselves.
         """
-        if self._lock is None:
+        if not self._lock.is_locked:
             return
         text = json.dumps({"version": _VERSION, "jobs": [job.model_dump(mode="json") for job in jobs]})
         part = self.path.with_name(f"{self.path.name}.part")

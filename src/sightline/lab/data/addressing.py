@@ -7,12 +7,10 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from sightline.errors import InputError
 from sightline.kit.paths import expand
-from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_split
-from sightline.lab.data.subset import check_limit, choose_subset
+from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_limit, check_split, choose_subset
 
 SCENES = "scenes"
 
@@ -34,13 +32,6 @@ _MAY_LIE_ELSEWHERE = ("webdataset", "hf")
 
 _KIND = re.compile(r"([A-Za-z][\w-]+):(.*)", re.DOTALL)
 """At least two characters before the colon, so that Windows' drives are paths."""
-
-
-@runtime_checkable
-class _ListsSplits(Protocol):
-    """A reader that can tell its splits without reading them all."""
-
-    def splits(self, path: Path) -> tuple[Split, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +85,11 @@ def available_splits(address: str) -> tuple[Split, ...]:
     parsed = parse_address(address)
     if parsed.kind == SCENES:
         return SPLITS
-    reader, path = find_reader(parsed.kind), parsed.path
-    return reader.splits(path) if isinstance(reader, _ListsSplits) else _try_splits(reader, path)
+    return find_reader(parsed.kind).splits(parsed.path)
 
 
 def known_kinds() -> tuple[str, ...]:
-    """What may stand before the colon."""
+    """The words that may stand before the colon."""
     return (SCENES, *_MODULES)
 
 
@@ -159,18 +149,3 @@ def _suggest(kind: str) -> str:
 
 def _list_kinds() -> str:
     return f"Data is {SCENES}[:SEED] or KIND:PATH with KIND one of {', '.join(_MODULES)}."
-
-
-def _try_splits(reader: DatasetReader, path: Path) -> tuple[Split, ...]:
-    """The splits that can be loaded. Raises the first InputError where none can."""
-    found: list[Split] = []
-    errors: list[InputError] = []
-    for split in SPLITS:
-        try:
-            reader.load(path, split=split)
-            found.append(split)
-        except InputError as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    return tuple(found)

@@ -1,33 +1,44 @@
-"""What every format becomes: a `Dataset` of `Pair`s of one split. Shape suffixes: H W height and width."""
+"""A `Dataset` of `Pair`s of one split, which every format becomes, and choices of its rows.
+
+What a step takes is a pure function of seed and step, so that resuming needs only the step's number.
+Shape suffixes: H W height and width, N rows of a dataset, B rows of one rank in one batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from sightline.errors import InputError
+from sightline.core.images.files import explain_os_error
+from sightline.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+_ORDER_STREAM, _STEP_STREAM = 0, 1
+"""Spawn keys that keep shuffling and augmentation independent at equal numbers."""
 
 
 class ImageSource(Protocol):
-    """Where one picture comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
+    """Where one image comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
 
-    Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read.
+    Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read. One that
+    keeps an encoded file to be had as it is also has `read_bytes()`.
     """
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where it can't be read.
 
-        With `min_side_px` the picture may come smaller than it is, its shorter side at least that (or its full size),
+        With `min_side_px` the image may come smaller than it is, its shorter side at least that (or its full size),
         where a source can do so faster; a source that can't ignores it.
         """
         ...
@@ -35,7 +46,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileImage:
-    """A picture in a file of its own."""
+    """An image in a file of its own."""
 
     path: Path
 
@@ -45,21 +56,34 @@ class FileImage:
 
         return read_picture(self.path, min_side_px=min_side_px).rgb
 
+    def read_bytes(self) -> bytes:
+        """The file as it is. Raises ImageError where it can't be read."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+
+
+def read_encoded(source: ImageSource) -> bytes | None:
+    """The encoded file of an image; None where its source keeps none. Raises ImageError where it can't be read."""
+    read_bytes: Callable[[], bytes] | None = getattr(source, "read_bytes", None)
+    return None if read_bytes is None else read_bytes()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardNegative:
-    """A sentence that is false of a picture and differs in one thing from one that is true of it."""
+    """A sentence that is false of an image and differs in one thing from one that is true of it."""
 
     caption: str
     """The true sentence."""
     negative: str
     kind: str
-    """What differs: `attribute` and `relation` are swaps (the words are the same), `count`, `negation`, ..."""
+    """The difference: `attribute` and `relation` are swaps (the words are the same), `count`, `negation`, ..."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One picture and all that is said of it."""
+    """One image and all that is said of it."""
 
     id: str
     """Unique in its dataset, and the same in every run: a file name, a key in a tar."""
@@ -67,9 +91,9 @@ class Pair:
     captions: tuple[str, ...]
     """At least one, unless the dataset has labels."""
     negatives: tuple[HardNegative, ...] = ()
-    """Sentences that are almost right but false of this picture, where a dataset knows some."""
+    """Sentences that are almost right but false of this image, where a dataset knows some."""
     label: int | None = None
-    """Class of the picture, an index into the dataset's `class_names`, where it has classes."""
+    """Class of the image, an index into the dataset's `class_names`, where it has classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +101,7 @@ class Dataset:
     """The pairs of one split, in a fixed order, with what identifies them. Iterate it, index it, take its length."""
 
     name: str
-    """How it is addressed: `flickr8k:PATH`, `scenes:0`."""
+    """Its address: `flickr8k:PATH`, `scenes:0`."""
     split: Split
     pairs: Sequence[Pair]
     fingerprint: str
@@ -85,23 +109,20 @@ class Dataset:
     class_names: tuple[tuple[str, ...], ...] | None = None
     """For each class its names, the most usual first; None where the dataset has no classes."""
     sizes: tuple[int, ...] = ()
-    """Of a joined dataset the lengths of its parts, in order."""
+    """Lengths of the parts of a joined dataset, in order."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
         return len(self.pairs)
 
     def __iter__(self) -> Iterator[Pair]:
-        """The pairs in order."""
         return iter(self.pairs)
 
     def __getitem__(self, index: int) -> Pair:
-        """One pair."""
         return self.pairs[index]
 
     @property
     def n_captions(self) -> int:
-        """Number of captions of all pictures."""
+        """Number of captions of all images."""
         return sum(len(pair.captions) for pair in self.pairs)
 
     def take(self, rows: Sequence[int], *, why: str) -> Dataset:
@@ -142,10 +163,14 @@ class DatasetReader(Protocol):
     """One format: each module of this room gives one, and `data/addressing.py` lists them."""
 
     kind: str
-    """What stands before the colon of an address: `coco`."""
+    """The word before the colon of an address: `coco`."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like this format; cheap, never raises."""
+        """True where `path` looks like this format; cheap, never raises."""
+        ...
+
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """The splits that are there, in the order train, val, test. Raises InputError where it can't be read."""
         ...
 
     def load(self, path: Path, *, split: Split) -> Dataset:
@@ -153,8 +178,8 @@ class DatasetReader(Protocol):
         ...
 
 
-Warn = Callable[[str], None]
-"""Takes one line for the user."""
+OnProgress = Callable[[int, int, str], None]
+"""Takes images done, images in all, and a few words."""
 
 
 def check_split(split: str) -> Split:
@@ -163,6 +188,11 @@ def check_split(split: str) -> Split:
         if split == known:
             return known
     raise InputError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
+
+
+def in_order(splits: Container[Split | None]) -> tuple[Split, ...]:
+    """The splits that are among some, in the order train, val, test."""
+    return tuple(split for split in SPLITS if split in splits)
 
 
 def fingerprint_of(parts: Iterable[str]) -> str:
@@ -176,9 +206,100 @@ def fingerprint_of(parts: Iterable[str]) -> str:
 
 
 def fingerprint_of_pairs(pairs: Iterable[Pair]) -> str:
-    """The fingerprint of ids, captions and labels; pictures count by their source's repr (path, offset, row)."""
+    """The fingerprint of ids, captions and labels; images count by their source's repr (path, offset, row)."""
     return fingerprint_of(
         part
         for pair in pairs
         for part in (pair.id, repr(pair.image), str(pair.label), repr(pair.negatives), *pair.captions)
     )
+
+
+def choose_subset(dataset: Dataset, *, limit: int, seed: int = 0) -> Dataset:
+    """`limit` pairs of a dataset at random, in the dataset's own order; all of it where it has no more.
+
+    A pair is taken by the hash of its id and the seed: so a choice is the same on every machine, a smaller one of the
+    same seed is part of a larger, and what is added to a dataset changes it little. Raises InputError for a limit
+    below 1.
+    """
+    check_limit(limit)
+    if limit >= len(dataset):
+        return dataset
+
+    def rank(row: int) -> tuple[bytes, int]:
+        key = f"{seed}:{dataset[row].id}".encode("utf-8", errors="surrogatepass")
+        return hashlib.blake2b(key, digest_size=8).digest(), row
+
+    rows = sorted(heapq.nsmallest(limit, range(len(dataset)), key=rank))
+    return dataset.take(rows, why=f"limit={limit} seed={seed}")
+
+
+def check_limit(limit: int) -> None:
+    """Raises InputError for a limit below 1."""
+    if limit < 1:
+        raise InputError(f"The limit is {limit}; it must be at least 1. Leave it out to take all.")
+
+
+@lru_cache(maxsize=2)  # a step needs its epoch's order: shuffling millions of rows takes longer than the step
+def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The rows of a dataset of `n` as one epoch goes through them: a permutation (N,), read-only.
+
+    The same for the same numbers under one numpy version. Raises InputError for a negative number.
+    """
+    import numpy as np
+
+    _check_not_negative(n=n, seed=seed, epoch=epoch)
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER_STREAM, epoch)))
+    order_N = generator.permutation(n).astype(np.int64, copy=False)
+    order_N.flags.writeable = False
+    return order_N
+
+
+def steps_per_epoch(n: int, *, batch_size: int) -> int:
+    """Number of whole batches that `n` rows give; the rest of an epoch's order is left out of that epoch.
+
+    Raises InputError where not even one batch is full.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size must be at least 1; it is {batch_size}.")
+    if batch_size > n:
+        raise InputError(f"A batch of {batch_size} needs as many pairs and there are {n}; lower the batch size.")
+    return n // batch_size
+
+
+def batch_rows(n: int, *, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+    """The rows (B,) that `rank` of `world` ranks takes of the global batch of a step, counted from 0 over all epochs.
+
+    `batch_size` is the global one. Ranks take consecutive shares, so gathering them in rank order gives the same batch
+    in the same order at every world size. Raises InputError for a batch that is larger than the dataset or can't be
+    shared evenly, and for a rank that isn't one.
+    """
+    per_epoch = steps_per_epoch(n, batch_size=batch_size)
+    _check_not_negative(step=step)
+    if not 0 <= rank < world:
+        raise InputError(f"Rank {rank} of {world}: a rank must be from 0 to {world - 1}, of at least one.")
+    if batch_size % world:
+        lower = batch_size // world * world
+        choices = f"{lower} or {lower + world}" if lower else f"{world}"
+        raise InputError(f"A batch of {batch_size} can't be shared evenly by {world} ranks; take {choices}.")
+    epoch, batch = divmod(step, per_epoch)
+    share = batch_size // world
+    first = batch * batch_size + rank * share
+    return epoch_order(n, seed=seed, epoch=epoch)[first : first + share]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one rank's augmentation and dropout in one step: below 2 ** 63, unrelated to its neighbours'.
+
+    Raises InputError for a negative number.
+    """
+    import numpy as np
+
+    _check_not_negative(seed=seed, step=step, rank=rank)
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STEP_STREAM, step, rank))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def _check_not_negative(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise InputError(f"{name} is {number}; it must not be negative.")

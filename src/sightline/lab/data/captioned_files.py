@@ -1,20 +1,35 @@
-"""Captions gathered by the file name of their image, checked, and made into pairs: what most formats share."""
+"""Caption files, as most formats share them: read strictly, their words for splits, captions gathered by image.
+
+Text is UTF-8, or there is a message with file and line.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sightline.core.images.files import explain_os_error
 from sightline.errors import InputError
-from sightline.lab.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs
-from sightline.lab.data.split_names import require_split
+from sightline.lab.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs, in_order
 
 N_NAMED = 3
-"""How many names a message lists before it stops."""
+"""Number of names that a message lists before it stops."""
+
+SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of files, folders and cells -> split: the words of Hugging Face's `imagefolder`, and Flickr8k's `dev`."""
+
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,7 +49,6 @@ class CaptionedFiles:
         self._entries: dict[str, _Entry] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether an image of this name was added."""
         return name in self._entries
 
     def add(self, name: str, captions: Iterable[str], *, where: str, split: Split = "train") -> None:
@@ -55,27 +69,25 @@ class CaptionedFiles:
 
     def splits(self) -> tuple[Split, ...]:
         """The splits that images stand in."""
-        known = {entry.split for entry in self._entries.values()}
-        return tuple(split for split in SPLITS if split in known)
+        return in_order({entry.split for entry in self._entries.values()})
 
     def names(self, split: Split) -> list[str]:
         """Names of a split's images, in order. Raises InputError where there are none, or one has no caption."""
         require_split(split, self.splits(), source=self.source)
-        return [self._with_captions(name, entry) for name, entry in self._entries.items() if entry.split == split]
+        chosen = {name: entry for name, entry in self._entries.items() if entry.split == split}
+        for name, entry in chosen.items():
+            if not entry.captions:
+                raise InputError(
+                    f"{entry.where}: {name} has no caption that isn't empty. Write one, or leave the image out."
+                )
+        return list(chosen)
 
     def captions(self, name: str) -> tuple[str, ...]:
         """The captions of one image."""
         return tuple(self._entries[name].captions)
 
-    def _with_captions(self, name: str, entry: _Entry) -> str:
-        if not entry.captions:
-            raise InputError(
-                f"{entry.where}: {name} has no caption that isn't empty. Write one, or leave the image out."
-            )
-        return name
-
     def to_dataset(self, *, name: str, split: Split, folder: ImageFolder) -> Dataset:
-        """The pairs of a split, pictures below `folder`. Raises InputError where any of the pictures is absent."""
+        """The pairs of a split, images below `folder`. Raises InputError where any of the images is absent."""
         names = self.names(split)
         folder.check_holds(names, source=self.source)
         root = folder.root
@@ -84,29 +96,25 @@ class CaptionedFiles:
 
 
 class ImageFolder:
-    """Which files lie below a folder. Each folder is listed once, when first asked for; no file is looked at."""
+    """The files below a folder. Each folder is listed once, when first asked for; no file is looked at."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links, absolute() keeps ..
         self._listed: dict[str, frozenset[str]] = {}
 
     def holds(self, name: str) -> bool:
-        """Whether a file of this name (relative, with `/`, or absolute) is there."""
+        """True where a file of this name (relative, with `/`, or absolute) is there."""
         folder, file = posixpath.split(name)
         if folder not in self._listed:
             self._listed[folder] = _list_files(self.root / folder)
         return file in self._listed[folder]
 
-    def check_holds(self, names: Iterable[str], *, source: Path) -> None:
+    def check_holds(self, names: Sequence[str], *, source: Path) -> None:
         """Raises InputError with the number and the first names of files that are absent."""
-        total, absent = 0, []
-        for total, name in enumerate(names, start=1):  # noqa: B007 - the last number is the count
-            if not self.holds(name):
-                absent.append(name)
-        if absent:
+        if absent := [name for name in names if not self.holds(name)]:
             raise InputError(
-                f"{len(absent)} of {total} images that {source} names are not in {self.root}: {list_some(absent)}. "
-                "Put them there, or take their captions out."
+                f"{len(absent)} of {len(names)} images that {source} names are not in {self.root}: {list_some(absent)}"
+                ". Put them there, or take their captions out."
             )
 
 
@@ -157,3 +165,109 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:  # a link to itself, or to a disk that is away
         return False
+
+
+def split_named(word: str) -> Split | None:
+    """The split that a word stands for, upper or lower case; None for any other word."""
+    return SPLIT_WORDS.get(word.strip().lower())
+
+
+def split_within(name: str) -> Split | None:
+    """The split that a word of a name stands for, such as val in `captions_val2017`; None without such a word."""
+    return next(filter(None, map(split_named, re.findall(r"[a-z]+", name.lower()))), None)
+
+
+def parse_split(word: str, *, where: str) -> Split:
+    """The split that a word stands for. Raises InputError that names `where` (`file:line`) for any other word."""
+    if (split := split_named(word)) is None:
+        raise InputError(f"{where}: {word!r} is no split; write one of {', '.join(SPLITS)}.")
+    return split
+
+
+def find_split_paths(paths: Iterable[Path]) -> dict[Split, Path]:
+    """The files or folders whose name without extension is a split's.
+
+    Raises InputError where two stand for one split (`val` and `dev`), since only one can be meant.
+    """
+    found: dict[Split, Path] = {}
+    for path in sorted(paths):
+        if (split := split_named(path.stem)) is None:
+            continue
+        if split in found:
+            raise InputError(f"{found[split]} and {path} both stand for {split}. Keep one, or merge them.")
+        found[split] = path
+    return found
+
+
+def require_split(split: Split, available: Iterable[Split], *, source: Path) -> None:
+    """Raises InputError for a split that a source doesn't have, naming those that it has."""
+    known = in_order(set(available))
+    if split not in known:
+        raise InputError(f"{source} has no split {split}; it has: {', '.join(known) or 'none'}.")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Stream the lines of a text file with their numbers from 1, without line ends; blank ones are left out.
+
+    Raises InputError for a file that can't be opened, that isn't UTF-8 (with the line), or that holds no line at all.
+    """
+    found = False
+    with explain_read_errors(path), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = (line.removeprefix(_BOM) if number == 1 else line).decode().rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(error, path=path, line=number) from error
+            if text.strip():
+                found = True
+                yield number, text
+    if not found:
+        raise InputError(f"{path} is empty; captions were expected. Copy or download it again.")
+
+
+def read_head(path: Path) -> str:
+    """The first 10,000 bytes, for guessing what a file is; '' where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(10_000).removeprefix(_BOM).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+
+
+def first_line(path: Path) -> str:
+    """The start of the first line, for guessing what a file is; '' where it can't be read."""
+    return read_head(path).partition("\n")[0].rstrip("\r")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises InputError with line and column for a broken one, such as a cut download."""
+    with explain_read_errors(path):
+        content = path.read_bytes().removeprefix(_BOM)
+    if not content.strip():
+        raise InputError(f"{path} is empty; JSON was expected. Copy or download it again.")
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, path=path, line=content.count(b"\n", 0, error.start) + 1) from error
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
+        hint = "the file seems to be cut off; copy or download it again" if cut else "this is no valid JSON"
+        raise InputError(f"{path}:{error.lineno}: {error.msg} at column {error.colno}: {hint}.") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be a caption file.") from error
+
+
+@contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turns what the system says about a file into an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path} doesn't exist.") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {explain_os_error(error)}.") from error
+
+
+def _not_utf8(error: UnicodeDecodeError, *, path: Path, line: int) -> InputError:
+    byte = error.object[error.start]
+    return InputError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8, as in iconv -t UTF-8.")

@@ -1,4 +1,7 @@
-"""COCO captions: the publisher's JSON and image folders, or Karpathy's splits of them."""
+"""COCO captions: the publisher's JSON and image folders, or Karpathy's splits of them.
+
+Karpathy's JSON holds captions and splits in one file, of Flickr8k and Flickr30k too (arXiv:1412.2306, code release).
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,25 @@ from typing import Any
 
 from sightline.errors import InputError
 from sightline.kit.paths import is_file
-from sightline.lab.data.base import Dataset, Split
-from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, choose_folder, list_some
-from sightline.lab.data.karpathy import read_karpathy
-from sightline.lab.data.split_names import SPLIT_WORDS, require_split
-from sightline.lab.data.text_files import read_head, read_json
+from sightline.lab.data.base import SPLITS, Dataset, Split
+from sightline.lab.data.captioned_files import (
+    SPLIT_WORDS,
+    CaptionedFiles,
+    ImageFolder,
+    check_name,
+    choose_folder,
+    list_some,
+    read_head,
+    read_json,
+    require_split,
+    split_within,
+)
 
 _CAPTIONS = re.compile(r"captions_(train|val|test)(\d*)\.json")
 _KARPATHY = "dataset_coco.json"
-_WORDS = re.compile(r"[a-z]+")
+
+KARPATHY_SPLITS: dict[str, Split] = {**SPLIT_WORDS, "restval": "train"}
+"""`restval` are images of COCO's val2014 that neither val nor test took; the field trains on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +60,7 @@ class CocoReader:
     kind = "coco"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder holds COCO's caption files or Karpathy's, or a file is one of them."""
+        """True where a folder holds COCO's caption files or Karpathy's, or a file is one of them."""
         if is_file(path):
             return path.suffix == ".json" and (path.name == _KARPATHY or _looks_like_coco(path))
         return _find_karpathy(path) is not None or bool(_find_annotations(path))
@@ -79,7 +92,7 @@ class CocoReader:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether the first bytes of a JSON, which often is one long line, name what only COCO's structure has."""
+    """True where the first bytes of a JSON, which often is one long line, name what only COCO's structure has."""
     head = read_head(path)
     return '"annotations"' in head or ('"images"' in head and '"file_name"' in head)
 
@@ -95,8 +108,7 @@ def _find_annotations(path: Path) -> dict[Split, _Annotations]:
     """The JSON of each split, of the latest year that is there; a file given itself stands alone."""
     if is_file(path):
         match = _CAPTIONS.fullmatch(path.name)
-        words = _WORDS.findall(path.stem.lower())
-        split: Split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
+        split = split_within(path.stem) or "train"
         return {split: _Annotations(path=path, split=split, year=match[2] if match else "")}
     found = [
         _Annotations(path=file, split=SPLIT_WORDS[match[1]], year=match[2])
@@ -105,7 +117,7 @@ def _find_annotations(path: Path) -> dict[Split, _Annotations]:
         if (match := _CAPTIONS.fullmatch(file.name))
     ]
     year = max((annotations.year for annotations in found), default="")
-    ordered = sorted(found, key=lambda annotations: ("train", "val", "test").index(annotations.split))
+    ordered = sorted(found, key=lambda annotations: SPLITS.index(annotations.split))
     return {annotations.split: annotations for annotations in ordered if annotations.year == year}
 
 
@@ -129,8 +141,7 @@ def _read_split(annotations: _Annotations) -> tuple[CaptionedFiles, ImageFolder]
 def _read_annotations(path: Path, *, split: Split) -> CaptionedFiles:
     """All captions of one JSON. Raises InputError naming the entry for what doesn't fit COCO's structure."""
     content = read_json(path)
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations")]
-    images, annotations = lists
+    images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(annotations, list) or not images:
         raise InputError(f"{path}: COCO's lists `images` and `annotations` were expected.")
     captions = _captions_by_image(annotations, path=path)
@@ -213,6 +224,48 @@ def _as_2017(files: CaptionedFiles, *, split: Split, root: Path) -> tuple[Captio
             return None
         renamed.add(f"{place}/{number}", files.captions(name), where=f"{files.source}: {name}", split=split)
     return renamed, folder
+
+
+def read_karpathy(path: Path) -> CaptionedFiles:
+    """Images with their splits and captions; where an image has a `filepath`, its name begins with it.
+
+    Raises InputError naming the entry for another structure, an unknown split, and an image that is listed twice.
+    """
+    content = read_json(path)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise InputError(
+            f"{path} has no list `images`; Karpathy's file {{'dataset': ..., 'images': [...]}} was expected."
+        )
+    files = CaptionedFiles(path)
+    for number, image in enumerate(images):
+        _add_image(files, image, where=f"{path}: images[{number}]")
+    return files
+
+
+def _add_image(files: CaptionedFiles, image: Any, *, where: str) -> None:
+    if not isinstance(image, dict) or not {"filename", "split", "sentences"} <= image.keys():
+        found = ", ".join(image) if isinstance(image, dict) else type(image).__name__
+        raise InputError(f"{where} has {found}; filename, split and sentences were expected.")
+    folder = image.get("filepath")
+    name = check_name(f"{folder}/{image['filename']}" if folder else image["filename"], where=where)
+    split = KARPATHY_SPLITS.get(str(image["split"]))
+    if split is None:
+        raise InputError(f"{where}: {image['split']!r} is no split; train, restval, val or test was expected.")
+    listed = name in files
+    files.add(name, _sentences(image["sentences"], where=where), where=where, split=split)
+    if listed:
+        raise InputError(f"{where}: {name} is listed twice. Keep one entry with all its sentences.")
+
+
+def _sentences(sentences: Any, *, where: str) -> list[str]:
+    try:
+        captions = [sentence["raw"] for sentence in sentences]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{where}: a list of sentences, each with its `raw` text, was expected.") from error
+    if not all(isinstance(caption, str) for caption in captions):
+        raise InputError(f"{where}: a sentence's `raw` is no text.")
+    return captions
 
 
 READER = CocoReader()

@@ -1,4 +1,4 @@
-"""What a data set holds, in figures: pictures, captions, their lengths and words, sizes of a sample of pictures."""
+"""A data set in figures: images, captions, their lengths and words, sizes of a sample of images."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class SplitFacts:
     caption_lengths: dict[int, int]
     """Words -> captions of so many; the last key stands for all longer ones too."""
     sampled: int
-    """Pictures of the sample that could be read."""
+    """Images of the sample that could be read."""
     unreadable: dict[str, int]
-    """Reason -> pictures of the sample."""
+    """Reason -> images of the sample."""
     width_px: Spread | None
     height_px: Spread | None
     classes: int
@@ -62,7 +62,7 @@ class SplitFacts:
 
 
 def describe_split(dataset: Dataset, *, sample: int = SAMPLE_PICTURES, seed: int = 0) -> SplitFacts:
-    """Figures of one split, sizes from a sample of pictures. Raises InputError for a split without pictures."""
+    """Figures of one split, sizes from a sample of images. Raises InputError for a split without images."""
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in {dataset.split}; there is nothing to describe.")
     per_picture: list[int] = []

@@ -1,22 +1,31 @@
-"""Flickr8k and Flickr30k as their publishers, Kaggle and Karpathy lay them."""
+"""Flickr8k and Flickr30k as their publishers, Kaggle and Karpathy lay them.
+
+Kaggle's caption files are named CSV and are none quite: captions hold commas and quotes as they are.
+"""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.kit.paths import is_file
 from sightline.lab.data.base import Dataset, Split
-from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, choose_folder, list_some
-from sightline.lab.data.captions_csv import header_kind, read_captions_csv, read_token_file
-from sightline.lab.data.karpathy import read_karpathy
-from sightline.lab.data.split_names import split_named
-from sightline.lab.data.text_files import first_line, read_lines
+from sightline.lab.data.captioned_files import (
+    CaptionedFiles,
+    ImageFolder,
+    check_name,
+    choose_folder,
+    first_line,
+    list_some,
+    read_lines,
+    split_named,
+)
+from sightline.lab.data.coco import read_karpathy
 
 IMAGE_FOLDERS = (
     "Images",
@@ -36,6 +45,30 @@ _SPLIT_LIST = re.compile(r"(?:flickr_?(?:8|30)k[._])?(train|dev|val|test)(?:imag
 _NEVER_PUBLISHED = frozenset({"2258277193_586949ec62.jpg.1"})
 """An image that Flickr8k.token.txt has captions for and that no release contains."""
 
+_NUMBERED = re.compile(r"([^,]+),\s*\d+\s*,(.*)")
+_BARRED = re.compile(r"([^|]+)\|\s*\d+\s*\|?(.*)")
+"""The bar before the caption is optional: one row of the published results.csv lacks it."""
+
+CAPTION_HEADERS = {
+    "image,caption": ("flickr8k", re.compile(r"([^,]+),(.*)")),
+    "image_name,comment_number,comment": ("flickr30k", _NUMBERED),
+    "image_name|comment_number|comment": ("flickr30k", _BARRED),
+}
+"""Header without spaces -> the set that has it, and its rows: name, caption. The first delimiters count, since captions
+hold commas and quotes."""
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionLine:
+    """One caption of one image."""
+
+    name: str
+    caption: str
+    where: str
+    """`file:line`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlickrReader:
@@ -54,7 +87,7 @@ class FlickrReader:
     """Names of Kaggle's CSVs."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder holds a caption file that only this set has."""
+        """True where a folder holds a caption file that only this set has."""
         folders = _folders(path)
         if _find(folders, (self.karpathy, self.token)):
             return True
@@ -130,11 +163,7 @@ def _find(folders: Iterable[Path], names: Iterable[str]) -> list[Path]:
 def _read_split_lists(folders: Iterable[Path]) -> dict[str, Split]:
     """Image name -> split, from lists of images. Raises InputError for an image in two of them."""
     splits: dict[str, tuple[Split, str]] = {}
-    for path in _split_lists(folders):
-        match = _SPLIT_LIST.fullmatch(path.name)
-        split = split_named(match[1]) if match else None
-        if split is None:
-            continue
+    for path, split in _split_lists(folders):
         for number, line in read_lines(path):
             where = f"{path}:{number}"
             name = check_name(line.strip(), where=where)
@@ -145,12 +174,61 @@ def _read_split_lists(folders: Iterable[Path]) -> dict[str, Split]:
     return {name: split for name, (split, _) in splits.items()}
 
 
-def _split_lists(folders: Iterable[Path]) -> list[Path]:
+def _split_lists(folders: Iterable[Path]) -> list[tuple[Path, Split]]:
+    """The lists of the first folder that has some, by name."""
     for folder in folders:
-        found = [entry for entry in folder.glob("*.txt") if _SPLIT_LIST.fullmatch(entry.name)]
+        found = [
+            (path, split)
+            for path in sorted(folder.glob("*.txt"))
+            if (match := _SPLIT_LIST.fullmatch(path.name)) and (split := split_named(match[1]))
+        ]
         if found:
-            return sorted(found)
+            return found
     return []
+
+
+def header_kind(line: str) -> str | None:
+    """The set whose Kaggle CSV begins with this line; None for another line."""
+    kind, _ = CAPTION_HEADERS.get(_squeeze(line), (None, None))
+    return kind
+
+
+def read_captions_csv(path: Path) -> Iterator[CaptionLine]:
+    """Stream the captions of a Kaggle CSV, split at the first delimiters; a caption in CSV's quotes loses them.
+
+    Raises InputError for another header, and with the line for a row that doesn't fit it.
+    """
+    lines = read_lines(path)
+    _, header = next(lines)
+    _, row = CAPTION_HEADERS.get(_squeeze(header), (None, None))
+    if row is None:
+        raise InputError(
+            f"{path}:1: the columns are {header[:200]!r}; one of these was expected: {', '.join(CAPTION_HEADERS)}."
+        )
+    for number, line in lines:
+        where = f"{path}:{number}"
+        match = row.fullmatch(line)
+        if match is None:
+            raise InputError(f"{where}: {line[:80]!r} doesn't fit the columns {header!r}.")
+        caption = match[2].strip()
+        if _QUOTED.fullmatch(caption):
+            caption = caption[1:-1].replace('""', '"')
+        yield CaptionLine(name=check_name(match[1].strip(), where=where), caption=caption, where=where)
+
+
+def read_token_file(path: Path) -> Iterator[CaptionLine]:
+    """Stream the captions of a publisher's file: `name.jpg#0`, tab, caption. Raises InputError with the line."""
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        key, tab, caption = line.partition("\t")
+        name, mark, _ = key.rpartition("#")
+        if not tab or not mark:
+            raise InputError(f"{where}: {line[:80]!r} doesn't fit; 'name.jpg#0', a tab and a caption were expected.")
+        yield CaptionLine(name=check_name(name, where=where), caption=caption, where=where)
+
+
+def _squeeze(header: str) -> str:
+    return re.sub(r"\s", "", header).lower()
 
 
 READERS = (

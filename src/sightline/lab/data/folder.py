@@ -11,10 +11,18 @@ from typing import Any
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import InputError
 from sightline.kit.paths import is_file
-from sightline.lab.data.base import SPLITS, Dataset, Split
-from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, list_some
-from sightline.lab.data.split_names import find_split_paths, parse_split, require_split, split_named
-from sightline.lab.data.text_files import read_lines
+from sightline.lab.data.base import Dataset, Split, in_order
+from sightline.lab.data.captioned_files import (
+    CaptionedFiles,
+    ImageFolder,
+    check_name,
+    find_split_paths,
+    list_some,
+    parse_split,
+    read_lines,
+    require_split,
+    split_named,
+)
 
 METADATA = "metadata.jsonl"
 
@@ -33,9 +41,9 @@ class FolderReader:
     kind = "folder"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a folder, or one of its splits' folders, holds a `metadata.jsonl` or an image with a sidecar."""
+        """True where a folder, or one of its splits' folders, holds a `metadata.jsonl` or an image with a sidecar."""
         folders = [path, *_named_after_splits(path)]
-        return any(is_file(folder / METADATA) or _has_sidecar(folder) for folder in folders)
+        return any(is_file(folder / METADATA) or any(_pair_sidecars(_list_names(folder))) for folder in folders)
 
     def load(self, path: Path, *, split: Split) -> Dataset:
         """Read one split of the folder at `path`.
@@ -62,9 +70,13 @@ class FolderReader:
         folders = find_split_paths(_named_after_splits(path)) or {"train": path}
         if only is not None:
             require_split(only, folders, source=path)
-        for split in [only] if only else SPLITS:
-            if split in folders:
-                _add_folder(files, folders[split], root=path, split=split)
+        for split in [only] if only else in_order(folders):
+            folder = folders[split]
+            if is_file(folder / METADATA):
+                below = "" if folder == path else f"{folder.name}/"
+                _add_metadata(files, folder / METADATA, below=below, split=split)
+            else:
+                _add_sidecars(files, folder, root=path, split=split)
         return files
 
 
@@ -76,24 +88,11 @@ def _named_after_splits(path: Path) -> list[Path]:
         return []
 
 
-def _has_sidecar(folder: Path) -> bool:
-    return any(True for _ in _pair_sidecars(_list_names(folder)))
-
-
 def _list_names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that counts, 100,000 of them
     except OSError:
         return []
-
-
-def _add_folder(files: CaptionedFiles, folder: Path, *, root: Path, split: Split) -> None:
-    """Add the captions of one split's folder."""
-    below = "" if folder == root else f"{folder.name}/"
-    if is_file(folder / METADATA):
-        _add_metadata(files, folder / METADATA, below=below, split=split)
-    else:
-        _add_sidecars(files, folder, root=root, split=split)
 
 
 def _add_metadata(files: CaptionedFiles, path: Path, *, below: str, split: Split | None) -> None:

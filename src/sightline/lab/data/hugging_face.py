@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ImageError, InputError
-from sightline.lab.data.base import SPLITS, Dataset, Pair, Split, fingerprint_of
-from sightline.lab.data.captioned_files import list_some
-from sightline.lab.data.split_names import require_split, split_named
+from sightline.kit.paths import is_file
+from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
+from sightline.lab.data.captioned_files import list_some, require_split, split_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _MIN_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HuggingFaceImage:
-    """A picture in a row of a set that the library opens."""
+    """An image in a row of a set that the library opens."""
 
     source: str
     """Absolute folder, or the hub's name."""
@@ -37,7 +37,7 @@ class HuggingFaceImage:
     row: int
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no picture that can be decoded."""
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no image that can be decoded."""
         from sightline.core.images.decode import read_picture
 
         cell = _open_column(self.source, self.split, self.column)[self.row][self.column] or {}
@@ -57,16 +57,15 @@ class HuggingFaceReader:
     kind = "hf"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+        """True where `path` is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
         return _is_saved(path)
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The set's splits that are train, val or test. Raises InputError where it can't be opened."""
-        found = {split_named(name) for name in _open(_source_of(path))}
-        return tuple(split for split in SPLITS if split in found)
+        return in_order({split_named(name) for name in _open(_source_of(path))})
 
     def load(self, path: Path, *, split: Split) -> Dataset:
-        """The rows of one split that have a picture column and a text.
+        """The rows of one split that have an image column and a text.
 
         Captions are the strings of the columns text, caption, captions or sentences (one of them, or numbered such as
         caption_0, caption_1); else the name of the row's class. Rows without a text are left out with a warning.
@@ -109,12 +108,7 @@ def _source_of(path: Path) -> str:
 
 
 def _is_saved(path: Path) -> bool:
-    try:
-        return (path / "dataset_dict.json").is_file() or (
-            (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
-        )
-    except (OSError, ValueError):
-        return False
+    return is_file(path / "dataset_dict.json") or (is_file(path / "dataset_info.json") and is_file(path / "state.json"))
 
 
 def _open(source: str) -> dict[str, Any]:
@@ -142,7 +136,7 @@ def _open(source: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _open_column(source: str, split: str, column: str) -> Any:
-    """One column with the pictures as bytes: our own decoder reads them. Kept open, since each row is asked for."""
+    """One column with the images as bytes: our own decoder reads them. Kept open, since each row is asked for."""
     image = import_datasets().Image(decode=False)
     return _open(source)[split].select_columns([column]).cast_column(column, image)
 
@@ -152,7 +146,12 @@ def _read_rows(
 ) -> tuple[list[Pair], tuple[tuple[str, ...], ...] | None]:
     image_column = _find_image_column(rows.features, name)
     label_column, class_names = _find_classes(rows.features)
-    text_columns = _find_text_columns(rows.features, name) if label_column is None else _text_columns(rows.features)
+    text_columns = _text_columns(rows.features)
+    if label_column is None and not text_columns:
+        raise InputError(
+            f"{name} has no column of captions; its columns are {_describe(rows.features)}. "
+            f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
+        )
     pairs, textless = [], []
     for row, cells in enumerate(_iterate(rows, [*text_columns, *([label_column] if label_column else [])])):
         number = cells.get(label_column)
@@ -173,7 +172,7 @@ def _read_rows(
 
 
 def _iterate(rows: Any, columns: list[str]) -> Iterator[dict[Any, Any]]:
-    """Cells of some columns, row by row; the pictures are not touched."""
+    """Cells of some columns, row by row; the images are not touched."""
     for batch in rows.select_columns(columns).iter(batch_size=1000):
         for values in zip(*(batch[column] for column in columns), strict=True):
             yield dict(zip(columns, values, strict=True))
@@ -185,16 +184,6 @@ def _find_image_column(features: Any, name: str) -> str:
     if not found:
         raise InputError(f"{name} has no column of images; its columns are {_describe(features)}.")
     return "image" if "image" in found else str(found[0])
-
-
-def _find_text_columns(features: Any, name: str) -> list[str]:
-    found = _text_columns(features)
-    if not found:
-        raise InputError(
-            f"{name} has no column of captions; its columns are {_describe(features)}. "
-            f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
-        )
-    return found
 
 
 def _text_columns(features: Any) -> list[str]:

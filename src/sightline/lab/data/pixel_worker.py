@@ -1,21 +1,21 @@
-"""Reading pictures into rows of an array file, here or in worker processes.
+"""Reading images into rows of an array file, here or in worker processes.
 
-Workers are started by hand, since multiprocessing's would run the caller's script once more where it has no
-`if __name__ == "__main__"`. Shape suffixes: B rows of a task, S size_px.
+Workers are started by hand: multiprocessing's, and so those of concurrent.futures, would run the caller's script once
+more where it has no `if __name__ == "__main__"`. Shape suffixes: B rows of a task, S size_px.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sightline.core.images.files import explain_os_error
 from sightline.errors import ImageError, InputError, SightlineError
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 
     from sightline.core.images.preprocess import Preprocessing
 
-_LENGTH_BYTES = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Pictures that become consecutive rows of a file."""
+    """Images that become consecutive rows of a file."""
 
     sources: Sequence[ImageSource]
     preprocessing: Preprocessing
@@ -42,78 +40,23 @@ class Task:
 
 
 Problems = list[tuple[int, str]]
-"""Index in a task, and why the picture can't be read."""
+"""Index in a task, and why the image can't be read."""
 
 
-class Reader(Protocol):
-    """Does tasks, one at a time."""
+def read_task(task: Task) -> Problems:
+    """Read the images and write their rows; a row whose image can't be read is zero.
 
-    def __call__(self, task: Task) -> Problems:
-        """Raises OSError where the rows can't be written, SightlineError where nothing can be read at all."""
-        ...
-
-    def stop(self) -> None:
-        """End at once; a task under way is given up."""
-        ...
-
-
-class LocalReader:
-    """Reads in this process, in whatever thread calls it."""
-
-    def __call__(self, task: Task) -> Problems:
-        """Read the pictures and write their rows; a row whose picture can't be read is zero."""
-        pixels_BSS3, problems = read_rows(task.sources, task.preprocessing)
-        with task.path.open("r+b") as file:  # not by a memory map, where a full disk kills the process
-            file.seek(task.offset)
-            file.write(pixels_BSS3.data)
-        return problems
-
-    def stop(self) -> None:
-        """Nothing to end."""
-
-
-class WorkerProcess:
-    """Reads in a process of its own: rendering and small decodes hold Python's lock most of the time."""
-
-    def __init__(self) -> None:
-        package_root = str(Path(__file__).resolve().parents[3])
-        search = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        # -P: a numpy.py in the current folder is not numpy
-        command = [sys.executable, "-P", "-c", "from sightline.lab.data.pixel_worker import main; main()"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-    def __call__(self, task: Task) -> Problems:
-        """Have a task done. Raises InputError also where the process dies, as on lack of memory."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            _send(stdin, pickle.dumps(task))
-            answer = json.loads(stdout.readline())
-        except (OSError, ValueError) as error:
-            code = self._process.wait()
-            raise InputError(
-                f"A process that reads pictures ended (code {code}) at one of {len(task.sources)} pictures from "
-                f"{task.sources[0]} on. What was read is kept: start again, with more free memory if that was short."
-            ) from error
-        if "errno" in answer:
-            raise OSError(answer["errno"], os.strerror(answer["errno"]))
-        if "error" in answer:
-            raise InputError(answer["error"])
-        return [(int(index), str(reason)) for index, reason in answer["problems"]]
-
-    def stop(self) -> None:
-        """Kill the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                _close(pipe)
+    Raises OSError where the rows can't be written, SightlineError where nothing can be read at all.
+    """
+    pixels_BSS3, problems = read_rows(task.sources, task.preprocessing)
+    with task.path.open("r+b") as file:  # not by a memory map, where a full disk kills the process
+        file.seek(task.offset)
+        file.write(pixels_BSS3.data)
+    return problems
 
 
 def read_rows(sources: Sequence[ImageSource], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], Problems]:
-    """Pictures at the model's size (B, S, S, 3), zeros for those that can't be read, and why they can't."""
+    """Images at the model's size (B, S, S, 3), zeros for those that can't be read, and why they can't."""
     import numpy as np
 
     size_px = preprocessing.size_px
@@ -131,35 +74,63 @@ def read_rows(sources: Sequence[ImageSource], preprocessing: Preprocessing) -> t
     return pixels_BSS3, problems
 
 
-def main() -> None:
-    """The loop of a worker: tasks from stdin until it ends, a line of JSON to stdout for each.
+class WorkerProcess:
+    """Does tasks in a process of its own: rendering and small decodes hold Python's lock most of the time."""
 
-    Tasks are pickles, as multiprocessing's are: they come from the process that started this one, never from a file.
+    def __init__(self) -> None:
+        package_root = str(Path(__file__).resolve().parents[3])
+        search = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # -P: a numpy.py in the current folder is not numpy
+        command = [sys.executable, "-P", "-c", f"from {__name__} import serve_tasks; serve_tasks()"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def __call__(self, task: Task) -> Problems:
+        """As `read_task`. Raises InputError also where the process dies, as on lack of memory."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            pickle.dump(task, stdin)
+            stdin.flush()
+            answer: Problems | Exception = pickle.load(stdout)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
+            raise InputError(
+                f"A process that reads pictures ended (code {code}) at one of {len(task.sources)} pictures from "
+                f"{task.sources[0]} on. What was read is kept: start again, with more free memory if that was short."
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """Kill the process; a task under way is given up."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+            with suppress(OSError):  # what was not yet sent to a process that is gone
+                pipe.close()
+
+
+def serve_tasks() -> None:
+    """The loop of a worker: pickled tasks from stdin until it ends, for each its problems or an error to stdout.
+
+    Pickles, as multiprocessing has them: they come from the process that started this one, never from a file.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    while (length := sys.stdin.buffer.read(_LENGTH_BYTES)) and len(length) == _LENGTH_BYTES:
-        task: Task = pickle.loads(sys.stdin.buffer.read(int.from_bytes(length, "big")))
-        answers.write(json.dumps(_answer(task)).encode() + b"\n")
-
-
-def _answer(task: Task) -> dict[str, object]:
-    try:
-        return {"problems": LocalReader()(task)}
-    except OSError as error:
-        return {"errno": error.errno}
-    except SightlineError as error:
-        return {"error": str(error)}
-
-
-def _send(pipe: IO[bytes], content: bytes) -> None:
-    pipe.write(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
-    pipe.flush()
-
-
-def _close(pipe: IO[bytes]) -> None:
-    try:
-        pipe.close()
-    except OSError:  # what was not yet sent to a process that is gone
-        return
+    while True:
+        try:
+            task: Task = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer: Problems | Exception
+        try:
+            answer = read_task(task)
+        except OSError as error:
+            answer = error
+        except SightlineError as error:
+            answer = InputError(str(error))
+        answers.write(pickle.dumps(answer))

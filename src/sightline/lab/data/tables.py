@@ -9,9 +9,17 @@ from pathlib import Path
 from sightline.errors import InputError
 from sightline.kit.paths import is_file
 from sightline.lab.data.base import Dataset, Split
-from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, list_some
-from sightline.lab.data.split_names import find_split_paths, parse_split, split_named
-from sightline.lab.data.text_files import first_line, read_lines
+from sightline.lab.data.captioned_files import (
+    CaptionedFiles,
+    ImageFolder,
+    check_name,
+    find_split_paths,
+    first_line,
+    list_some,
+    parse_split,
+    read_lines,
+    split_named,
+)
 
 COLUMNS = ("filepath", "title")
 SPLIT_COLUMN = "split"
@@ -30,7 +38,7 @@ class TableReader:
     kind = "csv"
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file, or one in a folder, is a table with both columns."""
+        """True where a file, or one in a folder, is a table with both columns."""
         return bool(_find_tables(path))
 
     def load(self, path: Path, *, split: Split) -> Dataset:

@@ -1,21 +1,33 @@
-"""Tiny ImageNet: 64 x 64 pictures of 200 classes, in parquet shards or in the publisher's folders."""
+"""Tiny ImageNet: 64 x 64 images of 200 classes, in parquet shards or in the publisher's folders."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from bisect import bisect_right
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sightline.core.images.files import is_image_name
-from sightline.errors import InputError
+from sightline.core.images.files import explain_os_error, is_image_name
+from sightline.errors import ImageError, InputError, install_advice
+from sightline.kit.paths import is_file
 from sightline.lab.data.base import Dataset, FileImage, Pair, Split, fingerprint_of
-from sightline.lab.data.parquet import ParquetImage, read_columns
-from sightline.lab.data.split_names import require_split
-from sightline.lab.data.text_files import read_json, read_lines
+from sightline.lab.data.captioned_files import read_json, read_lines, require_split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 N_VAL_PER_CLASS = 40
-"""Of parquet shards the last rows of each class, in file order, are `val`: never trained on."""
+"""The last rows of each class in parquet shards, in file order, are `val`: never trained on."""
+
+_MAX_CACHED_BYTES = 512 * 2**20
+_MAX_CACHED_FILES = 4096
 
 _Names = tuple[tuple[str, ...], ...]
 
@@ -26,12 +38,9 @@ class TinyImagenetReader:
     kind = "tiny-imagenet"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a folder of either layout."""
-        try:
-            shards = (path / "classes.json").is_file() and any(path.glob("*.parquet"))
-            return shards or ((path / "wnids.txt").is_file() and (path / "words.txt").is_file())
-        except (OSError, ValueError):
-            return False
+        """True where `path` is a folder of either layout."""
+        shards = is_file(path / "classes.json") and any(path.glob("*.parquet"))
+        return shards or (is_file(path / "wnids.txt") and is_file(path / "words.txt"))
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """Train and val. Raises InputError for a folder of neither layout."""
@@ -60,9 +69,6 @@ class TinyImagenetReader:
         return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint, class_names=class_names)
 
 
-READER = TinyImagenetReader()
-
-
 def _load_shards(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
     class_names = _read_classes(path / "classes.json")
     pairs_of_class: dict[int, list[tuple[int, Pair]]] = defaultdict(list)
@@ -82,7 +88,7 @@ def _load_shards(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
 
 def _pairs_of_shards(path: Path, class_names: _Names) -> Iterator[Pair]:
     for shard in sorted(path.glob("*.parquet")):
-        for row, label in enumerate(read_columns(shard, ["label"], beside=["image"])["label"]):
+        for row, label in enumerate(_read_labels(shard)):
             if not isinstance(label, int) or not 0 <= label < len(class_names):
                 raise InputError(
                     f"{shard}: row {row} has label {label}, and classes.json has classes 0 to {len(class_names) - 1}."
@@ -166,3 +172,99 @@ def _val_files(path: Path, labels: dict[str, int]) -> Iterator[tuple[Path, str]]
             wrong = f"{wnid!r} is not in wnids.txt" if wnid not in labels else f"{file} is missing"
             raise InputError(f"{annotations}:{number}: {wrong}; a file's name, a tab and its class were expected.")
         yield file, wnid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParquetImage:
+    """An image in a row of a parquet file, as the bytes of an image file."""
+
+    path: Path
+    row: int
+    column: str = "image"
+
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row can't be read or decoded."""
+        from sightline.core.images.decode import read_picture
+
+        return read_picture(self._read_bytes(), min_side_px=min_side_px).rgb
+
+    def _read_bytes(self) -> bytes:
+        """The image's file as the row holds it. Raises ImageError where it can't be read."""
+        try:
+            group, row = _locate(self.path, self.row)
+            data = _columns.read(self.path, group, self.column)[row].as_py()
+        except (OSError, ValueError, KeyError) as error:  # also what pyarrow says of damaged files
+            if isinstance(error, OSError) and error.errno is not None:
+                raise ImageError(explain_os_error(error)) from error
+            raise ImageError("damaged parquet file") from error
+        if not isinstance(data, bytes):
+            raise ImageError("the row holds no picture")
+        return data
+
+
+def import_pyarrow() -> Any:
+    """The module `pyarrow.parquet`. Raises InputError with what to install where it is missing."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"Parquet files need pyarrow: {install_advice('train')}") from error
+    return pyarrow.parquet
+
+
+def _read_labels(path: Path) -> list[Any]:
+    """The column `label`. Raises InputError for a damaged file, and for one without that column or `image`."""
+    parquet = import_pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            has = file.schema_arrow.names
+            if missing := [name for name in ("label", "image") if name not in has]:
+                raise InputError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(has)}.")
+            return list(file.read(columns=["label"]).column("label").to_pylist())
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise InputError(f"{path} can't be read as parquet: {str(error).splitlines()[0]}") from error
+
+
+@lru_cache(maxsize=_MAX_CACHED_FILES)
+def _starts_of_groups(path: Path) -> tuple[int, ...]:
+    """The first row of each row group, and the number of all rows."""
+    metadata = import_pyarrow().read_metadata(path)
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return tuple(accumulate(sizes, initial=0))
+
+
+def _locate(path: Path, row: int) -> tuple[int, int]:
+    """Row group, and row in it."""
+    starts = _starts_of_groups(path)
+    if not 0 <= row < starts[-1]:
+        raise ImageError("the parquet file has fewer rows than when it was listed")
+    group = bisect_right(starts, row) - 1
+    return group, row - starts[group]
+
+
+@dataclass
+class _ColumnCache:
+    """The columns read last, up to a total size: images are mostly asked for in order. Shared by all threads."""
+
+    columns: OrderedDict[tuple[Path, int, str], Any] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, path: Path, group: int, column: str) -> Any:
+        key = (path, group, column)
+        with self.lock:
+            if key not in self.columns:
+                self.columns[key] = _read_group(path, group, column)
+                while len(self.columns) > 1 and sum(c.nbytes for c in self.columns.values()) > _MAX_CACHED_BYTES:
+                    self.columns.popitem(last=False)
+            self.columns.move_to_end(key)
+            return self.columns[key]
+
+
+def _read_group(path: Path, group: int, column: str) -> Any:
+    with import_pyarrow().ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column)
+
+
+_columns = _ColumnCache()
+
+
+READER = TinyImagenetReader()

@@ -1,24 +1,47 @@
-"""webdataset: pairs in tar shards, the pictures read straight from them."""
+"""webdataset: pairs in tar shards, the images read straight from them.
+
+What lies where in a tar is read once and kept in the cache, so that thousands of shards open quickly. Members of one
+sample share their key, the path up to the first dot of the file's name, as webdataset has it.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from sightline.errors import InputError
-from sightline.lab.data.base import SPLITS, Dataset, Pair, Split, fingerprint_of
-from sightline.lab.data.captioned_files import list_some
-from sightline.lab.data.split_names import require_split, split_named
-from sightline.lab.data.tar_index import TarImage, TarIndex, index_tar
+from sightline.core.images.files import explain_os_error, format_of
+from sightline.errors import ImageError, InputError
+from sightline.kit.config import cache_dir
+from sightline.kit.files import write_json
+from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
+from sightline.lab.data.captioned_files import list_some, require_split, split_named, split_within
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 _LOG = logging.getLogger(__name__)
 _MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_VERSION = 1
+_BLOCK = tarfile.BLOCKSIZE
+_MAX_TEXT_BYTES = 2**20
+"""Longest caption or JSON of one: a shard from anywhere must not fill the memory."""
+
+_CAPTION_KEYS = ("caption", "text", "captions")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard"}
+
+_Stretch = tuple[int, int]
+"""Offset and size in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +59,7 @@ class WebdatasetReader:
     kind = "webdataset"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a tar, a folder that has some (or its folders have), or a range of tars."""
+        """True where `path` is a tar, a folder that has some (or its folders have), or a range of tars."""
         try:
             if path.is_dir():
                 return any(path.glob("*.tar")) or any(path.glob("*/*.tar"))
@@ -46,13 +69,12 @@ class WebdatasetReader:
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The splits that names of shards and folders tell. Raises InputError where there are no shards."""
-        found = {shard.split for shard in find_shards(path)}
-        return tuple(split for split in SPLITS if split in found)
+        return in_order({shard.split for shard in find_shards(path)})
 
     def load(self, path: Path, *, split: Split) -> Dataset:
         """The samples of the shards of one split, in the order of shards and members.
 
-        A shard belongs to the split whose word its name or its folder's has, else to train. Samples without a picture
+        A shard belongs to the split whose word its name or its folder's has, else to train. Samples without an image
         or text are left out with a warning. Raises InputError for a missing, damaged or compressed shard, and for a
         split that there is not.
         """
@@ -71,9 +93,6 @@ class WebdatasetReader:
             part for shard, index in zip(chosen, indexes, strict=True) for part in (shard.name, index.fingerprint)
         )
         return Dataset(name=f"webdataset:{path}", split=split, pairs=pairs, fingerprint=fingerprint)
-
-
-READER = WebdatasetReader()
 
 
 def find_shards(path: Path) -> list[Shard]:
@@ -100,7 +119,7 @@ def find_shards(path: Path) -> list[Shard]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of `{0000..0009}` and `{a,b}`, in order; zeros in front are kept.
+    """The names that a shell makes of `{0000..0009}` and `{a,b}`, in order; zeros in front are kept.
 
     Raises InputError for braces that hold neither, and for more than a million names.
     """
@@ -133,9 +152,8 @@ def _make_shard(file: Path, *, root: Path) -> Shard:
 def _split_of(relative: Path, root: Path) -> Split:
     """By the words of the file's name, then of its folders below the root; the root's name counts only as a whole."""
     for name in (relative.stem, *reversed(relative.parts[:-1])):
-        for word in re.findall(r"[a-z]+", name.lower()):
-            if split := split_named(word):
-                return split
+        if split := split_within(name):
+            return split
     return split_named(root.name) or "train"
 
 
@@ -156,3 +174,221 @@ def _warn_of_left_out(path: Path, shards: Sequence[Shard], indexes: Sequence[Tar
         total = sum(len(index.samples) for index in indexes) + len(left_out)
         named = list_some(left_out)
         _LOG.warning("webdataset:%s: %d of %d samples are left out: %s.", path, len(left_out), total, named)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarImage:
+    """An image in a tar: a stretch of its bytes."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the stretch can't be read or decoded."""
+        from sightline.core.images.decode import read_picture
+
+        return read_picture(self.read_bytes(), min_side_px=min_side_px).rgb
+
+    def read_bytes(self) -> bytes:
+        """The image's file as it lies in the tar. Raises ImageError where it can't be read."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size_bytes)
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+        if len(data) < self.size_bytes:
+            raise ImageError("cut off (its tar is shorter than when it was indexed)")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarSample:
+    """One image of a tar with its captions."""
+
+    key: str
+    offset: int
+    size_bytes: int
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarIndex:
+    """The samples of one tar in its order, and those that can't be used."""
+
+    samples: tuple[TarSample, ...]
+    left_out: tuple[tuple[str, str], ...]
+    """Key and reason: `no picture`, `no text`, ..."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of keys, places and captions; the same wherever the tar lies."""
+        return fingerprint_of(
+            part for s in self.samples for part in (s.key, f"{s.offset}:{s.size_bytes}:{len(s.captions)}", *s.captions)
+        )
+
+
+def index_tar(path: Path) -> TarIndex:
+    """The index of an uncompressed tar, from the cache where the file has kept its size and time.
+
+    Raises InputError for a file that is missing, no tar, compressed, damaged or cut off: it says at which byte, and
+    how many samples lie before it.
+    """
+    kept = cache_dir() / "tar-index" / f"{fingerprint_of([str(path.absolute())])}.json"
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {explain_os_error(error)}.") from error
+    stamp = [_VERSION, status.st_size, status.st_mtime_ns]
+    index = _load(kept, stamp)
+    if index is None:
+        index = _read_tar(path)
+        _save(kept, stamp, index)
+    return index
+
+
+def _load(kept: Path, stamp: list[int]) -> TarIndex | None:
+    try:
+        content = json.loads(kept.read_bytes())
+        if content["stamp"] != stamp:
+            return None
+        return TarIndex(
+            samples=tuple(
+                TarSample(key=key, offset=offset, size_bytes=size_bytes, captions=tuple(captions))
+                for key, offset, size_bytes, captions in content["samples"]
+            ),
+            left_out=tuple((key, reason) for key, reason in content["left_out"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it can be made again
+        return None
+
+
+def _save(kept: Path, stamp: list[int], index: TarIndex) -> None:
+    content = {
+        "stamp": stamp,
+        "samples": [[s.key, s.offset, s.size_bytes, s.captions] for s in index.samples],
+        "left_out": index.left_out,
+    }
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, content)
+    except OSError as error:
+        _LOG.warning("The index of a tar can't be kept in %s: %s.", kept.parent, explain_os_error(error))
+
+
+def _read_tar(path: Path) -> TarIndex:
+    with path.open("rb") as file:
+        parts: dict[str, dict[str, _Stretch]] = {}
+        damage: _DamagedTarError | None = None
+        try:
+            for name, stretch in _members(file):
+                key, extension = _split_name(name)
+                if key:
+                    parts.setdefault(key, {})[extension] = stretch  # a later member replaces, as when unpacked
+        except _DamagedTarError as error:
+            damage = error
+        index = _gather(file, parts)
+    if damage is not None:
+        number = len(index.samples)
+        raise InputError(
+            f"{path} {damage}. Up to there {number:,} whole sample{'' if number == 1 else 's'} can be read. "
+            "Download or write the tar again, or take it out to load the others."
+        )
+    return index
+
+
+class _DamagedTarError(Exception):
+    """Where a tar can't be read on, as the rest of a sentence about it."""
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, _Stretch]]:
+    """Name and place of each regular file; raises where the tar doesn't go on to its end mark.
+
+    tarfile passes over a broken header in the middle and a missing end in silence; here both are damage.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    here = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as opened:
+            tar: Any = opened  # `members` is not in its type
+            while (member := tar.next()) is not None:
+                if member.size < 0 or tar.offset <= here:
+                    raise _DamagedTarError(f"is damaged at byte {here:,} (a header with an impossible size)")
+                if member.offset_data + member.size > size_bytes:
+                    raise _DamagedTarError(
+                        f"is cut off: {member.name} should reach to byte {member.offset_data + member.size:,}, "
+                        f"the file ends at {size_bytes:,}"
+                    )
+                here = tar.offset
+                tar.members.clear()  # else all of them are kept
+                if member.isreg() and not member.issparse():
+                    yield member.name, (member.offset_data, member.size)
+    except (tarfile.TarError, ValueError, IndexError, OverflowError) as error:
+        raise _DamagedTarError(_explain(file, here, error)) from error
+    file.seek(here)
+    block = file.read(_BLOCK)
+    if len(block) < _BLOCK:
+        raise _DamagedTarError(f"is cut off at byte {size_bytes:,} (a tar ends with blocks of zeros)")
+    if block.strip(b"\0"):
+        raise _DamagedTarError(f"is damaged at byte {here:,} (no tar header)")
+
+
+def _explain(file: IO[bytes], here: int, error: Exception) -> str:
+    if here:
+        return f"is damaged at byte {here:,} ({error})"
+    file.seek(0)
+    head = file.read(2)
+    if not head:
+        return "is an empty file, not a tar"
+    if head in _COMPRESSED:
+        return f"is compressed ({_COMPRESSED[head]}), so single pictures can't be reached: unpack it to a plain tar"
+    return f"is not a tar ({error})"
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Key and lower-case extension of a member; an empty key where it belongs to no sample."""
+    folder, slash, file_name = name.removeprefix("./").rpartition("/")
+    stem, dot, extension = file_name.partition(".")
+    return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else ("", "")
+
+
+def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]]) -> TarIndex:
+    samples, left_out = [], []
+    for key, by_extension in parts.items():
+        picture = next((by_extension[e] for e in by_extension if format_of(f"picture.{e}") and "." not in e), None)
+        captions = _read_captions(file, by_extension)
+        if picture is None:
+            left_out.append((key, "no picture"))
+        elif not captions:
+            left_out.append((key, "no text" if by_extension.keys().isdisjoint({"txt", "json"}) else "no usable text"))
+        else:
+            samples.append(TarSample(key=key, offset=picture[0], size_bytes=picture[1], captions=captions))
+    return TarIndex(samples=tuple(samples), left_out=tuple(left_out))
+
+
+def _read_captions(file: IO[bytes], by_extension: dict[str, _Stretch]) -> tuple[str, ...]:
+    """The `.txt` as one caption, else those of the `.json`. Empty where there is none that can be read."""
+    name = "txt" if "txt" in by_extension else "json"
+    offset, size_bytes = by_extension.get(name, (0, 0))
+    if size_bytes > _MAX_TEXT_BYTES:
+        return ()
+    file.seek(offset)
+    try:
+        text = file.read(size_bytes).decode("utf-8-sig")
+        found = [text] if name == "txt" else _texts_of(json.loads(text or "null"))
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(caption for text in found if (caption := " ".join(text.split())))
+
+
+def _texts_of(content: Any) -> list[str]:
+    for key in _CAPTION_KEYS if isinstance(content, dict) else ():
+        value = content.get(key)
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            return texts
+    return []
+
+
+READER = WebdatasetReader()

@@ -18,9 +18,8 @@ from sightline.core.images.walk import walk_images
 from sightline.errors import InputError
 from sightline.kit.paths import expand
 from sightline.lab.data.addressing import find_reader, known_kinds, load_dataset
-from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
-from sightline.lab.data.subset import choose_subset
-from sightline.lab.data.text_files import read_lines
+from sightline.lab.data.base import Dataset, FileImage, Pair, choose_subset, fingerprint_of_pairs
+from sightline.lab.data.captioned_files import read_lines
 from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
 from sightline.lab.evaluation.results import Problem
 from sightline.lab.evaluation.zeroshot import default_templates, fill

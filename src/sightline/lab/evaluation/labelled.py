@@ -13,11 +13,17 @@ import numpy as np
 from sightline.core.images.files import is_image_name
 from sightline.core.images.walk import walk_images
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, FileImage, Pair, Split, check_split, fingerprint_of_pairs
-from sightline.lab.data.captioned_files import ImageFolder, check_name
-from sightline.lab.data.split_names import find_split_paths, parse_split, require_split, split_named
-from sightline.lab.data.subset import choose_subset
-from sightline.lab.data.text_files import first_line, read_lines
+from sightline.lab.data.base import Dataset, FileImage, Pair, Split, check_split, choose_subset, fingerprint_of_pairs
+from sightline.lab.data.captioned_files import (
+    ImageFolder,
+    check_name,
+    find_split_paths,
+    first_line,
+    parse_split,
+    read_lines,
+    require_split,
+    split_named,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -188,7 +188,7 @@ class Sweep:
         try:
             note.write("stopped", reason=reason)
         finally:
-            claim.lock.close()
+            claim.lock.release()
 
     def _finish(
         self,

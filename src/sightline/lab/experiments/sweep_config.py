@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from filelock import FileLock
+
 from sightline.errors import InputError, TrainingError
-from sightline.lab.data.locks import hold_lock
 from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
 from sightline.lab.training.config import parse_setting
 from sightline.lab.training.journal import TRIAL_FILE
@@ -306,7 +307,7 @@ class SweepFolder:
         # Where there is a lock, another process may be writing the sweep's file just now: what lies here is told then.
         if _LOCK_FILE not in names:
             self._refuse_strangers(names)
-        with hold_lock(self.path / _LOCK_FILE):
+        with FileLock(self.path / _LOCK_FILE):
             self._refuse_strangers({entry.name for entry in self.path.iterdir()})
             yield
 

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import optuna
+from filelock import BaseFileLock, FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.data.locks import hold_lock, take_lock
 from sightline.lab.experiments.sweep_config import Axis, Choices, PrunerName, Range, SamplerName, to_json
 from sightline.lab.training.config import setting_options
 
@@ -54,7 +54,7 @@ class Claim:
     number: int
     cell: dict[str, Any]
     trial: optuna.Trial
-    lock: IO[bytes]
+    lock: BaseFileLock
 
 
 class TrialQueue:
@@ -110,14 +110,16 @@ class TrialQueue:
         for trial in self.trials():
             if trial.state != TrialState.RUNNING or not self._is_ours(trial):
                 continue
-            lock = take_lock(self._locks / f"{trial.number}.lock")
-            if lock is None:
+            lock = self._lock_of(trial.number)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
                 continue
             with _explained():
                 taken = optuna.Trial(self.study, trial._trial_id)
                 if self.study.trials[trial.number].state == TrialState.RUNNING:
                     return self._put_name_to(taken, lock)
-            lock.close()
+            lock.release()
         return None
 
     def claim_waiting(self) -> Claim | None:
@@ -146,7 +148,7 @@ class TrialQueue:
             claim.trial.set_user_attr(_REASON, reason)
             values = value if outcome == "complete" else None
             self.study.tell(claim.number, values, state=_OUTCOMES[outcome])
-        claim.lock.close()
+        claim.lock.release()
 
     # --- how ----------------------------------------------------------------------------------------------------
 
@@ -162,11 +164,14 @@ class TrialQueue:
             )
             if _SETTINGS not in trial.user_attrs:
                 trial.set_user_attr(_SETTINGS, to_json(self._drawn_cell(trial.params)))
-        lock = take_lock(self._locks / f"{trial.number}.lock")
-        assert lock is not None, "its number is new"
+        lock = self._lock_of(trial.number)
+        lock.acquire(blocking=False)  # its number is new, so nobody has it
         return self._put_name_to(trial, lock)
 
-    def _put_name_to(self, trial: optuna.Trial, lock: IO[bytes]) -> Claim:
+    def _lock_of(self, number: int) -> BaseFileLock:
+        return FileLock(self._locks / f"{number}.lock", thread_local=False)
+
+    def _put_name_to(self, trial: optuna.Trial, lock: BaseFileLock) -> Claim:
         with _explained():
             trial.set_user_attr(_FOLDER, self._folder_id)
             settings = trial.user_attrs.get(_SETTINGS)
@@ -232,9 +237,9 @@ def _open_storage(output: Path, url: str | None) -> Any:
     if url is None:
         path = output / STORAGE_FILE
         try:
-            with hold_lock(path.with_name(STORAGE_FILE + ".flock")):
+            with FileLock(path.with_name(STORAGE_FILE + ".flock")):
                 _drop_broken_line(path)
-                return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
+                return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read: {error}. Is it Optuna's journal?") from error
     try:
@@ -247,22 +252,21 @@ def _open_storage(output: Path, url: str | None) -> Any:
         ) from error
 
 
-class _FileLock(JournalFileOpenLock):
+class _JournalLock(JournalFileOpenLock):
     """Optuna's lock on its journal by the system's, which frees that of a killed process at once."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self._path = path.with_name(path.name + ".flock")
-        self._held = contextlib.ExitStack()
+        self._lock = FileLock(path.with_name(path.name + ".flock"), poll_interval=0.01)
 
     def acquire(self) -> bool:
         """Wait for it."""
-        self._held.enter_context(hold_lock(self._path))
+        self._lock.acquire()
         return True
 
     def release(self) -> None:
         """Free it."""
-        self._held.close()
+        self._lock.release()
 
 
 def _drop_broken_line(path: Path) -> None:

@@ -16,8 +16,7 @@ from torch import Tensor
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, Pair
-from sightline.lab.data.order import batch_rows, step_seed, steps_per_epoch
+from sightline.lab.data.base import Dataset, Pair, batch_rows, step_seed, steps_per_epoch
 from sightline.lab.training.augment import Augmentation, Changes, FixedCrops, augment, draw_changes
 from sightline.lab.training.token_table import tokenize
 from sightline.lab.training.words import FrequentWords

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
@@ -18,7 +19,6 @@ from sightline.core.models.encoders import load_encoder
 from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.lab.data.base import Dataset, fingerprint_of
-from sightline.lab.data.locks import hold_lock
 from sightline.lab.data.pixel_cache import PixelCache
 from sightline.lab.evaluation.embedding import embed_images
 from sightline.lab.training.augment import Changes, FixedCrops, augment
@@ -64,7 +64,7 @@ def teacher_crops(
     encoder = load_encoder(teacher)
     path = _cache_file(dataset, encoder, crops.fingerprint, str(pixels.pixels_NSS3.shape))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hold_lock(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             partial = path.with_suffix(".partial.npy")
             _fill_crops(partial, encoder, pixels=pixels, crops=crops, report=report)

@@ -1,18 +1,30 @@
-"""A publisher's archives: fetched, checked, unpacked, with a receipt, so that a second run does nothing."""
+"""A publisher's archives: fetched, checked, unpacked, with a receipt, so that a second run does nothing.
+
+The publishers that `data get` knows are in `publishers.toml`. An archive came over the network: nothing of it is
+unpacked outside the target, no links, no more than was announced.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+import stat
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path, PurePosixPath
 
 from sightline.errors import DataError, InputError
-from sightline.lab.data.download.publishers import Archive, Publisher
+from sightline.kit.files import write_json
 from sightline.lab.data.download.resuming import ResumeOptions, download_file
-from sightline.lab.data.download.unzipping import unpack_zip
 
 RECEIPTS = "receipts.json"
 
@@ -20,9 +32,89 @@ OnProgress = Callable[[str, int, int | None, str], None]
 """Takes what is done (`fetching val2017.zip`), how far it is, of how much, and a few words."""
 
 
+MAX_FILES = 2_000_000
+MAX_BYTES = 500_000_000_000
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One zip file of a publisher."""
+
+    part: str
+    """The word by which it is asked for."""
+    path: str
+    """Below the publisher's site."""
+    members: str
+    """Pattern of what is unpacked."""
+    size_bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """A data set and how it can be had: as archives, as a list of addresses, or by hand."""
+
+    name: str
+    title: str
+    page: str
+    licence: str
+    site: str = ""
+    archives: tuple[Archive, ...] = ()
+    list_path: str | None = None
+    """The list of addresses, below the site."""
+    by_hand: str | None = None
+    """The steps for a person, where no program may."""
+
+    def choose(self, parts: tuple[str, ...]) -> tuple[Archive, ...]:
+        """The archives of some parts; all without any. Raises InputError for an unknown part."""
+        known = [archive.part for archive in self.archives]
+        for part in parts:
+            if part not in known:
+                raise InputError(f"{self.name} has no part {part!r}; its parts are {', '.join(known)}.")
+        return tuple(archive for archive in self.archives if not parts or archive.part in parts)
+
+    def explain_by_hand(self) -> str:
+        """Advice for a person: what to fetch, from where, and how to lay it out."""
+        return f"{self.title} can't be fetched by a program.\nFrom: {self.page} ({self.licence})\n{self.by_hand}"
+
+
+def find_publisher(name: str) -> Publisher | None:
+    """A publisher by the data set's name."""
+    return load_publishers().get(name)
+
+
+def explain_unknown(name: str) -> InputError:
+    """The error for a name that no publisher has, where no list was given either."""
+    known = sorted(load_publishers())
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return InputError(
+        f"There is no data set {name!r} to get; known: {', '.join(known)}.{hint} "
+        "Pictures of any other list of addresses: sightline data get NAME --list FILE.tsv"
+    )
+
+
+@cache
+def load_publishers() -> dict[str, Publisher]:
+    """All publishers of `publishers.toml` by name."""
+    text = (resources.files("sightline.lab.data.download") / "publishers.toml").read_text(encoding="utf-8")
+    publishers = {}
+    for name, entry in tomllib.loads(text).items():
+        archives = tuple(Archive(**archive) for archive in entry.pop("archives", ()))
+        publishers[name] = Publisher(name=name, archives=archives, **entry)
+    return publishers
+
+
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What came from a publisher."""
+    """A file that came from a publisher."""
 
     url: str
     size_bytes: int
@@ -33,7 +125,7 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveOptions:
-    """How archives are fetched."""
+    """Settings of fetching archives."""
 
     parts: tuple[str, ...] = ()
     """Which; all without any."""
@@ -53,13 +145,9 @@ def get_archives(
     """
     chosen = publisher.choose(options.parts)
     site = (options.mirror or publisher.site).rstrip("/")
-    tell = on_progress or (lambda *_: None)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _explained(folder):
         for archive in chosen:
-            _get_archive(archive, f"{site}/{archive.path}", folder, options, tell)
-    except OSError as error:
-        raise _cant_write(folder, error) from error
+            _get_archive(archive, f"{site}/{archive.path}", folder, options, on_progress or _tell_nobody)
     receipts = read_receipts(folder)
     return {archive.name: receipts[archive.name] for archive in chosen}
 
@@ -70,27 +158,35 @@ def get_list(
     """Fetch a publisher's list of addresses into `folder`, unless it is there. Raises as `get_archives` does."""
     assert publisher.list_path is not None
     site = (options.mirror or publisher.site).rstrip("/")
-    tell = on_progress or (lambda *_: None)
     file = folder / publisher.list_path.rpartition("/")[2]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.is_file():
-            download_file(
-                f"{site}/{publisher.list_path}",
-                file,
-                options=options.resume,
-                on_bytes=lambda done, total, words: tell(f"fetching {file.name}", done, total, words),
-            )
-    except OSError as error:
-        raise _cant_write(folder, error) from error
+    with _explained(folder):
+        _fetch(f"{site}/{publisher.list_path}", file, options, on_progress or _tell_nobody)
     return file
 
 
-def _cant_write(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{folder} can't be written: {error.strerror or error}. What was fetched is kept; free space or choose "
-        "another folder, then run the same command again to go on."
-    )
+def _tell_nobody(what: str, done: int, total: int | None, words: str) -> None:
+    pass
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Makes the folder; DataError in place of what the disk says."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder} can't be written: {error.strerror or error}. What was fetched is kept; free space or choose "
+            "another folder, then run the same command again to go on."
+        ) from error
+
+
+def _fetch(url: str, file: Path, options: ArchiveOptions, tell: OnProgress) -> bool:
+    """Fetch a file unless it is there; True where it was fetched."""
+    if file.is_file():
+        return False
+    download_file(url, file, options=options.resume, on_bytes=partial(tell, f"fetching {file.name}"))
+    return True
 
 
 def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptions, tell: OnProgress) -> None:
@@ -99,14 +195,7 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
     if known is not None and _count_files(folder, archive) >= known.files:
         return
     file = folder / archive.name
-    fetched = not file.is_file()
-    if fetched:
-        download_file(
-            url,
-            file,
-            options=options.resume,
-            on_bytes=lambda done, total, words: tell(f"fetching {archive.name}", done, total, words),
-        )
+    fetched = _fetch(url, file, options, tell)
     tell(f"checking {archive.name}", 0, 1, "")
     try:
         sha256 = _check_file(file, archive, known)
@@ -120,9 +209,8 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
         members=archive.members,
         on_files=lambda done, total: tell(f"unpacking {archive.name}", done, total, "files"),
     )
-    size_bytes = file.stat().st_size
-    receipts[archive.name] = Receipt(url=url, size_bytes=size_bytes, sha256=sha256, files=len(names))
-    _write_receipts(folder, receipts)
+    receipts[archive.name] = Receipt(url=url, size_bytes=file.stat().st_size, sha256=sha256, files=len(names))
+    write_json(folder / RECEIPTS, {name: asdict(one) for name, one in receipts.items()}, indent=1)
     if not options.keep_archives:
         file.unlink()
 
@@ -164,7 +252,7 @@ def _count_files(folder: Path, archive: Archive) -> int:
 
 
 def read_receipts(folder: Path) -> dict[str, Receipt]:
-    """What earlier runs fetched into a folder, by archive. Raises InputError for a file that isn't ours."""
+    """The receipts of earlier runs into a folder, by archive. Raises InputError for a file that isn't ours."""
     file = folder / RECEIPTS
     if not file.is_file():
         return {}
@@ -174,7 +262,79 @@ def read_receipts(folder: Path) -> dict[str, Receipt]:
         raise InputError(f"{file} is damaged: {error}. Delete it to fetch everything anew.") from error
 
 
-def _write_receipts(folder: Path, receipts: dict[str, Receipt]) -> None:
-    partial = folder / f".{RECEIPTS}.partial"
-    partial.write_text(json.dumps({name: asdict(one) for name, one in receipts.items()}, indent=1), encoding="utf-8")
-    partial.replace(folder / RECEIPTS)
+def unpack_zip(
+    archive: Path, target: Path, *, members: str = "*", on_files: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Unpack the members that match a pattern into `target`; their names. Every byte is checked against its CRC.
+
+    All is unpacked beside its place first, so that a folder that is there is complete. Raises DataError for an
+    archive that is damaged or that holds what an honest one doesn't; OSError where the disk refuses it.
+    """
+    staging = target / f".{archive.name}.unpacking"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            chosen = _choose(archive, opened, members)
+            _check_space(target, sum(member.file_size for member in chosen))
+            for done, member in enumerate(chosen, start=1):
+                path = staging / member.filename
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # `zipfile` stops at the announced size and raises BadZipFile where the CRC differs
+                with opened.open(member) as source, path.open("xb") as file:
+                    shutil.copyfileobj(source, file, _PIECE_BYTES)
+                if on_files is not None:
+                    on_files(done, len(chosen))
+        _move(staging, target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{archive} is damaged: {error}. Delete it and run the same command again.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return [member.filename for member in chosen]
+
+
+def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfile.ZipInfo]:
+    files = [member for member in opened.infolist() if not member.is_dir()]
+    for member in files:
+        if problem := _problem(member):
+            raise DataError(f"{archive} is not unpacked: its member {member.filename!r} {problem}.")
+    names = [member.filename for member in files]
+    if len(set(names)) != len(names):
+        raise DataError(f"{archive} is not unpacked: it holds two members of one name.")
+    total = sum(member.file_size for member in files)
+    if len(files) > MAX_FILES or total > MAX_BYTES:
+        raise DataError(
+            f"{archive} is not unpacked: {len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are."
+        )
+    chosen = [member for member in files if fnmatchcase(member.filename, pattern)]
+    if not chosen:
+        raise DataError(f"{archive} holds no {pattern}: it is not the archive that was expected.")
+    return chosen
+
+
+def _problem(member: zipfile.ZipInfo) -> str | None:
+    name = PurePosixPath(member.filename)
+    mode = member.external_attr >> 16
+    if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
+        return "leads out of the folder"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        return "is no regular file"
+    return "is encrypted" if member.flag_bits & 1 else None
+
+
+def _check_space(target: Path, size_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(target).free
+    if size_bytes > free_bytes:
+        raise DataError(
+            f"{target} has {free_bytes / 1e9:.1f} GB free; unpacking needs {size_bytes / 1e9:.1f} GB. The archive is "
+            "kept: free space and run the same command again."
+        )
+
+
+def _move(staging: Path, target: Path) -> None:
+    """A whole folder at once where there is none yet, else file by file."""
+    for entry in sorted(staging.iterdir()):
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            _move(entry, place)
+        else:
+            entry.replace(place)

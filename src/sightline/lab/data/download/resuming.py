@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
 from sightline.errors import DataError
-from sightline.kit.retry import WORTH_ANOTHER_TRY, retry_after_s
-from sightline.lab.data.download.fetching import USER_AGENT
-
-OnBytes = Callable[[int, int | None, str], None]
-"""Takes bytes done, bytes in all where known, and a few words."""
+from sightline.kit.files import write_json
+from sightline.kit.retry import backoff_s
+from sightline.kit.work import Progress
+from sightline.lab.data.download.fetching import USER_AGENT, TemporaryFailure, check_worth_another_try
 
 _LONGEST_WAIT_S = 60.0
 
@@ -33,23 +32,8 @@ class ResumeOptions:
     """Before the second try; doubled before each further one, up to a minute."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Version:
-    """What tells whether a server's file is the one that was begun."""
-
-    url: str
-    validator: str
-    """A strong ETag, or Last-Modified; empty where a server sends neither, so that nothing can be continued."""
-
-
-class _TryAgain(Exception):  # noqa: N818 - never leaves this module
-    def __init__(self, reason: str, *, wait_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
 def download_file(
-    url: str, target: Path, *, options: ResumeOptions | None = None, on_bytes: OnBytes | None = None
+    url: str, target: Path, *, options: ResumeOptions | None = None, on_bytes: Progress | None = None
 ) -> None:
     """Fetch a file to `target`, which has its name only once it is complete; the environment's proxies are used.
 
@@ -57,12 +41,11 @@ def download_file(
     Raises DataError where the server has no such file or doesn't give it after several tries; OSError where the
     disk refuses it.
     """
-    download = _Download(url, target, options or ResumeOptions(), on_bytes or (lambda *_: None))
-    download.finish()
+    _Download(url, target, options or ResumeOptions(), on_bytes or (lambda *_: None)).finish()
 
 
 class _Download:
-    def __init__(self, url: str, target: Path, options: ResumeOptions, on_bytes: OnBytes) -> None:
+    def __init__(self, url: str, target: Path, options: ResumeOptions, on_bytes: Progress) -> None:
         self._url = url
         self._target = target
         self._options = options
@@ -84,15 +67,15 @@ class _Download:
                 try:
                     self._try(client)
                     break
-                except _TryAgain as failure:
+                except TemporaryFailure as failure:
                     fruitless = 1 if self._received > before else fruitless + 1
                     if fruitless >= self._options.tries:
                         raise DataError(
                             f"{self._url} can't be fetched: {failure}, {fruitless} times in a row. What came before is "
                             "kept: run the same command again to go on."
                         ) from failure
-                    backoff_s = min(_LONGEST_WAIT_S, self._options.retry_wait_s * 2 ** (fruitless - 1))
-                    time.sleep(max(backoff_s, min(failure.wait_s, _LONGEST_WAIT_S)))
+                    wait_s = backoff_s(fruitless, first_s=self._options.retry_wait_s, longest_s=_LONGEST_WAIT_S)
+                    time.sleep(max(wait_s, min(failure.wait_s, _LONGEST_WAIT_S)))
         self._partial.replace(self._target)
         self._version_file.unlink(missing_ok=True)
 
@@ -103,18 +86,17 @@ class _Download:
                 return  # all bytes were there already
             if answer.status_code in (412, 416):
                 self._partial.unlink(missing_ok=True)
-                raise _TryAgain("the file changed on the server")
+                raise TemporaryFailure("the file changed on the server")
             self._check(answer)
             continues = answer.status_code == 206 and _start_of(answer) == have_bytes
             if answer.status_code == 206 and not continues:
                 self._partial.unlink(missing_ok=True)
-                raise _TryAgain("the server sent another part than was asked for")
+                raise TemporaryFailure("the server sent another part than was asked for")
             self._note_version(answer)
             self._receive(answer, have_bytes if continues else 0)
 
     def _check(self, answer: httpx2.Response) -> None:
-        if answer.status_code in WORTH_ANOTHER_TRY:
-            raise _TryAgain(f"HTTP {answer.status_code}", wait_s=retry_after_s(answer.headers.get("retry-after", "")))
+        check_worth_another_try(answer.status_code, answer.headers)
         if answer.status_code not in (200, 206):
             raise DataError(
                 f"{self._url} can't be fetched: HTTP {answer.status_code}. Look whether its publisher moved it; a copy "
@@ -131,7 +113,7 @@ class _Download:
                 self._received += len(piece)
                 self._on_bytes(have_bytes, total, self._describe(have_bytes, total))
         if total is not None and have_bytes < total:
-            raise _TryAgain("connection broke off")
+            raise TemporaryFailure("connection broke off")
 
     def _describe(self, have_bytes: int, total: int | None) -> str:
         rate = self._received / max(time.monotonic() - self._begun_s, 1e-9)
@@ -143,24 +125,25 @@ class _Download:
 
     def _where_to_go_on(self) -> tuple[int, dict[str, str]]:
         """Bytes that are there, and the headers that ask for the rest if the file is still the same."""
-        version = self._read_version()
         have_bytes = self._partial.stat().st_size if self._partial.is_file() else 0
-        if not have_bytes or version is None or version.url != self._url or not version.validator:
+        try:
+            known = json.loads(self._version_file.read_text(encoding="utf-8"))
+            validator = known["validator"] if known["url"] == self._url else ""
+        except (OSError, ValueError, TypeError, KeyError):
+            validator = ""
+        if not have_bytes or not validator:
             self._partial.unlink(missing_ok=True)
             return 0, {}
-        return have_bytes, {"Range": f"bytes={have_bytes}-", "If-Range": version.validator}
-
-    def _read_version(self) -> _Version | None:
-        try:
-            return _Version(**json.loads(self._version_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
+        return have_bytes, {"Range": f"bytes={have_bytes}-", "If-Range": validator}
 
     def _note_version(self, answer: httpx2.Response) -> None:
+        """Keep what tells whether a server's file is the one that was begun: a strong ETag, or Last-Modified.
+
+        Empty where a server sends neither, so that nothing can be continued.
+        """
         etag = answer.headers.get("etag", "")
         validator = etag if etag and not etag.startswith("W/") else answer.headers.get("last-modified", "")
-        text = json.dumps(asdict(_Version(url=self._url, validator=validator)))
-        self._version_file.write_text(text, encoding="utf-8")
+        write_json(self._version_file, {"url": self._url, "validator": validator})
 
 
 @contextmanager
@@ -168,11 +151,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except httpx2.TimeoutException as error:
-        raise _TryAgain("no answer in time") from error
+        raise TemporaryFailure("no answer in time") from error
     except httpx2.UnsupportedProtocol as error:
         raise DataError(f"Only http and https addresses can be fetched: {error}.") from error
     except httpx2.HTTPError as error:
-        raise _TryAgain(str(error) or type(error).__name__) from error
+        raise TemporaryFailure(str(error) or type(error).__name__) from error
 
 
 def _total_of(answer: httpx2.Response) -> int | None:

@@ -1,4 +1,4 @@
-"""`load_scenes`: scenes as a data set. Pictures are rendered and training captions composed only when asked for."""
+"""`load_scenes`: scenes as a data set. Images are rendered and training captions composed only when asked for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, overload
 
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, Pair, Split, check_split, fingerprint_of
-from sightline.lab.data.scenes.grammar import GRAMMAR_VERSION, Chance, Kind, Scene, draw_scene, iterate_kinds
-from sightline.lab.data.scenes.negatives import make_negatives
-from sightline.lab.data.scenes.sentences import Caption, compose_captions
-from sightline.lab.data.scenes.statements import Statement, may_be_true
+from sightline.lab.data.scenes.grammar import (
+    GRAMMAR_VERSION,
+    Chance,
+    Kind,
+    Scene,
+    Statement,
+    draw_scene,
+    iterate_kinds,
+    may_be_true,
+)
+from sightline.lab.data.scenes.sentences import Caption, compose_captions, make_negatives
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +32,7 @@ _MOST_REFUSALS = 2_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneImage:
-    """A scene as a picture, rendered when it is read."""
+    """A scene as an image, rendered when it is read."""
 
     seed: int
     split: Split
@@ -34,7 +41,7 @@ class SceneImage:
     size_px: int = SMALLEST_PX
 
     def scene(self) -> Scene:
-        """What is to be seen, and where."""
+        """The things that are to be seen, and where."""
         return draw_scene(self.seed, self.split, self.number)
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
@@ -79,11 +86,10 @@ class TrainPairs(Sequence[Pair]):
     size_px: int
 
     def __len__(self) -> int:
-        """Number of scenes."""
         return self.n_scenes
 
     def image_at(self, index: int) -> SceneImage:
-        """The picture of a pair, without composing its captions."""
+        """The image of a pair, without composing its captions."""
         return SceneImage(seed=self.seed, split="train", number=index, size_px=self.size_px)
 
     @overload
@@ -91,7 +97,6 @@ class TrainPairs(Sequence[Pair]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Pair]: ...
     def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
-        """One pair, or a list of some."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.n_scenes))]
         if not -self.n_scenes <= index < self.n_scenes:
@@ -115,12 +120,12 @@ class _Gathering:
         """By their first mention."""
 
     def welcomes(self, scene: Scene) -> bool:
-        """Whether no caption that is here could be said of this scene."""
+        """True where no caption that is here could be said of this scene."""
         kinds = {kind for thing in scene.objects for kind in iterate_kinds(thing.kind)}
         return not any(may_be_true(statement, scene) for kind in kinds for statement in self.statements[kind])
 
     def lacks(self, statement: Statement) -> bool:
-        """Whether this could be said of no scene that is here."""
+        """True where this could be said of no scene that is here."""
         rarest = min((self.scenes[mention.kind] for mention in statement.mentions), key=len)
         return not any(may_be_true(statement, scene) for scene in rarest)
 

@@ -1,7 +1,9 @@
-"""What a scene can be, and how one is drawn: deterministic by seed, split and number, on every machine.
+"""Scenes: all that one can be, how it is drawn, and which sentences are true of it.
 
-Lengths are fractions of the picture's side; x runs to the right and y downward. `docs/scenes.md` fixes all of this: a
-change raises GRAMMAR_VERSION.
+Drawing is deterministic by seed, split and number, on every machine. Places have soft borders, so a statement has three
+answers: it is true with a margin (`is_true`), or false since it isn't even true without margins (`may_be_true`); what
+lies between is neither a caption nor a negative. Lengths are fractions of the image's side; x runs to the right and y
+downward. `docs/scenes.md` fixes all of this: a change raises GRAMMAR_VERSION.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ COLOURS: Mapping[str, tuple[RGB, RGB]] = {
     "white": ((248, 248, 248), (112, 116, 140)),
     "black": ((20, 20, 22), (136, 140, 152)),
 }
-"""Of each colour the paint, and the second paint of its stripes and dots."""
+"""Colour -> its paint, and the second paint of its stripes and dots."""
 
 SIZES: Mapping[str, tuple[float, float]] = {"small": (0.115, 0.125), "medium": (0.16, 0.175), "large": (0.215, 0.235)}
-"""Of each size the least and the greatest radius."""
+"""Size -> its least and its greatest radius."""
 
 GROUNDS: tuple[RGB, ...] = (
     (128, 128, 128),
@@ -60,7 +62,7 @@ GROUNDS: tuple[RGB, ...] = (
 """Colours of backgrounds. Those too near to an object's colour are left out."""
 
 GAP = 0.03
-"""Least distance between objects, and between an object and the picture's edge."""
+"""Least distance between objects, and between an object and the image's edge."""
 
 _MAX_JITTER = 9
 _MIN_CONTRAST = 58.0
@@ -69,9 +71,22 @@ _PLACING_TRIES = 12
 _ARRANGEMENTS = 60
 _N_PARTS = 10
 
+RELATIONS = ("left", "right", "above", "below")
+PLACES = ("left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right", "middle")
+
+RELATION_MARGIN = 0.16
+"""The least distance by which a thing is further left that is called left of another (10 of 64 pixels)."""
+MAX_SLANT = 1.5
+"""It lies beside rather than above: its offset the other way is at most this many times as long."""
+SIDE_EDGE = 0.36
+"""A thing on the left has its centre here at most; beyond the middle it surely isn't on the left."""
+MIDDLE_REACH = 0.1
+"""A thing in the middle has its centre this near to it, both ways; from MIDDLE_LIMIT on it surely isn't."""
+MIDDLE_LIMIT = 0.22
+
 
 class Kind(NamedTuple):
-    """What a thing is said to be: each attribute, or None where it is left out."""
+    """A description of a thing: each attribute, or None where it is left out."""
 
     size: str | None = None
     texture: str | None = None
@@ -85,7 +100,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
 }
-"""Of each attribute what it can be, in the order in which a sentence names them."""
+"""Attribute -> its values, in the order in which a sentence names them."""
 
 
 class SceneObject(NamedTuple):
@@ -94,7 +109,7 @@ class SceneObject(NamedTuple):
     kind: Kind
     """All four attributes."""
     x: float
-    """Of the centre."""
+    """The centre's."""
     y: float
     radius: float
     """Nothing of the object lies further from its centre, but for a pixel of smoothing."""
@@ -104,11 +119,6 @@ class SceneObject(NamedTuple):
     """Direction of stripes: 0 vertical, 1 horizontal, 2 and 3 diagonal."""
     jitter: RGB
     """Added to the paints, -9 to 9."""
-
-    def box_px(self, size_px: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of a square around it, in pixels of a picture of this size."""
-        x, y, reach = self.x * size_px, self.y * size_px, self.radius * size_px
-        return x - reach, y - reach, x + reach, y + reach
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +244,7 @@ def grounds_for(kinds: Sequence[Kind]) -> list[RGB]:
 
 
 def _contrast(one: RGB, other: RGB) -> float:
-    """How different two colours look, 0 to 255: green counts most, as in the eye."""
+    """The difference between the looks of two colours, 0 to 255: green counts most, as in the eye."""
     red, green, blue = (float(a - b) for a, b in zip(one, other, strict=True))
     return math.sqrt((2 * red * red + 4 * green * green + 3 * blue * blue) / 9)
 
@@ -253,3 +263,88 @@ def iterate_kinds(kind: Kind) -> Iterator[Kind]:
             for colour in (kind.colour, None):
                 for shape in (kind.shape, None):
                     yield Kind(size, texture, colour, shape)
+
+
+class Mention(NamedTuple):
+    """One thing that a sentence speaks of, and where in the image it is said to be."""
+
+    kind: Kind
+    place: str | None = None
+
+
+class Statement(NamedTuple):
+    """There are different things like `mentions`, so related; so many of each of `counts`; and none of `absent`."""
+
+    mentions: tuple[Mention, ...]
+    relations: tuple[tuple[str, int, int], ...] = ()
+    """(relation, i, j): mention i is left of mention j."""
+    counts: tuple[tuple[int, Kind], ...] = ()
+    absent: tuple[Kind, ...] = ()
+
+
+def is_true(statement: Statement, scene: Scene) -> bool:
+    """True where it is so, beyond doubt."""
+    return _holds(statement, scene, strict=True)
+
+
+def may_be_true(statement: Statement, scene: Scene) -> bool:
+    """True where somebody could say so; otherwise it is false beyond doubt."""
+    return _holds(statement, scene, strict=False)
+
+
+def fits(kind: Kind, thing: SceneObject) -> bool:
+    """True where a thing is of this kind; an attribute that is left out fits all."""
+    size, texture, colour, shape = kind
+    real = thing.kind
+    return (
+        (shape is None or shape == real.shape)
+        and (colour is None or colour == real.colour)
+        and (size is None or size == real.size)
+        and (texture is None or texture == real.texture)
+    )
+
+
+def is_related(relation: str, one: SceneObject, other: SceneObject, *, strict: bool = True) -> bool:
+    """True where `one` is `relation` (left of, above, ...) `other`."""
+    across, down = other.x - one.x, other.y - one.y
+    ahead = {"left": across, "right": -across, "above": down, "below": -down}[relation]
+    if not strict:
+        return ahead > 0
+    aside = down if relation in ("left", "right") else across
+    return ahead >= RELATION_MARGIN and abs(aside) <= MAX_SLANT * ahead
+
+
+def is_at(place: str, thing: SceneObject, *, strict: bool = True) -> bool:
+    """True where the centre of a thing is on the left, in the top left corner, in the middle, ..."""
+    if place == "middle":
+        reach = MIDDLE_REACH if strict else MIDDLE_LIMIT
+        return max(abs(thing.x - 0.5), abs(thing.y - 0.5)) <= reach
+    edge = SIDE_EDGE if strict else 0.5
+    sides = {"left": thing.x, "right": 1 - thing.x, "top": thing.y, "bottom": 1 - thing.y}
+    return all(sides[side] <= edge for side in place.split())
+
+
+def _holds(statement: Statement, scene: Scene, *, strict: bool) -> bool:
+    things = scene.objects
+    for number, kind in statement.counts:
+        if sum(fits(kind, thing) for thing in things) != number:
+            return False
+    if any(fits(kind, thing) for kind in statement.absent for thing in things):
+        return False
+    return _can_assign(statement, things, [], strict=strict)
+
+
+def _can_assign(
+    statement: Statement, things: Sequence[SceneObject], chosen: list[SceneObject], *, strict: bool
+) -> bool:
+    """True where different things can be found for the mentions that come after those already `chosen`."""
+    if len(chosen) == len(statement.mentions):
+        return all(is_related(name, chosen[i], chosen[j], strict=strict) for name, i, j in statement.relations)
+    kind, place = statement.mentions[len(chosen)]
+    return any(
+        thing not in chosen
+        and fits(kind, thing)
+        and (place is None or is_at(place, thing, strict=strict))
+        and _can_assign(statement, things, [*chosen, thing], strict=strict)
+        for thing in things
+    )

@@ -20,7 +20,7 @@ Plane = NDArray[Any]
 """float32, but numpy's stubs lose that in arithmetic."""
 
 _STRIPE_PERIOD = 0.08
-"""Of a stripe and its gap, as a fraction of the picture's side."""
+"""Width of a stripe and its gap, as a fraction of the image's side."""
 _DOT_PERIOD = 0.084
 _DOT_RADIUS = 0.029
 _RIM = 0.006
@@ -28,7 +28,7 @@ _RIM = 0.006
 _OCTAVES = ((3, 30), (5, 26), (9, 21), (17, 16), (33, 11), (65, 7))
 """Lattice points a side, and amplitude: equal steps of frequency with falling amplitude, as in photographs (1/f)."""
 _COLOURFULNESS = 0.3
-"""Of the noise's hue beside its brightness."""
+"""Strength of the noise's hue beside its brightness."""
 _WEIGHT_ONE = 256.0
 
 
@@ -67,7 +67,7 @@ def _paint(thing: SceneObject, canvas_3SS: Plane) -> None:
 
 
 def _cover(distance_HW: Plane) -> Plane:
-    """How much of each pixel lies inside, by its middle's signed distance."""
+    """The share of each pixel that lies inside, by its middle's signed distance."""
     cover_HW: Plane = np.clip(np.float32(0.5) - distance_HW, 0, 1)
     return cover_HW
 

@@ -1,19 +1,32 @@
-"""Sentences of scenes: templates filled with what is true (`compose_captions`), and the same with one thing wrong."""
+"""Sentences of scenes: templates filled with what is true, and hard negatives, false by one swap of such a sentence."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from sightline.lab.data.scenes.grammar import VALUES, Chance, Kind, Scene, SceneObject
-from sightline.lab.data.scenes.statements import PLACES, RELATIONS, Mention, Statement, fits, is_at, is_related
-
-N_PARAPHRASES = 5
+from sightline.lab.data.base import HardNegative
+from sightline.lab.data.scenes.grammar import (
+    PLACES,
+    RELATIONS,
+    VALUES,
+    Chance,
+    Kind,
+    Mention,
+    Scene,
+    SceneObject,
+    Statement,
+    fits,
+    is_at,
+    is_related,
+    may_be_true,
+)
 
 _TEMPLATES_FILE = Path(__file__).with_name("templates.toml")
 _SLOT = re.compile(r"\{([^{}]+)\}")
@@ -33,12 +46,12 @@ _PLACE_WORDS = {
     **{place: f"in the {place} corner" for place in PLACES if " " in place},
 }
 _WANTED = (("relation",), ("things",), ("place",), ("count", "negation"), ("relation", "things", "place"))
-"""Of what families the paraphrases are, as long as such sentences can be found."""
+"""Families of the paraphrases, as long as such sentences can be found."""
 _TRIES_A_TEMPLATE = 4
 
 
 class Slot(NamedTuple):
-    """What a brace of a template asks for; `first` and `second` are things."""
+    """The contents of a template's brace; `first` and `second` are things."""
 
     asks: str
     """`mention`, `relation`, `place`, `count` or `absent`."""
@@ -115,7 +128,7 @@ def write(template: Template, statement: Statement) -> str:
 
 
 def fill(template: Template, things: Sequence[SceneObject], chance: Chance) -> Statement | None:
-    """What a template can say of these things, taken in this order; None where it can't say anything true."""
+    """A statement of these things, taken in this order, by a template; None where it can't say anything true."""
     if max(template.mentioned) >= len(things):
         return None
     kinds: dict[int, Kind] = {}
@@ -209,12 +222,9 @@ def _name(kind: Kind, *, plural: bool = False) -> str:
 
 
 def _parse(text: str, family: str) -> Template:
-    parts = _SLOT.split(text)
-    pieces = [_parse_slot(part) if i % 2 else part for i, part in enumerate(parts)]
+    pieces = tuple(_parse_slot(part) if i % 2 else part for i, part in enumerate(_SLOT.split(text)) if part)
     mentioned = sorted({p.first for p in pieces if isinstance(p, Slot) and p.asks == "mention"})
-    return Template(
-        text=text, family=family, pieces=tuple(piece for piece in pieces if piece), mentioned=tuple(mentioned)
-    )
+    return Template(text=text, family=family, pieces=pieces, mentioned=tuple(mentioned))
 
 
 def _parse_slot(text: str) -> Slot:
@@ -230,3 +240,82 @@ def _parse_slot(text: str) -> Slot:
         things, _, style = head.partition(" ")
         return Slot("relation", int(things[0]), int(things[2]), style=style)
     return Slot("mention", int(head), attributes=names)
+
+
+def make_negatives(scene: Scene, captions: Sequence[Caption], chance: Chance) -> list[HardNegative]:
+    """For each caption the hard negatives that it allows, at most one of a kind, all false beyond doubt.
+
+    `attribute` exchanges an attribute of two things and `relation` the two things of a relation, so that the words stay
+    the same; `replacement` changes an attribute; `count` changes a number; `negation` denies a thing that is there.
+    """
+    negatives: list[HardNegative] = []
+    for caption in captions:
+        for kind, wrongs in (
+            ("attribute", _swap_attributes(caption.statement)),
+            ("relation", _swap_things(caption.statement)),
+            ("replacement", _replace_attribute(caption.statement, chance)),
+            ("count", _miscount(caption.statement)),
+            ("negation", _deny(caption.statement, scene)),
+        ):
+            for wrong in chance.shuffle(list(wrongs)):
+                # An exchanged attribute must be wrong by itself, not only because of where things are.
+                judged = Statement(tuple(Mention(m.kind) for m in wrong.mentions)) if kind == "attribute" else wrong
+                if not _contradicts_itself(wrong) and not may_be_true(judged, scene):
+                    text = write(caption.template, wrong)
+                    negatives.append(HardNegative(caption=caption.text, negative=text, kind=kind))
+                    break
+    return negatives
+
+
+def _swap_attributes(statement: Statement) -> Iterator[Statement]:
+    """Two things exchange an attribute."""
+    for i, j in combinations(range(len(statement.mentions)), 2):
+        one, other = statement.mentions[i].kind, statement.mentions[j].kind
+        for name, value, swapped in zip(Kind._fields, one, other, strict=True):
+            if value is not None and swapped is not None and value != swapped:
+                yield _with_kinds(statement, {i: one._replace(**{name: swapped}), j: other._replace(**{name: value})})
+
+
+def _replace_attribute(statement: Statement, chance: Chance) -> Iterator[Statement]:
+    """A thing gets another value of an attribute."""
+    for i, (kind, _) in enumerate(statement.mentions):
+        for name, value in zip(Kind._fields, kind, strict=True):
+            if value is not None:
+                other = chance.pick([known for known in VALUES[name] if known != value])
+                yield _with_kinds(statement, {i: kind._replace(**{name: other})})
+
+
+def _swap_things(statement: Statement) -> Iterator[Statement]:
+    """The two things of a relation exchange their places in it."""
+    for _, i, j in statement.relations:
+        yield _with_kinds(statement, {i: statement.mentions[j].kind, j: statement.mentions[i].kind})
+
+
+def _miscount(statement: Statement) -> Iterator[Statement]:
+    """Two become three, three become two."""
+    for i, (number, kind) in enumerate(statement.counts):
+        counts = (*statement.counts[:i], (5 - number, kind), *statement.counts[i + 1 :])
+        yield statement._replace(counts=counts)
+
+
+def _deny(statement: Statement, scene: Scene) -> Iterator[Statement]:
+    """A thing that is said to be absent becomes something that is there and that the sentence doesn't mention."""
+    for i, kind in enumerate(statement.absent):
+        for thing in scene.objects:
+            if not any(fits(mention.kind, thing) for mention in statement.mentions):
+                there = Kind(*(real if said else None for said, real in zip(kind, thing.kind, strict=True)))
+                yield statement._replace(absent=(*statement.absent[:i], there, *statement.absent[i + 1 :]))
+
+
+def _contradicts_itself(statement: Statement) -> bool:
+    """`A red square, but no red square` gives itself away."""
+    return any(
+        all(denied is None or denied == said for denied, said in zip(kind, mention.kind, strict=True))
+        for kind in statement.absent
+        for mention in statement.mentions
+    )
+
+
+def _with_kinds(statement: Statement, kinds: Mapping[int, Kind]) -> Statement:
+    mentions = [Mention(kinds.get(i, mention.kind), mention.place) for i, mention in enumerate(statement.mentions)]
+    return statement._replace(mentions=tuple(mentions))

@@ -12,7 +12,7 @@ from typing import Any
 
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset
-from sightline.lab.data.text_files import read_json
+from sightline.lab.data.captioned_files import read_json
 
 _NUMBER = re.compile(r"(?:^|_)0*(\d+)$")
 """COCO's number of an image in its file name: `COCO_val2014_000000000042.jpg`."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.data.order import batch_rows, epoch_order, step_seed, steps_per_epoch
+from sightline.lab.data.base import batch_rows, epoch_order, step_seed, steps_per_epoch
 
 
 def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_only():

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
-from sightline.lab.data.subset import choose_subset
+from sightline.lab.data.base import Dataset, FileImage, Pair, choose_subset, fingerprint_of_pairs
 
 
 def make_dataset(ids):

@@ -1,7 +1,6 @@
 import pytest
 
-from sightline.lab.data.scenes.grammar import Kind, Scene, SceneObject
-from sightline.lab.data.scenes.statements import Mention, Statement, is_true, may_be_true
+from sightline.lab.data.scenes.grammar import Kind, Mention, Scene, SceneObject, Statement, is_true, may_be_true
 
 SOLID = {"size": "medium", "texture": "solid"}
 

@@ -1,0 +1,386 @@
+"""A list of addresses downloaded into webdataset shards: many connections, a few decoding threads, one log.
+
+Shard k holds what could be had of rows k * shard_size up to the next shard's first. A few shards are open at a time, so
+that slow servers at a shard's end don't leave the other connections idle. A shard counts once its line is in
+`progress.jsonl`, written after its lines in `failures.jsonl` and its tar: whatever else a killed run left is taken back
+when the next one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import DataError, ImageError, InputError
+from sightline.kit.files import replacing, write_text
+from sightline.kit.work import Progress, usable_cpus
+from sightline.lab.data.conceptual import UrlList, UrlRow, open_url_list
+from sightline.lab.data.download.fetching import (
+    Fetcher,
+    FetchLimits,
+    KeptPicture,
+    PictureLimits,
+    check_at_least_one,
+    keep_picture,
+)
+from sightline.lab.data.writing import ShardWriter, encode_json, name_shard
+
+PLAN = "download.json"
+PROGRESS = "progress.jsonl"
+FAILURES = "failures.jsonl"
+_OPEN_SHARDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Settings of a list's download."""
+
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    picture: PictureLimits = field(default_factory=PictureLimits)
+    connections: int = 64
+    shard_size: int = 10_000
+    """Rows of the list a shard."""
+    limit: int | None = None
+    """Only the list's first rows."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for numbers below 1."""
+        check_at_least_one(self, "connections", "shard_size", "limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListReport:
+    """All that lies in the folder after a run, earlier runs included."""
+
+    folder: Path
+    rows: int
+    """Rows of finished shards."""
+    rows_wanted: int
+    pictures: int
+    size_bytes: int
+    """All images together."""
+    shards: int
+    reasons: dict[str, int]
+    """Kind of failure -> rows, the most frequent first."""
+    seconds: float
+    interrupted: bool
+
+    @property
+    def failed(self) -> int:
+        """Rows without an image."""
+        return self.rows - self.pictures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "folder": str(self.folder), "failed": self.failed, "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A row without an image."""
+
+    row: int
+    url: str
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without its figures, fit for counting."""
+        return self.reason.partition(":")[0] if self.reason.startswith("too ") else self.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """A finished shard."""
+
+    shard: int
+    rows: int
+    """Rows of the list that it covers."""
+    pictures: int
+    size_bytes: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+def download_list(
+    list_file: Path, folder: Path, options: ListOptions, *, on_progress: Progress | None = None
+) -> ListReport:
+    """Download what a list names into `folder`; what is finished there already is left alone.
+
+    Ctrl-C ends it early: finished shards stay, and the report says so. Raises InputError for a list that can't be read
+    or a folder that holds something else, DataError where the folder can't be written, as on a full disk.
+    """
+    begun_s = time.monotonic()
+    urls = open_url_list(list_file)
+    n_rows = min(urls.n_rows, options.limit or urls.n_rows)
+    interrupted = False
+    try:
+        log = ListLog(folder, _plan(urls, options), n_rows=n_rows)
+        try:
+            asyncio.run(_Run(log, options, n_rows, on_progress).finish(urls))
+        except KeyboardInterrupt:
+            interrupted = True
+    except OSError as error:
+        raise DataError(
+            f"{folder} can't be written: {error.strerror or error}. Finished shards are complete; free space or choose "
+            "another folder, then run the same command again to go on."
+        ) from error
+    shards = log.finished.values()
+    reasons: Counter[str] = Counter()
+    for shard in shards:
+        reasons.update(shard.reasons)
+    return ListReport(
+        folder=folder,
+        rows=sum(shard.rows for shard in shards),
+        rows_wanted=n_rows,
+        pictures=sum(shard.pictures for shard in shards),
+        size_bytes=sum(shard.size_bytes for shard in shards),
+        shards=len(shards),
+        reasons=dict(reasons.most_common()),
+        seconds=time.monotonic() - begun_s,
+        interrupted=interrupted,
+    )
+
+
+def _plan(urls: UrlList, options: ListOptions) -> dict[str, Any]:
+    """All that must stay the same from one run to the next."""
+    return {
+        "list": urls.path.name,
+        "list_sha256": urls.sha256,
+        "shard_size": options.shard_size,
+        "max_side_px": options.picture.max_side_px,
+        "quality": options.picture.quality,
+    }
+
+
+class ListLog:
+    """The log of one target folder. Raises InputError where the folder holds something else, or another download."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any], *, n_rows: int) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._begin(plan)
+        self._shard_size = int(plan["shard_size"])
+        self.finished: dict[int, ShardRecord] = {}
+        self._resume(n_rows)
+
+    def add_failures(self, failures: Sequence[Failure]) -> None:
+        """Append rows that failed, on disk when this returns."""
+        _append(self.folder / FAILURES, map(asdict, failures))
+
+    def add_shard(self, record: ShardRecord) -> None:
+        """Say that a shard is complete."""
+        _append(self.folder / PROGRESS, [asdict(record)])
+        self.finished[record.shard] = record
+
+    def _begin(self, plan: Mapping[str, Any]) -> None:
+        file = self.folder / PLAN
+        if not file.is_file():
+            if any(not entry.name.startswith(".") and entry.name != plan["list"] for entry in self.folder.iterdir()):
+                raise InputError(f"{self.folder} is not empty and no download was begun in it. Choose another folder.")
+            write_text(file, json.dumps(plan, indent=1) + "\n", durable=True)
+            return
+        try:
+            begun = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file} is no JSON; delete the folder, or choose another.") from error
+        if not isinstance(begun, dict):
+            begun = {}
+        for key, wanted in plan.items():
+            if begun.get(key) != wanted:
+                raise InputError(
+                    f"{self.folder} holds a download with {key} {begun.get(key)}, not {wanted}. Go on with the same "
+                    "list and options, or choose another folder."
+                )
+
+    def _resume(self, n_rows: int) -> None:
+        """Keep what is finished; take back the failures of other shards, and half-written files."""
+        progress, failures = self.folder / PROGRESS, self.folder / FAILURES
+        records = [record for line in _read_lines(progress) if (record := _parse_record(line)) is not None]
+        self.finished = {record.shard: record for record in records if self._is_whole(record, n_rows)}
+        _replace(progress, (json.dumps(asdict(record)) + "\n" for record in self.finished.values()))
+        _replace(failures, filter(self._is_of_finished, _read_lines(failures)))
+        for partial in self.folder.glob(".*.tar.partial"):
+            partial.unlink()
+
+    def _is_whole(self, record: ShardRecord, n_rows: int) -> bool:
+        """True where the shard's file is there and covers all its rows: that of a limited run may be cut short."""
+        wanted = min(self._shard_size, n_rows - record.shard * self._shard_size)
+        return record.rows >= wanted and (self.folder / name_shard(record.shard)).is_file()
+
+    def _is_of_finished(self, line: str) -> bool:
+        try:
+            return int(json.loads(line)["row"]) // self._shard_size in self.finished
+        except (ValueError, TypeError, KeyError):
+            return False
+
+
+def _parse_record(line: str) -> ShardRecord | None:
+    """None for a line that a kill cut short."""
+    try:
+        return ShardRecord(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _read_lines(file: Path) -> Iterator[str]:
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            yield from (line.rstrip("\n") + "\n" for line in stream)
+
+
+def _replace(file: Path, lines: Iterable[str]) -> None:
+    with replacing(file, durable=True) as partial, partial.open("w", encoding="utf-8") as stream:
+        stream.writelines(lines)
+
+
+def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(record) + "\n" for record in records)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+class _OpenShard:
+    """A shard whose rows are on their way."""
+
+    def __init__(self, number: int, rows: int, path: Path) -> None:
+        self.number = number
+        self.rows = rows
+        self.left = rows
+        self.writer = ShardWriter(path)
+        self.failures: list[Failure] = []
+        self.size_bytes = 0
+
+
+class _Run:
+    """The state of one run; only the event loop's thread touches it."""
+
+    def __init__(self, log: ListLog, options: ListOptions, n_rows: int, on_progress: Progress | None) -> None:
+        self._log = log
+        self._options = options
+        self._n_rows = n_rows
+        self._on_progress = on_progress
+        self._open: dict[int, _OpenShard] = {}
+        self._rows_done = 0
+        self._failed = 0
+        self._fetched_bytes = 0
+        self._begun_s = time.monotonic()
+        self._rows_before = 0
+        """Done by earlier runs."""
+        self._shard_closed = asyncio.Event()
+
+    async def finish(self, urls: UrlList) -> None:
+        """All rows of all shards that are not finished yet."""
+        queue: asyncio.Queue[UrlRow | None] = asyncio.Queue(self._options.connections)
+        decoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+        try:
+            async with (
+                Fetcher(self._options.fetch, connections=self._options.connections) as fetcher,
+                asyncio.TaskGroup() as group,
+            ):
+                for _ in range(self._options.connections):
+                    group.create_task(self._work(queue, fetcher, decoders))
+                await self._feed(queue, urls)
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # what one worker met, such as a full disk, ends all alike
+        finally:
+            decoders.shutdown(cancel_futures=True)
+            for shard in self._open.values():
+                shard.writer.abandon()
+
+    async def _feed(self, queue: asyncio.Queue[UrlRow | None], urls: UrlList) -> None:
+        remaining = islice(urls, self._n_rows)
+        number = 0
+        while rows := list(islice(remaining, self._options.shard_size)):
+            if number in self._log.finished:
+                self._rows_done += len(rows)
+                self._rows_before += len(rows)
+            else:
+                while len(self._open) >= _OPEN_SHARDS:
+                    self._shard_closed.clear()
+                    await self._shard_closed.wait()
+                self._open[number] = _OpenShard(number, len(rows), self._log.folder / name_shard(number))
+                for row in rows:
+                    await queue.put(row)
+            number += 1
+        for _ in range(self._options.connections):
+            await queue.put(None)
+
+    async def _work(self, queue: asyncio.Queue[UrlRow | None], fetcher: Fetcher, decoders: ThreadPoolExecutor) -> None:
+        while (row := await queue.get()) is not None:
+            outcome: KeptPicture | Failure
+            try:
+                if row.problem is not None:
+                    raise ImageError(row.problem)
+                data = await fetcher.fetch(row.url)
+                self._fetched_bytes += len(data)
+                loop = asyncio.get_running_loop()
+                outcome = await loop.run_in_executor(decoders, keep_picture, data, self._options.picture)
+            except ImageError as error:
+                outcome = Failure(row=row.row, url=row.url, reason=error.reason)
+            self._take(row, outcome)
+
+    def _take(self, row: UrlRow, outcome: KeptPicture | Failure) -> None:
+        number, index = divmod(row.row, self._options.shard_size)
+        shard = self._open[number]
+        if isinstance(outcome, Failure):
+            shard.failures.append(outcome)
+            self._failed += 1
+        else:
+            key = f"{number:05d}{index:0{len(str(self._options.shard_size - 1))}d}"  # unique in the whole set
+            shard.writer.add(key, _members(row, outcome, key))
+            shard.size_bytes += len(outcome.data)
+        shard.left -= 1
+        if shard.left == 0:
+            self._close(shard)
+        self._rows_done += 1
+        self._tell()
+
+    def _close(self, shard: _OpenShard) -> None:
+        failures = sorted(shard.failures, key=lambda failure: failure.row)
+        self._log.add_failures(failures)
+        shard.writer.finish()
+        self._log.add_shard(
+            ShardRecord(
+                shard=shard.number,
+                rows=shard.rows,
+                pictures=shard.rows - len(failures),
+                size_bytes=shard.size_bytes,
+                reasons=dict(Counter(failure.kind for failure in failures)),
+            )
+        )
+        del self._open[shard.number]
+        self._shard_closed.set()
+
+    def _tell(self) -> None:
+        if self._on_progress is None:
+            return
+        seconds = max(time.monotonic() - self._begun_s, 1e-9)
+        rate = (self._rows_done - self._rows_before) / seconds
+        minutes, left_s = divmod(round((self._n_rows - self._rows_done) / rate), 60)
+        words = f"{rate:,.0f} rows/s, {self._fetched_bytes / seconds / 1e6:.1f} MB/s, {minutes}:{left_s:02d} left"
+        self._on_progress(self._rows_done, self._n_rows, f"{words}, {self._failed:,} failed")
+
+
+def _members(row: UrlRow, picture: KeptPicture, key: str) -> dict[str, bytes]:
+    facts = {
+        "key": key,
+        "row": row.row,
+        "url": row.url,
+        "caption": row.caption,
+        "width": picture.width,
+        "height": picture.height,
+        "original_width": picture.original_width,
+        "original_height": picture.original_height,
+        "sha256": picture.sha256,
+    }
+    return {picture.suffix: picture.data, "txt": row.caption.encode(), "json": encode_json(facts)}
