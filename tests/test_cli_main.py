@@ -319,7 +319,7 @@ def test_doctor_looks_into_the_library(run, indexed, tmp_path):
 
 
 def test_doctor_names_what_fails(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.faces.doctor._CORE", ("numpy", "no-such-package"))
+    monkeypatch.setattr("sightline.faces.cli.doctor._CORE", ("numpy", "no-such-package"))
     code, out, _ = run("doctor")
     assert code == 1
     assert any("FAILS" in line and "no-such-package" in line for line in out)

@@ -1,13 +1,15 @@
-"""`generate`."""
+"""`generate`: pictures made from words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import json_option, notice, print_json, print_table
+from sightline.faces.cli.options import COUNT, PATH, SEED, ProgressBar, json_option, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -25,18 +27,18 @@ _SHOWN = 60
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="Makes the pictures (several: together), or ranks."
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
+@click.option("--output", type=PATH, required=True, metavar="DIR", help="A new folder.")
 @click.option("--engine", default="clip", show_default=True, metavar="clip|diffusers:MODEL", help="What makes them.")
 @click.option("--avoid", multiple=True, metavar="WORDS", help="What is not to be seen.")
 @click.option("--against", metavar="FILE|DATA", help="Texts to tell pictures from [default: what the model learned].")
 @click.option("--judge", metavar="MODEL", help="Another model, which names each picture's prompt among all.")
 @click.option("--variant", "variants", multiple=True, metavar="WORDS", help="diffusers: another wording to compare.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of each picture [default: clip 80, diffusers 30].")
+@click.option("--steps", type=COUNT, help="Steps of each picture [default: clip 80, diffusers 30].")
 @click.option("--size-px", type=click.IntRange(min=8), help="Side of the pictures [default: the model's].")
-@click.option("--seeds", type=click.IntRange(min=1), help="Pictures of each prompt [default: 4; with --prompts 1].")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=COUNT, help="Pictures of each prompt [default: 4; with --prompts 1].")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The first seed.")
 @click.option("--parameterisation", type=click.Choice(["fourier", "network"]), help="clip: [default: fourier].")
-@click.option("--frames", type=click.IntRange(min=0), help="clip: frames of each GIF [default: 16; with --prompts 0].")
+@click.option("--frames", type=SEED, help="clip: frames of each GIF [default: 16; with --prompts 0].")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting, as views=8.")
 @click.option("--download", is_flag=True, help="Fetch what isn't on this machine from the hub.")
 @json_option
@@ -65,7 +67,6 @@ def generate(
 
     DIR gets the pictures, a contact sheet (sheet.html) and generate.json with all settings and figures.
     """
-    from sightline.faces.cli.progress import ProgressBar
     from sightline.lab.generate.prompts import load_prompts
 
     if bool(words) == (source is not None):
@@ -75,56 +76,43 @@ def generate(
     if source is not None:
         values = {"seeds": 1} | values
     common = {"prompts": prompts, "avoid": avoid, "against": against, "judge": judge, "download": download}
+    if engine.startswith(_DIFFUSERS):
+        pipeline = {"pipeline": engine.removeprefix(_DIFFUSERS), "variants": variants}
+        run = _diffuse(models, {**common, **pipeline}, values, settings)
+    elif engine != "clip":
+        raise click.UsageError(f"--engine is clip or diffusers:MODEL, not {engine!r}.")
+    elif variants:
+        raise click.UsageError("--variant compares samples of a pipeline: it needs --engine diffusers:MODEL.")
+    else:
+        run = _guide(models, common, values, settings)
     with ProgressBar("generating") as bar:
-
-        def show(done: int, total: int, note: str) -> None:
-            bar.show(done, total=total, note=note)
-
-        if engine.startswith(_DIFFUSERS):
-            report = _diffuse(engine, models, variants, common, values, settings, output, show)
-        elif engine == "clip":
-            report = _guide(models, variants, common, values, settings, output, show)
-        else:
-            raise click.UsageError(f"--engine is clip or diffusers:MODEL, not {engine!r}.")
+        report = run(output, report=notice, progress=bar.show)
     _show(report, as_json=as_json)
     if report.stopped is not None:
         raise SystemExit(1)
 
 
 def _guide(
-    models: tuple[str, ...],
-    variants: tuple[str, ...],
-    common: dict[str, Any],
-    values: dict[str, Any],
-    settings: tuple[str, ...],
-    output: Path,
-    show: Any,
-) -> GenerateReport:
+    models: tuple[str, ...], request: dict[str, Any], values: dict[str, Any], settings: tuple[str, ...]
+) -> Callable[..., GenerateReport]:
+    """The run of a CLIP's own gradients, once its settings are right."""
     from sightline.lab.generate.config import GuidedConfig, change_config
 
-    if variants:
-        raise click.UsageError("--variant compares samples of a pipeline: it needs --engine diffusers:MODEL.")
     if not models:
         raise click.UsageError("--model names what makes the pictures, such as a model you trained: --model dir:RUN")
-    if len(common["prompts"]) > 1:
+    if len(request["prompts"]) > 1:
         values = {"frames": 0} | values
     config = change_config(GuidedConfig(**values), settings)
     _require_torch()
     from sightline.lab.generate.run import GuidedRequest, generate_guided
 
-    return generate_guided(GuidedRequest(**common, models=models, config=config), output, report=notice, progress=show)
+    return partial(generate_guided, GuidedRequest(**request, models=models, config=config))
 
 
 def _diffuse(
-    engine: str,
-    models: tuple[str, ...],
-    variants: tuple[str, ...],
-    common: dict[str, Any],
-    values: dict[str, Any],
-    settings: tuple[str, ...],
-    output: Path,
-    show: Any,
-) -> GenerateReport:
+    models: tuple[str, ...], request: dict[str, Any], values: dict[str, Any], settings: tuple[str, ...]
+) -> Callable[..., GenerateReport]:
+    """The run of a text-to-image pipeline, once its settings are right."""
     from sightline.lab.generate.config import DiffusionConfig, change_config
 
     if len(models) > 1:
@@ -135,22 +123,15 @@ def _diffuse(
     _require_torch()
     from sightline.lab.generate.run import DiffusionRequest, generate_diffused
 
-    request = DiffusionRequest(
-        **common,
-        pipeline=engine.removeprefix(_DIFFUSERS),
-        model=models[0] if models else "starter",
-        variants=variants,
-        config=config,
-    )
-    return generate_diffused(request, output, report=notice, progress=show)
+    model = models[0] if models else "starter"
+    return partial(generate_diffused, DiffusionRequest(**request, model=model, config=config))
 
 
 def _require_torch() -> None:
-    from importlib.util import find_spec
-
+    from sightline.core.models.layout import torch_installed
     from sightline.errors import ModelError, install_advice
 
-    if find_spec("torch") is None or find_spec("transformers") is None:
+    if not torch_installed():
         raise ModelError(f"Making pictures needs PyTorch: {install_advice('torch')}")
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from sightline.faces.cli.options import (
+    FILE,
+    PATH,
     end_by_problems,
     json_option,
     notice,
@@ -27,22 +29,20 @@ if TYPE_CHECKING:
 _NAME_WIDTH = 24
 _WORDS_WIDTH = 60
 _THUMBNAIL_PX = 256
-_PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _model_option = click.option(
     "--model", metavar="NAME", help="The model, such as starter or dir:RUN [default: as for a new library]."
 )
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=_PATH)
+@click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A row of the heatmap; repeatable.")
-@click.option("--texts", "texts_file", type=_FILE, metavar="FILE", help="Rows of the heatmap, one text a line.")
+@click.option("--texts", "texts_file", type=FILE, metavar="FILE", help="Rows of the heatmap, one text a line.")
 @_model_option
 @click.option("--probability", is_flag=True, help="Softmax over the texts for each picture, instead of cosines.")
 @click.option("--cluster", is_flag=True, help="Put texts that are alike side by side, and pictures too.")
 @precision_option
-@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Draw it: a .png, or a .html page.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Draw it: a .png, or a .html page.")
 @json_option
 def heatmap(
     *,
@@ -85,7 +85,7 @@ def heatmap(
 
 
 @click.command()
-@click.argument("photo", type=_FILE)
+@click.argument("photo", type=FILE)
 @click.argument("words", nargs=-1, required=True)
 @click.option(
     "--method",
@@ -96,7 +96,7 @@ def heatmap(
 )
 @_model_option
 @precision_option
-@click.option("-o", "--output", type=_FILE, metavar="FILE.png", help="Draw it: the photo, and a panel for each words.")
+@click.option("-o", "--output", type=FILE, metavar="FILE.png", help="Draw it: the photo, and a panel for each words.")
 @json_option
 def explain(
     *,

@@ -1,25 +1,61 @@
-"""What commands share: options, the two ways of printing, and how figures and what they leave out are told."""
+"""What commands share: groups, options, printing, progress, and how figures and what they leave out are told."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from sightline.lab.evaluation.results import Problem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
 
 _PRECISION = "SIGHTLINE_PRECISION"
 _NAMED = 5
 """Pictures that were left out and are named one by one."""
+_WHOLE = 1_000
+"""More characters than any summary has."""
+
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
+
+
+class CommandGroup(click.Group):
+    """A group whose help shows each command's summary whole, wrapped where it is long, by sections if it has some."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._sections: dict[str, tuple[click.Command, ...]] = {}
+
+    def add_section(self, heading: str, *commands: click.Command) -> None:
+        """Commands that stand together in the help, in this order."""
+        self._sections[heading] = commands
+        for command in commands:
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, their columns aligned with each other."""
+        sections = self._sections or {"Commands": tuple(self.commands[name] for name in self.list_commands(ctx))}
+        width = max(len(name) for name in self.commands)
+        for heading, commands in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(str(c.name).ljust(width), c.get_short_help_str(_WHOLE)) for c in commands])
+
 
 library_option = click.option(
     "--library",
@@ -34,6 +70,13 @@ model_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 where_option = click.option(
     "--where", metavar="FILTER", help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'"
+)
+chat_url_option = click.option(
+    "--chat-url", metavar="URL", help="Of a chat endpoint, as in https://host/v1 [default: $SIGHTLINE_CHAT_URL]."
+)
+figures_option = click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the JSON.")
+captioner_option = click.option(
+    "--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter]."
 )
 
 
@@ -57,33 +100,49 @@ precision_option = click.option(
 )
 
 
-def top_option(default: int) -> Callable[[Command], Command]:
-    """`-t/--top`, the number of results."""
-    return click.option(
-        "-t", "--top", type=click.IntRange(min=1), default=default, show_default=True, help="Number of results."
-    )
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def take_fields(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """A dataclass made of the options that are called as its fields are."""
+    return kind(**{name: options[name] for name in inspect.signature(kind).parameters if name in options})
 
 
 def print_json(value: object) -> None:
     """One object on one line; bytes of file names that are not UTF-8 come out as \\udcXX escapes."""
-    click.echo(json.dumps(value, ensure_ascii=not _is_plain(value), default=str))
-
-
-def _is_plain(value: object) -> bool:
+    line = json.dumps(value, ensure_ascii=False, default=str)
     try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
+        line.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        line = json.dumps(value, default=str)
+    click.echo(line)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns aligned to the left, numbers to the right; the last column is never padded."""
     lines = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *lines, strict=True)]
-    click.echo(click.style(_line(headings, widths, lines), bold=True))
-    for line in lines:
-        click.echo(_line(line, widths, lines))
+    columns = list(zip(headings, *lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(map(_is_number, column[1:])) for column in columns]
+    for cells in (headings, *lines):
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, numeric, strict=True)
+        ]
+        line = "  ".join(padded).rstrip()
+        click.echo(click.style(line, bold=True) if cells is headings else line)
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.lstrip("-+").replace(".", "", 1).replace(",", "").rstrip("%").isdecimal()
 
 
 def notice(text: str) -> None:
@@ -118,14 +177,49 @@ def end_by_problems(problems: Sequence[Problem]) -> None:
         raise SystemExit(1)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
-    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(cells))]
-    padded = [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, numeric, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
+_LINE_EVERY_S = 10.0
+_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| "
+"""The note follows, with rate and time left: those who count know what the time is spent on."""
 
 
-def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("-+").replace(".", "", 1).replace(",", "").rstrip("%").isdecimal()
+class ProgressBar:
+    """Progress of a long run on stderr: a bar at a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str = "") -> None:
+        self.what = what
+        self._total: int | None = None
+        self._bar: tqdm[None] | None = None
+        self._next_line_s = time.monotonic() + _LINE_EVERY_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, what: str) -> None:
+        """Go over to a bar for another thing; nothing where it is this one already."""
+        if what != self.what:
+            self.__exit__()
+            self.what, self._total, self._bar = what, None, None
+            self._next_line_s = time.monotonic() + _LINE_EVERY_S
+
+    def show(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far it is: `done` of `total`, with a few words."""
+        self._total = total if total is not None else self._total
+        if sys.stderr.isatty():
+            self._draw(done, note)
+        elif time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + _LINE_EVERY_S
+            of = f" of {self._total:,}" if self._total is not None else ""
+            print(f"{self.what}: {done:,}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def _draw(self, done: int, note: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(desc=self.what, total=self._total, leave=False, dynamic_ncols=True)
+        self._bar.total = self._total
+        self._bar.bar_format = _FORMAT + note.replace("{", "").replace("}", "")
+        self._bar.update(done - self._bar.n)
