@@ -13,11 +13,12 @@ import click
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
+    NUMBER,
     PATH,
-    SEED,
     CommandGroup,
     ProgressBar,
     chat_url_option,
+    choice_option,
     json_option,
     library_option,
     model_option,
@@ -213,13 +214,7 @@ def expand(*, query: tuple[str, ...], count: int, writer: str | None, chat_url: 
 @write.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...", type=PATH)
 @click.option("--max-chars", type=click.IntRange(20, 1000), default=125, show_default=True, help="Longest text.")
-@click.option(
-    "--style",
-    type=click.Choice(["sentence", "alt"]),
-    default="sentence",
-    show_default=True,
-    help="A sentence, or a text for people who can't see the picture.",
-)
+@choice_option("--style", "sentence", "alt", help="A sentence, or a text for people who can't see the picture.")
 @click.option("--keep", is_flag=True, help="Keep changed texts as your captions; those you have stay.")
 @_writer_options
 @json_option
@@ -266,7 +261,7 @@ def merge(
 
 @write.command()
 @click.option("--clusters", type=COUNT, metavar="N", help="N groups of like pictures [default: folders].")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the clusters.")
+@click.option("--seed", type=NUMBER, default=0, show_default=True, help="Of the clusters.")
 @_writer_options
 @model_option
 @json_option

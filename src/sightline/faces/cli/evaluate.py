@@ -14,10 +14,11 @@ import click
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
+    NUMBER,
     PATH,
-    SEED,
     CommandGroup,
     ProgressBar,
+    choice_option,
     end_by_problems,
     figures_option,
     json_option,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
 
 _SHARES = ("recall", "acc", "compose", "pointing")
-"""What is printed in percent: metrics whose name has one of these words."""
+"""Metrics whose name has one of these words are printed in percent."""
 
 _model_option = click.option(
     "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
@@ -46,32 +47,20 @@ _shared_options = with_options(
     click.option(
         "--data", metavar="DATA", required=True, help="scenes[:SEED], KIND:PATH such as flickr8k:PATH, or PATH."
     ),
-    click.option(
-        "--split",
-        type=click.Choice(["train", "val", "test"]),
-        default="val",
-        show_default=True,
-        help="The part measured.",
-    ),
+    choice_option("--split", "train", "val", "test", default="val", help="The part measured."),
     click.option("--limit", type=COUNT, metavar="N", help="Measure on N pictures, chosen by --seed."),
     click.option(
-        "--seed", type=SEED, default=0, show_default=True, help="Decides which N, and the resamples of intervals."
+        "--seed", type=NUMBER, default=0, show_default=True, help="Decides which N, and the resamples of intervals."
     ),
     click.option("--batch-size", type=COUNT, default=64, show_default=True, help="Pictures at once."),
     click.option(
         "--resamples",
-        type=click.IntRange(min=0),
+        type=NUMBER,
         default=1000,
         show_default=True,
         help="Bootstrap resamples of the 95% intervals; 0 for none.",
     ),
-    click.option(
-        "--runtime",
-        type=click.Choice(["auto", "onnx", "torch"]),
-        default="auto",
-        show_default=True,
-        help="What runs the model.",
-    ),
+    choice_option("--runtime", "auto", "onnx", "torch", help="What runs the model."),
     precision_option,
     figures_option,
     json_option,
@@ -80,7 +69,7 @@ _shared_options = with_options(
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What all evaluations are told."""
+    """The options that all evaluations have."""
 
     data: str
     split: str
@@ -279,11 +268,12 @@ def captions(
 
 @evaluate.command()
 @_model_option
-@click.option(
+@choice_option(
     "--method",
-    type=click.Choice(["auto", "map", "gradient", "attention"]),
-    default="auto",
-    show_default=True,
+    "auto",
+    "map",
+    "gradient",
+    "attention",
     help="How the model is asked where words match, as in sightline explain.",
 )
 @_measuring

@@ -15,6 +15,7 @@ from sightline.faces.cli.options import (
     PATH,
     ProgressBar,
     chat_url_option,
+    choice_option,
     json_option,
     library_option,
     model_option,
@@ -118,11 +119,11 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
 @json_option
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), help="Leave out results below this cosine.")
 @where_option
-@click.option(
+@choice_option(
     "--match",
-    type=click.Choice(["pictures", "captions", "both"]),
-    default="pictures",
-    show_default=True,
+    "pictures",
+    "captions",
+    "both",
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
 @click.option("--expand", "writer", metavar="NAME", help="Search for what this text model writes of the words, too.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import COUNT, PATH, SEED, ProgressBar, json_option, notice, print_json, print_table
+from sightline.faces.cli.options import COUNT, NUMBER, PATH, ProgressBar, json_option, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ _SHOWN = 60
 @click.option("--steps", type=COUNT, help="Steps of each picture [default: clip 80, diffusers 30].")
 @click.option("--size-px", type=click.IntRange(min=8), help="Side of the pictures [default: the model's].")
 @click.option("--seeds", type=COUNT, help="Pictures of each prompt [default: 4; with --prompts 1].")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="The first seed.")
+@click.option("--seed", type=NUMBER, default=0, show_default=True, help="The first seed.")
 @click.option("--parameterisation", type=click.Choice(["fourier", "network"]), help="clip: [default: fourier].")
-@click.option("--frames", type=SEED, help="clip: frames of each GIF [default: 16; with --prompts 0].")
+@click.option("--frames", type=NUMBER, help="clip: frames of each GIF [default: 16; with --prompts 0].")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting, as views=8.")
 @click.option("--download", is_flag=True, help="Fetch what isn't on this machine from the hub.")
 @json_option

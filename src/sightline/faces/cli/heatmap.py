@@ -11,6 +11,7 @@ import click
 from sightline.faces.cli.options import (
     FILE,
     PATH,
+    choice_option,
     end_by_problems,
     json_option,
     notice,
@@ -87,11 +88,12 @@ def heatmap(
 @click.command()
 @click.argument("photo", type=FILE)
 @click.argument("words", nargs=-1, required=True)
-@click.option(
+@choice_option(
     "--method",
-    type=click.Choice(["auto", "map", "gradient", "attention"]),
-    default="auto",
-    show_default=True,
+    "auto",
+    "map",
+    "gradient",
+    "attention",
     help="How the model is asked; auto takes what points best on scenes among what it can be asked.",
 )
 @_model_option

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import CommandGroup, json_option, library_option, notice, print_json, print_table
+from sightline.faces.cli.options import (
+    NUMBER,
+    CommandGroup,
+    json_option,
+    library_option,
+    notice,
+    print_json,
+    print_table,
+)
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -211,7 +219,7 @@ def show_endpoint(*, url: str, as_json: bool) -> None:
 @endpoint.command()
 @_url
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=_FOLDER)
-@click.option("--images", type=click.IntRange(min=0), metavar="N", help="So many images, instead of those of folders.")
+@click.option("--images", type=NUMBER, metavar="N", help="So many images, instead of those of folders.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of the endpoint's machine.")
 @json_option
 def cost(

@@ -1,4 +1,4 @@
-"""What commands share: groups, options, printing, progress, and how figures and what they leave out are told."""
+"""The common parts of commands: groups, options, printing, progress, and the telling of figures and what they lack."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WHOLE = 1_000
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
-SEED = click.IntRange(min=0)
+NUMBER = click.IntRange(min=0)
 
 
 class CommandGroup(click.Group):
@@ -98,6 +98,11 @@ precision_option = click.option(
     callback=_set_precision,
     help="Of models: auto is int8 where it passed a gate on your pictures [default: $SIGHTLINE_PRECISION, else auto].",
 )
+
+
+def choice_option(name: str, *values: str, default: str | None = None, **facts: Any) -> Callable[[Command], Command]:
+    """One of some values; the first where none is given, unless another is the default."""
+    return click.option(name, type=click.Choice(values), default=default or values[0], show_default=True, **facts)
 
 
 def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from sightline.errors import install_advice
-from sightline.faces.cli.options import PATH, captioner_option, library_option, model_option, notice, precision_option
+from sightline.faces.cli.options import (
+    PATH,
+    captioner_option,
+    choice_option,
+    library_option,
+    model_option,
+    notice,
+    precision_option,
+)
 
 
 @click.command()
@@ -68,7 +76,7 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
 @model_option
 @captioner_option
 @click.option("--allow-write", is_flag=True, help="Offer set_caption too; without it nothing in the library changes.")
-@click.option("--transport", type=click.Choice(["stdio", "http"]), default="stdio", show_default=True)
+@choice_option("--transport", "stdio", "http")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With http: an address of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free one.")
 @click.option(

@@ -12,9 +12,10 @@ import click
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
+    NUMBER,
     PATH,
-    SEED,
     ProgressBar,
+    choice_option,
     json_option,
     notice,
     print_json,
@@ -163,27 +164,21 @@ class _Duration(click.ParamType[float]):
 @click.option("--grid", multiple=True, metavar="KEY=VALUES...", help="What varies: lr=3e-4,1e-3 batch_size=64,256.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting that all trials share.")
 @_data_option
-@click.option(
+@choice_option(
     "--sampler",
-    type=click.Choice(["grid", "random", "tpe"]),
-    default="grid",
-    show_default=True,
+    "grid",
+    "random",
+    "tpe",
     help="All cells of the grid, or --trials drawn at random or by what was good so far, also from lr=1e-4..1e-2.",
 )
 @click.option("--trials", type=COUNT, metavar="N", help="How many [default: the grid's cells, else 20].")
-@click.option(
-    "--prune",
-    type=click.Choice(["none", "median", "halving"]),
-    default="none",
-    show_default=True,
-    help="End trials early that are worse than others were.",
-)
+@choice_option("--prune", "none", "median", "halving", help="End trials early that are worse than others were.")
 @click.option("--metric", default="mean_recall", show_default=True, help="What trials are compared by.")
 @click.option("--budget", type=_Duration(), metavar="TIME", help="Begin no trial that won't be done in time: 20m, 2h.")
 @click.option("--extend", is_flag=True, help="Add the grid's values to those of the sweep in DIR.")
 @click.option("--retry-failed", is_flag=True, help="Train the settings of failed trials once more.")
 @click.option("--storage", metavar="URL", help="A database that several machines share [default: a file in DIR].")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of what is drawn.")
+@click.option("--seed", type=NUMBER, default=0, show_default=True, help="Of what is drawn.")
 @click.option("--smoke", is_flag=True, help="Trials of seconds that only show that everything works.")
 @json_option
 def sweep(*, as_json: bool, output: Path, **options: Any) -> None:
@@ -254,7 +249,7 @@ def _trial_as_json(result: RunResult, metric: str) -> dict[str, Any]:
 
 
 def _end_sweep(results: Sequence[RunResult], output: Path, *, interrupted: bool) -> None:
-    """What to do next; exit code 1 where it was interrupted or nothing came of it."""
+    """Say what to do next; exit code 1 where it was interrupted or nothing came of it."""
     states = [result.state for result in results]
     failed, good = states.count("failed"), states.count("complete") + states.count("pruned")
     if failed:

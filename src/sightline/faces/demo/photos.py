@@ -42,7 +42,7 @@ class DemoPhoto:
     link: str
     redistributable: bool
     queries: tuple[str, ...]
-    """What a person may type to find it; written before any model was judged by them."""
+    """Words that a person may type to find it; written before any model was judged by them."""
     note: str | None = None
 
     @property

@@ -143,7 +143,7 @@ def _lay_out(
 
 
 def _to_sheet_photo(result: DualCaption | CaptionFailure) -> SheetPhoto:
-    """Of each way the chosen caption, else its first."""
+    """The chosen caption of each way, else its first."""
     if isinstance(result, CaptionFailure):
         return SheetPhoto(path=result.path, problem=result.reason)
     ways = [way for way in (result.clip, result.generated) if way]

@@ -36,7 +36,7 @@ _PACKAGE_ROOT = Path(sightline.__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedEndpoint:
-    """What was written."""
+    """A folder that was written, and the models in it."""
 
     folder: Path
     models: tuple[ModelCard, ...]
@@ -167,7 +167,7 @@ def _write_texts(folder: Path, cards: Sequence[ModelCard]) -> None:
 
 
 def _facts(cards: Sequence[ModelCard]) -> dict[str, str]:
-    """What the texts tell of the models. A card's words come from a file of the user's: each stays on its line."""
+    """Facts of the models for the texts. A card's words come from a file of the user's: each stays on its line."""
     encoder = next((card for card in cards if card.kind == "encoder"), None)
     lines = [f"| {_cell(c.name)} | {c.kind} | {c.preprocessing.size_px} | {_cell(c.licence)} |" for c in cards]
     return {

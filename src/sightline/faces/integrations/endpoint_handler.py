@@ -32,7 +32,7 @@ ENCODER_FOLDER, CAPTIONER_FOLDER = "encoder", "captioner"
 _DATA_URL_HEAD = 100
 _TEMPLATE = "a photo of {}"
 _DECIMALS = 7
-"""Of a unit vector's numbers: half the bytes of all digits, and a cosine that differs by less than 1e-10."""
+"""Decimals of a unit vector's numbers: half the bytes of all digits, and a cosine that differs by less than 1e-10."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ class ExpandingEncoder:
 
     @property
     def runtime(self) -> str:
-        """What runs the encoder."""
+        """The library that runs the encoder."""
         return self._encoder.runtime
 
     @property

@@ -105,7 +105,7 @@ class WrittenCandidates:
 
     captions: tuple[str, ...]
     written: int
-    """How many of them a model wrote."""
+    """The number of those that a model wrote."""
     problem: str | None = None
     """Why there are none of a model that was asked."""
 
