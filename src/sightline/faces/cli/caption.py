@@ -16,18 +16,16 @@ from sightline.faces.cli.options import (
     NUMBER,
     PATH,
     CommandGroup,
-    ProgressBar,
     chat_url_option,
     choice_option,
+    default_option,
     json_option,
     library_option,
     model_option,
-    notice,
     precision_option,
-    print_json,
-    print_table,
     with_options,
 )
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -41,19 +39,19 @@ _PROBLEMS_SHOWN = 3
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path, exists=True))
 @click.option("--candidates", type=PATH, metavar="FILE", help="Choose from these, one a line.")
-@click.option("-t", "--top", type=COUNT, default=3, show_default=True, help="Ranked candidates shown.")
+@default_option("-t", "--top", type=COUNT, default=3, help="Ranked candidates shown.")
 @click.option(
     "--captioner",
     metavar="NAME",
     help="Who writes; none to only rank. [default: blip-base or the starter; with --candidates: none]",
 )
-@click.option("--num-candidates", type=COUNT, default=1, show_default=True, help="Sentences generated.")
-@click.option("--beams", type=COUNT, default=3, show_default=True, help="Width of the beam; 1 is greedy.")
+@default_option("--num-candidates", type=COUNT, default=1, help="Sentences generated.")
+@default_option("--beams", type=COUNT, default=3, help="Width of the beam; 1 is greedy.")
 @click.option("--sample", is_flag=True, help="Sample sentences instead of searching for the most probable.")
 @click.option("--prompt", default="", metavar="TEXT", help="How generated sentences begin.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampling.")
-@click.option("--max-tokens", type=click.IntRange(min=4), default=30, show_default=True, help="Longest sentence.")
-@click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Pictures at once.")
+@default_option("--seed", type=int, default=0, help="Seed of sampling.")
+@default_option("--max-tokens", type=click.IntRange(min=4), default=30, help="Longest sentence.")
+@default_option("--batch-size", type=COUNT, default=16, help="Pictures at once.")
 @click.option("--write", "format_", type=click.Choice(["txt", "jsonl", "csv"]), help="Keep captions in files, too.")
 @click.option("-o", "--output", type=PATH, metavar="PATH", help="The file, or a folder for txt.")
 @click.option("--skip-existing", is_flag=True, help="Pass over pictures that have their captions.")
@@ -191,7 +189,7 @@ def write() -> None:
 
 @write.command()
 @click.argument("query", nargs=-1, required=True)
-@click.option("--count", type=click.IntRange(1, 16), default=4, show_default=True, help="Descriptions.")
+@default_option("--count", type=click.IntRange(1, 16), default=4, help="Descriptions.")
 @_writer_options
 @json_option
 def expand(*, query: tuple[str, ...], count: int, writer: str | None, chat_url: str | None, as_json: bool) -> None:
@@ -213,7 +211,7 @@ def expand(*, query: tuple[str, ...], count: int, writer: str | None, chat_url: 
 
 @write.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...", type=PATH)
-@click.option("--max-chars", type=click.IntRange(20, 1000), default=125, show_default=True, help="Longest text.")
+@default_option("--max-chars", type=click.IntRange(20, 1000), default=125, help="Longest text.")
 @choice_option("--style", "sentence", "alt", help="A sentence, or a text for people who can't see the picture.")
 @click.option("--keep", is_flag=True, help="Keep changed texts as your captions; those you have stay.")
 @_writer_options
@@ -261,7 +259,7 @@ def merge(
 
 @write.command()
 @click.option("--clusters", type=COUNT, metavar="N", help="N groups of like pictures [default: folders].")
-@click.option("--seed", type=NUMBER, default=0, show_default=True, help="Of the clusters.")
+@default_option("--seed", type=NUMBER, default=0, help="Of the clusters.")
 @_writer_options
 @model_option
 @json_option
@@ -297,7 +295,7 @@ def name(
 
 @write.command()
 @click.argument("subject", nargs=-1, required=True)
-@click.option("--count", type=click.IntRange(1, 200), default=20, show_default=True, help="Captions.")
+@default_option("--count", type=click.IntRange(1, 200), default=20, help="Captions.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write them here.")
 @_writer_options
 def candidates(

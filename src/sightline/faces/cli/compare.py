@@ -11,18 +11,15 @@ from sightline.faces.cli.options import (
     COUNT,
     FILE,
     NUMBER,
-    ProgressBar,
     choice_option,
-    end_by_problems,
+    default_option,
     figures_option,
     json_option,
     library_option,
     precision_option,
-    print_json,
-    print_table,
     require_folder_of,
-    write_figures,
 )
+from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -41,14 +38,14 @@ _SPLIT = "val"
 @library_option
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help=f"The part measured [default: {_SPLIT}].")
 @click.option("--limit", type=COUNT, metavar="N", help="N pictures, chosen by --seed [own: 1000].")
-@click.option("--seed", type=NUMBER, default=0, show_default=True, help="Of the choice and intervals.")
+@default_option("--seed", type=NUMBER, default=0, help="Of the choice and intervals.")
 @click.option("--queries", type=FILE, metavar="FILE", help="What to search for, one query a line.")
-@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences for classes.")
+@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences for classes.")
 @click.option("--classes", type=FILE, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
 @choice_option("--runtime", "auto", "onnx", "torch")
 @precision_option
-@click.option("--rounds", type=COUNT, default=5, show_default=True, help="Times each is timed.")
+@default_option("--rounds", type=COUNT, default=5, help="Times each is timed.")
 @click.option("--page", type=FILE, metavar="FILE.html", help="Write a page with charts and pictures too.")
 @figures_option
 @json_option

@@ -15,14 +15,12 @@ from sightline.faces.cli.options import (
     FILE,
     PATH,
     CommandGroup,
-    ProgressBar,
+    default_option,
     json_option,
-    notice,
-    print_json,
-    print_table,
     take_fields,
     with_options,
 )
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ _seconds = click.FloatRange(min=0, min_open=True)
 _choice_options = with_options(
     click.option("--split", metavar="SPLIT", help="train, val or test [default: all that there are]."),
     click.option("--limit", type=COUNT, metavar="N", help="Only N pairs of each split."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of --limit."),
+    default_option("--seed", type=int, default=0, help="Of the choice of --limit."),
 )
 _page_option = click.option("--page", type=FILE, metavar="FILE.html", help="Write a page of samples too.")
 
@@ -70,33 +68,15 @@ def data() -> None:
     help="A list of addresses and captions: TSV, or CSV with a heading.",
 )
 @click.option("--limit", type=COUNT, metavar="N", help="Only the list's first N rows.")
-@click.option("--shard-size", type=COUNT, default=10_000, show_default=True, help="Rows of the list a shard.")
-@click.option("--connections", type=COUNT, default=64, show_default=True, help="Fetched at the same time.")
-@click.option("--tries", type=COUNT, default=3, show_default=True, help="For each address.")
-@click.option(
-    "--connect-timeout",
-    "connect_timeout_s",
-    type=_seconds,
-    default=10.0,
-    show_default=True,
-    help="Seconds until connected.",
-)
-@click.option(
-    "--read-timeout", "read_timeout_s", type=_seconds, default=10.0, show_default=True, help="Seconds without a byte."
-)
-@click.option(
-    "--total-timeout",
-    "total_timeout_s",
-    type=_seconds,
-    default=60.0,
-    show_default=True,
-    help="Seconds a picture, each try.",
-)
-@click.option("--max-bytes", type=COUNT, default=20_000_000, show_default=True, help="Largest picture in bytes.")
-@click.option("--max-pixels", type=COUNT, default=50_000_000, show_default=True, help="Largest picture in pixels.")
-@click.option(
-    "--min-side", "min_side_px", type=COUNT, default=32, show_default=True, help="Smallest side of a picture in pixels."
-)
+@default_option("--shard-size", type=COUNT, default=10_000, help="Rows of the list a shard.")
+@default_option("--connections", type=COUNT, default=64, help="Fetched at the same time.")
+@default_option("--tries", type=COUNT, default=3, help="For each address.")
+@default_option("--connect-timeout", "connect_timeout_s", type=_seconds, default=10.0, help="Seconds until connected.")
+@default_option("--read-timeout", "read_timeout_s", type=_seconds, default=10.0, help="Seconds without a byte.")
+@default_option("--total-timeout", "total_timeout_s", type=_seconds, default=60.0, help="Seconds a picture, each try.")
+@default_option("--max-bytes", type=COUNT, default=20_000_000, help="Largest picture in bytes.")
+@default_option("--max-pixels", type=COUNT, default=50_000_000, help="Largest picture in pixels.")
+@default_option("--min-side", "min_side_px", type=COUNT, default=32, help="Smallest side of a picture in pixels.")
 @click.option(
     "--max-side",
     "max_side_px",
@@ -104,7 +84,7 @@ def data() -> None:
     metavar="PX",
     help="Make larger pictures smaller [default: keep the bytes].",
 )
-@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG, with --max-side.")
+@default_option("--quality", type=click.IntRange(1, 100), default=90, help="JPEG, with --max-side.")
 @click.option("--allow-loopback", is_flag=True, help="Allow addresses of this machine in lists, for tests.")
 @json_option
 def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool, **options: Any) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from sightline.errors import DISTRIBUTION, SightlineError, install_advice
-from sightline.faces.cli.options import json_option, library_option, print_json
+from sightline.faces.cli.options import json_option, library_option
+from sightline.faces.cli.printing import print_json
 from sightline.kit import config
 
 _CORE = (

@@ -17,19 +17,16 @@ from sightline.faces.cli.options import (
     NUMBER,
     PATH,
     CommandGroup,
-    ProgressBar,
     choice_option,
-    end_by_problems,
+    default_option,
     figures_option,
     json_option,
     precision_option,
-    print_json,
-    print_table,
     require_folder_of,
     take_fields,
     with_options,
-    write_figures,
 )
+from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -49,16 +46,10 @@ _shared_options = with_options(
     ),
     choice_option("--split", "train", "val", "test", default="val", help="The part measured."),
     click.option("--limit", type=COUNT, metavar="N", help="Measure on N pictures, chosen by --seed."),
-    click.option(
-        "--seed", type=NUMBER, default=0, show_default=True, help="Decides which N, and the resamples of intervals."
-    ),
-    click.option("--batch-size", type=COUNT, default=64, show_default=True, help="Pictures at once."),
-    click.option(
-        "--resamples",
-        type=NUMBER,
-        default=1000,
-        show_default=True,
-        help="Bootstrap resamples of the 95% intervals; 0 for none.",
+    default_option("--seed", type=NUMBER, default=0, help="Decides which N, and the resamples of intervals."),
+    default_option("--batch-size", type=COUNT, default=64, help="Pictures at once."),
+    default_option(
+        "--resamples", type=NUMBER, default=1000, help="Bootstrap resamples of the 95% intervals; 0 for none."
     ),
     choice_option("--runtime", "auto", "onnx", "torch", help="What runs the model."),
     precision_option,
@@ -110,7 +101,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
     def call(**options: Any) -> None:
         settings = take_fields(_Settings, options)
         require_folder_of(settings.output, option="--output")
-        command(settings, **{name: value for name, value in options.items() if not hasattr(settings, name)})
+        command(settings, **{name: value for name, value in options.items() if name not in vars(settings)})
 
     return _shared_options(call)
 
@@ -153,7 +144,7 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
 
 @evaluate.command()
 @_model_option
-@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences with {} in them.")
+@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences with {} in them.")
 @click.option("--classes", type=PATH, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--synonyms", is_flag=True, help="Use all names of a class, not only the first.")
 @_measuring
@@ -222,7 +213,7 @@ def compose(settings: _Settings, *, model: str) -> None:
 )
 @click.option("--encoder", metavar="NAME", help="Add CLIPScore and RefCLIPScore by this model.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one, such as CIDEr; repeatable.")
-@click.option("--beams", type=COUNT, default=3, show_default=True, help="Width of the beam; 1 is greedy.")
+@default_option("--beams", type=COUNT, default=3, help="Width of the beam; 1 is greedy.")
 @click.option("--save", type=PATH, metavar="FILE", help="Keep the written captions (COCO JSON).")
 @_measuring
 def captions(

@@ -13,18 +13,16 @@ import click
 from sightline.faces.cli.options import (
     COUNT,
     PATH,
-    ProgressBar,
     chat_url_option,
     choice_option,
+    default_option,
     json_option,
     library_option,
     model_option,
-    notice,
     precision_option,
-    print_json,
-    print_table,
     where_option,
 )
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from sightline.core.library import Library
     from sightline.core.types import Hit
 
-_top_option = click.option("-t", "--top", type=COUNT, default=10, show_default=True, help="Number of results.")
+_top_option = default_option("-t", "--top", type=COUNT, default=10, help="Number of results.")
 _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Print paths only.")
 
 

@@ -14,9 +14,8 @@ from sightline.faces.cli.compare import compare
 from sightline.faces.cli.data import data
 from sightline.faces.cli.doctor import doctor
 from sightline.faces.cli.evaluate import evaluate
+from sightline.faces.cli.explain import explain, generate, heatmap
 from sightline.faces.cli.find import duplicates, index, info, remove, search, similar
-from sightline.faces.cli.generate import generate
-from sightline.faces.cli.heatmap import explain, heatmap
 from sightline.faces.cli.models import endpoint, export, models
 from sightline.faces.cli.options import CommandGroup
 from sightline.faces.cli.serve import mcp, serve

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import (
-    NUMBER,
-    CommandGroup,
-    json_option,
-    library_option,
-    notice,
-    print_json,
-    print_table,
-)
+from sightline.faces.cli.options import NUMBER, CommandGroup, json_option, library_option
+from sightline.faces.cli.printing import notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:

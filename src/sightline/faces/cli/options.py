@@ -1,24 +1,17 @@
-"""The common parts of commands: groups, options, printing, progress, and the telling of figures and what they lack."""
+"""The common parts of commands: groups, types of values, options."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sightline.kit.text import printable
-
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from sightline.lab.evaluation.results import Problem
+    pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
@@ -100,9 +93,14 @@ precision_option = click.option(
 )
 
 
+def default_option(*names: str, default: Any, **facts: Any) -> Callable[[Command], Command]:
+    """An option whose help shows its default."""
+    return click.option(*names, default=default, show_default=True, **facts)
+
+
 def choice_option(name: str, *values: str, default: str | None = None, **facts: Any) -> Callable[[Command], Command]:
     """One of some values; the first where none is given, unless another is the default."""
-    return click.option(name, type=click.Choice(values), default=default or values[0], show_default=True, **facts)
+    return default_option(name, type=click.Choice(values), default=default or values[0], **facts)
 
 
 def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -121,110 +119,7 @@ def take_fields(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
     return kind(**{name: options[name] for name in inspect.signature(kind).parameters if name in options})
 
 
-def print_json(value: object) -> None:
-    """One object on one line; bytes of file names that are not UTF-8 come out as \\udcXX escapes."""
-    line = json.dumps(value, ensure_ascii=False, default=str)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(value, default=str)
-    click.echo(line)
-
-
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns aligned to the left, numbers to the right; the last column is never padded."""
-    lines = [[printable(cell) for cell in row] for row in rows]
-    columns = list(zip(headings, *lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [all(map(_is_number, column[1:])) for column in columns]
-    for cells in (headings, *lines):
-        padded = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(cells, widths, numeric, strict=True)
-        ]
-        line = "  ".join(padded).rstrip()
-        click.echo(click.style(line, bold=True) if cells is headings else line)
-
-
-def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("-+").replace(".", "", 1).replace(",", "").rstrip("%").isdecimal()
-
-
-def notice(text: str) -> None:
-    """A line for the person, on stderr."""
-    click.echo(text, err=True)
-
-
 def require_folder_of(path: Path | None, *, option: str) -> None:
     """Refuse a file whose folder isn't there, before hours are spent on what it is to hold."""
     if path is not None and not path.parent.is_dir():
         raise click.UsageError(f"{option}: the folder {path.parent} doesn't exist.")
-
-
-def write_figures(path: Path, values: Mapping[str, Any]) -> None:
-    """Figures as JSON. Raises InputError with the figures themselves where the file can't be written."""
-    from sightline.errors import InputError
-
-    try:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
-
-
-def end_by_problems(problems: Sequence[Problem]) -> None:
-    """Name pictures that were left out, and end with exit code 1 where there are some."""
-    for problem in problems[:_NAMED]:
-        notice(f"left out {printable(problem.id)}: {problem.reason}")
-    if len(problems) > _NAMED:
-        notice(f"... and {len(problems) - _NAMED:,} more")
-    if problems:
-        notice(f"{len(problems):,} pictures could not be read and are not in these figures.")
-        raise SystemExit(1)
-
-
-_LINE_EVERY_S = 10.0
-_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| "
-"""The note follows, with rate and time left: those who count know what the time is spent on."""
-
-
-class ProgressBar:
-    """Progress of a long run on stderr: a bar at a terminal, a line now and then elsewhere."""
-
-    def __init__(self, what: str = "") -> None:
-        self.what = what
-        self._total: int | None = None
-        self._bar: tqdm[None] | None = None
-        self._next_line_s = time.monotonic() + _LINE_EVERY_S
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def begin(self, what: str) -> None:
-        """Go over to a bar for another thing; nothing where it is this one already."""
-        if what != self.what:
-            self.__exit__()
-            self.what, self._total, self._bar = what, None, None
-            self._next_line_s = time.monotonic() + _LINE_EVERY_S
-
-    def show(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Say how far it is: `done` of `total`, with a few words."""
-        self._total = total if total is not None else self._total
-        if sys.stderr.isatty():
-            self._draw(done, note)
-        elif time.monotonic() >= self._next_line_s:
-            self._next_line_s = time.monotonic() + _LINE_EVERY_S
-            of = f" of {self._total:,}" if self._total is not None else ""
-            print(f"{self.what}: {done:,}{of} {note}".rstrip(), file=sys.stderr, flush=True)
-
-    def _draw(self, done: int, note: str) -> None:
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(desc=self.what, total=self._total, leave=False, dynamic_ncols=True)
-        self._bar.total = self._total
-        self._bar.bar_format = _FORMAT + note.replace("{", "").replace("}", "")
-        self._bar.update(done - self._bar.n)

@@ -12,11 +12,12 @@ from sightline.faces.cli.options import (
     PATH,
     captioner_option,
     choice_option,
+    default_option,
     library_option,
     model_option,
-    notice,
     precision_option,
 )
+from sightline.faces.cli.printing import notice
 
 
 @click.command()
@@ -28,10 +29,8 @@ from sightline.faces.cli.options import (
     metavar="DIR",
     help="A library's folder; can be given several times [default: $SIGHTLINE_LIBRARY, else one in your data folder].",
 )
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a token."
-)
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
+@default_option("--host", default="127.0.0.1", help="Where to listen; beyond this machine with a token.")
+@default_option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free one.")
 @click.option(
     "--allow-host",
     "allow_hosts",
@@ -77,8 +76,8 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
 @captioner_option
 @click.option("--allow-write", is_flag=True, help="Offer set_caption too; without it nothing in the library changes.")
 @choice_option("--transport", "stdio", "http")
-@click.option("--host", default="127.0.0.1", show_default=True, help="With http: an address of this machine.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free one.")
+@default_option("--host", default="127.0.0.1", help="With http: an address of this machine.")
+@default_option("--port", type=click.IntRange(0, 65535), default=8765, help="0 takes any free one.")
 @click.option(
     "--token",
     envvar="SIGHTLINE_MCP_TOKEN",

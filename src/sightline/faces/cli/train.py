@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import (
-    COUNT,
-    FILE,
-    NUMBER,
-    PATH,
-    ProgressBar,
-    choice_option,
-    json_option,
-    notice,
-    print_json,
-    print_table,
-)
+from sightline.faces.cli.options import COUNT, FILE, NUMBER, PATH, choice_option, default_option, json_option
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -173,12 +163,12 @@ class _Duration(click.ParamType[float]):
 )
 @click.option("--trials", type=COUNT, metavar="N", help="How many [default: the grid's cells, else 20].")
 @choice_option("--prune", "none", "median", "halving", help="End trials early that are worse than others were.")
-@click.option("--metric", default="mean_recall", show_default=True, help="What trials are compared by.")
+@default_option("--metric", default="mean_recall", help="What trials are compared by.")
 @click.option("--budget", type=_Duration(), metavar="TIME", help="Begin no trial that won't be done in time: 20m, 2h.")
 @click.option("--extend", is_flag=True, help="Add the grid's values to those of the sweep in DIR.")
 @click.option("--retry-failed", is_flag=True, help="Train the settings of failed trials once more.")
 @click.option("--storage", metavar="URL", help="A database that several machines share [default: a file in DIR].")
-@click.option("--seed", type=NUMBER, default=0, show_default=True, help="Of what is drawn.")
+@default_option("--seed", type=NUMBER, default=0, help="Of what is drawn.")
 @click.option("--smoke", is_flag=True, help="Trials of seconds that only show that everything works.")
 @json_option
 def sweep(*, as_json: bool, output: Path, **options: Any) -> None:
@@ -262,12 +252,11 @@ def _end_sweep(results: Sequence[RunResult], output: Path, *, interrupted: bool)
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN|SWEEP...")
-@click.option(
+@default_option(
     "-o",
     "--output",
     type=FILE,
     default=Path("report.html"),
-    show_default=True,
     metavar="FILE.html",
     help="The page; the same as Markdown and its pictures lie beside it.",
 )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.library import Library
 from sightline.core.models.base import ModelCard
 from sightline.core.models.registry import find_card
-from sightline.core.search.query import Part, parse_query
+from sightline.core.search.query import parse_query
 from sightline.faces.demo.photos import DemoPhoto, Gathered, gather_photos, load_photos
-from sightline.faces.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
+from sightline.faces.demo.sheet import PHOTO_PX, Sheet, SheetPhoto, SheetSearch, write_contact_sheet
 
 WIDTH = 100
 """Columns of text that a table may take."""
@@ -69,9 +69,16 @@ def run_demo(out: Path, *, only_redistributable: bool = False) -> Path:
         clock.lap("relevance")
         facts = [*_describe_models(library), relevance.summary(), clock.summary()]
     print("\n".join(textwrap.fill(fact, WIDTH, subsequent_indent="  ") for fact in facts))
-    sheet = _lay_out(gathered, captioned, searches, facts)
-    if only_redistributable:
-        sheet = replace(sheet, photo_px=COMMITTED_PX)
+    sheet = Sheet(
+        title="Contact sheet",
+        lead=f"{len(captioned)} pictures, indexed, captioned and searched on this machine by Sightline.",
+        photos=captioned,
+        searches=searches,
+        facts=facts,
+        next_step=NEXT_STEP,
+        credits=gathered.photos,
+        photo_px=COMMITTED_PX if only_redistributable else PHOTO_PX,
+    )
     return write_contact_sheet(out / "contact-sheet.html", sheet)
 
 
@@ -128,20 +135,6 @@ def measure_relevance(library: Library, photos: Sequence[DemoPhoto]) -> Relevanc
     return Relevance(answered=asked - len(missed), asked=asked, photos=len(photos), missed=tuple(missed))
 
 
-def _lay_out(
-    gathered: Gathered, photos: Sequence[SheetPhoto], searches: Sequence[SheetSearch], facts: Sequence[str]
-) -> Sheet:
-    return Sheet(
-        title="Contact sheet",
-        lead=f"{len(photos)} pictures, indexed, captioned and searched on this machine by Sightline.",
-        photos=photos,
-        searches=searches,
-        facts=facts,
-        next_step=NEXT_STEP,
-        credits=[SheetCredit(name=photo.file, credit=photo.credit, link=photo.link) for photo in gathered.photos],
-    )
-
-
 def _to_sheet_photo(result: DualCaption | CaptionFailure) -> SheetPhoto:
     """The chosen caption of each way, else its first."""
     if isinstance(result, CaptionFailure):
@@ -193,19 +186,12 @@ def _print_captions(photos: Sequence[SheetPhoto]) -> None:
 
 def _print_searches(searches: Sequence[SheetSearch]) -> None:
     for search in searches:
-        asked = " ".join(f"{'-' if part.weight < 0 else '+'} {_short_label(part)}" for part in search.parts)
+        names = [part.image.name if part.image else part.label for part in search.parts]
+        asked = " ".join(f"{'-' if p.weight < 0 else '+'} {name}" for p, name in zip(search.parts, names, strict=True))
         print(f"\n{search.title}: {asked.removeprefix('+ ')}")
-        print(
-            format_table(
-                ("photo", "similarity", "caption"),
-                [(hit.image.path.name, hit.similarity, hit.caption or "") for hit in search.hits],
-            )
-        )
+        rows = [(hit.image.path.name, hit.similarity, hit.caption or "") for hit in search.hits]
+        print(format_table(("photo", "similarity", "caption"), rows))
     print()
-
-
-def _short_label(part: Part) -> str:
-    return part.image.name if part.image else part.label
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, width: int = WIDTH) -> str:
@@ -213,7 +199,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *
     cells = [list(header), *([_format_cell(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     widest = max(range(len(widths)), key=widths.__getitem__)
-    spare = width - len("  ") * (len(widths) - 1) - (sum(widths) - widths[widest])
+    spare = width - 2 * (len(widths) - 1) - (sum(widths) - widths[widest])
     widths[widest] = min(widths[widest], max(spare, 1))
     right = [any(isinstance(row[column], float) for row in rows) for column in range(len(header))]
     lines = [

@@ -94,7 +94,7 @@ def test_the_first_interrupt_keeps_what_there_is(runs, tmp_path, monkeypatch):
         if done == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("sightline.faces.cli.options.ProgressBar.show", interrupt)
+    monkeypatch.setattr("sightline.faces.cli.printing.ProgressBar.show", interrupt)
     code, out, err = call_main(
         "generate",
         *WORDS,
