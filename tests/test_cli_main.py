@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 import sightline
 from sightline.faces.cli.main import main
+from sightline.faces.cli.main import sightline as cli
 
 
 @pytest.fixture
@@ -319,7 +321,7 @@ def test_doctor_looks_into_the_library(run, indexed, tmp_path):
 
 
 def test_doctor_names_what_fails(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.faces.doctor._CORE", ("numpy", "no-such-package"))
+    monkeypatch.setattr("sightline.faces.cli.doctor._CORE", ("numpy", "no-such-package"))
     code, out, _ = run("doctor")
     assert code == 1
     assert any("FAILS" in line and "no-such-package" in line for line in out)
@@ -330,3 +332,21 @@ def test_help_of_every_command_names_its_options(run):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert out[0].startswith(f"Usage: sightline {command}")
+
+
+def test_the_help_has_sections_and_no_summary_is_cut_at_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("--help")
+    headings = [line for line in out if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [
+        *("Options:", "Find:", "Caption:", "Explain and generate:", "Models:", "Train and measure:", "Serve:"),
+    ]
+    assert code == 0
+    told = " ".join("\n".join(out).split())
+    for name, command in cli.commands.items():
+        summary = " ".join(command.help.removeprefix("\b").split())
+        assert f" {name} {summary.partition('. ')[0].rstrip('.')}." in f" {told}", name
+    assert max(map(len, out)) <= 80
+    groups = [name for name, command in cli.commands.items() if isinstance(command, click.Group)]
+    assert groups == ["write", "models", "endpoint", "export", "data", "eval"]
+    assert not [name for name in groups if any(line.endswith("...") for line in run(name, "--help")[1][1:])]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.faces.demo import gather
+from sightline.faces.demo import photos
 from sightline.faces.demo.__main__ import main
 from sightline.faces.demo.photos import format_credits, load_photos
 
@@ -17,7 +17,7 @@ def test_credits_are_printed_as_the_page_has_them(capsys: pytest.CaptureFixture[
 def test_a_missing_extra_is_one_line_on_stderr_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gather, "find_photo", lambda photo: None)
+    monkeypatch.setattr(photos, "find_photo", lambda photo: None)
     assert main(["--out", str(tmp_path)]) == 1
     streams = capsys.readouterr()
     assert streams.out == ""

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import InputError
-from sightline.faces.demo.gather import MIN_PHOTOS
-from sightline.faces.demo.photos import DemoPhoto, format_credits, load_photos, parse_photos
+from sightline.faces.demo.photos import MIN_PHOTOS, DemoPhoto, format_credits, load_photos, parse_photos
 
 REPOSITORY = Path(__file__).parents[1]
 

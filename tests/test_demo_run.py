@@ -10,8 +10,7 @@ from PIL import Image
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.types import Caption
 from sightline.faces.demo.__main__ import main
-from sightline.faces.demo.gather import Gathered
-from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.photos import Gathered, load_photos
 from sightline.faces.demo.run import caption_photos, run_demo, run_search
 
 
@@ -112,7 +111,7 @@ def test_what_may_be_committed_shows_only_redistributable_photos_of_at_most_320_
     *free, last = load_photos()
     photos = (*free, dataclasses.replace(last, redistributable=False))
     monkeypatch.setattr("sightline.faces.demo.run.load_photos", lambda: photos)
-    page = run_demo(tmp_path, only_redistributable=True).sheet.read_text(encoding="utf-8")
+    page = run_demo(tmp_path, only_redistributable=True).read_text(encoding="utf-8")
     shown = {photo.file for photo in free}
     assert set(re.findall(r"<h3>([\w.]+)</h3>", page)) == shown
     assert {path.name for path in (tmp_path / "photos").iterdir()} == shown

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
@@ -13,7 +14,8 @@ from PIL import Image
 from sightline.core.search.query import Part
 from sightline.core.types import Caption, Hit, ImageInfo, ImageRecord
 from sightline.errors import InputError
-from sightline.faces.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
+from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.sheet import Sheet, SheetPhoto, SheetSearch, write_contact_sheet
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -68,7 +70,7 @@ def full_sheet(photo: Path) -> dict:
         "searches": [SheetSearch(title="Combined", parts=parts, hits=[make_hit(photo, 0.5), make_hit(photo, -0.25)])],
         "facts": [HOSTILE],
         "next_step": ("The real one:", "sightline models pull ViT-B-32/openai"),
-        "credits": [SheetCredit(name="red.png", credit=HOSTILE, link="https://example.org/?a=1&b=2")],
+        "credits": [dataclasses.replace(load_photos()[0], author=HOSTILE, link="https://example.org/?a=1&b=2")],
     }
 
 

@@ -19,8 +19,7 @@ from sightline.core.models.cards import read_card
 from sightline.core.models.encoders import load_encoder
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_export import export_endpoint
-from sightline.faces.integrations.endpoint_handler import EndpointHandler
-from sightline.faces.integrations.endpoint_limits import EndpointLimits
+from sightline.faces.integrations.endpoint_handler import EndpointHandler, EndpointLimits
 from sightline.faces.integrations.endpoint_local import run_endpoint
 
 

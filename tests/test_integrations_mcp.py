@@ -396,7 +396,7 @@ def test_only_the_protocol_goes_to_stdout_and_the_end_of_input_ends_the_server(l
 def test_without_the_sdk_the_extra_is_named(monkeypatch):
     from click.testing import CliRunner
 
-    from sightline.faces.cli.mcp import mcp
+    from sightline.faces.cli.serve import mcp
 
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     monkeypatch.delitem(sys.modules, "sightline.faces.integrations.mcp_server", raising=False)

@@ -12,8 +12,7 @@ import sightline as sl
 def make_demo_library(folder):
     """Index the demo's photos into `folder/library`; the library's path."""
     pytest.importorskip("skimage")
-    from sightline.faces.demo.gather import gather_photos
-    from sightline.faces.demo.photos import load_photos
+    from sightline.faces.demo.photos import gather_photos, load_photos
 
     gather_photos(load_photos(), folder / "photos")
     with sl.Library.open(folder / "library", model="starter") as library:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from sightline.core.library import Library
 from sightline.core.models.base import Captioner, Encoder, GenerationConfig
 from sightline.core.types import Caption
-from sightline.faces.demo.gather import gather_photos
-from sightline.faces.demo.photos import load_photos
-from sightline.faces.demo.relevance import measure_relevance
+from sightline.faces.demo.photos import gather_photos, load_photos
+from sightline.faces.demo.run import measure_relevance
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words
 from sightline.lab.evaluation.retrieval import RetrievalEvaluator, rank_retrieval

@@ -10,8 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sightline.core.library import Library
-from sightline.faces.demo.gather import gather_photos
-from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.photos import gather_photos, load_photos
 
 CROPS_OF_EACH = 80
 

@@ -20,8 +20,7 @@ from browser.waiting import TIMEOUT_S
 from sightline.core.library import Library
 from sightline.core.store.base import Entry
 from sightline.core.types import Caption, Embedding
-from sightline.faces.demo.gather import gather_photos
-from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.photos import gather_photos, load_photos
 
 MANY_ROWS = 100_000
 EVIL_NAME = "<img src=x onerror=window.pwned=1>.png"

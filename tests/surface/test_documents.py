@@ -20,8 +20,7 @@ from desk import make_library, make_models, make_photos, make_sets
 from documented import LISTINGS, NOT_RUN, ROOT, SUBSTITUTIONS, blocks_of, smoke_words, why_not_run, words_of
 from model_folders import own_cache
 from sightline.faces.cli.main import sightline
-from sightline.faces.demo.gather import gather_photos
-from sightline.faces.demo.photos import load_photos
+from sightline.faces.demo.photos import gather_photos, load_photos
 from sightline.kit.config import library_dir
 from sightline.lab.training.journal import read_journal
 from sightline.lab.training.recipes import describe_recipe, known_recipes

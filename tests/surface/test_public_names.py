@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import sightline
+import sightline.lab as lab
 
 PUBLIC = [
     "Caption",
@@ -46,6 +47,16 @@ def test_the_public_names_are_these_at_most_25_and_each_loads():
         assert getattr(sightline, name) is not None
 
 
+def test_the_lab_has_five_doors_and_each_loads():
+    assert lab.__all__ == ["compare", "evaluate", "report", "sweep", "train"] == dir(lab)
+    for name in lab.__all__:
+        if name in ("sweep", "train") and not importlib.util.find_spec("torch"):
+            continue
+        assert inspect.getdoc(getattr(lab, name)), name
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        lab.nothing_like_this  # noqa: B018
+
+
 def test_public_names_are_documented():
     for name in set(sightline.__all__) - {"__version__"}:
         assert inspect.getdoc(getattr(sightline, name)), name
@@ -66,7 +77,7 @@ def loaded_by(code):
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    assert loaded_by("import sightline, sightline.errors") == []
+    assert loaded_by("import sightline, sightline.errors, sightline.lab") == []
 
 
 def test_help_loads_no_heavy_library():

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from sightline.faces.cli.options import (
-    end_by_problems,
+    COUNT,
+    FILE,
+    NUMBER,
+    choice_option,
+    default_option,
+    figures_option,
     json_option,
     library_option,
     precision_option,
-    print_json,
-    print_table,
     require_folder_of,
-    write_figures,
 )
-from sightline.faces.cli.progress import ProgressBar
+from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.comparison_report import Labels
 
 _SPLIT = "val"
-_file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -36,43 +37,39 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--data", metavar="DATA", help="scenes[:SEED], KIND:PATH such as coco:PATH, or a folder of pictures.")
 @library_option
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help=f"The part measured [default: {_SPLIT}].")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N pictures, chosen by --seed [own: 1000].")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice and intervals.")
-@click.option("--queries", type=_file, metavar="FILE", help="What to search for, one query a line.")
-@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences for classes.")
-@click.option("--classes", type=_file, metavar="FILE", help="Names of the classes, one a line.")
+@click.option("--limit", type=COUNT, metavar="N", help="N pictures, chosen by --seed [own: 1000].")
+@default_option("--seed", type=NUMBER, default=0, help="Of the choice and intervals.")
+@click.option("--queries", type=FILE, metavar="FILE", help="What to search for, one query a line.")
+@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences for classes.")
+@click.option("--classes", type=FILE, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
-@click.option("--runtime", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True)
+@choice_option("--runtime", "auto", "onnx", "torch")
 @precision_option
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Times each is timed.")
-@click.option("--page", type=_file, metavar="FILE.html", help="Write a page with charts and pictures too.")
-@click.option("-o", "--output", type=_file, metavar="FILE", help="Keep the JSON.")
+@default_option("--rounds", type=COUNT, default=5, help="Times each is timed.")
+@click.option("--page", type=FILE, metavar="FILE.html", help="Write a page with charts and pictures too.")
+@figures_option
 @json_option
 def compare(
     *,
     models: str,
     random: str,
-    data: str | None,
-    library_dir: Path | None,
-    split: str | None,
-    limit: int | None,
-    seed: int,
-    queries: Path | None,
     prompts: str,
-    classes: Path | None,
     quality: str | None,
     runtime: Literal["auto", "onnx", "torch"],
     rounds: int,
+    seed: int,
     page: Path | None,
     output: Path | None,
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Compare models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
 
     Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
     is, with the queries of --queries or some everyday ones.
     """
-    from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
+    from sightline import lab
+    from sightline.lab.evaluation.comparison import ComparisonConfig
     from sightline.lab.evaluation.comparison_report import comparison_to_dict
     from sightline.lab.evaluation.results import Bootstrap
     from sightline.lab.evaluation.zeroshot import load_prompts
@@ -83,15 +80,16 @@ def compare(
     if not names and not random_names:
         raise click.UsageError("Name the models: --models starter,ViT-B-32/openai")
     config = ComparisonConfig(
-        runtime=runtime,
-        rounds=rounds,
-        quality=quality,
-        templates=load_prompts(prompts),
-        bootstrap=Bootstrap(seed=seed),
+        runtime=runtime, rounds=rounds, quality=quality, templates=load_prompts(prompts), bootstrap=Bootstrap(seed=seed)
     )
-    material = _load(data, library_dir, split=split, limit=limit, seed=seed, queries=queries, classes=classes)
-    with _Bars() as bars:
-        comparison = compare_models(names, material, random=random_names, config=config, report=bars.show)
+    material = _load(seed=seed, **where)
+    with ProgressBar() as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.begin(what)
+            bar.show(done, total)
+
+        comparison = lab.compare(names, material, random=random_names, config=config, report=show)
     values = comparison_to_dict(comparison)
     if output is not None:
         write_figures(output, values)
@@ -111,16 +109,16 @@ def _split_names(text: str) -> list[str]:
 
 
 def _load(
+    *,
     data: str | None,
     library_dir: Path | None,
-    *,
     split: str | None,
     limit: int | None,
     seed: int,
     queries: Path | None,
     classes: Path | None,
 ) -> ComparisonData:
-    """What --data or --library name; without both, the library that other commands would take."""
+    """The pictures that --data or --library name; without both, the library that other commands would take."""
     from dataclasses import replace
 
     from sightline.lab.evaluation import comparison_data as source
@@ -142,26 +140,6 @@ def _load(
     else:
         loaded = source.load_benchmark(data, split=split or _SPLIT, limit=limit, seed=seed, classes=classes)
     return loaded if asked is None else replace(loaded, queries=asked)
-
-
-class _Bars:
-    """A bar for each thing that takes long."""
-
-    def __init__(self) -> None:
-        self._what = ""
-        self._bar = ProgressBar("")
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(None, None, None)
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self._bar.__exit__(None, None, None)
-            self._what, self._bar = what, ProgressBar(what)
-        self._bar.show(done, total=total)
 
 
 def _print(comparison: Comparison) -> None:
@@ -206,8 +184,7 @@ def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None
     _print_heading(describe_agreement(name, matrix))
     short = [labels[model] for model in matrix.models]
     print_table(
-        ["", *short],
-        [[one, *map(percent, overlaps)] for one, overlaps in zip(short, matrix.overlap, strict=True)],
+        ["", *short], [[one, *map(percent, overlaps)] for one, overlaps in zip(short, matrix.overlap, strict=True)]
     )
 
 

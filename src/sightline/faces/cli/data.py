@@ -1,36 +1,48 @@
-"""`data get`, `info`, `check` and `convert`."""
+"""Sets of image-caption pairs: `data get`, `info`, `check` and `convert`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.data_get import get
-from sightline.faces.cli.options import json_option, notice, print_json, print_table
-from sightline.faces.cli.progress import ProgressBar
+from sightline.faces.cli.options import (
+    COUNT,
+    FILE,
+    PATH,
+    CommandGroup,
+    default_option,
+    json_option,
+    take_fields,
+    with_options,
+)
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.lab.data.base import Dataset
     from sightline.lab.data.checks import CheckReport
+    from sightline.lab.data.download.archives import ArchiveOptions, Publisher
+    from sightline.lab.data.download.lists import ListOptions, ListReport
     from sightline.lab.data.facts import SplitFacts
 
 _CASES_SHOWN = 5
 _PLACES_SHOWN = 3
+_seconds = click.FloatRange(min=0, min_open=True)
 
-split_option = click.option("--split", metavar="SPLIT", help="train, val or test [default: all that there are].")
-limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N pairs of each split.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of --limit.")
-page_option = click.option(
-    "--page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Write a page of samples too."
+_choice_options = with_options(
+    click.option("--split", metavar="SPLIT", help="train, val or test [default: all that there are]."),
+    click.option("--limit", type=COUNT, metavar="N", help="Only N pairs of each split."),
+    default_option("--seed", type=int, default=0, help="Of the choice of --limit."),
 )
+_page_option = click.option("--page", type=FILE, metavar="FILE.html", help="Write a page of samples too.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def data() -> None:
     """Get, describe, check and convert sets of image-caption pairs.
 
@@ -39,15 +51,157 @@ def data() -> None:
     """
 
 
-data.add_command(get)
+@data.command()
+@click.argument("name")
+@click.argument("target", required=False, type=PATH)
+@click.option(
+    "--what", "parts", multiple=True, metavar="PART", help="Of coco: train, val or annotations [default: all]."
+)
+@click.option("--mirror", metavar="URL", help="Fetch archives from here instead of their publisher's site.")
+@click.option("--keep-archives", is_flag=True, help="Keep the archives once they are unpacked.")
+@click.option(
+    "--list",
+    "list_file",
+    type=PATH,
+    metavar="FILE",
+    help="A list of addresses and captions: TSV, or CSV with a heading.",
+)
+@click.option("--limit", type=COUNT, metavar="N", help="Only the list's first N rows.")
+@default_option("--shard-size", type=COUNT, default=10_000, help="Rows of the list a shard.")
+@default_option("--connections", type=COUNT, default=64, help="Fetched at the same time.")
+@default_option("--tries", type=COUNT, default=3, help="For each address.")
+@default_option("--connect-timeout", "connect_timeout_s", type=_seconds, default=10.0, help="Seconds until connected.")
+@default_option("--read-timeout", "read_timeout_s", type=_seconds, default=10.0, help="Seconds without a byte.")
+@default_option("--total-timeout", "total_timeout_s", type=_seconds, default=60.0, help="Seconds a picture, each try.")
+@default_option("--max-bytes", type=COUNT, default=20_000_000, help="Largest picture in bytes.")
+@default_option("--max-pixels", type=COUNT, default=50_000_000, help="Largest picture in pixels.")
+@default_option("--min-side", "min_side_px", type=COUNT, default=32, help="Smallest side of a picture in pixels.")
+@click.option(
+    "--max-side",
+    "max_side_px",
+    type=COUNT,
+    metavar="PX",
+    help="Make larger pictures smaller [default: keep the bytes].",
+)
+@default_option("--quality", type=click.IntRange(1, 100), default=90, help="JPEG, with --max-side.")
+@click.option("--allow-loopback", is_flag=True, help="Allow addresses of this machine in lists, for tests.")
+@json_option
+def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool, **options: Any) -> None:
+    """Download the data set NAME from its publisher to the folder TARGET [default: NAME].
+
+    NAME is coco, cc12m, cc3m, flickr8k or flickr30k; of the last three you are told what to fetch by hand. With --list,
+    the pictures of any list of addresses are fetched into webdataset shards, and NAME only names the folder. Addresses
+    that aren't public, dead links and what is no picture are counted in the end and logged in failures.jsonl.
+
+    It can be interrupted, or killed, at any moment: run it again to go on. A run that finds all done does nothing.
+    """
+    from sightline.errors import InputError
+    from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, find_publisher
+
+    archives = take_fields(ArchiveOptions, options)
+    publisher = find_publisher(name)
+    folder = target or Path(name)
+    if list_file is None:
+        if publisher is None:
+            raise explain_unknown(name)
+        if publisher.by_hand is not None:
+            raise InputError(publisher.explain_by_hand())
+        notice(f"{publisher.title}, {publisher.page} ({publisher.licence})")
+        if publisher.archives:
+            _get_archives(publisher, folder, archives, as_json=as_json)
+            return
+    if options["parts"]:
+        raise InputError("--what chooses parts of a data set that comes in archives, such as coco; a list has none.")
+    if list_file is None:
+        assert publisher is not None
+        list_file = _get_publishers_list(publisher, folder, archives)
+    _get_list(list_file, folder, _list_options(options), as_json=as_json)
+
+
+def _list_options(options: dict[str, Any]) -> ListOptions:
+    from sightline.lab.data.download.fetching import FetchLimits, PictureLimits
+    from sightline.lab.data.download.lists import ListOptions
+
+    limits = {"fetch": take_fields(FetchLimits, options), "picture": take_fields(PictureLimits, options)}
+    return take_fields(ListOptions, {**options, **limits})
+
+
+def _in_phases(bar: ProgressBar) -> Callable[[str, int, int | None, str], None]:
+    """Shows what is done in turn, each on a bar of its own; bytes in megabytes."""
+
+    def show(what: str, done: int, total: int | None, words: str) -> None:
+        if what != bar.what:
+            bar.begin(what)
+            notice(what)
+        if what.startswith("fetching"):
+            done, total = done // 1_000_000, None if total is None else total // 1_000_000
+            words = f"MB, {words}"
+        bar.show(done, total, words)
+
+    return show
+
+
+def _get_archives(publisher: Publisher, folder: Path, options: ArchiveOptions, *, as_json: bool) -> None:
+    from sightline.lab.data.download.archives import get_archives
+
+    try:
+        with ProgressBar() as bar:
+            receipts = get_archives(publisher, folder, options, on_progress=_in_phases(bar))
+    except KeyboardInterrupt:
+        raise _interrupted() from None
+    if as_json:
+        archives = {name: asdict(receipt) for name, receipt in receipts.items()}
+        print_json({"data": f"{publisher.name}:{folder}", "archives": archives})
+        return
+    for name, receipt in receipts.items():
+        click.echo(f"{name}: {receipt.files:,} files, sha256 {receipt.sha256}")
+    click.echo(f"Ready: {publisher.name}:{folder}")
+
+
+def _get_publishers_list(publisher: Publisher, folder: Path, options: ArchiveOptions) -> Path:
+    from sightline.lab.data.download.archives import get_list
+
+    try:
+        with ProgressBar() as bar:
+            return get_list(publisher, folder, options, on_progress=_in_phases(bar))
+    except KeyboardInterrupt:
+        raise _interrupted() from None
+
+
+def _get_list(list_file: Path, folder: Path, options: ListOptions, *, as_json: bool) -> None:
+    from sightline.lab.data.download.lists import download_list
+
+    with ProgressBar("fetching") as bar:
+        report = download_list(list_file, folder, options, on_progress=bar.show)
+    if as_json:
+        print_json({"data": f"webdataset:{folder}", **report.to_dict()})
+    else:
+        _print_list_report(report)
+    if report.interrupted:
+        raise _interrupted()
+    if not report.pictures:
+        notice(f"No picture came. Why, row by row: {folder / 'failures.jsonl'}")
+        raise SystemExit(1)
+
+
+def _print_list_report(report: ListReport) -> None:
+    click.echo(
+        f"{report.pictures:,} pictures of {report.rows_wanted:,} rows in {report.shards:,} shards, "
+        f"{report.size_bytes / 1e6:,.1f} MB: webdataset:{report.folder}"
+    )
+    for reason, rows in report.reasons.items():
+        click.echo(f"    {rows:,} failed: {reason}")
+
+
+def _interrupted() -> SystemExit:
+    notice("Interrupted. What is finished is kept: run the same command again to go on.")
+    return SystemExit(1)
 
 
 @data.command("info")
 @click.argument("address", metavar="DATA")
-@split_option
-@limit_option
-@seed_option
-@page_option
+@_choice_options
+@_page_option
 @json_option
 def show_info(
     *, address: str, split: str | None, limit: int | None, seed: int, page: Path | None, as_json: bool
@@ -70,10 +224,8 @@ def show_info(
 
 @data.command("check")
 @click.argument("address", metavar="DATA")
-@split_option
-@limit_option
-@seed_option
-@page_option
+@_choice_options
+@_page_option
 @json_option
 def check(*, address: str, split: str | None, limit: int | None, seed: int, page: Path | None, as_json: bool) -> None:
     """Read all pictures and captions of DATA, and name what is wrong with them.
@@ -97,13 +249,11 @@ def check(*, address: str, split: str | None, limit: int | None, seed: int, page
 
 @data.command("convert")
 @click.argument("address", metavar="DATA")
-@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path))
+@click.argument("target", metavar="TARGET", type=PATH)
 @click.option(
-    "--to", "to", type=click.Choice(["folder", "csv", "coco", "webdataset"]), required=True, help="Format to write."
+    "--to", type=click.Choice(["folder", "csv", "coco", "webdataset"]), required=True, help="Format to write."
 )
-@split_option
-@limit_option
-@seed_option
+@_choice_options
 @json_option
 def convert(
     *, address: str, target: Path, to: str, split: str | None, limit: int | None, seed: int, as_json: bool
@@ -148,7 +298,7 @@ def _counting(bar: ProgressBar) -> Callable[[int, int, str], None]:
     def show(done: int, total: int, words: str) -> None:
         rate = done / max(time.monotonic() - begun_s, 1e-9)
         minutes, seconds = divmod(round((total - done) / rate), 60)
-        bar.show(done, total=total, note=f"{rate:,.0f} pictures/s, {minutes}:{seconds:02d} left, {words}")
+        bar.show(done, total, f"{rate:,.0f} pictures/s, {minutes}:{seconds:02d} left, {words}")
 
     return show
 

@@ -5,81 +5,62 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from sightline.faces.cli.options import (
-    end_by_problems,
+    COUNT,
+    FILE,
+    NUMBER,
+    PATH,
+    CommandGroup,
+    choice_option,
+    default_option,
+    figures_option,
     json_option,
     precision_option,
-    print_json,
-    print_table,
     require_folder_of,
-    write_figures,
+    take_fields,
+    with_options,
 )
-from sightline.faces.cli.progress import ProgressBar
+from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
+    from sightline.core.models.base import Captioner, Encoder
     from sightline.lab.data.base import Dataset
     from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
 
 _SHARES = ("recall", "acc", "compose", "pointing")
-"""What is printed in percent: metrics whose name has one of these words."""
+"""Metrics whose name has one of these words are printed in percent."""
 
 _model_option = click.option(
     "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
 )
-_seed_option = click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Decides which N, and the resamples of intervals.",
-)
-_SHARED_OPTIONS = (
+_shared_options = with_options(
     click.option(
         "--data", metavar="DATA", required=True, help="scenes[:SEED], KIND:PATH such as flickr8k:PATH, or PATH."
     ),
-    click.option(
-        "--split",
-        type=click.Choice(["train", "val", "test"]),
-        default="val",
-        show_default=True,
-        help="The part measured.",
+    choice_option("--split", "train", "val", "test", default="val", help="The part measured."),
+    click.option("--limit", type=COUNT, metavar="N", help="Measure on N pictures, chosen by --seed."),
+    default_option("--seed", type=NUMBER, default=0, help="Decides which N, and the resamples of intervals."),
+    default_option("--batch-size", type=COUNT, default=64, help="Pictures at once."),
+    default_option(
+        "--resamples", type=NUMBER, default=1000, help="Bootstrap resamples of the 95% intervals; 0 for none."
     ),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Measure on N pictures, chosen by --seed."),
-    _seed_option,
-    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures at once."),
-    click.option(
-        "--resamples",
-        type=click.IntRange(min=0),
-        default=1000,
-        show_default=True,
-        help="Bootstrap resamples of the 95% intervals; 0 for none.",
-    ),
-    click.option(
-        "--runtime",
-        type=click.Choice(["auto", "onnx", "torch"]),
-        default="auto",
-        show_default=True,
-        help="What runs the model.",
-    ),
+    choice_option("--runtime", "auto", "onnx", "torch", help="What runs the model."),
     precision_option,
-    click.option(
-        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Keep the JSON."
-    ),
+    figures_option,
     json_option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What all evaluations are told."""
+    """The options that all evaluations have."""
 
     data: str
     split: str
@@ -118,16 +99,14 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(**options: Any) -> None:
-        settings = _Settings(**{field.name: options.pop(field.name) for field in fields(_Settings)})
+        settings = take_fields(_Settings, options)
         require_folder_of(settings.output, option="--output")
-        command(settings, **options)
+        command(settings, **{name: value for name, value in options.items() if name not in vars(settings)})
 
-    for option in reversed(_SHARED_OPTIONS):
-        call = option(call)
-    return call
+    return _shared_options(call)
 
 
-@click.group("eval")
+@click.group("eval", cls=CommandGroup)
 def evaluate() -> None:
     """Measure a model on your pairs: retrieval, classification, composition, captions, where words match.
 
@@ -138,10 +117,7 @@ def evaluate() -> None:
 @evaluate.command()
 @_model_option
 @click.option(
-    "--page",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Write a page of best and worst results, neighbours and a map too.",
+    "--page", type=FILE, metavar="FILE.html", help="Write a page of best and worst results, neighbours and a map too."
 )
 @_measuring
 def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
@@ -157,7 +133,7 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
     encoder = settings.load_encoder(model)
     started = time.perf_counter()
     with ProgressBar("embedding") as bar:
-        embedded = evaluator.embed(encoder, dataset, progress=_shown_on(bar))
+        embedded = evaluator.embed(encoder, dataset, progress=bar.show)
     result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
     if page is not None:
         from sightline.lab.evaluation.qualitative import write_retrieval_page
@@ -168,8 +144,8 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
 
 @evaluate.command()
 @_model_option
-@click.option("--prompts", default="photos", show_default=True, metavar="SET|FILE", help="Sentences with {} in them.")
-@click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Names of the classes, one a line.")
+@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences with {} in them.")
+@click.option("--classes", type=PATH, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--synonyms", is_flag=True, help="Use all names of a class, not only the first.")
 @_measuring
 def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | None, synonyms: bool) -> None:
@@ -178,7 +154,7 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | N
     DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
     columns filepath and label.
     """
-    from sightline.lab.evaluation.zeroshot import ZeroshotConfig, ZeroshotEvaluator, load_prompts
+    from sightline.lab.evaluation.zeroshot import ZeroshotConfig, load_prompts
 
     config = ZeroshotConfig(
         templates=load_prompts(prompts),
@@ -187,10 +163,7 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | N
         bootstrap=settings.bootstrap,
     )
     dataset = settings.load_labelled(classes)
-    encoder = settings.load_encoder(model)
-    with ProgressBar("embedding") as bar:
-        result = ZeroshotEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
-    _finish(result, settings)
+    _measure(settings, settings.load_encoder(model), dataset, measure="zeroshot", config=config)
 
 
 @evaluate.command("linear-probe")
@@ -203,7 +176,7 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
     Its strength of regularisation is chosen on a held-out fifth of train. Needs scikit-learn. DATA as for zeroshot.
     """
     from sightline.lab.evaluation.labelled import load_labelled
-    from sightline.lab.evaluation.linear_probe import LinearProbeConfig, LinearProbeEvaluator, ProbeConfig
+    from sightline.lab.evaluation.linear_probe import LinearProbeConfig, ProbeConfig
 
     if settings.split == "train":
         raise click.UsageError("--split: the probe learns on train; measure it on val or test.")
@@ -212,10 +185,7 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
     )
     dataset = settings.load_labelled(None)
     train = load_labelled(settings.data, split="train", limit=limit_train, seed=settings.seed)
-    encoder = settings.load_encoder(model)
-    with ProgressBar("embedding") as bar:
-        result = LinearProbeEvaluator(config).run(encoder, dataset, train=train, progress=_shown_on(bar))
-    _finish(result, settings)
+    _measure(settings, settings.load_encoder(model), dataset, measure="linear-probe", config=config, train=train)
 
 
 @evaluate.command()
@@ -226,14 +196,11 @@ def compose(settings: _Settings, *, model: str) -> None:
 
     Chance is 50%. DATA must have hard negatives: scenes[:SEED].
     """
-    from sightline.lab.evaluation.compose import ComposeConfig, ComposeEvaluator
+    from sightline.lab.evaluation.compose import ComposeConfig
 
     config = ComposeConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
     dataset = settings.load_captioned()
-    encoder = settings.load_encoder(model)
-    with ProgressBar("embedding") as bar:
-        result = ComposeEvaluator(config).run(encoder, dataset, progress=_shown_on(bar))
-    _finish(result, settings)
+    _measure(settings, settings.load_encoder(model), dataset, measure="compose", config=config)
 
 
 @evaluate.command()
@@ -246,10 +213,8 @@ def compose(settings: _Settings, *, model: str) -> None:
 )
 @click.option("--encoder", metavar="NAME", help="Add CLIPScore and RefCLIPScore by this model.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this one, such as CIDEr; repeatable.")
-@click.option(
-    "--beams", type=click.IntRange(min=1), default=3, show_default=True, help="Width of the beam; 1 is greedy."
-)
-@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Keep the written captions (COCO JSON).")
+@default_option("--beams", type=COUNT, default=3, help="Width of the beam; 1 is greedy.")
+@click.option("--save", type=PATH, metavar="FILE", help="Keep the written captions (COCO JSON).")
 @_measuring
 def captions(
     settings: _Settings,
@@ -267,7 +232,7 @@ def captions(
     """
     from sightline.core.models.base import GenerationConfig
     from sightline.core.models.captioners import load_captioner
-    from sightline.lab.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
+    from sightline.lab.evaluation.captions.evaluator import CaptionConfig, evaluate_results_file
 
     if (model is None) == (results is None):
         raise click.UsageError("Give either --model, which writes the captions, or --results, which has them.")
@@ -281,25 +246,25 @@ def captions(
     )
     dataset = settings.load_captioned()
     scorer = settings.load_encoder(encoder) if encoder is not None else None
-    with ProgressBar("captioning" if model else "embedding") as bar:
-        if results is not None:
-            result = evaluate_results_file(results, dataset, encoder=scorer, config=config, progress=_shown_on(bar))
-        else:
-            assert model is not None  # one of them is given
-            captioner = load_captioner(model, runtime=settings.runtime)
-            result = CaptionEvaluator(config).run(
-                captioner, dataset, encoder=scorer, output=save, progress=_shown_on(bar)
-            )
+    if model is not None:
+        captioner = load_captioner(model, runtime=settings.runtime)
+        how: dict[str, Any] = {"config": config, "encoder": scorer, "output": save}
+        _measure(settings, captioner, dataset, measure="captions", **how)
+        return
+    assert results is not None  # one of them is given
+    with ProgressBar("embedding") as bar:
+        result = evaluate_results_file(results, dataset, encoder=scorer, config=config, progress=bar.show)
     _finish(result, settings)
 
 
 @evaluate.command()
 @_model_option
-@click.option(
+@choice_option(
     "--method",
-    type=click.Choice(["auto", "map", "gradient", "attention"]),
-    default="auto",
-    show_default=True,
+    "auto",
+    "map",
+    "gradient",
+    "attention",
     help="How the model is asked where words match, as in sightline explain.",
 )
 @_measuring
@@ -310,18 +275,20 @@ def pointing(settings: _Settings, *, model: str, method: Literal["auto", "map", 
     decides what runs the model, unless --runtime does.
     """
     from sightline.lab.experiments.explain import load_explainable
-    from sightline.lab.experiments.pointing import PointingConfig, pointing_game
+    from sightline.lab.experiments.pointing import PointingConfig
 
     dataset = settings.load_captioned()
     encoder = load_explainable(model, method=method) if settings.runtime == "auto" else settings.load_encoder(model)
-    with ProgressBar("pointing") as bar:
-        config = PointingConfig(method=method, bootstrap=settings.bootstrap)
-        result = pointing_game(encoder, dataset, config, progress=_shown_on(bar))
+    config = PointingConfig(method=method, bootstrap=settings.bootstrap)
+    _measure(settings, encoder, dataset, measure="pointing", config=config)
+
+
+def _measure(settings: _Settings, model: Encoder | Captioner, dataset: Dataset, *, measure: str, **how: Any) -> None:
+    from sightline import lab
+
+    with ProgressBar({"captions": "captioning", "pointing": "pointing"}.get(measure, "embedding")) as bar:
+        result = lab.evaluate(model, dataset, measure=measure, progress=bar.show, **how)
     _finish(result, settings)
-
-
-def _shown_on(bar: ProgressBar) -> Callable[[int, int], None]:
-    return lambda done, total: bar.show(done, total=total)
 
 
 def _finish(result: EvalResult, settings: _Settings) -> None:

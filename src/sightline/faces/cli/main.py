@@ -9,28 +9,20 @@ import click
 
 from sightline import __version__
 from sightline.errors import InputError, SightlineError
-from sightline.faces.cli.caption import caption
+from sightline.faces.cli.caption import caption, write
 from sightline.faces.cli.compare import compare
 from sightline.faces.cli.data import data
 from sightline.faces.cli.doctor import doctor
-from sightline.faces.cli.endpoint import endpoint
 from sightline.faces.cli.evaluate import evaluate
-from sightline.faces.cli.export import export
-from sightline.faces.cli.generate import generate
-from sightline.faces.cli.heatmap import explain, heatmap
-from sightline.faces.cli.index import index
-from sightline.faces.cli.library import info, remove
-from sightline.faces.cli.mcp import mcp
-from sightline.faces.cli.models import models
-from sightline.faces.cli.report import report
-from sightline.faces.cli.search import duplicates, search, similar
-from sightline.faces.cli.serve import serve
-from sightline.faces.cli.sweep import sweep
-from sightline.faces.cli.train import train
-from sightline.faces.cli.write import write
+from sightline.faces.cli.explain import explain, generate, heatmap
+from sightline.faces.cli.find import duplicates, index, info, remove, search, similar
+from sightline.faces.cli.models import endpoint, export, models
+from sightline.faces.cli.options import CommandGroup
+from sightline.faces.cli.serve import mcp, serve
+from sightline.faces.cli.train import report, sweep, train
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sightline")
 def sightline() -> None:
     """Find, caption and explain the images on your own disk with CLIP and BLIP.
@@ -39,12 +31,12 @@ def sightline() -> None:
     """
 
 
-ON_A_LIBRARY = (index, search, similar, duplicates, caption, write, serve, mcp, info, remove)
-ON_MODELS = (data, train, sweep, report, evaluate, compare, models, export, endpoint, doctor, generate)
-ON_PICTURES = (heatmap, explain)
-
-for command in (*ON_A_LIBRARY, *ON_MODELS, *ON_PICTURES):
-    sightline.add_command(command)
+sightline.add_section("Find", index, search, similar, duplicates, info, remove)
+sightline.add_section("Caption", caption, write)
+sightline.add_section("Explain and generate", explain, heatmap, generate)
+sightline.add_section("Models", models, endpoint, export, doctor)
+sightline.add_section("Train and measure", data, train, sweep, report, evaluate, compare)
+sightline.add_section("Serve", serve, mcp)
 
 
 def main() -> None:
@@ -55,12 +47,6 @@ def main() -> None:
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
         sightline(prog_name="sightline")
-    except InputError as error:
-        _fail(error, code=2)
     except SightlineError as error:
-        _fail(error, code=1)
-
-
-def _fail(error: SightlineError, *, code: int) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-    raise SystemExit(code)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None

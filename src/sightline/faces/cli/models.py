@@ -1,4 +1,4 @@
-"""`models list`, `info`, `pull`, `quantise` and `use`."""
+"""Models: `models` and the models of others, `endpoint`; `export` for other places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sightline.faces.cli.options import json_option, library_option, notice, print_json, print_table
+from sightline.faces.cli.options import NUMBER, CommandGroup, json_option, library_option
+from sightline.faces.cli.printing import notice, print_json, print_table
+from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.models.base import ModelCard
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 
 _SPARE_PICTURES = 64
 """Drawn beyond those that a captioner's gate needs, in place of files that can't be read."""
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def models() -> None:
     """List, describe and download models, and choose a library's default."""
 
@@ -40,7 +43,14 @@ def list_models(*, as_json: bool) -> None:
     print_table(
         ["name", "kind", "pixels", "dim", "here", "licence"],
         [
-            (c.name, c.kind, str(c.preprocessing.size_px), str(c.dim or ""), "yes" if here else "no", _short(c.licence))
+            (
+                c.name,
+                c.kind,
+                str(c.preprocessing.size_px),
+                str(c.dim or ""),
+                "yes" if here else "no",
+                textwrap.shorten(c.licence, 30, placeholder=" ..."),
+            )
             for c, here in rows
         ],
     )
@@ -73,7 +83,7 @@ def show_model(name: str, *, as_json: bool) -> None:
     "folders",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=_FOLDER,
     metavar="DIR",
     help="Pictures like those that you search, 256 or more; can be given several times.",
 )
@@ -148,10 +158,6 @@ def _print_fact(key: str, value: Any, indent: str = "") -> None:
         click.echo(f"{indent}{key}: {value}")
 
 
-def _short(licence: str) -> str:
-    return textwrap.shorten(licence, 30, placeholder=" ...")
-
-
 def _facts(card: ModelCard) -> dict[str, Any]:
     image = card.preprocessing
     return {
@@ -175,3 +181,87 @@ def _facts(card: ModelCard) -> dict[str, Any]:
         "onnx_export": card.onnx.repo if card.onnx else None,
         "figures": dict(card.figures),
     }
+
+
+_url = click.argument("url", metavar="URL")
+
+
+@click.group(cls=CommandGroup)
+def endpoint() -> None:
+    """Look at an inference endpoint before using it as a model, `endpoint:URL`.
+
+    The key, if it needs one, stands in SIGHTLINE_ENDPOINT_KEY.
+    """
+
+
+@endpoint.command("info")
+@_url
+@json_option
+def show_endpoint(*, url: str, as_json: bool) -> None:
+    """Show what the endpoint at URL serves."""
+    from sightline.core.models.endpoint_client import Endpoint
+
+    facts = Endpoint(url).describe()
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:<10} {printable(str(value))}")
+
+
+@endpoint.command()
+@_url
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=_FOLDER)
+@click.option("--images", type=NUMBER, metavar="N", help="So many images, instead of those of folders.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of the endpoint's machine.")
+@json_option
+def cost(
+    *, url: str, folders: tuple[Path, ...], images: int | None, price_per_hour: float | None, as_json: bool
+) -> None:
+    """Estimate how long indexing takes with the endpoint at URL, and what it costs.
+
+    Some batches are sent and timed: images x seconds x price.
+    """
+    from sightline.core.library import list_pictures
+    from sightline.core.models.remote_cost import estimate_cost
+    from sightline.core.models.remote_encoder import load_remote_encoder
+
+    if (images is None) == (not folders):
+        raise click.UsageError("Say what to index: folders, or --images N.")
+    count = images if images is not None else len(list_pictures(folders))
+    estimate = estimate_cost(load_remote_encoder(url), count, price_per_hour=price_per_hour)
+    if as_json:
+        facts = {"images": count, "images_per_s": 1 / estimate.image_s, "seconds": estimate.seconds}
+        print_json({**facts, "price": estimate.price})
+        return
+    click.echo(estimate.describe())
+    if price_per_hour is not None:
+        notice("An endpoint is paid while it is up: what it takes to start and to fall asleep comes on top.")
+
+
+@click.group(cls=CommandGroup)
+def export() -> None:
+    """Write models in forms that run elsewhere."""
+
+
+@export.command("endpoint")
+@click.argument("model")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--captioner", metavar="NAME", help="A captioner to serve beside the encoder.")
+@json_option
+def export_model(*, model: str, folder: Path, captioner: str | None, as_json: bool) -> None:
+    """Write the repository of a Hugging Face inference endpoint for MODEL into DIR.
+
+    It holds handler.py, requirements, a model card, the weights and the code that runs them, and needs no PyTorch. Try
+    it here: python DIR/handler.py --port 8080, then: sightline index --model endpoint:http://127.0.0.1:8080
+    """
+    from sightline.faces.integrations.endpoint_export import export_endpoint
+
+    made = export_endpoint(model, folder, captioner=captioner)
+    if as_json:
+        names = [card.name for card in made.models]
+        print_json({"folder": str(made.folder), "models": names, "size_bytes": made.size_bytes})
+        return
+    notice(f"{made.folder} is ready ({made.size_bytes / 1e6:,.0f} MB). To try it: python {made.folder}/handler.py")
+    for card in made.models:
+        notice(f"  {card.kind}  {card.name}  licence of its weights: {card.licence}")

@@ -1,25 +1,54 @@
-"""What commands share: options, the two ways of printing, and how figures and what they leave out are told."""
+"""The common parts of commands: groups, types of values, options."""
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sightline.kit.text import printable
-
 if TYPE_CHECKING:
-    from sightline.lab.evaluation.results import Problem
+    pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
 
 _PRECISION = "SIGHTLINE_PRECISION"
 _NAMED = 5
 """Pictures that were left out and are named one by one."""
+_WHOLE = 1_000
+"""More characters than any summary has."""
+
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT = click.IntRange(min=1)
+NUMBER = click.IntRange(min=0)
+
+
+class CommandGroup(click.Group):
+    """A group whose help shows each command's summary whole, wrapped where it is long, by sections if it has some."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._sections: dict[str, tuple[click.Command, ...]] = {}
+
+    def add_section(self, heading: str, *commands: click.Command) -> None:
+        """Commands that stand together in the help, in this order."""
+        self._sections[heading] = commands
+        for command in commands:
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, their columns aligned with each other."""
+        sections = self._sections or {"Commands": tuple(self.commands[name] for name in self.list_commands(ctx))}
+        width = max(len(name) for name in self.commands)
+        for heading, commands in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(str(c.name).ljust(width), c.get_short_help_str(_WHOLE)) for c in commands])
+
 
 library_option = click.option(
     "--library",
@@ -34,6 +63,13 @@ model_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 where_option = click.option(
     "--where", metavar="FILTER", help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'"
+)
+chat_url_option = click.option(
+    "--chat-url", metavar="URL", help="Of a chat endpoint, as in https://host/v1 [default: $SIGHTLINE_CHAT_URL]."
+)
+figures_option = click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the JSON.")
+captioner_option = click.option(
+    "--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter]."
 )
 
 
@@ -57,75 +93,33 @@ precision_option = click.option(
 )
 
 
-def top_option(default: int) -> Callable[[Command], Command]:
-    """`-t/--top`, the number of results."""
-    return click.option(
-        "-t", "--top", type=click.IntRange(min=1), default=default, show_default=True, help="Number of results."
-    )
+def default_option(*names: str, default: Any, **facts: Any) -> Callable[[Command], Command]:
+    """An option whose help shows its default."""
+    return click.option(*names, default=default, show_default=True, **facts)
 
 
-def print_json(value: object) -> None:
-    """One object on one line; bytes of file names that are not UTF-8 come out as \\udcXX escapes."""
-    click.echo(json.dumps(value, ensure_ascii=not _is_plain(value), default=str))
+def choice_option(name: str, *values: str, default: str | None = None, **facts: Any) -> Callable[[Command], Command]:
+    """One of some values; the first where none is given, unless another is the default."""
+    return default_option(name, type=click.Choice(values), default=default or values[0], **facts)
 
 
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns aligned to the left, numbers to the right; the last column is never padded."""
-    lines = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *lines, strict=True)]
-    click.echo(click.style(_line(headings, widths, lines), bold=True))
-    for line in lines:
-        click.echo(_line(line, widths, lines))
-
-
-def notice(text: str) -> None:
-    """A line for the person, on stderr."""
-    click.echo(text, err=True)
+def take_fields(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """A dataclass made of the options that are called as its fields are."""
+    return kind(**{name: options[name] for name in inspect.signature(kind).parameters if name in options})
 
 
 def require_folder_of(path: Path | None, *, option: str) -> None:
     """Refuse a file whose folder isn't there, before hours are spent on what it is to hold."""
     if path is not None and not path.parent.is_dir():
         raise click.UsageError(f"{option}: the folder {path.parent} doesn't exist.")
-
-
-def write_figures(path: Path, values: Mapping[str, Any]) -> None:
-    """Figures as JSON. Raises InputError with the figures themselves where the file can't be written."""
-    from sightline.errors import InputError
-
-    try:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}. The figures: {json.dumps(values)}") from error
-
-
-def end_by_problems(problems: Sequence[Problem]) -> None:
-    """Name pictures that were left out, and end with exit code 1 where there are some."""
-    for problem in problems[:_NAMED]:
-        notice(f"left out {printable(problem.id)}: {problem.reason}")
-    if len(problems) > _NAMED:
-        notice(f"... and {len(problems) - _NAMED:,} more")
-    if problems:
-        notice(f"{len(problems):,} pictures could not be read and are not in these figures.")
-        raise SystemExit(1)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
-    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(cells))]
-    padded = [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, numeric, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
-
-
-def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("-+").replace(".", "", 1).replace(",", "").rstrip("%").isdecimal()

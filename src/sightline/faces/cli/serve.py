@@ -1,4 +1,4 @@
-"""`serve`."""
+"""Servers of libraries: `serve` for people, `mcp` for assistants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from sightline.errors import install_advice
-from sightline.faces.cli.options import model_option, notice, precision_option
+from sightline.faces.cli.options import (
+    PATH,
+    captioner_option,
+    choice_option,
+    default_option,
+    library_option,
+    model_option,
+    precision_option,
+)
+from sightline.faces.cli.printing import notice
 
 
 @click.command()
@@ -20,10 +29,8 @@ from sightline.faces.cli.options import model_option, notice, precision_option
     metavar="DIR",
     help="A library's folder; can be given several times [default: $SIGHTLINE_LIBRARY, else one in your data folder].",
 )
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a token."
-)
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
+@default_option("--host", default="127.0.0.1", help="Where to listen; beyond this machine with a token.")
+@default_option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free one.")
 @click.option(
     "--allow-host",
     "allow_hosts",
@@ -35,14 +42,14 @@ from sightline.faces.cli.options import model_option, notice, precision_option
     "--allow-root",
     "allow_roots",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Folders below DIR may be added from the page; can be given several times.",
 )
 @model_option
 @precision_option
-@click.option("--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter].")
-@click.option("--runs", type=click.Path(path_type=Path), metavar="DIR", help="Show the training runs in DIR.")
+@captioner_option
+@click.option("--runs", type=PATH, metavar="DIR", help="Show the training runs in DIR.")
 @click.option("--no-token", is_flag=True, help="Let everyone in, also beyond this machine.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **settings: Any) -> None:
@@ -61,3 +68,50 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
 
     config = ServeConfig(libraries=library_dirs or (library_dir(),), require_access=not no_token, **settings)
     run_server(config, open_page=open_page, notice=notice)
+
+
+@click.command()
+@library_option
+@model_option
+@captioner_option
+@click.option("--allow-write", is_flag=True, help="Offer set_caption too; without it nothing in the library changes.")
+@choice_option("--transport", "stdio", "http")
+@default_option("--host", default="127.0.0.1", help="With http: an address of this machine.")
+@default_option("--port", type=click.IntRange(0, 65535), default=8765, help="0 takes any free one.")
+@click.option(
+    "--token",
+    envvar="SIGHTLINE_MCP_TOKEN",
+    metavar="TOKEN",
+    help="With http: what requests must carry [default: $SIGHTLINE_MCP_TOKEN, else a new one, printed once].",
+)
+def mcp(
+    *,
+    library_dir: Path | None,
+    model: str | None,
+    captioner: str | None,
+    allow_write: bool,
+    transport: str,
+    host: str,
+    port: int,
+    token: str | None,
+) -> None:
+    """Let assistants use a library: a Model Context Protocol server, on stdin and stdout or over HTTP.
+
+    An assistant starts it as: sightline mcp --library DIR. It can search, look and caption; it can't read other files.
+    """
+    try:
+        from sightline.faces.integrations.mcp_http import make_config, run_http
+        from sightline.faces.integrations.mcp_server import LibraryServer
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: MCP needs the extra: {install_advice('mcp')}") from error
+    from sightline.faces.integrations.tools_library import ToolLibrary
+
+    with ToolLibrary.open(library_dir, model=model, captioner=captioner, allow_write=allow_write) as library:
+        server = LibraryServer(library)
+        if transport == "http":
+            config = make_config(host=host, port=port, token=token, library=library.opened.config)
+            library.warm()
+            run_http(server, config, show_token=token is None, notice=notice)
+        else:
+            library.warm()
+            server.run("stdio")

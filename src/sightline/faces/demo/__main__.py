@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from sightline.faces.demo.run import run_demo
 
-        print(run_demo(options.out, only_redistributable=options.only_redistributable).sheet)
+        print(run_demo(options.out, only_redistributable=options.only_redistributable))
     except SightlineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

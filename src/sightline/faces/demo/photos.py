@@ -1,14 +1,20 @@
-"""What is known of the demo's photographs, and the page that credits them."""
+"""The demo's photographs: what is known of them, their files in the libraries that carry them, the page of credits."""
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError
+from sightline.errors import InputError, install_advice
+
+MIN_PHOTOS = 10
+"""With fewer, a search has too little to choose from to show anything."""
 
 REDISTRIBUTABLE_LICENCES: Mapping[str, str | None] = {
     "public domain": None,
@@ -36,7 +42,7 @@ class DemoPhoto:
     link: str
     redistributable: bool
     queries: tuple[str, ...]
-    """What a person may type to find it; written before any model was judged by them."""
+    """Words that a person may type to find it; written before any model was judged by them."""
     note: str | None = None
 
     @property
@@ -71,6 +77,56 @@ def _parse_entry(entry: dict[str, Any]) -> DemoPhoto:
             f"Only these are: {', '.join(REDISTRIBUTABLE_LICENCES)}."
         )
     return DemoPhoto(**{**entry, "queries": tuple(entry["queries"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The photos that were copied, and those that weren't there."""
+
+    folder: Path
+    photos: tuple[DemoPhoto, ...]
+    """Those that now lie in the folder."""
+    missing: tuple[DemoPhoto, ...]
+    """Those that the installed versions don't carry."""
+
+
+def gather_photos(photos: Sequence[DemoPhoto], folder: Path) -> Gathered:
+    """Copy photos out of the libraries, which are not imported; what lies in the folder unchanged is left alone.
+
+    Raises InputError where fewer than `MIN_PHOTOS` are found: the extra `demo` is not installed.
+    """
+    sources = {photo: source for photo in photos if (source := find_photo(photo)) is not None}
+    missing = tuple(photo for photo in photos if photo not in sources)
+    if len(sources) < MIN_PHOTOS:
+        libraries = ", ".join(sorted({photo.library for photo in missing}))
+        raise InputError(
+            f"Only {len(sources)} of the demo's {len(photos)} photos are here; it needs {MIN_PHOTOS}. "
+            f"They come with {libraries}: {install_advice('demo')}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for photo, source in sources.items():
+        _copy_if_changed(source, folder / photo.file)
+    return Gathered(folder=folder, photos=tuple(sources), missing=missing)
+
+
+def find_photo(photo: DemoPhoto) -> Path | None:
+    """The photo's file inside the installed package; None where package or file is not here."""
+    spec = importlib.util.find_spec(photo.package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        source = Path(location, photo.inside)
+        if source.is_file():
+            return source
+    return None
+
+
+def _copy_if_changed(source: Path, target: Path) -> None:
+    """`copy2` keeps size and time, so that equal ones mean an unchanged file, as in indexing."""
+    wanted = source.stat()
+    if target.is_file():
+        found = target.stat()
+        if (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+            return
+    shutil.copy2(source, target)
 
 
 def format_credits(photos: Sequence[DemoPhoto]) -> str:

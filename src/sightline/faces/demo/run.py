@@ -1,24 +1,25 @@
-"""The demo from start to end: gather, index, caption, search, measure, write the contact sheet."""
+"""The demo from start to end: gather, index, caption, search, measure, print tables, write the contact sheet."""
 
 from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.library import Library
 from sightline.core.models.base import ModelCard
 from sightline.core.models.registry import find_card
-from sightline.core.search.query import Part, parse_query
-from sightline.faces.demo.gather import Gathered, gather_photos
-from sightline.faces.demo.photos import load_photos
-from sightline.faces.demo.relevance import measure_relevance
-from sightline.faces.demo.sheet import Sheet, SheetCredit, SheetPhoto, SheetSearch, write_contact_sheet
-from sightline.faces.demo.tables import WIDTH, format_table
+from sightline.core.search.query import parse_query
+from sightline.faces.demo.photos import DemoPhoto, Gathered, gather_photos, load_photos
+from sightline.faces.demo.sheet import PHOTO_PX, Sheet, SheetPhoto, SheetSearch, write_contact_sheet
 
+WIDTH = 100
+"""Columns of text that a table may take."""
+DEPTH = 3
+"""A query counts as answered where its photo is among this many first results."""
 MODEL = "starter"
 CAPTIONER = "starter-captioner"
 COMMITTED_PX = 320
@@ -44,17 +45,8 @@ _FIGURES = {
 """Figures of a card that the demo names."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoRun:
-    """What the steps of a run made."""
-
-    sheet: Path
-    seconds: Mapping[str, float]
-    """Step -> time it took."""
-
-
-def run_demo(out: Path, *, only_redistributable: bool = False) -> DemoRun:
-    """Run the demo in folder `out`, telling on stdout what was found; a second run embeds only what is new.
+def run_demo(out: Path, *, only_redistributable: bool = False) -> Path:
+    """Run the demo in folder `out`, telling on stdout what was found; its page. A second run embeds only what is new.
 
     With `only_redistributable` the photos are those that may be committed, at the size that is allowed.
     Raises InputError where the extra `demo` is missing.
@@ -77,10 +69,17 @@ def run_demo(out: Path, *, only_redistributable: bool = False) -> DemoRun:
         clock.lap("relevance")
         facts = [*_describe_models(library), relevance.summary(), clock.summary()]
     print("\n".join(textwrap.fill(fact, WIDTH, subsequent_indent="  ") for fact in facts))
-    sheet = _lay_out(gathered, captioned, searches, facts)
-    if only_redistributable:
-        sheet = replace(sheet, photo_px=COMMITTED_PX)
-    return DemoRun(sheet=write_contact_sheet(out / "contact-sheet.html", sheet), seconds=clock.seconds)
+    sheet = Sheet(
+        title="Contact sheet",
+        lead=f"{len(captioned)} pictures, indexed, captioned and searched on this machine by Sightline.",
+        photos=captioned,
+        searches=searches,
+        facts=facts,
+        next_step=NEXT_STEP,
+        credits=gathered.photos,
+        photo_px=COMMITTED_PX if only_redistributable else PHOTO_PX,
+    )
+    return write_contact_sheet(out / "contact-sheet.html", sheet)
 
 
 def caption_photos(library: Library, gathered: Gathered) -> list[SheetPhoto]:
@@ -95,22 +94,49 @@ def run_search(library: Library, folder: Path, title: str, parts: Sequence[str])
     return SheetSearch(title=title, parts=parse_query(words), hits=library.search(*words, top=_HITS))
 
 
-def _lay_out(
-    gathered: Gathered, photos: Sequence[SheetPhoto], searches: Sequence[SheetSearch], facts: Sequence[str]
-) -> Sheet:
-    return Sheet(
-        title="Contact sheet",
-        lead=f"{len(photos)} pictures, indexed, captioned and searched on this machine by Sightline.",
-        photos=photos,
-        searches=searches,
-        facts=facts,
-        next_step=NEXT_STEP,
-        credits=[SheetCredit(name=photo.file, credit=photo.credit, link=photo.link) for photo in gathered.photos],
-    )
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """Queries that found the photo that they were written for, of all that were asked."""
+
+    answered: int
+    asked: int
+    photos: int
+    """Photos that each query chose from."""
+    missed: tuple[tuple[str, str], ...] = ()
+    """(file, query) of those that didn't."""
+
+    @property
+    def share(self) -> float:
+        """Answered of asked, in [0, 1]."""
+        return self.answered / self.asked
+
+    @property
+    def chance(self) -> float:
+        """The share that a random order of the photos would reach."""
+        return min(1.0, DEPTH / self.photos)
+
+    def summary(self) -> str:
+        """One sentence with the figure and what chance would give."""
+        return (
+            f"{self.answered} of {self.asked} queries ({self.share:.0%}) found their photo among the first {DEPTH} "
+            f"of {self.photos}; chance would give {self.chance:.0%}."
+        )
+
+
+def measure_relevance(library: Library, photos: Sequence[DemoPhoto]) -> Relevance:
+    """Ask each photo's queries of a library that holds exactly these photos."""
+    missed = []
+    for photo in photos:
+        for query in photo.queries:
+            hits = library.search(query, top=DEPTH)
+            if photo.file not in [hit.image.path.name for hit in hits]:
+                missed.append((photo.file, query))
+    asked = sum(len(photo.queries) for photo in photos)
+    return Relevance(answered=asked - len(missed), asked=asked, photos=len(photos), missed=tuple(missed))
 
 
 def _to_sheet_photo(result: DualCaption | CaptionFailure) -> SheetPhoto:
-    """Of each way the chosen caption, else its first."""
+    """The chosen caption of each way, else its first."""
     if isinstance(result, CaptionFailure):
         return SheetPhoto(path=result.path, problem=result.reason)
     ways = [way for way in (result.clip, result.generated) if way]
@@ -160,19 +186,42 @@ def _print_captions(photos: Sequence[SheetPhoto]) -> None:
 
 def _print_searches(searches: Sequence[SheetSearch]) -> None:
     for search in searches:
-        asked = " ".join(f"{'-' if part.weight < 0 else '+'} {_short_label(part)}" for part in search.parts)
+        names = [part.image.name if part.image else part.label for part in search.parts]
+        asked = " ".join(f"{'-' if p.weight < 0 else '+'} {name}" for p, name in zip(search.parts, names, strict=True))
         print(f"\n{search.title}: {asked.removeprefix('+ ')}")
-        print(
-            format_table(
-                ("photo", "similarity", "caption"),
-                [(hit.image.path.name, hit.similarity, hit.caption or "") for hit in search.hits],
-            )
-        )
+        rows = [(hit.image.path.name, hit.similarity, hit.caption or "") for hit in search.hits]
+        print(format_table(("photo", "similarity", "caption"), rows))
     print()
 
 
-def _short_label(part: Part) -> str:
-    return part.image.name if part.image else part.label
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, width: int = WIDTH) -> str:
+    """Aligned text: numbers to the right with three decimals; the widest column is wrapped to keep within `width`."""
+    cells = [list(header), *([_format_cell(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widest = max(range(len(widths)), key=widths.__getitem__)
+    spare = width - 2 * (len(widths) - 1) - (sum(widths) - widths[widest])
+    widths[widest] = min(widths[widest], max(spare, 1))
+    right = [any(isinstance(row[column], float) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            text.rjust(size) if side else text.ljust(size) for text, size, side in zip(line, widths, right, strict=True)
+        )
+        for row in (cells[0], ["-" * size for size in widths], *cells[1:])
+        for line in _wrap_cell(row, widest, widths[widest])
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _format_cell(cell: str | float) -> str:
+    return f"{cell:.3f}" if isinstance(cell, float) else cell
+
+
+def _wrap_cell(row: Sequence[str], column: int, size: int) -> Iterator[list[str]]:
+    """A row as one line, or as several whose other cells are empty from the second on."""
+    first, *others = textwrap.wrap(row[column], size) or [""]
+    yield [*row[:column], first, *row[column + 1 :]]
+    for text in others:
+        yield [text if place == column else "" for place in range(len(row))]
 
 
 class _Clock:

@@ -16,8 +16,11 @@ from sightline.core.images.thumbnails import data_uri, make_thumbnail
 from sightline.core.search.query import Part
 from sightline.core.types import Caption, Hit
 from sightline.errors import ImageError
+from sightline.faces.demo.photos import DemoPhoto
 from sightline.kit.pages import escape, format_frame, write_page
 
+PHOTO_PX = 480
+"""Longest side of a photo's thumbnail: enough for screens with two pixels for one."""
 HIT_PX = 320
 """Longest side of the thumbnails in searches."""
 
@@ -48,15 +51,6 @@ class SheetSearch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SheetCredit:
-    """Who made a photo, and where it comes from (an address, or None)."""
-
-    name: str
-    credit: str
-    link: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sheet:
     """All that a contact sheet shows."""
 
@@ -68,18 +62,13 @@ class Sheet:
     """Sentences below the searches: the model, its figures, times."""
     next_step: tuple[str, str] | None = None
     """A sentence, and the command that it speaks of."""
-    credits: Sequence[SheetCredit] = ()
-    photo_px: int = 480
-    """Longest side of a photo's thumbnail: enough for screens with two pixels for one."""
+    credits: Sequence[DemoPhoto] = ()
+    photo_px: int = PHOTO_PX
+    """Longest side of a photo's thumbnail."""
 
 
 def write_contact_sheet(target: Path, sheet: Sheet) -> Path:
     """Write the sheet as one self-contained HTML file; the file's path. Raises InputError where it can't be written."""
-    return write_page(target, format_sheet(sheet))
-
-
-def format_sheet(sheet: Sheet) -> str:
-    """The sheet as HTML."""
     sections = [
         _section(
             "Photos",
@@ -91,7 +80,7 @@ def format_sheet(sheet: Sheet) -> str:
         _section("Credits", _list("credits", map(_format_credit, sheet.credits)), shown=bool(sheet.credits)),
     ]
     style = resources.files("sightline.faces.demo") / "sheet.css"
-    return format_frame(sheet.title, lead=sheet.lead, sections=sections, style=style)
+    return write_page(target, format_frame(sheet.title, lead=sheet.lead, sections=sections, style=style))
 
 
 def _section(title: str, body: str, *, shown: bool) -> str:
@@ -180,9 +169,8 @@ def _format_notes(sheet: Sheet) -> str:
     return f"\n<section><h2>What made this</h2>{facts}{step}</section>"
 
 
-def _format_credit(credit: SheetCredit) -> str:
-    source = f' <a href="{escape(credit.link)}">Source</a>' if credit.link else ""
-    return f"<b>{escape(credit.name)}</b> {escape(credit.credit)}{source}"
+def _format_credit(photo: DemoPhoto) -> str:
+    return f'<b>{escape(photo.file)}</b> {escape(photo.credit)} <a href="{escape(photo.link)}">Source</a>'
 
 
 def _number(value: float, *, digits: int = 2) -> str:

@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.errors import InputError, ModelError
+from sightline.errors import InputError
+from sightline.faces.integrations.rewriting import content_words, require_supported, stem
 from sightline.faces.integrations.text_generation import (
     TextGenerator,
-    Unusable,
     WritingConfig,
     Written,
     first_line,
     generate_or_explain,
     quote,
 )
-from sightline.faces.integrations.words import content_words, share_supported, stem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,39 +89,26 @@ def name_groups(groups: Mapping[str, Sequence[str]], generator: TextGenerator | 
     plain = _telling_words(groups)
     if generator is None:
         return {key: Written(text=text, plain=text) for key, text in plain.items()}
-    prompts = [_make_prompt(_spread_out(captions)) for captions in groups.values()]
+    prompts = [_make_prompt(captions) for captions in groups.values()]
     answers = generate_or_explain(generator, prompts, WritingConfig(max_tokens=24))
     return {
-        key: _check(answer, captions, plain[key], generator.name)
+        key: Written.of(answer, plain[key], take=partial(_take_name, captions=captions), writer=generator.name)
         for (key, captions), answer in zip(groups.items(), answers, strict=True)
     }
 
 
 def _make_prompt(captions: Sequence[str]) -> str:
+    """A prompt with a dozen captions at most, evenly over the group."""
+    step = max(1, math.ceil(len(captions) / _CAPTIONS_TOLD))
     return (
-        f"An album holds pictures with these captions, as JSON: {quote(list(captions))}\n"
+        f"An album holds pictures with these captions, as JSON: {quote(list(captions[::step]))}\n"
         "Write a name for the album, of two to five words, on one line, that fits most of them."
     )
 
 
-def _spread_out(captions: Sequence[str]) -> Sequence[str]:
-    """At most a dozen, evenly over the group."""
-    step = max(1, math.ceil(len(captions) / _CAPTIONS_TOLD))
-    return captions[::step]
-
-
-def _check(answer: str | ModelError, captions: Sequence[str], plain: str, name: str) -> Written:
-    if isinstance(answer, ModelError):
-        return Written(text=plain, plain=plain, problem=str(answer))
-    try:
-        text = first_line(answer).rstrip(".")
-        if len(text) > _MOST_CHARS:
-            raise Unusable(f"it has {len(text)} characters, more than {_MOST_CHARS}")
-        if not content_words(text) or share_supported(text, list(captions)) < _LEAST_SUPPORTED:
-            raise Unusable("it says what no caption says")
-    except Unusable as reason:
-        return Written(text=plain, plain=plain, problem=f"the answer of {name} can't be used: {reason}")
-    return Written(text=text, plain=plain)
+def _take_name(answer: str, *, captions: Sequence[str]) -> str:
+    text = first_line(answer).rstrip(".")
+    return require_supported(text, captions, max_chars=_MOST_CHARS, least=_LEAST_SUPPORTED)
 
 
 def _telling_words(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:

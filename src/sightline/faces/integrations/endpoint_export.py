@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata, resources
@@ -26,6 +25,7 @@ from sightline.core.models.registry import find_card
 from sightline.core.models.resolve import PACKAGE_FOLDERS, resolve_folder
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_handler import CAPTIONER_FOLDER, ENCODER_FOLDER
+from sightline.kit.files import replacing
 
 HANDLER_FILE = "handler.py"
 _ENTRY = "sightline.faces.integrations.endpoint_local"
@@ -36,7 +36,7 @@ _PACKAGE_ROOT = Path(sightline.__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedEndpoint:
-    """What was written."""
+    """A folder that was written, and the models in it."""
 
     folder: Path
     models: tuple[ModelCard, ...]
@@ -57,18 +57,15 @@ def export_endpoint(model: str, folder: Path, *, captioner: str | None = None) -
     if len({card.kind for card in cards}) < len(cards) or (captioner is not None and cards[-1].kind != "captioner"):
         raise InputError(f"An endpoint takes one encoder and one captioner; {model} and {captioner} are no such pair.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         written = [_write_model(card, partial) for card in cards]
-        _write_code(partial)
+        for path in _needed_modules():
+            target = partial / "sightline" / path.relative_to(_PACKAGE_ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         _write_texts(partial, written)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.chmod(0o755)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size_bytes = sum(path.stat().st_size for path in _files_below(folder))
     return ExportedEndpoint(folder=folder, models=tuple(written), size_bytes=size_bytes)
 
 
@@ -112,13 +109,6 @@ def _public_name(card: ModelCard) -> str:
 
 def _files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _write_code(folder: Path) -> None:
-    for path in _needed_modules():
-        target = folder / "sightline" / path.relative_to(_PACKAGE_ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
 
 
 def _needed_modules() -> list[Path]:
@@ -177,7 +167,7 @@ def _write_texts(folder: Path, cards: Sequence[ModelCard]) -> None:
 
 
 def _facts(cards: Sequence[ModelCard]) -> dict[str, str]:
-    """What the texts tell of the models. A card's words come from a file of the user's: each stays on its line."""
+    """Facts of the models for the texts. A card's words come from a file of the user's: each stays on its line."""
     encoder = next((card for card in cards if card.kind == "encoder"), None)
     lines = [f"| {_cell(c.name)} | {c.kind} | {c.preprocessing.size_px} | {_cell(c.licence)} |" for c in cards]
     return {

@@ -15,7 +15,7 @@ from sightline.errors import SightlineError
 from sightline.faces.integrations.endpoint_handler import EndpointHandler
 
 _OVERHEAD_BYTES = 1_000_000
-"""What a request may hold besides its images."""
+"""Room in a request for all besides its images."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -22,12 +22,15 @@ from sightline.faces.integrations.text_generation import (
     Unusable,
     WritingConfig,
     generate_or_explain,
+    load_writer,
     quote,
 )
+from sightline.kit.text import one_line, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sightline.core.library import Library
     from sightline.core.models.base import Encoder, ModelCard
     from sightline.core.types import ModelIdentity, Precision
 
@@ -39,6 +42,9 @@ and 40.8 with it: +0.1 points, 95% interval -0.3 to +0.4 over pictures. Each lin
 than the query (38.7, 37.3 and 36.3), and with half of the weight they lowered it by 0.6 points, which is why the query
 keeps four fifths.
 """
+
+STANDARD = "standard"
+"""The name of these lines, where a file of others could be given."""
 
 _HOLE = re.compile(r"\{(?:short)?\}")
 _CLAUSE = re.compile(r"\s+(?:while|as|who|which|that|with|and|in front of|near|next to)\s+", re.IGNORECASE)
@@ -135,7 +141,7 @@ class ExpandingEncoder:
 
     @property
     def runtime(self) -> str:
-        """What runs the encoder."""
+        """The library that runs the encoder."""
         return self._encoder.runtime
 
     @property
@@ -176,8 +182,7 @@ def _take_descriptions(answer: str, query: str, count: int) -> tuple[str, ...]:
     """Lines of an answer as captions: without numbers, bullets and repetitions. Raises Unusable where none is left."""
     kept: dict[str, str] = {}
     for line in answer.splitlines():
-        text = " ".join("".join(c if c.isprintable() else " " for c in line).split())
-        text = text.lstrip("0123456789.)-*• ").strip("\"'“”` ")
+        text = one_line(line).lstrip("0123456789.)-*• ").strip("\"'“”` ")
         if any(c.isalpha() for c in text) and len(text) <= MAX_CANDIDATE_CHARS and text.casefold() != query.casefold():
             kept.setdefault(text.casefold().rstrip("."), text)
     if not kept:
@@ -189,3 +194,39 @@ def _main_part(query: str) -> str:
     """A sentence up to its first clause or company; the whole of one that would get too short."""
     main = _CLAUSE.split(query, maxsplit=1)[0]
     return main if len(main.split()) >= _SHORTEST_MAIN_PART else query
+
+
+def expand_queries(
+    library: Library,
+    *,
+    writer: str | None = None,
+    expansions: str | None = None,
+    chat_url: str | None = None,
+    tell: Callable[[str], None],
+) -> None:
+    """Average each query of a library with descriptions, for this session; `tell` gets what was added, or why not.
+
+    They come from a text model (`writer`), or from lines: a file, or `standard`. Raises InputError unless exactly one
+    is given, and for what `load_writer` and `FixedExpander.read` refuse.
+    """
+    if (writer is None) == (expansions is None):
+        raise InputError("Give either a text model or expansions.")
+    if writer is not None:
+        expander: Expander = WrittenExpander(load_writer(writer, url=chat_url))
+    else:
+        expander = FixedExpander() if expansions == STANDARD else FixedExpander.read(Path(str(expansions)).expanduser())
+    library.use_encoder(ExpandingEncoder(library.encoder, _telling(expander, tell)))
+
+
+def _telling(expander: Expander, tell: Callable[[str], None]) -> Expander:
+    """An expander that says what it added."""
+
+    def expand(query: str) -> Expansion:
+        expansion = expander(query)
+        if expansion.problem is not None:
+            tell(f"{query!r} is searched as it is: {printable(expansion.problem)}")
+        elif expansion.descriptions:
+            tell(f"{query!r} is searched together with: {printable('; '.join(expansion.descriptions))}")
+        return expansion
+
+    return expand

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sightline.faces.demo.tables import format_table
+from sightline.faces.demo.run import format_table
 
 
 def test_columns_are_aligned_and_numbers_stand_right() -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import InputError
-from sightline.faces.demo.gather import MIN_PHOTOS, find_photo, gather_photos
-from sightline.faces.demo.photos import DemoPhoto, load_photos
+from sightline.faces.demo.photos import MIN_PHOTOS, DemoPhoto, find_photo, gather_photos, load_photos
 
 
 def make_photo(number: int) -> DemoPhoto:
@@ -75,7 +74,7 @@ def test_a_second_run_copies_only_what_changed(library_data: Path, tmp_path: Pat
 
 def test_the_extra_carries_all_photos_and_its_libraries_stay_unloaded(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from sightline.faces.demo.gather import gather_photos; "
+        "import sys; from pathlib import Path; from sightline.faces.demo.photos import gather_photos; "
         "from sightline.faces.demo.photos import load_photos; "
         "gathered = gather_photos(load_photos(), Path(sys.argv[1])); "
         "print(len(gathered.photos), {'skimage', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules))"

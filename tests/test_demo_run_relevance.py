@@ -6,7 +6,7 @@ import pytest
 
 from sightline.core.types import Hit, ImageInfo, ImageRecord
 from sightline.faces.demo.photos import DemoPhoto
-from sightline.faces.demo.relevance import measure_relevance
+from sightline.faces.demo.run import measure_relevance
 
 
 def make_photo(file: str, *queries: str) -> DemoPhoto:

@@ -10,9 +10,9 @@ from language_models import chat_answer, tiny_language_model
 from moody_server import MoodyServer
 from sightline.core.models.posting import PostLimits
 from sightline.errors import InputError, ModelError
-from sightline.faces.integrations.chat_generation import ChatGenerator
 from sightline.faces.integrations.text_generation import (
     SYSTEM,
+    ChatGenerator,
     Unusable,
     WritingConfig,
     Written,
@@ -104,8 +104,8 @@ def test_code_in_a_folder_is_not_run(tmp_path):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     folder = tiny_language_model() if find_spec("transformers") else None
-    monkeypatch.setattr("sightline.faces.integrations.pipeline_generation.torch_installed", lambda: False)
-    from sightline.faces.integrations.pipeline_generation import PipelineGenerator
+    monkeypatch.setattr("sightline.faces.integrations.text_generation.torch_installed", lambda: False)
+    from sightline.faces.integrations.text_generation import PipelineGenerator
 
     with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
         PipelineGenerator("dir:x", folder)

@@ -90,11 +90,11 @@ def test_the_network_and_several_models_and_words_to_avoid(runs, tmp_path):
 
 
 def test_the_first_interrupt_keeps_what_there_is(runs, tmp_path, monkeypatch):
-    def interrupt(self, done, *, total=None, note=""):
+    def interrupt(self, done, total=None, note=""):
         if done == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("sightline.faces.cli.progress.ProgressBar.show", interrupt)
+    monkeypatch.setattr("sightline.faces.cli.printing.ProgressBar.show", interrupt)
     code, out, err = call_main(
         "generate",
         *WORDS,

@@ -7,8 +7,7 @@ from click.testing import CliRunner
 
 from captioning_fakes import paint
 from sightline.errors import InputError, ModelError
-from sightline.faces.cli.endpoint import endpoint
-from sightline.faces.cli.export import export
+from sightline.faces.cli.models import endpoint, export
 from sightline.faces.integrations.endpoint_local import run_endpoint
 
 

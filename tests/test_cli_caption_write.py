@@ -10,7 +10,7 @@ from captioning_fakes import FakeEncoder, caption_of, paint
 from language_models import chat_answer
 from moody_server import MoodyServer
 from sightline.errors import InputError
-from sightline.faces.cli.write import write
+from sightline.faces.cli.caption import write
 
 CAPTIONS = {
     "beach/a.png": ["a brown dog runs on the beach", "two dogs playing by the sea"],

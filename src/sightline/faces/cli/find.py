@@ -1,0 +1,299 @@
+"""The library: `index`, `search`, `similar`, `duplicates`, `info` and `remove`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sightline.faces.cli.options import (
+    COUNT,
+    PATH,
+    chat_url_option,
+    choice_option,
+    default_option,
+    json_option,
+    library_option,
+    model_option,
+    precision_option,
+    where_option,
+)
+from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
+from sightline.kit.text import printable
+
+if TYPE_CHECKING:
+    from sightline.core.indexing.report import IndexReport, Progress
+    from sightline.core.library import Library
+    from sightline.core.types import Hit
+
+_top_option = default_option("-t", "--top", type=COUNT, default=10, help="Number of results.")
+_filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Print paths only.")
+
+
+@click.command()
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=PATH)
+@click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="Leave out files or folders, as in: --exclude '*/raw'"
+)
+@click.option("--prune", is_flag=True, help="Forget images even where a whole folder is missing or empty.")
+@click.option("--retry", is_flag=True, help="Try unchanged files again that could not be read before.")
+@model_option
+@precision_option
+@json_option
+@library_option
+def index(
+    *,
+    folders: tuple[Path, ...],
+    exclude: tuple[str, ...],
+    prune: bool,
+    retry: bool,
+    model: str | None,
+    as_json: bool,
+    library_dir: Path | None,
+) -> None:
+    """Bring the library up to date with folders; without any, with those it knows.
+
+    Only what is new or changed is read. It can be interrupted, or killed, at any moment: run it again to go on.
+    With --model, another model's vectors are added beside those that are there. The exit code is 1 if files could
+    not be read; they are named with the reason.
+    """
+    from sightline.core.indexing.report import IndexConfig
+    from sightline.core.library import Library
+
+    config = IndexConfig(exclude=exclude, remove_missing="always" if prune else "safe", retry_failures=retry)
+    with Library.open(library_dir, model=model) as library, ProgressBar("indexing") as bar:
+        if reason := library.choose_model(confirm=_ask if sys.stdin.isatty() else None):
+            notice(reason)
+        default = library.default_model
+        report = library.index(*folders, config=config, on_progress=lambda event: _show_progress(bar, event))
+        if default not in (None, library.model):
+            notice(f"Searches use {default} as before; to change that: sightline models use {library.model}")
+    if as_json:
+        print_json(_report_as_json(report))
+    else:
+        click.echo(report.summary())
+    if report.skipped or report.interrupted:
+        raise SystemExit(1)
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(question, err=True)
+
+
+def _show_progress(bar: ProgressBar, event: Progress) -> None:
+    if event.total is None:
+        bar.show(event.seen, note="files found")
+        return
+    parts = [f"{event.images_per_s:,.0f} images/s"] if event.images_per_s else []
+    if event.seconds_left is not None:
+        minutes, seconds = divmod(round(event.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    if event.skipped:
+        parts.append(f"{event.skipped:,} unreadable")
+    bar.show(event.done, event.total, ", ".join(parts))
+
+
+def _report_as_json(report: IndexReport) -> dict[str, Any]:
+    return {
+        **report.counts,
+        "unreadable": [{"path": str(file.path), "reason": file.reason} for file in report.skipped],
+        "warnings": report.warnings,
+        "interrupted": report.interrupted,
+        "seconds": round(report.seconds, 3),
+        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in report.stage_seconds.items()},
+    }
+
+
+@click.command()
+@click.argument("query", nargs=-1, metavar="QUERY...")
+@click.option("-a", "--add", multiple=True, metavar="PART", help="A further part to look for; the same as + PART.")
+@click.option("-s", "--subtract", multiple=True, metavar="PART", help="A part to look away from; the same as - PART.")
+@_top_option
+@_filepath_option
+@json_option
+@click.option("--min-similarity", type=click.FloatRange(-1, 1), help="Leave out results below this cosine.")
+@where_option
+@choice_option(
+    "--match",
+    "pictures",
+    "captions",
+    "both",
+    help="Rank by what pictures show, by words in captions and file names, or by both.",
+)
+@click.option("--expand", "writer", metavar="NAME", help="Search for what this text model writes of the words, too.")
+@click.option("--expansions", metavar="FILE", help="... or for these lines, with {} for the words; or: standard.")
+@chat_url_option
+@model_option
+@precision_option
+@library_option
+def search(
+    query: tuple[str, ...],
+    *,
+    writer: str | None,
+    expansions: str | None,
+    chat_url: str | None,
+    filepath_only: bool,
+    as_json: bool,
+    model: str | None,
+    library_dir: Path | None,
+    **how: Any,
+) -> None:
+    """Find images by words, by a picture, or by both.
+
+    \b
+    sightline search two dogs in the snow
+    sightline search ./photo.jpg
+    sightline search ./beach.jpg + 2:sunset - people
+    """
+    from sightline.core.library import Library
+
+    _require_one_format(filepath_only=filepath_only, as_json=as_json)
+    if writer and expansions:
+        raise click.UsageError("--expand and --expansions exclude each other.")
+    with Library.open(library_dir, model=model, create=False) as library:
+        if writer or expansions:
+            from sightline.faces.integrations.query_expansion import expand_queries
+
+            expand_queries(library, writer=writer, expansions=expansions, chat_url=chat_url, tell=notice)
+        _show_hits(library, library.search(*query, **how), filepath_only=filepath_only, as_json=as_json)
+
+
+@click.command()
+@click.argument("photo", type=PATH)
+@_top_option
+@_filepath_option
+@json_option
+@where_option
+@model_option
+@precision_option
+@library_option
+def similar(
+    photo: Path, *, filepath_only: bool, as_json: bool, model: str | None, library_dir: Path | None, **how: Any
+) -> None:
+    """Find the images most like PHOTO, which need not be in the library."""
+    from sightline.core.library import Library
+
+    _require_one_format(filepath_only=filepath_only, as_json=as_json)
+    with Library.open(library_dir, model=model, create=False) as library:
+        _show_hits(library, library.similar(photo, **how), filepath_only=filepath_only, as_json=as_json)
+
+
+def _require_one_format(*, filepath_only: bool, as_json: bool) -> None:
+    if filepath_only and as_json:
+        raise click.UsageError("--filepath-only and --json exclude each other.")
+
+
+def _show_hits(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as_json: bool) -> None:
+    if not hits and not as_json:
+        empty = library.store.stats().images == 0
+        notice("The library is empty: sightline index FOLDER" if empty else "Nothing here matches.")
+    elif filepath_only:
+        for hit in hits:
+            click.echo(str(hit.image.path))
+    elif as_json:
+        for hit in hits:
+            print_json(_hit_as_json(hit))
+    else:
+        rows = [(f"{hit.similarity:.3f}", str(hit.image.path), hit.caption or "") for hit in hits]
+        captioned = any(caption for *_, caption in rows)
+        print_table(["similarity", "path", *(["caption"] * captioned)], [row[: 2 + captioned] for row in rows])
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "id": hit.image.id,
+        "path": str(hit.image.path),
+        "similarity": round(hit.similarity, 6),
+        "caption": hit.caption,
+        **asdict(hit.image.info),
+    }
+
+
+@click.command()
+@click.option(
+    "--near",
+    "min_similarity",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="COSINE",
+    help="Near duplicates too, from this similarity on; 0.95 is a good start.",
+)
+@json_option
+@model_option
+@library_option
+def duplicates(*, min_similarity: float | None, as_json: bool, model: str | None, library_dir: Path | None) -> None:
+    """List pictures that are there more than once: exact copies, or near ones. Nothing is deleted."""
+    from sightline.core.library import Library
+
+    with Library.open(library_dir, model=model, create=False) as library:
+        groups = library.duplicates(min_similarity=min_similarity)
+    for group in groups:
+        if as_json:
+            images = [{"id": i.id, "path": str(i.path), "size_bytes": i.size_bytes} for i in group.images]
+            print_json({"kind": group.kind, "similarity": round(group.similarity, 4), "images": images})
+            continue
+        click.echo(click.style(f"{group.kind}  {group.similarity:.3f}", bold=True))
+        for image in group.images:
+            click.echo(f"  {image.info.width} x {image.info.height}  {printable(str(image.path))}")
+    if not groups and not as_json:
+        notice("No duplicates.")
+
+
+@click.command()
+@json_option
+@library_option
+def info(*, as_json: bool, library_dir: Path | None) -> None:
+    """Show what a library holds: images, captions, models, folders."""
+    from sightline.core.library import Library
+
+    with Library.open(library_dir, create=False, read_only=True) as library:
+        facts = library.info()
+    if as_json:
+        print_json(facts)
+        return
+    models = ", ".join(f"{name} ({count:,} images)" for name, count in facts["models"].items())
+    click.echo(f"library     {printable(facts['library'])}  ({facts['size_bytes'] / 1e6:,.1f} MB)")
+    click.echo(f"images      {facts['images']:,}")
+    click.echo(f"captions    {facts['captions']:,}")
+    click.echo(f"models      {models or 'none yet'}")
+    click.echo(f"default     {facts['model'] or 'none yet'}")
+    click.echo(f"unreadable  {facts['unreadable']:,}")
+    for folder in facts["folders"]:
+        click.echo(f"folder      {printable(folder)}")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@where_option
+@click.option("--model", metavar="NAME", help="Drop this model's vectors instead; the images stay.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@library_option
+def remove(
+    *, paths: tuple[Path, ...], where: str | None, model: str | None, yes: bool, library_dir: Path | None
+) -> None:
+    """Forget images, by path or filter, or a model's vectors. Files on disk are never touched."""
+    from sightline.core.library import Library
+
+    if model and (paths or where):
+        raise click.UsageError("--model drops vectors and goes without paths or --where.")
+    with Library.open(library_dir, create=False) as library:
+        if model:
+            _confirm(f"Drop the vectors of {model}?", yes)
+            notice(f"Dropped {library.remove_model(model):,} vectors of {model}.")
+            return
+        if where and not yes:
+            count = sum(1 for _ in library.store.scan(where=where))
+            _confirm(f"Forget {count:,} images?", yes)
+        notice(f"Forgot {library.remove(paths=paths, where=where):,} images. The files are where they were.")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask at a terminal; elsewhere the flag is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say --yes to do it without being asked.")
+    click.confirm(question, abort=True, err=True)
