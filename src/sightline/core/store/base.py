@@ -15,17 +15,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Capabilities:
-    """What a backend can do, so that callers ask instead of trying."""
-
-    exact: bool
-    """Whether `query` gives the exact nearest rows under every filter."""
-    full_text: bool
-    multi_process: bool
-    """Whether other processes may read while one writes."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One image to write, with what was computed for it."""
 
@@ -55,8 +44,6 @@ class Failure:
 
 class Store(Protocol):
     """Images, captions and vectors of several models. A write is all or nothing. Errors are StoreError."""
-
-    capabilities: Capabilities
 
     def close(self) -> None:
         """Release files; the store is not used afterwards."""

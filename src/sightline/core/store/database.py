@@ -1,4 +1,4 @@
-"""`library.db`: a connection to it, how transactions run, what errors mean to the user; its tables and their version.
+"""`library.db`: how it is opened, what its errors mean to the user, its tables and their version.
 
 `PRAGMA user_version` holds the schema version, `PRAGMA application_id` marks the file as Sightline's. `docs/format.md`
 says what every table means.
@@ -7,10 +7,9 @@ says what every table means.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,84 +28,22 @@ APPLICATION_ID = 0x53494748
 Migration = Callable[[sqlite3.Connection], None]
 
 
-class Database:
-    """A connection that threads share under a lock; a write is one transaction, a read sees one state.
-
-    Not to be carried over a fork: open the library again in the child.
-    """
-
-    def __init__(self, folder: Path, *, read_only: bool) -> None:
-        self.path = folder / DATABASE_NAME
-        self.read_only = read_only
-        self._lock = threading.RLock()
-        with _translated_errors(self.path):
-            self._connection: sqlite3.Connection | None = _open_read_only(self.path) if read_only else _open(self.path)
-
-    def close(self) -> None:
-        """Close the connection; closing twice is harmless."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreError(f"The library at {self.path.parent} was closed; open it again.")
-        return self._connection
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, with every statement inside seeing the same state. Raises StoreError."""
-        with self._lock, _translated_errors(self.path):
-            db = self._connected()
-            if db.in_transaction:
-                yield db
-                return
-            db.execute("begin")
-            try:
-                yield db
-            finally:
-                # After some errors SQLite has ended the transaction by itself.
-                with suppress(sqlite3.Error):
-                    db.execute("rollback")
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """The connection in a write transaction: committed at the end, undone on any exception. Raises StoreError."""
-        with self._lock, _translated_errors(self.path):
-            db = self._connected()
-            if self.read_only:
-                raise StoreError(f"The library at {self.path.parent} was opened for reading only.")
-            if db.in_transaction:  # a read that Ctrl-C cut short just before it ended
-                db.execute("rollback")
-            db.execute("begin immediate")
-            try:
-                yield db
-                db.execute("commit")
-            except BaseException:
-                # A rollback that fails too (the disk again) leaves the log uncommitted, which SQLite ignores later.
-                if db.in_transaction:
-                    with suppress(sqlite3.Error):
-                        db.execute("rollback")
-                raise
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a library file, made where it is missing and brought to the newest schema. Raises StoreError."""
+    try:
+        return _open_read_only(path) if read_only else _open(path)
+    except (sqlite3.Error, UnicodeEncodeError) as error:
+        raise explain(error, path) from error
 
 
 def check_integrity(path: Path) -> list[str]:
-    """What SQLite's own check finds wrong with a library file; empty for a sound one."""
-    with _translated_errors(path), closing(_connect(path, "mode=ro")) as db:
-        found = [str(row[0]) for row in db.execute("pragma integrity_check")]
-    return [] if found == ["ok"] else found
-
-
-@contextmanager
-def _translated_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into StoreError with what to do next."""
+    """Faults that SQLite's own check finds in a library file; empty for a sound one. Raises StoreError."""
     try:
-        yield
+        with closing(_connect(path, "mode=ro")) as db:
+            found = [str(row[0]) for row in db.execute("pragma integrity_check")]
     except sqlite3.Error as error:
-        raise StoreError(_explain(error, path)) from error
-    except UnicodeEncodeError as error:
-        raise StoreError(f"The text {error.object!a} is not valid Unicode and can't be kept in {path}.") from error
+        raise explain(error, path) from error
+    return [] if found == ["ok"] else found
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
@@ -170,7 +107,14 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _explain(error: sqlite3.Error, path: Path) -> str:
+def explain(error: sqlite3.Error | UnicodeEncodeError, path: Path) -> StoreError:
+    """An error of SQLite's, or of a text that it can't hold, as one that says what to do next."""
+    if isinstance(error, UnicodeEncodeError):
+        return StoreError(f"The text {error.object!a} is not valid Unicode and can't be kept in {path}.")
+    return StoreError(_describe(error, path))
+
+
+def _describe(error: sqlite3.Error, path: Path) -> str:
     code = getattr(error, "sqlite_errorcode", None)
     match code & 0xFF if code is not None else None:
         case sqlite3.SQLITE_FULL:

@@ -1,6 +1,6 @@
 """Vectors of models as SQLite keeps them: half-precision blobs, each with the generation in which it was written.
 
-Shape suffixes: N rows, D dimension.
+Shape suffixes: N rows, M ids, C candidates, D dimension.
 """
 
 from __future__ import annotations
@@ -231,6 +231,22 @@ def gather_vectors(
         return np.empty(0, dtype=np.int64), np.empty((0, model.identity.dim), dtype=np.float32)
     found, vectors = zip(*chunks, strict=True)
     return np.concatenate(found), np.concatenate(vectors)
+
+
+def compare_vectors(
+    db: sqlite3.Connection, model: ModelRow, ids_M: NDArray[np.int64], query_D: NDArray[np.float32], *, every: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids (C,) and cosines (C,) of those of `ids_M` that have a vector; `every` vector is read, or these alone."""
+    ids, cosines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float64)]
+    for found, vectors_CD in read_vectors(db, model, None if every else ids_M.tolist()):
+        # Summed row by row, not by BLAS: equal vectors must get equal cosines wherever they stand.
+        ids.append(found)
+        cosines.append((vectors_CD * query_D).sum(axis=1, dtype=np.float64).clip(-1, 1))
+    id_C, cosine_C = np.concatenate(ids), np.concatenate(cosines)
+    if not every:
+        return id_C, cosine_C
+    wanted_C = np.isin(id_C, ids_M)
+    return id_C[wanted_C], cosine_C[wanted_C]
 
 
 def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:
