@@ -8,17 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sightline.core.search.query import Part, parse_query
 from sightline.errors import InputError, ModelError
 from sightline.kit import config
-from sightline.kit.paths import expand, is_file
+from sightline.kit.config import expand, is_file
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
     from sightline.core.indexing.report import IndexConfig, IndexReport, Progress
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.search.engine import Match, Part, SearchConfig
     from sightline.core.store.sqlite import SqliteStore
     from sightline.core.types import Caption, Hit
 
@@ -185,7 +184,7 @@ class Library:
 
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
-        from sightline.core.indexing.calibration import sample_pictures
+        from sightline.core.indexing.reading import sample_pictures
         from sightline.core.models.encoder_precision import needs_gate, quantise_encoder
         from sightline.core.models.encoders import load_encoder
         from sightline.core.models.gate import EncoderGate
@@ -233,14 +232,14 @@ class Library:
         `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
         Raises InputError for a broken query or filter.
         """
-        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.engine import SearchConfig, parse_query
 
         settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
         return self._search(parse_query(query, add=add, subtract=subtract), settings)
 
     def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like a photo, which need not be in the library; the photo itself is left out."""
-        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.engine import Part, SearchConfig
 
         path = expand(photo)
         if not is_file(path):
@@ -369,7 +368,7 @@ def caption(
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """Pictures as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
-    from sightline.core.images.walk import walk_images
+    from sightline.core.images.files import walk_images
 
     pictures: dict[Path, None] = {}
     for path in map(expand, paths):

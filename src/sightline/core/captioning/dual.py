@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.core.captioning.bank import read_candidates
-from sightline.core.captioning.compose import BankRanker
 from sightline.core.captioning.fuse import FusionWeights, fuse
-from sightline.core.captioning.rank import ListRanker, Ranker
-from sightline.core.captioning.vectors import embed_texts
+from sightline.core.captioning.rank import BankRanker, ListRanker, Ranker, embed_texts
 from sightline.core.images.decode import read_picture
 from sightline.core.models.base import GenerationConfig
 from sightline.core.types import Caption

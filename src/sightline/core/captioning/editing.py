@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.core.captioning.fuse import fuse
@@ -74,3 +77,20 @@ def _choose_best(captions: Sequence[Caption], nats_per_cosine: float) -> list[Ca
     clip, generated = ([c for c in captions if c.source == source] for source in ("clip", "generated"))
     best = fuse(clip, generated, temperature=nats_per_cosine)[0]
     return [replace(c, best=(c.source, c.text) == (best.source, best.text)) for c in captions]
+
+
+_CHUNK_ROWS = 500
+
+
+def find_uncaptioned(store: Store, *, encoder: str, captioner: str | None, root: Path | None = None) -> Iterator[Path]:
+    """Pictures without captions that these two models ranked and wrote, by folder and path; captioner None: ranked.
+
+    So captioning can go on where it stopped, and another captioner writes its own for all pictures.
+    """
+    records = iter(store.scan(root=root))
+    while chunk := list(islice(records, _CHUNK_ROWS)):
+        captions = store.captions([record.id for record in chunk if record.id is not None])
+        for record in chunk:
+            known = {(c.source, c.model) for c in captions.get(record.id or 0, [])}
+            if ("clip", encoder) not in known or (captioner is not None and ("generated", captioner) not in known):
+                yield record.path

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightline.core.images.walk import FoundFile, file_stamp, walk_images
+from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.errors import InputError, StoreError
 

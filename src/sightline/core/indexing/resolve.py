@@ -12,16 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightline.core.images.files import hash_file
-from sightline.core.images.walk import file_stamp
-from sightline.core.indexing.stages import uninterrupted
+from sightline.core.images.files import file_stamp, hash_file
 from sightline.core.store.base import Entry
 from sightline.core.types import ImageInfo, ImageRecord
+from sightline.kit.work import uninterrupted
 
 if TYPE_CHECKING:
     from sightline.core.indexing.plan import LostFile, Plan, Scope
+    from sightline.core.indexing.reading import Reading
     from sightline.core.indexing.report import IndexReport
-    from sightline.core.indexing.stages import Reading
     from sightline.core.store.base import Store
 
 Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]

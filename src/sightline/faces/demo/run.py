@@ -12,7 +12,7 @@ from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.library import Library
 from sightline.core.models.base import ModelCard
 from sightline.core.models.registry import find_card
-from sightline.core.search.query import Part, parse_query
+from sightline.core.search.engine import Part, parse_query
 from sightline.faces.demo.gather import Gathered, gather_photos
 from sightline.faces.demo.photos import load_photos
 from sightline.faces.demo.relevance import measure_relevance

@@ -10,8 +10,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from sightline.core.images.decode import read_info, read_picture
-from sightline.core.images.thumbnails import make_thumbnail
+from sightline.core.images.decode import make_thumbnail, read_info, read_picture
 from sightline.core.types import ImageRecord
 from sightline.errors import ImageError
 from sightline.faces.web.problems import Problem

@@ -18,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.core.images.decode import read_picture
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.decode import data_uri, make_thumbnail, read_picture
 
 if TYPE_CHECKING:
     from sightline.core.types import ImageRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from sightline.errors import InputError
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_split
 from sightline.lab.data.subset import check_limit, choose_subset
 

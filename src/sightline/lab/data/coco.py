@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, Split
 from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, choose_folder, list_some
 from sightline.lab.data.karpathy import read_karpathy

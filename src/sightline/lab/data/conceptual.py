@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import SPLITS, Dataset, Split
 from sightline.lab.data.download.url_lists import open_url_list
 from sightline.lab.data.text_files import first_line

@@ -10,7 +10,7 @@ from typing import Any
 
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import SPLITS, Dataset, Split
 from sightline.lab.data.captioned_files import CaptionedFiles, ImageFolder, check_name, list_some
 from sightline.lab.data.split_names import find_split_paths, parse_split, require_split, split_named

@@ -13,10 +13,10 @@ import pytest
 import sightline
 from indexing_world import PooledEncoder, rows, write_photos
 from sightline.core.indexing.indexer import index
-from sightline.core.indexing.stages import uninterrupted
 from sightline.core.store.database import DATABASE_NAME, check_integrity
 from sightline.core.store.sqlite import open_store
 from sightline.errors import ModelError, StoreError
+from sightline.kit.work import uninterrupted
 
 COUNT = 300
 
@@ -25,11 +25,11 @@ import json, resource, sys
 from pathlib import Path
 from indexing_world import PooledEncoder
 from sightline.errors import StoreError
-from sightline.core.indexing import indexer, stages
+from sightline.core.indexing import indexer
 from sightline.core.store.sqlite import open_store
 
 library, folder, max_rows, image_s, limit_bytes = sys.argv[1:]
-stages._MAX_ROWS = int(max_rows)
+indexer._MAX_ROWS = int(max_rows)
 store = open_store(Path(library))
 if int(limit_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit_bytes),) * 2)
