@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from indexing_world import PooledEncoder, write_photos
-from sightline.core.indexing.indexer import BatchEmbedder, index
-from sightline.core.indexing.reading import FileReader, ReaderPool
+from sightline.core.indexing.indexer import BatchEmbedder, ReaderPool, index
+from sightline.core.indexing.reading import FileReader
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.store.sqlite import open_store
 from sightline.errors import InputError

@@ -265,10 +265,13 @@ class Library:
         Raises ModelError where only other models have been indexed, StoreError where the vectors were made by other
         weights or another preprocessing under the same name.
         """
-        if not self.store.models():
+        known = self.store.models()
+        if not known:
             return False
-        self._known_model(self.model)
-        self.store.add_model(self.encoder.identity)  # known already: this only compares
+        if self.model not in known:
+            self._known_model(self.model)
+        if known.get(self.model) != self.encoder.identity:
+            self.store.add_model(self.encoder.identity)  # known already: this says what differs
         return True
 
     # --- captions and facts -------------------------------------------------------------------------------------

@@ -6,24 +6,26 @@ scale where that is enough. Colour profiles are not applied: the models were tra
 
 from __future__ import annotations
 
-import base64
 import io
 import math
+import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeGuard, cast
+from typing import IO, TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import simplejpeg
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
@@ -35,13 +37,11 @@ from PIL import (  # importing a plugin registers its format
 )
 
 from sightline.core.images.files import HEIF_MISSING, describe_content, explain_os_error, heif_available
-from sightline.core.images.metadata import ExifFacts, read_exif
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import max_pixels
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
@@ -69,6 +69,7 @@ _TURNS = {
 }
 """EXIF orientation -> what makes the stored pixels upright."""
 
+_DATE = re.compile(r"\s*(\d{4})[:\-/.](\d{1,2})[:\-/.](\d{1,2})[ T](\d{1,2}):(\d{1,2}):(\d{1,2})")
 _WHITE = (255, 255, 255)
 _FULL_16_BIT = 65535
 
@@ -97,18 +98,22 @@ def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Pic
         rgb_HW3 = _decode_jpeg(image, smallest_px) if _is_plain_jpeg(image) else None
         if rgb_HW3 is None:
             rgb_HW3 = _decode_by_pillow(image, smallest_px)
-        facts = read_exif(image)
-        return Picture(_turn_upright(rgb_HW3, _orientation(image, facts)), _describe(image, size, facts))
+        orientation, facts = _read_exif(image)
+        turn = _TURNS.get(orientation)
+        upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
+        return Picture(upright_HW3, _describe(image, size, orientation, facts))
 
 
 def read_info(source: Path | bytes) -> ImageInfo:
-    """What a file's header says, without decoding its pixels (but of a PNG without EXIF before them, see `read_exif`).
+    """What a file's header says, without decoding its pixels.
+
+    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
 
     Raises ImageError for a file whose header can't be read.
     """
     with _opened(source) as image:
         size = image.size
-        return _describe(image, size, read_exif(image))
+        return _describe(image, size, *_read_exif(image))
 
 
 def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -263,28 +268,36 @@ def _bits_of_tiff(image: Image.Image) -> int | None:
     return int(stated[0]) if isinstance(stated, tuple) and stated else None
 
 
-def _orientation(image: ImageFile, facts: ExifFacts) -> int:
-    """Pillow turns TIFF by itself, and pillow_heif HEIF."""
-    return 1 if image.format in {"TIFF", "HEIF"} else facts.orientation
+def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
+    """How the pixels must be turned (1 to 8), and what else EXIF tells of an opened picture, by `ImageInfo`'s names.
+
+    Broken values count as absent, never as errors. Tags and their types: CIPA DC-008 (Exif 2.32).
+    """
+    main: Mapping[int, Any] = {}
+    details: Mapping[int, Any] = {}
+    position: Mapping[int, Any] = {}
+    with suppress(Exception):  # damaged EXIF makes Pillow raise nearly anything; what was read before it counts
+        exif = image.getexif()
+        main = exif
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        position = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    # When the shutter was pressed, else when it was scanned, else when the file was last changed.
+    tags = ((details, "DateTimeOriginal"), (details, "DateTimeDigitized"), (main, "DateTime"))
+    dates = (parse_date(part.get(ExifTags.Base[tag])) for part, tag in tags)
+    latitude, longitude = parse_position(position)
+    # Pillow turns TIFF by itself, and pillow_heif HEIF.
+    is_upright = image.format in {"TIFF", "HEIF"}
+    return 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
+        "taken_at": next(filter(None, dates), None),
+        "camera": parse_camera(main.get(ExifTags.Base.Make), main.get(ExifTags.Base.Model)),
+        "latitude": latitude,
+        "longitude": longitude,
+    }
 
 
-def _turn_upright(rgb_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    turn = _TURNS.get(orientation)
-    return rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
-
-
-def _describe(image: ImageFile, size: tuple[int, int], facts: ExifFacts) -> ImageInfo:
-    lies_on_its_side = _orientation(image, facts) >= 5
-    width, height = reversed(size) if lies_on_its_side else size
-    return ImageInfo(
-        width=width,
-        height=height,
-        format=_format_name(image),
-        taken_at=facts.taken_at,
-        camera=facts.camera,
-        latitude=facts.latitude,
-        longitude=facts.longitude,
-    )
+def _describe(image: ImageFile, size: tuple[int, int], orientation: int, facts: Mapping[str, Any]) -> ImageInfo:
+    width, height = reversed(size) if orientation >= 5 else size
+    return ImageInfo(width=width, height=height, format=_format_name(image), **facts)
 
 
 def _format_name(image: ImageFile) -> str:
@@ -344,37 +357,59 @@ def _put_filter_first() -> None:
         filters[:] = [_FILTER, *(known for known in filters if known is not _FILTER)]
 
 
-ThumbnailFormat = Literal["JPEG", "WEBP"]
-
-MAX_SIDE_PX: dict[ThumbnailFormat, int] = {"JPEG": 65_500, "WEBP": 16_383}
-"""Longer side that a format holds: of JPEG, what libjpeg writes, 35 less than the format's field for it."""
-
-
-def make_thumbnail(
-    rgb: NDArray[np.uint8],
-    *,
-    size_px: int,
-    format: ThumbnailFormat = "JPEG",  # noqa: A002 - Pillow's own word
-    quality: int = 80,
-) -> bytes:
-    """Upright RGB (H, W, 3) uint8 -> an encoded picture whose longer side is at most `size_px`.
-
-    The aspect ratio is kept and nothing is enlarged; what the format can't hold is made smaller. It carries no metadata
-    of the original.
-    Raises InputError for a size below 1 or a quality outside 1 to 100.
-    """
-    if size_px < 1:
-        raise InputError(f"A thumbnail's size_px must be at least 1; it is {size_px}.")
-    if not 1 <= quality <= 100:
-        raise InputError(f"A thumbnail's quality must be from 1 to 100; it is {quality}.")
-    image = Image.fromarray(rgb)
-    size_px = min(size_px, MAX_SIDE_PX[format])
-    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    encoded = io.BytesIO()
-    image.save(encoded, format, quality=quality)
-    return encoded.getvalue()
+def parse_orientation(value: object) -> int:
+    """1 to 8; anything else counts as upright."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def data_uri(data: bytes, format: ThumbnailFormat) -> str:  # noqa: A002
-    """An encoded picture as a `data:` URI, to be inlined in a page."""
-    return f"data:image/{format.lower()};base64,{base64.b64encode(data).decode('ascii')}"
+def parse_date(value: object) -> str | None:
+    """EXIF's `2024:05:01 12:30:00`, and the variants found in the wild, as ISO 8601; None for no real date."""
+    match = _DATE.match(_clean(value))
+    if match is None:
+        return None
+    try:
+        return datetime(*(int(part) for part in match.groups())).isoformat()  # type: ignore[arg-type]
+    except ValueError:  # such as 0000:00:00, written by cameras whose clock was never set
+        return None
+
+
+def parse_camera(make: object, model: object) -> str | None:
+    """`Canon`, `Canon EOS 5D` -> `Canon EOS 5D`; `Apple`, `iPhone 12` -> `Apple iPhone 12`."""
+    maker, name = _clean(make), _clean(model)
+    brand = maker.split(" ")[0].lower()
+    if brand and name.lower().startswith(brand):
+        return name
+    return f"{maker} {name}".strip() or None
+
+
+def parse_position(gps: Mapping[int, Any]) -> tuple[float | None, float | None]:
+    """Latitude and longitude in degrees, or two Nones: without hemispheres, out of range, or the 0, 0 of no fix."""
+    latitude = _parse_angle(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", limit=90)
+    longitude = _parse_angle(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", limit=180)
+    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
+        return None, None
+    return latitude, longitude
+
+
+def _parse_angle(value: object, reference: object, hemispheres: str, *, limit: int) -> float | None:
+    """Degrees, minutes and seconds with a hemisphere -> signed degrees, to a centimetre."""
+    hemisphere = _clean(reference).upper()[:1]
+    if not hemisphere or hemisphere not in hemispheres:
+        return None
+    try:
+        parts = [float(part) for part in value] if isinstance(value, tuple) else [float(value)]  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    degrees = math.fsum(part / 60.0**place for place, part in enumerate(parts))
+    if not 1 <= len(parts) <= 3 or not math.isfinite(degrees) or not 0 <= degrees <= limit:
+        return None
+    return round(-degrees if hemisphere == hemispheres[1] else degrees, 7)
+
+
+def _clean(value: object) -> str:
+    """Text of an EXIF field: up to its first NUL, white space tidied, without control characters."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return ""
+    printable = "".join(character if character.isprintable() else " " for character in text.split("\0")[0])
+    return " ".join(printable.split())

@@ -6,8 +6,12 @@ number of files: two batches of pixels under way, one waiting, some hundred rows
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sightline.core.indexing.plan import Planner
-from sightline.core.indexing.reading import FileReader, ReaderPool, Reading
+from sightline.core.indexing.reading import FileReader, Reading
 from sightline.core.indexing.report import IndexConfig, IndexReport, Progress, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.store.base import Failure
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 _NEVER_MATCHES_NS = -1
 """The mtime kept with a failure that may pass without a change of the file, so that it is tried again."""
+_STOP_TIMEOUT_S = 0.5
 _FIRST_BATCH = 2
 _BATCH_S = 0.4
 """Aim of one encoder call: short enough that Ctrl-C is answered at once, long enough to be efficient."""
@@ -72,7 +77,7 @@ def index(
     try:
         scopes = planner.scopes(folders)
         _make_room(store, encoder, report)
-        planner.walk(scopes, model=encoder.identity.name, on_seen=meter.tick)
+        planner.walk(scopes, model=encoder.card.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = len(plan.tasks)
         _Pipeline(store, encoder, plan=plan, config=config, report=report).run(meter)
@@ -174,15 +179,15 @@ class _Pipeline:
             return "pixels"
         if resolution.kind == "added" and met_before:
             resolution = replace(resolution, kind="copied")
-        moves_now = self._resolver.must_write_now(resolution)
-        if moves_now:
+        if resolution.is_urgent:
             for entry in resolution.moves:
                 self._writer.add(entry)
             self._flush()
-        self._resolver.settle(resolution)
+        if resolution.kind in ("renamed", "updated"):
+            self._resolver.settle(resolution)
         if resolution.needs_vector:
             self._embedder.add(reading.content_hash, reading.pixels, partial(self._write, resolution))
-        elif moves_now:
+        elif resolution.is_urgent:
             self._count(resolution)
         else:
             self._write(resolution)
@@ -222,12 +227,61 @@ class _Pipeline:
         self._embedder.forget_encoded()
 
 
+@dataclass
+class ReaderPool:
+    """Threads that turn tasks into readings, given back in the order of the tasks.
+
+    The threads are daemons, so that a process which was told to stop does not wait for a picture of minutes.
+    """
+
+    read: Callable[[Task], Reading]
+    threads: int
+    _jobs: queue.SimpleQueue[tuple[Task, Future[Reading]] | None] = field(default_factory=queue.SimpleQueue)
+    _in_flight: deque[Future[Reading]] = field(default_factory=deque)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
+        for worker in self._workers:
+            worker.start()
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        future: Future[Reading] = Future()
+        self._in_flight.append(future)
+        self._jobs.put((task, future))
+
+    def take(self) -> Reading:
+        """The oldest task's reading; waits for it. Raises what the reader raised."""
+        return self._in_flight.popleft().result()
+
+    def stop(self) -> None:
+        """Let threads end after the file they are at, and drop what is queued; waits half a second at most."""
+        self._stopping = True
+        for _ in self._workers:
+            self._jobs.put(None)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopping:
+            task, future = job
+            try:
+                future.set_result(self.read(task))
+            except BaseException as error:  # raised again where the reading is taken
+                future.set_exception(error)
+
+
 class BatchEmbedder:
     """Gives each content to the encoder once, however many files hold it."""
 
     def __init__(self, encoder: Encoder, *, max_batch_size: int) -> None:
         self._encoder = encoder
-        self._model = encoder.identity.name
+        self._model = encoder.card.name
         self._max_batch_size = max_batch_size
         self._contents: dict[str, _Content] = {}
         self._waiting: list[_Content] = []

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import random
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 
 _LARGE_FILE_BYTES = 128 * 2**20
 """A larger file is not held in memory as a whole: it is hashed in pieces and read again by the decoder."""
-
-_STOP_TIMEOUT_S = 0.5
 
 _CURABLE = (AVIF_MISSING, HEIF_MISSING, "SIGHTLINE_MAX_PIXELS", "not enough memory", "can't be read", "read error")
 """Parts of reasons that may pass with the file as it is: something gets installed, set, freed or connected."""
@@ -92,55 +87,6 @@ class FileReader:
             reading.info = picture.info
             reading.pixels = self._preprocessing.resize(picture.rgb)
             reading.decode_s = time.perf_counter() - started - reading.read_s
-
-
-@dataclass
-class ReaderPool:
-    """Threads that turn tasks into readings, given back in the order of the tasks.
-
-    The threads are daemons, so that a process which was told to stop does not wait for a picture of minutes.
-    """
-
-    read: Callable[[Task], Reading]
-    threads: int
-    _jobs: queue.SimpleQueue[tuple[Task, Future[Reading]] | None] = field(default_factory=queue.SimpleQueue)
-    _in_flight: deque[Future[Reading]] = field(default_factory=deque)
-    _stopping: bool = False
-
-    def __post_init__(self) -> None:
-        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
-        for worker in self._workers:
-            worker.start()
-
-    def __len__(self) -> int:
-        return len(self._in_flight)
-
-    def submit(self, task: Task) -> None:
-        """Queue a task."""
-        future: Future[Reading] = Future()
-        self._in_flight.append(future)
-        self._jobs.put((task, future))
-
-    def take(self) -> Reading:
-        """The oldest task's reading; waits for it. Raises what the reader raised."""
-        return self._in_flight.popleft().result()
-
-    def stop(self) -> None:
-        """Let threads end after the file they are at, and drop what is queued; waits half a second at most."""
-        self._stopping = True
-        for _ in self._workers:
-            self._jobs.put(None)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for worker in self._workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._stopping:
-            task, future = job
-            try:
-                future.set_result(self.read(task))
-            except BaseException as error:  # raised again where the reading is taken
-                future.set_exception(error)
 
 
 _MOST_FILES = 50_000

@@ -37,6 +37,8 @@ class Resolution:
     """The row that a renamed file takes over, where it was until now."""
     displaced: ImageRecord | None = None
     """The row of the file's path until now, which takes the place of the claimed one in exchange."""
+    is_urgent: bool = False
+    """True where files that are read later have to see that rows have moved."""
 
     @property
     def moves(self) -> Sequence[Entry]:
@@ -78,19 +80,13 @@ class Resolver:
     def settle(self, resolution: Resolution) -> None:
         """Note that rows have found their content, so that they are neither deleted nor claimed again."""
         id_ = resolution.entry.image.id
-        if id_ is None or resolution.kind not in ("renamed", "updated"):
-            return
+        assert id_ is not None  # of a renamed or updated file
         self._settled.add(id_)
         lost = self._plan.lost.pop(id_, None)
         if resolution.displaced is not None and resolution.displaced.id is not None:
             self._displaced.add(resolution.displaced.id)
             if lost is not None:
                 self._plan.lost[resolution.displaced.id] = lost  # it is now where no file is
-
-    def must_write_now(self, resolution: Resolution) -> bool:
-        """Whether files that are read later have to see that rows have moved."""
-        claimed = resolution.claimed
-        return claimed is not None and (resolution.displaced is not None or claimed.id not in self._plan.lost)
 
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
@@ -101,7 +97,8 @@ class Resolver:
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
         resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
-        return replace(resolution, claimed=source, displaced=row)
+        is_urgent = row is not None or source.id not in self._plan.lost
+        return replace(resolution, claimed=source, displaced=row, is_urgent=is_urgent)
 
     def _resolve_known(self, kind: Kind, record: ImageRecord) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""

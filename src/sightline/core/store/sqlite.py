@@ -261,8 +261,10 @@ class SqliteStore:
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
         """Records in the order asked. Raises StoreError for an unknown id."""
         with self._database.reading() as db:
-            rows.check_known(db, ids)
-            return self._records(db, ids)
+            records = self._records(db, ids)
+            if len(records) < len(ids):
+                rows.check_known(db, ids)
+            return records
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
         """All records by root and path, under a filter, in a folder (also through symbolic links).

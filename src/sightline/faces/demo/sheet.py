@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sightline.core.images.decode import data_uri, make_thumbnail, read_picture
+from sightline.core.images.decode import read_picture
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.core.search.engine import Part
 from sightline.core.types import Caption, Hit
 from sightline.errors import ImageError

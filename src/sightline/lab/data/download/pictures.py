@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from sightline.core.images.decode import make_thumbnail, read_info, read_picture
+from sightline.core.images.decode import read_info, read_picture
+from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
 
 SUFFIX_OF_FORMAT = {
