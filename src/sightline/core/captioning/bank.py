@@ -1,4 +1,4 @@
-"""The candidate bank that ships with Sightline, and the user's own list of candidates."""
+"""The candidate bank that ships with Sightline, the English that joins its parts, and the user's own candidates."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 MAX_CANDIDATE_CHARS = 400
 """Longest line of a candidates file. CLIP reads about 300 characters and would ignore the rest unseen."""
+
+Number = Literal["one", "many", "mass", "fixed"]
+Link = Literal["with", "and"]
+# Letters are a poor guide to sounds: these begin with a vowel's letter and a consonant's sound, or the other way round.
+_CONSONANT_SOUNDS = ("eu", "ewe", "once", "one-", "uku", "uni", "usa", "use", "usu", "uten")
+_VOWEL_SOUNDS = ("heir", "honest", "honour", "hour", "x-ray")
+_SPELLED_OUT = re.compile(r"[A-Z]{2,}\b")
+_SPELLED_WITH_VOWEL = frozenset("AEFHILMNORSX")
+_HEAD_ENDS = re.compile(r" (?:of|in|on|with|from|seen|for|under|and) ")
+_EACH = re.compile(r"\{(an? )([^{}]+)\}")
+_FUNCTION_WORD = re.compile(
+    "an?|the|its|and|of|in|on|at|by|to|up|into|with|from|under|over|down|for|off|through|against|behind|next"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +153,6 @@ def parse_candidates(text: str, *, origin: str) -> tuple[str, ...]:
             f"{origin[0].upper()}{origin[1:]} holds no caption. Write one a line; lines with # are comments."
         )
     return tuple(candidates)
-
-
-Number = Literal["one", "many", "mass", "fixed"]
-Link = Literal["with", "and"]
-
-# Letters are a poor guide to sounds: these begin with a vowel's letter and a consonant's sound, or the other way round.
-_CONSONANT_SOUNDS = ("eu", "ewe", "once", "one-", "uku", "uni", "usa", "use", "usu", "uten")
-_VOWEL_SOUNDS = ("heir", "honest", "honour", "hour", "x-ray")
-_SPELLED_OUT = re.compile(r"[A-Z]{2,}\b")
-_SPELLED_WITH_VOWEL = frozenset("AEFHILMNORSX")
-
-_HEAD_ENDS = re.compile(r" (?:of|in|on|with|from|seen|for|under|and) ")
-_EACH = re.compile(r"\{(an? )([^{}]+)\}")
-_FUNCTION_WORD = re.compile(
-    "an?|the|its|and|of|in|on|at|by|to|up|into|with|from|under|over|down|for|off|through|against|behind|next"
-)
 
 
 def choose_article(phrase: str) -> str:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +21,7 @@ from sightline.core.images.decode import read_picture
 from sightline.core.models.base import GenerationConfig
 from sightline.core.types import Caption
 from sightline.errors import ImageError, InputError
+from sightline.kit.work import map_ahead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,26 +127,13 @@ class _Run:
     def stream(self, paths: Iterable[Path]) -> Iterator[DualCaption | CaptionFailure]:
         """Batches of readable images; failures keep their place in the order."""
         waiting: list[_Ready | CaptionFailure] = []
-        for item in self._read_ahead(paths):
+        # Read by threads, at most two batches ahead of what is consumed.
+        for item in map_ahead(self._read, paths, threads=_DECODERS, ahead=2 * self._config.batch_size):
             waiting.append(item)
             if sum(isinstance(one, _Ready) for one in waiting) >= self._batch_size:
                 yield from self._caption_readable(waiting)
                 waiting = []
         yield from self._caption_readable(waiting)
-
-    def _read_ahead(self, paths: Iterable[Path]) -> Iterator[_Ready | CaptionFailure]:
-        """Read files by threads, in order, at most two batches ahead of what is consumed."""
-        remaining = iter(paths)
-        pool = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="sightline-decode")
-        try:
-            first = islice(remaining, 2 * self._config.batch_size)
-            pending: deque[Future[_Ready | CaptionFailure]] = deque(pool.submit(self._read, path) for path in first)
-            while pending:
-                item = pending.popleft().result()
-                pending.extend(pool.submit(self._read, path) for path in islice(remaining, 1))
-                yield item
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, path: Path) -> _Ready | CaptionFailure:
         try:

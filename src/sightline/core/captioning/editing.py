@@ -1,4 +1,4 @@
-"""The caption that a user writes for a picture: it stands above all others until it is taken back."""
+"""Captions in a library: the user's own, which stands above all others until it is taken back, and those that lack."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sightline.core.store.base import Store
 
 MAX_CAPTION_CHARS = 2000
+
+_CHUNK_ROWS = 500
 
 
 def write_caption(store: Store, image_id: int, text: str, *, encoder: Encoder | None = None) -> str | None:
@@ -77,9 +79,6 @@ def _choose_best(captions: Sequence[Caption], nats_per_cosine: float) -> list[Ca
     clip, generated = ([c for c in captions if c.source == source] for source in ("clip", "generated"))
     best = fuse(clip, generated, temperature=nats_per_cosine)[0]
     return [replace(c, best=(c.source, c.text) == (best.source, best.text)) for c in captions]
-
-
-_CHUNK_ROWS = 500
 
 
 def find_uncaptioned(store: Store, *, encoder: str, captioner: str | None, root: Path | None = None) -> Iterator[Path]:

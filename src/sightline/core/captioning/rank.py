@@ -1,13 +1,20 @@
-"""Captions of a fixed list, ranked against images by CLIP.
+"""Candidate captions ranked against images by CLIP: those of a fixed list, or composed from the bank.
 
-Shape suffixes: B images, T texts, D dimension of the joint space.
+All combinations of the bank would be billions. So its some thousand entries are compared with the image once, each
+facet by itself, and sentences grow from the best subjects one detail at a time, keeping the few that fit best after
+each (a beam search whose objective is the cosine of the whole sentence): some dozens of fresh text embeddings an image.
+
+Text embeddings of fixed lists are computed once for each model and kept in the cache folder. A file is named by a hash
+of everything that its numbers depend on, so another model, precision or list simply has another file, and none has to
+be invalidated.
+
+Shape suffixes: B images, N options of the bank, T texts, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,11 +28,18 @@ from sightline.core.captioning.bank import DETAILS, Bank, Detail, Facet, Kind, N
 from sightline.core.types import Caption
 from sightline.errors import ModelError
 from sightline.kit.config import cache_dir
+from sightline.kit.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
+
+_CHUNK = 256
+"""Texts embedded at a time; bounds the memory of the text tower."""
+_VARIANTS = 2
+Cosines = dict[Sentence, float]
+"""Sentences of one image with their cosine."""
 
 
 class Ranker(Protocol):
@@ -54,13 +68,6 @@ class ListRanker:
         ]
 
 
-def rank_candidates(
-    image_vectors_BD: NDArray[np.float32], texts: Sequence[str], encoder: Encoder, *, top_k: int
-) -> list[list[Caption]]:
-    """For each image, the `top_k` of the texts by cosine similarity, best first; equal ones in the order given."""
-    return ListRanker(encoder, texts).rank(image_vectors_BD, top_k=top_k)
-
-
 def order_best(similarities_T: NDArray[np.float32]) -> NDArray[np.intp]:
     """Indices from the highest similarity down, ties by index.
 
@@ -72,10 +79,6 @@ def order_best(similarities_T: NDArray[np.float32]) -> NDArray[np.intp]:
 def make_clip_caption(text: str, similarity: float, *, model: str) -> Caption:
     """A ranked candidate as a Caption."""
     return Caption(text=text, source="clip", similarity=similarity, model=model)
-
-
-_CHUNK = 256
-"""Texts embedded at a time; bounds the memory of the text tower."""
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -94,7 +97,9 @@ def load_or_embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.fl
         return cached_TD
     vectors_TD = embed_texts(encoder, texts)
     with suppress(OSError):  # The cache only saves time: a read-only home or a full disk must not cost the captions.
-        _write(path, vectors_TD)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.lib.format.write_array(file, vectors_TD, allow_pickle=False)
     return vectors_TD
 
 
@@ -122,18 +127,6 @@ def _read(path: Path, *, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     return vectors_TD if np.allclose(lengths_T, 1.0, atol=1e-3) else None
 
 
-def _write(path: Path, vectors_TD: NDArray[np.float32]) -> None:
-    """Write beside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array(file, vectors_TD, allow_pickle=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
     """How far the composition searches; the defaults embed some dozens of sentences an image."""
@@ -154,12 +147,6 @@ class ComposeConfig:
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking. With the
     starter, the best candidate's head noun is one that people use for 36% of `coco-mini` with 0 nats, 45% with 2, 43%
     with 4, and for 34%, 46% and 48% of 120 pictures of Flickr8k train that no training saw."""
-
-
-_VARIANTS = 2
-
-Cosines = dict[Sentence, float]
-"""Sentences of one image with their cosine."""
 
 
 class BankRanker:

@@ -1,7 +1,8 @@
-"""Captions in files: what every writer promises, and the door to them.
+"""Captions in files: a text beside each image, or all in one growing file (JSONL with everything, CSV for training).
 
 A run that was killed is continued: what is written stays, a line that was cut is taken back, and photos that have
-their caption are passed over. Nothing that exists is overwritten unasked.
+their caption are passed over. Nothing that exists is overwritten unasked. A line is written at once and ends with a
+newline; what follows the last whole one is what a killed run left, and is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from sightline.errors import InputError, StoreError
 Format = Literal["txt", "jsonl", "csv"]
 Existing = Literal["refuse", "skip", "replace"]
 """What to do about captions that are there already: raise InputError, keep them, or write them anew."""
+
+CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
+"""The first two are open_clip's own names; it reads the file with `--csv-separator ,`. Files of 0.1 lack the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +132,6 @@ def explain_write_errors(path: Path) -> Iterator[None]:
             f"Captions can't be written to {path}: {error.strerror or error}. Those written before are complete. "
             "Free space or choose another place, then go on with --skip-existing."
         ) from error
-
-
-CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
-"""The first two are open_clip's own names; it reads the file with `--csv-separator ,`. Files of 0.1 lack the last."""
 
 
 class LineWriter(CaptionWriter):
@@ -349,6 +349,7 @@ class SidecarWriter(CaptionWriter):
         target = self.target(caption.path)
         if self.has(caption.path):
             raise InputError(f"{target} exists. Keep it with --skip-existing, or write it anew with --overwrite.")
+        # Not named after the image: its name may be as long as a name can be.
         partial = target.with_name(f".sightline-{os.getpid()}.partial")
         with explain_write_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,32 @@ _REASONS = {
 
 _DIGEST_BYTES = 16
 
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eaDir",  # Synology: thumbnails of every photo
+        "#recycle",
+        "#snapshot",
+        "@Recycle",  # QNAP
+        "@Recently-Snapshot",
+        "__MACOSX",  # resource forks in unpacked archives
+        "$RECYCLE.BIN",  # Windows
+        "System Volume Information",
+        "lost+found",  # ext file systems
+    }
+)
+"""Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
+LIBRARY_DATABASE = "library.db"
+LIBRARY_FOLDERS = frozenset({"thumbnails", "vectors"})
+"""Folders that a library keeps beside its database; photos may lie beside them, and are walked."""
+_LIBRARY_LOG = "library.db-wal"
+"""Holds a new library's first pages until it is closed."""
+_LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
+"""Our application id, and where it stands in an SQLite file."""
+_START_BYTES = 2**18
+_INT64 = range(-(2**63), 2**63)
+_Identity = tuple[int, int] | str
+"""Device and inode: the folder itself, whatever path led to it. Its real path where the file system has no inodes."""
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
@@ -152,37 +178,6 @@ def _is_text(head: bytes) -> bool:
 
 def _new_hash(data: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES)
-
-
-SYSTEM_FOLDERS = frozenset(
-    {
-        "@eaDir",  # Synology: thumbnails of every photo
-        "#recycle",
-        "#snapshot",
-        "@Recycle",  # QNAP
-        "@Recently-Snapshot",
-        "__MACOSX",  # resource forks in unpacked archives
-        "$RECYCLE.BIN",  # Windows
-        "System Volume Information",
-        "lost+found",  # ext file systems
-    }
-)
-"""Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
-
-LIBRARY_DATABASE = "library.db"
-LIBRARY_FOLDERS = frozenset({"thumbnails", "vectors"})
-"""Folders that a library keeps beside its database; photos may lie beside them, and are walked."""
-
-_LIBRARY_LOG = "library.db-wal"
-"""Holds a new library's first pages until it is closed."""
-_LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
-"""Our application id, and where it stands in an SQLite file."""
-_START_BYTES = 2**18
-
-_INT64 = range(-(2**63), 2**63)
-
-_Identity = tuple[int, int] | str
-"""Device and inode: the folder itself, whatever path led to it. Its real path where the file system has no inodes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

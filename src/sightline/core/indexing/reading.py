@@ -6,7 +6,6 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +17,24 @@ from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, explain_os_e
 from sightline.core.indexing.plan import Exclusion, Task
 from sightline.core.indexing.report import IndexConfig
 from sightline.errors import ImageError, InputError
+from sightline.kit.work import map_ahead, usable_cpus
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from sightline.core.images.preprocess import Preprocessing
     from sightline.core.types import ImageInfo
-
 
 _LARGE_FILE_BYTES = 128 * 2**20
 """A larger file is not held in memory as a whole: it is hashed in pieces and read again by the decoder."""
 
 _CURABLE = (AVIF_MISSING, HEIF_MISSING, "SIGHTLINE_MAX_PIXELS", "not enough memory", "can't be read", "read error")
 """Parts of reasons that may pass with the file as it is: something gets installed, set, freed or connected."""
+
+
+_MOST_FILES = 50_000
+"""Files among which a sample is drawn: enough of any library, and the walk of millions isn't waited for."""
+_READ_AHEAD = 64
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,11 +92,6 @@ class FileReader:
             reading.decode_s = time.perf_counter() - started - reading.read_s
 
 
-_MOST_FILES = 50_000
-"""Files among which pictures are drawn: enough of any library, and the walk of millions isn't waited for."""
-_READ_AT_ONCE = 64
-
-
 def sample_pictures(
     folders: Sequence[Path], preprocessing: Preprocessing, count: int, *, config: IndexConfig | None = None
 ) -> NDArray[np.uint8]:
@@ -102,8 +100,6 @@ def sample_pictures(
     None of them is read where there are too few files; where too few can be read, those are given. Nothing is said of
     what can't be read: indexing does that.
     """
-    import numpy as np
-
     drawn = draw_files(folders, config=config)
     pictures = list(itertools.islice(_readable(drawn, preprocessing), count)) if len(drawn) >= count else []
     side = preprocessing.size_px
@@ -128,7 +124,7 @@ def _files(folder: Path, config: IndexConfig, n_folders: int) -> Iterable[Path]:
 
 
 def _readable(paths: Iterable[Path], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-    """Pixels of those that can be read, in order, a few read at once."""
+    """Pixels of those that can be read, in order, some read ahead."""
 
     def read(path: Path) -> NDArray[np.uint8] | None:
         try:
@@ -136,9 +132,5 @@ def _readable(paths: Iterable[Path], preprocessing: Preprocessing) -> Iterator[N
         except (ImageError, OSError):
             return None
 
-    remaining = iter(paths)
-    with ThreadPoolExecutor() as threads:
-        while chosen := list(itertools.islice(remaining, _READ_AT_ONCE)):
-            for pixels in threads.map(read, chosen):
-                if pixels is not None:
-                    yield pixels
+    found = map_ahead(read, paths, threads=usable_cpus() + 4, ahead=_READ_AHEAD)
+    return (pixels for pixels in found if pixels is not None)

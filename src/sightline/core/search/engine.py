@@ -1,4 +1,13 @@
-"""From a query to hits: one vector for each part, combined, the nearest rows under the filters."""
+"""From a query to hits: its parts, one vector for each, combined, and the nearest rows under the filters.
+
+A query is words and images, joined with `+` and `-`, each with a weight:
+
+    two dogs                       one part, words
+    ./photo.jpg + 2:snow           an image and, twice as strong, a word
+    beach - people                 beach, away from people
+
+The syntax is rclip's. A separator stands alone: as its own argument, or between spaces (`t-shirt` is one word).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +26,6 @@ from sightline.errors import ImageError, InputError
 from sightline.kit.config import expand, is_file
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
@@ -30,6 +38,10 @@ _FUSION_DEPTH = 200
 _RANK_CONSTANT = 60
 
 _SMALLEST_NORM = 1e-6
+
+_SEPARATOR = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
+_WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])")  # 10:30 is a time
+_PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +235,6 @@ def _direction(vector_D: NDArray[np.float64]) -> NDArray[np.float32]:
         raise InputError("The parts of the query cancel each other out. Change a part or its weight.")
     direction: NDArray[np.float32] = (vector_D / norm).astype(np.float32)
     return direction
-
-
-_SEPARATOR = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
-_WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])")  # 10:30 is a time
-_PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,11 +142,18 @@ def _describe(error: sqlite3.Error, path: Path) -> str:
 
 def read_version(db: sqlite3.Connection) -> int:
     """The schema version of an open file; 0 for an empty one. Raises StoreError where it isn't a library."""
-    version, application_id, tables = _read_header(db)
-    if application_id == APPLICATION_ID:
+    alone = not db.in_transaction
+    if alone:
+        db.execute("begin")  # for one state of all three: another process may be making the library
+    try:
+        version: int = db.execute("pragma user_version").fetchone()[0]
+        application_id: int = db.execute("pragma application_id").fetchone()[0]
+        tables: int = db.execute("select count(*) from sqlite_master").fetchone()[0]
+    finally:
+        if alone and db.in_transaction:
+            db.execute("rollback")
+    if application_id == APPLICATION_ID or (version == 0 and tables == 0):
         return version
-    if version == 0 and tables == 0:
-        return 0
     file = db.execute("pragma database_list").fetchone()[2]
     raise StoreError(f"{file} is a database of another program, not a Sightline library; choose another folder.")
 
@@ -178,21 +185,6 @@ def migrate(db: sqlite3.Connection) -> None:
         if db.in_transaction:
             db.execute("rollback")
         raise
-
-
-def _read_header(db: sqlite3.Connection) -> tuple[int, int, int]:
-    """Version, application id and number of tables, of one state: another process may be making the library."""
-    alone = not db.in_transaction
-    if alone:
-        db.execute("begin")
-    try:
-        version: int = db.execute("pragma user_version").fetchone()[0]
-        application_id: int = db.execute("pragma application_id").fetchone()[0]
-        tables: int = db.execute("select count(*) from sqlite_master").fetchone()[0]
-    finally:
-        if alone and db.in_transaction:
-            db.execute("rollback")
-    return version, application_id, tables
 
 
 _TABLES = """

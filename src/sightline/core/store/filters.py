@@ -1,4 +1,4 @@
-"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`: read as a tree, compiled to parameterised SQL.
+"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`, compiled to parameterised SQL.
 
 Nothing the user writes becomes SQL: fields are looked up in a fixed table, values are bound as parameters.
 
@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sightline.core.store.rows import Parameter, Sql, path_to_sql
 from sightline.errors import InputError
@@ -88,59 +88,32 @@ _DATE_END = "~"
 _OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One comparison. `operator` is one of `OPERATORS`; a negated `in` or `between` is wrapped in `Not`."""
+class _Condition(NamedTuple):
+    """One comparison. `operator` is one of `OPERATORS`; `not` before `in` and `between` stands outside."""
 
     field: str
     operator: str
-    values: tuple[Value, ...] = ()
+    values: tuple[Value, ...]
     position: int
     """Where it begins in the text, from 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Not:
-    """The opposite of a part."""
-
-    part: Node
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Several parts joined by one word, `and` or `or`."""
-
-    joined_by: str
-    parts: tuple[Node, ...]
-
-
-Node = Condition | Not | Group
-
-
 def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     """A filter -> a condition over `images`. `roots` says where each root lies. Raises InputError."""
-    sql = _compile(_Parser(_tokenise(text)).parse(), roots)
+    sql = _Parser(_tokenise(text), roots).parse()
     if len(sql.parameters) > MAX_PARAMETERS:
         raise InputError("The filter has too many values in all; ask in several smaller filters.")
     return sql
 
 
-def _compile(node: Node, roots: Mapping[int, Path]) -> Sql:
-    """A part of a filter -> a condition over `images`. Raises InputError."""
-    match node:
-        case Group():
-            return _join([_compile(part, roots) for part in node.parts], f" {node.joined_by} ")
-        case Not():
-            part = _compile(node.part, roots)
-            return Sql(f"not {part.text}", part.parameters)
-        case Condition():
-            field = _look_up(node)
-            if field.kind == "caption":
-                return _compile_caption(node, field)
-            return _compare(_expression(field, roots), field.kind, node)
+def _compile(condition: _Condition, roots: Mapping[int, Path]) -> Sql:
+    field = _look_up(condition)
+    if field.kind == "caption":
+        return _compile_caption(condition, field)
+    return _compare(_expression(field, roots), field.kind, condition)
 
 
-def _compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
     """An expression under a condition's operator. Raises InputError for values of another kind."""
     operator = condition.operator
     if operator in ("is null", "is not null"):
@@ -158,7 +131,7 @@ def _compare(expression: Sql, kind: str, condition: Condition) -> Sql:
     return Sql(f"({expression.text} {right})", (*expression.parameters, *values))
 
 
-def _read_date(value: Value, condition: Condition) -> str:
+def _read_date(value: Value, condition: _Condition) -> str:
     """A date as it is compared. Raises InputError for what is none."""
     if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
         with suppress(ValueError):  # such as a 13th month
@@ -179,7 +152,7 @@ def _join(parts: Sequence[Sql], separator: str) -> Sql:
     return Sql(f"({left.text}{separator}{right.text})", (*left.parameters, *right.parameters))
 
 
-def _look_up(condition: Condition) -> Field:
+def _look_up(condition: _Condition) -> Field:
     if field := FIELDS.get(condition.field):
         return field
     close = difflib.get_close_matches(condition.field, FIELDS, n=1)
@@ -202,15 +175,10 @@ def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
     return Sql(f"(case images.root_id {cases} end || {field.sql})", parameters)
 
 
-def _compile_caption(condition: Condition, field: Field) -> Sql:
+def _compile_caption(condition: _Condition, field: Field) -> Sql:
     """True where any caption matches; `!=` and `not like` where none does."""
     opposite = _OPPOSITES.get(condition.operator)
-    asked = Condition(
-        field=condition.field,
-        operator=opposite or condition.operator,
-        values=condition.values,
-        position=condition.position,
-    )
+    asked = condition._replace(operator=opposite or condition.operator)
     inner = _compare(Sql(field.sql), "text", asked)
     exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
     return Sql(f"not {exists}" if opposite else exists, inner.parameters)
@@ -220,7 +188,7 @@ def _placeholder(value: Parameter) -> str:
     return "cast(? as text)" if isinstance(value, bytes) else "?"
 
 
-def _compare_date(expression: Sql, condition: Condition) -> Sql:
+def _compare_date(expression: Sql, condition: _Condition) -> Sql:
     """A date stands for its whole period: `= '2024-05'` is any time of May, `> '2024-05'` begins with June."""
     dates = [_read_date(value, condition) for value in condition.values]
     match condition.operator:
@@ -237,7 +205,7 @@ def _compare_date(expression: Sql, condition: Condition) -> Sql:
     return _join([Sql(text, tuple(values)) for text, values in parts], " or ")
 
 
-def _checked(value: Value, kind: str, condition: Condition) -> Parameter:
+def _checked(value: Value, kind: str, condition: _Condition) -> Parameter:
     where = f"{condition.field} (position {condition.position})"
     if condition.operator in ("like", "not like"):
         if kind == "number" or not isinstance(value, str):
@@ -289,12 +257,15 @@ def _unreadable(text: str, at: int) -> InputError:
 
 
 class _Parser:
-    def __init__(self, tokens: Sequence[_Token]) -> None:
+    """Reads a filter by recursive descent, and gives the SQL for each part as it ends."""
+
+    def __init__(self, tokens: Sequence[_Token], roots: Mapping[int, Path]) -> None:
         self._tokens = tokens
+        self._roots = roots
         self._at = 0
         self._conditions = 0
 
-    def parse(self) -> Node:
+    def parse(self) -> Sql:
         node = self._group("or", 0)
         if self._next.kind != "end":
             raise self._expected("'and', 'or' or the end of the filter")
@@ -322,18 +293,18 @@ class _Parser:
         found = "its end" if token.kind == "end" else repr(token.text)
         return InputError(f"The filter needs {what} at position {token.position}, but has {found} there.")
 
-    def _group(self, joined_by: str, depth: int) -> Node:
+    def _group(self, joined_by: str, depth: int) -> Sql:
         if depth > MAX_DEPTH:
             raise InputError(f"The filter is nested deeper than {MAX_DEPTH} levels; write it flatter.")
         parts = [self._part(joined_by, depth)]
         while self._accept(joined_by):
             parts.append(self._part(joined_by, depth))
-        return parts[0] if len(parts) == 1 else Group(joined_by=joined_by, parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else _join(parts, f" {joined_by} ")
 
-    def _part(self, joined_by: str, depth: int) -> Node:
+    def _part(self, joined_by: str, depth: int) -> Sql:
         return self._group("and", depth) if joined_by == "or" else self._one(depth)
 
-    def _one(self, depth: int) -> Node:
+    def _one(self, depth: int) -> Sql:
         negated = False
         while self._accept("not"):
             negated = not negated
@@ -343,9 +314,9 @@ class _Parser:
                 raise self._expected("'and', 'or' or ')'")
         else:
             node = self._condition()
-        return Not(part=node) if negated else node
+        return Sql(f"not {node.text}", node.parameters) if negated else node
 
-    def _condition(self) -> Node:
+    def _condition(self) -> Sql:
         if self._next.kind != "word":
             raise self._expected("a field's name, such as taken_at or path,")
         self._conditions += 1
@@ -355,8 +326,8 @@ class _Parser:
         operator, values = self._comparison()
         negated = operator in ("not in", "not between")
         operator = operator.removeprefix("not ") if negated else operator
-        node = Condition(field=field.text.lower(), operator=operator, values=values, position=field.position)
-        return Not(part=node) if negated else node
+        sql = _compile(_Condition(field.text.lower(), operator, values, field.position), self._roots)
+        return Sql(f"not {sql.text}", sql.parameters) if negated else sql
 
     def _comparison(self) -> tuple[str, tuple[Value, ...]]:
         if self._next.kind == "operator":

@@ -229,7 +229,8 @@ class Plan:
     @classmethod
     def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> Plan:
         """Compare an old matrix, if there is one, with the vectors as they are now."""
-        old = old or no_rows(model.identity.dim)
+        none = np.empty(0, dtype=np.int64)
+        old = old or _whole(0, none, none, np.empty((0, model.identity.dim), dtype=np.int8))
         ids_N, generations_N = _list_vectors(db, model)
         position_N = np.full(len(ids_N), -1, dtype=np.intp)
         if len(old.ids) and len(ids_N):
@@ -294,19 +295,18 @@ class Plan:
         return _whole(self.model.generation, self.ids, self.generations, rows)
 
 
-def no_rows(dim: int) -> Matrix:
-    """A matrix without rows."""
-    none = np.empty(0, dtype=np.int64)
-    return _whole(0, none, none, np.empty((0, dim), dtype=np.int8))
-
-
 def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
     """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
     _remove_leftovers(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, plan, db)
+            tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
+            dim, generation = plan.model.identity.dim, plan.model.generation
+            header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
+            file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING) + tables)
+            for rows in plan.chunks(db):
+                file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
@@ -345,16 +345,6 @@ def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) 
     """Quantised rows of vectors, by ascending id, read from SQLite."""
     for _, halves_CD in read_halves(db, model, ids.tolist(), chunk_rows=CHUNK_ROWS):
         yield quantise(halves_CD.astype(np.float32))
-
-
-def _write(file: BinaryIO, plan: Plan, db: sqlite3.Connection) -> None:
-    tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
-    dim, generation = plan.model.identity.dim, plan.model.generation
-    header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
-    file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING))
-    file.write(tables)
-    for rows in plan.chunks(db):
-        file.write(rows.tobytes())
 
 
 def _read(file: BinaryIO, dim: int) -> Matrix | None:

@@ -240,9 +240,8 @@ class SqliteStore:
     def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
         """Write entries and failures in one transaction; the ids of the rows, in order.
 
-        A written path's old failure is forgotten. An image whose root lies inside a known root is kept under that one;
-        known roots inside a new root become part of it. A row that another one is renamed onto is removed; an id whose
-        row is gone makes a new one. Raises StoreError for an unknown model, a vector that is refused, or a full disk.
+        An image whose root lies inside a known root is kept under that one; known roots inside a new root become part
+        of it. A row that another one is renamed onto is removed.
         """
         with self._database.writing() as db:
             ids = rows.put_entries(db, self._roots, entries)
@@ -267,10 +266,7 @@ class SqliteStore:
             return records
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
-        """All records by root and path, under a filter, in a folder (also through symbolic links).
-
-        Rows deleted meanwhile are left out.
-        """
+        """All records by root and path, under a filter, below a folder; rows deleted meanwhile are left out."""
         with self._database.reading() as db:
             ids = rows.read_ids(db, self._condition(db, where=where, root=root), order_by=_BY_PATH)
         return self._scan(ids)
@@ -287,10 +283,7 @@ class SqliteStore:
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
-        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
-
-        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
-        """
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id."""
         with self._database.reading() as db:
             asked = self._condition(db, where=where)
             if model is not None:
@@ -336,8 +329,8 @@ class SqliteStore:
     def resolve_root(self, path: Path) -> tuple[Path, str]:
         """Under which root a folder is indexed, and its path below that root (empty for the root itself).
 
-        Symbolic links are followed. A folder inside a known root belongs to it. Known roots inside a new folder become
-        part of it at once (their rows keep ids, vectors and captions), unless the library is open for reading only.
+        Known roots inside a new folder become part of it at once (their rows keep ids, vectors and captions), unless
+        the library is open for reading only.
         """
         folder = rows.resolve(path)
         with self._database.reading() as db:
@@ -361,10 +354,7 @@ class SqliteStore:
             return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
-        """Replace each image's captions of the sources given, in one transaction; other sources stay.
-
-        Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
-        """
+        """Replace each image's captions of the sources given, in one transaction; other sources stay."""
         with self._database.writing() as db:
             rows.put_captions(db, captions)
 
@@ -406,10 +396,10 @@ class SqliteStore:
     def stats(self) -> StoreStats:
         """Counts, roots and size on disk. `extra` has `failures`, `schema_version` and `offline_roots`."""
         with self._database.reading() as db:
-            counts = {
-                table: int(db.execute(f"select count(*) from {table}").fetchone()[0])
+            images, captions, failures = (
+                int(db.execute(f"select count(*) from {table}").fetchone()[0])
                 for table in ("images", "captions", "failures")
-            }
+            )
             per_model = "select count(*) from vectors where model_id = ?"
             models = {
                 name: int(db.execute(per_model, (model.id,)).fetchone()[0])
@@ -417,13 +407,13 @@ class SqliteStore:
             }
             roots = tuple(self._roots.load(db).values())
         return StoreStats(
-            images=counts["images"],
-            captions=counts["captions"],
+            images=images,
+            captions=captions,
             roots=roots,
             models=models,
             size_bytes=self._size_bytes(),
             extra={
-                "failures": counts["failures"],
+                "failures": failures,
                 "schema_version": SCHEMA_VERSION,
                 "offline_roots": tuple(root for root in roots if not root.exists()),
             },

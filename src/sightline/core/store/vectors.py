@@ -82,15 +82,10 @@ def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
 def add_model(db: sqlite3.Connection, identity: ModelIdentity) -> None:
     """Make room for a model. Raises StoreError where its name is known with another identity."""
     if not is_known(db, identity):
+        values = (identity.name, identity.weights_hash, identity.preprocessing_version, identity.dim)
         db.execute(
             "insert into models (name, weights_hash, preprocessing_version, dim, generation) values (?, ?, ?, ?, ?)",
-            (
-                identity.name,
-                identity.weights_hash,
-                identity.preprocessing_version,
-                identity.dim,
-                next_generation(db),
-            ),
+            (*values, next_generation(db)),
         )
 
 
