@@ -27,7 +27,7 @@ def expand(path: str | Path) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; False for names that the system refuses (too long, a null byte, a closed folder)."""
+    """True where a file is there; False for names that the system refuses (too long, a null byte, a closed folder)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def library_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where what can be made again is kept (exported graphs, hashes of weights): `SIGHTLINE_CACHE` or XDG's."""
+    """The folder of what can be made again (exported graphs, hashes of weights): `SIGHTLINE_CACHE` or XDG's."""
     if named := os.environ.get("SIGHTLINE_CACHE"):
         return Path(named).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

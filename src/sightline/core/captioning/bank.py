@@ -36,7 +36,7 @@ _FUNCTION_WORD = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What nouns of one kind have in common: the lists (for companions, the kinds) that each detail may come from."""
+    """Traits that nouns of one kind share: the lists (for companions, the kinds) that each detail may come from."""
 
     name: str
     lists: Mapping[Detail, tuple[str, ...]]
@@ -45,7 +45,7 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One entry of a facet, as it is ranked against a picture and as it goes into a sentence."""
+    """One entry of a facet, as it is ranked against an image and as it goes into a sentence."""
 
     facet: Facet
     list: str
@@ -63,7 +63,7 @@ class Bank:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """What is embedded once for each model: row i stands for `options[i]`."""
+        """Texts that are embedded once for each model: row i stands for `options[i]`."""
         return tuple(option.prompt for option in self.options)
 
 
@@ -195,7 +195,7 @@ class Noun:
     plural: str | None = None
     """Only where `number` is `one`: the others can't be counted."""
     common: bool = False
-    """Whether it is among what people photograph most."""
+    """True where it is among what people photograph most."""
 
     def phrase(self, *, attribute: str | None = None, count: str | None = None) -> str:
         """`a brown dog`, `two brown dogs`, `fresh bread`, `the Moon`: article or count, attribute, noun."""
@@ -208,7 +208,7 @@ class Noun:
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What a subject does or how it is: the same for one and for several."""
+    """An action or a state of a subject: the same for one and for several."""
 
     one: str
     several: str
@@ -232,7 +232,7 @@ class Sentence:
     action: Action | None = None
     companion: Noun | None = None
     link: Link = "with"
-    """What joins the companion: `with` after the action, `and` right after the subject."""
+    """The word that joins the companion: `with` after the action, `and` right after the subject."""
     place: str | None = None
     condition: str | None = None
     medium: str | None = None
@@ -249,7 +249,7 @@ class Sentence:
         return f"{self.medium} of {words}" if self.medium else words
 
     def repeats_itself(self) -> bool:
-        """Whether a content word occurs twice, as in `a wooden table on a wooden table`."""
+        """True where a content word occurs twice, as in `a wooden table on a wooden table`."""
         words = [word.removesuffix("'s").rstrip("s") for word in re.findall(r"[\w'-]+", self.text.lower())]
         content = [word for word in words if not _FUNCTION_WORD.fullmatch(word)]
         return len(set(content)) < len(content)

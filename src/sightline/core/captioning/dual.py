@@ -33,7 +33,7 @@ _DECODERS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """How images are captioned. Raises InputError for a number below 1."""
+    """Settings of captioning. Raises InputError for a number below 1."""
 
     top_k: int = 5
     """Ranked candidates kept for each image."""
@@ -42,7 +42,7 @@ class CaptionConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 16
     batch_s: float | None = None
-    """How long a batch should take: batches grow from one image up to `batch_size` while they take less. None always
+    """Time that a batch should take: batches grow from one image up to `batch_size` while they take less. None always
     takes `batch_size`, which is fastest but answers a slow model's reader only after sixteen images."""
     weights: FusionWeights = field(default_factory=FusionWeights)
 
@@ -98,7 +98,7 @@ def caption_picture(
     captioner: Captioner | None = None,
     config: CaptionConfig | None = None,
 ) -> DualCaption:
-    """Caption one decoded picture (H, W, 3) as `caption_images` does; its `path` is empty."""
+    """Caption one decoded image (H, W, 3) as `caption_images` does; its `path` is empty."""
     run = _Run(encoder, captioner, config or CaptionConfig())
     return run.caption_batch([run.make_ready(Path(), rgb_HW3)])[0]
 
@@ -143,7 +143,7 @@ class _Run:
         return self.make_ready(path, picture.rgb)
 
     def make_ready(self, path: Path, rgb_HW3: NDArray[np.uint8]) -> _Ready:
-        """A decoded picture at the size of each model."""
+        """A decoded image at the size of each model."""
         return _Ready(
             path=path,
             encoder_pixels=self._encoder.card.preprocessing.resize(rgb_HW3),
@@ -165,7 +165,7 @@ class _Run:
             self._batch_size = max(1, min(wanted, 2 * self._batch_size, self._config.batch_size))
 
     def caption_batch(self, batch: Sequence[_Ready]) -> list[DualCaption]:
-        """Captions of some pictures, at once."""
+        """Captions of some images, at once."""
         image_vectors_BD = self._encoder.encode_images(np.stack([item.encoder_pixels for item in batch]))
         clip = self._ranker.rank(image_vectors_BD, top_k=self._config.top_k)
         generated: list[list[Caption]] = [[] for _ in batch]

@@ -24,9 +24,9 @@ _CHUNK_ROWS = 500
 
 
 def write_caption(store: Store, image_id: int, text: str, *, encoder: Encoder | None = None) -> str | None:
-    """Keep a user's caption as the picture's best, in place of an earlier one, whose text is returned.
+    """Keep a user's caption as the image's best, in place of an earlier one, whose text is returned.
 
-    With an encoder that has a vector of the picture it gets its similarity too. Raises InputError for a text without
+    With an encoder that has a vector of the image it gets its similarity too. Raises InputError for a text without
     words or of more than 2,000 characters, StoreError for an unknown picture.
     """
     text = " ".join(text.split())
@@ -67,7 +67,7 @@ def _find_user_caption(captions: Sequence[Caption]) -> str | None:
 
 
 def _similarity(store: Store, image_id: int, text: str, encoder: Encoder) -> float | None:
-    """Cosine to the picture's stored vector; None where this model has none."""
+    """Cosine to the image's stored vector; None where this model has none."""
     if store.models().get(encoder.card.name) != encoder.identity:
         return None
     _, vectors_ND = store.vectors(encoder.card.name, [image_id])
@@ -82,7 +82,7 @@ def _choose_best(captions: Sequence[Caption], nats_per_cosine: float) -> list[Ca
 
 
 def find_uncaptioned(store: Store, *, encoder: str, captioner: str | None, root: Path | None = None) -> Iterator[Path]:
-    """Pictures without captions that these two models ranked and wrote, by folder and path; captioner None: ranked.
+    """Images without captions that these two models ranked and wrote, by folder and path; captioner None: ranked.
 
     So captioning can go on where it stopped, and another captioner writes its own for all pictures.
     """

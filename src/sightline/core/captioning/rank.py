@@ -90,7 +90,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def load_or_embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """What `embed_texts` gives, from the cache where it is there. A cache that can't be written is done without."""
+    """The result of `embed_texts`, from the cache where it is there. A cache that can't be written is done without."""
     path = cache_dir() / "banks" / f"{_hash_inputs(encoder, texts)}.npy"
     cached_TD = _read(path, shape=(len(texts), encoder.dim))
     if cached_TD is not None:
@@ -129,7 +129,7 @@ def _read(path: Path, *, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
-    """How far the composition searches; the defaults embed some dozens of sentences an image."""
+    """Extent of the composition's search; the defaults embed some dozens of sentences an image."""
 
     subjects: int = 8
     """Subjects that start."""
@@ -146,7 +146,7 @@ class ComposeConfig:
     common_nats: float = 2.0
     """Log of how much more often a common subject is photographed than another: its advantage in the ranking. With the
     starter, the best candidate's head noun is one that people use for 36% of `coco-mini` with 0 nats, 45% with 2, 43%
-    with 4, and for 34%, 46% and 48% of 120 pictures of Flickr8k train that no training saw."""
+    with 4, and for 34%, 46% and 48% of 120 images of Flickr8k train that no training saw."""
 
 
 class BankRanker:

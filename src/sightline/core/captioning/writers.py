@@ -1,6 +1,6 @@
 """Captions in files: a text beside each image, or all in one growing file (JSONL with everything, CSV for training).
 
-A run that was killed is continued: what is written stays, a line that was cut is taken back, and photos that have
+A run that was killed is continued: what is written stays, a line that was cut is taken back, and images that have
 their caption are passed over. Nothing that exists is overwritten unasked. A line is written at once and ends with a
 newline; what follows the last whole one is what a killed run left, and is cut off when the file is opened again.
 """
@@ -28,7 +28,7 @@ from sightline.errors import InputError, StoreError
 
 Format = Literal["txt", "jsonl", "csv"]
 Existing = Literal["refuse", "skip", "replace"]
-"""What to do about captions that are there already: raise InputError, keep them, or write them anew."""
+"""Ways with captions that are there already: raise InputError, keep them, or write them anew."""
 
 CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
 """The first two are open_clip's own names; it reads the file with `--csv-separator ,`. Files of 0.1 lack the last."""
@@ -36,20 +36,20 @@ CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is left to caption."""
+    """Images that are left to caption."""
 
     todo: tuple[Path, ...]
     existing: int
-    """Photos passed over, because they have their caption."""
+    """Images passed over, because they have their caption."""
     refused: tuple[CaptionFailure, ...]
-    """Photos whose captions this format can't hold."""
+    """Images whose captions this format can't hold."""
 
 
 class CaptionWriter(ABC):
     """Keeps captions in files. A context manager; all errors are InputError or StoreError."""
 
     def plan(self, paths: Iterable[Path]) -> Plan:
-        """Which photos are left to caption, each once, in the order given.
+        """The images that are left to caption, each once, in the order given.
 
         Raises InputError where some have captions and neither to keep nor to replace them was asked.
         """
@@ -67,10 +67,10 @@ class CaptionWriter(ABC):
 
     @abstractmethod
     def has(self, path: Path) -> bool:
-        """Whether this photo's caption is there and stays."""
+        """True where this image's caption is there and stays."""
 
     def refusal(self, path: Path) -> str | None:
-        """Why this photo's caption can't be kept in this format; None where it can."""
+        """The reason why this image's caption can't be kept in this format; None where it can."""
         return None
 
     @abstractmethod
@@ -93,9 +93,9 @@ class CaptionWriter(ABC):
 def open_writer(
     format_: Format, output: Path | None = None, *, roots: Iterable[Path] = (), existing: Existing = "refuse"
 ) -> CaptionWriter:
-    """A writer for `txt` (a file beside each photo, or in the folder `output`), `jsonl` or `csv` (the file `output`).
+    """A writer for `txt` (a file beside each image, or in the folder `output`), `jsonl` or `csv` (the file `output`).
 
-    `roots` are the folders that were given: inside `output`, sidecars keep the photos' paths from there. Raises
+    `roots` are the folders that were given: inside `output`, sidecars keep the images' paths from there. Raises
     InputError where `output` is missing or holds something else, StoreError where it can't be opened.
     """
     from sightline.core.captioning.writers import CsvWriter, JsonlWriter, SidecarWriter
@@ -162,11 +162,11 @@ class LineWriter(CaptionWriter):
         """One record with its newline."""
 
     def _head(self) -> bytes:
-        """What a new file begins with."""
+        """The beginning of a new file."""
         return b""
 
     def has(self, path: Path) -> bool:
-        """Whether the file holds this photo's captions."""
+        """True where the file holds this image's captions."""
         return str(path.absolute()) in self._done
 
     def write(self, caption: DualCaption) -> None:
@@ -301,8 +301,8 @@ def _whole_records(file: BinaryIO) -> Iterator[bytes]:
 class SidecarWriter(CaptionWriter):
     """Writes each image's best caption to `<stem>.txt`, beside it or at the same place below another folder.
 
-    Where photos of one folder share a stem (`a.jpg`, `a.png`), each gets `<full name>.txt` instead (`a.jpg.txt`), so
-    that no photo is given another's caption, whichever are captioned and in whatever order.
+    Where images of one folder share a stem (`a.jpg`, `a.png`), each gets `<full name>.txt` instead (`a.jpg.txt`), so
+    that no image is given another's caption, whichever are captioned and in whatever order.
     """
 
     def __init__(self, folder: Path | None = None, *, roots: tuple[Path, ...] = (), existing: Existing) -> None:
@@ -328,7 +328,7 @@ class SidecarWriter(CaptionWriter):
         return self._folder / below if len(self._roots) == 1 else self._folder / root.name / below
 
     def plan(self, paths: Iterable[Path]) -> Plan:
-        """As promised; also raises InputError where two photos of different folders would share a text file."""
+        """As promised; also raises InputError where two images of different folders would share a text file."""
         photos = {path.absolute(): path for path in paths}
         targets = Counter(self.target(path) for path in photos)
         if shared := next((target for target, number in targets.items() if number > 1), None):
@@ -341,7 +341,7 @@ class SidecarWriter(CaptionWriter):
         return super().plan(photos.values())
 
     def has(self, path: Path) -> bool:
-        """Whether the photo's text file exists; never, where they are to be replaced."""
+        """True where the image's text file exists; never, where they are to be replaced."""
         return self._existing != "replace" and self.target(path).exists()
 
     def write(self, caption: DualCaption) -> None:
@@ -364,7 +364,7 @@ class SidecarWriter(CaptionWriter):
         """Nothing is kept open."""
 
     def _shares_stem(self, path: Path) -> bool:
-        """Whether another image of the folder has this stem, upper and lower case alike (as on macOS and Windows)."""
+        """True where another image of the folder has this stem, whatever its case (as on macOS and Windows)."""
         folder = path.absolute().parent
         if folder not in self._stems:
             self._stems[folder] = _count_stems(folder)

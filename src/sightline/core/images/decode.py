@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 SCALED_DECODE_MARGIN = 2.0
-"""How much larger than asked a scaled picture stays. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
+"""Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
 differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
 levels, correlation 0.9976 (worst 0.9656)."""
 
 _LARGE_PIXELS = 25_000_000
 _large_picture = threading.Lock()
-"""Pillow needs 8 to 23 bytes a pixel, so of larger pictures it decodes one at a time, however many threads ask: a file
+"""Pillow needs 8 to 23 bytes a pixel, so of larger images it decodes one at a time, however many threads ask: a file
 of some kilobytes can hold as many pixels as the limit allows."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
@@ -80,13 +80,13 @@ class Picture:
 
     rgb: NDArray[np.uint8]
     info: ImageInfo
-    """Of the full picture, even where `rgb` is a scaled decode."""
+    """Facts of the full image, even where `rgb` is a scaled decode."""
 
 
 def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Picture:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
-    With `min_side_px`, a picture may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
+    With `min_side_px`, an image may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
     (or its full size). The first frame of an animation is read. Raises ImageError for a file that can't be read,
     InputError for a `min_side_px` below 1.
     """
@@ -105,7 +105,7 @@ def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Pic
 
 
 def read_info(source: Path | bytes) -> ImageInfo:
-    """What a file's header says, without decoding its pixels.
+    """Facts of a file's header, without decoding its pixels.
 
     Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
 
@@ -131,7 +131,7 @@ def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[ImageFile]:
-    """A picture whose header is read and found decodable. Whatever fails in the block comes out as an ImageError."""
+    """An image whose header is read and found decodable. Whatever fails in the block comes out as an ImageError."""
     format_name = "image"
     try:
         with _stream(source) as stream, quiet_pillow():
@@ -269,7 +269,7 @@ def _bits_of_tiff(image: Image.Image) -> int | None:
 
 
 def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
-    """How the pixels must be turned (1 to 8), and what else EXIF tells of an opened picture, by `ImageInfo`'s names.
+    """The turn that the pixels need (1 to 8), and what else EXIF tells of an opened image, by `ImageInfo`'s names.
 
     Broken values count as absent, never as errors. Tags and their types: CIPA DC-008 (Exif 2.32).
     """
@@ -301,7 +301,7 @@ def _describe(image: ImageFile, size: tuple[int, int], orientation: int, facts: 
 
 
 def _format_name(image: ImageFile) -> str:
-    """MPO is a JPEG that further pictures follow."""
+    """MPO is a JPEG that further images follow."""
     name = image.format or "image"
     return {"MPO": "JPEG", "DIB": "BMP"}.get(name, name)
 

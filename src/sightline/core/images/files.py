@@ -77,7 +77,7 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
 LIBRARY_DATABASE = "library.db"
 LIBRARY_FOLDERS = frozenset({"thumbnails", "vectors"})
-"""Folders that a library keeps beside its database; photos may lie beside them, and are walked."""
+"""Folders that a library keeps beside its database; images may lie beside them, and are walked."""
 _LIBRARY_LOG = "library.db-wal"
 """Holds a new library's first pages until it is closed."""
 _LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
@@ -89,7 +89,7 @@ _Identity = tuple[int, int] | str
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
+    """True where a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
     return format_of(name) is not None
 
 
@@ -99,7 +99,7 @@ def format_of(name: str) -> str | None:
 
 
 def missing_support(name: str) -> str | None:
-    """Why files of this name's format can't be read on this machine, and what to install; None where they can."""
+    """The reason why files of this name's format can't be read here, and what to install; None where they can."""
     named = format_of(name)
     if named == "HEIF" and not heif_available():
         return HEIF_MISSING
@@ -110,7 +110,7 @@ def missing_support(name: str) -> str | None:
 
 @cache
 def heif_available() -> bool:
-    """Whether the extra `heif` is installed."""
+    """True where the extra `heif` is installed."""
     return find_spec("pillow_heif") is not None
 
 
@@ -226,7 +226,7 @@ def file_stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def _holds_library(named: Mapping[str, str]) -> bool:
-    """Whether the files of these names make a library of ours; that of the database alone could be any program's."""
+    """True where the files of these names make a library of ours; that of the database alone could be any program's."""
     if LIBRARY_DATABASE not in named:
         return False
     application_id = _read_start(named[LIBRARY_DATABASE])[_APPLICATION_ID]
@@ -247,7 +247,7 @@ def _identify(folder: str | Path, status: os.stat_result) -> _Identity:
 
 @dataclass(kw_only=True, slots=True)
 class _Listing:
-    """What lies in one folder."""
+    """Content of one folder."""
 
     files: list[str] = field(default_factory=list)
     """Names that images have."""
@@ -298,7 +298,7 @@ class _Walk:
         return folder if self._enter(folder) else None
 
     def _enter(self, folder: str) -> bool:
-        """Whether the folder is seen for the first time."""
+        """True where the folder is seen for the first time."""
         try:
             identity = _identify(self._join(folder), os.stat(self._join(folder)))  # noqa: PTH116
         except OSError as error:
@@ -313,7 +313,7 @@ class _Walk:
         return os.path.join(self.root, relative).rstrip("/") or "/"  # noqa: PTH118 - called for every file
 
     def _list(self, folder: str) -> _Listing:
-        """What may be of interest in one folder; empty where it can't be read.
+        """The part of one folder that may be of interest; empty where it can't be read.
 
         Of a file only the name is kept: a folder can hold a million of them.
         """

@@ -23,7 +23,7 @@ PREPROCESSING_VERSION = 1
 """Raised when pixels change for the same file and card: part of a model's identity in a store."""
 
 _LONGEST_ASPECT = 32
-"""Of a picture longer than this many squares, a centre crop never sees the ends."""
+"""The longest image, in squares, that a centre crop is taken of: it never sees the ends of a longer one."""
 
 ResizeMode = Literal["squash", "crop"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -35,7 +35,7 @@ MAX_SIDE_PX: dict[ThumbnailFormat, int] = {"JPEG": 65_500, "WEBP": 16_383}
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a model wants its pixels. `mean` and `std` are for RGB in [0, 1]."""
+    """Preprocessing that a model asks for. `mean` and `std` are for RGB in [0, 1]."""
 
     size_px: int
     resize_mode: ResizeMode
@@ -93,7 +93,7 @@ class Preprocessing:
 
 
 def _drop_far_ends(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The middle of a very long picture: a line of 1 x 100,000 pixels would be scaled up to gigabytes, then cropped."""
+    """The middle of a very long image: a line of 1 x 100,000 pixels would be scaled up to gigabytes, then cropped."""
     height, width = rgb_HW3.shape[:2]
     longest = _LONGEST_ASPECT * min(height, width)
     top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
@@ -112,7 +112,7 @@ def make_thumbnail(
     format: ThumbnailFormat = "JPEG",  # noqa: A002 - Pillow's own word
     quality: int = 80,
 ) -> bytes:
-    """Upright RGB (H, W, 3) uint8 -> an encoded picture whose longer side is at most `size_px`.
+    """Upright RGB (H, W, 3) uint8 -> an encoded image whose longer side is at most `size_px`.
 
     The aspect ratio is kept and nothing is enlarged; what the format can't hold is made smaller. It carries no metadata
     of the original.
@@ -133,5 +133,5 @@ def make_thumbnail(
 
 
 def data_uri(data: bytes, format: ThumbnailFormat) -> str:  # noqa: A002
-    """An encoded picture as a `data:` URI, to be inlined in a page."""
+    """An encoded image as a `data:` URI, to be inlined in a page."""
     return f"data:image/{format.lower()};base64,{base64.b64encode(data).decode('ascii')}"

@@ -231,7 +231,7 @@ class _Pipeline:
 class ReaderPool:
     """Threads that turn tasks into readings, given back in the order of the tasks.
 
-    The threads are daemons, so that a process which was told to stop does not wait for a picture of minutes.
+    The threads are daemons, so that a process which was told to stop does not wait for an image of minutes.
     """
 
     read: Callable[[Task], Reading]
@@ -291,7 +291,7 @@ class BatchEmbedder:
         self.seconds = 0.0
 
     def __contains__(self, content_hash: str) -> bool:
-        """Whether this content needs no pixels any more."""
+        """True where this content needs no pixels any more."""
         return content_hash in self._contents
 
     @property
@@ -301,7 +301,7 @@ class BatchEmbedder:
 
     @property
     def due(self) -> bool:
-        """Whether a batch is full."""
+        """True where a batch is full."""
         return len(self._waiting) >= self.batch_size
 
     def add(self, content_hash: str, pixels_SS3: NDArray[np.uint8] | None, taker: VectorTaker) -> None:
@@ -374,7 +374,7 @@ class Writer:
 
     @property
     def due(self) -> bool:
-        """Whether what was collected is enough, or old enough, to be committed."""
+        """True where what was collected is enough, or old enough, to be committed."""
         rows = len(self._entries) + len(self._failures)
         return rows >= _MAX_ROWS or (rows > 0 and time.monotonic() - self._flushed_at >= _MAX_AGE_S)
 

@@ -39,16 +39,16 @@ _READ_AHEAD = 64
 
 @dataclass(kw_only=True, slots=True)
 class Reading:
-    """What came of reading one file: a failure, or its hash with pixels unless the content was known."""
+    """The outcome of reading one file: a failure, or its hash with pixels unless the content was known."""
 
     task: Task
     content_hash: str = ""
     info: ImageInfo | None = None
     pixels: NDArray[np.uint8] | None = None
     failure: str | None = None
-    """Why the file could not be read."""
+    """The reason why the file could not be read."""
     retry: bool = False
-    """Whether the failure may pass without a change of the file: permissions, memory, a network disk."""
+    """True where the failure may pass without a change of the file: permissions, memory, a network disk."""
     read_s: float = 0.0
     decode_s: float = 0.0
 
@@ -95,7 +95,7 @@ class FileReader:
 def sample_pictures(
     folders: Sequence[Path], preprocessing: Preprocessing, count: int, *, config: IndexConfig | None = None
 ) -> NDArray[np.uint8]:
-    """Pixels (B, S, S, 3) of `count` pictures below folders, drawn evenly, always the same ones of the same files.
+    """Pixels (B, S, S, 3) of `count` images below folders, drawn evenly, always the same ones of the same files.
 
     None of them is read where there are too few files; where too few can be read, those are given. Nothing is said of
     what can't be read: indexing does that.
@@ -107,7 +107,7 @@ def sample_pictures(
 
 
 def draw_files(folders: Sequence[Path], *, config: IndexConfig | None = None) -> list[Path]:
-    """The picture files below folders, shuffled, always alike; a folder that can't be read holds none."""
+    """The image files below folders, shuffled, always alike; a folder that can't be read holds none."""
     config = config or IndexConfig()
     found = sorted(itertools.chain.from_iterable(_files(folder, config, len(folders)) for folder in folders))
     random.Random(0).shuffle(found)

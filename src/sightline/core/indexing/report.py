@@ -1,4 +1,4 @@
-"""How to index, how it is going, and what was done."""
+"""Settings, progress and report of an indexing run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STAGES = ("walk", "read", "decode", "wait", "embed", "write")
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What to index and how. Raises InputError for a value out of range."""
+    """Settings of an indexing run. Raises InputError for a value out of range."""
 
     exclude: tuple[str, ...] = ()
     """Shell patterns of files and folders to leave out (`raw`, `*.png`); what the library has of them is removed."""
@@ -42,7 +42,7 @@ class IndexConfig:
     max_batch_size: int = 64
     """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
     may_follow: Callable[[Path], bool] | None = None
-    """Whether a link may be followed; what the library has behind others stays as it is. None follows all."""
+    """True for a link that may be followed; what the library has behind others stays as it is. None follows all."""
 
     def __post_init__(self) -> None:
         if self.remove_missing not in ("safe", "always"):
@@ -84,7 +84,7 @@ class SkippedFile:
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did. Each image file is one of added, updated, renamed, copied, touched, unchanged or skipped."""
+    """Outcome of a run. Each image file is one of added, updated, renamed, copied, touched, unchanged or skipped."""
 
     added: int = 0
     updated: int = 0
@@ -101,12 +101,12 @@ class IndexReport:
     embedded: int = 0
     """Images that went through the model; an unchanged image does when a second model is added."""
     skipped: list[SkippedFile] = field(default_factory=list)
-    """What could not be read, with those known from earlier runs. The row of a once readable file is kept."""
+    """Files that could not be read, with those known from earlier runs. The row of a once readable file is kept."""
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-    """Where the time went. `walk`, `wait` (for readers), `embed` and `write` follow each other; `read` (with hashing)
+    """Seconds of each stage. `walk`, `wait` (for readers), `embed` and `write` follow each other; `read` (with hashing)
     and `decode` are sums over the reader threads beside them."""
 
     @property

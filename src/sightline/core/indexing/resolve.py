@@ -1,4 +1,4 @@
-"""What a file that was read is: touched, renamed, a copy, changed or new. Content is identity.
+"""The decision on a file that was read: touched, renamed, a copy, changed or new. Content is identity.
 
 And what files are gone: they are forgotten at the end of a run, after a second look, never for want of a disk.
 """
@@ -28,7 +28,7 @@ Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """What to write for a file; the entry lacks this run's vector where `needs_vector`."""
+    """The row to write for a file; the entry lacks this run's vector where `needs_vector`."""
 
     kind: Kind
     entry: Entry
@@ -131,7 +131,7 @@ class Resolver:
         return first is not None and source.id is not None and source.id >= first
 
     def _is_vacant(self, source: ImageRecord) -> bool:
-        """Whether a row's content is known not to be in its file any more."""
+        """True where a row's content is known not to be in its file any more."""
         if source.id in self._settled:
             return False
         return source.id in self._plan.lost or is_gone(source.path) or _holds_other(source)
@@ -160,7 +160,7 @@ def forget_lost(store: Store, plan: Plan, report: IndexReport, *, prune: bool) -
 
 
 def is_gone(path: Path, *, follow_symlinks: bool = True) -> bool:
-    """Whether nothing is there; what can't be looked at counts as there."""
+    """True where nothing is there; what can't be looked at counts as there."""
     try:
         path.stat(follow_symlinks=follow_symlinks)
     except (FileNotFoundError, NotADirectoryError):
@@ -209,7 +209,7 @@ class _SecondLook:
 
 
 def _holds_other(row: ImageRecord) -> bool:
-    """Whether the file of a row has other bytes than when it was read; what can't be read counts as the same."""
+    """True where the file of a row has other bytes than when it was read; what can't be read counts as the same."""
     try:
         changed = file_stamp(row.path.stat()) != (row.size_bytes, row.mtime_ns)
         return changed and hash_file(row.path) != row.content_hash

@@ -46,7 +46,7 @@ _PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How hits are chosen."""
+    """Settings of a search."""
 
     top: int = 10
     where: str | None = None
@@ -73,19 +73,19 @@ class Query:
     words: str
     """Those of the positive parts, for full text."""
     exclude: frozenset[int]
-    """Rows of the query's own pictures, which are no results."""
+    """Rows of the query's own images, which are no results."""
 
 
 def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
-    """Hits, best first. A picture of the query that is in the library is not among them.
+    """Hits, best first. An image of the query that is in the library is not among them.
 
-    Raises InputError for a broken filter or a picture that can't be read, and for full text without words.
+    Raises InputError for a broken filter or an image that can't be read, and for full text without words.
     """
     return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
-    """Parts -> what can be ranked. Raises InputError for a picture that can't be read, StoreError for no such row."""
+    """Parts -> what can be ranked. Raises InputError for an image that can't be read, StoreError for no such row."""
     own_rows = [_find_row(store, part) for part in parts]
     vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
     return Query(
@@ -156,7 +156,7 @@ def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
 
 
 def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
-    """A picture file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
+    """An image file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
     from sightline.core.images.decode import read_picture  # takes a tenth of a search by words
 
     try:
@@ -183,7 +183,7 @@ def _find_row(store: Store, part: Part) -> ImageRecord | None:
 
 
 def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | None) -> NDArray[np.float32]:
-    """A part's vector; that of a picture in the library, whose `row` is given, comes from there if it still holds."""
+    """A part's vector; that of an image in the library, whose `row` is given, comes from there if it still holds."""
     if part.vector is not None:
         return part.vector
     if part.text is not None:
@@ -239,7 +239,7 @@ def _direction(vector_D: NDArray[np.float64]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a query: words or a picture, and its signed weight. A picture is a file, a row or a vector."""
+    """One part of a query: words or an image, and its signed weight. An image is a file, a row or a vector."""
 
     weight: float = 1.0
     text: str | None = None
@@ -247,9 +247,9 @@ class Part:
     row: int | None = None
     """The id of an image of the library that is searched."""
     vector: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
-    """What the searching model made of a picture that is no file here (D,)."""
+    """The searching model's vector of an image that is no file here (D,)."""
     name: str | None = None
-    """What the user calls a row or a vector."""
+    """The user's name for a row or a vector."""
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.text, self.image, self.row, self.vector)) != 1:
@@ -259,7 +259,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """The words, or the picture's path or name, as the user knows them."""
+        """The words, or the image's path or name, as the user knows them."""
         if self.text is not None:
             return self.text
         return self.name or (f"image {self.row}" if self.row is not None else str(self.image or "a picture"))
@@ -272,7 +272,7 @@ def parse_query(
 
     Neighbouring arguments are one part, so quotes are optional. `add` and `subtract` hold whole parts. With
     `allow_files=False` (queries that come over a network) nothing is taken for a path. Raises InputError for an empty
-    query, an empty part, a picture that doesn't exist, or an address of a web page.
+    query, an empty part, an image that doesn't exist, or an address of a web page.
     """
     signed = [*_split(words, allow_files=allow_files), *((1, text) for text in add), *((-1, text) for text in subtract)]
     parts = [_parse_part(sign, text, allow_files=allow_files) for sign, text in signed]
@@ -315,7 +315,7 @@ def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
 
 
 def _as_picture(body: str) -> Path | None:
-    """The file that a part names: whatever begins like a path, and a bare name that ends like a picture's."""
+    """The file that a part names: whatever begins like a path, and a bare name that ends like an image's."""
     path = _expand(body)
     named = is_image_name(body)
     if is_file(path) and (named or _PATH_START.match(body)):

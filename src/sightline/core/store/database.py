@@ -10,13 +10,15 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from sightline.errors import DISTRIBUTION, StoreError
 
 BUSY_TIMEOUT_S = 30.0
-"""How long a writer waits for another process's write to end."""
+"""Time that a writer waits for another process's write to end."""
 
 _BUSY_PAUSE_S = 0.01
 
@@ -187,116 +189,14 @@ def migrate(db: sqlite3.Connection) -> None:
         raise
 
 
-_TABLES = """
-create table settings (
-    name text primary key,
-    value text not null
-) without rowid;
-
-create table roots (
-    id integer primary key,
-    path not null unique,
-    from_library
-);
-
-create table images (
-    id integer primary key autoincrement,
-    root_id integer not null references roots (id),
-    relative not null,
-    folder not null,
-    name not null,
-    size_bytes integer not null,
-    mtime_ns integer not null,
-    content_hash text not null,
-    format text not null,
-    width integer not null,
-    height integer not null,
-    taken_at text,
-    camera text,
-    latitude real,
-    longitude real,
-    indexed_at_ns integer not null,
-    unique (root_id, relative)
-);
-create index images_by_hash on images (content_hash);
-
-create table models (
-    id integer primary key autoincrement,
-    name text not null unique,
-    weights_hash text not null,
-    preprocessing_version integer not null,
-    dim integer not null,
-    generation integer not null
-);
-
-create table vectors (
-    image_id integer not null references images (id) on delete cascade,
-    model_id integer not null references models (id) on delete cascade,
-    generation integer not null,
-    precision text not null check (precision in ('fp32', 'int8')),
-    vector blob not null,
-    unique (image_id, model_id)
-);
-create index vectors_by_generation on vectors (model_id, image_id, generation);
-
-create table captions (
-    id integer primary key,
-    image_id integer not null references images (id) on delete cascade,
-    source text not null check (source in ('clip', 'blip', 'user')),
-    text text not null,
-    similarity real,
-    log_prob real,
-    model text,
-    best integer not null check (best in (0, 1))
-);
-create index captions_by_image on captions (image_id);
-
-create virtual table texts using fts5 (name, captions, tokenize = 'porter unicode61 remove_diacritics 2');
-
-create table failures (
-    root_id integer not null references roots (id),
-    relative not null,
-    size_bytes integer not null,
-    mtime_ns integer not null,
-    reason text not null,
-    primary key (root_id, relative)
-) without rowid;
-"""
+def _run_script(name: str, db: sqlite3.Connection) -> None:
+    """Run the statements of a file beside this one; unlike `executescript`, inside the transaction that is open."""
+    script = (resources.files("sightline.core.store") / name).read_text(encoding="utf-8")
+    for statement in script.split(";\n"):
+        db.execute(statement)
 
 
-def _create_tables(db: sqlite3.Connection) -> None:
-    for statement in _TABLES.split(";\n"):
-        if statement.strip():
-            db.execute(statement)
-
-
-_CAPTIONS_2 = """
-create table captions_2 (
-    id integer primary key,
-    image_id integer not null references images (id) on delete cascade,
-    source text not null check (source in ('clip', 'generated', 'user')),
-    text text not null,
-    similarity real,
-    log_prob real,
-    model text,
-    best integer not null check (best in (0, 1))
-)
-"""
-
-
-def _name_generated(db: sqlite3.Connection) -> None:
-    """What a captioner wrote has the source `generated`, not `blip`; SQLite changes no check but with its table."""
-    db.execute(_CAPTIONS_2)
-    db.execute(
-        "insert into captions_2 select id, image_id, case source when 'blip' then 'generated' else source end, "
-        "text, similarity, log_prob, model, best from captions"
-    )
-    db.execute("drop table captions")
-    db.execute("alter table captions_2 rename to captions")
-    db.execute("create index captions_by_image on captions (image_id)")
-
-
-MIGRATIONS: tuple[Migration, ...] = (_create_tables, _name_generated)
+MIGRATIONS: tuple[Migration, ...] = (partial(_run_script, "schema_1.sql"), partial(_run_script, "schema_2.sql"))
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

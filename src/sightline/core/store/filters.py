@@ -82,7 +82,7 @@ FIELDS: Mapping[str, Field] = {
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
 _FIRST_MOMENT = "0001-01-01T00:00:00"
-"""What completes a shorter date."""
+"""The rest of a shorter date."""
 _DATE_END = "~"
 """Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
 _OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
@@ -95,7 +95,7 @@ class _Condition(NamedTuple):
     operator: str
     values: tuple[Value, ...]
     position: int
-    """Where it begins in the text, from 1."""
+    """Its beginning in the text, from 1."""
 
 
 def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:

@@ -119,7 +119,7 @@ class Matrices:
             self.path(model_id).unlink(missing_ok=True)
 
     def _newest(self, model: ModelRow, known: Matrix | None) -> Matrix | None:
-        """What is in memory, or the file where another process made a newer one."""
+        """The matrix in memory, or the file where another process made a newer one."""
         stamp = self._read_stamp(model.id)
         if known is not None and stamp == self._stamps.get(model.id):
             return known
@@ -172,15 +172,15 @@ class Matrix:
     blocks: tuple[NDArray[np.int8], ...]
     """Arrays of rows, (N, D) together: the mapped file, and in memory what came later."""
     late: int = 0
-    """How many rows came later; where there are some, they are the last block."""
+    """Number of rows that came later; where there are some, they are the last block."""
     alive: NDArray[np.bool_] | None = None
-    """Which rows still hold (N,); None where all do."""
+    """True for the rows that still hold (N,); None where all do."""
     missing: NDArray[np.int64]
     """Ids of the vectors that aren't here yet, ascending."""
 
     @property
     def count(self) -> int:
-        """How many vectors the library has."""
+        """Number of vectors that the library has."""
         return len(self.ids) - self._gone + len(self.missing)
 
     @cached_property
@@ -189,12 +189,12 @@ class Matrix:
 
     @property
     def lacking(self) -> int:
-        """How many rows a new file would have that the present one doesn't, and the other way round."""
+        """Number of rows that a new file would have and the present one doesn't, and the other way round."""
         return self.late + len(self.missing) + self._gone
 
     @cached_property
     def margin(self) -> float:
-        """How far rounding may have put two cosines from each other: four standard deviations.
+        """The distance that rounding may have put between two cosines: four standard deviations.
 
         Rounding errors are uniform in [-0.5, 0.5], so that of a product with a unit vector has a standard deviation of
         sqrt(1 / 12) / |row|, and that of the difference of two such products sqrt(2) times as much.
@@ -216,12 +216,12 @@ def quantise(vectors_ND: NDArray[np.float32]) -> NDArray[np.int8]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """How a matrix is brought up to date: which rows are kept from an old one, and which SQLite must give."""
+    """The way to a matrix that is up to date: rows that are kept from an old one, and those that SQLite must give."""
 
     model: ModelRow
     old: Matrix
     ids: NDArray[np.int64]
-    """Of all vectors as they are now, ascending."""
+    """Those of all vectors as they are now, ascending."""
     generations: NDArray[np.int64]
     old_positions: NDArray[np.intp]
     """For each vector the row of the old matrix that still holds, or -1."""

@@ -95,7 +95,7 @@ class Roots:
         return Sql(f"({' or '.join(parts) or 'false'})", tuple(parameters))
 
     def scopes(self, db: sqlite3.Connection, folder: Path) -> list[Scope]:
-        """What the library holds of a folder: a part of one root, or all roots inside it; empty where nothing."""
+        """The library's part in a folder: a part of one root, or all roots inside it; empty where there is none."""
         related = self._related(db, folder)
         return [scope for scope, holds in related if holds] or [scope for scope, _ in related]
 
@@ -371,7 +371,7 @@ def _refresh_texts(db: sqlite3.Connection, ids: Iterable[int]) -> None:
 
 
 def _find_places(db: sqlite3.Connection, roots: Roots, files: Sequence[tuple[Path, str]]) -> list[Place]:
-    """Where files, each a root and a path below it, have their rows; new roots are made known."""
+    """The places of files, each a root and a path below it; new roots are made known."""
     folders = {root for root, _ in files}
     for folder in folders:
         roots.ensure(db, folder)
@@ -394,7 +394,7 @@ def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]
 
 
 class _Shared(NamedTuple):
-    """What a row gets from another one of the same content."""
+    """Vectors and captions that a row gets from another one of the same content."""
 
     known: bool = False
     blobs: Sequence[VectorBlob] = ()
@@ -402,7 +402,7 @@ class _Shared(NamedTuple):
 
 
 def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shared]:
-    """What each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
+    """Whatever each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
     wanted = {entry.same_pixels_as for entry in entries if entry.same_pixels_as is not None}
     hashes = dict(db.execute(f"select id, content_hash from images where id {_OF_IDS}", (ids_json(wanted),)))
     blobs, captions = read_blobs(db, wanted), read_captions(db, list(wanted))

@@ -19,7 +19,7 @@ from sightline.core.types import Embedding, ModelIdentity
 from sightline.errors import InputError, StoreError
 
 NORM_TOLERANCE = 0.01
-"""How far the length of a vector given to the store may be from 1."""
+"""Largest distance from 1 of the length of a vector that is given to the store."""
 
 CHUNK_ROWS = 4096
 
@@ -67,7 +67,7 @@ def get_model(db: sqlite3.Connection, name: str) -> ModelRow:
 
 
 def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
-    """Whether there is room for this model already. Raises StoreError where its name has another identity."""
+    """True where there is room for this model already. Raises StoreError where its name has another identity."""
     known = list_models(db).get(identity.name)
     if known is not None and known.identity != identity:
         raise StoreError(
