@@ -36,7 +36,7 @@ from PIL import (  # importing a plugin registers its format
     WebPImagePlugin,  # noqa: F401
 )
 
-from sightline.core.images.files import HEIF_MISSING, describe_content, explain_os_error, heif_available
+from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import max_pixels
@@ -142,10 +142,10 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
     except InputError:
         raise
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError("not enough memory to decode it", may_pass=True) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         if _comes_from_the_system(error):
-            raise ImageError(explain_os_error(error)) from error
+            raise ImageError(explain_os_error(error), may_pass=True) from error
         raise ImageError(f"{_kind_of_damage(error)} {format_name}") from error
 
 
@@ -177,7 +177,9 @@ def _identify(stream: IO[bytes]) -> ImageFile:
             damage = damage or ImageError(f"{_kind_of_damage(error)} {name}")
     content = describe_content(head)
     # AVIF's reader tries HEIC files too: that it fails says nothing where HEIC's reader is missing
-    raise damage if damage is not None and content != HEIF_MISSING else ImageError(content)
+    if damage is not None and content != HEIF_MISSING:
+        raise damage
+    raise ImageError(content, may_pass=content in (HEIF_MISSING, AVIF_MISSING))
 
 
 @cache
@@ -193,7 +195,8 @@ def _readable_formats() -> tuple[str, ...]:
 def _refuse_huge(width: int, height: int) -> None:
     limit = max_pixels()
     if width * height > limit:
-        raise ImageError(f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)")
+        reason = f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)"
+        raise ImageError(reason, may_pass=True)
 
 
 def _is_plain_jpeg(image: ImageFile) -> bool:

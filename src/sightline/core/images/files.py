@@ -145,7 +145,7 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, _new_hash).hexdigest()
     except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
+        raise ImageError(explain_os_error(error), may_pass=True) from error
 
 
 @cache

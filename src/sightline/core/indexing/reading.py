@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.core.images.decode import read_picture
-from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, explain_os_error, hash_bytes, hash_file, walk_images
+from sightline.core.images.files import explain_os_error, hash_bytes, hash_file, walk_images
 from sightline.core.indexing.plan import Exclusion, Task
 from sightline.core.indexing.report import IndexConfig
 from sightline.errors import ImageError, InputError
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 _LARGE_FILE_BYTES = 128 * 2**20
 """A larger file is not held in memory as a whole: it is hashed in pieces and read again by the decoder."""
-
-_CURABLE = (AVIF_MISSING, HEIF_MISSING, "SIGHTLINE_MAX_PIXELS", "not enough memory", "can't be read", "read error")
-"""Parts of reasons that may pass with the file as it is: something gets installed, set, freed or connected."""
 
 
 _MOST_FILES = 50_000
@@ -66,7 +63,7 @@ class FileReader:
         try:
             self._read(task, reading)
         except ImageError as error:
-            reading.failure, reading.retry = error.reason, any(cause in error.reason for cause in _CURABLE)
+            reading.failure, reading.retry = error.reason, error.may_pass
         except OSError as error:
             reading.failure, reading.retry = explain_os_error(error), True
         except MemoryError:
