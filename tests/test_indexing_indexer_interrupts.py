@@ -16,7 +16,6 @@ from sightline.core.indexing.indexer import index
 from sightline.core.store.database import DATABASE_NAME, check_integrity
 from sightline.core.store.sqlite import open_store
 from sightline.errors import ModelError, StoreError
-from sightline.kit.work import uninterrupted
 
 COUNT = 300
 
@@ -188,20 +187,6 @@ def test_a_refused_write_is_not_tried_again(tmp_path, folder, monkeypatch):
     assert threading.active_count() == before
     assert len(calls) == 1
     store.close()
-
-
-def test_ctrl_c_waits_for_the_end_of_a_write():
-    done = []
-
-    def write():
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_indexing_works_outside_the_main_thread(tmp_path, folder):

@@ -194,7 +194,10 @@ class SqliteStore:
     def set_model_aside(self, name: str) -> str:
         """Keep a model's vectors as `NAME@HASH`, which is given, so that its own name is free for new ones."""
         with self._database.writing() as db:
-            return vectors.set_model_aside(db, name)
+            model = vectors.get_model(db, name)
+            aside = f"{name}@{model.identity.weights_hash[:8]}"
+            db.execute("update models set name = ? where id = ?", (aside, model.id))
+        return aside
 
     def remove_model(self, name: str) -> int:
         """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""

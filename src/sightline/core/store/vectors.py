@@ -89,14 +89,6 @@ def add_model(db: sqlite3.Connection, identity: ModelIdentity) -> None:
         )
 
 
-def set_model_aside(db: sqlite3.Connection, name: str) -> str:
-    """Rename a model to `NAME@HASH`, by its weights' hash; the new name. Raises StoreError for an unknown name."""
-    model = get_model(db, name)
-    aside = f"{name}@{model.identity.weights_hash[:8]}"
-    db.execute("update models set name = ? where id = ?", (aside, model.id))
-    return aside
-
-
 def _describe(identity: ModelIdentity) -> str:
     return (
         f"weights {identity.weights_hash[:12]}, preprocessing {identity.preprocessing_version}, "
