@@ -29,7 +29,7 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.store.vectors import ModelRow, compare_vectors, list_models, read_halves
+from sightline.core.store.vectors import ModelRow, are_among, compare_vectors, list_models, read_halves
 from sightline.errors import StoreError
 
 MAGIC = b"SIGHTMTX"
@@ -390,9 +390,7 @@ class Wanted:
         """True for the ids (M,) that may be found; None where all may."""
         mask_M: NDArray[np.bool_] | None = None
         if self.kept is not None:
-            is_kept = np.zeros(self.kept.max(initial=0) + 2, dtype=np.bool_)  # by id; the last one stands for all above
-            is_kept[self.kept] = True
-            mask_M = is_kept[np.minimum(ids_M, len(is_kept) - 1)]
+            mask_M = are_among(ids_M, self.kept)
         if len(self.excluded):
             others_M = ~np.isin(ids_M, self.excluded)
             mask_M = others_M if mask_M is None else mask_M & others_M

@@ -288,11 +288,13 @@ class SqliteStore:
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id."""
         with self._database.reading() as db:
-            asked = self._condition(db, where=where)
+            ids_N = self._select_ids(db, Sql(f"true order by {_NEWEST_FIRST}"))
+            if where is not None:
+                ids_N = ids_N[vectors.are_among(ids_N, self._select_ids(db, self._condition(db, where=where)))]
             if model is not None:
-                model_id = vectors.get_model(db, model).id
-                asked = Sql(f"{asked.text} and {_HAS_VECTOR}", (*asked.parameters, model_id))
-            return self._select_ids(db, Sql(f"{asked.text} order by {_NEWEST_FIRST}", asked.parameters))
+                embedded = self._select_ids(db, Sql(_HAS_VECTOR, (vectors.get_model(db, model).id,)))
+                ids_N = ids_N[vectors.are_among(ids_N, embedded)]
+            return ids_N
 
     def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
         """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""

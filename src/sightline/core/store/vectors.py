@@ -177,6 +177,14 @@ def ids_json(ids: Iterable[int]) -> str:
     return json.dumps([int(id_) for id_ in ids])
 
 
+def are_among(ids_M: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True for the ids (M,) that are among some others; by way of a table, many times as fast as a search."""
+    is_kept = np.zeros(kept.max(initial=0) + 2, dtype=np.bool_)  # by id; the last one stands for all above
+    is_kept[kept] = True
+    among_M: NDArray[np.bool_] = is_kept[np.minimum(ids_M, len(is_kept) - 1)]
+    return among_M
+
+
 def read_halves(
     db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None, *, chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
