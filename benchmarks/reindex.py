@@ -20,7 +20,7 @@ import numpy as np
 from report import Row, paired, seconds, show
 
 import sightline as sl
-from sightline.core.images.walk import walk_images
+from sightline.core.images.files import walk_images
 from sightline.core.store.base import Entry
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import Embedding, ImageInfo, ImageRecord

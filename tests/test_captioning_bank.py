@@ -3,9 +3,16 @@ from collections import Counter
 
 import pytest
 
-from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, load_bank, parse_bank, read_candidates
-from sightline.core.captioning.compose import open_details
-from sightline.core.captioning.grammar import Action, Noun, Sentence
+from sightline.core.captioning.bank import (
+    MAX_CANDIDATE_CHARS,
+    Action,
+    Noun,
+    Sentence,
+    load_bank,
+    parse_bank,
+    read_candidates,
+)
+from sightline.core.captioning.rank import open_details
 from sightline.errors import InputError
 
 BANK = load_bank()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captioning_fakes import FakeEncoder
-from sightline.core.captioning.rank import ListRanker, rank_candidates
+from sightline.core.captioning.rank import ListRanker
 from sightline.errors import ModelError
 
 
@@ -20,7 +20,7 @@ class Axes(FakeEncoder):
 
 def test_candidates_are_ranked_by_cosine_for_each_image():
     images = np.array([[1, 0], [0, 1]], np.float32)
-    first, second = rank_candidates(images, ["-x", "x", "y", "xy"], Axes(), top_k=3)
+    first, second = ListRanker(Axes(), ["-x", "x", "y", "xy"]).rank(images, top_k=3)
     assert [(c.text, round(c.similarity, 6)) for c in first] == [("x", 1.0), ("xy", 0.6), ("y", 0.0)]
     assert [(c.text, round(c.similarity, 6)) for c in second] == [("y", 1.0), ("xy", 0.8), ("-x", 0.0)]
     assert {(c.source, c.model, c.log_prob) for c in first + second} == {("clip", "fake", None)}
@@ -29,17 +29,17 @@ def test_candidates_are_ranked_by_cosine_for_each_image():
 def test_ties_keep_the_order_of_the_list():
     image = np.array([[1, 0]], np.float32)
     for texts in (["x", "x again", "y"], ["x again", "x", "y"]):
-        (ranked,) = rank_candidates(image, texts, Axes(), top_k=2)
+        (ranked,) = ListRanker(Axes(), texts).rank(image, top_k=2)
         assert [caption.text for caption in ranked] == texts[:2]
 
 
 def test_fewer_candidates_than_asked_are_all_given():
-    (ranked,) = rank_candidates(np.array([[0, 1]], np.float32), ["x", "y"], Axes(), top_k=10)
+    (ranked,) = ListRanker(Axes(), ["x", "y"]).rank(np.array([[0, 1]], np.float32), top_k=10)
     assert [caption.text for caption in ranked] == ["y", "x"]
 
 
 def test_no_images_give_no_rankings():
-    assert rank_candidates(np.zeros((0, 2), np.float32), ["x"], Axes(), top_k=1) == []
+    assert ListRanker(Axes(), ["x"]).rank(np.zeros((0, 2), np.float32), top_k=1) == []
 
 
 def test_the_list_is_embedded_once_for_all_batches():
@@ -52,4 +52,4 @@ def test_the_list_is_embedded_once_for_all_batches():
 
 def test_an_image_vector_that_is_not_finite_is_refused():
     with pytest.raises(ModelError, match="Image vectors of fake"):
-        rank_candidates(np.array([[np.nan, 1]], np.float32), ["x"], Axes(), top_k=1)
+        ListRanker(Axes(), ["x"]).rank(np.array([[np.nan, 1]], np.float32), top_k=1)

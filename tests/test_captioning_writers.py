@@ -4,9 +4,7 @@ from pathlib import Path
 import pytest
 
 from captioning_fakes import dual
-from sightline.core.captioning.line_files import CsvWriter, JsonlWriter
-from sightline.core.captioning.sidecars import SidecarWriter
-from sightline.core.captioning.writers import make_record, open_writer
+from sightline.core.captioning.writers import CsvWriter, JsonlWriter, SidecarWriter, make_record, open_writer
 from sightline.errors import InputError
 
 

@@ -92,7 +92,7 @@ def test_the_mixed_second_run_embeds_only_changed_pixels(store, encoder, folder)
 def test_unchanged_photos_are_not_opened(store, encoder, folder, monkeypatch):
     write_photos(folder, 50)
     index(store, encoder, [folder])
-    monkeypatch.setattr("sightline.core.indexing.stages.FileReader._read", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.FileReader._read", None)
     report = index(store, encoder, [folder])
     assert counts(report) == {"unchanged": 50}
 
@@ -101,7 +101,7 @@ def test_touched_photos_are_hashed_but_not_decoded(store, encoder, folder, monke
     [path] = write_photos(folder, 1)
     index(store, encoder, [folder])
     touch(path)
-    monkeypatch.setattr("sightline.core.indexing.stages.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
     assert counts(index(store, encoder, [folder])) == {"touched": 1}
     assert rows(store)[path.name].mtime_ns == path.stat().st_mtime_ns
     assert counts(index(store, encoder, [folder])) == {"unchanged": 1}
@@ -188,7 +188,7 @@ def test_a_library_that_was_moved_keeps_its_rows(store, encoder, folder, monkeyp
     caption(store, before[paths[0].name])
     elsewhere = folder.with_name("elsewhere")
     folder.rename(elsewhere)
-    monkeypatch.setattr("sightline.core.indexing.stages.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
     assert counts(index(store, encoder, [elsewhere])) == {"renamed": 20}
     after = rows(store)
     assert {name: record.id for name, record in after.items()} == {name: r.id for name, r in before.items()}
@@ -279,7 +279,7 @@ def test_a_copy_of_what_lacks_the_second_models_vector_is_embedded_once(store, e
 
 
 def test_known_copies_get_a_second_models_vector_from_one_embedding(store, encoder, folder, monkeypatch):
-    monkeypatch.setattr("sightline.core.indexing.stages._MAX_ROWS", 1)
+    monkeypatch.setattr("sightline.core.indexing.indexer._MAX_ROWS", 1)
     write_photos(folder, 6)
     shutil.copyfile(folder / "photo-0000.jpg", folder / "zzz.jpg")
     index(store, encoder, [folder])
@@ -406,7 +406,7 @@ def make_stale(monkeypatch, link):
             raise OSError(116, "Stale file handle")
         return real_stat(path, **options)
 
-    monkeypatch.setattr("sightline.core.images.walk.os.scandir", lambda path: ClosingScan(scandir(path)))
+    monkeypatch.setattr("sightline.core.images.files.os.scandir", lambda path: ClosingScan(scandir(path)))
     monkeypatch.setattr("os.stat", stat)
 
 
@@ -605,7 +605,7 @@ def test_excluded_files_and_folders_are_left_out(store, encoder, folder):
 
 def test_a_file_that_changes_between_walk_and_reading_is_read_again_next_time(store, encoder, folder, monkeypatch):
     [path] = write_photos(folder, 1)
-    from sightline.core.indexing.stages import FileReader
+    from sightline.core.indexing.reading import FileReader
 
     read = FileReader._read
 

@@ -1,9 +1,10 @@
+import signal
 import threading
 
 import pytest
 
 from sightline.kit.retry import backoff_s
-from sightline.kit.work import map_ahead, usable_cpus
+from sightline.kit.work import map_ahead, uninterrupted, usable_cpus
 
 
 def test_results_come_in_order():
@@ -49,3 +50,17 @@ def test_there_is_a_cpu():
 def test_waits_are_doubled_spread_and_limited():
     waits = [backoff_s(tried, first_s=1, longest_s=8) for tried in (1, 2, 3, 4, 9)]
     assert all(low / 2 <= wait <= low for wait, low in zip(waits, (1, 2, 4, 8, 8), strict=True))
+
+
+def test_ctrl_c_waits_for_the_end_of_a_write():
+    done = []
+
+    def write():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

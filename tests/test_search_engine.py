@@ -7,8 +7,7 @@ from PIL import Image
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.base import ModelCard, TextSpec
 from sightline.core.search.duplicates import find_exact, find_near
-from sightline.core.search.engine import SearchConfig, combine, fuse_rankings, prepare, rank, search
-from sightline.core.search.query import Part
+from sightline.core.search.engine import Part, SearchConfig, combine, fuse_rankings, prepare, rank, search
 from sightline.core.store.base import Entry
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity

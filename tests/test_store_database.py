@@ -409,7 +409,7 @@ def test_an_interrupt_within_a_batch_undoes_it(library, monkeypatch):
     with open_store(library) as store:
         store.upsert(batch(0))
         with monkeypatch.context() as patched:
-            patched.setattr("sightline.core.store.rows.refresh_texts", interrupt)
+            patched.setattr("sightline.core.store.rows._refresh_texts", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 store.upsert(batch(1))
         store.upsert(batch(2))

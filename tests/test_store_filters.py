@@ -4,12 +4,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sightline.core.store import sqlite as sqlite_store
 from sightline.core.store.base import Entry
 from sightline.core.store.filters import FIELDS, compile_filter
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, ImageInfo, ImageRecord
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import InputError
 
 PHOTOS = Path("/photos")
@@ -275,3 +277,83 @@ def test_a_list_of_as_many_dates_as_are_allowed_is_answered(store):
     ]
     assert found(store, f"taken_at in ({', '.join(days[-1000:])})") == ["snow"]
     assert found(store, f"taken_at not in ({', '.join(days[-1000:])})") == ["beach"], "without a date is no answer"
+
+
+# Answers that are kept until the library changes
+
+
+def record(name, **info):
+    image = ImageInfo(**{"width": 1, "height": 1, "format": "JPEG", **info})
+    return ImageRecord(root=PHOTOS, relative=name, size_bytes=1, mtime_ns=1, content_hash=name, info=image)
+
+
+def unit(*components):
+    return np.array(components, dtype=np.float32) / np.linalg.norm(components)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """The same library, opened twice."""
+    with open_store(tmp_path / "library") as first, open_store(tmp_path / "library") as second:
+        first.add_model(ModelIdentity(name="m", weights_hash="w", preprocessing_version=1, dim=2))
+        yield first, second
+
+
+def test_every_write_of_any_opening_is_seen_by_the_next_filter(pair):
+    for writer in pair:
+        made = {}
+        for reader in pair:
+            assert reader.ids(where="camera = 'X'").tolist() == []
+        made["a"] = writer.upsert(
+            [Entry(image=record("a.jpg", camera="X"), embeddings=[Embedding(model="m", vector=unit(1, 0))])]
+        )[0]
+        made["b"] = writer.upsert([Entry(image=record("b.jpg", camera="X"))])[0]
+        for reader in pair:
+            assert set(reader.ids(where="camera = 'X'").tolist()) == set(made.values())
+            assert reader.ids(where="camera = 'X'", model="m").tolist() == [made["a"]]
+            assert [i for i, _ in reader.query(unit(1, 0), 9, model="m", where="camera = 'X'")] == [made["a"]]
+        writer.put_captions({made["b"]: [Caption(text="words", source="user")]})
+        for reader in pair:
+            assert reader.ids(where="captioned = 1").tolist() == [made["b"]]
+        writer.upsert([Entry(image=record("a.jpg", camera="Y"))])
+        for reader in pair:
+            assert reader.ids(where="camera = 'X'").tolist() == [made["b"]]
+            assert reader.query(unit(1, 0), 9, model="m", where="camera = 'X'") == []
+        writer.delete(made.values())
+        for reader in pair:
+            assert reader.ids(where="camera is not null").tolist() == []
+
+
+def test_a_filtered_query_leaves_out_rows_without_an_image_or_vector(pair):
+    store, _ = pair
+    entries = [
+        Entry(image=record(f"{n}.jpg", width=n), embeddings=[Embedding(model="m", vector=unit(1, n))] * (n % 2))
+        for n in range(1, 9)
+    ]
+    ids = store.upsert(entries)
+    assert [i for i, _ in store.query(unit(1, 0), 9, model="m", where="width > 2")] == [ids[2], ids[4], ids[6]]
+    store.delete([ids[4]])
+    assert [i for i, _ in store.query(unit(1, 0), 9, model="m", where="width > 2")] == [ids[2], ids[6]]
+    assert store.query(unit(1, 0), 9, model="m", where="width > 100") == []
+
+
+def test_ids_come_newest_first(pair):
+    store, _ = pair
+    days = [None, "2021-03-15T10:00:00", "2020-01-01T00:00:00", "2021-03-15T10:00:00", None]
+    ids = store.upsert([Entry(image=record(f"{n}.jpg", taken_at=day)) for n, day in enumerate(days)])
+    newest = [ids[3], ids[1], ids[2], ids[4], ids[0]]  # without a date the file's own time counts: 1970 here
+    assert store.ids().tolist() == newest
+    assert store.ids(where="taken_at is not null").tolist() == newest[:3]
+
+
+def test_answers_of_many_filters_are_kept_and_the_oldest_forgotten(pair):
+    store, _ = pair
+    store.upsert([Entry(image=record("a.jpg"))])
+    first = store.ids(where="width = 1")
+    kept = list(store._answers.values())
+    store.ids(where="width = 1")
+    assert [id(answer) for answer in store._answers.values()] == [id(answer) for answer in kept]
+    for width in range(2, sqlite_store._KEPT_ANSWERS + 4):
+        assert len(store.ids(where=f"width = {width}")) == 0
+    assert len(store._answers) == sqlite_store._KEPT_ANSWERS
+    assert store.ids(where="width = 1").tolist() == first.tolist()

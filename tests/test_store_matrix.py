@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.core.store import matrix, ranking, sqlite, vectors
+from sightline.core.store import matrix, sqlite, vectors
 from sightline.core.store.base import Entry
 from sightline.core.store.matrix import quantise, read_matrix
 from sightline.core.store.sqlite import open_store
@@ -135,8 +135,8 @@ def test_quantised_rows_keep_direction_whatever_their_length():
 
 
 def test_ties_beyond_the_candidates_widen_the_scan(library, monkeypatch):
-    monkeypatch.setattr(ranking, "MIN_CANDIDATES", 1)
-    monkeypatch.setattr(ranking, "MAX_CANDIDATES_PER_RESULT", 1)
+    monkeypatch.setattr(matrix, "MIN_CANDIDATES", 1)
+    monkeypatch.setattr(matrix, "MAX_CANDIDATES_PER_RESULT", 1)
     twin = random_vectors(1, seed=8)
     with open_store(library) as store:
         ids = store.upsert(entries(np.repeat(twin, 30, axis=0), first=1000))

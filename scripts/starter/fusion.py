@@ -17,9 +17,9 @@ from classes import load_classes
 from corpus import held_out_rows
 from nouns import agreement
 
-from sightline.core.captioning.compose import ComposeConfig
 from sightline.core.captioning.dual import CaptionConfig, DualCaption, caption_picture
 from sightline.core.captioning.fuse import FusionWeights, fuse
+from sightline.core.captioning.rank import ComposeConfig
 from sightline.core.models.captioners import load_captioner
 from sightline.core.models.encoders import load_encoder
 from sightline.lab.data.addressing import load_dataset

@@ -18,11 +18,15 @@ class InputError(SightlineError):
 
 
 class ImageError(InputError):
-    """One image file can't be read; `reason` is a short phrase without the path, fit for counting."""
+    """One image file can't be read; `reason` is a short phrase without the path, fit for counting.
 
-    def __init__(self, reason: str) -> None:
+    `may_pass` is True where the same file may be readable later: something gets installed, set, freed or connected.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.may_pass = may_pass
 
 
 class DataError(SightlineError):

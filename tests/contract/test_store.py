@@ -632,12 +632,6 @@ def test_a_closed_store_says_so(store):
         store.stats()
 
 
-def test_capabilities_are_declared(store):
-    assert store.capabilities.exact
-    assert store.capabilities.full_text
-    assert store.capabilities.multi_process
-
-
 def test_a_models_vectors_are_set_aside_under_another_name_and_its_own_is_free(store):
     store.add_model(identity(weights_hash="0123456789"))
     assert store.set_model_aside("m") == "m@01234567"

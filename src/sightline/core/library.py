@@ -8,17 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sightline.core.search.query import Part, parse_query
 from sightline.errors import InputError, ModelError
 from sightline.kit import config
-from sightline.kit.paths import expand, is_file
+from sightline.kit.config import expand, is_file
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
     from sightline.core.indexing.report import IndexConfig, IndexReport, Progress
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.search.engine import Match, Part, SearchConfig
     from sightline.core.store.sqlite import SqliteStore
     from sightline.core.types import Caption, Hit
 
@@ -64,7 +63,7 @@ class Library:
 
     @staticmethod
     def exists(path: str | Path | None = None) -> bool:
-        """Whether a folder (default: as for `open`) holds a library."""
+        """True where a folder (default: as for `open`) holds a library."""
         from sightline.core.store.database import DATABASE_NAME
 
         folder = expand(path) if path is not None else config.library_dir()
@@ -167,7 +166,7 @@ class Library:
         """Bring the library up to date with folders; without any, with all folders that it knows.
 
         Only what is new or changed is read. With the precision `auto`, a model that runs in fp32 is first judged in
-        int8 on 256 of these pictures, once, and runs so from then on where it passes. Raises InputError for a missing
+        int8 on 256 of these images, once, and runs so from then on where it passes. Raises InputError for a missing
         folder, StoreError where the library can't be written. See `IndexReport` for what was done and what couldn't be
         read.
         """
@@ -185,7 +184,7 @@ class Library:
 
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
-        from sightline.core.indexing.calibration import sample_pictures
+        from sightline.core.indexing.reading import sample_pictures
         from sightline.core.models.encoder_precision import needs_gate, quantise_encoder
         from sightline.core.models.encoders import load_encoder
         from sightline.core.models.gate import EncoderGate
@@ -233,14 +232,14 @@ class Library:
         `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
         Raises InputError for a broken query or filter.
         """
-        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.engine import SearchConfig, parse_query
 
         settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
         return self._search(parse_query(query, add=add, subtract=subtract), settings)
 
     def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
-        """Images most like a photo, which need not be in the library; the photo itself is left out."""
-        from sightline.core.search.engine import SearchConfig
+        """Images most like another one, which need not be in the library and is left out itself."""
+        from sightline.core.search.engine import Part, SearchConfig
 
         path = expand(photo)
         if not is_file(path):
@@ -261,15 +260,18 @@ class Library:
         return find_near(self.store, self.model, min_similarity=min_similarity) if self._require_vectors() else []
 
     def _require_vectors(self) -> bool:
-        """Whether there is anything to search.
+        """True where there is anything to search.
 
         Raises ModelError where only other models have been indexed, StoreError where the vectors were made by other
         weights or another preprocessing under the same name.
         """
-        if not self.store.models():
+        known = self.store.models()
+        if not known:
             return False
-        self._known_model(self.model)
-        self.store.add_model(self.encoder.identity)  # known already: this only compares
+        if self.model not in known:
+            self._known_model(self.model)
+        if known.get(self.model) != self.encoder.identity:
+            self.store.add_model(self.encoder.identity)  # known already: this says what differs
         return True
 
     # --- captions and facts -------------------------------------------------------------------------------------
@@ -282,12 +284,12 @@ class Library:
         captioner: str | None = None,
         skip_existing: bool = False,
     ) -> Iterator[DualCaption | CaptionFailure]:
-        """Caption pictures both ways, in order; the captions of those in this library are kept and found by full text.
+        """Caption images both ways, in order; the captions of those in this library are kept and found by full text.
 
-        `paths` are pictures and folders; None means every picture of the library. `captioner` is the name of the
+        `paths` are images and folders; None means every image of the library. `captioner` is the name of the
         generator, `none` for ranked candidates only (default: `blip-base` where it can run now, else the starter;
-        `none` with `config.candidates`, whose captions are kept only for pictures that have none). `skip_existing`
-        passes over pictures of this library that have captions. A file that isn't there or can't be read is given as a
+        `none` with `config.candidates`, whose captions are kept only for images that have none). `skip_existing`
+        passes over images of this library that have captions. A file that isn't there or can't be read is given as a
         failure. Raises ModelError where a model can't run, before the first picture.
         """
         chosen = self.pictures() if paths is None else list_pictures(paths)
@@ -316,9 +318,9 @@ class Library:
             yield result
 
     def keep_captions(self, image_id: int, result: DualCaption, *, own_candidates: bool = False) -> None:
-        """Keep a picture's captions in place of earlier ones; one that the user wrote stays, and stays the best.
+        """Keep an image's captions in place of earlier ones; one that the user wrote stays, and stays the best.
 
-        Those of `own_candidates` answer a question of their own: they are kept where the picture has none, and replace
+        Those of `own_candidates` answer a question of their own: they are kept where the image has none, and replace
         nothing. Raises StoreError for an unknown id.
         """
         if own_candidates and self._has_captions(image_id):
@@ -360,7 +362,7 @@ def caption(
     captioner: str | None = None,
     config: CaptionConfig | None = None,
 ) -> Iterator[DualCaption | CaptionFailure]:
-    """Caption pictures and folders of pictures both ways, without a library; see `Library.caption`."""
+    """Caption images and folders of images both ways, without a library; see `Library.caption`."""
     from sightline.core.models.encoders import default_model_name, load_encoder
 
     encoder = load_encoder(model or default_model_name(confirm=None)[0])
@@ -368,8 +370,8 @@ def caption(
 
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """Pictures as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
-    from sightline.core.images.walk import walk_images
+    """Images as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
+    from sightline.core.images.files import walk_images
 
     pictures: dict[Path, None] = {}
     for path in map(expand, paths):

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "int8"]
 """Precision of the model run that made a vector (how it is stored is the store's matter)."""
 
 CaptionSource = Literal["clip", "generated", "user"]
-"""Who wrote a caption: ranked candidate, generated sentence, or the user."""
+"""Author of a caption: ranked candidate, generated sentence, or the user."""
 
 
 def read_source(source: str) -> str:
@@ -27,7 +27,7 @@ def read_source(source: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
-    """What a picture file says of itself. Width and height are those of the upright picture, in pixels."""
+    """Facts that an image file tells of itself. Width and height are those of the upright image, in pixels."""
 
     width: int
     height: int
@@ -54,14 +54,14 @@ class Caption:
     model: str | None = None
     """Name of the model that wrote or ranked it."""
     best: bool = False
-    """Whether fusion chose it as the image's caption."""
+    """True where fusion chose it as the image's caption."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", read_source(self.source))
 
     @property
     def author(self) -> str:
-        """Who made it, as tables tell it: the name of the model that wrote the sentence, else the source."""
+        """Its author, as tables tell it: the name of the model that wrote the sentence, else the source."""
         return self.model or self.source if self.source == "generated" else self.source
 
 
@@ -98,7 +98,7 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelIdentity:
-    """What must be equal for two vectors to be comparable. A store refuses vectors of another identity."""
+    """The traits that must be equal for two vectors to be comparable. A store refuses vectors of another identity."""
 
     name: str
     weights_hash: str

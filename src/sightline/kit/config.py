@@ -1,4 +1,7 @@
-"""Where Sightline keeps things, and the limits that protect it. Environment variables override each default."""
+"""Paths as a user gives them, where Sightline keeps things, and the limits that protect it.
+
+Environment variables override each default.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,22 @@ DEFAULT_MAX_PIXELS = 250_000_000
 """Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
 
 
+def expand(path: str | Path) -> Path:
+    """A path with `~` filled in. Raises InputError where the user after `~` isn't known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} names the home of a user who isn't there. Write the path out.") from error
+
+
+def is_file(path: Path) -> bool:
+    """True where a file is there; False for names that the system refuses (too long, a null byte, a closed folder)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def library_dir() -> Path:
     """The library used when none is named: `SIGHTLINE_LIBRARY`, else a folder in the user's data directory."""
     if named := os.environ.get("SIGHTLINE_LIBRARY"):
@@ -24,7 +43,7 @@ def library_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where what can be made again is kept (exported graphs, hashes of weights): `SIGHTLINE_CACHE` or XDG's."""
+    """The folder of what can be made again (exported graphs, hashes of weights): `SIGHTLINE_CACHE` or XDG's."""
     if named := os.environ.get("SIGHTLINE_CACHE"):
         return Path(named).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and with the mode that the user's others have."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def write_text(target: Path, text: str, *, durable: bool = False) -> None:
 def write_json(target: Path, values: Any, *, indent: int | None = None, durable: bool = False) -> None:
     """Write values as a JSON file with a newline at its end, whole or not at all. Raises OSError."""
     write_text(target, json.dumps(values, indent=indent) + "\n", durable=durable)
+
+
+def share_as_others(path: Path) -> None:
+    """Give a file the mode that the umask gives new ones; safetensors makes its files for their owner alone."""
+    probe = path.with_name(f".{path.name}.mode")
+    try:
+        probe.touch()
+        path.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

@@ -1,13 +1,16 @@
-"""Work on many things: CPUs, threads that read ahead, and how progress is told."""
+"""Work on many things: CPUs, threads that read ahead, how progress is told, and what Ctrl-C must not cut."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,3 +45,20 @@ def map_ahead(
             yield result
     finally:  # also after Ctrl-C
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C until the block ends. Other threads than the main one never get it."""
+    foreign_handler = signal.getsignal(signal.SIGINT) is None  # not Python's: it can't be put back
+    if foreign_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(*held[0])

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sightline.core.captioning.bank import read_candidates
-from sightline.core.captioning.compose import BankRanker
 from sightline.core.captioning.fuse import FusionWeights, fuse
-from sightline.core.captioning.rank import ListRanker, Ranker
-from sightline.core.captioning.vectors import embed_texts
+from sightline.core.captioning.rank import BankRanker, ListRanker, Ranker, embed_texts
 from sightline.core.images.decode import read_picture
 from sightline.core.models.base import GenerationConfig
 from sightline.core.types import Caption
 from sightline.errors import ImageError, InputError
+from sightline.kit.work import map_ahead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +33,7 @@ _DECODERS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """How images are captioned. Raises InputError for a number below 1."""
+    """Settings of captioning. Raises InputError for a number below 1."""
 
     top_k: int = 5
     """Ranked candidates kept for each image."""
@@ -46,7 +42,7 @@ class CaptionConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 16
     batch_s: float | None = None
-    """How long a batch should take: batches grow from one image up to `batch_size` while they take less. None always
+    """Time that a batch should take: batches grow from one image up to `batch_size` while they take less. None always
     takes `batch_size`, which is fastest but answers a slow model's reader only after sixteen images."""
     weights: FusionWeights = field(default_factory=FusionWeights)
 
@@ -102,7 +98,7 @@ def caption_picture(
     captioner: Captioner | None = None,
     config: CaptionConfig | None = None,
 ) -> DualCaption:
-    """Caption one decoded picture (H, W, 3) as `caption_images` does; its `path` is empty."""
+    """Caption one decoded image (H, W, 3) as `caption_images` does; its `path` is empty."""
     run = _Run(encoder, captioner, config or CaptionConfig())
     return run.caption_batch([run.make_ready(Path(), rgb_HW3)])[0]
 
@@ -131,26 +127,13 @@ class _Run:
     def stream(self, paths: Iterable[Path]) -> Iterator[DualCaption | CaptionFailure]:
         """Batches of readable images; failures keep their place in the order."""
         waiting: list[_Ready | CaptionFailure] = []
-        for item in self._read_ahead(paths):
+        # Read by threads, at most two batches ahead of what is consumed.
+        for item in map_ahead(self._read, paths, threads=_DECODERS, ahead=2 * self._config.batch_size):
             waiting.append(item)
             if sum(isinstance(one, _Ready) for one in waiting) >= self._batch_size:
                 yield from self._caption_readable(waiting)
                 waiting = []
         yield from self._caption_readable(waiting)
-
-    def _read_ahead(self, paths: Iterable[Path]) -> Iterator[_Ready | CaptionFailure]:
-        """Read files by threads, in order, at most two batches ahead of what is consumed."""
-        remaining = iter(paths)
-        pool = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="sightline-decode")
-        try:
-            first = islice(remaining, 2 * self._config.batch_size)
-            pending: deque[Future[_Ready | CaptionFailure]] = deque(pool.submit(self._read, path) for path in first)
-            while pending:
-                item = pending.popleft().result()
-                pending.extend(pool.submit(self._read, path) for path in islice(remaining, 1))
-                yield item
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, path: Path) -> _Ready | CaptionFailure:
         try:
@@ -160,7 +143,7 @@ class _Run:
         return self.make_ready(path, picture.rgb)
 
     def make_ready(self, path: Path, rgb_HW3: NDArray[np.uint8]) -> _Ready:
-        """A decoded picture at the size of each model."""
+        """A decoded image at the size of each model."""
         return _Ready(
             path=path,
             encoder_pixels=self._encoder.card.preprocessing.resize(rgb_HW3),
@@ -182,7 +165,7 @@ class _Run:
             self._batch_size = max(1, min(wanted, 2 * self._batch_size, self._config.batch_size))
 
     def caption_batch(self, batch: Sequence[_Ready]) -> list[DualCaption]:
-        """Captions of some pictures, at once."""
+        """Captions of some images, at once."""
         image_vectors_BD = self._encoder.encode_images(np.stack([item.encoder_pixels for item in batch]))
         clip = self._ranker.rank(image_vectors_BD, top_k=self._config.top_k)
         generated: list[list[Caption]] = [[] for _ in batch]

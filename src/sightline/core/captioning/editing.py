@@ -1,8 +1,11 @@
-"""The caption that a user writes for a picture: it stands above all others until it is taken back."""
+"""Captions in a library: the user's own, which stands above all others until it is taken back, and those that lack."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.core.captioning.fuse import fuse
@@ -17,11 +20,13 @@ if TYPE_CHECKING:
 
 MAX_CAPTION_CHARS = 2000
 
+_CHUNK_ROWS = 500
+
 
 def write_caption(store: Store, image_id: int, text: str, *, encoder: Encoder | None = None) -> str | None:
-    """Keep a user's caption as the picture's best, in place of an earlier one, whose text is returned.
+    """Keep a user's caption as the image's best, in place of an earlier one, whose text is returned.
 
-    With an encoder that has a vector of the picture it gets its similarity too. Raises InputError for a text without
+    With an encoder that has a vector of the image it gets its similarity too. Raises InputError for a text without
     words or of more than 2,000 characters, StoreError for an unknown picture.
     """
     text = " ".join(text.split())
@@ -62,7 +67,7 @@ def _find_user_caption(captions: Sequence[Caption]) -> str | None:
 
 
 def _similarity(store: Store, image_id: int, text: str, encoder: Encoder) -> float | None:
-    """Cosine to the picture's stored vector; None where this model has none."""
+    """Cosine to the image's stored vector; None where this model has none."""
     if store.models().get(encoder.card.name) != encoder.identity:
         return None
     _, vectors_ND = store.vectors(encoder.card.name, [image_id])
@@ -74,3 +79,17 @@ def _choose_best(captions: Sequence[Caption], nats_per_cosine: float) -> list[Ca
     clip, generated = ([c for c in captions if c.source == source] for source in ("clip", "generated"))
     best = fuse(clip, generated, temperature=nats_per_cosine)[0]
     return [replace(c, best=(c.source, c.text) == (best.source, best.text)) for c in captions]
+
+
+def find_uncaptioned(store: Store, *, encoder: str, captioner: str | None, root: Path | None = None) -> Iterator[Path]:
+    """Images without captions that these two models ranked and wrote, by folder and path; captioner None: ranked.
+
+    So captioning can go on where it stopped, and another captioner writes its own for all pictures.
+    """
+    records = iter(store.scan(root=root))
+    while chunk := list(islice(records, _CHUNK_ROWS)):
+        captions = store.captions([record.id for record in chunk if record.id is not None])
+        for record in chunk:
+            known = {(c.source, c.model) for c in captions.get(record.id or 0, [])}
+            if ("clip", encoder) not in known or (captioner is not None and ("generated", captioner) not in known):
+                yield record.path

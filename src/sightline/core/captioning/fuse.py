@@ -13,18 +13,18 @@ from sightline.errors import InputError, ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class FusionWeights:
-    """How much each quantity counts. Only their ratio matters.
+    """Weights of the two quantities. Only their ratio matters.
 
     The default is measured (`scripts/starter/fusion.py`), with the starter models, by the share of chosen captions
-    whose head noun people use of the picture. On 200 pictures of Flickr8k train that no training saw it is 0.65 with
+    whose head noun people use of the picture. On 200 images of Flickr8k train that no training saw it is 0.65 with
     log_prob 1, 0.68 with 1.5, 0.70 with 2 and 0.73 with the generator alone, which learned from such pictures. On
     others the candidates know more: on COCO's it is 0.56, 0.51, 0.49 and 0.34. So 1.5 leaves them a say.
     """
 
     similarity: float = 1.0
-    """Weight of the CLIP similarity: does the sentence fit the picture?"""
+    """Weight of the CLIP similarity: does the sentence fit the image?"""
     log_prob: float = 1.5
-    """Weight of the generator's mean log-probability: would it write this sentence for this picture?"""
+    """Weight of the generator's mean log-probability: would it write this sentence for this image?"""
 
     def __post_init__(self) -> None:
         weights = (self.similarity, self.log_prob)
@@ -41,7 +41,7 @@ def fuse(
     """All captions of one image, best first; exactly the first has `best=True`.
 
     Both quantities are put in nats, so they add up whatever else is in the pool: `temperature` times the difference of
-    two cosines is how much more probable CLIP finds one caption than the other for this picture (Radford et al. 2021,
+    two cosines is how much more probable CLIP finds one caption than the other for this image (Radford et al. 2021,
     arXiv:2103.00020, figure 3), and the mean log-probability for each token is the generator's word on the same. A
     caption without a value counts as average in it; a quantity that none has decides nothing. Ties go to the higher
     similarity, then to the order given. The same words from both sides are one caption, the generator's.

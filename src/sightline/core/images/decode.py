@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeGuard, cast
@@ -23,6 +25,7 @@ import simplejpeg
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
@@ -33,8 +36,7 @@ from PIL import (  # importing a plugin registers its format
     WebPImagePlugin,  # noqa: F401
 )
 
-from sightline.core.images.files import HEIF_MISSING, describe_content, explain_os_error, heif_available
-from sightline.core.images.metadata import ExifFacts, read_exif
+from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import max_pixels
@@ -44,13 +46,13 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 SCALED_DECODE_MARGIN = 2.0
-"""How much larger than asked a scaled picture stays. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
+"""Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
 differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
 levels, correlation 0.9976 (worst 0.9656)."""
 
 _LARGE_PIXELS = 25_000_000
 _large_picture = threading.Lock()
-"""Pillow needs 8 to 23 bytes a pixel, so of larger pictures it decodes one at a time, however many threads ask: a file
+"""Pillow needs 8 to 23 bytes a pixel, so of larger images it decodes one at a time, however many threads ask: a file
 of some kilobytes can hold as many pixels as the limit allows."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
@@ -67,6 +69,7 @@ _TURNS = {
 }
 """EXIF orientation -> what makes the stored pixels upright."""
 
+_DATE = re.compile(r"\s*(\d{4})[:\-/.](\d{1,2})[:\-/.](\d{1,2})[ T](\d{1,2}):(\d{1,2}):(\d{1,2})")
 _WHITE = (255, 255, 255)
 _FULL_16_BIT = 65535
 
@@ -77,13 +80,13 @@ class Picture:
 
     rgb: NDArray[np.uint8]
     info: ImageInfo
-    """Of the full picture, even where `rgb` is a scaled decode."""
+    """Facts of the full image, even where `rgb` is a scaled decode."""
 
 
 def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Picture:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
-    With `min_side_px`, a picture may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
+    With `min_side_px`, an image may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
     (or its full size). The first frame of an animation is read. Raises ImageError for a file that can't be read,
     InputError for a `min_side_px` below 1.
     """
@@ -95,18 +98,22 @@ def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Pic
         rgb_HW3 = _decode_jpeg(image, smallest_px) if _is_plain_jpeg(image) else None
         if rgb_HW3 is None:
             rgb_HW3 = _decode_by_pillow(image, smallest_px)
-        facts = read_exif(image)
-        return Picture(_turn_upright(rgb_HW3, _orientation(image, facts)), _describe(image, size, facts))
+        orientation, facts = _read_exif(image)
+        turn = _TURNS.get(orientation)
+        upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
+        return Picture(upright_HW3, _describe(image, size, orientation, facts))
 
 
 def read_info(source: Path | bytes) -> ImageInfo:
-    """What a file's header says, without decoding its pixels (but of a PNG without EXIF before them, see `read_exif`).
+    """Facts of a file's header, without decoding its pixels.
+
+    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
 
     Raises ImageError for a file whose header can't be read.
     """
     with _opened(source) as image:
         size = image.size
-        return _describe(image, size, read_exif(image))
+        return _describe(image, size, *_read_exif(image))
 
 
 def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -124,7 +131,7 @@ def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[ImageFile]:
-    """A picture whose header is read and found decodable. Whatever fails in the block comes out as an ImageError."""
+    """An image whose header is read and found decodable. Whatever fails in the block comes out as an ImageError."""
     format_name = "image"
     try:
         with _stream(source) as stream, quiet_pillow():
@@ -135,10 +142,10 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
     except InputError:
         raise
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError("not enough memory to decode it", may_pass=True) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         if _comes_from_the_system(error):
-            raise ImageError(explain_os_error(error)) from error
+            raise ImageError(explain_os_error(error), may_pass=True) from error
         raise ImageError(f"{_kind_of_damage(error)} {format_name}") from error
 
 
@@ -170,7 +177,9 @@ def _identify(stream: IO[bytes]) -> ImageFile:
             damage = damage or ImageError(f"{_kind_of_damage(error)} {name}")
     content = describe_content(head)
     # AVIF's reader tries HEIC files too: that it fails says nothing where HEIC's reader is missing
-    raise damage if damage is not None and content != HEIF_MISSING else ImageError(content)
+    if damage is not None and content != HEIF_MISSING:
+        raise damage
+    raise ImageError(content, may_pass=content in (HEIF_MISSING, AVIF_MISSING))
 
 
 @cache
@@ -186,7 +195,8 @@ def _readable_formats() -> tuple[str, ...]:
 def _refuse_huge(width: int, height: int) -> None:
     limit = max_pixels()
     if width * height > limit:
-        raise ImageError(f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)")
+        reason = f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)"
+        raise ImageError(reason, may_pass=True)
 
 
 def _is_plain_jpeg(image: ImageFile) -> bool:
@@ -261,32 +271,40 @@ def _bits_of_tiff(image: Image.Image) -> int | None:
     return int(stated[0]) if isinstance(stated, tuple) and stated else None
 
 
-def _orientation(image: ImageFile, facts: ExifFacts) -> int:
-    """Pillow turns TIFF by itself, and pillow_heif HEIF."""
-    return 1 if image.format in {"TIFF", "HEIF"} else facts.orientation
+def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
+    """The turn that the pixels need (1 to 8), and what else EXIF tells of an opened image, by `ImageInfo`'s names.
+
+    Broken values count as absent, never as errors. Tags and their types: CIPA DC-008 (Exif 2.32).
+    """
+    main: Mapping[int, Any] = {}
+    details: Mapping[int, Any] = {}
+    position: Mapping[int, Any] = {}
+    with suppress(Exception):  # damaged EXIF makes Pillow raise nearly anything; what was read before it counts
+        exif = image.getexif()
+        main = exif
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        position = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    # When the shutter was pressed, else when it was scanned, else when the file was last changed.
+    tags = ((details, "DateTimeOriginal"), (details, "DateTimeDigitized"), (main, "DateTime"))
+    dates = (parse_date(part.get(ExifTags.Base[tag])) for part, tag in tags)
+    latitude, longitude = parse_position(position)
+    # Pillow turns TIFF by itself, and pillow_heif HEIF.
+    is_upright = image.format in {"TIFF", "HEIF"}
+    return 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
+        "taken_at": next(filter(None, dates), None),
+        "camera": parse_camera(main.get(ExifTags.Base.Make), main.get(ExifTags.Base.Model)),
+        "latitude": latitude,
+        "longitude": longitude,
+    }
 
 
-def _turn_upright(rgb_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    turn = _TURNS.get(orientation)
-    return rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
-
-
-def _describe(image: ImageFile, size: tuple[int, int], facts: ExifFacts) -> ImageInfo:
-    lies_on_its_side = _orientation(image, facts) >= 5
-    width, height = reversed(size) if lies_on_its_side else size
-    return ImageInfo(
-        width=width,
-        height=height,
-        format=_format_name(image),
-        taken_at=facts.taken_at,
-        camera=facts.camera,
-        latitude=facts.latitude,
-        longitude=facts.longitude,
-    )
+def _describe(image: ImageFile, size: tuple[int, int], orientation: int, facts: Mapping[str, Any]) -> ImageInfo:
+    width, height = reversed(size) if orientation >= 5 else size
+    return ImageInfo(width=width, height=height, format=_format_name(image), **facts)
 
 
 def _format_name(image: ImageFile) -> str:
-    """MPO is a JPEG that further pictures follow."""
+    """MPO is a JPEG that further images follow."""
     name = image.format or "image"
     return {"MPO": "JPEG", "DIB": "BMP"}.get(name, name)
 
@@ -340,3 +358,61 @@ def _put_filter_first() -> None:
         return
     with _filters_lock:
         filters[:] = [_FILTER, *(known for known in filters if known is not _FILTER)]
+
+
+def parse_orientation(value: object) -> int:
+    """1 to 8; anything else counts as upright."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def parse_date(value: object) -> str | None:
+    """EXIF's `2024:05:01 12:30:00`, and the variants found in the wild, as ISO 8601; None for no real date."""
+    match = _DATE.match(_clean(value))
+    if match is None:
+        return None
+    try:
+        return datetime(*(int(part) for part in match.groups())).isoformat()  # type: ignore[arg-type]
+    except ValueError:  # such as 0000:00:00, written by cameras whose clock was never set
+        return None
+
+
+def parse_camera(make: object, model: object) -> str | None:
+    """`Canon`, `Canon EOS 5D` -> `Canon EOS 5D`; `Apple`, `iPhone 12` -> `Apple iPhone 12`."""
+    maker, name = _clean(make), _clean(model)
+    brand = maker.split(" ")[0].lower()
+    if brand and name.lower().startswith(brand):
+        return name
+    return f"{maker} {name}".strip() or None
+
+
+def parse_position(gps: Mapping[int, Any]) -> tuple[float | None, float | None]:
+    """Latitude and longitude in degrees, or two Nones: without hemispheres, out of range, or the 0, 0 of no fix."""
+    latitude = _parse_angle(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", limit=90)
+    longitude = _parse_angle(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", limit=180)
+    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
+        return None, None
+    return latitude, longitude
+
+
+def _parse_angle(value: object, reference: object, hemispheres: str, *, limit: int) -> float | None:
+    """Degrees, minutes and seconds with a hemisphere -> signed degrees, to a centimetre."""
+    hemisphere = _clean(reference).upper()[:1]
+    if not hemisphere or hemisphere not in hemispheres:
+        return None
+    try:
+        parts = [float(part) for part in value] if isinstance(value, tuple) else [float(value)]  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    degrees = math.fsum(part / 60.0**place for place, part in enumerate(parts))
+    if not 1 <= len(parts) <= 3 or not math.isfinite(degrees) or not 0 <= degrees <= limit:
+        return None
+    return round(-degrees if hemisphere == hemispheres[1] else degrees, 7)
+
+
+def _clean(value: object) -> str:
+    """Text of an EXIF field: up to its first NUL, white space tidied, without control characters."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return ""
+    printable = "".join(character if character.isprintable() else " " for character in text.split("\0")[0])
+    return " ".join(printable.split())

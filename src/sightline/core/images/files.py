@@ -1,15 +1,19 @@
-"""A file before its pixels: is it an image, by name and first bytes; why it can't be read; its content hash."""
+"""Image files before their pixels: by name and first bytes, what can't be read and why, hashes, walks of folders."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from sightline.errors import ImageError, install_advice
+from sightline.errors import ImageError, InputError, install_advice
 
 EXTENSIONS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
@@ -57,9 +61,35 @@ _REASONS = {
 
 _DIGEST_BYTES = 16
 
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eaDir",  # Synology: thumbnails of every photo
+        "#recycle",
+        "#snapshot",
+        "@Recycle",  # QNAP
+        "@Recently-Snapshot",
+        "__MACOSX",  # resource forks in unpacked archives
+        "$RECYCLE.BIN",  # Windows
+        "System Volume Information",
+        "lost+found",  # ext file systems
+    }
+)
+"""Folders that systems keep for themselves; like hidden ones (leading dot), they are not entered."""
+LIBRARY_DATABASE = "library.db"
+LIBRARY_FOLDERS = frozenset({"thumbnails", "vectors"})
+"""Folders that a library keeps beside its database; images may lie beside them, and are walked."""
+_LIBRARY_LOG = "library.db-wal"
+"""Holds a new library's first pages until it is closed."""
+_LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
+"""Our application id, and where it stands in an SQLite file."""
+_START_BYTES = 2**18
+_INT64 = range(-(2**63), 2**63)
+_Identity = tuple[int, int] | str
+"""Device and inode: the folder itself, whatever path led to it. Its real path where the file system has no inodes."""
+
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
+    """True where a file name has the extension of a supported format (HEIC counts even while its extra is missing)."""
     return format_of(name) is not None
 
 
@@ -69,7 +99,7 @@ def format_of(name: str) -> str | None:
 
 
 def missing_support(name: str) -> str | None:
-    """Why files of this name's format can't be read on this machine, and what to install; None where they can."""
+    """The reason why files of this name's format can't be read here, and what to install; None where they can."""
     named = format_of(name)
     if named == "HEIF" and not heif_available():
         return HEIF_MISSING
@@ -80,7 +110,7 @@ def missing_support(name: str) -> str | None:
 
 @cache
 def heif_available() -> bool:
-    """Whether the extra `heif` is installed."""
+    """True where the extra `heif` is installed."""
     return find_spec("pillow_heif") is not None
 
 
@@ -115,7 +145,7 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, _new_hash).hexdigest()
     except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
+        raise ImageError(explain_os_error(error), may_pass=True) from error
 
 
 @cache
@@ -148,3 +178,191 @@ def _is_text(head: bytes) -> bool:
 
 def _new_hash(data: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """One image file of a walk, with what tells whether it changed since the last one."""
+
+    root: Path
+    relative: str
+    """Path below the root, with `/`; bytes that are not UTF-8 are kept as surrogate escapes."""
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def path(self) -> Path:
+        """The file. Made when it is asked for: of most files of a walk nobody needs it."""
+        return self.root / self.relative
+
+
+def walk_images(
+    root: Path, *, on_problem: Callable[[Path, str], None], may_follow: Callable[[Path], bool] | None = None
+) -> Iterator[FoundFile]:
+    """Stream the image files below `root`, each folder's files by name, then its folders by name.
+
+    Hidden files and folders, system folders, and what a library of ours keeps are passed over. Links to folders are
+    followed after all real folders, and each folder is entered once, so loops end and a folder keeps its real path.
+    What can't be read goes to `on_problem(path, reason)`: folders and links (what lies below them is then unknown, not
+    gone; of links that dangle or loop only those with an image's name), images whose format needs something that isn't
+    installed, and links for which `may_follow`, where it is given, is false.
+    Raises InputError at once for a root that is missing, no folder, or not readable.
+    """
+    try:
+        identity = _identify(root, root.stat())
+        os.scandir(root).close()
+    except NotADirectoryError as error:
+        raise InputError(f"{root} is not a folder; give the folder that holds it: {root.parent}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{root} doesn't exist; give an existing folder of images.") from error
+    except OSError as error:
+        raise InputError(f"{root} can't be read: {explain_os_error(error)}; give a folder you may read.") from error
+    return _Walk(root=root, on_problem=on_problem, may_follow=may_follow, entered={identity}).files()
+
+
+def file_stamp(status: os.stat_result) -> tuple[int, int]:
+    """Size in bytes and mtime in ns: what tells whether a file changed. An mtime that no int64 holds is cut to one."""
+    return status.st_size, min(max(status.st_mtime_ns, _INT64.start), _INT64.stop - 1)
+
+
+def _holds_library(named: Mapping[str, str]) -> bool:
+    """True where the files of these names make a library of ours; that of the database alone could be any program's."""
+    if LIBRARY_DATABASE not in named:
+        return False
+    application_id = _read_start(named[LIBRARY_DATABASE])[_APPLICATION_ID]
+    return application_id == _LIBRARY_MARK or _LIBRARY_MARK in _read_start(named.get(_LIBRARY_LOG))
+
+
+def _read_start(path: str | None) -> bytes:
+    try:
+        with Path(path or os.devnull).open("rb") as file:
+            return file.read(_START_BYTES)
+    except OSError:
+        return b""
+
+
+def _identify(folder: str | Path, status: os.stat_result) -> _Identity:
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Listing:
+    """Content of one folder."""
+
+    files: list[str] = field(default_factory=list)
+    """Names that images have."""
+    below: list[str] = field(default_factory=list)
+    """Folders, by their relative path."""
+    linked: list[str] = field(default_factory=list)
+    """Links to folders, likewise."""
+    database: dict[str, str] = field(default_factory=dict)
+    """Files that may be a library's: name -> path."""
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """Paths, and why they can't be read."""
+
+    def leave_out(self, folders: Set[str]) -> None:
+        """Pass over some of the folders."""
+        self.below = [name for name in self.below if name not in folders]
+        self.linked = [name for name in self.linked if name not in folders]
+
+    def sort(self) -> None:
+        """All by name."""
+        self.files.sort()
+        for folders in (self.below, self.linked):
+            folders.sort(key=lambda path: path[:-1])  # without the slash, which comes after spaces
+
+
+@dataclass(kw_only=True, slots=True)
+class _Walk:
+    """The state of one walk. Folders are named by their relative path with a trailing `/`, the root by ''."""
+
+    root: Path
+    on_problem: Callable[[Path, str], None]
+    may_follow: Callable[[Path], bool] | None
+    entered: set[_Identity]
+
+    def files(self) -> Iterator[FoundFile]:
+        folders, links = [""], deque[str]()
+        while folders or links:
+            folder = folders.pop() if folders else self._follow(links.popleft())
+            if folder is None:
+                continue
+            listing = self._list(folder)
+            for name in listing.files:
+                if (found := self._inspect(folder, name)) is not None:
+                    yield found
+            folders.extend(reversed([name for name in listing.below if self._enter(name)]))
+            links.extend(listing.linked)
+
+    def _follow(self, folder: str) -> str | None:
+        return folder if self._enter(folder) else None
+
+    def _enter(self, folder: str) -> bool:
+        """True where the folder is seen for the first time."""
+        try:
+            identity = _identify(self._join(folder), os.stat(self._join(folder)))  # noqa: PTH116
+        except OSError as error:
+            self.on_problem(Path(self._join(folder)), explain_os_error(error))
+            return False
+        if identity in self.entered:
+            return False
+        self.entered.add(identity)
+        return True
+
+    def _join(self, relative: str) -> str:
+        return os.path.join(self.root, relative).rstrip("/") or "/"  # noqa: PTH118 - called for every file
+
+    def _list(self, folder: str) -> _Listing:
+        """The part of one folder that may be of interest; empty where it can't be read.
+
+        Of a file only the name is kept: a folder can hold a million of them.
+        """
+        found = _Listing()
+        try:
+            with os.scandir(self._join(folder)) as listing:
+                for entry in listing:
+                    self._sort_in(entry, folder, found)
+        except OSError as error:
+            self.on_problem(Path(self._join(folder)), explain_os_error(error))
+            return _Listing()
+        if _holds_library(found.database):
+            found.leave_out({f"{folder}{name}/" for name in LIBRARY_FOLDERS})
+        for path, reason in sorted(found.problems):
+            self.on_problem(Path(path), reason)
+        found.sort()
+        return found
+
+    def _sort_in(self, entry: os.DirEntry[str], folder: str, found: _Listing) -> None:
+        if entry.name in (LIBRARY_DATABASE, _LIBRARY_LOG):
+            found.database[entry.name] = entry.path
+        if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+            return
+        try:
+            is_folder = entry.is_dir()
+            if not is_folder and not is_image_name(entry.name):
+                return
+            if self.may_follow and entry.is_symlink() and not self.may_follow(Path(entry.path)):
+                found.problems.append((entry.path, "a link that leads out of the folders that are allowed"))
+            elif is_folder:
+                (found.linked if entry.is_symlink() else found.below).append(f"{folder}{entry.name}/")
+            else:
+                found.files.append(entry.name)
+        except OSError as error:  # behind a link: such as a network disk that is away
+            if error.errno != errno.ELOOP or is_image_name(entry.name):
+                found.problems.append((entry.path, explain_os_error(error)))
+
+    def _inspect(self, folder: str, name: str) -> FoundFile | None:
+        """The file behind an image's name; None where it is none that can be read."""
+        path = self._join(folder + name)
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called for every file
+        except OSError as error:
+            dangling = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
+            self.on_problem(Path(path), "dangling symlink" if dangling else explain_os_error(error))
+            return None
+        reason = missing_support(name) if stat.S_ISREG(status.st_mode) else "not a regular file"
+        if reason:
+            self.on_problem(Path(path), reason)
+            return None
+        size_bytes, mtime_ns = file_stamp(status)
+        return FoundFile(root=self.root, relative=folder + name, size_bytes=size_bytes, mtime_ns=mtime_ns)

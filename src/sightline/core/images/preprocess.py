@@ -1,11 +1,15 @@
-"""From a decoded picture to what a model's image tower takes.
+"""From decoded pixels to what a model's image tower takes, and to small encoded copies for pages and terminals.
 
-Two steps, so that what lies between them is small: `resize` gives uint8 pixels at the model's size (kept in queues
-and caches), `normalise` gives the float batch. Shape suffixes: B batch, S size_px, H W height and width.
+For a tower there are two steps, so that what lies between them is small: `resize` gives uint8 pixels at the model's
+size (kept in queues and caches), `normalise` gives the float batch.
+
+Shape suffixes: B batch, S size_px, H W height and width.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,15 +23,19 @@ PREPROCESSING_VERSION = 1
 """Raised when pixels change for the same file and card: part of a model's identity in a store."""
 
 _LONGEST_ASPECT = 32
-"""Of a picture longer than this many squares, a centre crop never sees the ends."""
+"""The longest image, in squares, that a centre crop is taken of: it never sees the ends of a longer one."""
 
 ResizeMode = Literal["squash", "crop"]
 Interpolation = Literal["bicubic", "bilinear"]
+ThumbnailFormat = Literal["JPEG", "WEBP"]
+
+MAX_SIDE_PX: dict[ThumbnailFormat, int] = {"JPEG": 65_500, "WEBP": 16_383}
+"""Longer side that a format holds: of JPEG, what libjpeg writes, 35 less than the format's field for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a model wants its pixels. `mean` and `std` are for RGB in [0, 1]."""
+    """Preprocessing that a model asks for. `mean` and `std` are for RGB in [0, 1]."""
 
     size_px: int
     resize_mode: ResizeMode
@@ -85,7 +93,7 @@ class Preprocessing:
 
 
 def _drop_far_ends(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The middle of a very long picture: a line of 1 x 100,000 pixels would be scaled up to gigabytes, then cropped."""
+    """The middle of a very long image: a line of 1 x 100,000 pixels would be scaled up to gigabytes, then cropped."""
     height, width = rgb_HW3.shape[:2]
     longest = _LONGEST_ASPECT * min(height, width)
     top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
@@ -95,3 +103,35 @@ def _drop_far_ends(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"Preprocessing {name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def make_thumbnail(
+    rgb: NDArray[np.uint8],
+    *,
+    size_px: int,
+    format: ThumbnailFormat = "JPEG",  # noqa: A002 - Pillow's own word
+    quality: int = 80,
+) -> bytes:
+    """Upright RGB (H, W, 3) uint8 -> an encoded image whose longer side is at most `size_px`.
+
+    The aspect ratio is kept and nothing is enlarged; what the format can't hold is made smaller. It carries no metadata
+    of the original.
+    Raises InputError for a size below 1 or a quality outside 1 to 100.
+    """
+    if size_px < 1:
+        raise InputError(f"A thumbnail's size_px must be at least 1; it is {size_px}.")
+    if not 1 <= quality <= 100:
+        raise InputError(f"A thumbnail's quality must be from 1 to 100; it is {quality}.")
+    from PIL import Image
+
+    image = Image.fromarray(rgb)
+    size_px = min(size_px, MAX_SIDE_PX[format])
+    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    encoded = io.BytesIO()
+    image.save(encoded, format, quality=quality)
+    return encoded.getvalue()
+
+
+def data_uri(data: bytes, format: ThumbnailFormat) -> str:  # noqa: A002
+    """An encoded image as a `data:` URI, to be inlined in a page."""
+    return f"data:image/{format.lower()};base64,{base64.b64encode(data).decode('ascii')}"

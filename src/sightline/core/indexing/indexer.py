@@ -6,31 +6,46 @@ number of files: two batches of pixels under way, one waiting, some hundred rows
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from sightline.core.indexing.plan import Planner
-from sightline.core.indexing.report import IndexConfig, IndexReport, Progress, SkippedFile
+from sightline.core.indexing.reading import FileReader, Reading
+from sightline.core.indexing.report import IndexConfig, IndexReport, Progress, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
-from sightline.core.indexing.stages import BatchEmbedder, FileReader, ReaderPool, Reading, Writer
 from sightline.core.store.base import Failure
+from sightline.core.types import Embedding
+from sightline.kit.work import uninterrupted
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from sightline.core.indexing.plan import Plan, Task
     from sightline.core.models.base import Encoder
-    from sightline.core.store.base import Store
+    from sightline.core.store.base import Entry, Store
     from sightline.core.types import Embedding
 
 _NEVER_MATCHES_NS = -1
 """The mtime kept with a failure that may pass without a change of the file, so that it is tried again."""
-_INTERVAL_S = 0.1
-_WINDOW_S = 10.0
-"""Events come at most ten a second, with a rate over the last seconds."""
+_STOP_TIMEOUT_S = 0.5
+_FIRST_BATCH = 2
+_BATCH_S = 0.4
+"""Aim of one encoder call: short enough that Ctrl-C is answered at once, long enough to be efficient."""
+_MAX_ROWS = 256
+_MAX_AGE_S = 2.0
+"""Transactions are of a few hundred rows or of two seconds, whichever comes first."""
+
+VectorTaker = Callable[[Embedding], None]
 
 
 def index(
@@ -58,11 +73,11 @@ def index(
     report = IndexReport()
     planner = Planner(store, config=config, report=report)
     plan = planner.plan
-    meter = _ProgressMeter(plan, report, on_progress)
+    meter = ProgressMeter(plan, report, on_progress)
     try:
         scopes = planner.scopes(folders)
         _make_room(store, encoder, report)
-        planner.walk(scopes, model=encoder.identity.name, on_seen=meter.tick)
+        planner.walk(scopes, model=encoder.card.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = len(plan.tasks)
         _Pipeline(store, encoder, plan=plan, config=config, report=report).run(meter)
@@ -103,7 +118,7 @@ class _Pipeline:
         self._writer = Writer(store)
         self._may_overwrite = False
 
-    def run(self, meter: _ProgressMeter) -> None:
+    def run(self, meter: ProgressMeter) -> None:
         """Read, decide, embed and write every task.
 
         Ctrl-C (KeyboardInterrupt) ends it early and is noted in the report. What was embedded is committed whatever
@@ -121,7 +136,7 @@ class _Pipeline:
             self._flush()
             self._report.stage_seconds |= {"embed": self._embedder.seconds, "write": self._writer.seconds}
 
-    def _drain(self, pool: ReaderPool, tasks: Iterator[Task], meter: _ProgressMeter) -> None:
+    def _drain(self, pool: ReaderPool, tasks: Iterator[Task], meter: ProgressMeter) -> None:
         self._fill(pool, tasks)
         while len(pool):
             started = time.monotonic()
@@ -164,15 +179,15 @@ class _Pipeline:
             return "pixels"
         if resolution.kind == "added" and met_before:
             resolution = replace(resolution, kind="copied")
-        moves_now = self._resolver.must_write_now(resolution)
-        if moves_now:
+        if resolution.is_urgent:
             for entry in resolution.moves:
                 self._writer.add(entry)
             self._flush()
-        self._resolver.settle(resolution)
+        if resolution.kind in ("renamed", "updated"):
+            self._resolver.settle(resolution)
         if resolution.needs_vector:
             self._embedder.add(reading.content_hash, reading.pixels, partial(self._write, resolution))
-        elif moves_now:
+        elif resolution.is_urgent:
             self._count(resolution)
         else:
             self._write(resolution)
@@ -212,43 +227,172 @@ class _Pipeline:
         self._embedder.forget_encoded()
 
 
-class _ProgressMeter:
-    """Watches a plan and a report, and calls `on_progress` now and then."""
+@dataclass
+class ReaderPool:
+    """Threads that turn tasks into readings, given back in the order of the tasks.
 
-    def __init__(self, plan: Plan, report: IndexReport, on_progress: Callable[[Progress], None] | None) -> None:
-        self._plan = plan
-        self._report = report
-        self._on_progress = on_progress
-        self._told_at = 0.0
-        self._recent: deque[tuple[float, int]] = deque()
-        self.done = 0
-        self.total: int | None = None
+    The threads are daemons, so that a process which was told to stop does not wait for an image of minutes.
+    """
 
-    def tick(self, *, force: bool = False) -> None:
-        """Tell how things stand, if it is time or `force`."""
-        now = time.monotonic()
-        if self._on_progress is None or (now - self._told_at < _INTERVAL_S and not force):
+    read: Callable[[Task], Reading]
+    threads: int
+    _jobs: queue.SimpleQueue[tuple[Task, Future[Reading]] | None] = field(default_factory=queue.SimpleQueue)
+    _in_flight: deque[Future[Reading]] = field(default_factory=deque)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
+        for worker in self._workers:
+            worker.start()
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        future: Future[Reading] = Future()
+        self._in_flight.append(future)
+        self._jobs.put((task, future))
+
+    def take(self) -> Reading:
+        """The oldest task's reading; waits for it. Raises what the reader raised."""
+        return self._in_flight.popleft().result()
+
+    def stop(self) -> None:
+        """Let threads end after the file they are at, and drop what is queued; waits half a second at most."""
+        self._stopping = True
+        for _ in self._workers:
+            self._jobs.put(None)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopping:
+            task, future = job
+            try:
+                future.set_result(self.read(task))
+            except BaseException as error:  # raised again where the reading is taken
+                future.set_exception(error)
+
+
+class BatchEmbedder:
+    """Gives each content to the encoder once, however many files hold it."""
+
+    def __init__(self, encoder: Encoder, *, max_batch_size: int) -> None:
+        self._encoder = encoder
+        self._model = encoder.card.name
+        self._max_batch_size = max_batch_size
+        self._contents: dict[str, _Content] = {}
+        self._waiting: list[_Content] = []
+        self._least = min(getattr(encoder, "least_batch", 1), max_batch_size)  # a request takes as long for fewer
+        self.batch_size = max(self._least, min(_FIRST_BATCH, max_batch_size))
+        self.embedded = 0
+        self.seconds = 0.0
+
+    def __contains__(self, content_hash: str) -> bool:
+        """True where this content needs no pixels any more."""
+        return content_hash in self._contents
+
+    @property
+    def waiting(self) -> int:
+        """Contents that have no vector yet."""
+        return len(self._waiting)
+
+    @property
+    def due(self) -> bool:
+        """True where a batch is full."""
+        return len(self._waiting) >= self.batch_size
+
+    def add(self, content_hash: str, pixels_SS3: NDArray[np.uint8] | None, taker: VectorTaker) -> None:
+        """Call `taker` with the content's vector: now if it is there, else after its batch."""
+        content = self._contents.get(content_hash)
+        if content is None:
+            content = self._contents[content_hash] = _Content(pixels=pixels_SS3)
+            self._waiting.append(content)
+        if content.embedding is not None:
+            taker(content.embedding)
+        else:
+            content.takers.append(taker)
+
+    def encode(self) -> None:
+        """Encode one batch of what waits and hand out its vectors."""
+        batch, self._waiting = self._waiting[: self.batch_size], self._waiting[self.batch_size :]
+        if not batch:
             return
-        self._told_at = now
-        rate = self._images_per_s(now)
-        left = None if self.total is None else self.total - self.done
-        self._on_progress(
-            Progress(
-                seen=self._plan.seen,
-                unchanged=self._report.unchanged,
-                embedded=self._report.embedded,
-                skipped=len(self._report.skipped),
-                done=self.done,
-                total=self.total,
-                images_per_s=rate,
-                seconds_left=0.0 if left == 0 else left / rate if left and rate else None,
-                unreadable=self._report.skipped,
-            )
-        )
+        started = time.monotonic()
+        pixels_BSS3 = np.stack([content.pixels for content in batch if content.pixels is not None])
+        vectors_BD = self._encoder.encode_images(pixels_BSS3)
+        elapsed_s = time.monotonic() - started
+        self.seconds += elapsed_s
+        self.embedded += len(batch)
+        self._resize(elapsed_s / len(batch))
+        for content, vector_D in zip(batch, vectors_BD, strict=True):
+            embedding = Embedding(model=self._model, vector=vector_D, precision=self._encoder.precision)
+            content.embedding, content.pixels = embedding, None
+            for taker in content.takers:
+                taker(embedding)
+            content.takers.clear()
 
-    def _images_per_s(self, now: float) -> float:
-        self._recent.append((now, self.done))
-        while now - self._recent[0][0] > _WINDOW_S and len(self._recent) > 2:
-            self._recent.popleft()
-        since, done = self._recent[0]
-        return (self.done - done) / (now - since) if now > since else 0.0
+    def forget_encoded(self) -> None:
+        """Drop contents whose vectors have been committed: from now on the store has them."""
+        self._contents = {key: content for key, content in self._contents.items() if content.embedding is None}
+
+    def _resize(self, image_s: float) -> None:
+        wanted = int(_BATCH_S / max(image_s, 1e-6))
+        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))
+
+
+@dataclass(kw_only=True)
+class _Content:
+    """One content of this run, with those who wait for its vector."""
+
+    pixels: NDArray[np.uint8] | None = None
+    embedding: Embedding | None = None
+    takers: list[VectorTaker] = field(default_factory=list)
+
+
+class Writer:
+    """Collects rows and failures and commits them together. Errors are the store's."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._entries: list[Entry] = []
+        self._failures: list[Failure] = []
+        self._flushed_at = time.monotonic()
+        self.seconds = 0.0
+        self.first_added: int | None = None
+        """The lowest id that a new row got: ids grow, so all rows from here on are of this run."""
+
+    def add(self, entry: Entry) -> None:
+        """Take a row to write."""
+        self._entries.append(entry)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Take a failure to remember."""
+        self._failures.append(failure)
+
+    @property
+    def due(self) -> bool:
+        """True where what was collected is enough, or old enough, to be committed."""
+        rows = len(self._entries) + len(self._failures)
+        return rows >= _MAX_ROWS or (rows > 0 and time.monotonic() - self._flushed_at >= _MAX_AGE_S)
+
+    def flush(self) -> set[int]:
+        """Commit what was collected; the ids of the rows that have got a vector.
+
+        A Ctrl-C waits until it is done. What the store refuses is not tried again.
+        """
+        started = time.monotonic()
+        ids: list[int] = []
+        with uninterrupted():
+            entries, failures = self._entries, self._failures
+            self._entries, self._failures = [], []
+            if entries or failures:
+                ids = self._store.upsert(entries, failures=failures)
+        self._flushed_at = time.monotonic()
+        self.seconds += self._flushed_at - started
+        if self.first_added is None:
+            added = (id_ for id_, entry in zip(ids, entries, strict=True) if entry.image.id is None)
+            self.first_added = min(added, default=None)
+        return {id_ for id_, entry in zip(ids, entries, strict=True) if entry.embeddings}

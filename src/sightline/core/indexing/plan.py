@@ -1,8 +1,8 @@
-"""What has to be read: the files of the folders compared with the rows of the store, by size and mtime alone.
+"""The plan of a run: the files of the folders compared with the rows of the store, by size and mtime alone.
 
 Everything unchanged ends here, without a file opened and without a query for each file: the rows of a folder are read
 once. The rest goes to a spool, which leaves memory for disk when it is long, so that the total is known before the
-first picture is read. Patterns leave out files and folders.
+first image is read. Patterns leave out files and folders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightline.core.images.walk import FoundFile, file_stamp, walk_images
+from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.errors import InputError, StoreError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sightline.core.types import ImageRecord
 
 _MEMORY_BYTES = 16 * 2**20
-"""Of tasks; more of them go to a temporary file."""
+"""Size of the tasks in memory; more of them go to a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Task:
     row_id: int | None
     """The row of this path, where there is one."""
     needs_pixels: bool = False
-    """Whether to decode even if the content is known."""
+    """True where it is decoded even if the content is known."""
 
     @property
     def path(self) -> Path:
@@ -84,7 +84,7 @@ class LostFile(NamedTuple):
     key: str
     """Path below the scope's folder."""
     certain: bool
-    """Whether it is to be forgotten without a second look: it was left out by pattern, say."""
+    """True where it is forgotten without a second look: it was left out by pattern, say."""
 
     @property
     def path(self) -> Path:
@@ -138,7 +138,7 @@ class TaskSpool:
 
 @dataclass(kw_only=True)
 class Plan:
-    """What a run has to do."""
+    """Work of a run."""
 
     tasks: TaskSpool
     later: TaskSpool = field(default_factory=TaskSpool)
@@ -294,7 +294,7 @@ class Planner:
 
 
 class KnownRow(NamedTuple):
-    """What the comparison needs of a row; millions of them are held at once."""
+    """The part of a row that the comparison needs; millions of them are held at once."""
 
     id: int
     size_bytes: int
@@ -326,7 +326,7 @@ class Exclusion:
         self._excludes_folder = lru_cache(maxsize=4096)(self._find_match)
 
     def __contains__(self, relative: str) -> bool:
-        """Whether a file, by its path below the folder, is left out."""
+        """True for a file, by its path below the folder, that is left out."""
         return bool(self._matches) and self._find_match(relative)
 
     def _find_match(self, relative: str) -> bool:
@@ -352,7 +352,7 @@ def _key(path: Path, folder: Path) -> str:
 
 
 def _is_below(key: str, problems: set[str]) -> bool:
-    """Whether the file itself, or a folder above it, could not be looked at: then it is unknown whether it is gone."""
+    """True where the file, or a folder above it, could not be looked at: then it is unknown whether it is gone."""
     if not problems:
         return False
     return key in problems or "" in problems or any(key[:i] in problems for i, c in enumerate(key) if c == "/")

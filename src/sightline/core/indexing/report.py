@@ -1,15 +1,25 @@
-"""How to index, how it is going, and what was done."""
+"""Settings, progress and report of an indexing run."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sightline.errors import InputError
+from sightline.kit.text import printable
+
+if TYPE_CHECKING:
+    from sightline.core.indexing.plan import Plan
+
+
+_INTERVAL_S = 0.1
+_WINDOW_S = 10.0
+"""Events come at most ten a second, with a rate over the last seconds."""
 
 RemoveMissing = Literal["safe", "always"]
 
@@ -18,7 +28,7 @@ _STAGES = ("walk", "read", "decode", "wait", "embed", "write")
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What to index and how. Raises InputError for a value out of range."""
+    """Settings of an indexing run. Raises InputError for a value out of range."""
 
     exclude: tuple[str, ...] = ()
     """Shell patterns of files and folders to leave out (`raw`, `*.png`); what the library has of them is removed."""
@@ -32,7 +42,7 @@ class IndexConfig:
     max_batch_size: int = 64
     """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
     may_follow: Callable[[Path], bool] | None = None
-    """Whether a link may be followed; what the library has behind others stays as it is. None follows all."""
+    """True for a link that may be followed; what the library has behind others stays as it is. None follows all."""
 
     def __post_init__(self) -> None:
         if self.remove_missing not in ("safe", "always"):
@@ -74,7 +84,7 @@ class SkippedFile:
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did. Each image file is one of added, updated, renamed, copied, touched, unchanged or skipped."""
+    """Outcome of a run. Each image file is one of added, updated, renamed, copied, touched, unchanged or skipped."""
 
     added: int = 0
     updated: int = 0
@@ -91,12 +101,12 @@ class IndexReport:
     embedded: int = 0
     """Images that went through the model; an unchanged image does when a second model is added."""
     skipped: list[SkippedFile] = field(default_factory=list)
-    """What could not be read, with those known from earlier runs. The row of a once readable file is kept."""
+    """Files that could not be read, with those known from earlier runs. The row of a once readable file is kept."""
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-    """Where the time went. `walk`, `wait` (for readers), `embed` and `write` follow each other; `read` (with hashing)
+    """Seconds of each stage. `walk`, `wait` (for readers), `embed` and `write` follow each other; `read` (with hashing)
     and `decode` are sums over the reader threads beside them."""
 
     @property
@@ -117,7 +127,8 @@ class IndexReport:
             reasons = Counter(skipped.reason for skipped in self.skipped)
             yield "Could not be read: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         for skipped in self.skipped[:max_named]:
-            yield f"  {_printable(skipped.path)}: {skipped.reason}"
+            path = printable(str(skipped.path)).encode("utf-8", "backslashreplace").decode()
+            yield f"  {path}: {skipped.reason}"
         if len(self.skipped) > max_named:
             yield f"  and {len(self.skipped) - max_named:,} more"
         if self.interrupted:
@@ -125,6 +136,43 @@ class IndexReport:
         yield from (f"Warning: {warning}" for warning in self.warnings)
 
 
-def _printable(path: Path) -> str:
-    """A path on one line of valid text: file names may hold newlines and bytes that are not UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(path))
+class ProgressMeter:
+    """Watches a plan and a report, and calls `on_progress` now and then."""
+
+    def __init__(self, plan: Plan, report: IndexReport, on_progress: Callable[[Progress], None] | None) -> None:
+        self._plan = plan
+        self._report = report
+        self._on_progress = on_progress
+        self._told_at = 0.0
+        self._recent: deque[tuple[float, int]] = deque()
+        self.done = 0
+        self.total: int | None = None
+
+    def tick(self, *, force: bool = False) -> None:
+        """Tell how things stand, if it is time or `force`."""
+        now = time.monotonic()
+        if self._on_progress is None or (now - self._told_at < _INTERVAL_S and not force):
+            return
+        self._told_at = now
+        rate = self._images_per_s(now)
+        left = None if self.total is None else self.total - self.done
+        self._on_progress(
+            Progress(
+                seen=self._plan.seen,
+                unchanged=self._report.unchanged,
+                embedded=self._report.embedded,
+                skipped=len(self._report.skipped),
+                done=self.done,
+                total=self.total,
+                images_per_s=rate,
+                seconds_left=0.0 if left == 0 else left / rate if left and rate else None,
+                unreadable=self._report.skipped,
+            )
+        )
+
+    def _images_per_s(self, now: float) -> float:
+        self._recent.append((now, self.done))
+        while now - self._recent[0][0] > _WINDOW_S and len(self._recent) > 2:
+            self._recent.popleft()
+        since, done = self._recent[0]
+        return (self.done - done) / (now - since) if now > since else 0.0

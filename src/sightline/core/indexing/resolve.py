@@ -1,4 +1,4 @@
-"""What a file that was read is: touched, renamed, a copy, changed or new. Content is identity.
+"""The decision on a file that was read: touched, renamed, a copy, changed or new. Content is identity.
 
 And what files are gone: they are forgotten at the end of a run, after a second look, never for want of a disk.
 """
@@ -12,16 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightline.core.images.files import hash_file
-from sightline.core.images.walk import file_stamp
-from sightline.core.indexing.stages import uninterrupted
+from sightline.core.images.files import file_stamp, hash_file
 from sightline.core.store.base import Entry
 from sightline.core.types import ImageInfo, ImageRecord
+from sightline.kit.work import uninterrupted
 
 if TYPE_CHECKING:
     from sightline.core.indexing.plan import LostFile, Plan, Scope
+    from sightline.core.indexing.reading import Reading
     from sightline.core.indexing.report import IndexReport
-    from sightline.core.indexing.stages import Reading
     from sightline.core.store.base import Store
 
 Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
@@ -29,7 +28,7 @@ Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """What to write for a file; the entry lacks this run's vector where `needs_vector`."""
+    """The row to write for a file; the entry lacks this run's vector where `needs_vector`."""
 
     kind: Kind
     entry: Entry
@@ -38,6 +37,8 @@ class Resolution:
     """The row that a renamed file takes over, where it was until now."""
     displaced: ImageRecord | None = None
     """The row of the file's path until now, which takes the place of the claimed one in exchange."""
+    is_urgent: bool = False
+    """True where files that are read later have to see that rows have moved."""
 
     @property
     def moves(self) -> Sequence[Entry]:
@@ -79,19 +80,13 @@ class Resolver:
     def settle(self, resolution: Resolution) -> None:
         """Note that rows have found their content, so that they are neither deleted nor claimed again."""
         id_ = resolution.entry.image.id
-        if id_ is None or resolution.kind not in ("renamed", "updated"):
-            return
+        assert id_ is not None  # of a renamed or updated file
         self._settled.add(id_)
         lost = self._plan.lost.pop(id_, None)
         if resolution.displaced is not None and resolution.displaced.id is not None:
             self._displaced.add(resolution.displaced.id)
             if lost is not None:
                 self._plan.lost[resolution.displaced.id] = lost  # it is now where no file is
-
-    def must_write_now(self, resolution: Resolution) -> bool:
-        """Whether files that are read later have to see that rows have moved."""
-        claimed = resolution.claimed
-        return claimed is not None and (resolution.displaced is not None or claimed.id not in self._plan.lost)
 
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
@@ -102,7 +97,8 @@ class Resolver:
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
         resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
-        return replace(resolution, claimed=source, displaced=row)
+        is_urgent = row is not None or source.id not in self._plan.lost
+        return replace(resolution, claimed=source, displaced=row, is_urgent=is_urgent)
 
     def _resolve_known(self, kind: Kind, record: ImageRecord) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
@@ -135,7 +131,7 @@ class Resolver:
         return first is not None and source.id is not None and source.id >= first
 
     def _is_vacant(self, source: ImageRecord) -> bool:
-        """Whether a row's content is known not to be in its file any more."""
+        """True where a row's content is known not to be in its file any more."""
         if source.id in self._settled:
             return False
         return source.id in self._plan.lost or is_gone(source.path) or _holds_other(source)
@@ -164,7 +160,7 @@ def forget_lost(store: Store, plan: Plan, report: IndexReport, *, prune: bool) -
 
 
 def is_gone(path: Path, *, follow_symlinks: bool = True) -> bool:
-    """Whether nothing is there; what can't be looked at counts as there."""
+    """True where nothing is there; what can't be looked at counts as there."""
     try:
         path.stat(follow_symlinks=follow_symlinks)
     except (FileNotFoundError, NotADirectoryError):
@@ -213,7 +209,7 @@ class _SecondLook:
 
 
 def _holds_other(row: ImageRecord) -> bool:
-    """Whether the file of a row has other bytes than when it was read; what can't be read counts as the same."""
+    """True where the file of a row has other bytes than when it was read; what can't be read counts as the same."""
     try:
         changed = file_stamp(row.path.stat()) != (row.size_bytes, row.mtime_ns)
         return changed and hash_file(row.path) != row.content_hash

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sightline.errors import ModelError
-from sightline.kit.paths import share_as_others
+from sightline.kit.files import share_as_others
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -1,1 +1,1 @@
-"""The query language, ranking under filters, similar pictures and duplicates."""
+"""The query language, ranking under filters, similar images and duplicates."""

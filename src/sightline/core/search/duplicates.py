@@ -1,4 +1,4 @@
-"""Pictures that are in a library more than once: exactly, by content, or nearly, by similarity."""
+"""Images that are in a library more than once: exactly, by content, or nearly, by similarity."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateGroup:
-    """Pictures that show the same. Nothing is deleted from disk: what to do with them is the user's choice."""
+    """Images that show the same. Nothing is deleted from disk: what to do with them is the user's choice."""
 
     kind: Literal["exact", "near"]
     images: tuple[ImageRecord, ...]
-    """Largest picture first, then by path."""
+    """Largest image first, then by path."""
     similarity: float
     """Smallest cosine that joined the group; 1 for exact copies."""
 

@@ -1,1 +1,1 @@
-"""What keeps images, captions and vectors: the contract of a store (`base`) and the embedded backend (`sqlite`)."""
+"""Images, captions and vectors as they are kept: a store's contract (`base`) and the embedded backend (`sqlite`)."""

@@ -15,17 +15,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Capabilities:
-    """What a backend can do, so that callers ask instead of trying."""
-
-    exact: bool
-    """Whether `query` gives the exact nearest rows under every filter."""
-    full_text: bool
-    multi_process: bool
-    """Whether other processes may read while one writes."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One image to write, with what was computed for it."""
 
@@ -56,8 +45,6 @@ class Failure:
 class Store(Protocol):
     """Images, captions and vectors of several models. A write is all or nothing. Errors are StoreError."""
 
-    capabilities: Capabilities
-
     def close(self) -> None:
         """Release files; the store is not used afterwards."""
         ...
@@ -81,7 +68,8 @@ class Store(Protocol):
     def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
         """Write entries and failures in one transaction; the ids of the rows, in order.
 
-        A written path's old failure is forgotten.
+        A written path's old failure is forgotten. Raises StoreError for an unknown model, a vector that is refused, or
+        a full disk.
         """
         ...
 
@@ -100,7 +88,7 @@ class Store(Protocol):
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
 
-        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
+        What counts is when an image was taken, or, where that isn't known, when its file was last changed.
         """
         ...
 
@@ -138,7 +126,10 @@ class Store(Protocol):
         ...
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
-        """Replace each image's captions of the sources given, in one transaction; other sources stay."""
+        """Replace each image's captions of the sources given, in one transaction; other sources stay.
+
+        Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
+        """
         ...
 
     def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:

@@ -1,4 +1,4 @@
-"""`library.db`: a connection to it, how transactions run, what errors mean to the user; its tables and their version.
+"""`library.db`: how it is opened, what its errors mean to the user, its tables and their version.
 
 `PRAGMA user_version` holds the schema version, `PRAGMA application_id` marks the file as Sightline's. `docs/format.md`
 says what every table means.
@@ -7,17 +7,18 @@ says what every table means.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from sightline.errors import DISTRIBUTION, StoreError
 
 BUSY_TIMEOUT_S = 30.0
-"""How long a writer waits for another process's write to end."""
+"""Time that a writer waits for another process's write to end."""
 
 _BUSY_PAUSE_S = 0.01
 
@@ -29,84 +30,22 @@ APPLICATION_ID = 0x53494748
 Migration = Callable[[sqlite3.Connection], None]
 
 
-class Database:
-    """A connection that threads share under a lock; a write is one transaction, a read sees one state.
-
-    Not to be carried over a fork: open the library again in the child.
-    """
-
-    def __init__(self, folder: Path, *, read_only: bool) -> None:
-        self.path = folder / DATABASE_NAME
-        self.read_only = read_only
-        self._lock = threading.RLock()
-        with _translated_errors(self.path):
-            self._connection: sqlite3.Connection | None = _open_read_only(self.path) if read_only else _open(self.path)
-
-    def close(self) -> None:
-        """Close the connection; closing twice is harmless."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreError(f"The library at {self.path.parent} was closed; open it again.")
-        return self._connection
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, with every statement inside seeing the same state. Raises StoreError."""
-        with self._lock, _translated_errors(self.path):
-            db = self._connected()
-            if db.in_transaction:
-                yield db
-                return
-            db.execute("begin")
-            try:
-                yield db
-            finally:
-                # After some errors SQLite has ended the transaction by itself.
-                with suppress(sqlite3.Error):
-                    db.execute("rollback")
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """The connection in a write transaction: committed at the end, undone on any exception. Raises StoreError."""
-        with self._lock, _translated_errors(self.path):
-            db = self._connected()
-            if self.read_only:
-                raise StoreError(f"The library at {self.path.parent} was opened for reading only.")
-            if db.in_transaction:  # a read that Ctrl-C cut short just before it ended
-                db.execute("rollback")
-            db.execute("begin immediate")
-            try:
-                yield db
-                db.execute("commit")
-            except BaseException:
-                # A rollback that fails too (the disk again) leaves the log uncommitted, which SQLite ignores later.
-                if db.in_transaction:
-                    with suppress(sqlite3.Error):
-                        db.execute("rollback")
-                raise
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a library file, made where it is missing and brought to the newest schema. Raises StoreError."""
+    try:
+        return _open_read_only(path) if read_only else _open(path)
+    except (sqlite3.Error, UnicodeEncodeError) as error:
+        raise explain(error, path) from error
 
 
 def check_integrity(path: Path) -> list[str]:
-    """What SQLite's own check finds wrong with a library file; empty for a sound one."""
-    with _translated_errors(path), closing(_connect(path, "mode=ro")) as db:
-        found = [str(row[0]) for row in db.execute("pragma integrity_check")]
-    return [] if found == ["ok"] else found
-
-
-@contextmanager
-def _translated_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into StoreError with what to do next."""
+    """Faults that SQLite's own check finds in a library file; empty for a sound one. Raises StoreError."""
     try:
-        yield
+        with closing(_connect(path, "mode=ro")) as db:
+            found = [str(row[0]) for row in db.execute("pragma integrity_check")]
     except sqlite3.Error as error:
-        raise StoreError(_explain(error, path)) from error
-    except UnicodeEncodeError as error:
-        raise StoreError(f"The text {error.object!a} is not valid Unicode and can't be kept in {path}.") from error
+        raise explain(error, path) from error
+    return [] if found == ["ok"] else found
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
@@ -170,7 +109,14 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _explain(error: sqlite3.Error, path: Path) -> str:
+def explain(error: sqlite3.Error | UnicodeEncodeError, path: Path) -> StoreError:
+    """An error of SQLite's, or of a text that it can't hold, as one that says what to do next."""
+    if isinstance(error, UnicodeEncodeError):
+        return StoreError(f"The text {error.object!a} is not valid Unicode and can't be kept in {path}.")
+    return StoreError(_describe(error, path))
+
+
+def _describe(error: sqlite3.Error, path: Path) -> str:
     code = getattr(error, "sqlite_errorcode", None)
     match code & 0xFF if code is not None else None:
         case sqlite3.SQLITE_FULL:
@@ -198,11 +144,18 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
 
 def read_version(db: sqlite3.Connection) -> int:
     """The schema version of an open file; 0 for an empty one. Raises StoreError where it isn't a library."""
-    version, application_id, tables = _read_header(db)
-    if application_id == APPLICATION_ID:
+    alone = not db.in_transaction
+    if alone:
+        db.execute("begin")  # for one state of all three: another process may be making the library
+    try:
+        version: int = db.execute("pragma user_version").fetchone()[0]
+        application_id: int = db.execute("pragma application_id").fetchone()[0]
+        tables: int = db.execute("select count(*) from sqlite_master").fetchone()[0]
+    finally:
+        if alone and db.in_transaction:
+            db.execute("rollback")
+    if application_id == APPLICATION_ID or (version == 0 and tables == 0):
         return version
-    if version == 0 and tables == 0:
-        return 0
     file = db.execute("pragma database_list").fetchone()[2]
     raise StoreError(f"{file} is a database of another program, not a Sightline library; choose another folder.")
 
@@ -236,131 +189,14 @@ def migrate(db: sqlite3.Connection) -> None:
         raise
 
 
-def _read_header(db: sqlite3.Connection) -> tuple[int, int, int]:
-    """Version, application id and number of tables, of one state: another process may be making the library."""
-    alone = not db.in_transaction
-    if alone:
-        db.execute("begin")
-    try:
-        version: int = db.execute("pragma user_version").fetchone()[0]
-        application_id: int = db.execute("pragma application_id").fetchone()[0]
-        tables: int = db.execute("select count(*) from sqlite_master").fetchone()[0]
-    finally:
-        if alone and db.in_transaction:
-            db.execute("rollback")
-    return version, application_id, tables
+def _run_script(name: str, db: sqlite3.Connection) -> None:
+    """Run the statements of a file beside this one; unlike `executescript`, inside the transaction that is open."""
+    script = (resources.files("sightline.core.store") / name).read_text(encoding="utf-8")
+    for statement in script.split(";\n"):
+        db.execute(statement)
 
 
-_TABLES = """
-create table settings (
-    name text primary key,
-    value text not null
-) without rowid;
-
-create table roots (
-    id integer primary key,
-    path not null unique,
-    from_library
-);
-
-create table images (
-    id integer primary key autoincrement,
-    root_id integer not null references roots (id),
-    relative not null,
-    folder not null,
-    name not null,
-    size_bytes integer not null,
-    mtime_ns integer not null,
-    content_hash text not null,
-    format text not null,
-    width integer not null,
-    height integer not null,
-    taken_at text,
-    camera text,
-    latitude real,
-    longitude real,
-    indexed_at_ns integer not null,
-    unique (root_id, relative)
-);
-create index images_by_hash on images (content_hash);
-
-create table models (
-    id integer primary key autoincrement,
-    name text not null unique,
-    weights_hash text not null,
-    preprocessing_version integer not null,
-    dim integer not null,
-    generation integer not null
-);
-
-create table vectors (
-    image_id integer not null references images (id) on delete cascade,
-    model_id integer not null references models (id) on delete cascade,
-    generation integer not null,
-    precision text not null check (precision in ('fp32', 'int8')),
-    vector blob not null,
-    unique (image_id, model_id)
-);
-create index vectors_by_generation on vectors (model_id, image_id, generation);
-
-create table captions (
-    id integer primary key,
-    image_id integer not null references images (id) on delete cascade,
-    source text not null check (source in ('clip', 'blip', 'user')),
-    text text not null,
-    similarity real,
-    log_prob real,
-    model text,
-    best integer not null check (best in (0, 1))
-);
-create index captions_by_image on captions (image_id);
-
-create virtual table texts using fts5 (name, captions, tokenize = 'porter unicode61 remove_diacritics 2');
-
-create table failures (
-    root_id integer not null references roots (id),
-    relative not null,
-    size_bytes integer not null,
-    mtime_ns integer not null,
-    reason text not null,
-    primary key (root_id, relative)
-) without rowid;
-"""
-
-
-def _create_tables(db: sqlite3.Connection) -> None:
-    for statement in _TABLES.split(";\n"):
-        if statement.strip():
-            db.execute(statement)
-
-
-_CAPTIONS_2 = """
-create table captions_2 (
-    id integer primary key,
-    image_id integer not null references images (id) on delete cascade,
-    source text not null check (source in ('clip', 'generated', 'user')),
-    text text not null,
-    similarity real,
-    log_prob real,
-    model text,
-    best integer not null check (best in (0, 1))
-)
-"""
-
-
-def _name_generated(db: sqlite3.Connection) -> None:
-    """What a captioner wrote has the source `generated`, not `blip`; SQLite changes no check but with its table."""
-    db.execute(_CAPTIONS_2)
-    db.execute(
-        "insert into captions_2 select id, image_id, case source when 'blip' then 'generated' else source end, "
-        "text, similarity, log_prob, model, best from captions"
-    )
-    db.execute("drop table captions")
-    db.execute("alter table captions_2 rename to captions")
-    db.execute("create index captions_by_image on captions (image_id)")
-
-
-MIGRATIONS: tuple[Migration, ...] = (_create_tables, _name_generated)
+MIGRATIONS: tuple[Migration, ...] = (partial(_run_script, "schema_1.sql"), partial(_run_script, "schema_2.sql"))
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -1,4 +1,4 @@
-"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`: read as a tree, compiled to parameterised SQL.
+"""Filters such as `taken_at > '2024-01-01' and path like '%holiday%'`, compiled to parameterised SQL.
 
 Nothing the user writes becomes SQL: fields are looked up in a fixed table, values are bound as parameters.
 
@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sightline.core.store.roots import Parameter, Sql, path_to_sql
+from sightline.core.store.rows import Parameter, Sql, path_to_sql
 from sightline.errors import InputError
 
 Value = str | int | float
@@ -57,22 +57,14 @@ class Field:
     sql: str
     collate: str = ""
     below_root: bool = False
-    columnar: bool = True
-    """Whether `columns` keeps it as an array: a text that hardly ever repeats would only be copied."""
-
-    def of_value(self, value: str) -> Sql:
-        """A value that is compared as this field is."""
-        return Sql(text=f"?{self.collate}", parameters=(value,))
 
 
 _LOCAL_TIME = "strftime('%Y-%m-%dT%H:%M:%S', images.{column} / 1000000000, 'unixepoch', 'localtime')"
 
 FIELDS: Mapping[str, Field] = {
-    "path": Field(kind="text", sql="'/' || images.relative", below_root=True, columnar=False),
-    "name": Field(kind="text", sql="cast(images.name as text)", columnar=False),
-    "folder": Field(
-        kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True, columnar=False
-    ),
+    "path": Field(kind="text", sql="'/' || images.relative", below_root=True),
+    "name": Field(kind="text", sql="cast(images.name as text)"),
+    "folder": Field(kind="text", sql="iif(images.folder = '', '', '/' || images.folder)", below_root=True),
     "format": Field(kind="text", sql="images.format", collate=" collate nocase"),
     "width": Field(kind="number", sql="images.width"),
     "height": Field(kind="number", sql="images.height"),
@@ -84,75 +76,48 @@ FIELDS: Mapping[str, Field] = {
     "camera": Field(kind="text", sql="images.camera"),
     "latitude": Field(kind="number", sql="images.latitude"),
     "longitude": Field(kind="number", sql="images.longitude"),
-    "caption": Field(kind="caption", sql="captions.text", columnar=False),
+    "caption": Field(kind="caption", sql="captions.text"),
     "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
 }
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
 _FIRST_MOMENT = "0001-01-01T00:00:00"
-"""What completes a shorter date."""
-DATE_END = "~"
+"""The rest of a shorter date."""
+_DATE_END = "~"
 """Sorts after every character of a date: `2024-05~` lies behind all of May 2024."""
 _OPPOSITES = {"!=": "=", "not like": "like", "is null": "is not null"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One comparison. `operator` is one of `OPERATORS`; a negated `in` or `between` is wrapped in `Not`."""
+class _Condition(NamedTuple):
+    """One comparison. `operator` is one of `OPERATORS`; `not` before `in` and `between` stands outside."""
 
     field: str
     operator: str
-    values: tuple[Value, ...] = ()
+    values: tuple[Value, ...]
     position: int
-    """Where it begins in the text, from 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Not:
-    """The opposite of a part."""
-
-    part: Node
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Several parts joined by one word, `and` or `or`."""
-
-    joined_by: str
-    parts: tuple[Node, ...]
-
-
-Node = Condition | Not | Group
+    """Its beginning in the text, from 1."""
 
 
 def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     """A filter -> a condition over `images`. `roots` says where each root lies. Raises InputError."""
-    sql = compile_node(parse_filter(text), roots)
+    sql = _Parser(_tokenise(text), roots).parse()
     if len(sql.parameters) > MAX_PARAMETERS:
         raise InputError("The filter has too many values in all; ask in several smaller filters.")
     return sql
 
 
-def compile_node(node: Node, roots: Mapping[int, Path]) -> Sql:
-    """A part of a filter -> a condition over `images`. Raises InputError."""
-    match node:
-        case Group():
-            return _join([compile_node(part, roots) for part in node.parts], f" {node.joined_by} ")
-        case Not():
-            part = compile_node(node.part, roots)
-            return Sql(text=f"not {part.text}", parameters=part.parameters)
-        case Condition():
-            field = _look_up(node)
-            if field.kind == "caption":
-                return _compile_caption(node, field)
-            return compare(_expression(field, roots), field.kind, node)
+def _compile(condition: _Condition, roots: Mapping[int, Path]) -> Sql:
+    field = _look_up(condition)
+    if field.kind == "caption":
+        return _compile_caption(condition, field)
+    return _compare(_expression(field, roots), field.kind, condition)
 
 
-def compare(expression: Sql, kind: str, condition: Condition) -> Sql:
+def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
     """An expression under a condition's operator. Raises InputError for values of another kind."""
     operator = condition.operator
     if operator in ("is null", "is not null"):
-        return Sql(text=f"({expression.text} {operator})", parameters=expression.parameters)
+        return Sql(f"({expression.text} {operator})", expression.parameters)
     if kind == "date" and operator not in ("like", "not like"):
         return _compare_date(expression, condition)
     values = [_checked(value, kind, condition) for value in condition.values]
@@ -163,10 +128,10 @@ def compare(expression: Sql, kind: str, condition: Condition) -> Sql:
             right = f"between {_placeholder(values[0])} and {_placeholder(values[1])}"
         case _:
             right = f"{operator} {_placeholder(values[0])}"
-    return Sql(text=f"({expression.text} {right})", parameters=(*expression.parameters, *values))
+    return Sql(f"({expression.text} {right})", (*expression.parameters, *values))
 
 
-def read_date(value: Value, condition: Condition) -> str:
+def _read_date(value: Value, condition: _Condition) -> str:
     """A date as it is compared. Raises InputError for what is none."""
     if isinstance(value, str) and _DATE.fullmatch(date := value.strip().replace(" ", "T")):
         with suppress(ValueError):  # such as a 13th month
@@ -178,21 +143,16 @@ def read_date(value: Value, condition: Condition) -> str:
     )
 
 
-def parse_filter(text: str) -> Node:
-    """The tree of a filter. Raises InputError with the position, what was found and what is allowed."""
-    return _Parser(_tokenise(text)).parse()
-
-
 def _join(parts: Sequence[Sql], separator: str) -> Sql:
     """Parts as a balanced tree: SQLite refuses one that is 1000 levels deep."""
     if len(parts) == 1:
-        return Sql(text=f"({parts[0].text})", parameters=parts[0].parameters)
+        return Sql(f"({parts[0].text})", parts[0].parameters)
     middle = len(parts) // 2
     left, right = _join(parts[:middle], separator), _join(parts[middle:], separator)
-    return Sql(text=f"({left.text}{separator}{right.text})", parameters=(*left.parameters, *right.parameters))
+    return Sql(f"({left.text}{separator}{right.text})", (*left.parameters, *right.parameters))
 
 
-def _look_up(condition: Condition) -> Field:
+def _look_up(condition: _Condition) -> Field:
     if field := FIELDS.get(condition.field):
         return field
     close = difflib.get_close_matches(condition.field, FIELDS, n=1)
@@ -205,52 +165,47 @@ def _look_up(condition: Condition) -> Field:
 
 def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
     if not field.below_root:
-        return Sql(text=field.sql + field.collate)
+        return Sql(field.sql + field.collate)
     if not roots:
-        return Sql(text="null")
+        return Sql("null")
     # The file system's own root already ends with the slash that the field's SQL begins with.
     paths = {id_: path_to_sql(path.as_posix().rstrip("/")) for id_, path in roots.items()}
     cases = " ".join("when ? then cast(? as text)" for _ in paths)
     parameters = tuple(parameter for pair in paths.items() for parameter in pair)
-    return Sql(text=f"(case images.root_id {cases} end || {field.sql})", parameters=parameters)
+    return Sql(f"(case images.root_id {cases} end || {field.sql})", parameters)
 
 
-def _compile_caption(condition: Condition, field: Field) -> Sql:
+def _compile_caption(condition: _Condition, field: Field) -> Sql:
     """True where any caption matches; `!=` and `not like` where none does."""
     opposite = _OPPOSITES.get(condition.operator)
-    asked = Condition(
-        field=condition.field,
-        operator=opposite or condition.operator,
-        values=condition.values,
-        position=condition.position,
-    )
-    inner = compare(Sql(text=field.sql), "text", asked)
+    asked = condition._replace(operator=opposite or condition.operator)
+    inner = _compare(Sql(field.sql), "text", asked)
     exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
-    return Sql(text=f"not {exists}" if opposite else exists, parameters=inner.parameters)
+    return Sql(f"not {exists}" if opposite else exists, inner.parameters)
 
 
 def _placeholder(value: Parameter) -> str:
     return "cast(? as text)" if isinstance(value, bytes) else "?"
 
 
-def _compare_date(expression: Sql, condition: Condition) -> Sql:
+def _compare_date(expression: Sql, condition: _Condition) -> Sql:
     """A date stands for its whole period: `= '2024-05'` is any time of May, `> '2024-05'` begins with June."""
-    dates = [read_date(value, condition) for value in condition.values]
+    dates = [_read_date(value, condition) for value in condition.values]
     match condition.operator:
         case "<" | ">=":
             parts = [(f"{expression.text} {condition.operator} ?", dates)]
         case "<=" | ">":
-            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + DATE_END])]
+            parts = [(f"{expression.text} {condition.operator} ?", [dates[0] + _DATE_END])]
         case "!=":
-            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + DATE_END])]
+            parts = [(f"{expression.text} not between ? and ?", [dates[0], dates[0] + _DATE_END])]
         case "between":
-            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + DATE_END])]
+            parts = [(f"{expression.text} between ? and ?", [dates[0], dates[1] + _DATE_END])]
         case _:
-            parts = [(f"{expression.text} between ? and ?", [date, date + DATE_END]) for date in dates]
-    return _join([Sql(text=text, parameters=tuple(values)) for text, values in parts], " or ")
+            parts = [(f"{expression.text} between ? and ?", [date, date + _DATE_END]) for date in dates]
+    return _join([Sql(text, tuple(values)) for text, values in parts], " or ")
 
 
-def _checked(value: Value, kind: str, condition: Condition) -> Parameter:
+def _checked(value: Value, kind: str, condition: _Condition) -> Parameter:
     where = f"{condition.field} (position {condition.position})"
     if condition.operator in ("like", "not like"):
         if kind == "number" or not isinstance(value, str):
@@ -302,12 +257,15 @@ def _unreadable(text: str, at: int) -> InputError:
 
 
 class _Parser:
-    def __init__(self, tokens: Sequence[_Token]) -> None:
+    """Reads a filter by recursive descent, and gives the SQL for each part as it ends."""
+
+    def __init__(self, tokens: Sequence[_Token], roots: Mapping[int, Path]) -> None:
         self._tokens = tokens
+        self._roots = roots
         self._at = 0
         self._conditions = 0
 
-    def parse(self) -> Node:
+    def parse(self) -> Sql:
         node = self._group("or", 0)
         if self._next.kind != "end":
             raise self._expected("'and', 'or' or the end of the filter")
@@ -335,18 +293,18 @@ class _Parser:
         found = "its end" if token.kind == "end" else repr(token.text)
         return InputError(f"The filter needs {what} at position {token.position}, but has {found} there.")
 
-    def _group(self, joined_by: str, depth: int) -> Node:
+    def _group(self, joined_by: str, depth: int) -> Sql:
         if depth > MAX_DEPTH:
             raise InputError(f"The filter is nested deeper than {MAX_DEPTH} levels; write it flatter.")
         parts = [self._part(joined_by, depth)]
         while self._accept(joined_by):
             parts.append(self._part(joined_by, depth))
-        return parts[0] if len(parts) == 1 else Group(joined_by=joined_by, parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else _join(parts, f" {joined_by} ")
 
-    def _part(self, joined_by: str, depth: int) -> Node:
+    def _part(self, joined_by: str, depth: int) -> Sql:
         return self._group("and", depth) if joined_by == "or" else self._one(depth)
 
-    def _one(self, depth: int) -> Node:
+    def _one(self, depth: int) -> Sql:
         negated = False
         while self._accept("not"):
             negated = not negated
@@ -356,9 +314,9 @@ class _Parser:
                 raise self._expected("'and', 'or' or ')'")
         else:
             node = self._condition()
-        return Not(part=node) if negated else node
+        return Sql(f"not {node.text}", node.parameters) if negated else node
 
-    def _condition(self) -> Node:
+    def _condition(self) -> Sql:
         if self._next.kind != "word":
             raise self._expected("a field's name, such as taken_at or path,")
         self._conditions += 1
@@ -368,8 +326,8 @@ class _Parser:
         operator, values = self._comparison()
         negated = operator in ("not in", "not between")
         operator = operator.removeprefix("not ") if negated else operator
-        node = Condition(field=field.text.lower(), operator=operator, values=values, position=field.position)
-        return Not(part=node) if negated else node
+        sql = _compile(_Condition(field.text.lower(), operator, values, field.position), self._roots)
+        return Sql(f"not {sql.text}", sql.parameters) if negated else sql
 
     def _comparison(self) -> tuple[str, tuple[Value, ...]]:
         if self._next.kind == "operator":

@@ -18,18 +18,18 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+import numkong
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.store.database import Database
-from sightline.core.store.vectors import ModelRow, list_models, read_halves
+from sightline.core.store.vectors import ModelRow, are_among, compare_vectors, list_models, read_halves
 from sightline.errors import StoreError
 
 MAGIC = b"SIGHTMTX"
@@ -52,13 +52,27 @@ READ_ROWS = 8192
 _LACKING_FRACTION = 1 / 8
 """A file that differs from the library by more rows than this part of them is made anew."""
 
+MIN_CANDIDATES = 50
+MAX_CANDIDATES_PER_RESULT = 4
+_ROUNDING = 1e-6
+"""Equal rows may get cosines that differ by this much."""
+_READ_ALL_FRACTION = 0.5
+"""From this part of the rows on, reading all vectors is faster than looking each up."""
+
+SCANNED_ROWS = 32_768
+"""Rows compared in one call, which bounds the memory for its float64 answer."""
+GATHERED_ROWS = 4096
+"""Rows copied together at once, where a mask keeps few: they stay in the processor's cache until they are compared."""
+GATHERED_FRACTION = 0.3
+"""Below this part of the rows, copying those that are kept and comparing only them is faster than comparing all."""
+
 Stamp = tuple[int, int, int]
 
 
 class Matrices:
     """One matrix for each model. Calls of `current` take turns; building is done by threads of its own."""
 
-    def __init__(self, folder: Path, *, open_reader: Callable[[], Database]) -> None:
+    def __init__(self, folder: Path, *, open_reader: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
         """`open_reader` gives a thread that builds a connection of its own."""
         self._folder = folder
         self._open_reader = open_reader
@@ -105,7 +119,7 @@ class Matrices:
             self.path(model_id).unlink(missing_ok=True)
 
     def _newest(self, model: ModelRow, known: Matrix | None) -> Matrix | None:
-        """What is in memory, or the file where another process made a newer one."""
+        """The matrix in memory, or the file where another process made a newer one."""
         stamp = self._read_stamp(model.id)
         if known is not None and stamp == self._stamps.get(model.id):
             return known
@@ -129,7 +143,7 @@ class Matrices:
 
     def _build(self, model_id: int, old: Matrix) -> None:
         # Of a damaged library the searches tell, which read the same vectors.
-        with suppress(StoreError), closing(self._open_reader()) as reader, reader.reading() as db:
+        with suppress(StoreError), self._open_reader() as db:
             models = {model.id: model for model in list_models(db).values()}
             if model_id in models:
                 self._built[model_id] = self._make(db, Plan.make(db, models[model_id], old))
@@ -158,15 +172,15 @@ class Matrix:
     blocks: tuple[NDArray[np.int8], ...]
     """Arrays of rows, (N, D) together: the mapped file, and in memory what came later."""
     late: int = 0
-    """How many rows came later; where there are some, they are the last block."""
+    """Number of rows that came later; where there are some, they are the last block."""
     alive: NDArray[np.bool_] | None = None
-    """Which rows still hold (N,); None where all do."""
+    """True for the rows that still hold (N,); None where all do."""
     missing: NDArray[np.int64]
     """Ids of the vectors that aren't here yet, ascending."""
 
     @property
     def count(self) -> int:
-        """How many vectors the library has."""
+        """Number of vectors that the library has."""
         return len(self.ids) - self._gone + len(self.missing)
 
     @cached_property
@@ -175,12 +189,12 @@ class Matrix:
 
     @property
     def lacking(self) -> int:
-        """How many rows a new file would have that the present one doesn't, and the other way round."""
+        """Number of rows that a new file would have and the present one doesn't, and the other way round."""
         return self.late + len(self.missing) + self._gone
 
     @cached_property
     def margin(self) -> float:
-        """How far rounding may have put two cosines from each other: four standard deviations.
+        """The distance that rounding may have put between two cosines: four standard deviations.
 
         Rounding errors are uniform in [-0.5, 0.5], so that of a product with a unit vector has a standard deviation of
         sqrt(1 / 12) / |row|, and that of the difference of two such products sqrt(2) times as much.
@@ -202,12 +216,12 @@ def quantise(vectors_ND: NDArray[np.float32]) -> NDArray[np.int8]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """How a matrix is brought up to date: which rows are kept from an old one, and which SQLite must give."""
+    """The way to a matrix that is up to date: rows that are kept from an old one, and those that SQLite must give."""
 
     model: ModelRow
     old: Matrix
     ids: NDArray[np.int64]
-    """Of all vectors as they are now, ascending."""
+    """Those of all vectors as they are now, ascending."""
     generations: NDArray[np.int64]
     old_positions: NDArray[np.intp]
     """For each vector the row of the old matrix that still holds, or -1."""
@@ -215,7 +229,8 @@ class Plan:
     @classmethod
     def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> Plan:
         """Compare an old matrix, if there is one, with the vectors as they are now."""
-        old = old or no_rows(model.identity.dim)
+        none = np.empty(0, dtype=np.int64)
+        old = old or _whole(0, none, none, np.empty((0, model.identity.dim), dtype=np.int8))
         ids_N, generations_N = _list_vectors(db, model)
         position_N = np.full(len(ids_N), -1, dtype=np.intp)
         if len(old.ids) and len(ids_N):
@@ -280,19 +295,18 @@ class Plan:
         return _whole(self.model.generation, self.ids, self.generations, rows)
 
 
-def no_rows(dim: int) -> Matrix:
-    """A matrix without rows."""
-    none = np.empty(0, dtype=np.int64)
-    return _whole(0, none, none, np.empty((0, dim), dtype=np.int8))
-
-
 def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
     """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
     _remove_leftovers(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, plan, db)
+            tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
+            dim, generation = plan.model.identity.dim, plan.model.generation
+            header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
+            file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING) + tables)
+            for rows in plan.chunks(db):
+                file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
@@ -333,16 +347,6 @@ def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) 
         yield quantise(halves_CD.astype(np.float32))
 
 
-def _write(file: BinaryIO, plan: Plan, db: sqlite3.Connection) -> None:
-    tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
-    dim, generation = plan.model.identity.dim, plan.model.generation
-    header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
-    file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING))
-    file.write(tables)
-    for rows in plan.chunks(db):
-        file.write(rows.tobytes())
-
-
 def _read(file: BinaryIO, dim: int) -> Matrix | None:
     start = file.read(_START_BYTES)
     if len(start) != _START_BYTES:
@@ -369,3 +373,97 @@ def _remove_leftovers(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
                 leftover.unlink()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wanted:
+    """A query for the nearest rows."""
+
+    query: NDArray[np.float32]
+    """(D,), at length 1."""
+    k: int
+    kept: NDArray[np.int64] | None
+    """Ids of the images that meet the filter; None where there is none."""
+    excluded: NDArray[np.int64]
+
+    def mask(self, ids_M: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """True for the ids (M,) that may be found; None where all may."""
+        mask_M: NDArray[np.bool_] | None = None
+        if self.kept is not None:
+            mask_M = are_among(ids_M, self.kept)
+        if len(self.excluded):
+            others_M = ~np.isin(ids_M, self.excluded)
+            mask_M = others_M if mask_M is None else mask_M & others_M
+        return mask_M
+
+
+def rank_nearest(db: sqlite3.Connection, model: ModelRow, matrix: Matrix, wanted: Wanted) -> list[tuple[int, float]]:
+    """The k nearest rows as (id, cosine), best first, ties by id."""
+    ids_C = _propose(matrix, wanted)
+    if len(matrix.missing):
+        mask_M = wanted.mask(matrix.missing)
+        ids_C = np.concatenate([ids_C, matrix.missing if mask_M is None else matrix.missing[mask_M]])
+    ids_C, cosine_C = compare_vectors(
+        db, model, ids_C, wanted.query, every=len(ids_C) > _READ_ALL_FRACTION * matrix.count
+    )
+    best = np.lexsort((ids_C, -cosine_C))[: wanted.k]
+    return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
+
+
+def scan(
+    blocks: Sequence[NDArray[np.int8]], query_1D: NDArray[np.int8], mask_N: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """Cosine distances (N,) of the rows of all blocks, (N, D) together; infinite where the mask is False."""
+    distances_N = np.empty(sum(map(len, blocks)), dtype=np.float32)
+    first = 0
+    for block_ND in blocks:
+        own = slice(first, first + len(block_ND))
+        _scan_block(block_ND, query_1D, None if mask_N is None else mask_N[own], distances_N[own])
+        first = own.stop
+    return distances_N
+
+
+def _propose(matrix: Matrix, wanted: Wanted) -> NDArray[np.int64]:
+    """The rows that can be among the k nearest: those that rounding may have put behind the k-th, and all that tie."""
+    mask_N = wanted.mask(matrix.ids)
+    if matrix.alive is not None:
+        mask_N = matrix.alive if mask_N is None else mask_N & matrix.alive
+    distance_N = scan(matrix.blocks, quantise(wanted.query[None]), mask_N)
+    available = int(np.count_nonzero(np.isfinite(distance_N)))
+    k = min(wanted.k, available)
+    if k == 0:
+        return matrix.ids[:0]
+    limit = np.partition(distance_N, k - 1)[k - 1] + matrix.margin
+    within = int(np.count_nonzero(distance_N <= limit))
+    count = min(max(within, MIN_CANDIDATES), max(MIN_CANDIDATES, MAX_CANDIDATES_PER_RESULT * k), available)
+    if count != within:
+        limit = np.partition(distance_N, count - 1)[count - 1]
+    # Among many equal rows (copies of one image) all must compete for the lowest ids.
+    proposed_C: NDArray[np.int64] = matrix.ids[distance_N <= limit + _ROUNDING]
+    return proposed_C
+
+
+def _scan_block(
+    rows_ND: NDArray[np.int8],
+    query_1D: NDArray[np.int8],
+    mask_N: NDArray[np.bool_] | None,
+    distances_N: NDArray[np.float32],
+) -> None:
+    if mask_N is not None and np.count_nonzero(mask_N) < GATHERED_FRACTION * len(mask_N):
+        distances_N[:] = np.inf
+        kept = np.flatnonzero(mask_N)
+        for start in range(0, len(kept), GATHERED_ROWS):
+            position_C = kept[start : start + GATHERED_ROWS]
+            distances_N[position_C] = _angular_distances(query_1D, rows_ND[position_C])
+        return
+    for start in range(0, len(rows_ND), SCANNED_ROWS):
+        chunk = slice(start, start + SCANNED_ROWS)
+        distances_N[chunk] = _angular_distances(query_1D, rows_ND[chunk])
+    if mask_N is not None:
+        distances_N[~mask_N] = np.inf
+
+
+def _angular_distances(query_1D: NDArray[np.int8], rows_CD: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Cosine distances (C,). numkong answers in float64: asked for less, it takes a path ten times slower."""
+    distances_1C = np.asarray(numkong.cdist(query_1D, rows_CD, "angular"), dtype=np.float64)
+    return distances_1C.reshape(len(rows_CD))

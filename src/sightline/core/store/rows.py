@@ -1,53 +1,207 @@
-"""Rows of images, with their captions, texts for full-text search, and failures: between records and SQLite."""
+"""Rows of images with their roots, captions, words for full-text search and failures: between records and SQLite.
+
+A root is a folder that was indexed. It is kept twice, absolute and relative to the library's folder, so that images
+copied together with their library are found at the new place. No root lies inside another: a file has one row however
+it was reached. SQLite holds text only as UTF-8 while file systems hold any bytes.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sightline.core.store.base import Entry, Failure
-from sightline.core.store.roots import (
-    Roots,
-    Sql,
-    SqlPath,
-    join_relative,
-    path_from_sql,
-    path_to_sql,
-    split_relative,
-    storable_text,
-)
 from sightline.core.store.vectors import VectorBlob, ids_json, mark_dropped, put_vectors, read_blobs
 from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
-from sightline.errors import StoreError
+from sightline.errors import InputError, StoreError
 
+SqlPath = str | bytes
+"""TEXT where a path is valid UTF-8, else BLOB."""
+Parameter = SqlPath | int | float
 Place = tuple[int, SqlPath]
 """A root's id and the path below it, as SQLite holds it: what is unique for a row."""
 
-_SELECT = (
-    "select id, root_id, relative, size_bytes, mtime_ns, content_hash, format, width, height, taken_at, camera, "
-    "latitude, longitude from images"
+_INFO = ("format", "width", "height", "taken_at", "camera", "latitude", "longitude")
+_COLUMNS = ("root_id", "relative", "folder", "name", "size_bytes", "mtime_ns", "content_hash", *_INFO)
+_SELECT = f"select id, root_id, relative, size_bytes, mtime_ns, content_hash, {', '.join(_INFO)} from images"
+_PUT = (
+    f"insert into images (id, {', '.join(_COLUMNS)}, indexed_at_ns) values (?, {'?, ' * len(_COLUMNS)}?) "
+    f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} returning id"
 )
-_PUT = """
-insert into images (id, root_id, relative, folder, name, size_bytes, mtime_ns, content_hash, format, width, height,
-                    taken_at, camera, latitude, longitude, indexed_at_ns)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-on conflict (id) do update set
-    root_id = excluded.root_id, relative = excluded.relative, folder = excluded.folder, name = excluded.name,
-    size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, content_hash = excluded.content_hash,
-    format = excluded.format, width = excluded.width, height = excluded.height, taken_at = excluded.taken_at,
-    camera = excluded.camera, latitude = excluded.latitude, longitude = excluded.longitude,
-    indexed_at_ns = excluded.indexed_at_ns
-returning id
-"""
+_OF_IDS = "in (select value from json_each(?))"
+"""Compares with ids that are bound as one parameter (`ids_json`)."""
 
 _SEPARATORS = re.compile(r"[\x00-\x1f!-/:-@\[-`{-~]+")
 """ASCII punctuation and control characters; the rest is left to SQLite's own tokenizer."""
 _HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
+
+
+class Sql(NamedTuple):
+    """A piece of SQL over the table `images`, with the parameters for its question marks."""
+
+    text: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+class Scope(NamedTuple):
+    """A part of the library: all that lies below `prefix` in one root."""
+
+    root_id: int
+    prefix: str = ""
+
+
+class Roots:
+    """The roots of one open library. Where a root lies is decided once, when it is first seen by this object."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = library.resolve()
+        self._located: dict[SqlPath, Path] = {}
+
+    def load(self, db: sqlite3.Connection) -> dict[int, Path]:
+        """Root ids and where they lie now."""
+        rows = db.execute("select id, path, from_library from roots order by id").fetchall()
+        for _, stored, from_library in rows:
+            if stored not in self._located:
+                self._located[stored] = self._locate(stored, from_library)
+        return {id_: self._located[stored] for id_, stored, _ in rows}
+
+    def _locate(self, stored: SqlPath, from_library: SqlPath | None) -> Path:
+        path = Path(path_from_sql(stored))
+        if path.exists() or from_library is None:
+            return path
+        beside = Path(os.path.normpath(self._library / path_from_sql(from_library)))
+        return beside if beside.exists() else path
+
+    def find(self, db: sqlite3.Connection, folder: Path) -> Scope | None:
+        """The scope of a folder that is a known root or lies in one."""
+        return next((scope for scope, holds in self._related(db, folder) if holds), None)
+
+    def condition(self, db: sqlite3.Connection, folder: Path, *, table: str) -> Sql:
+        """True for the rows of `table` (images or failures) of a folder, also one given through symbolic links."""
+        parts, parameters = [], list[Parameter]()
+        for root_id, prefix in self.scopes(db, folder) or self.scopes(db, resolve(folder)):
+            parts.append(f"{table}.root_id = ?")
+            parameters.append(root_id)
+            if prefix:
+                start = f"{prefix}/".encode("utf-8", "surrogateescape")
+                parts[-1] += f" and substr(cast({table}.relative as blob), 1, ?) = ?"
+                parameters += [len(start), start]
+        return Sql(f"({' or '.join(parts) or 'false'})", tuple(parameters))
+
+    def scopes(self, db: sqlite3.Connection, folder: Path) -> list[Scope]:
+        """The library's part in a folder: a part of one root, or all roots inside it; empty where there is none."""
+        related = self._related(db, folder)
+        return [scope for scope, holds in related if holds] or [scope for scope, _ in related]
+
+    def _related(self, db: sqlite3.Connection, folder: Path) -> list[tuple[Scope, bool]]:
+        """The roots that hold a folder or lie in it: the scope they share with it, and whether they hold it."""
+        folder = normalise(folder)
+        related = []
+        for root_id, root in self.load(db).items():
+            if folder.is_relative_to(root):
+                related.append((Scope(root_id, _below(folder, root)), True))
+            elif root.is_relative_to(folder):
+                related.append((Scope(root_id), False))
+        return related
+
+    def ensure(self, db: sqlite3.Connection, folder: Path) -> Scope:
+        """The scope of a folder, made a root where it lies in none; roots inside a new root become part of it."""
+        if not folder.is_absolute():
+            raise InputError(f"The root {str(folder)!r} is not absolute; give the folder's full path.")
+        if scope := self.find(db, folder):
+            return scope
+        folder = normalise(folder)
+        inside = {id_: path for id_, path in self.load(db).items() if path.is_relative_to(folder)}
+        try:
+            from_library = path_to_sql(os.path.relpath(folder, self._library))
+        except ValueError:  # another drive of Windows
+            from_library = None
+        stored = path_to_sql(str(folder))
+        insert = "insert into roots (path, from_library) values (?, ?) returning id"
+        root_id: int = db.execute(insert, (stored, from_library)).fetchone()[0]
+        for old_id, path in inside.items():
+            _adopt(db, old_id=old_id, new_id=root_id, prefix=_below(path, folder))
+        self._located[stored] = folder
+        return Scope(root_id)
+
+
+def normalise(path: Path) -> Path:
+    """An absolute path without `..`; symbolic links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib has no lexical equivalent
+
+
+def resolve(path: Path) -> Path:
+    """An absolute path with symbolic links followed as far as that goes; a loop or an impossible name is no error."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null byte
+        return normalise(path)
+
+
+def prune_roots(db: sqlite3.Connection) -> None:
+    """Forget roots of which nothing is kept."""
+    db.execute(
+        "delete from roots where not exists (select 1 from images where root_id = roots.id) "
+        "and not exists (select 1 from failures where root_id = roots.id)"
+    )
+
+
+def path_to_sql(path: str) -> SqlPath:
+    """A path as Python holds it (surrogate escapes for odd bytes) -> what SQLite can hold."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogateescape")
+    return path
+
+
+def path_from_sql(value: SqlPath) -> str:
+    """The inverse of `path_to_sql`."""
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def storable_text(text: str) -> str:
+    """Free text (captions, reasons) as SQLite can hold it: what is not valid Unicode is spelled out as `\\udc..`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def split_relative(relative: str) -> tuple[str, str]:
+    """`a/b/c.jpg` -> (`a/b`, `c.jpg`). Raises InputError for a path that doesn't name a file below a root."""
+    folder, _, name = relative.rpartition("/")
+    if not name or relative.startswith("/") or ".." in relative.split("/"):
+        raise InputError(f"{relative!r} is not a file's path below a root, such as 'holiday/beach.jpg'.")
+    return folder, name
+
+
+def join_relative(prefix: str, relative: str) -> str:
+    """Two paths below a root as one; either may be empty."""
+    return f"{prefix}/{relative}" if prefix and relative else prefix or relative
+
+
+def _adopt(db: sqlite3.Connection, *, old_id: int, new_id: int, prefix: str) -> None:
+    rows = db.execute("select id, relative from images where root_id = ?", (old_id,)).fetchall()
+    moved = [(join_relative(prefix, path_from_sql(relative)), id_) for id_, relative in rows]
+    db.executemany(
+        "update images set root_id = ?, relative = ?, folder = ? where id = ?",
+        [(new_id, path_to_sql(to), path_to_sql(split_relative(to)[0]), id_) for to, id_ in moved],
+    )
+    failed = [row[0] for row in db.execute("select relative from failures where root_id = ?", (old_id,))]
+    db.executemany(
+        "update failures set root_id = ?, relative = ? where root_id = ? and relative = ?",
+        [(new_id, path_to_sql(join_relative(prefix, path_from_sql(old))), old_id, old) for old in failed],
+    )
+    db.execute("delete from roots where id = ?", (old_id,))
+
+
+def _below(path: Path, root: Path) -> str:
+    below = path.relative_to(root).as_posix()
+    return "" if below == "." else below
 
 
 def read_records(db: sqlite3.Connection, roots: Mapping[int, Path], condition: Sql) -> list[ImageRecord]:
@@ -62,70 +216,44 @@ def read_ids(db: sqlite3.Connection, condition: Sql, *, order_by: str = "id") ->
     return [row[0] for row in db.execute(sql, condition.parameters)]
 
 
-def lacking_vector(condition: Sql, model_id: int) -> Sql:
-    """A condition, and that of having no vector of a model."""
-    exists = "exists (select 1 from vectors where image_id = images.id and model_id = ?)"
-    return Sql(text=f"{condition.text} and not {exists}", parameters=(*condition.parameters, model_id))
-
-
 def having_ids(ids: Iterable[int]) -> Sql:
     """The condition of being one of some ids."""
-    return Sql(text="images.id in (select value from json_each(?))", parameters=(ids_json(ids),))
+    return Sql(f"images.id {_OF_IDS}", (ids_json(ids),))
 
 
 def put_entries(db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry]) -> list[int]:
     """Write images with their vectors; their ids in order. Raises StoreError and InputError."""
     entries = _renew_lost(db, entries)
-    places = find_places(db, roots, [(entry.image.root, entry.image.relative) for entry in entries])
+    places = _find_places(db, roots, [(entry.image.root, entry.image.relative) for entry in entries])
     shared = _read_shared(db, entries)
     _free_places(db, entries, places)
     ids = [_put_image(db, entry.image, place) for entry, place in zip(entries, places, strict=True)]
     if repainted := [id_ for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors]:
-        drop_computed(db, repainted)
         known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known}
+        _drop_computed(db, repainted)
         db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
-    refresh_texts(db, set(ids))
+    db.execute(
+        f"delete from failures where (root_id, relative) in (select root_id, relative from images where id {_OF_IDS})",
+        (ids_json(ids),),
+    )
+    _refresh_texts(db, set(ids))
     put_captions(db, {id_: found.captions for id_, found in zip(ids, shared, strict=True) if found.captions})
     return ids
-
-
-def find_places(db: sqlite3.Connection, roots: Roots, files: Sequence[tuple[Path, str]]) -> list[Place]:
-    """Where files, each a root and a path below it, have their rows; new roots are made known."""
-    folders = {root for root, _ in files}
-    for folder in folders:
-        roots.ensure(db, folder)
-    # Looked up again when all are known: a root may have become part of another one.
-    scopes = {folder: roots.ensure(db, folder) for folder in folders}
-    places = []
-    for root, relative in files:
-        split_relative(relative)
-        places.append((scopes[root].root_id, path_to_sql(join_relative(scopes[root].prefix, relative))))
-    return places
 
 
 def delete_images(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Remove rows with their vectors, captions and texts; the number removed."""
     wanted = ids_json(ids)
     mark_dropped(db, wanted)
-    db.execute("delete from texts where rowid in (select value from json_each(?))", (wanted,))
-    return db.execute("delete from images where id in (select value from json_each(?))", (wanted,)).rowcount
-
-
-def drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user."""
-    wanted = ids_json(ids)
-    mark_dropped(db, wanted)
-    db.execute("delete from vectors where image_id in (select value from json_each(?))", (wanted,))
-    db.execute(
-        "delete from captions where source != 'user' and image_id in (select value from json_each(?))", (wanted,)
-    )
+    db.execute(f"delete from texts where rowid {_OF_IDS}", (wanted,))
+    return db.execute(f"delete from images where id {_OF_IDS}", (wanted,)).rowcount
 
 
 def put_failures(db: sqlite3.Connection, roots: Roots, failures: Sequence[Failure]) -> None:
     """Remember failures, each in place of an older one of the same file."""
-    places = find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
+    places = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
     db.executemany(
         "insert or replace into failures (root_id, relative, size_bytes, mtime_ns, reason) values (?, ?, ?, ?, ?)",
         [
@@ -135,32 +263,14 @@ def put_failures(db: sqlite3.Connection, roots: Roots, failures: Sequence[Failur
     )
 
 
-def forget_written(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Drop the failures of files that have become images."""
-    db.execute(
-        "delete from failures where (root_id, relative) in "
-        "(select root_id, relative from images where id in (select value from json_each(?)))",
-        (ids_json(ids),),
-    )
-
-
 def read_failures(db: sqlite3.Connection, roots: Roots, condition: Sql) -> list[Failure]:
     """The failures that meet a condition, by root and path."""
     paths = roots.load(db)
-    rows = db.execute(
-        "select root_id, relative, size_bytes, mtime_ns, reason from failures "
-        f"where {condition.text} order by root_id, relative",
-        condition.parameters,
-    )
+    sql = "select root_id, relative, size_bytes, mtime_ns, reason from failures"
+    rows = db.execute(f"{sql} where {condition.text} order by root_id, relative", condition.parameters)
     return [
-        Failure(
-            root=paths[root_id],
-            relative=path_from_sql(relative),
-            size_bytes=size_bytes,
-            mtime_ns=mtime_ns,
-            reason=reason,
-        )
-        for root_id, relative, size_bytes, mtime_ns, reason in rows
+        Failure(root=paths[root], relative=path_from_sql(relative), size_bytes=size, mtime_ns=mtime_ns, reason=reason)
+        for root, relative, size, mtime_ns, reason in rows
     ]
 
 
@@ -185,24 +295,22 @@ def put_captions(db: sqlite3.Connection, captions: Mapping[int, Sequence[Caption
         "insert into captions (image_id, source, text, similarity, log_prob, model, best) values (?, ?, ?, ?, ?, ?, ?)",
         [_caption_values(image_id, caption) for image_id, given in captions.items() for caption in given],
     )
-    refresh_texts(db, captions)
+    _refresh_texts(db, captions)
 
 
 def remove_captions(db: sqlite3.Connection, ids: Iterable[int], source: CaptionSource) -> int:
     """Drop the captions of one source; the number dropped."""
     ids = list(ids)
-    sql = "delete from captions where source = ? and image_id in (select value from json_each(?))"
-    dropped = db.execute(sql, (source, ids_json(ids))).rowcount
-    refresh_texts(db, ids)
-    return dropped
+    dropped = db.execute(f"delete from captions where source = ? and image_id {_OF_IDS}", (source, ids_json(ids)))
+    _refresh_texts(db, ids)
+    return dropped.rowcount
 
 
 def read_captions(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, list[Caption]]:
     """Captions of images: the chosen one first, then by similarity."""
     captions: dict[int, list[Caption]] = {int(id_): [] for id_ in ids}
     rows = db.execute(
-        "select image_id, text, source, similarity, log_prob, model, best from captions "
-        "where image_id in (select value from json_each(?)) "
+        f"select image_id, text, source, similarity, log_prob, model, best from captions where image_id {_OF_IDS} "
         "order by image_id, best desc, similarity desc nulls last, id",
         (ids_json(captions),),
     )
@@ -215,9 +323,7 @@ def read_captions(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, list[
 
 def check_known(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Raise StoreError where an id is no row of `images`."""
-    wanted = set(ids)
-    found = db.execute("select id from images where id in (select value from json_each(?))", (ids_json(wanted),))
-    if unknown := wanted - {row[0] for row in found}:
+    if unknown := (wanted := set(ids)).difference(read_ids(db, having_ids(wanted))):
         listed = ", ".join(str(id_) for id_ in sorted(unknown)[:5])
         raise StoreError(f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}.")
 
@@ -235,21 +341,6 @@ def match_texts(db: sqlite3.Connection, text: str, k: int, condition: Sql) -> li
     return [(int(id_), float(relevance)) for id_, relevance in rows]
 
 
-def refresh_texts(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Index again the names and captions of images."""
-    wanted = ids_json(ids)
-    db.execute("delete from texts where rowid in (select value from json_each(?))", (wanted,))
-    rows = db.execute(
-        "select id, name, (select group_concat(text, char(10)) from captions where image_id = images.id) "
-        "from images where id in (select value from json_each(?))",
-        (wanted,),
-    ).fetchall()
-    db.executemany(
-        "insert into texts (rowid, name, captions) values (?, ?, ?)",
-        [(id_, name_words(path_from_sql(name)), captions or "") for id_, name, captions in rows],
-    )
-
-
 def name_words(name: str) -> str:
     """The words of a file name for the index: `beachDay_2024-05.jpg` -> `beachDay 2024 05 beach Day`."""
     stem = storable_text(name.rpartition(".")[0] or name)
@@ -264,6 +355,35 @@ def match_expression(text: str) -> str:
     return " OR ".join(f'"{word}"' for word in words) + "*" if words else ""
 
 
+def _refresh_texts(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Index again the names and captions of images."""
+    wanted = ids_json(ids)
+    db.execute(f"delete from texts where rowid {_OF_IDS}", (wanted,))
+    rows = db.execute(
+        "select id, name, (select group_concat(text, char(10)) from captions where image_id = images.id) "
+        f"from images where id {_OF_IDS}",
+        (wanted,),
+    ).fetchall()
+    db.executemany(
+        "insert into texts (rowid, name, captions) values (?, ?, ?)",
+        [(id_, name_words(path_from_sql(name)), captions or "") for id_, name, captions in rows],
+    )
+
+
+def _find_places(db: sqlite3.Connection, roots: Roots, files: Sequence[tuple[Path, str]]) -> list[Place]:
+    """The places of files, each a root and a path below it; new roots are made known."""
+    folders = {root for root, _ in files}
+    for folder in folders:
+        roots.ensure(db, folder)
+    # Looked up again when all are known: a root may have become part of another one.
+    scopes = {folder: roots.ensure(db, folder) for folder in folders}
+    places = []
+    for root, relative in files:
+        split_relative(relative)
+        places.append((scopes[root].root_id, path_to_sql(join_relative(scopes[root].prefix, relative))))
+    return places
+
+
 def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose row was deleted meanwhile become new ones."""
     given = [entry.image.id for entry in entries if entry.image.id is not None]
@@ -273,9 +393,8 @@ def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shared:
-    """What a row gets from another one of the same content."""
+class _Shared(NamedTuple):
+    """Vectors and captions that a row gets from another one of the same content."""
 
     known: bool = False
     blobs: Sequence[VectorBlob] = ()
@@ -283,10 +402,9 @@ class _Shared:
 
 
 def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shared]:
-    """What each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
+    """Whatever each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
     wanted = {entry.same_pixels_as for entry in entries if entry.same_pixels_as is not None}
-    sql = "select id, content_hash from images where id in (select value from json_each(?))"
-    hashes: dict[int | None, str] = dict(db.execute(sql, (ids_json(wanted),)))
+    hashes = dict(db.execute(f"select id, content_hash from images where id {_OF_IDS}", (ids_json(wanted),)))
     blobs, captions = read_blobs(db, wanted), read_captions(db, list(wanted))
     shared = []
     for entry in entries:
@@ -294,9 +412,7 @@ def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shar
         if source is None or hashes.get(source) != entry.image.content_hash:
             shared.append(_Shared())
         else:
-            shared.append(
-                _Shared(known=True, blobs=blobs[source], captions=() if entry.keep_vectors else captions[source])
-            )
+            shared.append(_Shared(True, blobs[source], () if entry.keep_vectors else captions[source]))
     return shared
 
 
@@ -315,30 +431,23 @@ def _put_image(db: sqlite3.Connection, image: ImageRecord, place: Place) -> int:
     id_ = image.id if image.id is not None or found is None else found[0]
     if found is not None and found[0] != id_:
         delete_images(db, found)
-    info = image.info
-    values = (
-        id_,
-        *place,
-        path_to_sql(folder),
-        path_to_sql(name),
-        image.size_bytes,
-        image.mtime_ns,
-        image.content_hash,
-        info.format,
-        info.width,
-        info.height,
-        info.taken_at,
-        None if info.camera is None else storable_text(info.camera),
-        info.latitude,
-        info.longitude,
-        time.time_ns(),
-    )
-    return int(db.execute(_PUT, values).fetchone()[0])
+    info = {name: getattr(image.info, name) for name in _INFO}
+    if image.info.camera is not None:
+        info["camera"] = storable_text(image.info.camera)
+    file = (path_to_sql(folder), path_to_sql(name), image.size_bytes, image.mtime_ns, image.content_hash)
+    return int(db.execute(_PUT, (id_, *place, *file, *info.values(), time.time_ns())).fetchone()[0])
+
+
+def _drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user."""
+    wanted = ids_json(ids)
+    mark_dropped(db, wanted)
+    db.execute(f"delete from vectors where image_id {_OF_IDS}", (wanted,))
+    db.execute(f"delete from captions where source != 'user' and image_id {_OF_IDS}", (wanted,))
 
 
 def _to_record(row: tuple[Any, ...], roots: Mapping[int, Path]) -> ImageRecord:
-    id_, root_id, relative, size_bytes, mtime_ns, content_hash, format_, width, height, *exif = row
-    taken_at, camera, latitude, longitude = exif
+    id_, root_id, relative, size_bytes, mtime_ns, content_hash, *info = row
     return ImageRecord(
         id=id_,
         root=roots[root_id],
@@ -346,15 +455,7 @@ def _to_record(row: tuple[Any, ...], roots: Mapping[int, Path]) -> ImageRecord:
         size_bytes=size_bytes,
         mtime_ns=mtime_ns,
         content_hash=content_hash,
-        info=ImageInfo(
-            width=width,
-            height=height,
-            format=format_,
-            taken_at=taken_at,
-            camera=camera,
-            latitude=latitude,
-            longitude=longitude,
-        ),
+        info=ImageInfo(**dict(zip(_INFO, info, strict=True))),
     )
 
 

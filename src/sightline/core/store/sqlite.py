@@ -5,24 +5,24 @@ One folder is one library: `library.db`, `vectors/` (derived, may be deleted), `
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from sqlite3 import Connection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.store import roots as root_rows
 from sightline.core.store import rows, vectors
-from sightline.core.store.base import Capabilities, Entry, Failure
-from sightline.core.store.columns import Columns
-from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, Database
-from sightline.core.store.filters import compile_filter
-from sightline.core.store.matrix import READ_ROWS, Matrices
-from sightline.core.store.ranking import Wanted, rank_nearest
-from sightline.core.store.roots import Sql, path_to_sql
+from sightline.core.store.base import Entry, Failure
+from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
+from sightline.core.store.filters import FIELDS, compile_filter
+from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted, rank_nearest
+from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import StoreStats
 from sightline.errors import InputError, StoreError
 
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity
 
 _SCAN_ROWS = 1000
+_KEPT_ANSWERS = 8
 _BY_PATH = "(select path from roots where roots.id = images.root_id), images.relative"
+_NEWEST_FIRST = f"coalesce(images.taken_at, {FIELDS['modified_at'].sql}) desc, images.id desc"
+_HAS_VECTOR = "exists (select 1 from vectors where image_id = images.id and model_id = ?)"
 _README = """\
 This folder is a Sightline library: what is known of your images, not the images themselves.
 
@@ -48,7 +51,7 @@ def open_store(path: Path, *, create: bool = True, read_only: bool = False) -> S
     refreshed where the folder can be written. Raises StoreError where there is no library, it can't be opened, it was
     written by a newer Sightline, or the file is damaged or something else.
     """
-    folder = root_rows.normalise(path)
+    folder = rows.normalise(path)
     if not (folder / DATABASE_NAME).exists():
         if read_only or not create:
             raise StoreError(f"There is no library at {folder}. `sightline index DIR --library {folder}` makes one.")
@@ -67,18 +70,89 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
+class Database:
+    """A connection that threads share under a lock; a write is one transaction, a read sees one state.
+
+    Not to be carried over a fork: open the library again in the child.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool) -> None:
+        self.path = folder / DATABASE_NAME
+        self.read_only = read_only
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = connect(self.path, read_only=read_only)
+
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"The library at {self.path.parent} was closed; open it again.")
+        return self._connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, with every statement inside seeing the same state. Raises StoreError."""
+        with self._lock:
+            db = self._connected()
+            is_inner = db.in_transaction
+            try:
+                if not is_inner:
+                    db.execute("begin")
+                yield db
+            except (sqlite3.Error, UnicodeEncodeError) as error:
+                raise explain(error, self.path) from error
+            finally:
+                if not is_inner:
+                    # After some errors SQLite has ended the transaction by itself.
+                    with suppress(sqlite3.Error):
+                        db.execute("rollback")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection in a write transaction: committed at the end, undone on any exception. Raises StoreError."""
+        with self._lock:
+            db = self._connected()
+            if self.read_only:
+                raise StoreError(f"The library at {self.path.parent} was opened for reading only.")
+            try:
+                if db.in_transaction:  # a read that Ctrl-C cut short just before it ended
+                    db.execute("rollback")
+                db.execute("begin immediate")
+                yield db
+                db.execute("commit")
+            except BaseException as error:
+                # A rollback that fails too (the disk again) leaves the log uncommitted, which SQLite ignores later.
+                if db.in_transaction:
+                    with suppress(sqlite3.Error):
+                        db.execute("rollback")
+                if isinstance(error, (sqlite3.Error, UnicodeEncodeError)):
+                    raise explain(error, self.path) from error
+                raise
+
+
+@contextmanager
+def _read_apart(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A library as a connection of its own sees it."""
+    with closing(Database(folder, read_only=True)) as reader, reader.reading() as db:
+        yield db
+
+
 class SqliteStore:
     """A library in one folder. Threads may share it; processes open it each for itself."""
-
-    capabilities = Capabilities(exact=True, full_text=True, multi_process=True)
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self.folder = folder
         self._database = Database(folder, read_only=read_only)
-        self._roots = root_rows.Roots(folder)
-        self._columns = Columns()
-        self._matrices = Matrices(folder / "vectors", open_reader=lambda: Database(folder, read_only=True))
+        self._roots = Roots(folder)
+        self._matrices = Matrices(folder / "vectors", open_reader=partial(_read_apart, folder))
         self._written = 0
+        self._state: tuple[int, int] | None = None
+        self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -120,7 +194,10 @@ class SqliteStore:
     def set_model_aside(self, name: str) -> str:
         """Keep a model's vectors as `NAME@HASH`, which is given, so that its own name is free for new ones."""
         with self._database.writing() as db:
-            return vectors.set_model_aside(db, name)
+            model = vectors.get_model(db, name)
+            aside = f"{name}@{model.identity.weights_hash[:8]}"
+            db.execute("update models set name = ? where id = ?", (aside, model.id))
+        return aside
 
     def remove_model(self, name: str) -> int:
         """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""
@@ -140,8 +217,8 @@ class SqliteStore:
         """Ids of the rows, all or those below a folder, that have no vector of this model."""
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            lacking = rows.lacking_vector(self._condition(db, root=root), known.id)
-            return set(rows.read_ids(db, lacking))
+            scope = self._condition(db, root=root)
+            return set(rows.read_ids(db, Sql(f"{scope.text} and not {_HAS_VECTOR}", (*scope.parameters, known.id))))
 
     def query(
         self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
@@ -153,9 +230,11 @@ class SqliteStore:
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            selection = None if where is None else self._columns.select(db, where, self._roots.load(db))
             wanted = Wanted(
-                query=vectors.normalise_query(vector, known), k=_checked_k(k), selection=selection, excluded=excluded
+                query=vectors.normalise_query(vector, known),
+                k=_checked_k(k),
+                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
+                excluded=excluded,
             )
             return rank_nearest(db, known, self._matrices.current(db, known), wanted)
 
@@ -164,15 +243,13 @@ class SqliteStore:
     def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
         """Write entries and failures in one transaction; the ids of the rows, in order.
 
-        A written path's old failure is forgotten. An image whose root lies inside a known root is kept under that one;
-        known roots inside a new root become part of it. A row that another one is renamed onto is removed; an id whose
-        row is gone makes a new one. Raises StoreError for an unknown model, a vector that is refused, or a full disk.
+        An image whose root lies inside a known root is kept under that one; known roots inside a new root become part
+        of it. A row that another one is renamed onto is removed.
         """
         with self._database.writing() as db:
             ids = rows.put_entries(db, self._roots, entries)
-            rows.forget_written(db, ids)
             rows.put_failures(db, self._roots, failures)
-            root_rows.prune(db)
+            rows.prune_roots(db)
         self._written += sum(len(entry.embeddings) for entry in entries)
         return ids
 
@@ -180,20 +257,19 @@ class SqliteStore:
         """Remove rows with their vectors and captions; the number removed."""
         with self._database.writing() as db:
             removed = rows.delete_images(db, ids)
-            root_rows.prune(db)
+            rows.prune_roots(db)
         return removed
 
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
         """Records in the order asked. Raises StoreError for an unknown id."""
         with self._database.reading() as db:
-            rows.check_known(db, ids)
-            return self._records(db, ids)
+            records = self._records(db, ids)
+            if len(records) < len(ids):
+                rows.check_known(db, ids)
+            return records
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
-        """All records by root and path, under a filter, in a folder (also through symbolic links).
-
-        Rows deleted meanwhile are left out.
-        """
+        """All records by root and path, under a filter, below a folder; rows deleted meanwhile are left out."""
         with self._database.reading() as db:
             ids = rows.read_ids(db, self._condition(db, where=where, root=root), order_by=_BY_PATH)
         return self._scan(ids)
@@ -204,28 +280,48 @@ class SqliteStore:
                 records = self._records(db, ids[start : start + _SCAN_ROWS])
             yield from records
 
-    def _records(self, db: Connection, ids: Sequence[int]) -> list[ImageRecord]:
+    def _records(self, db: sqlite3.Connection, ids: Sequence[int]) -> list[ImageRecord]:
         records = rows.read_records(db, self._roots.load(db), rows.having_ids(ids))
         by_id = {record.id: record for record in records}
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
-        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
-
-        What counts is when a picture was taken, or, where that isn't known, when its file was last changed.
-        """
+        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id."""
         with self._database.reading() as db:
-            model_id = None if model is None else vectors.get_model(db, model).id
-            return self._columns.newest_first(db, where, self._roots.load(db), model_id=model_id)
+            ids_N = self._select_ids(db, Sql(f"true order by {_NEWEST_FIRST}"))
+            if where is not None:
+                ids_N = ids_N[vectors.are_among(ids_N, self._select_ids(db, self._condition(db, where=where)))]
+            if model is not None:
+                embedded = self._select_ids(db, Sql(_HAS_VECTOR, (vectors.get_model(db, model).id,)))
+                ids_N = ids_N[vectors.are_among(ids_N, embedded)]
+            return ids_N
+
+    def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
+        """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""
+        # The first number changes with every commit of other connections, the second with every change of this one.
+        state = int(db.execute("pragma data_version").fetchone()[0]), db.total_changes
+        if state != self._state:
+            self._state = state
+            self._answers.clear()
+        if condition not in self._answers:
+            # By way of one text, which takes half the time of rows.
+            sql = f"select group_concat(id) from (select images.id as id from images where {condition.text})"
+            joined = db.execute(sql, condition.parameters).fetchone()[0]
+            self._answers[condition] = np.fromstring(joined or "", dtype=np.int64, sep=",")
+            self._answers[condition].setflags(write=False)
+        self._answers.move_to_end(condition)
+        if len(self._answers) > _KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+        return self._answers[condition]
 
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""
         with self._database.reading() as db:
-            for candidate in dict.fromkeys((root_rows.normalise(path), root_rows.resolve(path))):
+            for candidate in dict.fromkeys((rows.normalise(path), rows.resolve(path))):
                 if (scope := self._roots.find(db, candidate)) is None:
                     continue
-                place = (scope.root_id, path_to_sql(scope.prefix))
-                condition = Sql(text="root_id = ? and relative = ?", parameters=place)
+                place = (scope.root_id, rows.path_to_sql(scope.prefix))
+                condition = Sql("root_id = ? and relative = ?", place)
                 if found := rows.read_records(db, self._roots.load(db), condition):
                     return found[0]
         return None
@@ -233,16 +329,15 @@ class SqliteStore:
     def find_hash(self, content_hash: str) -> list[ImageRecord]:
         """Every record with these bytes, by id."""
         with self._database.reading() as db:
-            condition = Sql(text="content_hash = ? order by id", parameters=(content_hash,))
-            return rows.read_records(db, self._roots.load(db), condition)
+            return rows.read_records(db, self._roots.load(db), Sql("content_hash = ? order by id", (content_hash,)))
 
     def resolve_root(self, path: Path) -> tuple[Path, str]:
         """Under which root a folder is indexed, and its path below that root (empty for the root itself).
 
-        Symbolic links are followed. A folder inside a known root belongs to it. Known roots inside a new folder become
-        part of it at once (their rows keep ids, vectors and captions), unless the library is open for reading only.
+        Known roots inside a new folder become part of it at once (their rows keep ids, vectors and captions), unless
+        the library is open for reading only.
         """
-        folder = root_rows.resolve(path)
+        folder = rows.resolve(path)
         with self._database.reading() as db:
             if scope := self._roots.find(db, folder):
                 return self._roots.load(db)[scope.root_id], scope.prefix
@@ -264,10 +359,7 @@ class SqliteStore:
             return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
-        """Replace each image's captions of the sources given, in one transaction; other sources stay.
-
-        Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
-        """
+        """Replace each image's captions of the sources given, in one transaction; other sources stay."""
         with self._database.writing() as db:
             rows.put_captions(db, captions)
 
@@ -286,13 +378,14 @@ class SqliteStore:
     def failures(self, root: Path | None = None) -> list[Failure]:
         """Files that could not be read, by path; all or those below a folder."""
         with self._database.reading() as db:
-            return rows.read_failures(db, self._roots, self._scope(db, root, table="failures"))
+            below = Sql("true") if root is None else self._roots.condition(db, root, table="failures")
+            return rows.read_failures(db, self._roots, below)
 
     def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
         """Drop remembered failures of files that are gone."""
         with self._database.writing() as db:
             rows.forget_failures(db, self._roots, root, relatives)
-            root_rows.prune(db)
+            rows.prune_roots(db)
 
     def setting(self, name: str) -> str | None:
         """A value kept with the library, such as the default model; None where unset."""
@@ -308,10 +401,10 @@ class SqliteStore:
     def stats(self) -> StoreStats:
         """Counts, roots and size on disk. `extra` has `failures`, `schema_version` and `offline_roots`."""
         with self._database.reading() as db:
-            counts = {
-                table: int(db.execute(f"select count(*) from {table}").fetchone()[0])
+            images, captions, failures = (
+                int(db.execute(f"select count(*) from {table}").fetchone()[0])
                 for table in ("images", "captions", "failures")
-            }
+            )
             per_model = "select count(*) from vectors where model_id = ?"
             models = {
                 name: int(db.execute(per_model, (model.id,)).fetchone()[0])
@@ -319,13 +412,13 @@ class SqliteStore:
             }
             roots = tuple(self._roots.load(db).values())
         return StoreStats(
-            images=counts["images"],
-            captions=counts["captions"],
+            images=images,
+            captions=captions,
             roots=roots,
             models=models,
             size_bytes=self._size_bytes(),
             extra={
-                "failures": counts["failures"],
+                "failures": failures,
                 "schema_version": SCHEMA_VERSION,
                 "offline_roots": tuple(root for root in roots if not root.exists()),
             },
@@ -338,23 +431,13 @@ class SqliteStore:
                 size_bytes += file.stat().st_size
         return size_bytes
 
-    def _condition(self, db: Connection, *, where: str | None = None, root: Path | None = None) -> Sql:
+    def _condition(self, db: sqlite3.Connection, *, where: str | None = None, root: Path | None = None) -> Sql:
         """A filter and a folder as one condition over `images`."""
-        scope = self._scope(db, root, table="images")
+        scope = Sql("true") if root is None else self._roots.condition(db, root, table="images")
         if where is None:
             return scope
         asked = compile_filter(where, self._roots.load(db))
-        return Sql(text=f"({scope.text} and {asked.text})", parameters=(*scope.parameters, *asked.parameters))
-
-    def _scope(self, db: Connection, root: Path | None, *, table: str) -> Sql:
-        if root is None:
-            return Sql(text="true")
-        scopes = self._roots.scopes(db, root) or self._roots.scopes(db, root_rows.resolve(root))
-        parts = [scope.condition(table) for scope in scopes]
-        return Sql(
-            text=f"({' or '.join(part.text for part in parts)})" if parts else "false",
-            parameters=tuple(parameter for part in parts for parameter in part.parameters),
-        )
+        return Sql(f"({scope.text} and {asked.text})", (*scope.parameters, *asked.parameters))
 
 
 def _checked_k(k: int) -> int:

@@ -1,6 +1,6 @@
 """Vectors of models as SQLite keeps them: half-precision blobs, each with the generation in which it was written.
 
-Shape suffixes: N rows, D dimension.
+Shape suffixes: N rows, M ids, C candidates, D dimension.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sightline.core.types import Embedding, ModelIdentity
 from sightline.errors import InputError, StoreError
 
 NORM_TOLERANCE = 0.01
-"""How far the length of a vector given to the store may be from 1."""
+"""Largest distance from 1 of the length of a vector that is given to the store."""
 
 CHUNK_ROWS = 4096
 
@@ -67,7 +67,7 @@ def get_model(db: sqlite3.Connection, name: str) -> ModelRow:
 
 
 def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
-    """Whether there is room for this model already. Raises StoreError where its name has another identity."""
+    """True where there is room for this model already. Raises StoreError where its name has another identity."""
     known = list_models(db).get(identity.name)
     if known is not None and known.identity != identity:
         raise StoreError(
@@ -82,24 +82,11 @@ def is_known(db: sqlite3.Connection, identity: ModelIdentity) -> bool:
 def add_model(db: sqlite3.Connection, identity: ModelIdentity) -> None:
     """Make room for a model. Raises StoreError where its name is known with another identity."""
     if not is_known(db, identity):
+        values = (identity.name, identity.weights_hash, identity.preprocessing_version, identity.dim)
         db.execute(
             "insert into models (name, weights_hash, preprocessing_version, dim, generation) values (?, ?, ?, ?, ?)",
-            (
-                identity.name,
-                identity.weights_hash,
-                identity.preprocessing_version,
-                identity.dim,
-                next_generation(db),
-            ),
+            (*values, next_generation(db)),
         )
-
-
-def set_model_aside(db: sqlite3.Connection, name: str) -> str:
-    """Rename a model to `NAME@HASH`, by its weights' hash; the new name. Raises StoreError for an unknown name."""
-    model = get_model(db, name)
-    aside = f"{name}@{model.identity.weights_hash[:8]}"
-    db.execute("update models set name = ? where id = ?", (aside, model.id))
-    return aside
 
 
 def _describe(identity: ModelIdentity) -> str:
@@ -190,6 +177,14 @@ def ids_json(ids: Iterable[int]) -> str:
     return json.dumps([int(id_) for id_ in ids])
 
 
+def are_among(ids_M: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True for the ids (M,) that are among some others; by way of a table, many times as fast as a search."""
+    is_kept = np.zeros(kept.max(initial=0) + 2, dtype=np.bool_)  # by id; the last one stands for all above
+    is_kept[kept] = True
+    among_M: NDArray[np.bool_] = is_kept[np.minimum(ids_M, len(is_kept) - 1)]
+    return among_M
+
+
 def read_halves(
     db: sqlite3.Connection, model: ModelRow, ids: Sequence[int] | None = None, *, chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
@@ -231,6 +226,22 @@ def gather_vectors(
         return np.empty(0, dtype=np.int64), np.empty((0, model.identity.dim), dtype=np.float32)
     found, vectors = zip(*chunks, strict=True)
     return np.concatenate(found), np.concatenate(vectors)
+
+
+def compare_vectors(
+    db: sqlite3.Connection, model: ModelRow, ids_M: NDArray[np.int64], query_D: NDArray[np.float32], *, every: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids (C,) and cosines (C,) of those of `ids_M` that have a vector; `every` vector is read, or these alone."""
+    ids, cosines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float64)]
+    for found, vectors_CD in read_vectors(db, model, None if every else ids_M.tolist()):
+        # Summed row by row, not by BLAS: equal vectors must get equal cosines wherever they stand.
+        ids.append(found)
+        cosines.append((vectors_CD * query_D).sum(axis=1, dtype=np.float64).clip(-1, 1))
+    id_C, cosine_C = np.concatenate(ids), np.concatenate(cosines)
+    if not every:
+        return id_C, cosine_C
+    wanted_C = np.isin(id_C, ids_M)
+    return id_C[wanted_C], cosine_C[wanted_C]
 
 
 def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:

@@ -226,7 +226,7 @@ def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[P
 
 
 def _files_of(images: Sequence[Path], problems: list[Any]) -> Iterator[Path]:
-    from sightline.core.images.walk import walk_images
+    from sightline.core.images.files import walk_images
     from sightline.lab.evaluation.results import Problem
 
     for path in images:

@@ -129,7 +129,7 @@ def use(name: str, *, library_dir: Path | None) -> None:
 
 
 def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
-    from sightline.core.indexing.calibration import sample_pictures
+    from sightline.core.indexing.reading import sample_pictures
     from sightline.core.models.encoder_precision import quantise_encoder
     from sightline.core.models.gate import EncoderGate
 
@@ -138,7 +138,7 @@ def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Ver
 
 
 def _judge_captioner(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
-    from sightline.core.indexing.calibration import draw_files
+    from sightline.core.indexing.reading import draw_files
     from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate
     from sightline.lab.evaluation.captions.gate import gate_captioner
 

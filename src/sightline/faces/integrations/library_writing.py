@@ -13,7 +13,7 @@ from sightline.errors import InputError
 from sightline.faces.integrations.albums import cluster_vectors, name_groups
 from sightline.faces.integrations.rewriting import Style, merge_captions
 from sightline.faces.integrations.text_generation import TextGenerator, Written
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 
 if TYPE_CHECKING:
     from sightline.core.library import Library

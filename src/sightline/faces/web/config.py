@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 
 MAX_UPLOAD_BYTES = 32 * 1024 * 1024
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from sightline.core.images.decode import read_info, read_picture
-from sightline.core.images.thumbnails import make_thumbnail
+from sightline.core.images.preprocess import make_thumbnail
 from sightline.core.types import ImageRecord
 from sightline.errors import ImageError
 from sightline.faces.web.problems import Problem

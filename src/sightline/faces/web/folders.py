@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sightline.core.images.walk import SYSTEM_FOLDERS
+from sightline.core.images.files import SYSTEM_FOLDERS
 from sightline.faces.web.libraries import OpenLibrary
 from sightline.faces.web.problems import Problem
 

@@ -96,7 +96,7 @@ def _caption(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell) 
 
 
 def _find_todo(job: JobAnswer, library: Library, served: OpenLibrary) -> Iterable[Path]:
-    from sightline.core.captioning.missing import find_uncaptioned
+    from sightline.core.captioning.editing import find_uncaptioned
 
     captioner = None if job.captioner in (None, "none") else resolve_name(job.captioner, kind="captioner")
     folders = [require_folder(folder, served) for folder in job.folders]

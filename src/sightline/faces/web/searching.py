@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.models.base import Encoder
-from sightline.core.search.engine import Match, Query, SearchConfig, prepare, rank
-from sightline.core.search.query import Part, parse_query
+from sightline.core.search.engine import Match, Part, Query, SearchConfig, parse_query, prepare, rank
 from sightline.errors import InputError
 from sightline.faces.web.cursors import Cursor, read_cursor, write_cursor
 from sightline.faces.web.libraries import OpenLibrary

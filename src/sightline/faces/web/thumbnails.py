@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.core.images.decode import read_picture
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 
 if TYPE_CHECKING:
     from sightline.core.types import ImageRecord

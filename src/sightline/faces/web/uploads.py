@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import UploadFile
 
 from sightline.core.images.decode import Picture, read_info, read_picture
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.core.search.engine import embed_pixels
 from sightline.errors import ImageError
 from sightline.faces.web.problems import Problem

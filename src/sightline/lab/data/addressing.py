@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_limit, check_split, choose_subset
 
 SCENES = "scenes"

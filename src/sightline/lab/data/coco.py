@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import SPLITS, Dataset, Split
 from sightline.lab.data.captioned_files import (
     SPLIT_WORDS,

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, Split, in_order
 from sightline.lab.data.captioned_files import first_line
 from sightline.lab.data.webdataset import READER as WEBDATASET

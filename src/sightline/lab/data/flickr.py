@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, Split
 from sightline.lab.data.captioned_files import (
     CaptionedFiles,

@@ -10,7 +10,7 @@ from typing import Any
 
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, Split, in_order
 from sightline.lab.data.captioned_files import (
     CaptionedFiles,

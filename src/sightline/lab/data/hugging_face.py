@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ImageError, InputError
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
 from sightline.lab.data.captioned_files import list_some, require_split, split_named
 

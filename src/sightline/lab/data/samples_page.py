@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.errors import ImageError
 from sightline.kit.pages import escape, format_frame, write_page
 from sightline.lab.data.base import Dataset, Pair

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import ImageError, InputError, install_advice
-from sightline.kit.paths import is_file
+from sightline.kit.config import is_file
 from sightline.lab.data.base import Dataset, FileImage, Pair, Split, fingerprint_of
 from sightline.lab.data.captioned_files import read_json, read_lines, require_split
 

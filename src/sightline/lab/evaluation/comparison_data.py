@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sightline.core.images.walk import walk_images
+from sightline.core.images.files import walk_images
 from sightline.errors import InputError
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 from sightline.lab.data.addressing import find_reader, known_kinds, load_dataset
 from sightline.lab.data.base import Dataset, FileImage, Pair, choose_subset, fingerprint_of_pairs
 from sightline.lab.data.captioned_files import read_lines

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.images.files import is_image_name
-from sightline.core.images.walk import walk_images
+from sightline.core.images.files import is_image_name, walk_images
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, FileImage, Pair, Split, check_split, choose_subset, fingerprint_of_pairs
 from sightline.lab.data.captioned_files import (

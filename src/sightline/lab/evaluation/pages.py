@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.errors import ImageError
 from sightline.kit.pages import escape, format_frame
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.errors import InputError, install_advice
 from sightline.kit.pages import escape, write_page
 from sightline.kit.text import visible

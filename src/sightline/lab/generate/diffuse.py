@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError, ModelError, install_advice
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 from sightline.lab.generate.config import DiffusionConfig
 
 _INDEX = "model_index.json"

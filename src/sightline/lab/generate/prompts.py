@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.paths import expand
+from sightline.kit.config import expand
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.scenes.dataset import load_scenes
 

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.kit.pages import escape, format_frame, write_page
 from sightline.lab.generate.feedback import Feedback, WordShare
 from sightline.lab.generate.results import Judgement, MadePicture, Verdict

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sightline.errors import TrainingError
-from sightline.kit.paths import share_as_others
+from sightline.kit.files import share_as_others
 
 CHECKPOINTS = "checkpoints"
 _STATE = "state.json"

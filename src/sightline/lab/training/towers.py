@@ -28,7 +28,7 @@ from sightline.core.models.resolve import resolve_folder
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.core.models.torch_encoder import ClipTowers, ConvTowers, Towers, load_towers
 from sightline.errors import TrainingError
-from sightline.kit.paths import share_as_others
+from sightline.kit.files import share_as_others
 from sightline.lab.training.config import TowersConfig, TrainConfig
 from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
 

@@ -11,8 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
-from sightline.core.search.engine import SearchConfig, prepare, rank
-from sightline.core.search.query import Part, parse_query
+from sightline.core.search.engine import Part, SearchConfig, parse_query, prepare, rank
 from sightline.faces.web.encoders import require_name
 from sightline.faces.web.libraries import OpenLibrary, PickedLibrary
 from sightline.faces.web.models import MAX_TEXT, CompareAnswer, ComparedModel

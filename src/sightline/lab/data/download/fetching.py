@@ -21,7 +21,7 @@ import httpcore2
 import httpx2
 
 from sightline.core.images.decode import read_info, read_picture
-from sightline.core.images.thumbnails import make_thumbnail
+from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.lab.data.writing import SUFFIX_OF_FORMAT

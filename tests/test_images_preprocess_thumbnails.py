@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.errors import InputError
 
 

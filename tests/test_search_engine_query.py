@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.core.search.query import Part, parse_query
+from sightline.core.search.engine import Part, parse_query
 from sightline.errors import InputError
 
 

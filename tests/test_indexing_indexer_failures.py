@@ -11,8 +11,8 @@ from PIL import Image
 
 from indexing_world import PooledEncoder, photo, photo_bytes, rows, touch, write_photo, write_photos
 from sightline.core.indexing.indexer import index
+from sightline.core.indexing.reading import FileReader
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
-from sightline.core.indexing.stages import FileReader
 from sightline.core.store.sqlite import open_store
 
 
@@ -106,7 +106,7 @@ def test_an_unchanged_failure_is_named_but_not_tried_again(store, folder, monkey
     first = index(store, PooledEncoder(), [folder])
     assert [(f.relative, f.reason) for f in store.failures()] == [("empty.jpg", "empty file")]
     with monkeypatch.context() as patch:
-        patch.setattr("sightline.core.indexing.stages.FileReader._read", None)
+        patch.setattr("sightline.core.indexing.reading.FileReader._read", None)
         assert index(store, PooledEncoder(), [folder]).skipped == first.skipped
     write_photo(folder / "empty.jpg", 1)
     assert index(store, PooledEncoder(), [folder]).added == 1
@@ -212,7 +212,7 @@ def test_failures_of_deleted_files_are_forgotten(store, folder):
 
 def test_large_files_are_hashed_in_pieces_and_read_by_the_decoder(store, folder, monkeypatch):
     paths = write_photos(folder, 3)
-    monkeypatch.setattr("sightline.core.indexing.stages._LARGE_FILE_BYTES", 10)
+    monkeypatch.setattr("sightline.core.indexing.reading._LARGE_FILE_BYTES", 10)
     monkeypatch.setattr("pathlib.Path.read_bytes", None)
     assert index(store, PooledEncoder(), [folder]).added == 3
     monkeypatch.undo()
@@ -223,7 +223,7 @@ def test_large_files_are_hashed_in_pieces_and_read_by_the_decoder(store, folder,
 
 def test_a_bug_in_the_reader_is_not_taken_for_a_bad_file(store, folder, monkeypatch):
     write_photos(folder, 1)
-    monkeypatch.setattr("sightline.core.indexing.stages.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
     with pytest.raises(TypeError):
         index(store, PooledEncoder(), [folder])
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.indexing.calibration import draw_files, sample_pictures
+from sightline.core.indexing.reading import draw_files, sample_pictures
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.library import Library
 from sightline.core.models.gate import EncoderGate

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from captioning_fakes import COLOURS, FakeEncoder
-from sightline.core.captioning.bank import load_bank, parse_bank
-from sightline.core.captioning.compose import BankRanker, ComposeConfig, open_details
-from sightline.core.captioning.grammar import Noun, Sentence
+from sightline.core.captioning.bank import Noun, Sentence, load_bank, parse_bank
+from sightline.core.captioning.rank import BankRanker, ComposeConfig, open_details
 from sightline.errors import ModelError
 
 SMALL = """

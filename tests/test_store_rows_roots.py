@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sightline.core.store.base import Entry, Failure
-from sightline.core.store.roots import join_relative, path_from_sql, path_to_sql, split_relative, storable_text
+from sightline.core.store.rows import join_relative, path_from_sql, path_to_sql, split_relative, storable_text
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import ImageInfo, ImageRecord
 from sightline.errors import InputError

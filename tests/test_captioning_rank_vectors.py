@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from captioning_fakes import FakeEncoder
-from sightline.core.captioning.vectors import embed_texts, load_or_embed_texts
+from sightline.core.captioning.rank import embed_texts, load_or_embed_texts
 from sightline.errors import ModelError
 from sightline.kit.config import cache_dir
 

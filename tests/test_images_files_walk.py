@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sightline.core.images import walk as walk_module
-from sightline.core.images.walk import walk_images
+from sightline.core.images import files as walk_module
+from sightline.core.images.files import walk_images
 from sightline.errors import InputError
 
 
@@ -101,7 +101,7 @@ def test_a_link_into_a_network_disk_that_is_away_is_reported(tmp_path, monkeypat
     (tmp_path / "nas").symlink_to("loop")
     (tmp_path / "loop").symlink_to("nas")
     assert walk(tmp_path)[1] == {}, "a loop is nobody's disk"
-    monkeypatch.setattr("sightline.core.images.walk.errno.ELOOP", -1)
+    monkeypatch.setattr("sightline.core.images.files.errno.ELOOP", -1)
     assert set(walk(tmp_path)[1]) == {tmp_path / "nas", tmp_path / "loop"}
 
 

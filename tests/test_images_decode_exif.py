@@ -4,8 +4,14 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from sightline.core.images.decode import read_info, read_picture
-from sightline.core.images.metadata import parse_camera, parse_date, parse_orientation, parse_position
+from sightline.core.images.decode import (
+    parse_camera,
+    parse_date,
+    parse_orientation,
+    parse_position,
+    read_info,
+    read_picture,
+)
 
 GPS = ExifTags.GPS
 

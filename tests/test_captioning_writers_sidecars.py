@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from captioning_fakes import dual
-from sightline.core.captioning.sidecars import SidecarWriter
-from sightline.core.captioning.writers import open_writer
+from sightline.core.captioning.writers import SidecarWriter, open_writer
 from sightline.errors import InputError, StoreError
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sightline.core.store import ranking
-from sightline.core.store.ranking import scan
+from sightline.core.store import matrix
+from sightline.core.store.matrix import scan
 
 DIM = 48
 
@@ -22,7 +22,7 @@ def exact(rows, query):
 
 def test_distances_are_cosine_distances_whatever_the_blocks(rows, monkeypatch):
     rows, query = rows
-    monkeypatch.setattr(ranking, "SCANNED_ROWS", 70)
+    monkeypatch.setattr(matrix, "SCANNED_ROWS", 70)
     distances = scan([rows[:1], rows[1:400], rows[400:400], rows[400:]], query, None)
     assert distances.dtype == np.float32
     np.testing.assert_allclose(distances, exact(rows, query), atol=1e-6)
@@ -32,7 +32,7 @@ def test_distances_are_cosine_distances_whatever_the_blocks(rows, monkeypatch):
 @pytest.mark.parametrize("kept", [0, 1, 29, 290, 310, 999, 1000])
 def test_a_mask_leaves_the_rest_infinitely_far(rows, kept, monkeypatch):
     rows, query = rows
-    monkeypatch.setattr(ranking, "GATHERED_ROWS", 7)
+    monkeypatch.setattr(matrix, "GATHERED_ROWS", 7)
     mask = np.zeros(1000, dtype=bool)
     mask[np.random.default_rng(1).permutation(1000)[:kept]] = True
     distances = scan([rows[:300], rows[300:]], query, mask)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import sightline
 from indexing_world import PooledEncoder, photo_bytes
 from sightline.core.images.files import hash_bytes
-from sightline.core.indexing import stages
+from sightline.core.indexing import indexer
 from sightline.core.indexing.indexer import index
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.store.sqlite import open_store
@@ -38,7 +38,7 @@ from sightline.core.store import sqlite
 from sightline.core.store.sqlite import open_store
 
 library, folder, left = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-prune = sqlite.root_rows.prune
+prune = sqlite.rows.prune_roots
 
 def kill_in_a_transaction(db):
     global left
@@ -47,7 +47,7 @@ def kill_in_a_transaction(db):
         os.kill(os.getpid(), signal.SIGKILL)
     prune(db)
 
-sqlite.root_rows.prune = kill_in_a_transaction
+sqlite.rows.prune_roots = kill_in_a_transaction
 index(open_store(library), PooledEncoder(), [folder])
 """
 
@@ -167,7 +167,7 @@ def changes(draw):
 def test_captions_follow_their_content_whatever_moves_and_wherever_runs_end(change, time, roots, max_rows, cuts):
     before, after = change
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_MAX_ROWS", max_rows)
+        patch.setattr(indexer, "_MAX_ROWS", max_rows)
         album = Album(Path(scratch))
         album.put(before, time=time)
         album.index(*roots)
@@ -216,7 +216,7 @@ def test_a_run_over_a_part_gives_no_caption_to_other_content_and_loses_none_that
 
 @pytest.mark.parametrize("max_rows", [1, 256])
 def test_the_users_words_stay_where_an_edited_picture_is_also_saved_under_a_new_name(tmp_path, monkeypatch, max_rows):
-    monkeypatch.setattr(stages, "_MAX_ROWS", max_rows)
+    monkeypatch.setattr(indexer, "_MAX_ROWS", max_rows)
     album = Album(tmp_path)
     album.put({"b/1.png": 0})
     album.index()

@@ -1,6 +1,6 @@
 import pytest
 
-from sightline.core.captioning.missing import find_uncaptioned
+from sightline.core.captioning.editing import find_uncaptioned
 from sightline.core.store.base import Entry
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import Caption, ImageInfo, ImageRecord
@@ -40,7 +40,7 @@ def test_what_lacks_captions_of_these_two_models_is_found(store, tmp_path):
 
 
 def test_large_libraries_are_looked_through_in_chunks(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.core.captioning.missing._CHUNK_ROWS", 2)
+    monkeypatch.setattr("sightline.core.captioning.editing._CHUNK_ROWS", 2)
     for number in range(5):
         add(store, tmp_path, str(number), *([RANKED] if number == 3 else []))
     assert names(find_uncaptioned(store, encoder="e", captioner=None)) == ["0", "1", "2", "4"]

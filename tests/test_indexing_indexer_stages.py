@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from indexing_world import PooledEncoder, write_photos
-from sightline.core.indexing.indexer import index
+from sightline.core.indexing.indexer import BatchEmbedder, ReaderPool, index
+from sightline.core.indexing.reading import FileReader
 from sightline.core.indexing.report import IndexConfig
-from sightline.core.indexing.stages import BatchEmbedder, FileReader, ReaderPool
 from sightline.core.store.sqlite import open_store
 from sightline.errors import InputError
 
@@ -34,7 +34,7 @@ def test_batches_grow_while_the_encoder_is_quick():
 
 
 def test_batches_shrink_to_one_for_a_slow_encoder(monkeypatch):
-    monkeypatch.setattr("sightline.core.indexing.stages._BATCH_S", 0.02)
+    monkeypatch.setattr("sightline.core.indexing.indexer._BATCH_S", 0.02)
     embedder = BatchEmbedder(PooledEncoder(image_s=0.03), max_batch_size=32)
     assert embed_all(embedder, 5)[1:] == [1, 1, 1]
 
@@ -104,7 +104,7 @@ def test_only_a_bounded_number_of_pictures_is_read_ahead(tmp_path, monkeypatch):
 
 
 def test_rows_are_committed_while_a_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("sightline.core.indexing.stages._MAX_AGE_S", 0.05)
+    monkeypatch.setattr("sightline.core.indexing.indexer._MAX_AGE_S", 0.05)
     write_photos(tmp_path / "photos", 60)
     store = open_store(tmp_path / "library")
     committed = []

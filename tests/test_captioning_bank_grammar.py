@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from sightline.core.captioning.grammar import Noun, Sentence, choose_article, make_plural, parse_action
+from sightline.core.captioning.bank import Noun, Sentence, choose_article, make_plural, parse_action
 
 IRREGULAR = {"child": "children", "scarf": "scarves", "goose": "geese", "mouse": "mice"}
 

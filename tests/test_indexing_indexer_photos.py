@@ -10,7 +10,7 @@ from PIL import Image
 
 from indexing_world import PooledEncoder, rows, touch
 from sightline.core.indexing.indexer import index
-from sightline.core.indexing.stages import FileReader
+from sightline.core.indexing.reading import FileReader
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import Caption
 from sightline.errors import ModelError

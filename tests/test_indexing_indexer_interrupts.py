@@ -13,7 +13,6 @@ import pytest
 import sightline
 from indexing_world import PooledEncoder, rows, write_photos
 from sightline.core.indexing.indexer import index
-from sightline.core.indexing.stages import uninterrupted
 from sightline.core.store.database import DATABASE_NAME, check_integrity
 from sightline.core.store.sqlite import open_store
 from sightline.errors import ModelError, StoreError
@@ -25,11 +24,11 @@ import json, resource, sys
 from pathlib import Path
 from indexing_world import PooledEncoder
 from sightline.errors import StoreError
-from sightline.core.indexing import indexer, stages
+from sightline.core.indexing import indexer
 from sightline.core.store.sqlite import open_store
 
 library, folder, max_rows, image_s, limit_bytes = sys.argv[1:]
-stages._MAX_ROWS = int(max_rows)
+indexer._MAX_ROWS = int(max_rows)
 store = open_store(Path(library))
 if int(limit_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit_bytes),) * 2)
@@ -188,20 +187,6 @@ def test_a_refused_write_is_not_tried_again(tmp_path, folder, monkeypatch):
     assert threading.active_count() == before
     assert len(calls) == 1
     store.close()
-
-
-def test_ctrl_c_waits_for_the_end_of_a_write():
-    done = []
-
-    def write():
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_indexing_works_outside_the_main_thread(tmp_path, folder):
