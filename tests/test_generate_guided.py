@@ -11,10 +11,8 @@ import torch
 from generate_world import make_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import DiffusionConfig, GuidedConfig, change_config
-from sightline.lab.generate.guide import Guide, Words, load_guide
-from sightline.lab.generate.optimise import Wish, make_guided, picture_wishes
-from sightline.lab.generate.parameterise import make_start
-from sightline.lab.generate.views import draw_views, fit_size
+from sightline.lab.generate.guided import Guide, Wish, Words, load_guide, make_guided, picture_wishes
+from sightline.lab.generate.parameterise import draw_views, fit_size, make_start
 
 STILL = {"shift": 0, "zoom": 0, "turn_deg": 0, "noise": 0, "blur_px": 0, "light": 0, "precision": "fp32"}
 SHORT = {"steps": 4, "views": 1, "frames": 3, "precision": "fp32"}
@@ -153,7 +151,7 @@ def test_several_models_are_averaged_and_decide_the_size():
 
 
 def test_an_interrupt_keeps_pictures_as_they_are_and_leaves_the_rest_out(monkeypatch):
-    monkeypatch.setattr("sightline.lab.generate.optimise._VIEWS_PX", 16 * 16)  # one picture at a time
+    monkeypatch.setattr("sightline.lab.generate.guided._VIEWS_PX", 16 * 16)  # one picture at a time
     asked = iter([False, False, True, True])
     wishes = [Wish(prompt="a red circle", seed=seed) for seed in range(3)]
     made = make_guided(

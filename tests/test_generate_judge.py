@@ -13,10 +13,10 @@ from PIL import Image
 from generate_world import COLOURS, ColourEncoder, picture
 from page_checks import read_page
 from sightline.errors import InputError, ModelError
+from sightline.lab.generate.config import check_prompts, load_bank, load_prompts
 from sightline.lab.generate.feedback import explain_words, give_feedback
-from sightline.lab.generate.folder import claim_folder, name_pictures, write_pictures, write_settings
 from sightline.lab.generate.judge import check_judge, judge_pictures, wilson_interval
-from sightline.lab.generate.prompts import check_prompts, load_bank, load_prompts
+from sightline.lab.generate.run import claim_folder, name_pictures, write_pictures, write_settings
 from sightline.lab.generate.sheet import Sheet, format_sheet
 
 RED, GREEN, BLUE = (f"a {name} circle" for name in COLOURS)

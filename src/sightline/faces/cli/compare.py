@@ -21,9 +21,9 @@ from sightline.faces.cli.progress import ProgressBar
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.lab.evaluation.agreement import AgreementMatrix
     from sightline.lab.evaluation.comparison import Comparison
     from sightline.lab.evaluation.comparison_data import ComparisonData
+    from sightline.lab.evaluation.comparison_quality import AgreementMatrix
     from sightline.lab.evaluation.comparison_report import Labels
 
 _SPLIT = "val"
@@ -72,10 +72,10 @@ def compare(
     Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
     is, with the queries of --queries or some everyday ones.
     """
+    from sightline.lab.evaluation.classification import load_prompts
     from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
     from sightline.lab.evaluation.comparison_report import comparison_to_dict
     from sightline.lab.evaluation.results import Bootstrap
-    from sightline.lab.evaluation.zeroshot import load_prompts
 
     require_folder_of(page, option="--page")
     require_folder_of(output, option="--output")

@@ -66,7 +66,7 @@ def generate(
     DIR gets the pictures, a contact sheet (sheet.html) and generate.json with all settings and figures.
     """
     from sightline.faces.cli.progress import ProgressBar
-    from sightline.lab.generate.prompts import load_prompts
+    from sightline.lab.generate.config import load_prompts
 
     if bool(words) == (source is not None):
         raise click.UsageError("Give the words, or --prompts FILE or scenes:50.")
@@ -156,7 +156,7 @@ def _require_torch() -> None:
 
 def _show(report: GenerateReport, *, as_json: bool) -> None:
     """stdout: one object, or a table with the best first; stderr: how it went and where everything is."""
-    from sightline.lab.generate.folder import SETTINGS_FILE, SHEET_FILE, name_pictures
+    from sightline.lab.generate.run import SETTINGS_FILE, SHEET_FILE, name_pictures
 
     named = sorted(zip(name_pictures(report.pictures), report.pictures, strict=True), key=lambda p: -p[1].similarity)
     judgement = report.judgement

@@ -22,7 +22,7 @@ from sightline.kit.text import printable
 if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Problem
     from sightline.lab.experiments.explain import Match
-    from sightline.lab.experiments.similarity_heatmap import HeatmapPicture, SimilarityHeatmap
+    from sightline.lab.experiments.heatmap import HeatmapPicture, SimilarityHeatmap
 
 _NAME_WIDTH = 24
 _WORDS_WIDTH = 60
@@ -61,7 +61,7 @@ def heatmap(
     sightline heatmap a.jpg b.jpg --text "a dog" --text "a cat" --output heatmap.png
     """
     from sightline.core.models.encoders import load_encoder
-    from sightline.lab.experiments.similarity_heatmap import make_similarity_heatmap
+    from sightline.lab.experiments.heatmap import make_similarity_heatmap
 
     _require_ending(output, (".png", ".html"))
     rows = [text.strip() for text in (*texts, *(_read_lines(texts_file) if texts_file is not None else ()))]
@@ -128,7 +128,7 @@ def explain(
     encoder = load_explainable(model or _default_model(), method=method)
     matches = explain_picture(encoder, rgb_HW3, words, method=method)
     if output is not None:
-        from sightline.lab.experiments.heatmap_figure import draw_matches
+        from sightline.lab.experiments.heatmap import draw_matches
 
         draw_matches(rgb_HW3, matches, output)
         notice(f"Drawn to {output}.")
@@ -142,7 +142,7 @@ def explain(
 
 
 def _row(match: Match) -> list[str]:
-    from sightline.lab.experiments.heatmap_figure import short_line
+    from sightline.lab.experiments.heatmap import short_line
 
     (x, y), strength = match.place, match.strength
     return [
@@ -157,7 +157,7 @@ def _row(match: Match) -> list[str]:
 
 
 def _print_heatmap(result: SimilarityHeatmap) -> None:
-    from sightline.lab.experiments.heatmap_figure import short_line
+    from sightline.lab.experiments.heatmap import short_line
 
     notice(f"{result.model}, {result.kind}")
     names = [picture.name[-_NAME_WIDTH:] for picture in result.pictures]
@@ -169,7 +169,7 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
 
 
 def _write_heatmap(result: SimilarityHeatmap, output: Path) -> None:
-    from sightline.lab.experiments.heatmap_figure import draw_heatmap, write_heatmap_page
+    from sightline.lab.experiments.heatmap import draw_heatmap, write_heatmap_page
 
     (draw_heatmap if output.suffix.lower() == ".png" else write_heatmap_page)(result, output)
     notice(f"Drawn to {output}.")
@@ -205,7 +205,7 @@ def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[P
     from sightline.core.images.decode import read_picture
     from sightline.errors import ImageError
     from sightline.lab.evaluation.results import Problem
-    from sightline.lab.experiments.similarity_heatmap import HeatmapPicture
+    from sightline.lab.experiments.heatmap import HeatmapPicture
 
     pictures: list[HeatmapPicture] = []
     problems: list[Problem] = []

@@ -17,8 +17,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.agreement import AgreementMatrix, measure_agreements
+from sightline.lab.evaluation.classification import check_template, default_templates
 from sightline.lab.evaluation.comparison_quality import (
+    AgreementMatrix,
     Quality,
     SimilarityTable,
     Vectors,
@@ -26,13 +27,13 @@ from sightline.lab.evaluation.comparison_quality import (
     choose_metric,
     embed_comparison,
     interval_of_difference,
+    measure_agreements,
     measure_quality,
     tabulate,
 )
 from sightline.lab.evaluation.embedding import check_batch_size
-from sightline.lab.evaluation.model_process import ModelProcess
+from sightline.lab.evaluation.measured_model import ModelProcess
 from sightline.lab.evaluation.results import Bootstrap
-from sightline.lab.evaluation.zeroshot import check_template, default_templates
 
 if TYPE_CHECKING:
     from sightline.core.models.resolve import Runtime

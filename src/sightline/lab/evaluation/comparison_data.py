@@ -21,9 +21,9 @@ from sightline.lab.data.addressing import find_reader, known_kinds, load_dataset
 from sightline.lab.data.base import Dataset, FileImage, Pair, fingerprint_of_pairs
 from sightline.lab.data.subset import choose_subset
 from sightline.lab.data.text_files import read_lines
+from sightline.lab.evaluation.classification import default_templates, fill
 from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
 from sightline.lab.evaluation.results import Problem
-from sightline.lab.evaluation.zeroshot import default_templates, fill
 
 PICTURES = "pictures"
 """What stands before the colon of a folder that is taken as pictures without captions, whatever else it holds."""

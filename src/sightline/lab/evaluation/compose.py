@@ -15,15 +15,22 @@ import numpy as np
 
 from sightline.errors import InputError
 from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
-from sightline.lab.evaluation.ranks import TIE_TOLERANCE, require_finite_rows
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, Statistic, bootstrap_intervals
+from sightline.lab.evaluation.results import (
+    TIE_TOLERANCE,
+    Bootstrap,
+    EvalResult,
+    Mean,
+    Statistic,
+    bootstrap_intervals,
+    require_finite_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import PixelSource, Progress
+    from sightline.lab.evaluation.embedding import CountProgress, PixelSource
     from sightline.lab.evaluation.results import Interval
 
 MEAN = "compose_mean"
@@ -53,7 +60,7 @@ class ComposeEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EvalResult:
         """`compose_KIND` for each kind and `compose_mean`. Raises InputError where no pair has hard negatives."""
         started = time.perf_counter()

@@ -5,16 +5,14 @@ Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D 
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sightline.errors import ImageError, InputError, ModelError
+from sightline.kit.work import map_ahead, usable_cpus
 from sightline.lab.evaluation.results import Problem
 
 if TYPE_CHECKING:
@@ -22,13 +20,13 @@ if TYPE_CHECKING:
 
     from sightline.core.images.preprocess import Preprocessing
     from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset, ImageSource
+    from sightline.lab.data.base import Dataset, Pair
 
 _MAX_THREADS = 8
 _TEXTS_AT_ONCE = 256
 
-Progress = Callable[[int, int], None]
-"""Takes the pictures done and their number."""
+CountProgress = Callable[[int, int], None]
+"""Takes the images done and their number."""
 
 
 class PixelSource(Protocol):
@@ -74,7 +72,7 @@ def embed_dataset(
     *,
     pixels: PixelSource | None = None,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> EmbeddedDataset:
     """Embed all pictures and captions; pictures that can't be read are left out with their captions, and named.
 
@@ -100,7 +98,7 @@ def embed_images(
     *,
     pixels: PixelSource | None = None,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> EmbeddedImages:
     """Embed all pictures. Raises InputError where none can be read, ModelError where a vector isn't finite."""
     check_batch_size(batch_size)
@@ -111,7 +109,7 @@ def embed_images(
     problems: list[Problem] = []
     waiting: list[NDArray[np.uint8]] = []
     preprocessing = encoder.card.preprocessing
-    source = _decoded(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
+    source = read_ahead(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
     for row, picture in enumerate(source):
         if isinstance(picture, Problem):
             problems.append(picture)
@@ -119,7 +117,8 @@ def embed_images(
             rows.append(row)
             waiting.append(picture)
         if waiting and (len(waiting) == batch_size or row + 1 == len(dataset)):
-            vectors.append(_encode(encoder, waiting))
+            vectors.append(encoder.encode_images(np.stack(waiting)))
+            _require_finite(vectors[-1], encoder, what="pictures")
             waiting.clear()
         if progress is not None:
             progress(row + 1, len(dataset))
@@ -155,12 +154,6 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     return {"runtime": encoder.runtime, "precision": encoder.precision, "weights_hash": encoder.identity.weights_hash}
 
 
-def _encode(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    vectors_BD = encoder.encode_images(np.stack(pictures))
-    _require_finite(vectors_BD, encoder, what="pictures")
-    return vectors_BD
-
-
 def _require_finite(vectors_BD: NDArray[np.float32], encoder: Encoder, *, what: str) -> None:
     if not np.isfinite(vectors_BD).all():
         raise ModelError(
@@ -169,27 +162,19 @@ def _require_finite(vectors_BD: NDArray[np.float32], encoder: Encoder, *, what: 
         )
 
 
-def _decoded(dataset: Dataset, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
-    """Pictures at the model's size in the order of the data set, read in threads with a bounded number under way."""
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    under_way: deque[Future[NDArray[np.uint8] | Problem]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for pair in dataset:
-            under_way.append(pool.submit(_read, pair.id, pair.image, preprocessing))
-            if len(under_way) > 16 * threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:  # also after Ctrl-C
-        pool.shutdown(wait=False, cancel_futures=True)
+def read_ahead(
+    dataset: Dataset, preprocessing: Preprocessing, *, ahead: int | None = None
+) -> Iterator[NDArray[np.uint8] | Problem]:
+    """Images at the model's size in the order of the data set, read in threads, at most `ahead` of them early."""
 
+    def read(pair: Pair) -> NDArray[np.uint8] | Problem:
+        try:
+            return preprocessing.resize(pair.image.read())
+        except ImageError as error:
+            return Problem(id=pair.id, reason=error.reason)
 
-def _read(id_: str, image: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8] | Problem:
-    try:
-        return preprocessing.resize(image.read())
-    except ImageError as error:
-        return Problem(id=id_, reason=error.reason)
+    threads = min(_MAX_THREADS, usable_cpus())
+    return map_ahead(read, dataset, threads=threads, ahead=ahead or 16 * threads)
 
 
 def _cached(dataset: Dataset, pixels: PixelSource, size_px: int) -> Iterator[NDArray[np.uint8] | Problem]:

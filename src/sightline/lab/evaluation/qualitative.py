@@ -9,23 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.kit.pages import escape, write_page
+from sightline.kit.pages import render_page, write_page
 from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.evaluation.embedding import EmbeddedDataset
-from sightline.lab.evaluation.pages import (
-    Thumbnails,
-    draw_dots,
-    draw_histograms,
-    format_page,
-    format_section,
-    format_table,
-)
-from sightline.lab.evaluation.ranks import require_finite_rows
+from sightline.lab.evaluation.pages import Thumbnails, draw_dots, draw_histograms
+from sightline.lab.evaluation.results import require_finite_rows
 from sightline.lab.evaluation.retrieval import Direction, RetrievalRanks, check_owners, rank_retrieval
 
 if TYPE_CHECKING:
@@ -190,17 +183,21 @@ def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDa
 
 def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:
     """The page as HTML; some hundred thumbnails at most, so about one megabyte."""
-    thumbnails = Thumbnails.of(dataset)
     ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    sections = [
-        _format_figures(result),
-        *_format_searches(embedded, ranks, thumbnails),
-        *_format_captioning(embedded, ranks, thumbnails),
-        _format_neighbours(embedded, thumbnails),
-        _format_space(embedded),
-    ]
-    lead = f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts."
-    return format_page("Retrieval, seen closely", lead=lead, sections=sections)
+    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
+    return render_page(
+        "lab/evaluation/retrieval.html",
+        title="Retrieval, seen closely",
+        lead=f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts.",
+        figures=_figures(result),
+        searches=find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN),
+        captionings=find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN),
+        neighbours=find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN),
+        n_images=len(embedded.ids),
+        n_texts=len(embedded.texts),
+        well=Thumbnails.of(dataset).well,
+        **_space(embedded),
+    )
 
 
 def sample_similarities(
@@ -278,102 +275,22 @@ def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: 
     return list(chosen.values())
 
 
-def _format_figures(result: EvalResult) -> str:
+def _figures(result: EvalResult) -> list[list[str]]:
     rows = []
     for name, value in result.metrics.items():
         low, high = result.intervals.get(name, (None, None))
         between = "" if low is None or high is None else f"{figure(name, low)} to {figure(name, high)}"
         rows.append([name, figure(name, value), between])
-    note = "image_retrieval finds images by texts, text_retrieval texts by images."
-    return format_section("Figures", format_table(["metric", "value", "95% interval"], rows), note=note)
+    return rows
 
 
-def _format_searches(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
-    cases = find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN)
-    worst = [_format_search(case, len(embedded.ids), thumbnails, with_answer=True) for case in cases.worst]
-    best = [_format_search(case, len(embedded.ids), thumbnails, with_answer=False) for case in cases.best]
-    return [
-        format_section("Images by text: worst", _cases(worst), note="Framed: the right image. Below: the cosine."),
-        format_section("Images by text: best", _cases(best), note="Found first, with the greatest lead over the next."),
-    ]
-
-
-def _format_search(case: RetrievalCase, n_images: int, thumbnails: Thumbnails, *, with_answer: bool) -> str:
-    found = [_format_found(match, thumbnails) for match in case.found]
-    if with_answer:
-        found.insert(0, _format_found(case.answer, thumbnails))
-    rank = f"the right image comes at {case.rank:,.0f} of {n_images:,}"
-    return (
-        f'<p class="query">{escape(case.query)}</p><p class="rank">{rank}</p><div class="strip">{"".join(found)}</div>'
-    )
-
-
-def _format_found(match: Match, thumbnails: Thumbnails) -> str:
-    kind = ' class="right"' if match.right else ""
-    return f"<figure{kind}>{thumbnails.well(match.item)}<figcaption>{match.similarity:.3f}</figcaption></figure>"
-
-
-def _format_captioning(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
-    cases = find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN)
-    sections = []
-    for name, several in (("worst", cases.worst), ("best", cases.best)):
-        shown = [_format_texts(case, len(embedded.texts), thumbnails) for case in several]
-        sections.append(
-            format_section(f"Texts by image: {name}", _cases(shown), note="In colour: captions of the image.")
-        )
-    return sections
-
-
-def _format_texts(case: RetrievalCase, n_texts: int, thumbnails: Thumbnails) -> str:
-    lines = [_format_line(match) for match in case.found]
-    if not any(match.right for match in case.found):
-        lines.append(_format_line(case.answer, apart=True))
-    rank = f"its first own caption comes at {case.rank:,.0f} of {n_texts:,}"
-    return (
-        f'<p class="rank">{rank}</p><div class="beside">{thumbnails.well(case.query)}'
-        f'<ul class="found">{"".join(lines)}</ul></div>'
-    )
-
-
-def _format_line(match: Match, *, apart: bool = False) -> str:
-    kinds = " ".join([*(["right"] if match.right else []), *(["apart"] if apart else [])])
-    return f'<li class="{kinds}"><span>{escape(match.item)}</span><span>{match.similarity:.3f}</span></li>'
-
-
-def _format_neighbours(embedded: EmbeddedDataset, thumbnails: Thumbnails) -> str:
-    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
-    found = find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN)
-    shown = []
-    for asked, matches in found.items():
-        first = f'<figure class="asked">{thumbnails.well(asked)}<figcaption>asked</figcaption></figure>'
-        shown.append(
-            f'<div class="strip">{first}{"".join(_format_found(match, thumbnails) for match in matches)}</div>'
-        )
-    return format_section("Nearest images", _cases(shown), note="For some images, those that lie nearest; the cosine.")
-
-
-def _format_space(embedded: EmbeddedDataset) -> str:
-    gap = measure_gap(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    matched_N, other_N = sample_similarities(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    plane = map_embeddings(embedded.image_BD, embedded.text_TD)
-    note = (
-        f"The centres of images and texts lie {gap.distance:.3f} apart (0 to 2). Mean cosine of images with their own "
-        f"texts {gap.matched_similarity:.3f}, with those of others {gap.other_similarity:.3f}: search lives on the "
-        "difference of these two."
-    )
-    first, second = plane.explained
-    parts = (
-        f"<div><h3>Map: the two directions of most variance ({first:.0%} and {second:.0%})</h3>"
-        f"{_key('images', 'texts')}{draw_dots(plane.image_B2, plane.text_T2)}</div>",
-        f"<div><h3>Cosines of images and texts</h3>{_key('that belong together', 'that don’t')}"
-        f"{draw_histograms(matched_N, other_N, x_label='cosine')}</div>",
-    )
-    return format_section("The joint space", f'<div class="side">{"".join(parts)}</div>', note=note)
-
-
-def _key(image: str, text: str) -> str:
-    return f'<ul class="key"><li class="image">{escape(image)}</li><li class="text">{escape(text)}</li></ul>'
-
-
-def _cases(cases: Sequence[str]) -> str:
-    return '<ul class="cases">' + "".join(f'<li class="case">{case}</li>' for case in cases) + "</ul>"
+def _space(embedded: EmbeddedDataset) -> dict[str, Any]:
+    vectors = embedded.image_BD, embedded.text_TD
+    matched_N, other_N = sample_similarities(*vectors, embedded.owner_T)
+    plane = map_embeddings(*vectors)
+    return {
+        "gap": measure_gap(*vectors, embedded.owner_T),
+        "explained": [f"{share:.0%}" for share in plane.explained],
+        "dots": draw_dots(plane.image_B2, plane.text_T2),
+        "histograms": draw_histograms(matched_N, other_N, x_label="cosine"),
+    }

@@ -14,15 +14,24 @@ import numpy as np
 
 from sightline.errors import InputError
 from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_dataset
-from sightline.lab.evaluation.ranks import Ranks, rank_embeddings, require_finite_rows
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, Median, Statistic, bootstrap_intervals
+from sightline.lab.evaluation.results import (
+    Bootstrap,
+    EvalResult,
+    Mean,
+    Median,
+    Ranks,
+    Statistic,
+    bootstrap_intervals,
+    rank_embeddings,
+    require_finite_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import EmbeddedDataset, PixelSource, Progress
+    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedDataset, PixelSource
     from sightline.lab.evaluation.results import Interval
 
 Direction = Literal["image_retrieval", "text_retrieval"]
@@ -55,7 +64,7 @@ class RetrievalEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EvalResult:
         """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where a picture has no caption."""
         started = time.perf_counter()
@@ -68,7 +77,7 @@ class RetrievalEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EmbeddedDataset:
         """The vectors that `measure` takes. Raises InputError where a picture has no caption."""
         if bare := next((pair.id for pair in dataset if not pair.captions), None):

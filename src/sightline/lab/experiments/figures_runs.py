@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.experiments.effects import Analysis, Effect, Interaction
-from sightline.lab.experiments.figures import (
+from sightline.lab.experiments.report_parts import (
     NEUTRAL,
     PALE,
     colour_of,
@@ -29,10 +29,9 @@ from sightline.lab.experiments.figures import (
     slant_long_labels,
     verdict_of,
 )
-from sightline.lab.experiments.finals import Final, Scaling, short_name
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Factor, Study
-from sightline.lab.experiments.summary import enumerate_words
+from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, short_name
 
 MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import Progress
+    from sightline.lab.evaluation.embedding import CountProgress
 
 HIT = "pointing_hit"
 
@@ -58,7 +58,7 @@ class Point:
 
 
 def pointing_game(
-    encoder: Encoder, dataset: Dataset, config: PointingConfig | None = None, *, progress: Progress | None = None
+    encoder: Encoder, dataset: Dataset, config: PointingConfig | None = None, *, progress: CountProgress | None = None
 ) -> EvalResult:
     """`pointing_hit` with its chance, `pointing_on_another`, `pointing_energy`; intervals by resampling scenes.
 
@@ -96,7 +96,7 @@ def pointing_game(
 
 
 def play(
-    encoder: Encoder, dataset: Dataset, *, method: MethodChoice = "auto", progress: Progress | None = None
+    encoder: Encoder, dataset: Dataset, *, method: MethodChoice = "auto", progress: CountProgress | None = None
 ) -> Iterator[list[Point]]:
     """The points of each scene's things, scene by scene. Raises as `pointing_game`."""
     chosen = choose_method(encoder, method)

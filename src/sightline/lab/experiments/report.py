@@ -9,8 +9,7 @@ from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.experiments import figures_runs
 from sightline.lab.experiments.effects import Analysis, analyse
 from sightline.lab.experiments.figures_runs import MOST_FINALS, RunStyles
-from sightline.lab.experiments.finals import Final, Scaling, fit_scaling, summarise_finals
-from sightline.lab.experiments.report_page import (
+from sightline.lab.experiments.report_parts import (
     MOST_ROWS,
     Plot,
     Report,
@@ -23,7 +22,18 @@ from sightline.lab.experiments.report_page import (
 from sightline.lab.experiments.report_space import describe_space
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
-from sightline.lab.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
+from sightline.lab.experiments.summary import (
+    Final,
+    Scaling,
+    count,
+    difference,
+    duration,
+    enumerate_words,
+    fit_scaling,
+    p_value,
+    summarise,
+    summarise_finals,
+)
 
 
 def write_report(runs: Sequence[RunResult], output: Path, *, metric: str | None = None) -> tuple[Report, ReportFiles]:

@@ -96,7 +96,7 @@ class Sweep:
     ) -> None:
         self.config, self.folder, self.queue = config, folder, queue
         self.report, self.progress = report, progress
-        self._smoke_settings = smoke_settings(config, queue.search.axes)
+        self._smoke_settings = smoke_settings(config, queue.axes)
         self._started_s = time.monotonic()
         self._storage_error: TrainingError | None = None
 
@@ -118,7 +118,7 @@ class Sweep:
                 self.report(f"{left:,} trials are left, which the budget of {budget_s:,.0f} s has no time for")
                 return None
             if left:
-                return self.queue.claim_waiting() or self.queue.draw()
+                return self.queue.claim_next()
         if elsewhere := self._count("running"):
             self.report(f"{elsewhere:,} trials are under way in other processes")
         return None
@@ -254,7 +254,7 @@ class Sweep:
 
 def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> TrialQueue:
     """The queue of the folder's sweep, which is begun, gone on with or extended. Callers hold the folder's lock."""
-    from sightline.lab.experiments.trial_queue import Search, TrialQueue
+    from sightline.lab.experiments.trial_queue import TrialQueue
 
     asked = folder.read()
     is_new = asked is None
@@ -266,14 +266,11 @@ def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> T
         axes = _same_sweep(config, axes, asked, folder.path)
     asked |= config.identity() | {"budget_s": config.budget_s, "trials": config.trials}
     asked |= {"grid": {axis.key: axis.to_json() for axis in axes}, "shared_storage": config.storage is not None}
-    search = Search(axes=axes, sampler=config.sampler, pruner=config.pruner, maximise=config.maximise, seed=config.seed)
     with folder.undone_on_error(new=is_new):
         folder.write(asked)
-        queue = TrialQueue(
-            folder.path, search, study_name=asked["study"], folder_id=asked["folder"], url=config.storage
-        )
+        queue = TrialQueue(folder.path, config, axes, study_name=asked["study"], folder_id=asked["folder"])
     if config.sampler == "grid":
-        queue.enqueue(list(cells_of(axes)))
+        queue.enqueue(cells_of(axes))
     if config.retry_failed:
         queue.retry_failed()
     return queue

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
 from sightline.lab.evaluation.embedding import embed_texts
-from sightline.lab.generate.judge import embed_pictures
-from sightline.lab.generate.results import MadePicture
+from sightline.lab.generate.judge import MadePicture, embed_pictures
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # fmt: off

@@ -1,39 +1,55 @@
-"""`sightline generate` as two functions: pictures by CLIP's gradients, and pictures by a pipeline, ranked by CLIP."""
+"""`sightline generate` as two functions: images by CLIP's gradients, and images by a pipeline, ranked by CLIP.
+
+The folder of a run holds images as PNG, their making as GIF and frames, `generate.json`, and a contact sheet. Shape
+suffixes: N images, H W pixels.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import json
+import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from sightline.core.models.encoders import load_encoder
 from sightline.core.models.layout import find_graphs, find_weights
 from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import Runtime, find_local_folder
 from sightline.errors import InputError
-from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig
+from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig, check_prompts, load_bank
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
-from sightline.lab.generate.folder import SHEET_FILE, claim_folder, write_pictures, write_settings
-from sightline.lab.generate.judge import check_judge, embed_pictures, judge_pictures
-from sightline.lab.generate.prompts import check_prompts, load_bank
-from sightline.lab.generate.results import Judgement, MadePicture
+from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
 from sightline.lab.generate.sheet import Sheet, write_sheet
 from sightline.lab.training.interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from sightline.core.models.base import Encoder
 
 Report = Callable[[str], None]
 """Takes one line for the user."""
 Progress = Callable[[int, int, str], None]
 """Takes steps done, steps in all, and a note."""
-
 _BANK = 256
 """Texts that a ranked picture is told from."""
+SETTINGS_FILE = "generate.json"
+SHEET_FILE = "sheet.html"
+FRAMES_DIR = "frames"
+_GIF_PX = 256
+_FRAME_MS = 120
+_LAST_MS = 1500
 
 
 def _say_nothing(line: str) -> None:
@@ -102,8 +118,7 @@ def generate_guided(
     The first Ctrl-C keeps the pictures as they are then. Raises InputError for what can't be asked or written,
     ModelError where a model has no PyTorch weights here.
     """
-    from sightline.lab.generate.guide import Words, load_guide
-    from sightline.lab.generate.optimise import make_guided, picture_wishes
+    from sightline.lab.generate.guided import Words, load_guide, make_guided, picture_wishes
 
     started = time.perf_counter()
     prompts, config = list(dict.fromkeys(check_prompts(request.prompts))), request.config
@@ -309,3 +324,87 @@ def _check_count(count: int) -> None:
 def _why_stopped(pictures: Sequence[MadePicture], wanted: int, steps: int) -> str | None:
     unfinished = wanted - sum(picture.steps == steps for picture in pictures)
     return f"interrupted; {unfinished} of {wanted} pictures were not finished" if unfinished else None
+
+
+def claim_folder(path: Path) -> None:
+    """Make the folder. Raises InputError where it is a file, holds something already, or can't be written."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --output must name a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        what = "pictures of another run" if (path / SETTINGS_FILE).is_file() else "other files"
+        raise InputError(f"{path} holds {what}, and nothing is overwritten. Give a new folder as --output.")
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def picture_name(picture: MadePicture, number: int) -> str:
+    """The file's name without its ending: the prompt's number, some of its words, the seed."""
+    words = "-".join(re.findall(r"[a-z0-9]+", picture.prompt.lower()))[:40].strip("-") or "prompt"
+    return f"{number + 1:03}-{words}-seed{picture.seed}"
+
+
+def name_pictures(pictures: Sequence[MadePicture]) -> list[str]:
+    """A name for each picture; prompts are numbered in the order in which they come."""
+    order = {prompt: number for number, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures))}
+    return [picture_name(picture, order[picture.prompt]) for picture in pictures]
+
+
+def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[str, Any]]:
+    """PNGs, and where there are frames those and a GIF; what each picture's entry in `generate.json` is."""
+    entries = []
+    for picture, name in zip(pictures, name_pictures(pictures), strict=True):
+        entry = {"file": f"{name}.png", **picture.to_dict()}
+        _write(folder / f"{name}.png", _encode_png(picture.rgb))
+        if len(picture.frames) > 1:
+            entry |= {"gif": f"{name}.gif", "frames": []}
+            _write(folder / f"{name}.gif", _encode_gif(picture.frames))
+            for n, frame in enumerate(picture.frames):
+                relative = f"{FRAMES_DIR}/{name}-{n:03}.png"
+                _write(folder / relative, _encode_png(frame))
+                entry["frames"].append(relative)
+        entries.append(entry)
+    return entries
+
+
+def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
+    """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    _write(folder / SETTINGS_FILE, text.encode(errors="backslashreplace"))
+
+
+def _encode_png(rgb_HW3: NDArray[np.uint8]) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(rgb_HW3).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _encode_gif(frames: Sequence[NDArray[np.uint8]]) -> bytes:
+    """An endless GIF that rests on its last frame; small pictures are enlarged by a whole factor."""
+    factor = max(1, math.ceil(_GIF_PX / max(frames[0].shape[:2])))
+    height, width = (factor * side for side in frames[0].shape[:2])
+    images = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
+    encoded = io.BytesIO()
+    durations_ms = [_FRAME_MS] * (len(images) - 1) + [_LAST_MS]
+    images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=durations_ms, loop=0)
+    return encoded.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with _explained(path):
+            path.parent.mkdir(exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}. Choose another --output.") from error

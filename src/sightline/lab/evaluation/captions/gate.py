@@ -21,8 +21,8 @@ from sightline.core.models.precision import Verdict, quantised_folder, write_ver
 from sightline.core.models.registry import find_card
 from sightline.core.models.resolve import resolve_folder
 from sightline.errors import ImageError, InputError, ModelError
-from sightline.lab.evaluation.captions.cider import cider
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.words import cider
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units
 from sightline.errors import InputError
-from sightline.lab.evaluation.linear_probe import (
+from sightline.lab.evaluation.classification import (
     LinearProbeConfig,
     LinearProbeEvaluator,
     ProbeConfig,

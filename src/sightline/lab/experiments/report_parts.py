@@ -1,19 +1,29 @@
-"""What all figures of a report share: size, colours that survive colour blindness, marks that survive grey print."""
+"""Parts of a report: sections with figures and tables, as an HTML page and as Markdown, and how its figures look.
+
+Figures share their size, colours that survive colour blindness, and marks that survive grey print.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sightline.errors import TrainingError, install_advice
+from sightline.errors import InputError, TrainingError, install_advice
+from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
-from sightline.lab.experiments.effects import Effect, Interaction
+from sightline.lab.experiments.effects import Analysis, Effect, Interaction
 from sightline.lab.experiments.summary import is_share, p_value
 from sightline.lab.training.curves import COLOURS
 
+MOST_ROWS = 60
+"""Of a table."""
 WIDTH_IN = 7.2
 """Text width of a printed page; nothing in a figure is smaller than 8 points there."""
 DPI = 150
@@ -21,7 +31,6 @@ NEUTRAL = "#666666"
 PALE = "#bbbbbb"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
-
 _STYLE = {
     "font.size": 8.5,
     "font.family": "DejaVu Sans",
@@ -43,6 +52,116 @@ _STYLE = {
     "figure.constrained_layout.w_pad": 0.07,
     "axes.formatter.useoffset": False,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure."""
+
+    name: str
+    """Of its file, without suffix."""
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Text in rows; the first column names the row."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, a note, figures and tables."""
+
+    title: str
+    note: str = ""
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that is shown."""
+
+    title: str
+    lead: str
+    summary: tuple[str, ...]
+    sections: tuple[Section, ...]
+    analysis: Analysis
+    """What the summary and the figures of settings rest on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """Where a report was written."""
+
+    html: Path
+    markdown: Path
+    pictures: Path
+
+
+def report_files(output: Path) -> ReportFiles:
+    """The files of a report by that of its page. Raises InputError where that is no HTML file."""
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"A report is a page: --output must end in .html, as in report.html; it is {output.name}.")
+    return ReportFiles(
+        html=output, markdown=output.with_suffix(".md"), pictures=output.with_name(f"{output.stem}-files")
+    )
+
+
+def write_report_files(report: Report, output: Path) -> ReportFiles:
+    """Write page, Markdown and pictures. Raises InputError where they can't be."""
+    files = report_files(output)
+    write_page(files.html, format_html(report))
+    try:
+        files.pictures.mkdir(exist_ok=True)
+        for section in report.sections:
+            for plot in section.plots:
+                (files.pictures / f"{plot.name}.png").write_bytes(plot.png)
+    except OSError as error:
+        raise InputError(f"{files.pictures} can't be written: {error.strerror}. Choose another --output.") from error
+    write_page(files.markdown, format_markdown(report, pictures=files.pictures.name))
+    return files
+
+
+def format_html(report: Report) -> str:
+    """The page; its images are inside."""
+
+    def encode(png: bytes) -> str:
+        return base64.b64encode(png).decode("ascii")
+
+    return render_page(
+        "lab/experiments/report.html", title=report.title, lead=report.lead, report=report, encode=encode
+    )
+
+
+def format_markdown(report: Report, *, pictures: str) -> str:
+    """The same in Markdown; `pictures` is their folder beside it."""
+    blocks = [f"# {_plain(report.title)}", _plain(report.lead), "## Summary"]
+    blocks.append("\n".join(f"- {_plain(sentence)}" for sentence in report.summary))
+    for section in report.sections:
+        blocks += [f"## {_plain(section.title)}", *([_plain(section.note)] if section.note else [])]
+        for plot in section.plots:
+            blocks += [f"![{_plain(plot.caption)}]({quote(pictures)}/{plot.name}.png)", f"*{_plain(plot.caption)}*"]
+        blocks += [_format_table(table) for table in section.tables]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _format_table(table: Table) -> str:
+    lines = [[_plain(cell) for cell in row] for row in (table.headings, *table.rows)]
+    lines.insert(1, ["---"] + ["---:"] * (len(table.headings) - 1))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    r"""Text that came from outside as Markdown that shows it: one line, no markup, no HTML."""
+    line = visible(" ".join(text.split()))
+    for mark in "\\`*_[]<>|#":
+        line = line.replace(mark, f"\\{mark}")
+    return line
 
 
 def draw_figure(draw: Callable[[Any], None], *, height_in: float) -> bytes:

@@ -8,19 +8,17 @@ from captioning_fakes import COLOURS, FakeEncoder
 from page_checks import read_page
 from sightline.errors import InputError
 from sightline.lab.experiments.explain import Area, Match
-from sightline.lab.experiments.heatmap_figure import (
-    draw_heatmap,
-    draw_matches,
-    save_figure,
-    short_line,
-    write_heatmap_page,
-)
-from sightline.lab.experiments.similarity_heatmap import (
+from sightline.lab.experiments.heatmap import (
     HeatmapPicture,
     cluster_order,
+    draw_heatmap,
+    draw_matches,
     make_similarity_heatmap,
+    save_figure,
+    short_line,
     softmax_over_texts,
     temperature_of,
+    write_heatmap_page,
 )
 
 NAMES = ["red", "blue", "red", "green"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.ranks import rank_embeddings, rank_similarities, require_finite_rows
+from sightline.lab.evaluation.results import rank_embeddings, rank_similarities, require_finite_rows
 
 
 def ranks_of(rows, relevant, tolerance=1e-6):

@@ -14,7 +14,7 @@ from sightline.core.models.encoders import load_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.evaluation.comparison_data import gather_pictures
 from sightline.lab.evaluation.embedding import embed_images, embed_texts
-from sightline.lab.evaluation.model_process import ModelProcess
+from sightline.lab.evaluation.measured_model import ModelProcess
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.claims import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
+from sightline.lab.experiments.notebooks import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import pytest
 
 from evaluation_fakes import random_units, unit
 from sightline.errors import InputError
-from sightline.lab.evaluation.agreement import measure_agreement
+from sightline.lab.evaluation.comparison_quality import measure_agreement
 
 
 def test_a_model_agrees_with_itself_turned(rng):
@@ -55,7 +55,7 @@ def test_chunks_change_nothing(rng, monkeypatch):
     queries, candidates = random_units(rng, 33), random_units(rng, 17)
     other = random_units(rng, 33, dim=3), random_units(rng, 17, dim=3)
     whole = measure_agreement((queries, other[0]), (candidates, other[1]))
-    monkeypatch.setattr("sightline.lab.evaluation.agreement._CHUNK_CELLS", 60)
+    monkeypatch.setattr("sightline.lab.evaluation.comparison_quality._CHUNK_CELLS", 60)
     parts = measure_agreement((queries, other[0]), (candidates, other[1]))
     assert parts.overlap == pytest.approx(whole.overlap)
     assert parts.correlation == pytest.approx(whole.correlation)

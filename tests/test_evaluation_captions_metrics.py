@@ -3,7 +3,7 @@ import pytest
 
 from evaluation_fakes import unit
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.clipscore import clip_score, ref_clip_score
+from sightline.lab.evaluation.captions.metrics import clip_score, ref_clip_score
 
 
 def test_clip_score_is_two_and_a_half_cosines_and_never_below_zero():

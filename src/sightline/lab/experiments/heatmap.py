@@ -1,33 +1,37 @@
-"""Heatmaps as pictures: texts by pictures, also as a page of its own, and a photo with where words match.
+"""Heatmaps: how well some texts fit some images, each with each, as a model sees it; where in an image words match.
 
-Drawn by matplotlib (extra `train`) without a display, written whole or not at all. Shape suffixes: T texts, B pictures,
-H W height and width.
+Drawn by matplotlib (extra `train`) without a display, written whole or not at all. Shape suffixes: T texts, B images,
+N of one of them, D joint space, H W height and width.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sightline.core.images.thumbnails import data_uri, make_thumbnail
 from sightline.errors import InputError, install_advice
-from sightline.kit.pages import escape, write_page
+from sightline.kit.files import replacing
+from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
-from sightline.lab.evaluation.pages import format_heatmap, format_page, format_section
+from sightline.lab.evaluation.embedding import embed_texts
+from sightline.lab.evaluation.pages import frame_image
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from numpy.typing import NDArray
 
+    from sightline.core.models.base import Encoder
     from sightline.lab.experiments.explain import Match
-    from sightline.lab.experiments.similarity_heatmap import HeatmapPicture, SimilarityHeatmap
 
+Kind = Literal["cosine", "probability"]
+_BATCH = 32
 MOST_LETTERS = 60
 CELL_IN = 0.62
 _THUMBNAIL_PX = 96
@@ -55,6 +59,118 @@ _MEANING = {
     "attention": "attention that moves the similarity (no unit)",
 }
 DPI = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapPicture:
+    """One picture of a heatmap."""
+
+    name: str
+    """What it is called at its column, such as a file name."""
+    rgb: NDArray[np.uint8]
+    """(H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityHeatmap:
+    """The similarity of every text with every picture."""
+
+    model: str
+    kind: Kind
+    """`cosine`, or `probability`: of each text for a picture, so that the columns add up to 1."""
+    texts: tuple[str, ...]
+    pictures: tuple[HeatmapPicture, ...]
+    values_TB: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: a row of `values` for each text."""
+        return {
+            "model": self.model,
+            "kind": self.kind,
+            "texts": list(self.texts),
+            "images": [picture.name for picture in self.pictures],
+            "values": [[round(float(value), 6) for value in row] for row in self.values_TB],
+        }
+
+
+def make_similarity_heatmap(
+    encoder: Encoder,
+    pictures: Sequence[HeatmapPicture],
+    texts: Sequence[str],
+    *,
+    probability: bool = False,
+    cluster: bool = False,
+) -> SimilarityHeatmap:
+    """Embed texts and pictures and compare each with each.
+
+    `probability` is the softmax over the texts of temperature x cosine, for each picture (Radford et al. 2021): which
+    of these texts, if it were one of them. `cluster` puts texts that are alike side by side, and pictures too; else
+    they stay in the order given. Raises InputError without pictures or texts, and for probabilities of a single text.
+    """
+    if not pictures or not texts:
+        raise InputError(
+            "A heatmap needs at least one picture and one text: sightline heatmap a.jpg b.jpg --text 'a dog'"
+        )
+    if probability and len(texts) < 2:
+        raise InputError("The probability of one text among itself is 1; give two texts or more, or leave it out.")
+    resize = encoder.card.preprocessing.resize
+    pixels = [resize(picture.rgb) for picture in pictures]
+    image_BD = np.concatenate(
+        [encoder.encode_images(np.stack(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)]
+    )
+    text_TD = embed_texts(encoder, texts)
+    cosine_TB = text_TD.astype(np.float64) @ image_BD.astype(np.float64).T
+    heatmap = SimilarityHeatmap(
+        model=encoder.card.name,
+        kind="probability" if probability else "cosine",
+        texts=tuple(texts),
+        pictures=tuple(pictures),
+        values_TB=softmax_over_texts(cosine_TB, temperature_of(encoder)) if probability else cosine_TB,
+    )
+    return reorder(heatmap, cluster_order(text_TD), cluster_order(image_BD)) if cluster else heatmap
+
+
+def reorder(heatmap: SimilarityHeatmap, texts: Sequence[int], pictures: Sequence[int]) -> SimilarityHeatmap:
+    """The same with its rows and columns in another order."""
+    return replace(
+        heatmap,
+        texts=tuple(heatmap.texts[row] for row in texts),
+        pictures=tuple(heatmap.pictures[column] for column in pictures),
+        values_TB=heatmap.values_TB[np.ix_(texts, pictures)],
+    )
+
+
+def temperature_of(encoder: Encoder) -> float:
+    """What multiplies cosines in a softmax: the weights' own where they tell it, else the card's."""
+    return float(getattr(encoder, "temperature", None) or encoder.card.nats_per_cosine)
+
+
+def softmax_over_texts(cosine_TB: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Probabilities of the texts for each picture (T, B); columns add up to 1."""
+    shifted_TB = temperature * (cosine_TB - cosine_TB.max(axis=0, keepdims=True))
+    share_TB = np.exp(shifted_TB)
+    return np.asarray(share_TB / share_TB.sum(axis=0, keepdims=True))
+
+
+def cluster_order(vectors_ND: NDArray[np.float32]) -> list[int]:
+    """An order of unit vectors in which like lies beside like: average linkage, merged with the nearest ends inside."""
+    cosine_NN = vectors_ND.astype(np.float64) @ vectors_ND.astype(np.float64).T
+    groups = [[row] for row in range(len(vectors_ND))]
+    linkage_NN = cosine_NN.copy()
+    np.fill_diagonal(linkage_NN, -np.inf)
+    while len(groups) > 1:
+        first, second = sorted(divmod(int(linkage_NN.argmax()), len(groups)))
+        one, other = groups[first], groups.pop(second)
+        weights = np.array([len(one), len(other)]) / (len(one) + len(other))
+        joined_N = weights @ linkage_NN[[first, second]]
+        linkage_NN[first], linkage_NN[:, first] = joined_N, joined_N
+        linkage_NN[first, first] = -np.inf
+        linkage_NN = np.delete(np.delete(linkage_NN, second, axis=0), second, axis=1)
+        turns = [(a, b) for a in (one, one[::-1]) for b in (other, other[::-1])]
+        turns += [(b, a) for a, b in turns]
+        before, after = max(turns, key=lambda turn: cosine_NN[turn[0][-1], turn[1][0]])
+        groups[first] = [*before, *after]
+    return groups[0] if groups else []
 
 
 def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
@@ -88,17 +204,15 @@ def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
 def write_heatmap_page(heatmap: SimilarityHeatmap, target: Path) -> Path:
     """One HTML file with everything in it. Raises InputError where it can't be written."""
     limits = _limits(heatmap)
-    table = format_heatmap(
-        [_head(picture) for picture in heatmap.pictures],
-        [
-            (escape(text), [float(value) for value in row])
-            for text, row in zip(heatmap.texts, heatmap.values_TB, strict=True)
-        ],
-        number=".2f",
+    page = render_page(
+        "lab/experiments/heatmap.html",
+        title=f"Heatmap of {heatmap.model}",
+        lead=_LEADS[heatmap.kind],
+        columns=[_head(picture) for picture in heatmap.pictures],
+        rows=list(zip(heatmap.texts, heatmap.values_TB.tolist(), strict=True)),
         between=(limits["vmin"], limits["vmax"]),
     )
-    section = format_section("Texts and pictures", table)
-    return write_page(target, format_page(f"Heatmap of {heatmap.model}", lead=_LEADS[heatmap.kind], sections=[section]))
+    return write_page(target, page)
 
 
 def draw_matches(rgb_HW3: NDArray[np.uint8], matches: Sequence[Match], target: Path) -> Path:
@@ -154,19 +268,14 @@ def short_line(text: str, most: int) -> str:
 
 def save_figure(figure: Any, target: Path) -> Path:
     """Write a PNG; its path. Raises InputError where it can't be written."""
-    part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The user's words may hold letters that the font lacks: boxes are drawn, and nothing has to be said.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), replacing(target) as partial:
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(part, format="png")
-        part.replace(target)
+            figure.savefig(partial, format="png")
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}. Choose another place.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return target
 
 
@@ -200,12 +309,9 @@ def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
         axis.add_artist(AnnotationBbox(OffsetImage(np.asarray(small), zoom=zoom), (column, 0.45), frameon=False, pad=0))
 
 
-def _head(picture: HeatmapPicture) -> str:
-    uri = data_uri(make_thumbnail(picture.rgb, size_px=2 * _THUMBNAIL_PX), "JPEG")
-    name = escape(picture.name)
-    return (
-        f'<div class="well" title="{name}"><img src="{uri}" alt="{name}"></div>{escape(short_line(picture.name, 24))}'
-    )
+def _head(picture: HeatmapPicture) -> Markup:
+    """A column's image above its name."""
+    return frame_image(picture.rgb, picture.name, size_px=2 * _THUMBNAIL_PX) + short_line(picture.name, 24)
 
 
 def _title(match: Match) -> str:

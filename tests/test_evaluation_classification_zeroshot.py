@@ -4,8 +4,7 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import Plane, dataset, pair, random_units, unit
 from sightline.errors import InputError
-from sightline.lab.evaluation.results import Bootstrap
-from sightline.lab.evaluation.zeroshot import (
+from sightline.lab.evaluation.classification import (
     ZeroshotConfig,
     ZeroshotEvaluator,
     check_template,
@@ -16,6 +15,7 @@ from sightline.lab.evaluation.zeroshot import (
     load_prompts,
     rank_classes,
 )
+from sightline.lab.evaluation.results import Bootstrap
 
 
 def test_a_class_is_the_normalised_mean_of_its_sentences():

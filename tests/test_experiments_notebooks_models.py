@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from sightline.errors import InputError
-from sightline.lab.experiments.study_models import (
+from sightline.lab.experiments.notebooks import (
     STUDY_MODELS,
     STUDY_VARIABLE,
     find_study_model,

@@ -5,7 +5,7 @@ import pytest
 
 from evaluation_fakes import dataset, pair
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.results_file import check_writable, read_results, write_results
+from sightline.lab.evaluation.captions.evaluator import check_writable, read_results, write_results
 
 COCO = dataset(
     pair("val2014/COCO_val2014_000000000042.jpg", "red", "red"),
