@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_images, embed_texts
 from sightline.lab.evaluation.labelled import labels_of, require_labels
 from sightline.lab.evaluation.results import (
     TIE_TOLERANCE,
@@ -108,19 +108,17 @@ def fill(template: str, name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroshotConfig:
-    """How zero-shot classification is measured."""
+class ZeroshotConfig(EvalConfig):
+    """Settings of zero-shot classification."""
 
     templates: tuple[str, ...] = field(default_factory=default_templates)
     names: NamesUsed = "first"
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        super().__post_init__()
         for template in self.templates:
             check_template(template, where="Prompt")
-        check_batch_size(self.batch_size)
 
 
 class ZeroshotEvaluator:
@@ -262,16 +260,10 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeConfig:
-    """How a linear probe is measured."""
+class LinearProbeConfig(EvalConfig):
+    """Settings of a linear probe."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-
-    def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
-        check_batch_size(self.batch_size)
 
 
 class LinearProbeEvaluator:

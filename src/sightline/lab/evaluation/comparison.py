@@ -31,9 +31,8 @@ from sightline.lab.evaluation.comparison_quality import (
     measure_quality,
     tabulate,
 )
-from sightline.lab.evaluation.embedding import check_batch_size
+from sightline.lab.evaluation.embedding import EvalConfig
 from sightline.lab.evaluation.measured_model import ModelProcess
-from sightline.lab.evaluation.results import Bootstrap
 
 if TYPE_CHECKING:
     from sightline.core.models.resolve import Runtime
@@ -47,13 +46,13 @@ _TIMED_PICTURES = 64
 _TIMED_QUERIES = 64
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
-Report = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """Takes what is done, how far it is, and how far it goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonConfig:
-    """How models are compared."""
+class ComparisonConfig(EvalConfig):
+    """Settings of a comparison."""
 
     runtime: Runtime = "auto"
     rounds: int = 5
@@ -66,16 +65,14 @@ class ComparisonConfig:
     """The metric set against speed; by default the first of `PREFERRED` that was measured."""
     templates: tuple[str, ...] = field(default_factory=default_templates)
     """Prompts of zero-shot classification."""
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        super().__post_init__()
         if self.rounds < 1 or self.neighbours < 1 or not self.seconds > 0:
             raise InputError("rounds and neighbours must be at least 1, and seconds above 0.")
         for template in self.templates:
             check_template(template, where="Prompt")
-        check_batch_size(self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +81,11 @@ class Speed:
 
     per_s: float
     range_per_s: tuple[float, float]
+
+    @classmethod
+    def of(cls, rates_per_s: Sequence[float]) -> Speed:
+        """Of all rounds."""
+        return cls(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +132,14 @@ def compare_models(
     random: Sequence[str] = (),
     config: ComparisonConfig | None = None,
     start: Start = ModelProcess,
-    report: Report | None = None,
+    report: StageProgress = lambda what, done, total: None,
 ) -> Comparison:
     """Compare models by name; those of `random` weights take part in speed, memory and disk only.
 
     Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and pictures
     that can't be read, ModelError for a model that can't be loaded.
     """
-    config, report = config or ComparisonConfig(), report or (lambda what, done, total: None)
+    config = config or ComparisonConfig()
     names = [*models, *random]
     if not names or len(set(names)) < len(names):
         raise InputError(f"Compare one model or more, each once; these are: {', '.join(names) or 'none'}.")
@@ -154,7 +156,11 @@ def compare_models(
         rows=tuple(rows),
         metric=metric,
         n_images=len(first.images.row_B) if first else len(data.dataset),
-        agreement=_agree(vectors, k=config.neighbours),
+        agreement=measure_agreements(
+            {name: one.query_QD for name, one in vectors.items()},
+            {name: one.images.image_BD for name, one in vectors.items()},
+            k=config.neighbours,
+        ),
         similarities=_tabulate(data, vectors) if vectors else None,
         problems=(*data.problems, *(first.images.problems if first else ())),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
@@ -191,7 +197,7 @@ def _load_models(
     config: ComparisonConfig,
     start: Start,
     stack: contextlib.ExitStack,
-    report: Report,
+    report: StageProgress,
 ) -> _Running:
     images = [pair.image for pair in data.dataset.pairs[:_TIMED_PICTURES]]
     queries = data.queries[:_TIMED_QUERIES]
@@ -211,7 +217,7 @@ def _load_models(
 
 
 def _time_models(
-    running: _Running, *, random: Sequence[str], config: ComparisonConfig, report: Report
+    running: _Running, *, random: Sequence[str], config: ComparisonConfig, report: StageProgress
 ) -> list[ModelRow]:
     images: dict[str, list[float]] = {name: [] for name in running}
     texts: dict[str, list[float]] = {name: [] for name in running}
@@ -227,16 +233,12 @@ def _time_models(
             model=name,
             random_weights=name in random,
             facts=facts,
-            images=_summarise(images[name]),
-            texts=_summarise(texts[name]),
+            images=Speed.of(images[name]),
+            texts=Speed.of(texts[name]),
             memory_bytes=model.added_bytes(),
         )
         for name, (model, facts) in running.items()
     ]
-
-
-def _summarise(rates_per_s: Sequence[float]) -> Speed:
-    return Speed(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 
 def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
@@ -249,7 +251,9 @@ def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
         )
 
 
-def _embed(model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: Report) -> Vectors:
+def _embed(
+    model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: StageProgress
+) -> Vectors:
     """Embed all and let the model go."""
 
     def show(done: int, total: int) -> None:
@@ -293,11 +297,6 @@ def _interval_behind(quality: Quality, best: Quality, metric: str, config: Compa
     if quality is best or metric not in best.results:
         return None
     return interval_of_difference(best.results[metric], quality.results[metric], bootstrap=config.bootstrap)
-
-
-def _agree(vectors: Mapping[str, Vectors], *, k: int) -> dict[str, AgreementMatrix]:
-    queries = {name: one.query_QD for name, one in vectors.items()}
-    return measure_agreements(queries, {name: one.images.image_BD for name, one in vectors.items()}, k=k)
 
 
 def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:

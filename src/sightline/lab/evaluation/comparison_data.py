@@ -31,39 +31,12 @@ OWN_LIMIT = 1000
 """Pictures taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
 DEFAULT_QUERIES = (
-    "a dog",
-    "a cat",
-    "a person smiling",
-    "a group of people",
-    "a child playing",
-    "a portrait of a woman",
-    "a man outdoors",
-    "a birthday party",
-    "a wedding",
-    "food on a plate",
-    "a cup of coffee",
-    "a car on the street",
-    "a bicycle",
-    "a boat on the water",
-    "a beach",
-    "mountains",
-    "snow",
-    "a forest",
-    "a sunset",
-    "a city at night",
-    "a building",
-    "a bridge",
-    "flowers",
-    "a bird",
-    "a horse",
-    "someone doing sports",
-    "a screenshot with text",
-    "a document",
-    "a drawing",
-    "a black and white photo",
-    "the inside of a room",
-    "something red",
-)
+    "a dog", "a cat", "a person smiling", "a group of people", "a child playing", "a portrait of a woman",
+    "a man outdoors", "a birthday party", "a wedding", "food on a plate", "a cup of coffee", "a car on the street",
+    "a bicycle", "a boat on the water", "a beach", "mountains", "snow", "a forest", "a sunset", "a city at night",
+    "a building", "a bridge", "flowers", "a bird", "a horse", "someone doing sports", "a screenshot with text",
+    "a document", "a drawing", "a black and white photo", "the inside of a room", "something red",
+)  # fmt: skip
 """Asked of pictures that have no captions, where no file of queries is given."""
 
 
@@ -217,7 +190,12 @@ class PublishedTable:
 def load_published() -> tuple[PublishedTable, ...]:
     """The tables of `published.toml`."""
     text = resources.files("sightline.lab.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
-    return tuple(_read_table(key, table) for key, table in tomllib.loads(text).items())
+    tables = []
+    for key, table in tomllib.loads(text).items():
+        names, rows = table.pop("columns"), table.pop("models")
+        metrics = {model: dict(zip(names, figures, strict=True)) for model, figures in rows.items()}
+        tables.append(PublishedTable(key=key, metrics=metrics, **table))
+    return tuple(tables)
 
 
 def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
@@ -253,10 +231,3 @@ def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:
     raise InputError(
         f"{dataset.name} has neither captions nor classes. To compare models on pictures alone write {PICTURES}:FOLDER."
     )
-
-
-def _read_table(key: str, table: dict[str, Any]) -> PublishedTable:
-    names: list[str] = table.pop("columns")
-    rows: dict[str, list[float]] = table.pop("models")
-    metrics = {model: dict(zip(names, figures, strict=True)) for model, figures in rows.items()}
-    return PublishedTable(key=key, metrics=metrics, **table)

@@ -6,7 +6,7 @@ spaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -350,23 +350,19 @@ def _average_ranks(values_QC: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _fill_matrix(spaces: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], *, k: int) -> AgreementMatrix:
     names = tuple(spaces)
-    pairs: dict[tuple[int, int], Agreement] = {}
+    overlap_MM, correlation_MM = np.eye(len(names)), np.eye(len(names))
     for row, one in enumerate(names):
         for column, other in enumerate(names[:row]):
-            queries = (spaces[one][0], spaces[other][0])
-            candidates = (spaces[one][1], spaces[other][1])
-            pairs[row, column] = pairs[column, row] = measure_agreement(queries, candidates, k=k)
-    some = pairs[1, 0]
+            queries, candidates = zip(spaces[one], spaces[other], strict=True)
+            found = measure_agreement(queries, candidates, k=k)
+            overlap_MM[[row, column], [column, row]] = found.overlap
+            correlation_MM[[row, column], [column, row]] = found.correlation
     return AgreementMatrix(
         models=names,
-        k=some.k,
-        chance=some.chance,
-        n_queries=some.n_queries,
+        k=found.k,
+        chance=found.chance,
+        n_queries=found.n_queries,
         n_candidates=len(spaces[names[0]][1]),
-        overlap=_square(len(names), lambda cell: pairs[cell].overlap),
-        correlation=_square(len(names), lambda cell: pairs[cell].correlation),
+        overlap=tuple(map(tuple, overlap_MM.tolist())),
+        correlation=tuple(map(tuple, correlation_MM.tolist())),
     )
-
-
-def _square(side: int, of: Callable[[tuple[int, int]], float]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(1.0 if row == column else of((row, column)) for column in range(side)) for row in range(side))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_images, embed_texts
 from sightline.lab.evaluation.results import (
     TIE_TOLERANCE,
     Bootstrap,
@@ -37,15 +37,8 @@ MEAN = "compose_mean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeConfig:
-    """How hard negatives are measured."""
-
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-
-    def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
-        check_batch_size(self.batch_size)
+class ComposeConfig(EvalConfig):
+    """Settings of hard negatives."""
 
 
 class ComposeEvaluator:

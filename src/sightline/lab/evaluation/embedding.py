@@ -6,14 +6,14 @@ Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.kit.work import map_ahead, usable_cpus
-from sightline.lab.evaluation.results import Problem
+from sightline.lab.evaluation.results import Bootstrap, Problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,6 +141,18 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
         _require_finite(encoded_TD, encoder, what="texts")
         vectors_TD[[place[text] for text in batch]] = encoded_TD
     return vectors_TD[[place[text] for text in texts]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings that all evaluators have."""
+
+    batch_size: int = 64
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that can't be met."""
+        check_batch_size(self.batch_size)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -270,12 +270,7 @@ def rank_embeddings(
         rank_similarities(query_QD[start : start + rows] @ candidate_CD.T, relevant[start : start + rows], tolerance)
         for start in range(0, len(query_QD), rows)
     ]
-    return Ranks(
-        better_Q=np.concatenate([part.better_Q for part in parts]),
-        tied_Q=np.concatenate([part.tied_Q for part in parts]),
-        relevant_Q=np.concatenate([part.relevant_Q for part in parts]),
-        average_precision_Q=np.concatenate([part.average_precision_Q for part in parts]),
-    )
+    return Ranks(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Ranks)})
 
 
 def rank_similarities(

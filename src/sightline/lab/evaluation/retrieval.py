@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_dataset
+from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_dataset
 from sightline.lab.evaluation.results import (
     Bootstrap,
     EvalResult,
@@ -39,17 +39,15 @@ Direction = Literal["image_retrieval", "text_retrieval"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
-    """How retrieval is measured."""
+class RetrievalConfig(EvalConfig):
+    """Settings of retrieval."""
 
     ks: tuple[int, ...] = (1, 5, 10)
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        super().__post_init__()
         check_ks(self.ks)
-        check_batch_size(self.batch_size)
 
 
 class RetrievalEvaluator:

@@ -23,7 +23,7 @@ from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import resolve_folder
 from sightline.core.models.torch_encoder import TorchEncoder
 from sightline.errors import ModelError, install_advice
-from sightline.lab.generate.config import GuidedConfig
+from sightline.lab.generate.config import GuidedConfig, StepProgress
 from sightline.lab.generate.judge import MadePicture
 from sightline.lab.generate.parameterise import Pictures, draw_views, fit_size, make_start
 
@@ -31,8 +31,6 @@ _ADVICE = (
     "Use a model that you trained (`sightline train scenes-scratch --output RUN`, then --model dir:RUN), or another "
     "with PyTorch weights, such as ViT-B-32/openai once it is pulled."
 )
-Progress = Callable[[int, int, str], None]
-"""Takes steps done, steps in all, and a note."""
 _VIEWS_PX = 512 * 64 * 64
 """Pixels of views that are looked at together: a few hundred MB of activations in a small tower."""
 _CURVE_POINTS = 40
@@ -121,23 +119,23 @@ class Guide:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """One picture to be made."""
+class SeededPrompt:
+    """The words and the noise of one image."""
 
     prompt: str
     seed: int
 
 
 def make_guided(
-    wishes: Sequence[Wish],
+    prompts: Sequence[SeededPrompt],
     encoders: Sequence[TorchEncoder],
     *,
     words: Words,
     config: GuidedConfig,
-    progress: Progress = lambda done, total, note: None,
+    progress: StepProgress = lambda done, total, note: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[MadePicture]:
-    """A picture for each wish, in order; the mean over all encoders decides.
+    """An image for each prompt, in order; the mean over all encoders decides.
 
     A picture depends on its prompt, its seed and the settings, not on the pictures beside it (up to rounding). Once
     `interrupted` returns True, pictures are given as they are, and those not begun are left out. Raises ModelError
@@ -145,7 +143,7 @@ def make_guided(
     """
     size_px = config.size_px or max(encoder.card.preprocessing.size_px for encoder in encoders)
     group = _group_size(encoders, config)
-    groups = [wishes[start : start + group] for start in range(0, len(wishes), group)]
+    groups = [prompts[start : start + group] for start in range(0, len(prompts), group)]
     made: list[MadePicture] = []
     for number, some in enumerate(groups):
         if interrupted():
@@ -154,8 +152,8 @@ def make_guided(
         def show(done: int, note: str, number: int = number) -> None:
             progress(number * config.steps + done, len(groups) * config.steps, note)
 
-        guides = [Guide(encoder, [wish.prompt for wish in some], words=words) for encoder in encoders]
-        pictures = make_start(config.parameterisation, [wish.seed for wish in some], size_px)
+        guides = [Guide(encoder, [each.prompt for each in some], words=words) for encoder in encoders]
+        pictures = make_start(config.parameterisation, [each.seed for each in some], size_px)
         run = _Run(some, guides, pictures.to(encoders[0].device), config)
         made += run.go(show, interrupted)
     return made
@@ -165,16 +163,16 @@ class _Run:
     """Pictures that are made side by side."""
 
     def __init__(
-        self, wishes: Sequence[Wish], guides: Sequence[Guide], pictures: Pictures, config: GuidedConfig
+        self, prompts: Sequence[SeededPrompt], guides: Sequence[Guide], pictures: Pictures, config: GuidedConfig
     ) -> None:
-        self._wishes = wishes
+        self._prompts = prompts
         self._guides = guides
         self._pictures = pictures
         self._config = config
-        self._chances = [torch.Generator().manual_seed(wish.seed) for wish in wishes]
+        self._chances = [torch.Generator().manual_seed(each.seed) for each in prompts]
         self._optimiser = torch.optim.Adam(pictures.parameters(), lr=config.learning_rate)
-        self._curves: list[list[tuple[int, float]]] = [[] for _ in wishes]
-        self._frames: list[list[NDArray[np.uint8]]] = [[] for _ in wishes]
+        self._curves: list[list[tuple[int, float]]] = [[] for _ in prompts]
+        self._frames: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
         self._shown = _spread(config.steps, config.frames)
         self._measured = _spread(config.steps, _CURVE_POINTS) | {0, config.steps}
 
@@ -191,13 +189,13 @@ class _Run:
             if interrupted():
                 break
         similarity_N = self._look(step, last=True)
-        took_s = (time.perf_counter() - started) / len(self._wishes)
+        took_s = (time.perf_counter() - started) / len(self._prompts)
         with torch.no_grad():
             pixels_NHW3 = _to_pixels(self._pictures())
         return [
             MadePicture(
-                prompt=wish.prompt,
-                seed=wish.seed,
+                prompt=each.prompt,
+                seed=each.seed,
                 rgb=pixels_NHW3[n],
                 similarity=float(similarity_N[n]),
                 steps=step,
@@ -205,7 +203,7 @@ class _Run:
                 curve=tuple(self._curves[n]),
                 frames=tuple(self._frames[n]),
             )
-            for n, wish in enumerate(self._wishes)
+            for n, each in enumerate(self._prompts)
         ]
 
     def _step(self, step: int) -> None:
@@ -238,9 +236,9 @@ class _Run:
         return similarity_N
 
 
-def picture_wishes(prompts: Sequence[str], config: GuidedConfig) -> list[Wish]:
+def seed_prompts(prompts: Sequence[str], config: GuidedConfig) -> list[SeededPrompt]:
     """Each prompt with each seed."""
-    return [Wish(prompt=prompt, seed=config.seed + k) for prompt in prompts for k in range(config.seeds)]
+    return [SeededPrompt(prompt=prompt, seed=config.seed + k) for prompt in prompts for k in range(config.seeds)]
 
 
 def _group_size(encoders: Sequence[TorchEncoder], config: GuidedConfig) -> int:

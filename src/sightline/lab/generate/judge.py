@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from sightline.core.models.base import Encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.evaluation.embedding import embed_texts
 from sightline.lab.evaluation.results import rank_embeddings, require_finite_rows
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _Z95 = 1.959964
 

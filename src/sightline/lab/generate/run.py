@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import re
@@ -25,7 +24,15 @@ from sightline.core.models.layout import find_graphs, find_weights
 from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import Runtime, find_local_folder
 from sightline.errors import InputError
-from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig, check_prompts, load_bank
+from sightline.kit.files import replacing
+from sightline.lab.generate.config import (
+    MOST_PICTURES,
+    DiffusionConfig,
+    GuidedConfig,
+    StepProgress,
+    check_prompts,
+    load_bank,
+)
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
 from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
@@ -37,11 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
+    from sightline.kit.work import Notice
 
-Report = Callable[[str], None]
-"""Takes one line for the user."""
-Progress = Callable[[int, int, str], None]
-"""Takes steps done, steps in all, and a note."""
 _BANK = 256
 """Texts that a ranked picture is told from."""
 SETTINGS_FILE = "generate.json"
@@ -52,36 +56,31 @@ _FRAME_MS = 120
 _LAST_MS = 1500
 
 
-def _say_nothing(line: str) -> None:
-    pass
-
-
-def _show_nothing(done: int, total: int, note: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
-class GuidedRequest:
-    """Pictures that one model makes, or several together."""
-
+class _Request:
     prompts: Sequence[str]
-    models: Sequence[str]
-    """Names; the mean over all decides."""
-    config: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
     avoid: Sequence[str] = ()
     """What is not to be seen."""
     against: str | None = None
-    """A text file or an address: texts that pictures are told from; None: see `prompts.load_bank`."""
+    """A text file or an address: texts that images are told from; None: see `load_bank`."""
     judge: str | None = None
-    """A model that names each picture's prompt among all."""
+    """A model that names each image's prompt among all."""
     download: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionRequest:
-    """Pictures that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+class GuidedRequest(_Request):
+    """Images that one model makes, or several together."""
 
-    prompts: Sequence[str]
+    models: Sequence[str]
+    """Names; the mean over all decides."""
+    config: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionRequest(_Request):
+    """Images that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+
     pipeline: str
     """A folder, or a name on the hub."""
     model: str
@@ -89,10 +88,6 @@ class DiffusionRequest:
     config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
     variants: Sequence[str] = ()
     """Other wordings, compared with the first prompt."""
-    avoid: Sequence[str] = ()
-    against: str | None = None
-    judge: str | None = None
-    download: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +106,18 @@ class GenerateReport:
 
 
 def generate_guided(
-    request: GuidedRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+    request: GuidedRequest,
+    output: Path,
+    *,
+    report: Notice = lambda line: None,
+    progress: StepProgress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make pictures by a model's gradients, keep them in `output`, and have them judged where a judge is named.
 
     The first Ctrl-C keeps the pictures as they are then. Raises InputError for what can't be asked or written,
     ModelError where a model has no PyTorch weights here.
     """
-    from sightline.lab.generate.guided import Words, load_guide, make_guided, picture_wishes
+    from sightline.lab.generate.guided import Words, load_guide, make_guided, seed_prompts
 
     started = time.perf_counter()
     prompts, config = list(dict.fromkeys(check_prompts(request.prompts))), request.config
@@ -132,7 +131,7 @@ def generate_guided(
     report(f"{len(prompts) * config.seeds} pictures by {', '.join(request.models)}; told from {len(bank)} {bank_from}")
     with stop_on_interrupt() as interrupted:
         pictures = make_guided(
-            picture_wishes(prompts, config),
+            seed_prompts(prompts, config),
             encoders,
             words=Words(bank=bank, avoid=check_prompts(request.avoid) if request.avoid else ()),
             config=config,
@@ -153,7 +152,11 @@ def generate_guided(
 
 
 def generate_diffused(
-    request: DiffusionRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+    request: DiffusionRequest,
+    output: Path,
+    *,
+    report: Notice = lambda line: None,
+    progress: StepProgress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make samples of each prompt and variant with a pipeline, rank and explain them by CLIP, keep all in `output`.
 
@@ -208,7 +211,7 @@ def _sample(
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
-    progress: Progress,
+    progress: StepProgress,
     interrupted: Callable[[], bool],
 ) -> list[MadePicture]:
     """The samples that were finished; their similarity is not known yet."""
@@ -337,16 +340,13 @@ def claim_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def picture_name(picture: MadePicture, number: int) -> str:
-    """The file's name without its ending: the prompt's number, some of its words, the seed."""
-    words = "-".join(re.findall(r"[a-z0-9]+", picture.prompt.lower()))[:40].strip("-") or "prompt"
-    return f"{number + 1:03}-{words}-seed{picture.seed}"
-
-
 def name_pictures(pictures: Sequence[MadePicture]) -> list[str]:
-    """A name for each picture; prompts are numbered in the order in which they come."""
-    order = {prompt: number for number, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures))}
-    return [picture_name(picture, order[picture.prompt]) for picture in pictures]
+    """Names of the images' files without ending: the prompt's number as they come, some of its words, the seed."""
+    names: dict[str, str] = {}
+    for number, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures), start=1):
+        words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:40].strip("-") or "prompt"
+        names[prompt] = f"{number:03}-{words}"
+    return [f"{names[picture.prompt]}-seed{picture.seed}" for picture in pictures]
 
 
 def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[str, Any]]:
@@ -354,14 +354,13 @@ def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[s
     entries = []
     for picture, name in zip(pictures, name_pictures(pictures), strict=True):
         entry = {"file": f"{name}.png", **picture.to_dict()}
-        _write(folder / f"{name}.png", _encode_png(picture.rgb))
+        _save_png(folder / f"{name}.png", picture.rgb)
         if len(picture.frames) > 1:
             entry |= {"gif": f"{name}.gif", "frames": []}
-            _write(folder / f"{name}.gif", _encode_gif(picture.frames))
+            _save_gif(folder / f"{name}.gif", picture.frames)
             for n, frame in enumerate(picture.frames):
-                relative = f"{FRAMES_DIR}/{name}-{n:03}.png"
-                _write(folder / relative, _encode_png(frame))
-                entry["frames"].append(relative)
+                entry["frames"].append(f"{FRAMES_DIR}/{name}-{n:03}.png")
+                _save_png(folder / entry["frames"][-1], frame)
         entries.append(entry)
     return entries
 
@@ -369,37 +368,33 @@ def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[s
 def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
     """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    _write(folder / SETTINGS_FILE, text.encode(errors="backslashreplace"))
+    with _writing(folder / SETTINGS_FILE) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _encode_png(rgb_HW3: NDArray[np.uint8]) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(rgb_HW3).save(encoded, "PNG")
-    return encoded.getvalue()
+def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
+    with _writing(path) as partial:
+        Image.fromarray(rgb_HW3).save(partial, "PNG")
 
 
-def _encode_gif(frames: Sequence[NDArray[np.uint8]]) -> bytes:
-    """An endless GIF that rests on its last frame; small pictures are enlarged by a whole factor."""
+def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
+    """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
     factor = max(1, math.ceil(_GIF_PX / max(frames[0].shape[:2])))
     height, width = (factor * side for side in frames[0].shape[:2])
-    images = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
-    encoded = io.BytesIO()
-    durations_ms = [_FRAME_MS] * (len(images) - 1) + [_LAST_MS]
-    images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=durations_ms, loop=0)
-    return encoded.getvalue()
+    first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
+    with _writing(path) as partial:
+        first.save(
+            partial, "GIF", save_all=True, append_images=rest, duration=[_FRAME_MS] * len(rest) + [_LAST_MS], loop=0
+        )
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _explained(path):
-            path.parent.mkdir(exist_ok=True)
-            partial.write_bytes(data)
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears whole or not at all."""
+    with _explained(path):
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as partial:
+            yield partial
 
 
 @contextlib.contextmanager

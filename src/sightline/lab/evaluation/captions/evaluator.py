@@ -34,8 +34,8 @@ from sightline.lab.evaluation.captions.metrics import (
     ref_clip_score,
     score_words,
 )
-from sightline.lab.evaluation.embedding import check_batch_size, embed_images, embed_texts, read_ahead
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Problem
+from sightline.lab.evaluation.embedding import EvalConfig, embed_images, embed_texts, read_ahead
+from sightline.lab.evaluation.results import EvalResult, Problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,18 +51,17 @@ _EXPECTED = 'a list of {"image_id": ..., "caption": "..."} was expected'
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig:
-    """How captions are written and measured."""
+class CaptionConfig(EvalConfig):
+    """Settings of writing and measuring captions."""
 
     metrics: tuple[str, ...] | None = None
     """Names of `METRICS`; None measures all that can be: CLIPScore needs an encoder."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 16
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met, and for METEOR and SPICE with what to use instead."""
-        check_batch_size(self.batch_size)
+        super().__post_init__()
         if self.metrics is not None:
             check_metrics(self.metrics)
 
