@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from sightline.core.models.layout import WEIGHTS_FILE
 from sightline.errors import InputError, SightlineError
+from sightline.kit.work import Notice
 from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 from sightline.lab.experiments.results import is_run, read_run
 
@@ -46,7 +47,6 @@ STUDY_MODELS: Mapping[str, tuple[str, ...]] = {
     "scenes-vit-0": (*(f"towers.{key}={value}" for key, value in _VIT.items()), "lr=1e-3"),
 }
 """Name -> what it sets beside the recipe."""
-Report = Callable[[str], None]
 
 
 def is_smoke() -> bool:
@@ -163,7 +163,7 @@ def is_finished(run: Path) -> bool:
 
 
 def train_small(
-    name: str, output: Path, *, data: str = SCENES, smoke: bool = False, report: Report = lambda line: None
+    name: str, output: Path, *, data: str = SCENES, smoke: bool = False, report: Notice = lambda line: None
 ) -> Path:
     """Train a smaller model of the same kind, or with `smoke` one of seconds that knows nothing; its folder.
 

@@ -218,18 +218,12 @@ def show_metric_axis(axis: Any, metric: str) -> None:
 
 def number_ticks(axis: Any, numbers: Sequence[float], labels: Sequence[str]) -> None:
     """Ticks at these places and nowhere else, also on a logarithmic axis."""
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-    axis.set_major_locator(_fixed(numbers))
+    axis.set_major_locator(FixedLocator(list(numbers)))
     axis.set_ticklabels([plain(label) for label in labels])
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-
-
-def _fixed(numbers: Sequence[float]) -> Any:
-    from matplotlib.ticker import FixedLocator
-
-    return FixedLocator(list(numbers))
 
 
 def scale_by_powers(axes: Any) -> None:

@@ -62,7 +62,7 @@ _SIDE_PX = 96
 def describe_space(study: Study) -> tuple[list[Section], list[str]]:
     """The vectors of the best run that has some, before and after training, and those of all runs in a table."""
     order = np.argsort(study.value_R if study.lower_is_better else -study.value_R, kind="stable")
-    probed = [(study.runs[row], *_read_probes(study.runs[row])) for row in order]
+    probed = [(run, run.probe("start"), run.probe("best")) for run in (study.runs[row] for row in order)]
     probed = [(run, start, best) for run, start, best in probed if best is not None]
     if not probed:
         note = (
@@ -185,10 +185,6 @@ class ValPictures:
         picture = ImageOps.contain(picture, (_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
         square.paste(picture, ((_SIDE_PX - picture.width) // 2, (_SIDE_PX - picture.height) // 2))
         return np.asarray(square)
-
-
-def _read_probes(run: RunResult) -> tuple[Probe | None, Probe | None]:
-    return run.probe("start"), run.probe("best")
 
 
 def _space_section(run: RunResult, shown: Sequence[Probe]) -> Section:

@@ -49,7 +49,9 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
     """Sentences, the most important first, then cautions."""
     if not study.runs:
         return [f"No run came to its end with {study.metric} measured.", *_say_left_out(study)]
-    sentences = [_say_best(study, finals), *_say_val_pairs(study)]
+    sentences = [_say_best(study, finals)]
+    if len({_val_pairs(run) for run in study.runs}) > 1:
+        sentences.append("The runs were measured on different val pairs: their figures can't be compared as they are.")
     sentences += [*_say_effects(study, analysis), *_say_interactions(study, analysis)]
     sentences += [] if scaling is None else _say_scaling(scaling)
     sentences += _say_compute(study)
@@ -123,7 +125,7 @@ def _say_effects(study: Study, analysis: Analysis) -> list[str]:
         if effect.verdict == "can't tell":
             spread = difference(study.metric, effect.spread)
             sentences.append(
-                f"Whether {_name(effect)} matters can't be told ({effect.why}); its means lie {spread} apart."
+                f"Whether {effect.factor.name} matters can't be told ({effect.why}); its means lie {spread} apart."
             )
     if not mattering and all(effect.p is not None for effect in analysis.effects):
         sentences.insert(0, "No setting had an effect beyond noise.")
@@ -133,29 +135,25 @@ def _say_effects(study: Study, analysis: Analysis) -> list[str]:
 def _say_effect(study: Study, effect: Effect, word: str) -> str:
     means = sorted(effect.means, key=lambda level: level.mean, reverse=study.lower_is_better)
     worst, best = means[0], means[-1]
-    ends = _difference_ends(study, effect)
+    ends = ""
+    if (half := effect.difference_half_width) is not None:
+        low, high = max(0.0, effect.spread - half), effect.spread + half
+        low_text = difference(study.metric, low).removesuffix(POINTS)
+        ends = f" (95% interval {low_text} to {difference(study.metric, high)})"
     assert effect.p_holm is not None  # a verdict was given
     apart = difference(study.metric, effect.spread)
     return (
-        f"{_name(effect)} {word}: from {figure(study.metric, worst.mean)} at {worst.label} to "
+        f"{effect.factor.name} {word}: from {figure(study.metric, worst.mean)} at {worst.label} to "
         f"{figure(study.metric, best.mean)} at {best.label}, a difference of {apart}{ends}, beyond noise "
         f"({p_value(effect.p_holm)} after Holm's correction)."
     )
-
-
-def _difference_ends(study: Study, effect: Effect) -> str:
-    half = effect.difference_half_width
-    if half is None:
-        return ""
-    low, high = max(0.0, effect.spread - half), effect.spread + half
-    return f" (95% interval {difference(study.metric, low).removesuffix(POINTS)} to {difference(study.metric, high)})"
 
 
 def _say_no_effect(study: Study, effect: Effect) -> str:
     assert effect.p_holm is not None  # a verdict was given
     apart = difference(study.metric, effect.spread)
     p = p_value(effect.p_holm)
-    sentence = f"{_name(effect)} made no difference beyond noise on average: its means lie {apart} apart ({p})"
+    sentence = f"{effect.factor.name} made no difference beyond noise on average: its means lie {apart} apart ({p})"
     if effect.difference_half_width is None:
         return f"{sentence}."
     most = difference(study.metric, effect.spread + effect.difference_half_width)
@@ -269,12 +267,6 @@ def _count_present(study: Study) -> tuple[int, int]:
     return cells, len({tuple(levels) for levels in np.array(finished).T.tolist()})
 
 
-def _say_val_pairs(study: Study) -> list[str]:
-    if len({_val_pairs(run) for run in study.runs}) < 2:
-        return []
-    return ["The runs were measured on different val pairs: their figures can't be compared as they are."]
-
-
 def _say_cautions(study: Study) -> list[str]:
     sentences = []
     if grouped := [factor.name for factor in study.factors if factor.grouped]:
@@ -294,10 +286,6 @@ def _val_pairs(run: RunResult) -> tuple[str, ...]:
     settings = run_settings(run)
     address = settings.get("val_data") or settings.get("data")
     return (str(address), str(settings.get("val_split")), str(settings.get("val_limit")))
-
-
-def _name(effect: Effect) -> str:
-    return effect.factor.name
 
 
 def _pair(pair: Interaction) -> str:
@@ -433,6 +421,7 @@ def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_p
         return None
     slope, variance = found
     df = model.residual_df
+    seen = [run.images_seen for run in study.runs]
     half_width = None
     if df >= LEAST_NOISE_DF:
         half_width = t_factor(df) * math.sqrt(model.residual_squares / df * variance)
@@ -447,7 +436,8 @@ def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_p
         half_width=half_width,
         df=df,
         bends=_bends(model, base_RC, amount_R),
-        at_equal_compute=_saw_as_many([run.images_seen for run in study.runs]),
+        # within a few percent: batches of different sizes don't divide the same number
+        at_equal_compute=min(seen) > 0.95 * max(seen),
     )
 
 
@@ -472,8 +462,3 @@ def _count_pictures(run: RunResult) -> float | None:
     settings = run_settings(run)
     limit = settings.get("limit")
     return None if limit is None else limit * settings.get("train_fraction", 1.0)
-
-
-def _saw_as_many(seen: list[int]) -> bool:
-    """Within a few percent: batches of different sizes don't divide the same number."""
-    return min(seen) > 0.95 * max(seen)

@@ -132,12 +132,9 @@ def refuse_impossible(config: SweepConfig, axes: tuple[Axis, ...]) -> None:
     possible: dict[str, list[Any]] = {axis.key: [] for axis in axes}
     refused: dict[str, list[tuple[Any, InputError]]] = {axis.key: [] for axis in axes}
     for cell in cells_of(axes):
+        settings = [*config.settings, *(setting_text(key, value) for key, value in cell.items())]
         try:
-            make_config(
-                config.recipe,
-                [*config.settings, *(setting_text(key, value) for key, value in cell.items())],
-                smoke=config.smoke,
-            )
+            make_config(config.recipe, settings, smoke=config.smoke)
         except InputError as error:
             for key, value in cell.items():
                 refused[key].append((value, error))
