@@ -170,7 +170,7 @@ class Sweep:
                     self._leave(claim, note, str(error))
                 raise TrainingError(f"{error} The sweep stops here; the same command goes on with it.") from error
             is_ours = isinstance(error, SightlineError)
-            where = {} if is_ours else {"traceback": traceback.format_exception(error)}
+            where: dict[str, Any] = {} if is_ours else {"traceback": traceback.format_exception(error)}
             self._finish(claim, note, "failed", reason=_reason_of(error), **where)
             return
         if result.interrupted and result.steps < result.total_steps:
