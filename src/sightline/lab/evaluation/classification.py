@@ -135,7 +135,7 @@ class ZeroshotEvaluator:
         pixels: PixelSource | None = None,
         progress: CountProgress | None = None,
     ) -> EvalResult:
-        """`acc1`, `acc5` and `mean_per_class_recall`. Raises InputError where pictures have no labels."""
+        """`acc1`, `acc5` and `mean_per_class_recall`. Raises InputError where images have no labels."""
         started = time.perf_counter()
         class_names = require_labels(dataset).class_names or ()
         class_CD = embed_classes(encoder, class_names, self.config.templates, names=self.config.names)
@@ -158,14 +158,14 @@ class ZeroshotEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRanks:
-    """Where each picture's own class stands among all classes."""
+    """Where each image's own class stands among all classes."""
 
     ranks: Ranks
     label_B: NDArray[np.int64]
     n_classes: int
 
     def metrics(self) -> dict[str, float]:
-        """`acc1`, `acc5` (of five classes or more) and `mean_per_class_recall` over the classes that have pictures."""
+        """`acc1`, `acc5` (of five classes or more) and `mean_per_class_recall` over the classes that have images."""
         figures = {f"acc{k}": float(self.ranks.found_at(k).mean()) for k in self._ks()}
         found_B = self.ranks.found_at(1)
         count_C = np.bincount(self.label_B)
@@ -173,7 +173,7 @@ class ClassRanks:
         return figures | {"mean_per_class_recall": float(recall_C.mean())}
 
     def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
-        """The bootstrap interval of each of the `metrics`, from resampling pictures."""
+        """The bootstrap interval of each of the `metrics`, from resampling images."""
         n_images = len(self.ranks)
         image_B = np.arange(n_images)
         statistics: dict[str, Statistic] = {
@@ -215,9 +215,9 @@ def embed_classes(
 def rank_classes(
     image_BD: NDArray[np.float32], class_CD: NDArray[np.float32], label_B: NDArray[np.int64]
 ) -> ClassRanks:
-    """Rank all classes for each picture by dot product; labels are rows of `class_CD`.
+    """Rank all classes for each image by dot product; labels are rows of `class_CD`.
 
-    Raises InputError for no pictures, a label that is no class, and values that aren't finite.
+    Raises InputError for no images, a label that is no class, and values that aren't finite.
     """
     label_B = check_labels(label_B, n_images=len(image_BD), n_classes=len(class_CD))
     require_finite_rows(image_BD, what="image embeddings")
@@ -245,7 +245,7 @@ class ProbeConfig:
     cs: tuple[float, ...] = tuple(10.0**power for power in range(-3, 5))
     """Inverse strengths of the regularisation to choose from, weakest last."""
     held_out: float = 0.2
-    """Share of each class's training pictures that C is chosen on."""
+    """Share of each class's training images that C is chosen on."""
     max_iterations: int = 500
     seed: int = 0
 
@@ -277,7 +277,7 @@ class LinearProbeEvaluator:
     ) -> EvalResult:
         """`acc1`, `acc5` and `mean_per_class_recall` on `dataset` after fitting on `train`.
 
-        Raises InputError where labels are missing, the classes differ, or a picture is in both sets.
+        Raises InputError where labels are missing, the classes differ, or an image is in both sets.
         """
         started = time.perf_counter()
         n_classes = _check_same_classes(train, dataset)
@@ -314,11 +314,11 @@ class Probe:
     scale: float
     weight_CD: NDArray[np.float64]
     bias_C: NDArray[np.float64]
-    """Minus infinity for classes that had no picture to learn from."""
+    """Minus infinity for classes that had no image to learn from."""
     c: float
     """The C that was chosen."""
     held_out_acc1: float | None
-    """What it reached on the held-out pictures; None where there was only one C."""
+    """What it reached on the held-out images; None where there was only one C."""
     converged: bool
 
     def logits(self, image_BD: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -333,7 +333,7 @@ def fit_probe(
 ) -> Probe:
     """Choose C on a held-out part of these vectors, then fit on all of them.
 
-    Raises InputError where the pictures show fewer than two classes, a value isn't finite, or scikit-learn is missing.
+    Raises InputError where the images show fewer than two classes, a value isn't finite, or scikit-learn is missing.
     """
     config = config or ProbeConfig()
     label_B = check_labels(label_B, n_images=len(image_BD), n_classes=n_classes)
@@ -363,7 +363,7 @@ def fit_probe(
 
 
 def rank_by_probe(probe: Probe, image_BD: NDArray[np.float32], label_B: NDArray[np.int64]) -> ClassRanks:
-    """Rank all classes for each picture by the probe's logits. Raises InputError as `rank_classes` does."""
+    """Rank all classes for each image by the probe's logits. Raises InputError as `rank_classes` does."""
     n_classes = len(probe.bias_C)
     label_B = check_labels(label_B, n_images=len(image_BD), n_classes=n_classes)
     require_finite_rows(image_BD, what="image embeddings")
@@ -374,7 +374,7 @@ def rank_by_probe(probe: Probe, image_BD: NDArray[np.float32], label_B: NDArray[
 def _choose_c(
     scaled_BD: NDArray[np.float32], label_B: NDArray[np.int64], config: ProbeConfig
 ) -> tuple[float, float | None]:
-    """The C that classifies held-out pictures best, and how well; ties go to the stronger regularisation."""
+    """The C that classifies held-out images best, and how well; ties go to the stronger regularisation."""
     if len(config.cs) == 1:
         return config.cs[0], None
     held_B = hold_out(label_B, share=config.held_out, seed=config.seed)
@@ -394,7 +394,7 @@ def _choose_c(
 
 
 def hold_out(label_B: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:
-    """Which pictures are held out (B,): this share of each class, at least one where a class has two, never all."""
+    """Which images are held out (B,): this share of each class, at least one where a class has two, never all."""
     rng = np.random.default_rng(seed)
     held_B = np.zeros(len(label_B), bool)
     for label in np.unique(label_B):

@@ -1,7 +1,7 @@
 """Several models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
 
 Speed comes first, while all models are in memory, each in a process of its own: they run in turns, so that what else
-the machine does meets all alike, and the median of the rounds counts. Then each embeds the pictures and is let go. The
+the machine does meets all alike, and the median of the rounds counts. Then each embeds the images and is let go. The
 models worth having are those that no other beats in quality and speed at once.
 """
 
@@ -110,7 +110,7 @@ class ModelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Several models on the same pictures."""
+    """Several models on the same images."""
 
     data: ComparisonData
     rows: tuple[ModelRow, ...]
@@ -118,7 +118,7 @@ class Comparison:
     """What stands for quality; None where none was measured."""
     n_images: int
     agreement: Mapping[str, AgreementMatrix]
-    """`text_to_image` by the queries, `image_to_image` of one half of the pictures in the other."""
+    """`text_to_image` by the queries, `image_to_image` of one half of the images in the other."""
     similarities: SimilarityTable | None
     problems: tuple[Problem, ...]
     machine: str
@@ -136,7 +136,7 @@ def compare_models(
 ) -> Comparison:
     """Compare models by name; those of `random` weights take part in speed, memory and disk only.
 
-    Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and pictures
+    Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and images
     that can't be read, ModelError for a model that can't be loaded.
     """
     config = config or ComparisonConfig()

@@ -40,7 +40,7 @@ _QUERIES_AT_MOST = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What each query of one metric found, in [0, 1], and the picture it belongs to; the mean is the metric."""
+    """What each query of one metric found, in [0, 1], and the image it belongs to; the mean is the metric."""
 
     result_N: NDArray[np.float64]
     image_N: NDArray[np.int64]
@@ -58,15 +58,15 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """What one model made of the pictures and texts of a comparison."""
+    """What one model made of the images and texts of a comparison."""
 
     images: EmbeddedImages
     query_QD: NDArray[np.float32]
     text_TD: NDArray[np.float32]
-    """Captions of the pictures that could be read, in order; none where pictures have none."""
+    """Captions of the images that could be read, in order; none where images have none."""
     class_CD: NDArray[np.float32] | None
     true_ND: NDArray[np.float32]
-    """True sentences of hard negatives, of the pictures that could be read, in order."""
+    """True sentences of hard negatives, of the images that could be read, in order."""
     false_ND: NDArray[np.float32]
 
 
@@ -132,20 +132,20 @@ def interval_of_difference(one: Results, other: Results, *, bootstrap: Bootstrap
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityTable:
-    """Cosines of texts (rows) and pictures (columns); the diagonal holds what all models together find best."""
+    """Cosines of texts (rows) and images (columns); the diagonal holds what all models together find best."""
 
     texts: tuple[str, ...]
     ids: tuple[str, ...]
-    """Of the pictures."""
+    """Of the images."""
     models: Mapping[str, tuple[tuple[float, ...], ...]]
     """Cosines of one model don't compare with those of another; their order does."""
 
 
 def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int]]:
-    """Queries spread over the list, each with the picture that all models together rank highest among those left.
+    """Queries spread over the list, each with the image that all models together rank highest among those left.
 
-    `spaces` are, for each model, its vectors of queries (Q, D) and of pictures (B, D). A model's similarities are
-    standardised for each query, so that no model counts more than another. The answers are (query, picture).
+    `spaces` are, for each model, its vectors of queries (Q, D) and of images (B, D). A model's similarities are
+    standardised for each query, so that no model counts more than another. The answers are (query, image).
     """
     n_queries, n_images = (len(vectors) for vectors in next(iter(spaces.values())))
     shown = min(shown, n_queries, n_images)
@@ -163,7 +163,7 @@ def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int
 def tabulate(
     spaces: Spaces, corners: Sequence[tuple[int, int]], *, queries: Sequence[str], ids: Sequence[str]
 ) -> SimilarityTable:
-    """The cosines of the chosen queries and pictures under each model."""
+    """The cosines of the chosen queries and images under each model."""
     rows, columns = [query for query, _ in corners], [image for _, image in corners]
     cosines = {name: query_QD[rows] @ image_BD[columns].T for name, (query_QD, image_BD) in spaces.items()}
     return SimilarityTable(
@@ -280,10 +280,10 @@ class AgreementMatrix:
 def measure_agreements(
     queries: Mapping[str, NDArray[np.float32]], images: Mapping[str, NDArray[np.float32]], *, k: int
 ) -> dict[str, AgreementMatrix]:
-    """Model -> vectors of the same queries (Q, D) and pictures (B, D); nothing for fewer than two models.
+    """Model -> vectors of the same queries (Q, D) and images (B, D); nothing for fewer than two models.
 
-    `text_to_image` ranks all pictures for each query, `image_to_image` one half of the pictures for some of the other
-    half, so that no picture finds itself. Raises InputError as `measure_agreement` does.
+    `text_to_image` ranks all images for each query, `image_to_image` one half of the images for some of the other
+    half, so that no image finds itself. Raises InputError as `measure_agreement` does.
     """
     if len(images) < 2:
         return {}

@@ -1,7 +1,7 @@
 """Composition: whether a model tells a true sentence from one that differs in a single swapped thing.
 
 As in ARO (Yuksekgonul et al. 2023, arXiv:2210.01936) and SugarCrepe (Hsieh et al. 2023, arXiv:2306.14610): for a
-picture, the true sentence must be more similar than the false one; chance is 50%. Shape suffixes: N comparisons.
+image, the true sentence must be more similar than the false one; chance is 50%. Shape suffixes: N comparisons.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Choices:
         return {kind: len(rows_N) for kind, rows_N in self._by_kind().items()}
 
     def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
-        """The bootstrap interval of each of the `metrics`, from resampling pictures."""
+        """The bootstrap interval of each of the `metrics`, from resampling images."""
         n_images = int(self.image_N.max()) + 1
         parts = {
             f"compose_{kind}": Mean(self.right_N[rows_N], self.image_N[rows_N], n_images)
@@ -136,7 +136,7 @@ def compare_sentences(
     image_N: NDArray[np.int64],
     kinds: Sequence[str],
 ) -> Choices:
-    """Vectors of the picture and the two sentences of each comparison, and the number of its picture.
+    """Vectors of the image and the two sentences of each comparison, and the number of its image.
 
     Raises InputError for no comparisons, arrays of different lengths, and values that aren't finite.
     """

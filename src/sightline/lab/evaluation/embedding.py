@@ -1,4 +1,4 @@
-"""The embeddings of a whole data set: pictures are read in threads, ahead of the encoder.
+"""The embeddings of a whole data set: images are read in threads, ahead of the encoder.
 
 Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D dimension of the joint space.
 """
@@ -30,11 +30,11 @@ CountProgress = Callable[[int, int], None]
 
 
 class PixelSource(Protocol):
-    """Pictures of a data set that were decoded before, in its order: a pixel cache."""
+    """Images of a data set that were decoded before, in its order: a pixel cache."""
 
     @property
     def pixels_NSS3(self) -> NDArray[np.uint8]:
-        """Pictures at the model's size."""
+        """Images at the model's size."""
         ...
 
     @property
@@ -45,18 +45,18 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedImages:
-    """Vectors of the pictures that could be read."""
+    """Vectors of the images that could be read."""
 
     image_BD: NDArray[np.float32]
     row_B: NDArray[np.int64]
     """Index of each into the data set's pairs."""
     problems: tuple[Problem, ...] = ()
-    """Pictures that couldn't be read."""
+    """Images that couldn't be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedDataset(EmbeddedImages):
-    """Vectors of pictures and of their captions, in the order of the data set."""
+    """Vectors of images and of their captions, in the order of the data set."""
 
     text_TD: NDArray[np.float32]
     owner_T: NDArray[np.int64]
@@ -74,9 +74,9 @@ def embed_dataset(
     batch_size: int = 64,
     progress: CountProgress | None = None,
 ) -> EmbeddedDataset:
-    """Embed all pictures and captions; pictures that can't be read are left out with their captions, and named.
+    """Embed all images and captions; images that can't be read are left out with their captions, and named.
 
-    Raises InputError where no picture can be read, ModelError where a vector isn't finite.
+    Raises InputError where no image can be read, ModelError where a vector isn't finite.
     """
     images = embed_images(encoder, dataset, pixels=pixels, batch_size=batch_size, progress=progress)
     pairs = [dataset[row] for row in images.row_B]
@@ -100,7 +100,7 @@ def embed_images(
     batch_size: int = 64,
     progress: CountProgress | None = None,
 ) -> EmbeddedImages:
-    """Embed all pictures. Raises InputError where none can be read, ModelError where a vector isn't finite."""
+    """Embed all images. Raises InputError where none can be read, ModelError where a vector isn't finite."""
     check_batch_size(batch_size)
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 
 SPEED_BATCH = 32
-"""Pictures that are encoded at once when a model is timed."""
+"""Images that are encoded at once when a model is timed."""
 _WARM_UP_RUNS = 2
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -82,16 +82,16 @@ class MeasuredModel:
         self._before_bytes: int | None = None
 
     def load(self, images: Sequence[ImageSource], queries: Sequence[str]) -> ModelFacts:
-        """Load the model and run it until it is warm; pictures and queries are those that `time_...` runs.
+        """Load the model and run it until it is warm; images and queries are those that `time_...` runs.
 
-        Raises ModelError as `load_encoder` does, InputError where no picture can be read.
+        Raises ModelError as `load_encoder` does, InputError where no image can be read.
         """
         card = find_card(self._name)
         # read before memory is measured: these are the same whichever model runs them
         self._pixels_BSS3 = read_batch(images, card.preprocessing)
         self._queries = queries
         with_torch = "torch" in sys.modules
-        forget_peak()  # reading pictures may have taken more than the model will
+        forget_peak()  # reading images may have taken more than the model will
         self._before_bytes = resident_bytes()
         encoder = self._encoder = load_encoder(card, runtime=self._runtime)
         for _ in range(_WARM_UP_RUNS):
@@ -111,7 +111,7 @@ class MeasuredModel:
         )
 
     def time_images(self, seconds: float) -> float:
-        """Pictures a second at SPEED_BATCH a run, without reading and resizing, over at least so long."""
+        """Images a second at SPEED_BATCH a run, without reading and resizing, over at least so long."""
         encode = self._loaded.encode_images
         return SPEED_BATCH * _runs_per_s(itertools.repeat(lambda: encode(self._pixels_BSS3)), seconds)
 
@@ -129,7 +129,7 @@ class MeasuredModel:
     def embed_images(
         self, dataset: Dataset, *, batch_size: int = 64, progress: CountProgress | None = None
     ) -> EmbeddedImages:
-        """Vectors of all pictures, see `embedding.embed_images`."""
+        """Vectors of all images, see `embedding.embed_images`."""
         return embed_images(self._loaded, dataset, batch_size=batch_size, progress=progress)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -152,7 +152,7 @@ class MeasuredModel:
 
 
 def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The first SPEED_BATCH pictures that can be read, at the model's size, repeated where they are fewer.
+    """The first SPEED_BATCH images that can be read, at the model's size, repeated where they are fewer.
 
     Raises InputError where none can be read.
     """

@@ -31,7 +31,7 @@ _CASES = 8
 _SHOWN = 4
 """Results of each case."""
 _ASKED = 6
-"""Pictures whose neighbours are shown."""
+"""Images whose neighbours are shown."""
 _PAIRS_AT_MOST = 50_000
 
 
@@ -61,7 +61,7 @@ class RetrievalCase:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalCases:
-    """The queries that did best and worst, at most one of an image so that the list is not of one picture."""
+    """The queries that did best and worst, at most one of an image so that the list is not of one image."""
 
     best: tuple[RetrievalCase, ...]
     """Right at once, with the greatest lead over the next candidate first."""

@@ -39,7 +39,7 @@ _CHUNK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A picture that was left out, and why."""
+    """An image that was left out, and why."""
 
     id: str
     reason: str
@@ -61,7 +61,7 @@ class EvalResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else decides the figures or helps to read them, as JSON values: prompts, the C that was chosen."""
     problems: tuple[Problem, ...] = ()
-    """Pictures that were left out."""
+    """Images that were left out."""
     took_s: float | None = None
 
     def __post_init__(self) -> None:

@@ -64,7 +64,7 @@ class RetrievalEvaluator:
         pixels: PixelSource | None = None,
         progress: CountProgress | None = None,
     ) -> EvalResult:
-        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where a picture has no caption."""
+        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where an image has no caption."""
         started = time.perf_counter()
         embedded = self.embed(encoder, dataset, pixels=pixels, progress=progress)
         return replace(self.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
@@ -77,7 +77,7 @@ class RetrievalEvaluator:
         pixels: PixelSource | None = None,
         progress: CountProgress | None = None,
     ) -> EmbeddedDataset:
-        """The vectors that `measure` takes. Raises InputError where a picture has no caption."""
+        """The vectors that `measure` takes. Raises InputError where an image has no caption."""
         if bare := next((pair.id for pair in dataset if not pair.captions), None):
             raise InputError(f"{dataset.name}: {bare} has no caption; retrieval needs at least one for each picture.")
         return embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)

@@ -107,7 +107,7 @@ class RunStyles:
 
 
 def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
-    """Metric, loss, temperature and gradient norm of every run over the pictures that it has seen."""
+    """Metric, loss, temperature and gradient norm of every run over the images that it has seen."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, 2)
@@ -217,7 +217,7 @@ def draw_parallel(study: Study) -> bytes:
 
 
 def draw_scaling(scaling: Scaling) -> bytes:
-    """Error over training pictures on logarithmic axes, with the fitted law."""
+    """Error over training images on logarithmic axes, with the fitted law."""
 
     def draw(canvas: Any) -> None:
         axes = canvas.subplots()
@@ -251,7 +251,7 @@ def draw_scaling(scaling: Scaling) -> bytes:
 
 
 def _points(run: RunResult, kind: str, name: str) -> Points:
-    """Pictures seen and values of one name in a run's log."""
+    """Images seen and values of one name in a run's log."""
     batch_size = run.config.batch_size if run.config is not None else 1
     found = [(row["step"] * batch_size, row[name]) for row in run.rows if row["kind"] == kind and _is_number(row, name)]
     seen, values = zip(*found, strict=True) if found else ((), ())

@@ -1,6 +1,6 @@
 """Which cells of an image tower move the similarity: gradients and attention. Loads torch.
 
-Shape suffixes: B pictures, T texts, H W rows and columns of cells, N cells or tokens, C channels, K heads, D joint
+Shape suffixes: B images, T texts, H W rows and columns of cells, N cells or tokens, C channels, K heads, D joint
 space, S side in pixels.
 """
 
@@ -25,7 +25,7 @@ def gradient_cells(
 ) -> NDArray[np.float32]:
     """Gradient x activation of the last layer with fine cells: (B, T, H, W), negative where they speak against.
 
-    It is the gradient of the cosine, which leaves out what a cell shares with the picture's own vector. In a
+    It is the gradient of the cosine, which leaves out what a cell shares with the image's own vector. In a
     convolutional tower it is averaged over the cells first, a weight for each channel (Selvaraju et al. 2017, Grad-CAM,
     arXiv:1610.02391), at the end of the last stage but one; in a ViT each patch keeps its own, where what pools them
     reads them: CLIP's class token in the last layer's attention, SigLIP's head after the last norm.
@@ -75,7 +75,7 @@ def _embed(encoder: TorchEncoder, pixels_BSS3: NDArray[np.uint8]) -> torch.Tenso
 def _gradients(
     embed_BD: torch.Tensor, kept: Sequence[torch.Tensor], text_TD: NDArray[np.float32]
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """For each text, the gradients of its cosines by what was kept. Pictures don't mix, so one sum serves all."""
+    """For each text, the gradients of its cosines by what was kept. Images don't mix, so one sum serves all."""
     for text_D in torch.from_numpy(text_TD).to(embed_BD.device):
         yield torch.autograd.grad((embed_BD @ text_D).sum(), kept, retain_graph=True)
 

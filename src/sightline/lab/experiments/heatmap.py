@@ -63,7 +63,7 @@ DPI = 130
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapPicture:
-    """One picture of a heatmap."""
+    """One image of a heatmap."""
 
     name: str
     """What it is called at its column, such as a file name."""
@@ -73,11 +73,11 @@ class HeatmapPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityHeatmap:
-    """The similarity of every text with every picture."""
+    """The similarity of every text with every image."""
 
     model: str
     kind: Kind
-    """`cosine`, or `probability`: of each text for a picture, so that the columns add up to 1."""
+    """`cosine`, or `probability`: of each text for an image, so that the columns add up to 1."""
     texts: tuple[str, ...]
     pictures: tuple[HeatmapPicture, ...]
     values_TB: NDArray[np.float64]
@@ -101,11 +101,11 @@ def make_similarity_heatmap(
     probability: bool = False,
     cluster: bool = False,
 ) -> SimilarityHeatmap:
-    """Embed texts and pictures and compare each with each.
+    """Embed texts and images and compare each with each.
 
-    `probability` is the softmax over the texts of temperature x cosine, for each picture (Radford et al. 2021): which
-    of these texts, if it were one of them. `cluster` puts texts that are alike side by side, and pictures too; else
-    they stay in the order given. Raises InputError without pictures or texts, and for probabilities of a single text.
+    `probability` is the softmax over the texts of temperature x cosine, for each image (Radford et al. 2021): which
+    of these texts, if it were one of them. `cluster` puts texts that are alike side by side, and images too; else
+    they stay in the order given. Raises InputError without images or texts, and for probabilities of a single text.
     """
     if not pictures or not texts:
         raise InputError(
@@ -146,7 +146,7 @@ def temperature_of(encoder: Encoder) -> float:
 
 
 def softmax_over_texts(cosine_TB: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Probabilities of the texts for each picture (T, B); columns add up to 1."""
+    """Probabilities of the texts for each image (T, B); columns add up to 1."""
     shifted_TB = temperature * (cosine_TB - cosine_TB.max(axis=0, keepdims=True))
     share_TB = np.exp(shifted_TB)
     return np.asarray(share_TB / share_TB.sum(axis=0, keepdims=True))
@@ -296,7 +296,7 @@ def _write_numbers(axis: Any, heatmap: SimilarityHeatmap, shown: Any) -> None:
 
 
 def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
-    """One picture above each column, as large as the column allows."""
+    """One image above each column, as large as the column allows."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     from PIL import Image
 

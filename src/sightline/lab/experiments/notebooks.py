@@ -29,7 +29,7 @@ SCENES = "scenes:0"
 OTHER_RECIPE = "flickr8k-scratch"
 """For pairs that aren't scenes."""
 SMALL_SAMPLES = 30_000
-"""Pictures seen by a model that a notebook trains itself: a minute or two on two cores, an eighth of the study's."""
+"""Images seen by a model that a notebook trains itself: a minute or two on two cores, an eighth of the study's."""
 _VIT = {
     "architecture": "vit",
     "patch_px": "8",
@@ -113,7 +113,7 @@ class Claims:
 def measure_noise(result_N: Sequence[float], group_N: Sequence[int] | None = None, *, seed: int = 0) -> float:
     """Half the width of the 95% interval of a mean, from resampling groups (default: each result its own).
 
-    Results of one picture belong together: resampled one by one they would look surer than they are. Raises InputError
+    Results of one image belong together: resampled one by one they would look surer than they are. Raises InputError
     for results and groups of different lengths, and for fewer than two groups, which tell nothing of noise.
     """
     if group_N is not None and len(group_N) != len(result_N):

@@ -54,7 +54,7 @@ class Point:
     energy: float
     """Share of the heat above the map's mean that lies within the thing; 0 where all places are alike."""
     share: float
-    """Share of the picture that the thing takes: the chance of a hit, and of energy, for a map that knows nothing."""
+    """Share of the image that the thing takes: the chance of a hit, and of energy, for a map that knows nothing."""
 
 
 def pointing_game(
@@ -62,7 +62,7 @@ def pointing_game(
 ) -> EvalResult:
     """`pointing_hit` with its chance, `pointing_on_another`, `pointing_energy`; intervals by resampling scenes.
 
-    Raises InputError for pictures whose things' places aren't known, ModelError where the model can't be asked so.
+    Raises InputError for images whose things' places aren't known, ModelError where the model can't be asked so.
     """
     config = config or PointingConfig()
     started = time.perf_counter()
@@ -115,7 +115,7 @@ def play(
 
 
 def judge(heat_THW: NDArray[np.float32], scene: Scene, words: Sequence[str]) -> list[Point]:
-    """One map for each thing of a scene -> whether it points there. Maps must cover the whole picture."""
+    """One map for each thing of a scene -> whether it points there. Maps must cover the whole image."""
     inside_THW = np.stack([_inside(thing, heat_THW.shape[1:]) for thing in scene.objects])
     points = []
     for index, (text, heat_HW, thing) in enumerate(zip(words, heat_THW, scene.objects, strict=True)):

@@ -37,7 +37,7 @@ from sightline.lab.experiments.summary import (
 
 
 def write_report(runs: Sequence[RunResult], output: Path, *, metric: str | None = None) -> tuple[Report, ReportFiles]:
-    """Write the report on runs as `output` (HTML), Markdown beside it, and its pictures in a folder.
+    """Write the report on runs as `output` (HTML), Markdown beside it, and its images in a folder.
 
     Raises InputError for no runs, an unknown metric, or a place that can't be written; TrainingError where matplotlib
     or SciPy isn't installed.

@@ -113,7 +113,7 @@ def report_files(output: Path) -> ReportFiles:
 
 
 def write_report_files(report: Report, output: Path) -> ReportFiles:
-    """Write page, Markdown and pictures. Raises InputError where they can't be."""
+    """Write page, Markdown and images. Raises InputError where they can't be."""
     files = report_files(output)
     write_page(files.html, format_html(report))
     try:

@@ -77,7 +77,7 @@ def describe_space(study: Study) -> tuple[list[Section], list[str]]:
 
 
 def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
-    """Cosines of the first val texts (rows) with the pictures (columns); one panel for each probe, one scale."""
+    """Cosines of the first val texts (rows) with the images (columns); one panel for each probe, one scale."""
     n_pairs = min(PAIRS_SHOWN, len(probes[-1].ids))
     similarity_NN = [probe.text_ND[:n_pairs] @ probe.image_ND[:n_pairs].T for probe in probes]
     low, high = min(map(np.min, similarity_NN)), max(map(np.max, similarity_NN))
@@ -104,7 +104,7 @@ def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
 
 
 def draw_space(probes: Sequence[Probe]) -> bytes:
-    """The map of pictures and texts, and the cosines of those that belong together and those that don't."""
+    """The map of images and texts, and the cosines of those that belong together and those that don't."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, len(probes), squeeze=False, height_ratios=(1.5, 1))
@@ -119,7 +119,7 @@ def draw_space(probes: Sequence[Probe]) -> bytes:
 
 
 def find_samples(probe: Probe) -> RetrievalCases:
-    """The best and the worst searches by text among the pictures of a probe."""
+    """The best and the worst searches by text among the images of a probe."""
     owner_T = np.arange(len(probe.ids))
     embedded = EmbeddedDataset(
         image_BD=probe.image_ND, row_B=owner_T, text_TD=probe.text_ND, owner_T=owner_T, ids=probe.ids, texts=probe.texts
@@ -129,7 +129,7 @@ def find_samples(probe: Probe) -> RetrievalCases:
 
 
 def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: int) -> bytes:
-    """What some texts found: the right picture first, then the ones that were found, the right one framed."""
+    """What some texts found: the right image first, then the ones that were found, the right one framed."""
     rows = [*cases.best, *cases.worst]
 
     def draw(figure: Any) -> None:
@@ -148,7 +148,7 @@ def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: in
 
 @dataclass(kw_only=True)
 class ValPictures:
-    """Small pictures by id; those that can't be read are grey. Each is read once."""
+    """Small images by id; those that can't be read are grey. Each is read once."""
 
     pairs: Mapping[str, Pair]
     missing: str | None = None
@@ -171,7 +171,7 @@ class ValPictures:
         return cls(pairs=pairs)
 
     def read(self, id_: str) -> NDArray[np.uint8]:
-        """One picture as a square of RGB, (S, S, 3)."""
+        """One image as a square of RGB, (S, S, 3)."""
         if id_ not in self._read:
             self._read[id_] = self._square(id_)
         return self._read[id_]
@@ -268,7 +268,7 @@ def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, pictures: 
 
 
 def _draw_strip(axes: Any, ids: Sequence[str], pictures: ValPictures) -> None:
-    """Pictures side by side, as heads of columns; nothing where there are none."""
+    """Images side by side, as heads of columns; nothing where there are none."""
     axes.axis("off")
     if pictures.missing is not None:
         return

@@ -39,7 +39,7 @@ _STATES = {
 }
 POINTS = " points"
 SCALED = ("train_fraction", "limit")
-"""Settings that decide how many pictures are trained on."""
+"""Settings that decide how many images are trained on."""
 _FOLLOW_THE_DATA = {"epochs", "samples_seen", "eval_epochs", "checkpoint_epochs", *SCALED}
 """Settings that may change with the amount of data without hiding its effect: they keep the compute equal."""
 _SHARE_WORDS = ("recall", "acc", "mAP", "compose")
@@ -343,7 +343,7 @@ class Scaling:
     """
 
     amount_R: NDArray[np.float64]
-    """Training pictures of each run, or its fraction of them."""
+    """Training images of each run, or its fraction of them."""
     error_R: NDArray[np.float64]
     """1 - metric for shares; the metric itself where lower is better. Adjusted for the other settings."""
     in_pictures: bool
@@ -356,7 +356,7 @@ class Scaling:
     bends: bool | None
     """Whether the levels lie off a straight line by more than noise; None where that can't be told."""
     at_equal_compute: bool
-    """Whether every run saw about as many pictures in all, so that more data doesn't mean more steps."""
+    """Whether every run saw about as many images in all, so that more data doesn't mean more steps."""
 
     def predict(self, amount: float) -> float:
         """The error that the fitted law gives."""
@@ -458,7 +458,7 @@ def _bends(line: LinearModel, base_RC: Array, amount_R: Array) -> bool | None:
 
 
 def _count_pictures(run: RunResult) -> float | None:
-    """Pictures that a run trained on; None where only its share of them is known."""
+    """Images that a run trained on; None where only its share of them is known."""
     settings = run_settings(run)
     limit = settings.get("limit")
     return None if limit is None else limit * settings.get("train_fraction", 1.0)

@@ -148,7 +148,7 @@ def refuse_impossible(config: SweepConfig, axes: tuple[Axis, ...]) -> None:
 
 
 def smoke_settings(config: SweepConfig, axes: Sequence[Axis]) -> list[str]:
-    """A smoke run has 32 pictures; here some more where a batch or a part of the grid needs them, the same for all."""
+    """A smoke run has 32 images; here some more where a batch or a part of the grid needs them, the same for all."""
     if not config.smoke:
         return []
     base = make_config(config.recipe, config.settings, smoke=True)

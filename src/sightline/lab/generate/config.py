@@ -29,19 +29,19 @@ _RUN_FILE = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedConfig:
-    """Pictures that a CLIP makes itself: pixels are changed until the model finds that the words fit."""
+    """Images that a CLIP makes itself: pixels are changed until the model finds that the words fit."""
 
     steps: int = 80
-    """Updates of each picture."""
+    """Updates of each image."""
     size_px: int | None = None
-    """Side of the pictures; None takes the model's own."""
+    """Side of the images; None takes the model's own."""
     seeds: int = 4
-    """Pictures of each prompt, each from other noise."""
+    """Images of each prompt, each from other noise."""
     seed: int = 0
-    """Of the first picture's noise and of all that is random."""
+    """Of the first image's noise and of all that is random."""
     parameterisation: Parameterisation = "fourier"
     views: int = 4
-    """Changed copies of a picture that are looked at in each step."""
+    """Changed copies of an image that are looked at in each step."""
     lr: float | None = None
     """Adam's learning rate; None takes 0.3 for Fourier coefficients and 0.02 for networks."""
     shift: float = 0.06
@@ -64,7 +64,7 @@ class GuidedConfig:
     precision: Precision = "bf16"
     """Of the models' forward and backward passes: `bf16` is autocast, `fp32` exact and slower."""
     frames: int = 16
-    """Pictures kept on the way, for the GIF; 0 keeps none."""
+    """Images kept on the way, for the GIF; 0 keeps none."""
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""
@@ -91,12 +91,12 @@ class GuidedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """Pictures that a text-to-image pipeline makes, ranked by CLIP."""
+    """Images that a text-to-image pipeline makes, ranked by CLIP."""
 
     steps: int = 30
-    """Denoising steps of each picture."""
+    """Denoising steps of each image."""
     size_px: int | None = None
-    """Side of the pictures; None takes the pipeline's own."""
+    """Side of the images; None takes the pipeline's own."""
     seeds: int = 4
     """Samples of each prompt."""
     seed: int = 0
@@ -179,7 +179,7 @@ def check_prompts(prompts: Sequence[str], *, where: str = "the command line") ->
 
 
 def load_bank(against: str | None, models: Sequence[str], *, limit: int) -> tuple[list[str], str]:
-    """Texts that a picture is told from, at most `limit`, and where they are from, in words.
+    """Texts that an image is told from, at most `limit`, and where they are from, in words.
 
     `against` is a text file or the address of a data set, whose training captions are taken. Without it the captions
     that the first model was trained on, where its folder names data that is here; else the package's own bank of
@@ -201,7 +201,7 @@ def load_bank(against: str | None, models: Sequence[str], *, limit: int) -> tupl
 
 
 def _captions_of(address: str, limit: int) -> list[str]:
-    """One caption of each of the first pictures, another one each time."""
+    """One caption of each of the first images, another one each time."""
     dataset = load_dataset(address, split="train", limit=limit)
     texts = [pair.captions[number % len(pair.captions)] for number, pair in enumerate(dataset) if pair.captions]
     if not texts:

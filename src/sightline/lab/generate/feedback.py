@@ -1,4 +1,4 @@
-"""What a CLIP makes of pictures and their words: which words are matched least, and what a person can do about it.
+"""What a CLIP makes of images and their words: which words are matched least, and what a person can do about it.
 
 Every sentence is computed from similarities. Shape suffixes: S samples, W words, V variants, D joint space.
 """
@@ -32,7 +32,7 @@ _MOST_WORDS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class WordShare:
-    """What one word of a prompt adds to the similarity of pictures."""
+    """What one word of a prompt adds to the similarity of images."""
 
     word: str
     gain: float
@@ -43,11 +43,11 @@ class WordShare:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """Pictures of another wording, held against what the first wording asked for."""
+    """Images of another wording, held against what the first wording asked for."""
 
     prompt: str
     difference: float
-    """Mean over equal seeds: cosine to the first wording, of this wording's picture minus the first wording's own."""
+    """Mean over equal seeds: cosine to the first wording, of this wording's image minus the first wording's own."""
     better: int
     """Seeds at which it is above 0."""
     n: int
@@ -57,13 +57,13 @@ class VariantResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What is to be said of one prompt's pictures."""
+    """What is to be said of one prompt's images."""
 
     prompt: str
     words: Sequence[WordShare]
     """Of each word that means something, the one matched least first."""
     bank_rank: int
-    """Place of the prompt among the bank's texts for the best picture, from 1."""
+    """Place of the prompt among the bank's texts for the best image, from 1."""
     bank_size: int
     """Texts compared, the prompt among them."""
     variants: Sequence[VariantResult]
@@ -99,7 +99,7 @@ def give_feedback(
     variants: Sequence[Sequence[MadePicture]] = (),
     n_cut: int = 0,
 ) -> Feedback:
-    """Feedback on the pictures of one prompt; `variants` holds those of each other wording, of the same seeds.
+    """Feedback on the images of one prompt; `variants` holds those of each other wording, of the same seeds.
 
     `n_cut` is how many tokens at the prompt's end the pipeline didn't read. Raises ModelError where a vector isn't
     finite.

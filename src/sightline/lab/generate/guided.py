@@ -52,7 +52,7 @@ def load_guide(name: str, *, download: bool = False) -> TorchEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """The texts that all pictures of a run are told from."""
+    """The texts that all images of a run are told from."""
 
     bank: Sequence[str]
     avoid: Sequence[str] = ()
@@ -63,16 +63,16 @@ class Texts:
     """What one model makes of the words of a run."""
 
     prompt_ND: Tensor
-    """Of each picture."""
+    """Of each image."""
     bank_TD: Tensor
     avoid_AD: Tensor
 
 
 class Guide:
-    """One model and the words, as a loss of pictures."""
+    """One model and the words, as a loss of images."""
 
     def __init__(self, encoder: TorchEncoder, prompts: Sequence[str], *, words: Words) -> None:
-        """`prompts` has one text for each picture; `words` hold for all."""
+        """`prompts` has one text for each image; `words` hold for all."""
         self.encoder = encoder
         self.size_px = encoder.card.preprocessing.size_px
         self.temperature = encoder.temperature
@@ -92,7 +92,7 @@ class Guide:
         return F.normalize(embeds_BD.float(), dim=-1)
 
     def loss(self, image_N3HW: Tensor, config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
-        """The loss of each picture (N,), the mean over its views.
+        """The loss of each image (N,), the mean over its views.
 
         It is 1 minus the cosine to the prompt, plus `config.contrast` times the cross-entropy of the prompt among the
         bank's texts at the model's own temperature. A text to avoid counts as much as the whole bank.
@@ -114,7 +114,7 @@ class Guide:
 
     @torch.no_grad()
     def similarity(self, image_N3HW: Tensor) -> Tensor:
-        """The cosine of each picture, as it is, to its own prompt (N,)."""
+        """The cosine of each image, as it is, to its own prompt (N,)."""
         return (self.embed(fit_size(image_N3HW, self.size_px)) * self.texts.prompt_ND).sum(dim=-1)
 
 
@@ -137,8 +137,8 @@ def make_guided(
 ) -> list[MadePicture]:
     """An image for each prompt, in order; the mean over all encoders decides.
 
-    A picture depends on its prompt, its seed and the settings, not on the pictures beside it (up to rounding). Once
-    `interrupted` returns True, pictures are given as they are, and those not begun are left out. Raises ModelError
+    An image depends on its prompt, its seed and the settings, not on the images beside it (up to rounding). Once
+    `interrupted` returns True, images are given as they are, and those not begun are left out. Raises ModelError
     where a loss isn't finite.
     """
     size_px = config.size_px or max(encoder.card.preprocessing.size_px for encoder in encoders)
@@ -160,7 +160,7 @@ def make_guided(
 
 
 class _Run:
-    """Pictures that are made side by side."""
+    """Images that are made side by side."""
 
     def __init__(
         self, prompts: Sequence[SeededPrompt], guides: Sequence[Guide], pictures: Pictures, config: GuidedConfig
@@ -223,7 +223,7 @@ class _Run:
         self._optimiser.step()
 
     def _look(self, step: int, *, last: bool = False) -> Tensor:
-        """Measure the pictures as they are, and keep frames: the mean similarity over the guides (N,)."""
+        """Measure the images as they are, and keep frames: the mean similarity over the guides (N,)."""
         with torch.no_grad():
             image_N3HW = self._pictures()
             similarity_N = torch.stack([guide.similarity(image_N3HW) for guide in self._guides]).mean(0).cpu()

@@ -25,7 +25,7 @@ _Z95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MadePicture:
-    """One picture, made from words and noise."""
+    """One image, made from words and noise."""
 
     prompt: str
     seed: int
@@ -53,7 +53,7 @@ class MadePicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the judge says of one picture."""
+    """What the judge says of one image."""
 
     prompt: str
     seed: int
@@ -72,24 +72,24 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """How often a model that had no part in making the pictures names the words that they were made from."""
+    """How often a model that had no part in making the images names the words that they were made from."""
 
     judge: str
     n_prompts: int
     """Among how many prompts it had to find the right one."""
     verdicts: Sequence[Verdict]
-    """Of the picture of each prompt that its maker finds best."""
+    """Of the image of each prompt that its maker finds best."""
     interval: tuple[float, float]
     """95% interval of the rate (Wilson 1927)."""
 
     @property
     def n_right(self) -> int:
-        """Pictures whose prompt ranks first."""
+        """Images whose prompt ranks first."""
         return sum(verdict.right for verdict in self.verdicts)
 
     @property
     def rate(self) -> float:
-        """The share of pictures whose prompt ranks first."""
+        """The share of images whose prompt ranks first."""
         return self.n_right / len(self.verdicts)
 
     @property
@@ -121,7 +121,7 @@ class Judgement:
 
 
 def best_of_each(pictures: Sequence[MadePicture]) -> list[MadePicture]:
-    """Of each prompt the picture with the highest similarity, in the order of the prompts."""
+    """Of each prompt the image with the highest similarity, in the order of the prompts."""
     best: dict[str, MadePicture] = {}
     for picture in pictures:
         if picture.prompt not in best or picture.similarity > best[picture.prompt].similarity:
@@ -130,7 +130,7 @@ def best_of_each(pictures: Sequence[MadePicture]) -> list[MadePicture]:
 
 
 def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str]) -> None:
-    """Raises InputError where the judge made the pictures itself, or has no two different prompts to tell apart."""
+    """Raises InputError where the judge made the images itself, or has no two different prompts to tell apart."""
     if judge.identity in [maker.identity for maker in makers]:
         raise InputError(
             f"The judge {judge.card.name} has the weights of a model that makes the pictures; its verdict would mean "
@@ -143,7 +143,7 @@ def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str
 
 
 def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: Sequence[str]) -> Judgement:
-    """Which of the prompts the judge finds most fitting for the best picture of each, best by its maker's similarity.
+    """Which of the prompts the judge finds most fitting for the best image of each, best by its maker's similarity.
 
     Raises ModelError where the judge gives vectors that aren't finite.
     """
@@ -174,7 +174,7 @@ def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: 
 
 
 def embed_pictures(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Pictures of any size (H, W, 3) -> unit vectors (N, D). Raises ModelError where one isn't finite."""
+    """Images of any size (H, W, 3) -> unit vectors (N, D). Raises ModelError where one isn't finite."""
     pixels_NSS3 = np.stack([encoder.card.preprocessing.resize(rgb) for rgb in pictures])
     image_ND = encoder.encode_images(pixels_NSS3)
     try:
@@ -185,7 +185,7 @@ def embed_pictures(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> N
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson 1927), which holds for few pictures and near 0 and 1 too."""
+    """The 95% interval of a rate (Wilson 1927), which holds for few images and near 0 and 1 too."""
     rate = n_right / n
     spread = _Z95 * math.sqrt(rate * (1 - rate) / n + _Z95**2 / (4 * n**2))
     centre, scale = rate + _Z95**2 / (2 * n), 1 + _Z95**2 / n

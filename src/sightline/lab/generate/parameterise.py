@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from sightline.lab.generate.config import GuidedConfig, Parameterisation
 
 _OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.0, -0.5], [-0.25, 0.5, -0.25]])
-"""Rows: how much of red, green and blue each channel holds; natural pictures vary along them almost independently
+"""Rows: how much of red, green and blue each channel holds; natural images vary along them almost independently
 (Ohta, Kanade and Sakai 1980, "Color information for region segmentation")."""
 _FOURIER_SPREAD = 4.0
 _FALLOFF = 1.5
-"""Power of the frequency that amplitudes fall with. Natural pictures have 1; models agree more on smoother ones."""
+"""Power of the frequency that amplitudes fall with. Natural images have 1; models agree more on smoother ones."""
 _START = 0.3
-"""Standard deviation of a picture's logits before the first step: a soft cloud around grey."""
+"""Standard deviation of an image's logits before the first step: a soft cloud around grey."""
 _WIDTH = 24
 _LAYERS = 3
 _FREQUENCY = 12.0
 
 
 class Pictures(nn.Module):
-    """N pictures of one size, each with parameters of its own."""
+    """N images of one size, each with parameters of its own."""
 
     def forward(self) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1]."""
@@ -67,7 +67,7 @@ class FourierPictures(Pictures):
 
 
 class NetworkPictures(Pictures):
-    """A small network from a pixel's coordinates to its colour, one for each picture, with sines between its layers.
+    """A small network from a pixel's coordinates to its colour, one for each image, with sines between its layers.
 
     What it draws is smooth and has no size of its own (Sitzmann et al. 2020, arXiv:2006.09661).
     """
@@ -97,7 +97,7 @@ class NetworkPictures(Pictures):
 
 
 def make_start(kind: Parameterisation, seeds: Sequence[int], size_px: int) -> Pictures:
-    """Pictures before the first step, the same for a seed whatever is beside it."""
+    """Images before the first step, the same for a seed whatever is beside it."""
     return FourierPictures(seeds, size_px) if kind == "fourier" else NetworkPictures(seeds, size_px)
 
 
@@ -122,10 +122,10 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def draw_views(image_N3HW: Tensor, size_px: int, config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
-    """`config.views` copies of each picture (N, 3, H, W), moved, zoomed, turned, blurred, relit and with noise.
+    """`config.views` copies of each image (N, 3, H, W), moved, zoomed, turned, blurred, relit and with noise.
 
-    They come as (N * views, 3, S, S), those of a picture side by side; differentiable in the pixels. `chances` has a
-    generator for each picture, so that its views don't depend on the pictures beside it.
+    They come as (N * views, 3, S, S), those of an image side by side; differentiable in the pixels. `chances` has a
+    generator for each image, so that its views don't depend on the images beside it.
     """
     image_N3SS = fit_size(image_N3HW, size_px)
     view_B3SS = image_N3SS.repeat_interleave(config.views, dim=0)
@@ -144,7 +144,7 @@ def draw_views(image_N3HW: Tensor, size_px: int, config: GuidedConfig, chances: 
 
 
 def fit_size(image_N3HW: Tensor, size_px: int) -> Tensor:
-    """The pictures at a model's size, with antialiasing where they shrink."""
+    """The images at a model's size, with antialiasing where they shrink."""
     if image_N3HW.shape[-1] == size_px:
         return image_N3HW
     return F.interpolate(image_N3HW, size=(size_px, size_px), mode="bilinear", antialias=image_N3HW.shape[-1] > size_px)
@@ -162,7 +162,7 @@ def _draw_affine(config: GuidedConfig, chances: Sequence[torch.Generator]) -> Te
 
 
 def _blur_some(view_B3SS: Tensor, config: GuidedConfig) -> Tensor:
-    """The first view of each picture stays sharp, the last is blurred most."""
+    """The first view of each image stays sharp, the last is blurred most."""
     view_NV3SS = view_B3SS.reshape(-1, config.views, *view_B3SS.shape[1:])
     sigmas_px = [config.blur_px * view / max(config.views - 1, 1) for view in range(config.views)]
     return torch.stack([_blur(view_NV3SS[:, view], sigma_px) for view, sigma_px in enumerate(sigmas_px)], 1).flatten(

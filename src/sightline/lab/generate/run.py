@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from sightline.kit.work import Notice
 
 _BANK = 256
-"""Texts that a ranked picture is told from."""
+"""Texts that a ranked image is told from."""
 SETTINGS_FILE = "generate.json"
 SHEET_FILE = "sheet.html"
 FRAMES_DIR = "frames"
@@ -112,9 +112,9 @@ def generate_guided(
     report: Notice = lambda line: None,
     progress: StepProgress = lambda done, total, note: None,
 ) -> GenerateReport:
-    """Make pictures by a model's gradients, keep them in `output`, and have them judged where a judge is named.
+    """Make images by a model's gradients, keep them in `output`, and have them judged where a judge is named.
 
-    The first Ctrl-C keeps the pictures as they are then. Raises InputError for what can't be asked or written,
+    The first Ctrl-C keeps the images as they are then. Raises InputError for what can't be asked or written,
     ModelError where a model has no PyTorch weights here.
     """
     from sightline.lab.generate.guided import Words, load_guide, make_guided, seed_prompts
@@ -229,13 +229,13 @@ def _sample(
             break
         took_s = time.perf_counter() - started
         made.append(MadePicture(prompt=prompt, seed=seed, rgb=rgb, similarity=0.0, steps=steps, took_s=took_s))
-        if interrupted():  # a pipeline that can't be left within a picture
+        if interrupted():  # a pipeline that can't be left within an image
             break
     return made
 
 
 def _ranked(pictures: Sequence[MadePicture], ranker: Encoder) -> list[MadePicture]:
-    """The pictures with their similarity to their own prompt."""
+    """The images with their similarity to their own prompt."""
     from sightline.lab.evaluation.embedding import embed_texts
 
     if not pictures:
@@ -350,7 +350,7 @@ def name_pictures(pictures: Sequence[MadePicture]) -> list[str]:
 
 
 def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[str, Any]]:
-    """PNGs, and where there are frames those and a GIF; what each picture's entry in `generate.json` is."""
+    """PNGs, and where there are frames those and a GIF; what each image's entry in `generate.json` is."""
     entries = []
     for picture, name in zip(pictures, name_pictures(pictures), strict=True):
         entry = {"file": f"{name}.png", **picture.to_dict()}

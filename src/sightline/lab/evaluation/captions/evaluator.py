@@ -244,10 +244,10 @@ def generate_captions(
 
 
 def read_results(path: Path, dataset: Dataset) -> list[str]:
-    """The caption of each picture, in the order of the data set.
+    """The caption of each image, in the order of the data set.
 
     An `image_id` is a pair's id, its file name, that without its ending, or the number at its end. Raises InputError
-    for another structure, ids that the data set doesn't have or has several times, pictures that have no caption in
+    for another structure, ids that the data set doesn't have or has several times, images that have no caption in
     the file, or several; each with its count.
     """
     entries = [_check_entry(entry, where=f"{path}: entry {number}") for number, entry in enumerate(_entries(path))]
@@ -266,7 +266,7 @@ def read_results(path: Path, dataset: Dataset) -> list[str]:
 def write_results(path: Path, captions: Mapping[str, str], dataset: Dataset) -> None:
     """Write captions by pair id, in the order of the data set, whole or not at all.
 
-    An `image_id` is the number at the end of the file's name where all pictures have one of their own, as COCO's tools
+    An `image_id` is the number at the end of the file's name where all images have one of their own, as COCO's tools
     take it, and the pair's id otherwise. Raises InputError where the file can't be written.
     """
     entries = [

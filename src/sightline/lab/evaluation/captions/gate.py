@@ -34,10 +34,10 @@ _GREEDY = GenerationConfig(beams=1)
 
 
 def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: CaptionerGate | None = None) -> Verdict:
-    """Compare a captioner's int8 graphs with its fp32 ones on pictures, and keep the verdict with the graphs.
+    """Compare a captioner's int8 graphs with its fp32 ones on images, and keep the verdict with the graphs.
 
-    From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Pictures that
-    can't be read are passed over. Raises InputError for fewer readable pictures than the thresholds ask for, ModelError
+    From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Images that
+    can't be read are passed over. Raises InputError for fewer readable images than the thresholds ask for, ModelError
     where the model can't run or comes in int8 only.
     """
     started = time.monotonic()
@@ -63,11 +63,11 @@ def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: Captione
 
 
 def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate) -> Verdict:
-    """What two captions of each picture say of the precisions that wrote them."""
+    """What two captions of each image say of the precisions that wrote them."""
     identical = sum(a == b for a, b in zip(fp32, int8, strict=True)) / len(fp32)
     references = [[tokenize_caption(text)] for text in fp32]
     own, other = (float(cider([tokenize_caption(text) for text in texts], references).mean()) for texts in (fp32, int8))
-    # Captions that are all alike have no n-gram that tells pictures apart: CIDEr then says nothing.
+    # Captions that are all alike have no n-gram that tells images apart: CIDEr then says nothing.
     ratio = other / own if own > 0 else 0.0
     return Verdict(
         passed=identical >= thresholds.identical or ratio >= thresholds.cider_ratio,
