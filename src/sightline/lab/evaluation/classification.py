@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPTS = "photos"
 HOLE = "{}"
 NamesUsed = Literal["first", "all"]
-"""Which names of a class become sentences: the most usual one, or its synonyms too."""
+"""Names of a class that become sentences: the most usual one, or its synonyms too."""
 _SMALLEST_NORM = 1e-6
 _PATIENCE = 2
 """Values of C tried after the best so far."""
@@ -158,7 +158,7 @@ class ZeroshotEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRanks:
-    """Where each image's own class stands among all classes."""
+    """The rank of each image's own class among all classes."""
 
     ranks: Ranks
     label_B: NDArray[np.int64]
@@ -240,7 +240,7 @@ def check_labels(label_B: NDArray[np.int64], *, n_images: int, n_classes: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How the regression is fitted."""
+    """Settings of the regression."""
 
     cs: tuple[float, ...] = tuple(10.0**power for power in range(-3, 5))
     """Inverse strengths of the regularisation to choose from, weakest last."""
@@ -318,7 +318,7 @@ class Probe:
     c: float
     """The C that was chosen."""
     held_out_acc1: float | None
-    """What it reached on the held-out images; None where there was only one C."""
+    """Accuracy on the held-out images; None where there was only one C."""
     converged: bool
 
     def logits(self, image_BD: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -394,7 +394,7 @@ def _choose_c(
 
 
 def hold_out(label_B: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:
-    """Which images are held out (B,): this share of each class, at least one where a class has two, never all."""
+    """The images that are held out (B,): this share of each class, at least one where a class has two, never all."""
     rng = np.random.default_rng(seed)
     held_B = np.zeros(len(label_B), bool)
     for label in np.unique(label_B):

@@ -102,7 +102,7 @@ class ModelRow:
     quality: Quality | None = None
     """None for random weights, and where nothing of the kind can be measured."""
     behind: float | None = None
-    """How much the model that is best in the chosen metric is ahead."""
+    """The lead of the model that is best in the chosen metric."""
     behind_interval: Interval | None = None
     dominated_by: tuple[str, ...] = ()
     """Models at least as good and as fast, and one of the two strictly."""
@@ -115,7 +115,7 @@ class Comparison:
     data: ComparisonData
     rows: tuple[ModelRow, ...]
     metric: str | None
-    """What stands for quality; None where none was measured."""
+    """The metric that stands for quality; None where none was measured."""
     n_images: int
     agreement: Mapping[str, AgreementMatrix]
     """`text_to_image` by the queries, `image_to_image` of one half of the images in the other."""

@@ -1,4 +1,4 @@
-"""What models are compared on, and what others measured of well-known models, with the source of each figure.
+"""Data that models are compared on, and what others measured of well-known models, with the source of each figure.
 
 Images are a data set with captions or classes, or somebody's own with some queries. Published figures are never mixed
 with what we measure.
@@ -26,7 +26,7 @@ from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_la
 from sightline.lab.evaluation.results import Problem
 
 PICTURES = "pictures"
-"""What stands before the colon of a folder that is taken as images without captions, whatever else it holds."""
+"""The kind before the colon of a folder that is taken as images without captions, whatever else it holds."""
 OWN_LIMIT = 1000
 """Images taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
@@ -46,7 +46,7 @@ class ComparisonData:
 
     dataset: Dataset
     queries: tuple[str, ...]
-    """What rankings are compared on, and what text queries are timed with."""
+    """Texts that rankings are compared on and text queries are timed with."""
     split: str | None = None
     """None where the images come without one."""
     problems: tuple[Problem, ...] = ()
@@ -54,7 +54,7 @@ class ComparisonData:
 
     @property
     def captioned(self) -> bool:
-        """Whether every image has a caption of its own: retrieval can be measured.
+        """True where every image has a caption of its own: retrieval can be measured.
 
         Where there are classes captions are made of their names, so those of one image fit many others.
         """
@@ -62,12 +62,12 @@ class ComparisonData:
 
     @property
     def labelled(self) -> bool:
-        """Whether every image has a class: zero-shot classification can be measured."""
+        """True where every image has a class: zero-shot classification can be measured."""
         return self.dataset.class_names is not None and all(pair.label is not None for pair in self.dataset)
 
     @property
     def swapped(self) -> bool:
-        """Whether some images have hard negatives: composition can be measured."""
+        """True where some images have hard negatives: composition can be measured."""
         return any(pair.negatives for pair in self.dataset)
 
 
@@ -89,7 +89,7 @@ def load_benchmark(
 
 
 def is_own_pictures(address: str) -> bool:
-    """Whether an address is `pictures:FOLDER`, or a bare folder that no format of data sets recognises.
+    """True where an address is `pictures:FOLDER`, or a bare folder that no format of data sets recognises.
 
     A folder of folders of images is an album here, not a data set with classes; `classes:FOLDER` says so.
     """
@@ -157,9 +157,9 @@ class PublishedTable:
     """Address that repeats it: `flickr8k:PATH`."""
     split: str
     options: str = ""
-    """What the command needs besides."""
+    """Options that the command needs besides."""
     note: str = ""
-    """What to mind when comparing."""
+    """A caution for comparing."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -181,7 +181,7 @@ class PublishedTable:
 
     @property
     def command(self) -> str:
-        """What measures the same with the real weights, once they are pulled."""
+        """The command that measures the same with the real weights, once they are pulled."""
         words = ("sightline compare --models", ",".join(self.metrics), "--data", self.data, "--split", self.split)
         return " ".join((*words, *([self.options] if self.options else [])))
 
@@ -199,7 +199,7 @@ def load_published() -> tuple[PublishedTable, ...]:
 
 
 def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
-    """What fetches the weights of all models of the tables, once each."""
+    """Commands that fetch the weights of all models of the tables, once each."""
     models = dict.fromkeys(model for table in tables for model in table.metrics)
     return [f"sightline models pull {model}" for model in models]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 PREFERRED = ("image_retrieval_recall@5", "acc1", MEAN)
-"""What stands for quality where nothing else is asked for: the first of these that was measured."""
+"""Metrics that stand for quality where nothing else is asked for: the first that was measured."""
 _KS = (1, 5, 10)
 SHOWN = 6
 _QUERIES_TRIED = 64
@@ -40,7 +40,7 @@ _QUERIES_AT_MOST = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What each query of one metric found, in [0, 1], and the image it belongs to; the mean is the metric."""
+    """Results of each query of one metric, in [0, 1], and the image it belongs to; the mean is the metric."""
 
     result_N: NDArray[np.float64]
     image_N: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """What one model made of the images and texts of a comparison."""
+    """Vectors that one model made of the images and texts of a comparison."""
 
     images: EmbeddedImages
     query_QD: NDArray[np.float32]
@@ -219,7 +219,7 @@ def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How alike two rankings are, as means over all queries."""
+    """The likeness of two rankings, as means over all queries."""
 
     overlap: float
     """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
@@ -264,7 +264,7 @@ def measure_agreement(
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementMatrix:
-    """How alike each two models rank the same candidates; both matrices are symmetric, with ones on the diagonal."""
+    """The likeness of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
 
     models: tuple[str, ...]
     k: int

@@ -23,7 +23,7 @@ _COSTS = (
 )
 RANDOM = "random weights"
 _RATES = ("recall", "acc", "compose")
-"""What is shown in percent: metrics whose name has one of these words."""
+"""Words in the names of metrics that are shown in percent."""
 
 
 def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Labels:
 
 
 def cost_headings() -> list[str]:
-    """Of the table of speed and size."""
+    """Headings of the table of speed and size."""
     return ["model", "images/s", "rounds", "queries/s", "memory", "disk", "dim", "input", "weights", "runtime"]
 
 
@@ -140,7 +140,7 @@ def headline_metrics(measured: Iterable[str]) -> list[str]:
 
 
 def describe_agreement(name: str, matrix: AgreementMatrix) -> str:
-    """What the figures of a matrix are."""
+    """The caption of a matrix."""
     asked = {"text_to_image": "texts", "image_to_image": "pictures"}.get(name, "queries")
     return (
         f"Agreement, {name.replace('_', ' ')}: share of the first {matrix.k} of {matrix.n_candidates:,} pictures that "
@@ -179,14 +179,14 @@ def megabytes(size_bytes: int | None) -> str:
 
 
 def standing(row: ModelRow, labels: Labels) -> str:
-    """Whether a model is on the Pareto front, or who dominates it."""
+    """The place of a model: on the Pareto front, or dominated by others."""
     return (
         f"dominated by {', '.join(labels[name] for name in row.dominated_by)}" if row.dominated_by else "on the front"
     )
 
 
 def distance(row: ModelRow, metric: str) -> str:
-    """How far a model is behind the best, with the interval of that."""
+    """The distance of a model to the best, with its interval."""
     if not row.behind:
         return "best"
     in_percent = any(word in metric for word in _RATES)

@@ -85,12 +85,12 @@ class ComposeEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a model preferred in each comparison: 1 the true sentence, 0 the false one, 0.5 neither."""
+    """A model's preference in each comparison: 1 the true sentence, 0 the false one, 0.5 neither."""
 
     right_N: NDArray[np.float64]
     image_N: NDArray[np.int64]
     kinds: tuple[str, ...]
-    """What was swapped in each comparison."""
+    """The kind of thing that was swapped in each comparison."""
 
     def metrics(self) -> dict[str, float]:
         """`compose_KIND` for each kind, and `compose_mean`, the mean over kinds, whatever their numbers."""

@@ -39,7 +39,7 @@ class PixelSource(Protocol):
 
     @property
     def readable_N(self) -> NDArray[np.bool_]:
-        """Which of them could be read."""
+        """Those of them that could be read."""
         ...
 
 
@@ -162,7 +162,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """What a result says of the run that made it, besides the model's name."""
+    """Details of a result on the run that made it, besides the model's name."""
     return {"runtime": encoder.runtime, "precision": encoder.precision, "weights_hash": encoder.identity.weights_hash}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.embedding import EmbeddedImages
 
 CLASS_FOLDERS, LABEL_LIST = "classes", "labels"
-"""What stands before the colon of an address, besides the kinds of `load_dataset`."""
+"""Kinds before the colon of an address, besides the kinds of `load_dataset`."""
 
 
 def load_labelled(
@@ -174,7 +174,7 @@ def _recognise(address: str) -> tuple[str | None, Path]:
 
 
 def _looks_like_classes(path: Path) -> bool:
-    """Whether every folder holds images, and none lies beside them."""
+    """True where every folder holds images, and none lies beside them."""
     if any(is_image_name(entry.name) for entry in path.iterdir() if entry.is_file()):
         return False
     roots = _split_roots(path) or {"train": path}

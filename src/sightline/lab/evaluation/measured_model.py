@@ -55,19 +55,19 @@ _CLOSING_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model once it is loaded."""
+    """Facts of a model once it is loaded."""
 
     dim: int
     precision: str
     """Of the weights: `fp32`, `int8`."""
     runtime: str
-    """What runs it: `onnx:CPUExecutionProvider`, `torch:cpu`."""
+    """The runtime: `onnx:CPUExecutionProvider`, `torch:cpu`."""
     weights_hash: str
     input_px: int
     disk_bytes: int
     """Of the files that this runtime reads: graphs or weights, and the tokenizer."""
     exported: bool
-    """Whether loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
+    """True where loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
 
 
 class MeasuredModel:
@@ -171,7 +171,7 @@ def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
 
 
 def resident_bytes() -> int | None:
-    """What this process has in RAM now; where the system only keeps the most (macOS), that; None on Windows."""
+    """Bytes that this process has in RAM now; where the system only keeps the most (macOS), that; None on Windows."""
     return _from_status("VmRSS") or peak_resident_bytes()
 
 

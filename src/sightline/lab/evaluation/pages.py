@@ -134,7 +134,7 @@ def _axis_name(text: str) -> tuple[float, float, str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scale:
-    """Where values between two ends come to lie between two places."""
+    """A map of values between two ends to places between two others."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""What figures don't show: the best and worst retrievals, neighbours, a map of the joint space, the modality gap.
+"""A closer look than figures give: best and worst retrievals, neighbours, a map of the joint space, the modality gap.
 
 Plain records with ids and numbers, and one HTML file that shows them all. Shape suffixes: B images, T texts, V vectors
 of any kind, C candidates, N similarities, D dimension of the joint space.
@@ -42,7 +42,7 @@ class Match:
     item: str
     similarity: float
     right: bool = False
-    """Whether it belongs to the query."""
+    """True where it belongs to the query."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityGap:
-    """How far images and texts lie apart as a whole (Liang et al. 2022, arXiv:2203.02053)."""
+    """The distance of images and texts as a whole (Liang et al. 2022, arXiv:2203.02053)."""
 
     distance: float
     """Euclidean distance of the centroids of the normalised vectors, in [0, 2]."""
@@ -253,7 +253,7 @@ class _Sides:
         return RetrievalCase(query=self.queries[query], rank=rank, answer=answer, found=tuple(found))
 
     def lead(self, query: int) -> float:
-        """How much more similar the best right answer is than the best wrong one."""
+        """The lead in similarity of the best right answer over the best wrong one."""
         similarity_C, right_C = self._row(query)
         return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
 

@@ -59,7 +59,7 @@ class EvalResult:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """Metric -> the ends of its bootstrap interval, where one was made."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else decides the figures or helps to read them, as JSON values: prompts, the C that was chosen."""
+    """Whatever else decides the figures or helps to read them, as JSON values: prompts, the C that was chosen."""
     problems: tuple[Problem, ...] = ()
     """Images that were left out."""
     took_s: float | None = None
@@ -73,7 +73,7 @@ class EvalResult:
             raise InputError(f"Intervals of unknown metrics: {', '.join(strangers)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints: plain JSON values, the fixed keys first, the others only where there is something."""
+        """Plain JSON values, as `--json` prints them: fixed keys first, the others only where there is something."""
         values: dict[str, Any] = {
             "model": self.model,
             "data": self.data,
@@ -97,7 +97,7 @@ class EvalResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals are made; no resamples, no intervals."""
+    """Settings of intervals; no resamples, no intervals."""
 
     resamples: int = 1000
     confidence: float = 0.95
@@ -120,7 +120,7 @@ class Statistic(Protocol):
     """The most numbers that it needs for one resample."""
 
     def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How often each group was drawn (S, G) -> the figure of each resample (S,)."""
+        """Counts of each group's draws (S, G) -> the figure of each resample (S,)."""
         ...
 
 

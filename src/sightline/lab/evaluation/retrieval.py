@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Interval
 
 Direction = Literal["image_retrieval", "text_retrieval"]
-"""What is found: `image_retrieval` is text to image."""
+"""The kind that is found: `image_retrieval` is text to image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class RetrievalEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalRanks:
-    """Where every text finds its image, and every image its captions."""
+    """Ranks at which every text finds its image, and every image its captions."""
 
     image_retrieval: Ranks
     """One query a text, the images as candidates."""

@@ -1,4 +1,4 @@
-"""Where in an image words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
+"""Places in an image where words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
 
 Three ways to ask a model: `map` (its cells in the joint space), `gradient`, `attention`; `experiments/pointing.py`
 measures them where the true place is known.
@@ -57,25 +57,25 @@ class Area:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strength:
-    """How strongly words match at their best place, beside the rest of the same image."""
+    """The strength of a match at its best place, beside the rest of the same image."""
 
     here: float
     elsewhere: float
     """Mean outside the box of the best place."""
     deviations: float
-    """How many standard deviations of the rest `here` lies above their mean; 0 where all places are alike."""
+    """Standard deviations of the rest by which `here` lies above their mean; 0 where all places are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Where an image matches words."""
+    """The places where an image matches words."""
 
     words: str
     method: Method
     heat_HW: NDArray[np.float32]
     """Higher where they match better; units are the method's own."""
     area: Area
-    """What the map covers of the image."""
+    """The part of the image that the map covers."""
     columns: int
     """Columns of the model's own map, before it was made finer."""
     similarity: float
@@ -138,7 +138,7 @@ class Match:
 def explain_picture(
     encoder: Encoder, rgb_HW3: NDArray[np.uint8], words: Sequence[str], *, method: MethodChoice = "auto"
 ) -> list[Match]:
-    """Where a photo (H, W, 3) matches each of some words.
+    """The places where a photo (H, W, 3) matches each of some words.
 
     Raises InputError for no words or an unknown method, ModelError where the model can't be asked this way.
     """
@@ -210,7 +210,7 @@ def load_explainable(model: str, *, method: MethodChoice = "auto") -> Encoder:
 
 
 def seen_area(preprocessing: Preprocessing, width: int, height: int) -> Area:
-    """What the model sees of an image: all of it squashed, or the square in its middle."""
+    """The part of an image that the model sees: all of it squashed, or the square in its middle."""
     if preprocessing.resize_mode == "squash":
         return Area(left=0.0, top=0.0, width=1.0, height=1.0)
     side = min(width, height)

@@ -49,7 +49,7 @@ _ROOM = 34
 
 @dataclass(frozen=True, kw_only=True)
 class RunStyles:
-    """How runs are told apart: each by itself, or by the levels of the two settings with the largest effects."""
+    """Styles that tell runs apart: each by itself, or by the levels of the two settings with the largest effects."""
 
     runs: tuple[RunResult, ...]
     labels: tuple[str, ...]
@@ -177,7 +177,7 @@ def draw_compute(study: Study, styles: RunStyles) -> bytes:
 
 
 def has_curves(study: Study) -> bool:
-    """Whether some run has a log."""
+    """True where some run has a log."""
     return any(run.rows for run in study.runs)
 
 
@@ -356,7 +356,7 @@ def _show_levels(axes: Any, factor: Factor, *, room: int) -> None:
 
 
 def _spread_level(factor: Factor, run: int, rank: float) -> float:
-    """Where a run crosses the axis of a setting: near its level, the better the higher, so that lines don't cover."""
+    """The height at which a run crosses a setting's axis: near its level, the better the higher, so that all show."""
     level = int(factor.level_R[run])
     last = max(1, len(factor.levels) - 1)
     return (level + 0.3 * (rank - 0.5)) / last

@@ -1,4 +1,4 @@
-"""Which cells of an image tower move the similarity: gradients and attention. Loads torch.
+"""Gradients and attention: the cells of an image tower that move the similarity. Loads torch.
 
 Shape suffixes: B images, T texts, H W rows and columns of cells, N cells or tokens, C channels, K heads, D joint
 space, S side in pixels.
@@ -46,7 +46,7 @@ def gradient_cells(
 def attention_cells(
     encoder: TorchEncoder, pixels_BSS3: NDArray[np.uint8], text_TD: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What the class token takes from each patch through all layers: (B, T, H, W), not negative.
+    """The class token's share of each patch through all layers: (B, T, H, W), not negative.
 
     Attention is weighted by its gradient, averaged over heads where it helps, and rolled out from layer to layer
     (Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6).
@@ -92,7 +92,7 @@ def _patch_layer(towers: Any) -> Any:
 
 @contextlib.contextmanager
 def _kept(*layers: torch.nn.Module, output: int = 0) -> Iterator[list[torch.Tensor]]:
-    """What layers give while the block runs, in the order in which they ran."""
+    """The outputs of layers while the block runs, in the order in which they ran."""
     kept: list[torch.Tensor] = []
 
     def keep(_module: torch.nn.Module, _inputs: object, outputs: Any) -> None:

@@ -66,7 +66,7 @@ class HeatmapPicture:
     """One image of a heatmap."""
 
     name: str
-    """What it is called at its column, such as a file name."""
+    """The name at its column, such as a file name."""
     rgb: NDArray[np.uint8]
     """(H, W, 3)."""
 
@@ -141,7 +141,7 @@ def reorder(heatmap: SimilarityHeatmap, texts: Sequence[int], pictures: Sequence
 
 
 def temperature_of(encoder: Encoder) -> float:
-    """What multiplies cosines in a softmax: the weights' own where they tell it, else the card's."""
+    """The factor of cosines in a softmax: the weights' own where they tell it, else the card's."""
     return float(getattr(encoder, "temperature", None) or encoder.card.nats_per_cosine)
 
 

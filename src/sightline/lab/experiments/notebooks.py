@@ -50,7 +50,7 @@ STUDY_MODELS: Mapping[str, tuple[str, ...]] = {
 
 
 def is_smoke() -> bool:
-    """Whether this is a smoke run: everything tiny, figures without meaning, claims not checked."""
+    """True where this is a smoke run: everything tiny, figures without meaning, claims not checked."""
     return os.environ.get(SMOKE_VARIABLE, "") not in ("", "0")
 
 
@@ -62,9 +62,9 @@ class Claim:
     """A sentence, in Markdown."""
     holds: bool
     margin: float | None = None
-    """How far the figure lies on the claimed side."""
+    """The distance of the figure on the claimed side."""
     noise: float | None = None
-    """What chance alone moves it by: half the width of its 95% interval."""
+    """The movement that chance alone makes: half the width of its 95% interval."""
 
     def _repr_markdown_(self) -> str:
         return self.text if self.holds else f"**Not so in this run:** {self.text}"
@@ -97,7 +97,7 @@ class Claims:
         return [claim for claim in self.made if not claim.holds]
 
     def check(self) -> str:
-        """How many statements hold, as a sentence. Raises SightlineError with those that don't, but in a smoke run."""
+        """The number of claims that hold, in words. Raises SightlineError with those that don't, but in a smoke run."""
         if is_smoke():
             return f"A smoke run: {len(self.made)} claims were made, none checked."
         if self.broken:
@@ -158,7 +158,7 @@ def find_study_model(name: str) -> Path | None:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a folder holds a model that was trained to its end."""
+    """True where a folder holds a model that was trained to its end."""
     return is_run(run) and (run / WEIGHTS_FILE).is_file() and read_run(run).state == "complete"
 
 

@@ -36,7 +36,7 @@ HIT = "pointing_hit"
 
 @dataclass(frozen=True, kw_only=True)
 class PointingConfig:
-    """How a model is asked where."""
+    """Settings of the game."""
 
     method: MethodChoice = "auto"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
@@ -44,13 +44,13 @@ class PointingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """What came of the words of one thing."""
+    """The outcome of the words of one thing."""
 
     words: str
     hit: bool
-    """Whether the strongest point lies within the thing."""
+    """True where the strongest point lies within the thing."""
     on_another: bool
-    """Whether it lies within another thing instead: seen, but not told apart."""
+    """True where it lies within another thing instead: seen, but not told apart."""
     energy: float
     """Share of the heat above the map's mean that lies within the thing; 0 where all places are alike."""
     share: float
@@ -141,7 +141,7 @@ def name_of(thing: SceneObject) -> str:
 
 
 def _inside(thing: SceneObject, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which places of a map (H, W) have their middle within a thing's circle."""
+    """The places of a map (H, W) whose middle lies within a thing's circle."""
     height, width = shape
     y_H, x_W = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     inside_HW: NDArray[np.bool_] = (x_W[None] - thing.x) ** 2 + (y_H[:, None] - thing.y) ** 2 <= thing.radius**2

@@ -91,12 +91,12 @@ class Report:
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
     analysis: Analysis
-    """What the summary and the figures of settings rest on."""
+    """The basis of the summary and of the figures of settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """Where a report was written."""
+    """The files of a report."""
 
     html: Path
     markdown: Path
@@ -246,7 +246,7 @@ def slant_long_labels(axes: Any, labels: Sequence[str], *, room: int) -> None:
 
 
 def must_slant(labels: Sequence[str], *, room: int) -> bool:
-    """Whether labels don't fit side by side in so many characters."""
+    """True where labels don't fit side by side in so many characters."""
     return sum(len(label) + 2 for label in labels) > room
 
 

@@ -129,7 +129,7 @@ def find_samples(probe: Probe) -> RetrievalCases:
 
 
 def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: int) -> bytes:
-    """What some texts found: the right image first, then the ones that were found, the right one framed."""
+    """Images that some texts found: the right image first, then the ones that were found, the right one framed."""
     rows = [*cases.best, *cases.worst]
 
     def draw(figure: Any) -> None:
@@ -152,7 +152,7 @@ class ValPictures:
 
     pairs: Mapping[str, Pair]
     missing: str | None = None
-    """Why there are none."""
+    """The reason why there are none."""
     _read: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @classmethod

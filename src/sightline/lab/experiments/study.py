@@ -39,7 +39,7 @@ class Study:
     """Those that came to their end and have the metric."""
     value_R: NDArray[np.float64]
     factors: tuple[Factor, ...]
-    """What differs between the runs."""
+    """The settings that differ between the runs."""
     planned: tuple[Factor, ...]
     """The same with the levels of runs that are left out: over the compared runs, then others of known settings."""
     replicate_R: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Study:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether small values of the metric are good."""
+        """True where small values of the metric are good."""
         return self.metric.endswith(_LOWER_IS_BETTER)
 
     @property
@@ -109,13 +109,13 @@ class Factor:
     level_R: NDArray[np.int64]
     """Index of each run's level."""
     grouped: bool = False
-    """Whether a level is a range of values."""
+    """True where a level is a range of values."""
     together_with: tuple[str, ...] = ()
     """Settings that changed whenever this one did, so that nothing tells them apart."""
 
 
 def find_factors(runs: Sequence[RunResult]) -> list[Factor]:
-    """What differs between runs besides the seed; settings that change together become one factor.
+    """The settings that differ between runs besides the seed; those that change together become one factor.
 
     Runs of sweeps differ in what the sweeps varied; others in whatever their configs say.
     """
@@ -163,7 +163,7 @@ def find_replicates(runs: Sequence[RunResult]) -> NDArray[np.int64]:
 
 
 def count_cells(factors: Sequence[Factor]) -> tuple[int, int]:
-    """How many combinations of levels there are, and how many of them some run has."""
+    """The number of combinations of levels, and of those that some run has."""
     if not factors:
         return 1, 1
     present = {tuple(int(factor.level_R[run]) for factor in factors) for run in range(len(factors[0].level_R))}

@@ -59,7 +59,7 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is shown in percent."""
+    """True where a metric is shown in percent."""
     return figure(metric, 0.5).endswith("%")
 
 
@@ -354,9 +354,9 @@ class Scaling:
     """Of the exponent's 95% t-interval; None with fewer than 3 degrees of freedom."""
     df: int
     bends: bool | None
-    """Whether the levels lie off a straight line by more than noise; None where that can't be told."""
+    """True where the levels lie off a straight line by more than noise; None where that can't be told."""
     at_equal_compute: bool
-    """Whether every run saw about as many images in all, so that more data doesn't mean more steps."""
+    """True where every run saw about as many images in all, so that more data doesn't mean more steps."""
 
     def predict(self, amount: float) -> float:
         """The error that the fitted law gives."""
@@ -369,7 +369,7 @@ class Scaling:
 
     @property
     def is_beyond_noise(self) -> bool | None:
-        """Whether the interval leaves out 0; None where there is no interval."""
+        """True where the interval leaves out 0; None where there is no interval."""
         return None if self.interval is None else self.interval[0] > 0 or self.interval[1] < 0
 
 
@@ -392,7 +392,7 @@ def fit_scaling(study: Study) -> Scaling | None:
 
 
 def errors_of(study: Study) -> tuple[Array, str]:
-    """What falls when a model gets better, and what it is called."""
+    """Errors, which fall when a model gets better, and their name."""
     is_share = any(word in study.metric for word in _SHARE_WORDS) and not study.lower_is_better
     return (1 - study.value_R, f"1 - {study.metric}") if is_share else (study.value_R, study.metric)
 
@@ -442,7 +442,7 @@ def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_p
 
 
 def _bends(line: LinearModel, base_RC: Array, amount_R: Array) -> bool | None:
-    """Whether a mean for each amount fits better than a straight line, by more than noise."""
+    """True where a mean for each amount fits better than a straight line, by more than noise."""
     levels, level_R = np.unique(amount_R, return_inverse=True)
     if len(levels) < 3:
         return None

@@ -330,7 +330,7 @@ def _require_installed() -> None:
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a disk that takes nothing more is behind an error."""
+    """True where a disk that takes nothing more is behind an error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return True

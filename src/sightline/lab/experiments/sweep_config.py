@@ -1,4 +1,4 @@
-"""What a sweep is asked: what it varies, what else decides it, checked before the first trial, and its folder.
+"""The request of a sweep: what it varies, what else decides it, checked before the first trial, and its folder.
 
 Settings have the values they take, or the range that they are drawn from. The folder keeps what was asked, and what is
 known of each trial, as JSON that any reader understands.
@@ -37,7 +37,7 @@ METRICS = (
     "mean_recall", *_RECALLS, *(f"{direction}_mAP" for direction in _DIRECTIONS), *_LOWER_IS_BETTER,
     "acc1", "acc5", "mean_per_class_recall",
 )  # fmt: skip
-"""What trials can be compared by; the last three of pairs with classes."""
+"""Metrics that trials can be compared by; the last three of pairs with classes."""
 _MOST_SMOKE_PICTURES = 4096
 DEFAULT_TRIALS = 20
 """Of a sweep that draws its trials."""
@@ -64,7 +64,7 @@ class SweepConfig:
     """`key=value` that all trials share."""
     sampler: SamplerName = "grid"
     trials: int | None = None
-    """How many; None takes all cells of a grid, and 20 of what is drawn."""
+    """Their number; None takes all cells of a grid, and 20 of what is drawn."""
     pruner: PrunerName = "none"
     metric: str = "mean_recall"
     budget_s: float | None = None
@@ -97,11 +97,11 @@ class SweepConfig:
 
     @property
     def maximise(self) -> bool:
-        """Whether more of the metric is better."""
+        """True where more of the metric is better."""
         return self.metric not in _LOWER_IS_BETTER
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for two commands to work on one sweep, beside the grid."""
+        """Settings that must be the same for two commands to work on one sweep, beside the grid."""
         return {
             "recipe": self.recipe,
             "settings": list(self.settings),
@@ -125,7 +125,7 @@ def best_first(results: Sequence[RunResult], metric: str) -> list[RunResult]:
 
 
 def refuse_impossible(config: SweepConfig, axes: tuple[Axis, ...]) -> None:
-    """What no trial can have is said before the first: the recipe, the settings, or a value that never fits."""
+    """Refuse what no trial can have before the first: the recipe, the settings, or a value that never fits."""
     make_config(config.recipe, config.settings, smoke=config.smoke)
     if config.sampler != "grid":
         return
@@ -184,7 +184,7 @@ class Range:
 
     @property
     def is_log(self) -> bool:
-        """Whether orders of magnitude are equally likely, instead of values."""
+        """True where orders of magnitude are equally likely, instead of values."""
         return self.low > 0 and self.high / self.low >= _LOG_RATIO
 
     def to_json(self) -> dict[str, float]:
@@ -270,7 +270,7 @@ def to_json(cell: Cell) -> dict[str, Any]:
 
 
 def axes_from_json(grid: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """What `to_json` gave, for each setting."""
+    """The axes of what `to_json` gave for each setting."""
     axes: list[Axis] = []
     for key, values in grid.items():
         if isinstance(values, dict):
@@ -312,7 +312,7 @@ class SweepFolder:
             raise InputError(f"{self.path} isn't empty and holds no sweep. Give a new folder as --output.")
 
     def read(self) -> dict[str, Any] | None:
-        """What the sweep was asked; None where it is new."""
+        """The request of the sweep; None where it is new."""
         path = self.path / SWEEP_FILE
         return read_object(path) if path.is_file() else None
 
@@ -331,13 +331,13 @@ class SweepFolder:
             raise
 
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
-        """Where a trial's run lies: its number and its settings, as far as a name can hold them."""
+        """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
         return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip('-_.')}"
 
 
 def make_identity() -> str:
-    """What tells this folder's trials from those of another folder in the same storage."""
+    """A name that tells this folder's trials from those of another folder in the same storage."""
     return uuid.uuid4().hex
 
 

@@ -89,7 +89,7 @@ class TrialQueue:
                     self.study.enqueue_trial(_params_of(trial))
 
     def median_took_s(self) -> float | None:
-        """Of the trials that were trained to their end; None before the first."""
+        """Seconds of the trials that were trained to their end; None before the first."""
         took = [trial.user_attrs[_TOOK_S] for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return statistics.median(took) if took else None
 
@@ -133,7 +133,7 @@ class TrialQueue:
             return claim.trial.should_prune()
 
     def finish(self, claim: Claim, outcome: Outcome, *, value: float | None, reason: str | None, took_s: float) -> None:
-        """What came of a trial; its lock is free from then on."""
+        """Write down the outcome of a trial; its lock is free from then on."""
         with _explained():
             claim.trial.set_user_attr(_TOOK_S, round(took_s, 2))
             claim.trial.set_user_attr(_REASON, reason)
@@ -174,7 +174,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def make_distribution(axis: Axis, sampler: SamplerName) -> BaseDistribution:
-    """What Optuna is told of an axis; of a grid's numbers their range, which `--extend` may widen."""
+    """An axis as Optuna is told it; of a grid's numbers their range, which `--extend` may widen."""
     if isinstance(axis, Range):
         make: Callable[..., BaseDistribution] = IntDistribution if axis.is_whole else FloatDistribution
         return make(axis.low, axis.high, log=axis.is_log)
@@ -188,7 +188,7 @@ def make_distribution(axis: Axis, sampler: SamplerName) -> BaseDistribution:
 
 
 def is_extensible(axis: Choices) -> bool:
-    """Whether a grid's axis can get further values: Optuna fixes the choices of all that isn't a number."""
+    """True where a grid's axis can get further values: Optuna fixes the choices of all that isn't a number."""
     return _are_numbers(axis.values) or setting_options(axis.key) is not None
 
 
@@ -234,7 +234,7 @@ class _FileLock(JournalFileOpenLock):
 
 
 def _drop_broken_line(path: Path) -> None:
-    """What a crash left of a last line would make the next one unreadable."""
+    """Cut off what a crash left of a last line: it would make the next one unreadable."""
     if not path.is_file() or not path.stat().st_size:
         return
     content = path.read_bytes()
@@ -266,7 +266,7 @@ def _explained() -> Iterator[None]:
 
 
 def _params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial was asked to have, or what was drawn, as Optuna has it."""
+    """Settings that a trial was asked to have or that were drawn, as Optuna has them."""
     params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
     return params
 

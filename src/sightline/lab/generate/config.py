@@ -1,4 +1,4 @@
-"""What a run is asked: settings of a CLIP's gradients or of a text-to-image pipeline, prompts, and other texts."""
+"""The request of a run: settings of a CLIP's gradients or of a text-to-image pipeline, prompts, and other texts."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class DiffusionConfig:
     """Samples of each prompt."""
     seed: int = 0
     guidance: float = 7.5
-    """How much more than without words (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598)."""
+    """Weight of the words beside none (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""

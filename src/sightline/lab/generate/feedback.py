@@ -1,4 +1,4 @@
-"""What a CLIP makes of images and their words: which words are matched least, and what a person can do about it.
+"""Feedback of a CLIP on images and their words: which words are matched least, and what a person can do about it.
 
 Every sentence is computed from similarities. Shape suffixes: S samples, W words, V variants, D joint space.
 """
@@ -32,7 +32,7 @@ _MOST_WORDS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class WordShare:
-    """What one word of a prompt adds to the similarity of images."""
+    """The share of one word of a prompt in the similarity of images."""
 
     word: str
     gain: float
@@ -57,7 +57,7 @@ class VariantResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What is to be said of one prompt's images."""
+    """Feedback on one prompt's images."""
 
     prompt: str
     words: Sequence[WordShare]
@@ -125,7 +125,7 @@ def give_feedback(
 
 
 def explain_words(image_SD: NDArray[np.float32], encoder: Encoder, prompt: str) -> list[WordShare]:
-    """What each meaningful word adds to the similarity, the least first; none for a prompt of a single word.
+    """The share of each meaningful word in the similarity, the least first; none for a prompt of a single word.
 
     Leave-one-out: exact for what it measures, blind to words that say the same twice.
     """

@@ -60,7 +60,7 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What one model makes of the words of a run."""
+    """Vectors that one model makes of the words of a run."""
 
     prompt_ND: Tensor
     """Of each image."""

@@ -53,7 +53,7 @@ class MadePicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the judge says of one image."""
+    """The judge's verdict on one image."""
 
     prompt: str
     seed: int
@@ -66,13 +66,13 @@ class Verdict:
 
     @property
     def right(self) -> bool:
-        """Whether the right prompt ranks first."""
+        """True where the right prompt ranks first."""
         return self.rank == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """How often a model that had no part in making the images names the words that they were made from."""
+    """The rate at which a model that had no part in making the images names the words that they were made from."""
 
     judge: str
     n_prompts: int
@@ -121,7 +121,7 @@ class Judgement:
 
 
 def best_of_each(pictures: Sequence[MadePicture]) -> list[MadePicture]:
-    """Of each prompt the image with the highest similarity, in the order of the prompts."""
+    """The image with the highest similarity of each prompt, in the order of the prompts."""
     best: dict[str, MadePicture] = {}
     for picture in pictures:
         if picture.prompt not in best or picture.similarity > best[picture.prompt].similarity:
@@ -143,7 +143,7 @@ def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str
 
 
 def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: Sequence[str]) -> Judgement:
-    """Which of the prompts the judge finds most fitting for the best image of each, best by its maker's similarity.
+    """The prompt that the judge finds most fitting for the best image of each prompt, best by its maker's similarity.
 
     Raises ModelError where the judge gives vectors that aren't finite.
     """

@@ -151,7 +151,7 @@ def fit_size(image_N3HW: Tensor, size_px: int) -> Tensor:
 
 
 def _draw_affine(config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
-    """Where the views look, as affine maps (B, 2, 3) of coordinates from -1 to 1."""
+    """Places where the views look, as affine maps (B, 2, 3) of coordinates from -1 to 1."""
     zoom_B, turn_B, right_B, down_B = _uniform(4, config, chances)
     zoom_B, turn_B = 1 + config.zoom * zoom_B, math.radians(config.turn_deg) * turn_B
     affine_B23 = torch.zeros(len(zoom_B), 2, 3)

@@ -60,7 +60,7 @@ _LAST_MS = 1500
 class _Request:
     prompts: Sequence[str]
     avoid: Sequence[str] = ()
-    """What is not to be seen."""
+    """Things that are not to be seen."""
     against: str | None = None
     """A text file or an address: texts that images are told from; None: see `load_bank`."""
     judge: str | None = None
@@ -92,14 +92,14 @@ class DiffusionRequest(_Request):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateReport:
-    """What a run made."""
+    """The outcome of a run."""
 
     output: Path
     engine: str
     pictures: Sequence[MadePicture]
     """In the order in which they were asked for."""
     stopped: str | None
-    """Why it ended early; None where it didn't."""
+    """The reason why it ended early; None where it didn't."""
     took_s: float
     judgement: Judgement | None = None
     feedback: Sequence[Feedback] = ()
@@ -390,7 +390,7 @@ def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """Where to write a file that appears whole or not at all."""
+    """A path to write a file at that appears whole or not at all."""
     with _explained(path):
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as partial:

@@ -156,7 +156,7 @@ def _measure(
     config: CaptionConfig,
     progress: CountProgress | None = None,
 ) -> dict[str, Any]:
-    """What an EvalResult says of one caption for each pair."""
+    """Fields of the EvalResult of one caption for each pair."""
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
     details: dict[str, Any] = {}

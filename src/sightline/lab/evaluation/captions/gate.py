@@ -1,4 +1,4 @@
-"""Whether a captioner's int8 graphs may stand in for its fp32 ones: both write greedily, their words are compared."""
+"""The gate of a captioner's int8 graphs, which may replace its fp32 ones: their greedy captions are compared."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: Captione
 
 
 def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate) -> Verdict:
-    """What two captions of each image say of the precisions that wrote them."""
+    """The verdict on two precisions by the two captions that they wrote of each image."""
     identical = sum(a == b for a, b in zip(fp32, int8, strict=True)) / len(fp32)
     references = [[tokenize_caption(text)] for text in fp32]
     own, other = (float(cider([tokenize_caption(text) for text in texts], references).mean()) for texts in (fp32, int8))

@@ -58,7 +58,7 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class WordScores:
-    """What the metrics on words need of each image. Shape suffix: N images."""
+    """Counts and figures of each image for the metrics on words. Shape suffix: N images."""
 
     bleu: BleuCounts
     rouge_l_N: NDArray[np.float64]

@@ -36,7 +36,7 @@ _SIGMA = 6.0
 
 
 def count_ngrams(words: Words, max_n: int = MAX_N) -> Counter[Ngram]:
-    """How often each n-gram of 1 to `max_n` words occurs."""
+    """The number of times that each n-gram of 1 to `max_n` words occurs."""
     counts: Counter[Ngram] = Counter()
     for n in range(1, max_n + 1):
         counts.update(zip(*(words[start:] for start in range(n)), strict=False))
@@ -56,7 +56,7 @@ def check_captions(captions: Sequence[Words], references: Sequence[Sequence[Word
 
 @dataclass(frozen=True, kw_only=True)
 class BleuCounts:
-    """What BLEU is made of, for each image: counts add up, and the figure is that of the sums."""
+    """The counts that BLEU is made of, for each image: counts add up, and the figure is that of the sums."""
 
     matched_NK: NDArray[np.float64]
     """N-grams of the caption that a reference has, each at most as often as the reference that has most of it."""
