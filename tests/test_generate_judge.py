@@ -196,11 +196,11 @@ def test_words_that_are_no_utf8_are_kept_as_json_escapes(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    def fill(path, data):
+    def fill(path, text, **options):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill)
+    monkeypatch.setattr(Path, "write_text", fill)
     with pytest.raises(InputError, match=r"generate\.json can't be written: No space left"):
         write_settings(tmp_path, {})
     assert list(tmp_path.iterdir()) == []

@@ -169,13 +169,9 @@ def rate(per_s: float) -> str:
 
 def megabytes(size_bytes: int | None) -> str:
     """Millions of bytes; `-` where it isn't known."""
-    return (
-        "-"
-        if size_bytes is None
-        else f"{size_bytes / 1e6:,.0f} MB"
-        if size_bytes >= 1e7
-        else f"{size_bytes / 1e6:.1f} MB"
-    )
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def standing(row: ModelRow, labels: Labels) -> str:

@@ -70,11 +70,7 @@ class LevelMean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
-    """One setting."""
-
-    factor: Factor
-    means: tuple[LevelMean, ...]
+class _Tested:
     verdict: Verdict = "can't tell"
     why: str = ""
     """Of a verdict that couldn't be given."""
@@ -82,7 +78,15 @@ class Effect:
     df: int = 0
     p: float | None = None
     p_holm: float | None = None
-    """Corrected for testing every setting."""
+    """Corrected for testing every setting, or every pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect(_Tested):
+    """One setting."""
+
+    factor: Factor
+    means: tuple[LevelMean, ...]
     difference_half_width: float | None = None
     """Of the 95% interval of the difference between the best and the worst level."""
 
@@ -94,19 +98,13 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interaction:
+class Interaction(_Tested):
     """The dependence of one setting's effect on another."""
 
     first: Factor
     second: Factor
     size: float
     """The furthest that a cell lies from the sum of both effects."""
-    verdict: Verdict = "can't tell"
-    why: str = ""
-    f: float | None = None
-    df: int = 0
-    p: float | None = None
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
