@@ -1,11 +1,14 @@
 import re
+import subprocess
+import sys
 from importlib import resources
 
+import jinja2
 import pytest
 
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.kit.pages import escape, format_frame, write_page
+from sightline.kit.pages import escape, format_frame, render_page, write_page
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -39,6 +42,25 @@ def test_title_and_lead_are_text(tmp_path):
 def test_what_is_escaped_can_end_no_tag_and_no_attribute():
     assert escape("<a href='x'>\"&\"") == "&lt;a href=&#x27;x&#x27;&gt;&quot;&amp;&quot;"
     assert escape("caf\udce9\x1b[31m\nnight") == "caf\ufffd\ufffd[31m\ufffdnight"
+
+
+def test_a_template_escapes_what_is_text_and_shows_parts_as_they_are():
+    well = render_page("lab/evaluation/well.html", reason=f"{HOSTILE}\x1b\udce9")
+    assert well.strip() == f'<div class="well"><p>can’t be read: {escape(HOSTILE)}\ufffd\ufffd</p></div>'
+    page = render_page("kit/page.html", title=HOSTILE, lead=7, css="", sections=[well, HOSTILE])
+    assert well in page
+    assert page.count(escape(HOSTILE)) == 4
+    assert "<script" not in page
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="'lead' is undefined"):
+        render_page("kit/page.html", title="Title", css="", sections=[])
+
+
+def test_templates_are_read_only_where_a_page_is_made():
+    code = "import sys, sightline.lab.evaluation.qualitative; print('jinja2' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_letters_of_all_scripts_survive_escaping():
