@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -107,10 +107,10 @@ def find_cases(
         raise InputError(f"n and shown must be at least 1, got {n} and {shown}.")
     sides = _Sides.of(embedded, direction)
     rank_Q = (ranks.image_retrieval if direction == "image_retrieval" else ranks.text_retrieval).expected_ranks
-    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query_image_Q, n)
+    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query.image_N, n)
     first = np.flatnonzero(rank_Q == 1)
     lead = np.array([sides.lead(int(query)) for query in first])
-    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query_image_Q, n)
+    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query.image_N, n)
     return RetrievalCases(
         best=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in best),
         worst=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in worst),
@@ -219,30 +219,27 @@ def sample_similarities(
     return matched_N, other_N
 
 
+class _Side(NamedTuple):
+    """Queries or candidates, with the image that each belongs to."""
+
+    names: tuple[str, ...]
+    vectors_ND: NDArray[np.float32]
+    image_N: NDArray[np.int64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Sides:
-    """Queries and candidates of one direction, with the image that each belongs to."""
+    """Queries and candidates of one direction."""
 
-    queries: tuple[str, ...]
-    query_QD: NDArray[np.float32]
-    query_image_Q: NDArray[np.int64]
-    candidates: tuple[str, ...]
-    candidate_CD: NDArray[np.float32]
-    candidate_image_C: NDArray[np.int64]
+    query: _Side
+    candidate: _Side
 
     @classmethod
     def of(cls, embedded: EmbeddedDataset, direction: Direction) -> _Sides:
-        images = (embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
-        texts = (embedded.texts, embedded.text_TD, embedded.owner_T)
+        images = _Side(embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
+        texts = _Side(embedded.texts, embedded.text_TD, embedded.owner_T)
         query, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
-        return cls(
-            queries=query[0],
-            query_QD=query[1],
-            query_image_Q=query[2],
-            candidates=candidate[0],
-            candidate_CD=candidate[1],
-            candidate_image_C=candidate[2],
-        )
+        return cls(query=query, candidate=candidate)
 
     def case(self, query: int, rank: float, *, shown: int) -> RetrievalCase:
         similarity_C, right_C = self._row(query)
@@ -250,7 +247,7 @@ class _Sides:
         first_right = int(order[right_C[order].argmax()])
         found = [self._match(int(index), similarity_C, right_C) for index in order[:shown]]
         answer = self._match(first_right, similarity_C, right_C)
-        return RetrievalCase(query=self.queries[query], rank=rank, answer=answer, found=tuple(found))
+        return RetrievalCase(query=self.query.names[query], rank=rank, answer=answer, found=tuple(found))
 
     def lead(self, query: int) -> float:
         """The lead in similarity of the best right answer over the best wrong one."""
@@ -258,11 +255,13 @@ class _Sides:
         return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
 
     def _row(self, query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        right_C: NDArray[np.bool_] = self.candidate_image_C == self.query_image_Q[query]
-        return self.candidate_CD @ self.query_QD[query], right_C
+        right_C: NDArray[np.bool_] = self.candidate.image_N == self.query.image_N[query]
+        return self.candidate.vectors_ND @ self.query.vectors_ND[query], right_C
 
     def _match(self, index: int, similarity_C: NDArray[np.float32], right_C: NDArray[np.bool_]) -> Match:
-        return Match(item=self.candidates[index], similarity=float(similarity_C[index]), right=bool(right_C[index]))
+        return Match(
+            item=self.candidate.names[index], similarity=float(similarity_C[index]), right=bool(right_C[index])
+        )
 
 
 def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: int) -> list[int]:
