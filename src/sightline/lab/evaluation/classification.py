@@ -352,13 +352,7 @@ def fit_probe(
     else:
         weight_CD[model.classes_], bias_C[model.classes_] = model.coef_, model.intercept_
     return Probe(
-        mean_D=mean_D,
-        scale=scale,
-        weight_CD=weight_CD,
-        bias_C=bias_C,
-        c=c,
-        held_out_acc1=reached,
-        converged=converged,
+        mean_D=mean_D, scale=scale, weight_CD=weight_CD, bias_C=bias_C, c=c, held_out_acc1=reached, converged=converged
     )
 
 

@@ -200,10 +200,7 @@ def _space_section(run: RunResult, shown: Sequence[Probe]) -> Section:
     note = f"Vectors {of}: its first {n_pairs:,} val pairs."
     if pictures.missing is None and n_pairs > 1:
         cases = find_samples(best)
-        plots.insert(
-            1,
-            Plot(name="samples", png=draw_samples(cases, pictures, n_pictures=n_pairs), caption=_SAMPLES),
-        )
+        plots.insert(1, Plot(name="samples", png=draw_samples(cases, pictures, n_pictures=n_pairs), caption=_SAMPLES))
     elif pictures.missing is not None:
         note += f" Its pictures aren't shown: {pictures.missing}"
     return Section(title="What the model sees", note=note, plots=tuple(plots))

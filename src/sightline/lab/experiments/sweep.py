@@ -86,13 +86,7 @@ class Sweep:
     """One process that works on a sweep."""
 
     def __init__(
-        self,
-        config: SweepConfig,
-        folder: SweepFolder,
-        queue: TrialQueue,
-        *,
-        report: Notice,
-        progress: TrialProgress,
+        self, config: SweepConfig, folder: SweepFolder, queue: TrialQueue, *, report: Notice, progress: TrialProgress
     ) -> None:
         self.config, self.folder, self.queue = config, folder, queue
         self.report, self.progress = report, progress

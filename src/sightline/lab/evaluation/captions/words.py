@@ -201,10 +201,7 @@ def count_documents(references: Sequence[Sequence[Words]]) -> DocumentFrequencie
 
 
 def cider(
-    captions: Sequence[Words],
-    references: Sequence[Sequence[Words]],
-    *,
-    frequencies: DocumentFrequencies | None = None,
+    captions: Sequence[Words], references: Sequence[Sequence[Words]], *, frequencies: DocumentFrequencies | None = None
 ) -> NDArray[np.float64]:
     """CIDEr-D of one caption of each image (N,), in [0, 10]; the corpus's figure is the mean.
 
