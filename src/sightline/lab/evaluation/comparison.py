@@ -279,24 +279,20 @@ def _add_quality(
     ]
     dominating = find_dominating(tradeoffs)
     best = qualities[max(tradeoffs, key=lambda one: one.quality).model]
-    return [
-        replace(
-            row,
-            quality=qualities[row.model],
-            behind=best.metrics[metric] - qualities[row.model].metrics[metric],
-            behind_interval=_interval_behind(qualities[row.model], best, metric, config),
-            dominated_by=dominating[row.model],
+    with_quality = []
+    for row in rows:
+        if (own := qualities.get(row.model)) is None:
+            with_quality.append(row)
+            continue
+        interval = None
+        if own is not best and metric in best.results:
+            interval = interval_of_difference(best.results[metric], own.results[metric], bootstrap=config.bootstrap)
+        behind = best.metrics[metric] - own.metrics[metric]
+        dominated_by = dominating[row.model]
+        with_quality.append(
+            replace(row, quality=own, behind=behind, behind_interval=interval, dominated_by=dominated_by)
         )
-        if row.model in qualities
-        else row
-        for row in rows
-    ], metric
-
-
-def _interval_behind(quality: Quality, best: Quality, metric: str, config: ComparisonConfig) -> Interval | None:
-    if quality is best or metric not in best.results:
-        return None
-    return interval_of_difference(best.results[metric], quality.results[metric], bootstrap=config.bootstrap)
+    return with_quality, metric
 
 
 def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:

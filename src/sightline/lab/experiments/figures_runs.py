@@ -19,7 +19,6 @@ from sightline.lab.experiments.report_parts import (
     explain_styles,
     grid_shape,
     line_of,
-    marker_of,
     must_slant,
     number_ticks,
     plain,
@@ -27,6 +26,7 @@ from sightline.lab.experiments.report_parts import (
     shorten,
     show_metric_axis,
     slant_long_labels,
+    style_of,
     verdict_of,
 )
 from sightline.lab.experiments.results import RunResult
@@ -65,12 +65,9 @@ class RunStyles:
     def style(self, row: int) -> dict[str, Any]:
         """Colour, mark and line of one run."""
         if not self.factors:
-            several = len(self.runs) <= MOST_NAMED
-            place = row if several else 0
-            return {"color": colour_of(place), "marker": marker_of(place), "linestyle": line_of(place)}
-        first = int(self.factors[0].level_R[row])
+            return style_of(row if len(self.runs) <= MOST_NAMED else 0)
         second = int(self.factors[1].level_R[row]) if len(self.factors) > 1 else 0
-        return {"color": colour_of(first), "marker": marker_of(first), "linestyle": line_of(second)}
+        return style_of(int(self.factors[0].level_R[row]), line=second)
 
     @property
     def legend_height_in(self) -> float:
@@ -87,7 +84,7 @@ class RunStyles:
             explain_styles(figure, entries, loc="outside lower center", ncols=2)
             return
         by_colour = [
-            {"color": colour_of(level), "marker": marker_of(level), "label": shorten(label, 22), **hidden}
+            {**style_of(level), "linestyle": "-", "label": shorten(label, 22), **hidden}
             for level, label in enumerate(self.factors[0].levels)
         ]
         by_line = [
@@ -326,9 +323,8 @@ def _draw_interaction(axes: Any, study: Study, pair: Interaction, *, room: int) 
     for level, label in enumerate(lines.levels):
         cells = [(across.level_R == place) & (lines.level_R == level) for place in range(len(across.levels))]
         found = [(place, float(study.value_R[cell].mean())) for place, cell in enumerate(cells) if cell.any()]
-        style = {"color": colour_of(level), "marker": marker_of(level), "linestyle": line_of(level)}
         if found:
-            axes.plot(*zip(*found, strict=True), label=f"{shorten(label, 18)}", **style)
+            axes.plot(*zip(*found, strict=True), label=f"{shorten(label, 18)}", **style_of(level))
     axes.set_title(
         f"{shorten(short_name(pair.first.name), 14)} x {shorten(short_name(pair.second.name), 14)}\n{verdict_of(pair)}"
     )

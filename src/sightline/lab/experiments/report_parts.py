@@ -200,14 +200,15 @@ def colour_of(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def marker_of(index: int) -> str:
-    """The mark of a level or run."""
-    return MARKERS[index % len(MARKERS)]
-
-
 def line_of(index: int) -> Any:
     """The line style of a level or run."""
     return LINES[index % len(LINES)]
+
+
+def style_of(index: int, *, line: int | None = None) -> dict[str, Any]:
+    """Colour, mark and line of a level or run; `line` is the index of another line."""
+    style = {"color": colour_of(index), "marker": MARKERS[index % len(MARKERS)]}
+    return style | {"linestyle": line_of(index if line is None else line)}
 
 
 def show_metric_axis(axis: Any, metric: str) -> None:

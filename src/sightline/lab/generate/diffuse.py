@@ -118,9 +118,7 @@ def _load(auto: Any, plain: Any, folder: Path, options: dict[str, Any]) -> Any:
     common = {"use_safetensors": True, "local_files_only": True, **options}
     try:
         return auto.from_pretrained(str(folder), **common)
-    except ValueError as error:
-        if "AutoPipeline" not in str(error):
-            raise
+    except ValueError:  # diffusers knows no such class, or can't read the folder, which the plain way says too
         return plain.from_pretrained(str(folder), **common)
 
 
