@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
+from sightline.lab.evaluation import results
 from sightline.lab.evaluation.results import rank_embeddings, rank_similarities, require_finite_rows
 
 
@@ -63,21 +64,20 @@ def test_the_width_of_a_tie_follows_the_length_of_the_vectors():
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
-def test_chunks_change_nothing(rng, rows):
+def test_chunks_change_nothing(rng, rows, monkeypatch):
     queries, candidates = rng.integers(-2, 3, (7, 3)), rng.integers(-2, 3, (11, 3))
     relevant = [rng.choice(11, size=n % 4 + 1, replace=False) for n in range(7)]
     whole = rank_embeddings(queries.astype(np.float32), candidates.astype(np.float32), relevant)
-    parts = rank_embeddings(queries.astype(np.float32), candidates.astype(np.float32), relevant, chunk_rows=rows)
+    monkeypatch.setattr(results, "_CHUNK_BYTES", rows * 4 * 11)
+    parts = rank_embeddings(queries.astype(np.float32), candidates.astype(np.float32), relevant)
     for field in ("better_Q", "tied_Q", "relevant_Q", "average_precision_Q"):
         assert getattr(whole, field).tolist() == getattr(parts, field).tolist()
 
 
-def test_k_and_chunks_below_one_are_refused():
+def test_a_k_below_one_is_refused():
     ranks = ranks_of([[1, 2]], [[0]])
     with pytest.raises(InputError, match="k must be at least 1, got 0"):
         ranks.found_at(0)
-    with pytest.raises(InputError, match="chunk_rows must be at least 1"):
-        rank_embeddings(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), [np.array([0])], chunk_rows=0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

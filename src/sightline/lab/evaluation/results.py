@@ -34,7 +34,7 @@ TIE_TOLERANCE = 1e-6
 """Similarities closer than this, for rows of norm 1, are tied: float32 sums of equal rows differ by some 1e-7,
 depending on how a batch was cut."""
 _CHUNK_BYTES = 32 * 2**20
-"""Similarities held at a time, unless the caller says how many rows."""
+"""Similarities held at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,16 +255,12 @@ def rank_embeddings(
     query_QD: NDArray[np.float32],
     candidate_CD: NDArray[np.float32],
     relevant: Sequence[NDArray[np.int64]],
-    *,
-    chunk_rows: int | None = None,
 ) -> Ranks:
     """Ranks of each query's `relevant` candidates (indices, at least one) by dot product, in chunks of queries.
 
-    For normalised rows that is the cosine. Raises InputError for `chunk_rows` below 1; values must be finite.
+    For normalised rows that is the cosine. Values must be finite.
     """
-    if chunk_rows is not None and chunk_rows < 1:
-        raise InputError(f"chunk_rows must be at least 1, got {chunk_rows}.")
-    rows = chunk_rows or max(1, _CHUNK_BYTES // (4 * max(1, len(candidate_CD))))
+    rows = max(1, _CHUNK_BYTES // (4 * max(1, len(candidate_CD))))
     tolerance = TIE_TOLERANCE * _longest(query_QD) * _longest(candidate_CD)
     parts = [
         rank_similarities(query_QD[start : start + rows] @ candidate_CD.T, relevant[start : start + rows], tolerance)

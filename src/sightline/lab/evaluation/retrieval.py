@@ -141,14 +141,11 @@ def rank_retrieval(
     image_BD: NDArray[np.float32],
     text_TD: NDArray[np.float32],
     owner_T: NDArray[np.int64],
-    *,
-    chunk_rows: int | None = None,
 ) -> RetrievalRanks:
     """Ranks in both directions by dot product; `owner_T` is each text's image.
 
-    `chunk_rows` queries are compared at a time (default: some ten megabytes of similarities), so memory grows with the
-    number of images and texts, not with their product. Raises InputError where a value isn't finite, an image has no
-    text, or an owner is no image.
+    Some ten megabytes of similarities are held at a time, so memory grows with the number of images and texts, not
+    with their product. Raises InputError where a value isn't finite, an image has no text, or an owner is no image.
     """
     image_BD, text_TD = np.asarray(image_BD, np.float32), np.asarray(text_TD, np.float32)
     owner_T = check_owners(image_BD, text_TD, owner_T)
@@ -156,8 +153,8 @@ def rank_retrieval(
     captions = np.split(order_T, np.cumsum(np.bincount(owner_T, minlength=len(image_BD)))[:-1])
     owners = list(owner_T[:, None])
     return RetrievalRanks(
-        image_retrieval=rank_embeddings(text_TD, image_BD, owners, chunk_rows=chunk_rows),
-        text_retrieval=rank_embeddings(image_BD, text_TD, captions, chunk_rows=chunk_rows),
+        image_retrieval=rank_embeddings(text_TD, image_BD, owners),
+        text_retrieval=rank_embeddings(image_BD, text_TD, captions),
         owner_T=owner_T,
     )
 
@@ -168,7 +165,6 @@ def retrieval_metrics(
     owner_T: NDArray[np.int64],
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk_rows: int | None = None,
 ) -> dict[str, float]:
     """Recall@k, median and mean rank and mean average precision, both ways; see `rank_retrieval` for the arguments.
 
@@ -176,7 +172,7 @@ def retrieval_metrics(
     `text_retrieval_recall@k` an image counts as found when its best-ranked caption is among the first k texts, as in
     CLIP_benchmark and big_vision. Ties count by their expectation over all orders.
     """
-    return rank_retrieval(image_BD, text_TD, owner_T, chunk_rows=chunk_rows).metrics(ks)
+    return rank_retrieval(image_BD, text_TD, owner_T).metrics(ks)
 
 
 def check_owners(

@@ -230,9 +230,9 @@ def f_test(squares: float, df: int, *, noise_variance: float, noise_df: int) -> 
     return f, float(special.fdtrc(df, noise_df, f))
 
 
-def t_factor(df: int, *, confidence: float = 0.95) -> float:
-    """Half the width of a t-interval in standard errors."""
-    return float(load_special().stdtrit(df, 0.5 + confidence / 2))
+def t_factor(df: int) -> float:
+    """Half the width of a 95% t-interval in standard errors."""
+    return float(load_special().stdtrit(df, 0.975))
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
