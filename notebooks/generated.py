@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightline.lab.experiments.study_models import SCENES, find_study_model, study_folder, train_small
-from sightline.lab.generate.config import GuidedConfig
-from sightline.lab.generate.judge import wilson_interval
-from sightline.lab.generate.prompts import load_prompts
-from sightline.lab.generate.results import MadePicture
+from sightline.lab.experiments.notebooks import SCENES, find_study_model, study_folder, train_small
+from sightline.lab.generate.config import GuidedConfig, load_prompts
+from sightline.lab.generate.judge import MadePicture, wilson_interval
 from sightline.lab.generate.run import GuidedRequest, generate_guided
 
 MAKER, JUDGE = "scenes-0", "scenes-1"

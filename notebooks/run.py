@@ -23,7 +23,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from sightline.lab.experiments.claims import SMOKE_VARIABLE
+from sightline.lab.experiments.notebooks import SMOKE_VARIABLE
 
 FOLDER = Path(__file__).resolve().parent
 CELL_TIMEOUT_S = 15 * 60

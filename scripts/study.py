@@ -23,9 +23,8 @@ from pathlib import Path
 from types import FrameType
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.claims import SMOKE_VARIABLE
+from sightline.lab.experiments.notebooks import RECIPE, SMOKE_VARIABLE, STUDY_MODELS, STUDY_VARIABLE, is_finished
 from sightline.lab.experiments.results import is_run, is_sweep, read_sweep
-from sightline.lab.experiments.study_models import RECIPE, STUDY_MODELS, STUDY_VARIABLE, is_finished
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks" / "run.py"

@@ -6,8 +6,12 @@ from captioning_fakes import FakeCaptioner, FakeEncoder
 from evaluation_fakes import dataset, pair
 from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.evaluator import CaptionConfig, CaptionEvaluator, evaluate_results_file
-from sightline.lab.evaluation.captions.generating import generate_captions
+from sightline.lab.evaluation.captions.evaluator import (
+    CaptionConfig,
+    CaptionEvaluator,
+    evaluate_results_file,
+    generate_captions,
+)
 from sightline.lab.evaluation.captions.metrics import METRICS, WORD_METRICS, check_metrics, score_words
 from sightline.lab.evaluation.results import Bootstrap, Problem
 

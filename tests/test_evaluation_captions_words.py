@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.bleu import count_bleu
-from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
-from sightline.lab.evaluation.captions.ngrams import count_ngrams
-from sightline.lab.evaluation.captions.rouge import rouge_l
+from sightline.lab.evaluation.captions.words import (
+    DocumentFrequencies,
+    cider,
+    count_bleu,
+    count_documents,
+    count_ngrams,
+    rouge_l,
+)
 
 
 def split(*texts):

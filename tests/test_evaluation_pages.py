@@ -7,6 +7,7 @@ from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
 from sightline.errors import InputError
+from sightline.kit.pages import _environment
 from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
 from sightline.lab.evaluation.comparison_report import (
     Labels,
@@ -16,15 +17,7 @@ from sightline.lab.evaluation.comparison_report import (
     rate,
     write_comparison_page,
 )
-from sightline.lab.evaluation.pages import (
-    Mark,
-    Thumbnails,
-    draw_dots,
-    draw_histograms,
-    draw_tradeoff,
-    format_heatmap,
-    format_table,
-)
+from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_dots, draw_histograms, draw_tradeoff
 from sightline.lab.evaluation.qualitative import format_retrieval, sample_similarities
 from sightline.lab.evaluation.results import Bootstrap
 from sightline.lab.evaluation.retrieval import RetrievalConfig, RetrievalEvaluator
@@ -129,10 +122,11 @@ def test_pages_are_written_or_refused(tmp_path, monkeypatch):
 
 
 def test_tables_and_heatmaps():
-    assert "<td>&lt;b&gt;</td>" in format_table(["a", "b"], [["x", "<b>"]])
-    heat = format_heatmap(["c"], [("r", [0.0, 0.5, 1.0, 2.0])], number=".1f", between=(0, 1))
+    parts = _environment().get_template("lab/evaluation/parts.html").module
+    assert "<td>&lt;b&gt;</td>" in parts.table(["a", "b"], [["x", "<b>"]])
+    heat = parts.heatmap(["c"], [("r", [0.0, 0.5, 1.0, 2.0])], "%.1f", (0, 1))
     assert re.findall(r"--heat:([\d.]+)", heat) == ["0.00", "0.50", "1.00", "1.00"]
-    assert "--heat:0.00" in format_heatmap(["c"], [("r", [3.0])], number=".1f", between=(3, 3))
+    assert "--heat:0.00" in parts.heatmap(["c"], [("r", [3.0])], "%.1f", (3, 3))
 
 
 def positions(svg):

@@ -6,6 +6,7 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units, unit
 from sightline.errors import InputError
+from sightline.lab.evaluation import results
 from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
 from sightline.lab.evaluation.retrieval import (
     RetrievalConfig,
@@ -58,10 +59,11 @@ def test_collapsed_embeddings_score_what_chance_scores():
     assert metrics["text_retrieval_mean_rank"] == pytest.approx(201 / 6)
 
 
-def test_embeddings_that_are_nearly_collapsed_do_too(rng):
+def test_embeddings_that_are_nearly_collapsed_do_too(rng, monkeypatch):
+    monkeypatch.setattr(results, "_CHUNK_BYTES", 7 * 4 * 50)  # seven rows
     point = random_units(rng, 1, dim=256)
     images, texts = (np.tile(point, (n, 1)) + rng.normal(0, 1e-9, (n, 256)) for n in (50, 50))
-    metrics = retrieval_metrics(images, texts, np.arange(50), chunk_rows=7)
+    metrics = retrieval_metrics(images, texts, np.arange(50))
     assert metrics["image_retrieval_recall@5"] == pytest.approx(0.1)
 
 
@@ -101,10 +103,11 @@ def test_wrong_ks_are_refused(ks):
         RetrievalConfig(ks=ks)
 
 
-def test_memory_does_not_grow_with_the_product(rng):
+def test_memory_does_not_grow_with_the_product(rng, monkeypatch):
+    monkeypatch.setattr(results, "_CHUNK_BYTES", 20 * 4 * 1200)
     images, texts = random_units(rng, 1200), random_units(rng, 1200)
     tracemalloc.start()
-    rank_retrieval(images, texts, np.arange(1200), chunk_rows=20)
+    rank_retrieval(images, texts, np.arange(1200))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1200 * 1200 * 4 / 4  # the whole matrix of similarities has 5.8 MB

@@ -20,7 +20,7 @@ from sightline.faces.cli.main import sightline
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import FileImage
 from sightline.lab.experiments.report import make_report, write_report
-from sightline.lab.experiments.report_page import format_html, format_markdown, write_report_files
+from sightline.lab.experiments.report_parts import format_html, format_markdown, write_report_files
 from sightline.lab.experiments.report_space import ValPictures, describe_space
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.journal import Journal

@@ -5,9 +5,17 @@ import pytest
 
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
 from sightline.lab.experiments.effects import analyse
-from sightline.lab.experiments.finals import fit_scaling, summarise_finals
 from sightline.lab.experiments.study import Study
-from sightline.lab.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
+from sightline.lab.experiments.summary import (
+    count,
+    difference,
+    duration,
+    enumerate_words,
+    fit_scaling,
+    p_value,
+    summarise,
+    summarise_finals,
+)
 
 
 def say(runs, metric=None):

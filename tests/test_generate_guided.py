@@ -11,10 +11,8 @@ import torch
 from generate_world import make_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import DiffusionConfig, GuidedConfig, change_config
-from sightline.lab.generate.guide import Guide, Words, load_guide
-from sightline.lab.generate.optimise import Wish, make_guided, picture_wishes
-from sightline.lab.generate.parameterise import make_start
-from sightline.lab.generate.views import draw_views, fit_size
+from sightline.lab.generate.guided import Guide, SeededPrompt, Words, load_guide, make_guided, seed_prompts
+from sightline.lab.generate.parameterise import draw_views, fit_size, make_start
 
 STILL = {"shift": 0, "zoom": 0, "turn_deg": 0, "noise": 0, "blur_px": 0, "light": 0, "precision": "fp32"}
 SHORT = {"steps": 4, "views": 1, "frames": 3, "precision": "fp32"}
@@ -123,10 +121,10 @@ def test_the_prompt_itself_in_the_bank_is_not_held_against_it():
 @pytest.mark.parametrize("kind", ["fourier", "network"])
 def test_steps_raise_the_similarity_to_the_words(kind):
     config = GuidedConfig(steps=40, views=2, frames=3, parameterisation=kind, smoothness=1, precision="fp32")
-    wishes = [Wish(prompt="a red circle", seed=0), Wish(prompt="a blue square", seed=1)]
-    made = make_guided(wishes, [make_encoder()], words=Words(bank=BANK), config=config)
-    for picture, wish in zip(made, wishes, strict=True):
-        assert (picture.prompt, picture.seed, picture.steps) == (wish.prompt, wish.seed, 40)
+    prompts = [SeededPrompt(prompt="a red circle", seed=0), SeededPrompt(prompt="a blue square", seed=1)]
+    made = make_guided(prompts, [make_encoder()], words=Words(bank=BANK), config=config)
+    for picture, one in zip(made, prompts, strict=True):
+        assert (picture.prompt, picture.seed, picture.steps) == (one.prompt, one.seed, 40)
         assert picture.rgb.shape == (16, 16, 3)
         assert picture.similarity > picture.curve[0][1] + 0.1
         assert picture.curve[-1] == (40, pytest.approx(picture.similarity))
@@ -135,17 +133,17 @@ def test_steps_raise_the_similarity_to_the_words(kind):
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_not_on_its_neighbours():
-    wishes = [Wish(prompt="a red circle", seed=0), Wish(prompt="a blue square", seed=1)]
-    both = make_guided(wishes, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
-    (alone,) = make_guided(wishes[1:], [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
+    prompts = [SeededPrompt(prompt="a red circle", seed=0), SeededPrompt(prompt="a blue square", seed=1)]
+    both = make_guided(prompts, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
+    (alone,) = make_guided(prompts[1:], [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
     assert np.abs(both[1].rgb.astype(int) - alone.rgb.astype(int)).max() <= 1
     assert not np.array_equal(both[0].rgb, both[1].rgb)
 
 
 def test_several_models_are_averaged_and_decide_the_size():
-    wishes = [Wish(prompt="a red circle", seed=0)]
+    prompts = [SeededPrompt(prompt="a red circle", seed=0)]
     encoders = [make_encoder(0), make_encoder(1)]
-    (picture,) = make_guided(wishes, encoders, words=Words(bank=BANK), config=GuidedConfig(size_px=24, **SHORT))
+    (picture,) = make_guided(prompts, encoders, words=Words(bank=BANK), config=GuidedConfig(size_px=24, **SHORT))
     assert picture.rgb.shape == (24, 24, 3)
     image = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None] / 255
     own = [float(Guide(e, ["a red circle"], words=Words(bank=BANK)).similarity(image)) for e in encoders]
@@ -153,11 +151,11 @@ def test_several_models_are_averaged_and_decide_the_size():
 
 
 def test_an_interrupt_keeps_pictures_as_they_are_and_leaves_the_rest_out(monkeypatch):
-    monkeypatch.setattr("sightline.lab.generate.optimise._VIEWS_PX", 16 * 16)  # one picture at a time
+    monkeypatch.setattr("sightline.lab.generate.guided._VIEWS_PX", 16 * 16)  # one picture at a time
     asked = iter([False, False, True, True])
-    wishes = [Wish(prompt="a red circle", seed=seed) for seed in range(3)]
+    prompts = [SeededPrompt(prompt="a red circle", seed=seed) for seed in range(3)]
     made = make_guided(
-        wishes, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT), interrupted=lambda: next(asked)
+        prompts, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT), interrupted=lambda: next(asked)
     )
     assert [(picture.seed, picture.steps) for picture in made] == [(0, 2)]
     assert made[0].curve[-1][0] == 2
@@ -167,7 +165,7 @@ def test_progress_counts_to_the_end():
     seen = []
     config = GuidedConfig(**SHORT)
     make_guided(
-        [Wish(prompt="a red circle", seed=0)], [make_encoder()], words=Words(bank=BANK), config=config,
+        [SeededPrompt(prompt="a red circle", seed=0)], [make_encoder()], words=Words(bank=BANK), config=config,
         progress=lambda done, total, note: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -179,13 +177,16 @@ def test_weights_that_are_not_finite_are_named():
         encoder.towers.model.image_projection.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match=r"loss of conv0 isn't finite at step 1"):
         make_guided(
-            [Wish(prompt="a red circle", seed=0)], [encoder], words=Words(bank=BANK), config=GuidedConfig(**SHORT)
+            [SeededPrompt(prompt="a red circle", seed=0)],
+            [encoder],
+            words=Words(bank=BANK),
+            config=GuidedConfig(**SHORT),
         )
 
 
 def test_each_prompt_is_made_with_each_seed():
-    wishes = picture_wishes(["one", "two"], GuidedConfig(seeds=2, seed=7))
-    assert [(wish.prompt, wish.seed) for wish in wishes] == [("one", 7), ("one", 8), ("two", 7), ("two", 8)]
+    prompts = seed_prompts(["one", "two"], GuidedConfig(seeds=2, seed=7))
+    assert [(one.prompt, one.seed) for one in prompts] == [("one", 7), ("one", 8), ("two", 7), ("two", 8)]
 
 
 def test_models_without_gradients_are_refused_with_what_to_use():

@@ -13,10 +13,10 @@ from PIL import Image
 from generate_world import COLOURS, ColourEncoder, picture
 from page_checks import read_page
 from sightline.errors import InputError, ModelError
+from sightline.lab.generate.config import check_prompts, load_bank, load_prompts
 from sightline.lab.generate.feedback import explain_words, give_feedback
-from sightline.lab.generate.folder import claim_folder, name_pictures, write_pictures, write_settings
 from sightline.lab.generate.judge import check_judge, judge_pictures, wilson_interval
-from sightline.lab.generate.prompts import check_prompts, load_bank, load_prompts
+from sightline.lab.generate.run import claim_folder, name_pictures, write_pictures, write_settings
 from sightline.lab.generate.sheet import Sheet, format_sheet
 
 RED, GREEN, BLUE = (f"a {name} circle" for name in COLOURS)
@@ -196,11 +196,11 @@ def test_words_that_are_no_utf8_are_kept_as_json_escapes(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    def fill(path, data):
+    def fill(path, text, **options):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill)
+    monkeypatch.setattr(Path, "write_text", fill)
     with pytest.raises(InputError, match=r"generate\.json can't be written: No space left"):
         write_settings(tmp_path, {})
     assert list(tmp_path.iterdir()) == []

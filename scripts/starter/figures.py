@@ -22,8 +22,8 @@ from sightline.faces.demo.photos import gather_photos, load_photos
 from sightline.faces.demo.run import measure_relevance
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words
+from sightline.lab.evaluation.classification import ZeroshotEvaluator
 from sightline.lab.evaluation.retrieval import RetrievalEvaluator, rank_retrieval
-from sightline.lab.evaluation.zeroshot import ZeroshotEvaluator
 
 SHOWN = ("image_retrieval_recall@{}", "text_retrieval_recall@{}")
 SUBJECTS: Mapping[str, str] = MappingProxyType(

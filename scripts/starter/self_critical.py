@@ -21,9 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.core.models.convolutional import Attention, OwnCaptioner
 from sightline.core.models.tokenizing import Tokenizer
-from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
-from sightline.lab.evaluation.captions.ngrams import Words
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"

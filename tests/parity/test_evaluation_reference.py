@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from evaluation_fakes import random_units
-from sightline.lab.evaluation.agreement import measure_agreement
-from sightline.lab.evaluation.ranks import rank_similarities
+from sightline.lab.evaluation.classification import rank_classes
+from sightline.lab.evaluation.comparison_quality import measure_agreement
+from sightline.lab.evaluation.results import rank_similarities
 from sightline.lab.evaluation.retrieval import retrieval_metrics
-from sightline.lab.evaluation.zeroshot import rank_classes
 
 
 def noisy_captions(rng, n_images, counts):

@@ -1,21 +1,35 @@
-"""What all pages of ours share: one HTML file that needs nothing beside it, loads nothing and runs nothing.
+"""Pages of ours: one HTML file each, from a template, that needs nothing beside it, loads nothing and runs nothing.
 
-A page's sections are HTML: everything that came from outside (names, captions, queries) is escaped by who makes them.
+Templates are Jinja's; they lie beside the module that shows them, extend `kit/page.html` (frame, policy, shared CSS),
+and escape by themselves: everything that came from outside (names, captions, queries) is passed to them as text.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from importlib import resources
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sightline.errors import InputError
 from sightline.kit.files import replacing
 from sightline.kit.text import visible
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def render_page(template: str, **values: Any) -> Markup:
+    """What a template makes of values: a whole page, or a part that another template shows as it is.
+
+    `template` is its path in the package, as `lab/generate/sheet.html`. A value is text unless it is Markup.
+    """
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template(template).render(values))
 
 
 def escape(text: str) -> str:
@@ -25,24 +39,10 @@ def escape(text: str) -> str:
 
 def format_frame(title: str, *, lead: str, sections: Iterable[str], style: Traversable) -> str:
     """A whole page. Title and lead are text, sections HTML; `style` is the CSS file that adds to the shared one."""
-    shared = resources.files("sightline.kit") / "pages.css"
-    css = "".join(file.read_text(encoding="utf-8") for file in (shared, style))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>
-{css}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>
-<main>{"".join(sections)}</main>
-</body>
-</html>
-"""
+    from markupsafe import Markup
+
+    css = Markup(style.read_text(encoding="utf-8"))
+    return render_page("kit/page.html", title=title, lead=lead, css=css, sections=map(Markup, sections))
 
 
 def write_page(target: Path, page: str) -> Path:
@@ -56,3 +56,22 @@ def write_page(target: Path, page: str) -> Path:
             f"The page can't be written to {target}: {error.strerror or error}. Choose another place."
         ) from error
     return target
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def show(value: Any) -> Markup:
+        return Markup(value if hasattr(value, "__html__") else escape(str(value)))
+
+    return Environment(
+        loader=PackageLoader("sightline", ""),
+        autoescape=True,
+        finalize=show,  # escapes as `escape` does, which Jinja's own escaping then leaves alone
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.comparison import Comparison
     from sightline.lab.evaluation.comparison_data import ComparisonData
     from sightline.lab.evaluation.results import EvalResult
-    from sightline.lab.experiments.report_page import Report, ReportFiles
+    from sightline.lab.experiments.report_parts import Report, ReportFiles
     from sightline.lab.experiments.sweep import run_sweep as sweep
     from sightline.lab.training.loop import train
 
@@ -41,11 +41,11 @@ def evaluate(
 
             return RetrievalEvaluator(config).run(subject, dataset, **more)
         case "zeroshot":
-            from sightline.lab.evaluation.zeroshot import ZeroshotEvaluator
+            from sightline.lab.evaluation.classification import ZeroshotEvaluator
 
             return ZeroshotEvaluator(config).run(subject, dataset, **more)
         case "linear-probe":
-            from sightline.lab.evaluation.linear_probe import LinearProbeEvaluator
+            from sightline.lab.evaluation.classification import LinearProbeEvaluator
 
             return LinearProbeEvaluator(config).run(subject, dataset, **more)
         case "compose":

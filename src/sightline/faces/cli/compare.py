@@ -23,9 +23,9 @@ from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_jso
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.lab.evaluation.agreement import AgreementMatrix
     from sightline.lab.evaluation.comparison import Comparison
     from sightline.lab.evaluation.comparison_data import ComparisonData
+    from sightline.lab.evaluation.comparison_quality import AgreementMatrix
     from sightline.lab.evaluation.comparison_report import Labels
 
 _SPLIT = "val"
@@ -69,10 +69,10 @@ def compare(
     is, with the queries of --queries or some everyday ones.
     """
     from sightline import lab
+    from sightline.lab.evaluation.classification import load_prompts
     from sightline.lab.evaluation.comparison import ComparisonConfig
     from sightline.lab.evaluation.comparison_report import comparison_to_dict
     from sightline.lab.evaluation.results import Bootstrap
-    from sightline.lab.evaluation.zeroshot import load_prompts
 
     require_folder_of(page, option="--page")
     require_folder_of(output, option="--output")

@@ -154,7 +154,7 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | N
     DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
     columns filepath and label.
     """
-    from sightline.lab.evaluation.zeroshot import ZeroshotConfig, load_prompts
+    from sightline.lab.evaluation.classification import ZeroshotConfig, load_prompts
 
     config = ZeroshotConfig(
         templates=load_prompts(prompts),
@@ -175,8 +175,8 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
 
     Its strength of regularisation is chosen on a held-out fifth of train. Needs scikit-learn. DATA as for zeroshot.
     """
+    from sightline.lab.evaluation.classification import LinearProbeConfig, ProbeConfig
     from sightline.lab.evaluation.labelled import load_labelled
-    from sightline.lab.evaluation.linear_probe import LinearProbeConfig, ProbeConfig
 
     if settings.split == "train":
         raise click.UsageError("--split: the probe learns on train; measure it on val or test.")

@@ -26,7 +26,7 @@ from sightline.kit.text import printable
 if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Problem
     from sightline.lab.experiments.explain import Match
-    from sightline.lab.experiments.similarity_heatmap import HeatmapPicture, SimilarityHeatmap
+    from sightline.lab.experiments.heatmap import HeatmapPicture, SimilarityHeatmap
     from sightline.lab.generate.run import GenerateReport
 
 _NAME_WIDTH = 24
@@ -68,7 +68,7 @@ def heatmap(
     sightline heatmap a.jpg b.jpg --text "a dog" --text "a cat" --output heatmap.png
     """
     from sightline.core.models.encoders import load_encoder
-    from sightline.lab.experiments.similarity_heatmap import make_similarity_heatmap
+    from sightline.lab.experiments.heatmap import make_similarity_heatmap
 
     _require_ending(output, (".png", ".html"))
     rows = [text.strip() for text in (*texts, *(_read_lines(texts_file) if texts_file is not None else ()))]
@@ -136,7 +136,7 @@ def explain(
     encoder = load_explainable(model or _default_model(), method=method)
     matches = explain_picture(encoder, rgb_HW3, words, method=method)
     if output is not None:
-        from sightline.lab.experiments.heatmap_figure import draw_matches
+        from sightline.lab.experiments.heatmap import draw_matches
 
         draw_matches(rgb_HW3, matches, output)
         notice(f"Drawn to {output}.")
@@ -150,7 +150,7 @@ def explain(
 
 
 def _row(match: Match) -> list[str]:
-    from sightline.lab.experiments.heatmap_figure import short_line
+    from sightline.lab.experiments.heatmap import short_line
 
     (x, y), strength = match.place, match.strength
     return [
@@ -165,7 +165,7 @@ def _row(match: Match) -> list[str]:
 
 
 def _print_heatmap(result: SimilarityHeatmap) -> None:
-    from sightline.lab.experiments.heatmap_figure import short_line
+    from sightline.lab.experiments.heatmap import short_line
 
     notice(f"{result.model}, {result.kind}")
     names = [picture.name[-_NAME_WIDTH:] for picture in result.pictures]
@@ -177,7 +177,7 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
 
 
 def _write_heatmap(result: SimilarityHeatmap, output: Path) -> None:
-    from sightline.lab.experiments.heatmap_figure import draw_heatmap, write_heatmap_page
+    from sightline.lab.experiments.heatmap import draw_heatmap, write_heatmap_page
 
     (draw_heatmap if output.suffix.lower() == ".png" else write_heatmap_page)(result, output)
     notice(f"Drawn to {output}.")
@@ -213,7 +213,7 @@ def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[P
     from sightline.core.images.decode import read_picture
     from sightline.errors import ImageError
     from sightline.lab.evaluation.results import Problem
-    from sightline.lab.experiments.similarity_heatmap import HeatmapPicture
+    from sightline.lab.experiments.heatmap import HeatmapPicture
 
     pictures: list[HeatmapPicture] = []
     problems: list[Problem] = []
@@ -283,7 +283,7 @@ def generate(
 
     DIR gets the pictures, a contact sheet (sheet.html) and generate.json with all settings and figures.
     """
-    from sightline.lab.generate.prompts import load_prompts
+    from sightline.lab.generate.config import load_prompts
 
     if bool(words) == (source is not None):
         raise click.UsageError("Give the words, or --prompts FILE or scenes:50.")
@@ -353,7 +353,7 @@ def _require_torch() -> None:
 
 def _show_generated(report: GenerateReport, *, as_json: bool) -> None:
     """stdout: one object, or a table with the best first; stderr: how it went and where everything is."""
-    from sightline.lab.generate.folder import SETTINGS_FILE, SHEET_FILE, name_pictures
+    from sightline.lab.generate.run import SETTINGS_FILE, SHEET_FILE, name_pictures
 
     named = sorted(zip(name_pictures(report.pictures), report.pictures, strict=True), key=lambda p: -p[1].similarity)
     judgement = report.judgement

@@ -1,7 +1,7 @@
 """Several models on the same pictures: quality, speed, memory, disk, and how far their rankings agree.
 
 Speed comes first, while all models are in memory, each in a process of its own: they run in turns, so that what else
-the machine does meets all alike, and the median of the rounds counts. Then each embeds the pictures and is let go. The
+the machine does meets all alike, and the median of the rounds counts. Then each embeds the images and is let go. The
 models worth having are those that no other beats in quality and speed at once.
 """
 
@@ -17,8 +17,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.agreement import AgreementMatrix, measure_agreements
+from sightline.lab.evaluation.classification import check_template, default_templates
 from sightline.lab.evaluation.comparison_quality import (
+    AgreementMatrix,
     Quality,
     SimilarityTable,
     Vectors,
@@ -26,13 +27,12 @@ from sightline.lab.evaluation.comparison_quality import (
     choose_metric,
     embed_comparison,
     interval_of_difference,
+    measure_agreements,
     measure_quality,
     tabulate,
 )
-from sightline.lab.evaluation.embedding import check_batch_size
-from sightline.lab.evaluation.model_process import ModelProcess
-from sightline.lab.evaluation.results import Bootstrap
-from sightline.lab.evaluation.zeroshot import check_template, default_templates
+from sightline.lab.evaluation.embedding import EvalConfig
+from sightline.lab.evaluation.measured_model import ModelProcess
 
 if TYPE_CHECKING:
     from sightline.core.models.resolve import Runtime
@@ -46,13 +46,13 @@ _TIMED_PICTURES = 64
 _TIMED_QUERIES = 64
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
-Report = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """Takes what is done, how far it is, and how far it goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonConfig:
-    """How models are compared."""
+class ComparisonConfig(EvalConfig):
+    """Settings of a comparison."""
 
     runtime: Runtime = "auto"
     rounds: int = 5
@@ -65,16 +65,14 @@ class ComparisonConfig:
     """The metric set against speed; by default the first of `PREFERRED` that was measured."""
     templates: tuple[str, ...] = field(default_factory=default_templates)
     """Prompts of zero-shot classification."""
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        super().__post_init__()
         if self.rounds < 1 or self.neighbours < 1 or not self.seconds > 0:
             raise InputError("rounds and neighbours must be at least 1, and seconds above 0.")
         for template in self.templates:
             check_template(template, where="Prompt")
-        check_batch_size(self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +81,11 @@ class Speed:
 
     per_s: float
     range_per_s: tuple[float, float]
+
+    @classmethod
+    def of(cls, rates_per_s: Sequence[float]) -> Speed:
+        """Of all rounds."""
+        return cls(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ class ModelRow:
     quality: Quality | None = None
     """None for random weights, and where nothing of the kind can be measured."""
     behind: float | None = None
-    """How much the model that is best in the chosen metric is ahead."""
+    """The lead of the model that is best in the chosen metric."""
     behind_interval: Interval | None = None
     dominated_by: tuple[str, ...] = ()
     """Models at least as good and as fast, and one of the two strictly."""
@@ -107,15 +110,15 @@ class ModelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Several models on the same pictures."""
+    """Several models on the same images."""
 
     data: ComparisonData
     rows: tuple[ModelRow, ...]
     metric: str | None
-    """What stands for quality; None where none was measured."""
+    """The metric that stands for quality; None where none was measured."""
     n_images: int
     agreement: Mapping[str, AgreementMatrix]
-    """`text_to_image` by the queries, `image_to_image` of one half of the pictures in the other."""
+    """`text_to_image` by the queries, `image_to_image` of one half of the images in the other."""
     similarities: SimilarityTable | None
     problems: tuple[Problem, ...]
     machine: str
@@ -129,14 +132,14 @@ def compare_models(
     random: Sequence[str] = (),
     config: ComparisonConfig | None = None,
     start: Start = ModelProcess,
-    report: Report | None = None,
+    report: StageProgress = lambda what, done, total: None,
 ) -> Comparison:
     """Compare models by name; those of `random` weights take part in speed, memory and disk only.
 
-    Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and pictures
+    Each runs in a process that `start` makes. Raises InputError for no models, a name that occurs twice and images
     that can't be read, ModelError for a model that can't be loaded.
     """
-    config, report = config or ComparisonConfig(), report or (lambda what, done, total: None)
+    config = config or ComparisonConfig()
     names = [*models, *random]
     if not names or len(set(names)) < len(names):
         raise InputError(f"Compare one model or more, each once; these are: {', '.join(names) or 'none'}.")
@@ -153,7 +156,11 @@ def compare_models(
         rows=tuple(rows),
         metric=metric,
         n_images=len(first.images.row_B) if first else len(data.dataset),
-        agreement=_agree(vectors, k=config.neighbours),
+        agreement=measure_agreements(
+            {name: one.query_QD for name, one in vectors.items()},
+            {name: one.images.image_BD for name, one in vectors.items()},
+            k=config.neighbours,
+        ),
         similarities=_tabulate(data, vectors) if vectors else None,
         problems=(*data.problems, *(first.images.problems if first else ())),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
@@ -190,7 +197,7 @@ def _load_models(
     config: ComparisonConfig,
     start: Start,
     stack: contextlib.ExitStack,
-    report: Report,
+    report: StageProgress,
 ) -> _Running:
     images = [pair.image for pair in data.dataset.pairs[:_TIMED_PICTURES]]
     queries = data.queries[:_TIMED_QUERIES]
@@ -210,7 +217,7 @@ def _load_models(
 
 
 def _time_models(
-    running: _Running, *, random: Sequence[str], config: ComparisonConfig, report: Report
+    running: _Running, *, random: Sequence[str], config: ComparisonConfig, report: StageProgress
 ) -> list[ModelRow]:
     images: dict[str, list[float]] = {name: [] for name in running}
     texts: dict[str, list[float]] = {name: [] for name in running}
@@ -226,16 +233,12 @@ def _time_models(
             model=name,
             random_weights=name in random,
             facts=facts,
-            images=_summarise(images[name]),
-            texts=_summarise(texts[name]),
+            images=Speed.of(images[name]),
+            texts=Speed.of(texts[name]),
             memory_bytes=model.added_bytes(),
         )
         for name, (model, facts) in running.items()
     ]
-
-
-def _summarise(rates_per_s: Sequence[float]) -> Speed:
-    return Speed(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 
 def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
@@ -248,7 +251,9 @@ def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
         )
 
 
-def _embed(model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: Report) -> Vectors:
+def _embed(
+    model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: StageProgress
+) -> Vectors:
     """Embed all and let the model go."""
 
     def show(done: int, total: int) -> None:
@@ -274,29 +279,20 @@ def _add_quality(
     ]
     dominating = find_dominating(tradeoffs)
     best = qualities[max(tradeoffs, key=lambda one: one.quality).model]
-    return [
-        replace(
-            row,
-            quality=qualities[row.model],
-            behind=best.metrics[metric] - qualities[row.model].metrics[metric],
-            behind_interval=_interval_behind(qualities[row.model], best, metric, config),
-            dominated_by=dominating[row.model],
+    with_quality = []
+    for row in rows:
+        if (own := qualities.get(row.model)) is None:
+            with_quality.append(row)
+            continue
+        interval = None
+        if own is not best and metric in best.results:
+            interval = interval_of_difference(best.results[metric], own.results[metric], bootstrap=config.bootstrap)
+        behind = best.metrics[metric] - own.metrics[metric]
+        dominated_by = dominating[row.model]
+        with_quality.append(
+            replace(row, quality=own, behind=behind, behind_interval=interval, dominated_by=dominated_by)
         )
-        if row.model in qualities
-        else row
-        for row in rows
-    ], metric
-
-
-def _interval_behind(quality: Quality, best: Quality, metric: str, config: ComparisonConfig) -> Interval | None:
-    if quality is best or metric not in best.results:
-        return None
-    return interval_of_difference(best.results[metric], quality.results[metric], bootstrap=config.bootstrap)
-
-
-def _agree(vectors: Mapping[str, Vectors], *, k: int) -> dict[str, AgreementMatrix]:
-    queries = {name: one.query_QD for name, one in vectors.items()}
-    return measure_agreements(queries, {name: one.images.image_BD for name, one in vectors.items()}, k=k)
+    return with_quality, metric
 
 
 def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:

@@ -1,6 +1,6 @@
-"""What models are compared on, and what others measured of well-known models, with the source of each figure.
+"""Data that models are compared on, and what others measured of well-known models, with the source of each figure.
 
-Pictures are a data set with captions or classes, or somebody's own with some queries. Published figures are never mixed
+Images are a data set with captions or classes, or somebody's own with some queries. Published figures are never mixed
 with what we measure.
 """
 
@@ -20,90 +20,63 @@ from sightline.kit.config import expand
 from sightline.lab.data.addressing import find_reader, known_kinds, load_dataset
 from sightline.lab.data.base import Dataset, FileImage, Pair, choose_subset, fingerprint_of_pairs
 from sightline.lab.data.captioned_files import read_lines
+from sightline.lab.evaluation.classification import default_templates, fill
 from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
 from sightline.lab.evaluation.results import Problem
-from sightline.lab.evaluation.zeroshot import default_templates, fill
 
 PICTURES = "pictures"
-"""What stands before the colon of a folder that is taken as pictures without captions, whatever else it holds."""
+"""The kind before the colon of a folder that is taken as images without captions, whatever else it holds."""
 OWN_LIMIT = 1000
-"""Pictures taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
+"""Images taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
 DEFAULT_QUERIES = (
-    "a dog",
-    "a cat",
-    "a person smiling",
-    "a group of people",
-    "a child playing",
-    "a portrait of a woman",
-    "a man outdoors",
-    "a birthday party",
-    "a wedding",
-    "food on a plate",
-    "a cup of coffee",
-    "a car on the street",
-    "a bicycle",
-    "a boat on the water",
-    "a beach",
-    "mountains",
-    "snow",
-    "a forest",
-    "a sunset",
-    "a city at night",
-    "a building",
-    "a bridge",
-    "flowers",
-    "a bird",
-    "a horse",
-    "someone doing sports",
-    "a screenshot with text",
-    "a document",
-    "a drawing",
-    "a black and white photo",
-    "the inside of a room",
-    "something red",
-)
-"""Asked of pictures that have no captions, where no file of queries is given."""
+    "a dog", "a cat", "a person smiling", "a group of people", "a child playing", "a portrait of a woman",
+    "a man outdoors", "a birthday party", "a wedding", "food on a plate", "a cup of coffee", "a car on the street",
+    "a bicycle", "a boat on the water", "a beach", "mountains", "snow", "a forest", "a sunset", "a city at night",
+    "a building", "a bridge", "flowers", "a bird", "a horse", "someone doing sports", "a screenshot with text",
+    "a document", "a drawing", "a black and white photo", "the inside of a room", "something red",
+)  # fmt: skip
+"""Asked of images that have no captions, where no file of queries is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonData:
-    """Pictures, and the texts that are asked for."""
+    """Images, and the texts that are asked for."""
 
     dataset: Dataset
     queries: tuple[str, ...]
-    """What rankings are compared on, and what text queries are timed with."""
+    """Texts that rankings are compared on and text queries are timed with."""
     split: str | None = None
-    """None where the pictures come without one."""
+    """None where the images come without one."""
     problems: tuple[Problem, ...] = ()
-    """Files that were found but can't be pictures here."""
+    """Files that were found but can't be images here."""
 
     @property
     def captioned(self) -> bool:
-        """Whether every picture has a caption of its own: retrieval can be measured.
+        """True where every image has a caption of its own: retrieval can be measured.
 
-        Where there are classes captions are made of their names, so those of one picture fit many others.
+        Where there are classes captions are made of their names, so those of one image fit many others.
         """
         return self.dataset.class_names is None and all(pair.captions for pair in self.dataset)
 
     @property
     def labelled(self) -> bool:
-        """Whether every picture has a class: zero-shot classification can be measured."""
+        """True where every image has a class: zero-shot classification can be measured."""
         return self.dataset.class_names is not None and all(pair.label is not None for pair in self.dataset)
 
     @property
     def swapped(self) -> bool:
-        """Whether some pictures have hard negatives: composition can be measured."""
+        """True where some images have hard negatives: composition can be measured."""
         return any(pair.negatives for pair in self.dataset)
 
 
 def load_benchmark(
     address: str, *, split: str, limit: int | None = None, seed: int = 0, classes: Path | None = None
 ) -> ComparisonData:
-    """The pictures at an address, with captions as `load_dataset` takes it, or with classes as `load_labelled` does.
+    """The images at an address, with captions as `load_dataset` takes it, or with classes as `load_labelled` does.
 
-    Their queries are captions, one of each picture, or the names of the classes in a prompt. Raises InputError as the
-    two do, and for pictures that have neither captions nor classes.
+    Their queries are captions, one of each image, or the names of the classes in a prompt. Raises InputError as the
+    two do, and for images that have neither captions nor classes.
     """
     if classes is not None or address.partition(":")[0] in (CLASS_FOLDERS, LABEL_LIST):
         dataset = load_labelled(address, split=split, limit=limit, seed=seed, classes=classes)
@@ -115,9 +88,9 @@ def load_benchmark(
 
 
 def is_own_pictures(address: str) -> bool:
-    """Whether an address is `pictures:FOLDER`, or a bare folder that no format of data sets recognises.
+    """True where an address is `pictures:FOLDER`, or a bare folder that no format of data sets recognises.
 
-    A folder of folders of pictures is an album here, not a data set with classes; `classes:FOLDER` says so.
+    A folder of folders of images is an album here, not a data set with classes; `classes:FOLDER` says so.
     """
     if address.startswith(f"{PICTURES}:"):
         return True
@@ -131,7 +104,7 @@ def is_own_pictures(address: str) -> bool:
 def gather_pictures(
     address: str, *, queries: Sequence[str] = DEFAULT_QUERIES, limit: int | None = OWN_LIMIT, seed: int = 0
 ) -> ComparisonData:
-    """The pictures below a folder, `limit` of them by `seed`. Raises InputError for a folder without any."""
+    """The images below a folder, `limit` of them by `seed`. Raises InputError for a folder without any."""
     folder = expand(address.removeprefix(f"{PICTURES}:"))
     problems: list[Problem] = []
 
@@ -152,7 +125,7 @@ def take_pictures(
     limit: int | None = OWN_LIMIT,
     seed: int = 0,
 ) -> ComparisonData:
-    """Pictures that are known, as those of a library called `name`. Raises InputError where there are none."""
+    """Images that are known, as those of a library called `name`. Raises InputError where there are none."""
     files = [(str(path), path) for path in paths]
     if not files:
         raise InputError(f"{name} holds no pictures; index some first: sightline index FOLDER")
@@ -183,9 +156,9 @@ class PublishedTable:
     """Address that repeats it: `flickr8k:PATH`."""
     split: str
     options: str = ""
-    """What the command needs besides."""
+    """Options that the command needs besides."""
     note: str = ""
-    """What to mind when comparing."""
+    """A caution for comparing."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -207,7 +180,7 @@ class PublishedTable:
 
     @property
     def command(self) -> str:
-        """What measures the same with the real weights, once they are pulled."""
+        """The command that measures the same with the real weights, once they are pulled."""
         words = ("sightline compare --models", ",".join(self.metrics), "--data", self.data, "--split", self.split)
         return " ".join((*words, *([self.options] if self.options else [])))
 
@@ -216,11 +189,16 @@ class PublishedTable:
 def load_published() -> tuple[PublishedTable, ...]:
     """The tables of `published.toml`."""
     text = resources.files("sightline.lab.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
-    return tuple(_read_table(key, table) for key, table in tomllib.loads(text).items())
+    tables = []
+    for key, table in tomllib.loads(text).items():
+        names, rows = table.pop("columns"), table.pop("models")
+        metrics = {model: dict(zip(names, figures, strict=True)) for model, figures in rows.items()}
+        tables.append(PublishedTable(key=key, metrics=metrics, **table))
+    return tuple(tables)
 
 
 def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
-    """What fetches the weights of all models of the tables, once each."""
+    """Commands that fetch the weights of all models of the tables, once each."""
     models = dict.fromkeys(model for table in tables for model in table.metrics)
     return [f"sightline models pull {model}" for model in models]
 
@@ -241,7 +219,7 @@ def _of_files(
 
 
 def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:
-    """A sentence for each class, else one caption of each of some pictures."""
+    """A sentence for each class, else one caption of each of some images."""
     if dataset.class_names:
         template = default_templates()[0]
         sentences = dict.fromkeys(fill(template, names[0]) for names in dataset.class_names if names)
@@ -252,10 +230,3 @@ def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:
     raise InputError(
         f"{dataset.name} has neither captions nor classes. To compare models on pictures alone write {PICTURES}:FOLDER."
     )
-
-
-def _read_table(key: str, table: dict[str, Any]) -> PublishedTable:
-    names: list[str] = table.pop("columns")
-    rows: dict[str, list[float]] = table.pop("models")
-    metrics = {model: dict(zip(names, figures, strict=True)) for model, figures in rows.items()}
-    return PublishedTable(key=key, metrics=metrics, **table)

@@ -1,6 +1,7 @@
-"""What a comparison says of each model by its vectors: its quality, how sure differences are, some similarities.
+"""Figures of a comparison that follow from vectors: quality, how sure differences are, how far rankings agree.
 
-Shape suffixes: B images, T texts, Q queries, N results or what is shown, D dimension of the joint space.
+Shape suffixes: B images, T texts, Q queries, C candidates, N results or what is shown, D and E dimensions of joint
+spaces.
 """
 
 from __future__ import annotations
@@ -12,33 +13,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.errors import InputError
+from sightline.lab.evaluation.classification import rank_classes
 from sightline.lab.evaluation.compose import MEAN, compare_sentences
 from sightline.lab.evaluation.labelled import labels_of
-from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
+from sightline.lab.evaluation.results import TIE_TOLERANCE, Bootstrap, Mean, bootstrap_intervals, require_finite_rows
 from sightline.lab.evaluation.retrieval import rank_retrieval
-from sightline.lab.evaluation.zeroshot import rank_classes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.lab.evaluation.comparison_data import ComparisonData
-    from sightline.lab.evaluation.embedding import EmbeddedImages, Progress
-    from sightline.lab.evaluation.measured_model import MeasuredModel
-    from sightline.lab.evaluation.model_process import ModelProcess
+    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
+    from sightline.lab.evaluation.measured_model import MeasuredModel, ModelProcess
     from sightline.lab.evaluation.results import Interval
 
     Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 PREFERRED = ("image_retrieval_recall@5", "acc1", MEAN)
-"""What stands for quality where nothing else is asked for: the first of these that was measured."""
+"""Metrics that stand for quality where nothing else is asked for: the first that was measured."""
 _KS = (1, 5, 10)
 SHOWN = 6
 _QUERIES_TRIED = 64
+_CHUNK_CELLS = 4_000_000
+_QUERIES_AT_MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What each query of one metric found, in [0, 1], and the picture it belongs to; the mean is the metric."""
+    """Results of each query of one metric, in [0, 1], and the image it belongs to; the mean is the metric."""
 
     result_N: NDArray[np.float64]
     image_N: NDArray[np.int64]
@@ -56,15 +58,15 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """What one model made of the pictures and texts of a comparison."""
+    """Vectors that one model made of the images and texts of a comparison."""
 
     images: EmbeddedImages
     query_QD: NDArray[np.float32]
     text_TD: NDArray[np.float32]
-    """Captions of the pictures that could be read, in order; none where pictures have none."""
+    """Captions of the images that could be read, in order; none where images have none."""
     class_CD: NDArray[np.float32] | None
     true_ND: NDArray[np.float32]
-    """True sentences of hard negatives, of the pictures that could be read, in order."""
+    """True sentences of hard negatives, of the images that could be read, in order."""
     false_ND: NDArray[np.float32]
 
 
@@ -74,7 +76,7 @@ def embed_comparison(
     *,
     templates: Sequence[str],
     batch_size: int,
-    progress: Progress | None,
+    progress: CountProgress | None,
 ) -> Vectors:
     """All vectors that a comparison needs of one model; equal texts are embedded once."""
     images = model.embed_images(data.dataset, batch_size=batch_size, progress=progress)
@@ -130,20 +132,20 @@ def interval_of_difference(one: Results, other: Results, *, bootstrap: Bootstrap
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityTable:
-    """Cosines of texts (rows) and pictures (columns); the diagonal holds what all models together find best."""
+    """Cosines of texts (rows) and images (columns); the diagonal holds what all models together find best."""
 
     texts: tuple[str, ...]
     ids: tuple[str, ...]
-    """Of the pictures."""
+    """Of the images."""
     models: Mapping[str, tuple[tuple[float, ...], ...]]
     """Cosines of one model don't compare with those of another; their order does."""
 
 
 def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int]]:
-    """Queries spread over the list, each with the picture that all models together rank highest among those left.
+    """Queries spread over the list, each with the image that all models together rank highest among those left.
 
-    `spaces` are, for each model, its vectors of queries (Q, D) and of pictures (B, D). A model's similarities are
-    standardised for each query, so that no model counts more than another. The answers are (query, picture).
+    `spaces` are, for each model, its vectors of queries (Q, D) and of images (B, D). A model's similarities are
+    standardised for each query, so that no model counts more than another. The answers are (query, image).
     """
     n_queries, n_images = (len(vectors) for vectors in next(iter(spaces.values())))
     shown = min(shown, n_queries, n_images)
@@ -161,7 +163,7 @@ def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int
 def tabulate(
     spaces: Spaces, corners: Sequence[tuple[int, int]], *, queries: Sequence[str], ids: Sequence[str]
 ) -> SimilarityTable:
-    """The cosines of the chosen queries and pictures under each model."""
+    """The cosines of the chosen queries and images under each model."""
     rows, columns = [query for query, _ in corners], [image for _, image in corners]
     cosines = {name: query_QD[rows] @ image_BD[columns].T for name, (query_QD, image_BD) in spaces.items()}
     return SimilarityTable(
@@ -213,3 +215,154 @@ def _measure_compose(data: ComparisonData, vectors: Vectors, bootstrap: Bootstra
 def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
     centred_QB = similarity_QB - similarity_QB.mean(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(centred_QB / np.maximum(centred_QB.std(axis=1, keepdims=True), 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The likeness of two rankings, as means over all queries."""
+
+    overlap: float
+    """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
+    correlation: float
+    """Spearman's rank correlation of the similarities to all candidates, in [-1, 1]; 0 at random."""
+    chance: float
+    """Overlap of two random rankings: k / candidates."""
+    k: int
+    n_queries: int
+
+
+def measure_agreement(
+    queries: tuple[NDArray[np.float32], NDArray[np.float32]],
+    candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    k: int = 10,
+) -> Agreement:
+    """Agreement of the rankings that two models make of the same candidates for the same queries.
+
+    `queries` are (Q, D) of one model and (Q, E) of the other, `candidates` (C, D) and (C, E). Tied candidates share
+    their places, so models whose vectors collapsed agree as much as chance does. Computed in chunks of queries. Raises
+    InputError for arrays that don't fit and values that aren't finite. Spearman 1904, ties by average ranks.
+    """
+    k = _check(queries, candidates, k=k)
+    n_queries, n_candidates = len(queries[0]), len(candidates[0])
+    rows = max(1, _CHUNK_CELLS // n_candidates)
+    overlap, correlation = 0.0, 0.0
+    for start in range(0, n_queries, rows):
+        first_QC, second_QC = (
+            query[start : start + rows] @ candidate.T for query, candidate in zip(queries, candidates, strict=True)
+        )
+        overlap += float((_places_taken(first_QC, k) * _places_taken(second_QC, k)).sum()) / k
+        correlation += float(_correlate_ranks(first_QC, second_QC).sum())
+    return Agreement(
+        overlap=overlap / n_queries,
+        correlation=correlation / n_queries,
+        chance=k / n_candidates,
+        k=k,
+        n_queries=n_queries,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementMatrix:
+    """The likeness of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
+
+    models: tuple[str, ...]
+    k: int
+    chance: float
+    n_queries: int
+    n_candidates: int
+    overlap: tuple[tuple[float, ...], ...]
+    """Share of the first k places that two models fill alike."""
+    correlation: tuple[tuple[float, ...], ...]
+    """Mean Spearman correlation of the rankings."""
+
+
+def measure_agreements(
+    queries: Mapping[str, NDArray[np.float32]], images: Mapping[str, NDArray[np.float32]], *, k: int
+) -> dict[str, AgreementMatrix]:
+    """Model -> vectors of the same queries (Q, D) and images (B, D); nothing for fewer than two models.
+
+    `text_to_image` ranks all images for each query, `image_to_image` one half of the images for some of the other
+    half, so that no image finds itself. Raises InputError as `measure_agreement` does.
+    """
+    if len(images) < 2:
+        return {}
+    found = {"text_to_image": _fill_matrix({name: (queries[name], images[name]) for name in images}, k=k)}
+    n_images = len(next(iter(images.values())))
+    if n_images > 1:
+        step = 2 * max(1, n_images // (2 * _QUERIES_AT_MOST))
+        by_image = {name: (all_BD[::step], all_BD[1::2]) for name, all_BD in images.items()}
+        found["image_to_image"] = _fill_matrix(by_image, k=k)
+    return found
+
+
+def _check(
+    queries: tuple[NDArray[np.float32], NDArray[np.float32]],
+    candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    k: int,
+) -> int:
+    """The k that is used: at most the number of candidates."""
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}.")
+    for values, what in ((queries, "queries"), (candidates, "candidates")):
+        if len(values[0]) != len(values[1]) or not len(values[0]):
+            raise InputError(f"Both models need the same {what}, at least one: {len(values[0])} and {len(values[1])}.")
+        for vectors_ND in values:
+            require_finite_rows(vectors_ND, what=what)
+    return min(k, len(candidates[0]))
+
+
+def _places_taken(similarity_QC: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+    """Each candidate's part of the first k places (Q, C): 0 or 1, and equal parts where tied at the k-th."""
+    last_Q1 = np.partition(similarity_QC, -k, axis=1)[:, -k, None]
+    above_QC = similarity_QC > last_Q1 + TIE_TOLERANCE
+    tied_QC = np.abs(similarity_QC - last_Q1) <= TIE_TOLERANCE
+    left_Q1 = k - above_QC.sum(axis=1, keepdims=True)
+    places_QC: NDArray[np.float64] = above_QC + tied_QC * (left_Q1 / tied_QC.sum(axis=1, keepdims=True))
+    return places_QC
+
+
+def _correlate_ranks(first_QC: NDArray[np.float32], second_QC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Spearman's correlation of each row (Q,); 0 where all similarities of a row are tied, which rank nothing."""
+    centred = [_average_ranks(values_QC) - (values_QC.shape[1] + 1) / 2 for values_QC in (first_QC, second_QC)]
+    covariance_Q = (centred[0] * centred[1]).sum(axis=1)
+    norm_Q = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    correlation_Q = np.zeros(len(norm_Q))
+    np.divide(covariance_Q, norm_Q, out=correlation_Q, where=norm_Q > 0)
+    return correlation_Q
+
+
+def _average_ranks(values_QC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Ranks of each row from 1 for its least value; equal ones share their mean rank."""
+    values_QC = values_QC.round(6)  # by a grid, not by distance: many candidates would chain into one tie
+    order_QC = np.argsort(values_QC, axis=1, kind="stable")
+    sorted_QC = np.take_along_axis(values_QC, order_QC, axis=1)
+    new_QC = np.ones(values_QC.shape, bool)
+    new_QC[:, 1:] = sorted_QC[:, 1:] != sorted_QC[:, :-1]
+    group_N = np.cumsum(new_QC) - 1  # runs of tied values, numbered through all rows
+    place_QC = np.broadcast_to(np.arange(1, values_QC.shape[1] + 1), values_QC.shape)
+    mean_G = np.bincount(group_N, weights=place_QC.ravel()) / np.bincount(group_N)
+    ranks_QC = np.empty(values_QC.shape)
+    np.put_along_axis(ranks_QC, order_QC, mean_G[group_N].reshape(values_QC.shape), axis=1)
+    return ranks_QC
+
+
+def _fill_matrix(spaces: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], *, k: int) -> AgreementMatrix:
+    names = tuple(spaces)
+    overlap_MM, correlation_MM = np.eye(len(names)), np.eye(len(names))
+    for row, one in enumerate(names):
+        for column, other in enumerate(names[:row]):
+            queries, candidates = zip(spaces[one], spaces[other], strict=True)
+            found = measure_agreement(queries, candidates, k=k)
+            overlap_MM[[row, column], [column, row]] = found.overlap
+            correlation_MM[[row, column], [column, row]] = found.correlation
+    return AgreementMatrix(
+        models=names,
+        k=found.k,
+        chance=found.chance,
+        n_queries=found.n_queries,
+        n_candidates=len(spaces[names[0]][1]),
+        overlap=tuple(map(tuple, overlap_MM.tolist())),
+        correlation=tuple(map(tuple, correlation_MM.tolist())),
+    )

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from sightline.kit.pages import escape, write_page
-from sightline.lab.evaluation.agreement import AgreementMatrix
+from sightline.kit.pages import render_page, write_page
 from sightline.lab.evaluation.comparison import Comparison, ModelRow, Speed
 from sightline.lab.evaluation.comparison_data import PublishedTable, load_published, pull_commands
+from sightline.lab.evaluation.comparison_quality import AgreementMatrix
 from sightline.lab.evaluation.measured_model import SPEED_BATCH
-from sightline.lab.evaluation.pages import (
-    Mark,
-    Thumbnails,
-    draw_tradeoff,
-    format_heatmap,
-    format_page,
-    format_section,
-    format_table,
-)
+from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_tradeoff
 
 _DECIMALS = 6
 _COSTS = (
@@ -31,7 +23,7 @@ _COSTS = (
 )
 RANDOM = "random weights"
 _RATES = ("recall", "acc", "compose")
-"""What is shown in percent: metrics whose name has one of these words."""
+"""Words in the names of metrics that are shown in percent."""
 
 
 def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -83,17 +75,20 @@ def format_comparison(comparison: Comparison) -> str:
     data = comparison.data
     split = f", {data.split}" if data.split else ""
     counts = f"{comparison.n_images:,} images, {len(data.queries):,} queries"
-    lead = f"{data.dataset.name}{split}: {counts}. {comparison.machine}."
-    costs = format_table(cost_headings(), [cost_cells(row, labels) for row in comparison.rows])
-    sections = [
-        _format_quality(comparison, labels),
-        format_section("Speed and size", costs, note=_COSTS),
-        _format_tradeoff(comparison, labels),
-        _format_agreement(comparison, labels),
-        _format_similarities(comparison, labels),
-        _format_published(),
-    ]
-    return format_page("Models compared", lead=lead, sections=sections)
+    published = load_published()
+    return render_page(
+        "lab/evaluation/comparison.html",
+        title="Models compared",
+        lead=f"{data.dataset.name}{split}: {counts}. {comparison.machine}.",
+        quality=_show_quality(comparison, labels),
+        costs=(cost_headings(), [cost_cells(row, labels) for row in comparison.rows]),
+        costs_note=_COSTS,
+        tradeoff=_show_tradeoff(comparison, labels),
+        agreement=_show_agreement(comparison, labels),
+        similarities=_show_similarities(comparison, labels),
+        published=[(table, _published_rows(table)) for table in published],
+        pull=pull_commands(published),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +113,7 @@ class Labels:
 
 
 def cost_headings() -> list[str]:
-    """Of the table of speed and size."""
+    """Headings of the table of speed and size."""
     return ["model", "images/s", "rounds", "queries/s", "memory", "disk", "dim", "input", "weights", "runtime"]
 
 
@@ -145,7 +140,7 @@ def headline_metrics(measured: Iterable[str]) -> list[str]:
 
 
 def describe_agreement(name: str, matrix: AgreementMatrix) -> str:
-    """What the figures of a matrix are."""
+    """The caption of a matrix."""
     asked = {"text_to_image": "texts", "image_to_image": "pictures"}.get(name, "queries")
     return (
         f"Agreement, {name.replace('_', ' ')}: share of the first {matrix.k} of {matrix.n_candidates:,} pictures that "
@@ -174,24 +169,20 @@ def rate(per_s: float) -> str:
 
 def megabytes(size_bytes: int | None) -> str:
     """Millions of bytes; `-` where it isn't known."""
-    return (
-        "-"
-        if size_bytes is None
-        else f"{size_bytes / 1e6:,.0f} MB"
-        if size_bytes >= 1e7
-        else f"{size_bytes / 1e6:.1f} MB"
-    )
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def standing(row: ModelRow, labels: Labels) -> str:
-    """Whether a model is on the Pareto front, or who dominates it."""
+    """The place of a model: on the Pareto front, or dominated by others."""
     return (
         f"dominated by {', '.join(labels[name] for name in row.dominated_by)}" if row.dominated_by else "on the front"
     )
 
 
 def distance(row: ModelRow, metric: str) -> str:
-    """How far a model is behind the best, with the interval of that."""
+    """The distance of a model to the best, with its interval."""
     if not row.behind:
         return "best"
     in_percent = any(word in metric for word in _RATES)
@@ -248,90 +239,62 @@ def _rounded(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[round(value, _DECIMALS) for value in row] for row in rows]
 
 
-def _format_quality(comparison: Comparison, labels: Labels) -> str:
+def _show_quality(comparison: Comparison, labels: Labels) -> tuple[list[str], list[list[str]]] | None:
+    """Headings and rows."""
     rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
     if comparison.metric is None:
-        return ""
+        return None
     names = headline_metrics(rows[0][1].metrics)
     cells = [[name, *(figure(name, quality.metrics[name]) for _, quality in rows)] for name in names]
-    table = format_table(["", *(labels[row.model] for row, _ in rows)], cells)
-    return format_section("Quality", table, note="image_retrieval finds images by texts.")
+    return ["", *(labels[row.model] for row, _ in rows)], cells
 
 
-def _format_tradeoff(comparison: Comparison, labels: Labels) -> str:
+def _show_tradeoff(comparison: Comparison, labels: Labels) -> dict[str, Any] | None:
     metric = comparison.metric
     if metric is None:
-        return ""
-    rows = [(row, row.quality.metrics[metric]) for row in comparison.rows if row.quality is not None]
-    marks = [
-        Mark(
-            number=number,
-            x=row.images.per_s,
-            y=value,
-            strong=not row.dominated_by,
-            title=f"{labels[row.model]}: {value:.1%}",
-        )
-        for number, (row, value) in enumerate(rows, start=1)
-    ]
-    table = format_table(
-        ["", metric, "behind the best (95% interval)", "Pareto"],
-        [
-            [f"{number}  {labels[row.model]}", figure(metric, value), distance(row, metric), standing(row, labels)]
-            for number, (row, value) in enumerate(rows, start=1)
-        ],
-    )
-    note = f"{metric} upward, images/s to the right. Filled: no other model is at least as good and as fast."
-    return format_section(
-        "Quality against speed", draw_tradeoff(marks, x_label="images/s", y_label=metric), table, note=note
-    )
+        return None
+    marks: list[Mark] = []
+    rows: list[list[str]] = []
+    for row in comparison.rows:
+        if row.quality is None:
+            continue
+        value, label, number = row.quality.metrics[metric], labels[row.model], len(marks) + 1
+        title = f"{label}: {value:.1%}"
+        marks.append(Mark(number=number, x=row.images.per_s, y=value, strong=not row.dominated_by, title=title))
+        rows.append([f"{number}  {label}", figure(metric, value), distance(row, metric), standing(row, labels)])
+    return {
+        "note": f"{metric} upward, images/s to the right. Filled: no other model is at least as good and as fast.",
+        "chart": draw_tradeoff(marks, x_label="images/s", y_label=metric),
+        "table": (["", metric, "behind the best (95% interval)", "Pareto"], rows),
+    }
 
 
-def _format_agreement(comparison: Comparison, labels: Labels) -> str:
-    parts = []
+def _show_agreement(comparison: Comparison, labels: Labels) -> list[tuple[Any, ...]]:
+    """Words, models, rows in percent and the chance of each matrix."""
+    shown = []
     for name, matrix in comparison.agreement.items():
-        short = [escape(labels[model]) for model in matrix.models]
-        shown = [(one, [100 * value for value in row]) for one, row in zip(short, matrix.overlap, strict=True)]
-        parts.append(f'<p class="note">{escape(describe_agreement(name, matrix))}</p>')
-        parts.append(format_heatmap(short, shown, number=".1f", between=(100 * matrix.chance, 100.0)))
-    return format_section("Agreement of rankings, percent", *parts) if parts else ""
+        short = [labels[model] for model in matrix.models]
+        rows = [(one, [100 * value for value in row]) for one, row in zip(short, matrix.overlap, strict=True)]
+        shown.append((describe_agreement(name, matrix), short, rows, 100 * matrix.chance))
+    return shown
 
 
-def _format_similarities(comparison: Comparison, labels: Labels) -> str:
+def _show_similarities(comparison: Comparison, labels: Labels) -> dict[str, Any] | None:
     table = comparison.similarities
     if table is None:
-        return ""
+        return None
     thumbnails = Thumbnails.of(comparison.data.dataset)
-    columns = [thumbnails.well(id_) for id_ in table.ids]
-    parts = []
+    models = []
     for model, rows in table.models.items():
         values = [value for row in rows for value in row]
-        shown = [(escape(text), row) for text, row in zip(table.texts, rows, strict=True)]
-        parts.append(f"<h3>{escape(labels[model])}</h3>")
-        parts.append(format_heatmap(columns, shown, number=".2f", between=(min(values), max(values))))
-    note = (
-        "Cosines of some texts with the pictures that all models together find best for them. Each model has a scale "
-        "of its own: compare the pattern, not the numbers."
-    )
-    return format_section("Similarities", *parts, note=note)
+        shown = list(zip(table.texts, rows, strict=True))
+        models.append((labels[model], shown, (min(values), max(values))))
+    return {"columns": [thumbnails.well(id_) for id_ in table.ids], "models": models}
 
 
-def _format_published() -> str:
-    tables = load_published()
-    parts = [part for table in tables for part in _format_table_of(table)]
-    commands = "".join(f"<code>{escape(command)}</code>" for command in pull_commands(tables))
-    parts.append(f'<h3>First fetch the weights</h3><div class="commands">{commands}</div>')
-    note = "Figures of others, from the sources named; nothing here was measured on this machine."
-    return format_section("Published by others", *parts, note=note)
-
-
-def _format_table_of(table: PublishedTable) -> list[str]:
-    rows = [
-        [name, *(percent(figures[name]) for figures in table.metrics.values())]
-        for name in next(iter(table.metrics.values()))
-    ]
-    source = f'<p class="source">{table.n_images:,} images. {escape(table.note)} Source: {escape(table.source)}</p>'
-    command = f'<div class="commands"><code>{escape(table.command)}</code></div>'
-    return [f"<h3>{escape(table.title)}</h3>", format_table(["", *table.metrics], rows), source, command]
+def _published_rows(table: PublishedTable) -> list[list[str]]:
+    names = next(iter(table.metrics.values()))
+    return [[name, *(percent(figures[name]) for figures in table.metrics.values())] for name in names]
 
 
 def _shorten(name: str, *, parts: int) -> str:

@@ -1,44 +1,44 @@
 """Composition: whether a model tells a true sentence from one that differs in a single swapped thing.
 
 As in ARO (Yuksekgonul et al. 2023, arXiv:2210.01936) and SugarCrepe (Hsieh et al. 2023, arXiv:2306.14610): for a
-picture, the true sentence must be more similar than the false one; chance is 50%. Shape suffixes: N comparisons.
+image, the true sentence must be more similar than the false one; chance is 50%. Shape suffixes: N comparisons.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_images, embed_texts
-from sightline.lab.evaluation.ranks import TIE_TOLERANCE, require_finite_rows
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, Statistic, bootstrap_intervals
+from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.results import (
+    TIE_TOLERANCE,
+    Bootstrap,
+    EvalResult,
+    Mean,
+    Statistic,
+    bootstrap_intervals,
+    require_finite_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import PixelSource, Progress
+    from sightline.lab.evaluation.embedding import CountProgress, PixelSource
     from sightline.lab.evaluation.results import Interval
 
 MEAN = "compose_mean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeConfig:
-    """How hard negatives are measured."""
-
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-
-    def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
-        check_batch_size(self.batch_size)
+class ComposeConfig(EvalConfig):
+    """Settings of hard negatives."""
 
 
 class ComposeEvaluator:
@@ -53,7 +53,7 @@ class ComposeEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EvalResult:
         """`compose_KIND` for each kind and `compose_mean`. Raises InputError where no pair has hard negatives."""
         started = time.perf_counter()
@@ -85,12 +85,12 @@ class ComposeEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a model preferred in each comparison: 1 the true sentence, 0 the false one, 0.5 neither."""
+    """A model's preference in each comparison: 1 the true sentence, 0 the false one, 0.5 neither."""
 
     right_N: NDArray[np.float64]
     image_N: NDArray[np.int64]
     kinds: tuple[str, ...]
-    """What was swapped in each comparison."""
+    """The kind of thing that was swapped in each comparison."""
 
     def metrics(self) -> dict[str, float]:
         """`compose_KIND` for each kind, and `compose_mean`, the mean over kinds, whatever their numbers."""
@@ -102,7 +102,7 @@ class Choices:
         return {kind: len(rows_N) for kind, rows_N in self._by_kind().items()}
 
     def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
-        """The bootstrap interval of each of the `metrics`, from resampling pictures."""
+        """The bootstrap interval of each of the `metrics`, from resampling images."""
         n_images = int(self.image_N.max()) + 1
         parts = {
             f"compose_{kind}": Mean(self.right_N[rows_N], self.image_N[rows_N], n_images)
@@ -136,7 +136,7 @@ def compare_sentences(
     image_N: NDArray[np.int64],
     kinds: Sequence[str],
 ) -> Choices:
-    """Vectors of the picture and the two sentences of each comparison, and the number of its picture.
+    """Vectors of the image and the two sentences of each comparison, and the number of its image.
 
     Raises InputError for no comparisons, arrays of different lengths, and values that aren't finite.
     """

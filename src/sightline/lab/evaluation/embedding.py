@@ -1,64 +1,62 @@
-"""The embeddings of a whole data set: pictures are read in threads, ahead of the encoder.
+"""The embeddings of a whole data set: images are read in threads, ahead of the encoder.
 
 Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sightline.errors import ImageError, InputError, ModelError
-from sightline.lab.evaluation.results import Problem
+from sightline.kit.work import map_ahead, usable_cpus
+from sightline.lab.evaluation.results import Bootstrap, Problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.images.preprocess import Preprocessing
     from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset, ImageSource
+    from sightline.lab.data.base import Dataset, Pair
 
 _MAX_THREADS = 8
 _TEXTS_AT_ONCE = 256
 
-Progress = Callable[[int, int], None]
-"""Takes the pictures done and their number."""
+CountProgress = Callable[[int, int], None]
+"""Takes the images done and their number."""
 
 
 class PixelSource(Protocol):
-    """Pictures of a data set that were decoded before, in its order: a pixel cache."""
+    """Images of a data set that were decoded before, in its order: a pixel cache."""
 
     @property
     def pixels_NSS3(self) -> NDArray[np.uint8]:
-        """Pictures at the model's size."""
+        """Images at the model's size."""
         ...
 
     @property
     def readable_N(self) -> NDArray[np.bool_]:
-        """Which of them could be read."""
+        """Those of them that could be read."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedImages:
-    """Vectors of the pictures that could be read."""
+    """Vectors of the images that could be read."""
 
     image_BD: NDArray[np.float32]
     row_B: NDArray[np.int64]
     """Index of each into the data set's pairs."""
     problems: tuple[Problem, ...] = ()
-    """Pictures that couldn't be read."""
+    """Images that couldn't be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedDataset(EmbeddedImages):
-    """Vectors of pictures and of their captions, in the order of the data set."""
+    """Vectors of images and of their captions, in the order of the data set."""
 
     text_TD: NDArray[np.float32]
     owner_T: NDArray[np.int64]
@@ -74,11 +72,11 @@ def embed_dataset(
     *,
     pixels: PixelSource | None = None,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> EmbeddedDataset:
-    """Embed all pictures and captions; pictures that can't be read are left out with their captions, and named.
+    """Embed all images and captions; images that can't be read are left out with their captions, and named.
 
-    Raises InputError where no picture can be read, ModelError where a vector isn't finite.
+    Raises InputError where no image can be read, ModelError where a vector isn't finite.
     """
     images = embed_images(encoder, dataset, pixels=pixels, batch_size=batch_size, progress=progress)
     pairs = [dataset[row] for row in images.row_B]
@@ -100,9 +98,9 @@ def embed_images(
     *,
     pixels: PixelSource | None = None,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> EmbeddedImages:
-    """Embed all pictures. Raises InputError where none can be read, ModelError where a vector isn't finite."""
+    """Embed all images. Raises InputError where none can be read, ModelError where a vector isn't finite."""
     check_batch_size(batch_size)
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
@@ -111,7 +109,7 @@ def embed_images(
     problems: list[Problem] = []
     waiting: list[NDArray[np.uint8]] = []
     preprocessing = encoder.card.preprocessing
-    source = _decoded(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
+    source = read_ahead(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
     for row, picture in enumerate(source):
         if isinstance(picture, Problem):
             problems.append(picture)
@@ -119,7 +117,8 @@ def embed_images(
             rows.append(row)
             waiting.append(picture)
         if waiting and (len(waiting) == batch_size or row + 1 == len(dataset)):
-            vectors.append(_encode(encoder, waiting))
+            vectors.append(encoder.encode_images(np.stack(waiting)))
+            _require_finite(vectors[-1], encoder, what="pictures")
             waiting.clear()
         if progress is not None:
             progress(row + 1, len(dataset))
@@ -144,6 +143,18 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     return vectors_TD[[place[text] for text in texts]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings that all evaluators have."""
+
+    batch_size: int = 64
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that can't be met."""
+        check_batch_size(self.batch_size)
+
+
 def check_batch_size(batch_size: int) -> None:
     """Raises InputError for a batch size below 1."""
     if batch_size < 1:
@@ -151,14 +162,8 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """What a result says of the run that made it, besides the model's name."""
+    """Details of a result on the run that made it, besides the model's name."""
     return {"runtime": encoder.runtime, "precision": encoder.precision, "weights_hash": encoder.identity.weights_hash}
-
-
-def _encode(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    vectors_BD = encoder.encode_images(np.stack(pictures))
-    _require_finite(vectors_BD, encoder, what="pictures")
-    return vectors_BD
 
 
 def _require_finite(vectors_BD: NDArray[np.float32], encoder: Encoder, *, what: str) -> None:
@@ -169,27 +174,19 @@ def _require_finite(vectors_BD: NDArray[np.float32], encoder: Encoder, *, what: 
         )
 
 
-def _decoded(dataset: Dataset, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
-    """Pictures at the model's size in the order of the data set, read in threads with a bounded number under way."""
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    under_way: deque[Future[NDArray[np.uint8] | Problem]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for pair in dataset:
-            under_way.append(pool.submit(_read, pair.id, pair.image, preprocessing))
-            if len(under_way) > 16 * threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:  # also after Ctrl-C
-        pool.shutdown(wait=False, cancel_futures=True)
+def read_ahead(
+    dataset: Dataset, preprocessing: Preprocessing, *, ahead: int | None = None
+) -> Iterator[NDArray[np.uint8] | Problem]:
+    """Images at the model's size in the order of the data set, read in threads, at most `ahead` of them early."""
 
+    def read(pair: Pair) -> NDArray[np.uint8] | Problem:
+        try:
+            return preprocessing.resize(pair.image.read())
+        except ImageError as error:
+            return Problem(id=pair.id, reason=error.reason)
 
-def _read(id_: str, image: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8] | Problem:
-    try:
-        return preprocessing.resize(image.read())
-    except ImageError as error:
-        return Problem(id=id_, reason=error.reason)
+    threads = min(_MAX_THREADS, usable_cpus())
+    return map_ahead(read, dataset, threads=threads, ahead=ahead or 16 * threads)
 
 
 def _cached(dataset: Dataset, pixels: PixelSource, size_px: int) -> Iterator[NDArray[np.uint8] | Problem]:

@@ -1,4 +1,4 @@
-"""Pictures with classes: a folder for each class, or a list of files with labels; and files of class names."""
+"""Images with classes: a folder for each class, or a list of files with labels; and files of class names."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.embedding import EmbeddedImages
 
 CLASS_FOLDERS, LABEL_LIST = "classes", "labels"
-"""What stands before the colon of an address, besides the kinds of `load_dataset`."""
+"""Kinds before the colon of an address, besides the kinds of `load_dataset`."""
 
 
 def load_labelled(
     address: str, *, split: str, limit: int | None = None, seed: int = 0, classes: Path | None = None
 ) -> Dataset:
-    """Pictures with labels at `classes:FOLDER`, `labels:FILE`, or any address of `load_dataset` whose data has classes.
+    """Images with labels at `classes:FOLDER`, `labels:FILE`, or any address of `load_dataset` whose data has classes.
 
     A bare path is taken as one of the first two where it looks like it. `classes` is a file that names the classes,
     see `name_classes`. Raises InputError where there are no labels or the source is broken.
@@ -55,7 +55,7 @@ def load_labelled(
 
 
 def load_class_folders(path: Path, *, split: Split) -> Dataset:
-    """Pictures below `path/CLASS/`, or `path/SPLIT/CLASS/` where all folders in `path` are named as splits.
+    """Images below `path/CLASS/`, or `path/SPLIT/CLASS/` where all folders in `path` are named as splits.
 
     A class's name is its folder's, `_` read as a space. Without folders of splits everything is `train`. Classes are
     those of all splits, in alphabetical order. Raises InputError for a folder that isn't there or holds no classes.
@@ -81,10 +81,10 @@ def load_class_folders(path: Path, *, split: Split) -> Dataset:
 
 
 def load_label_list(path: Path, *, split: Split) -> Dataset:
-    """Pictures of a CSV or TSV file with columns `filepath`, `label` and, if it has splits, `split`.
+    """Images of a CSV or TSV file with columns `filepath`, `label` and, if it has splits, `split`.
 
     Paths are relative to the file's folder. Labels are names, or numbers from 0 that a file of classes names. Raises
-    InputError with file and line for a broken row, and where pictures are absent.
+    InputError with file and line for a broken row, and where images are absent.
     """
     rows = list(_read_rows(path))
     require_split(split, {row.split for row in rows}, source=path)
@@ -110,7 +110,7 @@ def load_label_list(path: Path, *, split: Split) -> Dataset:
 
 
 def name_classes(dataset: Dataset, path: Path) -> Dataset:
-    """The same pictures, their classes named by a file: one class a line in the order of labels, synonyms after commas.
+    """The same images, their classes named by a file: one class a line in the order of labels, synonyms after commas.
 
     A line may begin with the class's present name (its folder) and a tab; then the order doesn't matter. Raises
     InputError where lines and classes don't match.
@@ -137,7 +137,7 @@ def name_classes(dataset: Dataset, path: Path) -> Dataset:
 
 
 def require_labels(dataset: Dataset) -> Dataset:
-    """The data set. Raises InputError where it has no classes, or a picture no label."""
+    """The data set. Raises InputError where it has no classes, or an image no label."""
     if dataset.class_names is None:
         raise InputError(
             f"{dataset.name} has no classes. Give a folder with a folder for each class (classes:PATH), a list with "
@@ -153,7 +153,7 @@ def require_labels(dataset: Dataset) -> Dataset:
 
 
 def labels_of(dataset: Dataset, images: EmbeddedImages) -> NDArray[np.int64]:
-    """Labels of the pictures that were embedded (B,); `require_labels` has found that all have one."""
+    """Labels of the images that were embedded (B,); `require_labels` has found that all have one."""
     return np.array([dataset[row].label for row in images.row_B], np.int64)
 
 
@@ -179,7 +179,7 @@ def _recognise(address: str) -> tuple[str | None, Path]:
 
 
 def _looks_like_classes(path: Path) -> bool:
-    """Whether every folder holds pictures, and none lies beside them."""
+    """True where every folder holds images, and none lies beside them."""
     if any(is_image_name(entry.name) for entry in path.iterdir() if entry.is_file()):
         return False
     roots = _split_roots(path) or {"train": path}

@@ -1,62 +1,73 @@
-"""One model as a comparison sees it: loaded, timed and asked for vectors here, and how much memory that takes.
+"""One model of a comparison: loaded, timed and asked for vectors, here or in a process of its own.
 
-Shape suffixes: B images, T texts, C classes, S side in pixels, D dimension of the joint space.
+In its own process a model's memory can be told from that of others and of what we do ourselves: the other side runs
+`MeasuredModel`, calls go through a pipe, one at a time. Processes are started afresh (spawn), so a script that compares
+models does so under `if __name__ == "__main__":`. Shape suffixes: B images, T texts, C classes, S side in pixels, D
+dimension of the joint space.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sightline import errors
 from sightline.core.models.encoders import load_encoder
 from sightline.core.models.layout import TOKENIZER_FILES, find_graphs, find_weights
 from sightline.core.models.registry import find_card
 from sightline.core.models.resolve import find_local_folder
-from sightline.errors import ImageError, InputError
+from sightline.errors import ImageError, InputError, ModelError, SightlineError
+from sightline.lab.evaluation.classification import embed_classes
 from sightline.lab.evaluation.embedding import embed_images, embed_texts
-from sightline.lab.evaluation.zeroshot import embed_classes
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from numpy.typing import NDArray
 
     from sightline.core.images.preprocess import Preprocessing
     from sightline.core.models.base import Encoder
     from sightline.core.models.resolve import Runtime
     from sightline.lab.data.base import Dataset, ImageSource
-    from sightline.lab.evaluation.embedding import EmbeddedImages, Progress
+    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 
 SPEED_BATCH = 32
-"""Pictures that are encoded at once when a model is timed."""
+"""Images that are encoded at once when a model is timed."""
 _WARM_UP_RUNS = 2
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _KIB = 1024
+_CLOSING_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model once it is loaded."""
+    """Facts of a model once it is loaded."""
 
     dim: int
     precision: str
     """Of the weights: `fp32`, `int8`."""
     runtime: str
-    """What runs it: `onnx:CPUExecutionProvider`, `torch:cpu`."""
+    """The runtime: `onnx:CPUExecutionProvider`, `torch:cpu`."""
     weights_hash: str
     input_px: int
     disk_bytes: int
     """Of the files that this runtime reads: graphs or weights, and the tokenizer."""
     exported: bool
-    """Whether loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
+    """True where loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
 
 
 class MeasuredModel:
@@ -71,16 +82,16 @@ class MeasuredModel:
         self._before_bytes: int | None = None
 
     def load(self, images: Sequence[ImageSource], queries: Sequence[str]) -> ModelFacts:
-        """Load the model and run it until it is warm; pictures and queries are those that `time_...` runs.
+        """Load the model and run it until it is warm; images and queries are those that `time_...` runs.
 
-        Raises ModelError as `load_encoder` does, InputError where no picture can be read.
+        Raises ModelError as `load_encoder` does, InputError where no image can be read.
         """
         card = find_card(self._name)
         # read before memory is measured: these are the same whichever model runs them
         self._pixels_BSS3 = read_batch(images, card.preprocessing)
         self._queries = queries
         with_torch = "torch" in sys.modules
-        forget_peak()  # reading pictures may have taken more than the model will
+        forget_peak()  # reading images may have taken more than the model will
         self._before_bytes = resident_bytes()
         encoder = self._encoder = load_encoder(card, runtime=self._runtime)
         for _ in range(_WARM_UP_RUNS):
@@ -100,7 +111,7 @@ class MeasuredModel:
         )
 
     def time_images(self, seconds: float) -> float:
-        """Pictures a second at SPEED_BATCH a run, without reading and resizing, over at least so long."""
+        """Images a second at SPEED_BATCH a run, without reading and resizing, over at least so long."""
         encode = self._loaded.encode_images
         return SPEED_BATCH * _runs_per_s(itertools.repeat(lambda: encode(self._pixels_BSS3)), seconds)
 
@@ -116,9 +127,9 @@ class MeasuredModel:
         return None if peak is None or self._before_bytes is None else max(0, peak - self._before_bytes)
 
     def embed_images(
-        self, dataset: Dataset, *, batch_size: int = 64, progress: Progress | None = None
+        self, dataset: Dataset, *, batch_size: int = 64, progress: CountProgress | None = None
     ) -> EmbeddedImages:
-        """Vectors of all pictures, see `embedding.embed_images`."""
+        """Vectors of all images, see `embedding.embed_images`."""
         return embed_images(self._loaded, dataset, batch_size=batch_size, progress=progress)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -141,7 +152,7 @@ class MeasuredModel:
 
 
 def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The first SPEED_BATCH pictures that can be read, at the model's size, repeated where they are fewer.
+    """The first SPEED_BATCH images that can be read, at the model's size, repeated where they are fewer.
 
     Raises InputError where none can be read.
     """
@@ -160,7 +171,7 @@ def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
 
 
 def resident_bytes() -> int | None:
-    """What this process has in RAM now; where the system only keeps the most (macOS), that; None on Windows."""
+    """Bytes that this process has in RAM now; where the system only keeps the most (macOS), that; None on Windows."""
     return _from_status("VmRSS") or peak_resident_bytes()
 
 
@@ -214,3 +225,74 @@ def _from_status(key: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{key}:")), None)
+
+
+class ModelProcess:
+    """`MeasuredModel` behind a pipe, with the same methods. Errors of the other side are raised here."""
+
+    def __init__(self, name: str, runtime: Runtime) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, runtime), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+
+    def __getattr__(self, method: str) -> Any:
+        """A method of `MeasuredModel`, run on the other side."""
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return partial(self._call, method)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.join(0.1)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(_CLOSING_S)
+
+    def _call(self, method: str, *arguments: Any, progress: CountProgress | None = None, **options: Any) -> Any:
+        try:
+            self._pipe.send((method, arguments, options, progress is not None))
+            while True:
+                kind, value = self._pipe.recv()
+                if kind == "progress" and progress is not None:
+                    progress(*value)
+                elif kind == "result":
+                    return value
+                elif kind == "refused":
+                    kind, message = value
+                    raise getattr(errors, kind, ModelError)(message)
+                elif kind == "failed":
+                    raise ModelError(f"{self._name} failed in its process:\n{value}")
+        except (EOFError, ConnectionError) as error:
+            self._process.join(_CLOSING_S)
+            raise ModelError(
+                f"The process that ran {self._name} ended with exit code {self._process.exitcode}; -9 means that the "
+                "system stopped it, mostly for want of memory. Compare fewer models at a time."
+            ) from error
+
+
+def _serve(pipe: Connection, name: str, runtime: Runtime) -> None:
+    """The other side: runs calls until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the comparison, which ends us
+    model = MeasuredModel(name, runtime)
+    with contextlib.suppress(EOFError, ConnectionError):  # the comparison is over
+        while True:
+            pipe.send(_answer(model, pipe))
+
+
+def _answer(model: Any, pipe: Connection) -> tuple[str, Any]:
+    """Wait for a call and run it. Raises EOFError and ConnectionError where the pipe is closed."""
+    try:
+        method, arguments, options, with_progress = pipe.recv()
+        if with_progress:
+            options["progress"] = lambda done, total: pipe.send(("progress", (done, total)))
+        return "result", getattr(model, method)(*arguments, **options)
+    except SightlineError as error:
+        return "refused", (type(error).__name__, str(error))
+    except (EOFError, ConnectionError):
+        raise
+    except Exception:
+        return "failed", traceback.format_exc()

@@ -1,4 +1,4 @@
-"""What figures don't show: the best and worst retrievals, neighbours, a map of the joint space, the modality gap.
+"""A closer look than figures give: best and worst retrievals, neighbours, a map of the joint space, the modality gap.
 
 Plain records with ids and numbers, and one HTML file that shows them all. Shape suffixes: B images, T texts, V vectors
 of any kind, C candidates, N similarities, D dimension of the joint space.
@@ -9,23 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.kit.pages import escape, write_page
+from sightline.kit.pages import render_page, write_page
 from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.evaluation.embedding import EmbeddedDataset
-from sightline.lab.evaluation.pages import (
-    Thumbnails,
-    draw_dots,
-    draw_histograms,
-    format_page,
-    format_section,
-    format_table,
-)
-from sightline.lab.evaluation.ranks import require_finite_rows
+from sightline.lab.evaluation.pages import Thumbnails, draw_dots, draw_histograms
+from sightline.lab.evaluation.results import require_finite_rows
 from sightline.lab.evaluation.retrieval import Direction, RetrievalRanks, check_owners, rank_retrieval
 
 if TYPE_CHECKING:
@@ -38,7 +31,7 @@ _CASES = 8
 _SHOWN = 4
 """Results of each case."""
 _ASKED = 6
-"""Pictures whose neighbours are shown."""
+"""Images whose neighbours are shown."""
 _PAIRS_AT_MOST = 50_000
 
 
@@ -49,7 +42,7 @@ class Match:
     item: str
     similarity: float
     right: bool = False
-    """Whether it belongs to the query."""
+    """True where it belongs to the query."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +61,7 @@ class RetrievalCase:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalCases:
-    """The queries that did best and worst, at most one of an image so that the list is not of one picture."""
+    """The queries that did best and worst, at most one of an image so that the list is not of one image."""
 
     best: tuple[RetrievalCase, ...]
     """Right at once, with the greatest lead over the next candidate first."""
@@ -88,7 +81,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityGap:
-    """How far images and texts lie apart as a whole (Liang et al. 2022, arXiv:2203.02053)."""
+    """The distance of images and texts as a whole (Liang et al. 2022, arXiv:2203.02053)."""
 
     distance: float
     """Euclidean distance of the centroids of the normalised vectors, in [0, 2]."""
@@ -114,10 +107,10 @@ def find_cases(
         raise InputError(f"n and shown must be at least 1, got {n} and {shown}.")
     sides = _Sides.of(embedded, direction)
     rank_Q = (ranks.image_retrieval if direction == "image_retrieval" else ranks.text_retrieval).expected_ranks
-    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query_image_Q, n)
+    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query.image_N, n)
     first = np.flatnonzero(rank_Q == 1)
     lead = np.array([sides.lead(int(query)) for query in first])
-    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query_image_Q, n)
+    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query.image_N, n)
     return RetrievalCases(
         best=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in best),
         worst=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in worst),
@@ -190,17 +183,21 @@ def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDa
 
 def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:
     """The page as HTML; some hundred thumbnails at most, so about one megabyte."""
-    thumbnails = Thumbnails.of(dataset)
     ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    sections = [
-        _format_figures(result),
-        *_format_searches(embedded, ranks, thumbnails),
-        *_format_captioning(embedded, ranks, thumbnails),
-        _format_neighbours(embedded, thumbnails),
-        _format_space(embedded),
-    ]
-    lead = f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts."
-    return format_page("Retrieval, seen closely", lead=lead, sections=sections)
+    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
+    return render_page(
+        "lab/evaluation/retrieval.html",
+        title="Retrieval, seen closely",
+        lead=f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts.",
+        figures=_figures(result),
+        searches=find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN),
+        captionings=find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN),
+        neighbours=find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN),
+        n_images=len(embedded.ids),
+        n_texts=len(embedded.texts),
+        well=Thumbnails.of(dataset).well,
+        **_space(embedded),
+    )
 
 
 def sample_similarities(
@@ -222,30 +219,27 @@ def sample_similarities(
     return matched_N, other_N
 
 
+class _Side(NamedTuple):
+    """Queries or candidates, with the image that each belongs to."""
+
+    names: tuple[str, ...]
+    vectors_ND: NDArray[np.float32]
+    image_N: NDArray[np.int64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Sides:
-    """Queries and candidates of one direction, with the image that each belongs to."""
+    """Queries and candidates of one direction."""
 
-    queries: tuple[str, ...]
-    query_QD: NDArray[np.float32]
-    query_image_Q: NDArray[np.int64]
-    candidates: tuple[str, ...]
-    candidate_CD: NDArray[np.float32]
-    candidate_image_C: NDArray[np.int64]
+    query: _Side
+    candidate: _Side
 
     @classmethod
     def of(cls, embedded: EmbeddedDataset, direction: Direction) -> _Sides:
-        images = (embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
-        texts = (embedded.texts, embedded.text_TD, embedded.owner_T)
+        images = _Side(embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
+        texts = _Side(embedded.texts, embedded.text_TD, embedded.owner_T)
         query, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
-        return cls(
-            queries=query[0],
-            query_QD=query[1],
-            query_image_Q=query[2],
-            candidates=candidate[0],
-            candidate_CD=candidate[1],
-            candidate_image_C=candidate[2],
-        )
+        return cls(query=query, candidate=candidate)
 
     def case(self, query: int, rank: float, *, shown: int) -> RetrievalCase:
         similarity_C, right_C = self._row(query)
@@ -253,19 +247,21 @@ class _Sides:
         first_right = int(order[right_C[order].argmax()])
         found = [self._match(int(index), similarity_C, right_C) for index in order[:shown]]
         answer = self._match(first_right, similarity_C, right_C)
-        return RetrievalCase(query=self.queries[query], rank=rank, answer=answer, found=tuple(found))
+        return RetrievalCase(query=self.query.names[query], rank=rank, answer=answer, found=tuple(found))
 
     def lead(self, query: int) -> float:
-        """How much more similar the best right answer is than the best wrong one."""
+        """The lead in similarity of the best right answer over the best wrong one."""
         similarity_C, right_C = self._row(query)
         return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
 
     def _row(self, query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        right_C: NDArray[np.bool_] = self.candidate_image_C == self.query_image_Q[query]
-        return self.candidate_CD @ self.query_QD[query], right_C
+        right_C: NDArray[np.bool_] = self.candidate.image_N == self.query.image_N[query]
+        return self.candidate.vectors_ND @ self.query.vectors_ND[query], right_C
 
     def _match(self, index: int, similarity_C: NDArray[np.float32], right_C: NDArray[np.bool_]) -> Match:
-        return Match(item=self.candidates[index], similarity=float(similarity_C[index]), right=bool(right_C[index]))
+        return Match(
+            item=self.candidate.names[index], similarity=float(similarity_C[index]), right=bool(right_C[index])
+        )
 
 
 def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: int) -> list[int]:
@@ -278,102 +274,22 @@ def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: 
     return list(chosen.values())
 
 
-def _format_figures(result: EvalResult) -> str:
+def _figures(result: EvalResult) -> list[list[str]]:
     rows = []
     for name, value in result.metrics.items():
         low, high = result.intervals.get(name, (None, None))
         between = "" if low is None or high is None else f"{figure(name, low)} to {figure(name, high)}"
         rows.append([name, figure(name, value), between])
-    note = "image_retrieval finds images by texts, text_retrieval texts by images."
-    return format_section("Figures", format_table(["metric", "value", "95% interval"], rows), note=note)
+    return rows
 
 
-def _format_searches(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
-    cases = find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN)
-    worst = [_format_search(case, len(embedded.ids), thumbnails, with_answer=True) for case in cases.worst]
-    best = [_format_search(case, len(embedded.ids), thumbnails, with_answer=False) for case in cases.best]
-    return [
-        format_section("Images by text: worst", _cases(worst), note="Framed: the right image. Below: the cosine."),
-        format_section("Images by text: best", _cases(best), note="Found first, with the greatest lead over the next."),
-    ]
-
-
-def _format_search(case: RetrievalCase, n_images: int, thumbnails: Thumbnails, *, with_answer: bool) -> str:
-    found = [_format_found(match, thumbnails) for match in case.found]
-    if with_answer:
-        found.insert(0, _format_found(case.answer, thumbnails))
-    rank = f"the right image comes at {case.rank:,.0f} of {n_images:,}"
-    return (
-        f'<p class="query">{escape(case.query)}</p><p class="rank">{rank}</p><div class="strip">{"".join(found)}</div>'
-    )
-
-
-def _format_found(match: Match, thumbnails: Thumbnails) -> str:
-    kind = ' class="right"' if match.right else ""
-    return f"<figure{kind}>{thumbnails.well(match.item)}<figcaption>{match.similarity:.3f}</figcaption></figure>"
-
-
-def _format_captioning(embedded: EmbeddedDataset, ranks: RetrievalRanks, thumbnails: Thumbnails) -> list[str]:
-    cases = find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN)
-    sections = []
-    for name, several in (("worst", cases.worst), ("best", cases.best)):
-        shown = [_format_texts(case, len(embedded.texts), thumbnails) for case in several]
-        sections.append(
-            format_section(f"Texts by image: {name}", _cases(shown), note="In colour: captions of the image.")
-        )
-    return sections
-
-
-def _format_texts(case: RetrievalCase, n_texts: int, thumbnails: Thumbnails) -> str:
-    lines = [_format_line(match) for match in case.found]
-    if not any(match.right for match in case.found):
-        lines.append(_format_line(case.answer, apart=True))
-    rank = f"its first own caption comes at {case.rank:,.0f} of {n_texts:,}"
-    return (
-        f'<p class="rank">{rank}</p><div class="beside">{thumbnails.well(case.query)}'
-        f'<ul class="found">{"".join(lines)}</ul></div>'
-    )
-
-
-def _format_line(match: Match, *, apart: bool = False) -> str:
-    kinds = " ".join([*(["right"] if match.right else []), *(["apart"] if apart else [])])
-    return f'<li class="{kinds}"><span>{escape(match.item)}</span><span>{match.similarity:.3f}</span></li>'
-
-
-def _format_neighbours(embedded: EmbeddedDataset, thumbnails: Thumbnails) -> str:
-    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
-    found = find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN)
-    shown = []
-    for asked, matches in found.items():
-        first = f'<figure class="asked">{thumbnails.well(asked)}<figcaption>asked</figcaption></figure>'
-        shown.append(
-            f'<div class="strip">{first}{"".join(_format_found(match, thumbnails) for match in matches)}</div>'
-        )
-    return format_section("Nearest images", _cases(shown), note="For some images, those that lie nearest; the cosine.")
-
-
-def _format_space(embedded: EmbeddedDataset) -> str:
-    gap = measure_gap(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    matched_N, other_N = sample_similarities(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    plane = map_embeddings(embedded.image_BD, embedded.text_TD)
-    note = (
-        f"The centres of images and texts lie {gap.distance:.3f} apart (0 to 2). Mean cosine of images with their own "
-        f"texts {gap.matched_similarity:.3f}, with those of others {gap.other_similarity:.3f}: search lives on the "
-        "difference of these two."
-    )
-    first, second = plane.explained
-    parts = (
-        f"<div><h3>Map: the two directions of most variance ({first:.0%} and {second:.0%})</h3>"
-        f"{_key('images', 'texts')}{draw_dots(plane.image_B2, plane.text_T2)}</div>",
-        f"<div><h3>Cosines of images and texts</h3>{_key('that belong together', 'that don’t')}"
-        f"{draw_histograms(matched_N, other_N, x_label='cosine')}</div>",
-    )
-    return format_section("The joint space", f'<div class="side">{"".join(parts)}</div>', note=note)
-
-
-def _key(image: str, text: str) -> str:
-    return f'<ul class="key"><li class="image">{escape(image)}</li><li class="text">{escape(text)}</li></ul>'
-
-
-def _cases(cases: Sequence[str]) -> str:
-    return '<ul class="cases">' + "".join(f'<li class="case">{case}</li>' for case in cases) + "</ul>"
+def _space(embedded: EmbeddedDataset) -> dict[str, Any]:
+    vectors = embedded.image_BD, embedded.text_TD
+    matched_N, other_N = sample_similarities(*vectors, embedded.owner_T)
+    plane = map_embeddings(*vectors)
+    return {
+        "gap": measure_gap(*vectors, embedded.owner_T),
+        "explained": [f"{share:.0%}" for share in plane.explained],
+        "dots": draw_dots(plane.image_B2, plane.text_T2),
+        "histograms": draw_histograms(matched_N, other_N, x_label="cosine"),
+    }

@@ -7,40 +7,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import check_batch_size, describe_encoder, embed_dataset
-from sightline.lab.evaluation.ranks import Ranks, rank_embeddings, require_finite_rows
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, Median, Statistic, bootstrap_intervals
+from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_dataset
+from sightline.lab.evaluation.results import (
+    Bootstrap,
+    EvalResult,
+    Mean,
+    Median,
+    Ranks,
+    Statistic,
+    bootstrap_intervals,
+    rank_embeddings,
+    require_finite_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import EmbeddedDataset, PixelSource, Progress
+    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedDataset, PixelSource
     from sightline.lab.evaluation.results import Interval
 
 Direction = Literal["image_retrieval", "text_retrieval"]
-"""What is found: `image_retrieval` is text to image."""
+"""The kind that is found: `image_retrieval` is text to image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
-    """How retrieval is measured."""
+class RetrievalConfig(EvalConfig):
+    """Settings of retrieval."""
 
     ks: tuple[int, ...] = (1, 5, 10)
-    batch_size: int = 64
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met."""
+        super().__post_init__()
         check_ks(self.ks)
-        check_batch_size(self.batch_size)
 
 
 class RetrievalEvaluator:
@@ -55,9 +62,9 @@ class RetrievalEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EvalResult:
-        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where a picture has no caption."""
+        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where an image has no caption."""
         started = time.perf_counter()
         embedded = self.embed(encoder, dataset, pixels=pixels, progress=progress)
         return replace(self.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
@@ -68,9 +75,9 @@ class RetrievalEvaluator:
         dataset: Dataset,
         *,
         pixels: PixelSource | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EmbeddedDataset:
-        """The vectors that `measure` takes. Raises InputError where a picture has no caption."""
+        """The vectors that `measure` takes. Raises InputError where an image has no caption."""
         if bare := next((pair.id for pair in dataset if not pair.captions), None):
             raise InputError(f"{dataset.name}: {bare} has no caption; retrieval needs at least one for each picture.")
         return embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
@@ -93,7 +100,7 @@ class RetrievalEvaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalRanks:
-    """Where every text finds its image, and every image its captions."""
+    """Ranks at which every text finds its image, and every image its captions."""
 
     image_retrieval: Ranks
     """One query a text, the images as candidates."""
@@ -134,14 +141,11 @@ def rank_retrieval(
     image_BD: NDArray[np.float32],
     text_TD: NDArray[np.float32],
     owner_T: NDArray[np.int64],
-    *,
-    chunk_rows: int | None = None,
 ) -> RetrievalRanks:
     """Ranks in both directions by dot product; `owner_T` is each text's image.
 
-    `chunk_rows` queries are compared at a time (default: some ten megabytes of similarities), so memory grows with the
-    number of images and texts, not with their product. Raises InputError where a value isn't finite, an image has no
-    text, or an owner is no image.
+    Some ten megabytes of similarities are held at a time, so memory grows with the number of images and texts, not
+    with their product. Raises InputError where a value isn't finite, an image has no text, or an owner is no image.
     """
     image_BD, text_TD = np.asarray(image_BD, np.float32), np.asarray(text_TD, np.float32)
     owner_T = check_owners(image_BD, text_TD, owner_T)
@@ -149,8 +153,8 @@ def rank_retrieval(
     captions = np.split(order_T, np.cumsum(np.bincount(owner_T, minlength=len(image_BD)))[:-1])
     owners = list(owner_T[:, None])
     return RetrievalRanks(
-        image_retrieval=rank_embeddings(text_TD, image_BD, owners, chunk_rows=chunk_rows),
-        text_retrieval=rank_embeddings(image_BD, text_TD, captions, chunk_rows=chunk_rows),
+        image_retrieval=rank_embeddings(text_TD, image_BD, owners),
+        text_retrieval=rank_embeddings(image_BD, text_TD, captions),
         owner_T=owner_T,
     )
 
@@ -161,7 +165,6 @@ def retrieval_metrics(
     owner_T: NDArray[np.int64],
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk_rows: int | None = None,
 ) -> dict[str, float]:
     """Recall@k, median and mean rank and mean average precision, both ways; see `rank_retrieval` for the arguments.
 
@@ -169,7 +172,7 @@ def retrieval_metrics(
     `text_retrieval_recall@k` an image counts as found when its best-ranked caption is among the first k texts, as in
     CLIP_benchmark and big_vision. Ties count by their expectation over all orders.
     """
-    return rank_retrieval(image_BD, text_TD, owner_T, chunk_rows=chunk_rows).metrics(ks)
+    return rank_retrieval(image_BD, text_TD, owner_T).metrics(ks)
 
 
 def check_owners(

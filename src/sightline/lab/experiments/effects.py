@@ -1,4 +1,4 @@
-"""What each setting does to a metric with the others averaged out, and whether that is more than noise.
+"""Effects of settings on a metric, each with the others averaged out, and whether they are more than noise.
 
 All tests rest on the additive model of a metric over settings, by least squares. In a full grid with as many runs in
 each cell, its means of a level are the plain means over the cells of the others; where cells are missing or unequal
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How much the metric varies where no setting changes."""
+    """The variation of the metric where no setting changes."""
 
     source: NoiseSource
     """`seeds`: runs that differ in their seed alone; `residual`: what a model of the settings leaves over."""
@@ -46,7 +46,7 @@ class Noise:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is an estimate that tests can rest on."""
+        """True where there is an estimate that tests can rest on."""
         return self.source != "none"
 
 
@@ -61,7 +61,7 @@ class LevelMean:
     half_width: float | None = None
     """Of the 95% t-interval; None where the noise isn't known."""
     adjusted: bool = True
-    """Whether every combination of the others counts the same."""
+    """True where every combination of the others counts the same."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -70,11 +70,7 @@ class LevelMean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
-    """One setting."""
-
-    factor: Factor
-    means: tuple[LevelMean, ...]
+class _Tested:
     verdict: Verdict = "can't tell"
     why: str = ""
     """Of a verdict that couldn't be given."""
@@ -82,7 +78,15 @@ class Effect:
     df: int = 0
     p: float | None = None
     p_holm: float | None = None
-    """Corrected for testing every setting."""
+    """Corrected for testing every setting, or every pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect(_Tested):
+    """One setting."""
+
+    factor: Factor
+    means: tuple[LevelMean, ...]
     difference_half_width: float | None = None
     """Of the 95% interval of the difference between the best and the worst level."""
 
@@ -94,19 +98,13 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interaction:
-    """Whether the effect of one setting depends on another."""
+class Interaction(_Tested):
+    """The dependence of one setting's effect on another."""
 
     first: Factor
     second: Factor
     size: float
     """The furthest that a cell lies from the sum of both effects."""
-    verdict: Verdict = "can't tell"
-    why: str = ""
-    f: float | None = None
-    df: int = 0
-    p: float | None = None
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,9 +230,9 @@ def f_test(squares: float, df: int, *, noise_variance: float, noise_df: int) -> 
     return f, float(special.fdtrc(df, noise_df, f))
 
 
-def t_factor(df: int, *, confidence: float = 0.95) -> float:
-    """Half the width of a t-interval in standard errors."""
-    return float(load_special().stdtrit(df, 0.5 + confidence / 2))
+def t_factor(df: int) -> float:
+    """Half the width of a 95% t-interval in standard errors."""
+    return float(load_special().stdtrit(df, 0.975))
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -286,7 +284,7 @@ class _Data:
         return 0.0 if squares < _ROUNDING * max(self.total, 1.0) else squares
 
     def effect(self, factor: Factor, noise: Noise) -> Effect:
-        """What leaving a factor out of the additive model costs."""
+        """The cost of leaving a factor out of the additive model."""
         others = [other for other in self.study.factors if other is not factor]
         without = self._fit(additive_design(others, len(self.study.runs)))
         df = self.additive.rank - without.rank
@@ -300,7 +298,7 @@ class _Data:
         return replace(effect, f=f, p=p, difference_half_width=self._difference_half_width(effect, noise))
 
     def interaction(self, first: Factor, second: Factor, noise: Noise) -> Interaction:
-        """What the products of two factors add to the additive model."""
+        """The gain of the additive model by the products of two factors."""
         product_RC = interaction_columns(first, second)
         model = self._fit(np.column_stack([self.additive.design_RC, product_RC]))
         df = model.rank - self.additive.rank

@@ -1,13 +1,13 @@
-"""Where in a picture words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
+"""Places in an image where words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
 
 Three ways to ask a model: `map` (its cells in the joint space), `gradient`, `attention`; `experiments/pointing.py`
 measures them where the true place is known.
 
-A map finer than the model's own is woven: the picture is shifted by parts of a cell. A cell answers for the middle of
+A map finer than the model's own is woven: the image is shifted by parts of a cell. A cell answers for the middle of
 what it covers. Shifted by half a cell, the same cell answers for its edge; so n x n shifts give n x n answers for each
 cell, at places of their own, without any interpolation.
 
-Shape suffixes: B pictures or shifts, T texts, H W rows and columns of a map, D joint space, S side in pixels.
+Shape suffixes: B images or shifts, T texts, H W rows and columns of a map, D joint space, S side in pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Method = Literal["map", "gradient", "attention"]
 MethodChoice = Literal["auto", "map", "gradient", "attention"]
 METHOD_CHOICES: tuple[MethodChoice, ...] = get_args(MethodChoice)
 _MAPS_AT_ONCE = 64
-"""Pictures whose cells in the joint space are in memory at once."""
+"""Images whose cells in the joint space are in memory at once."""
 FINE_CELLS = 16
 """Columns of a woven map, at least."""
 SMOOTHING = 0.3
@@ -47,7 +47,7 @@ _REACH = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Area:
-    """A part of a picture, in fractions of its width and height."""
+    """A part of an image, in fractions of its width and height."""
 
     left: float
     top: float
@@ -57,32 +57,32 @@ class Area:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strength:
-    """How strongly words match at their best place, beside the rest of the same picture."""
+    """The strength of a match at its best place, beside the rest of the same image."""
 
     here: float
     elsewhere: float
     """Mean outside the box of the best place."""
     deviations: float
-    """How many standard deviations of the rest `here` lies above their mean; 0 where all places are alike."""
+    """Standard deviations of the rest by which `here` lies above their mean; 0 where all places are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Where a picture matches words."""
+    """The places where an image matches words."""
 
     words: str
     method: Method
     heat_HW: NDArray[np.float32]
     """Higher where they match better; units are the method's own."""
     area: Area
-    """What the map covers of the picture."""
+    """The part of the image that the map covers."""
     columns: int
     """Columns of the model's own map, before it was made finer."""
     similarity: float
-    """Cosine of the words with the whole picture."""
+    """Cosine of the words with the whole image."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; fractions are of the whole picture."""
+        """Plain JSON values; fractions are of the whole image."""
         strength, box = self.strength, self.box
         return {
             "words": self.words,
@@ -99,7 +99,7 @@ class Match:
 
     @property
     def place(self) -> tuple[float, float]:
-        """The strongest point: how far right and how far down it lies, in fractions of the whole picture."""
+        """The strongest point: how far right and how far down it lies, in fractions of the whole image."""
         row, column = np.unravel_index(int(self.heat_HW.argmax()), self.heat_HW.shape)
         height, width = self.heat_HW.shape
         return (
@@ -138,7 +138,7 @@ class Match:
 def explain_picture(
     encoder: Encoder, rgb_HW3: NDArray[np.uint8], words: Sequence[str], *, method: MethodChoice = "auto"
 ) -> list[Match]:
-    """Where a photo (H, W, 3) matches each of some words.
+    """The places where a photo (H, W, 3) matches each of some words.
 
     Raises InputError for no words or an unknown method, ModelError where the model can't be asked this way.
     """
@@ -210,7 +210,7 @@ def load_explainable(model: str, *, method: MethodChoice = "auto") -> Encoder:
 
 
 def seen_area(preprocessing: Preprocessing, width: int, height: int) -> Area:
-    """What the model sees of a picture: all of it squashed, or the square in its middle."""
+    """The part of an image that the model sees: all of it squashed, or the square in its middle."""
     if preprocessing.resize_mode == "squash":
         return Area(left=0.0, top=0.0, width=1.0, height=1.0)
     side = min(width, height)
@@ -219,7 +219,7 @@ def seen_area(preprocessing: Preprocessing, width: int, height: int) -> Area:
 
 
 def weave_maps(cells: Cells, pixels_SS3: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
-    """One picture -> a map for each text (T, H, W), and the columns of the model's own map.
+    """One image -> a map for each text (T, H, W), and the columns of the model's own map.
 
     It has at least FINE_CELLS columns; a model that has so many by itself is run once.
     """
@@ -233,7 +233,7 @@ def weave_maps(cells: Cells, pixels_SS3: NDArray[np.uint8]) -> tuple[NDArray[np.
 
 
 def shift_pixels(pixels_SS3: NDArray[np.uint8], *, cell_px: float, n_shifts: int) -> NDArray[np.uint8]:
-    """The picture moved by parts of a cell, down and to the right: (n_shifts^2, S, S, 3), rows of shifts first.
+    """The image moved by parts of a cell, down and to the right: (n_shifts^2, S, S, 3), rows of shifts first.
 
     What is left free repeats the edge. The first is moved furthest, so cell j of shift k looks at place j n + k of a
     grid n times as fine.

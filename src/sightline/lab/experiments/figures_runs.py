@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.experiments.effects import Analysis, Effect, Interaction
-from sightline.lab.experiments.figures import (
+from sightline.lab.experiments.report_parts import (
     NEUTRAL,
     PALE,
     colour_of,
@@ -19,7 +19,6 @@ from sightline.lab.experiments.figures import (
     explain_styles,
     grid_shape,
     line_of,
-    marker_of,
     must_slant,
     number_ticks,
     plain,
@@ -27,12 +26,12 @@ from sightline.lab.experiments.figures import (
     shorten,
     show_metric_axis,
     slant_long_labels,
+    style_of,
     verdict_of,
 )
-from sightline.lab.experiments.finals import Final, Scaling, short_name
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Factor, Study
-from sightline.lab.experiments.summary import enumerate_words
+from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, short_name
 
 MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""
@@ -50,7 +49,7 @@ _ROOM = 34
 
 @dataclass(frozen=True, kw_only=True)
 class RunStyles:
-    """How runs are told apart: each by itself, or by the levels of the two settings with the largest effects."""
+    """Styles that tell runs apart: each by itself, or by the levels of the two settings with the largest effects."""
 
     runs: tuple[RunResult, ...]
     labels: tuple[str, ...]
@@ -66,12 +65,9 @@ class RunStyles:
     def style(self, row: int) -> dict[str, Any]:
         """Colour, mark and line of one run."""
         if not self.factors:
-            several = len(self.runs) <= MOST_NAMED
-            place = row if several else 0
-            return {"color": colour_of(place), "marker": marker_of(place), "linestyle": line_of(place)}
-        first = int(self.factors[0].level_R[row])
+            return style_of(row if len(self.runs) <= MOST_NAMED else 0)
         second = int(self.factors[1].level_R[row]) if len(self.factors) > 1 else 0
-        return {"color": colour_of(first), "marker": marker_of(first), "linestyle": line_of(second)}
+        return style_of(int(self.factors[0].level_R[row]), line=second)
 
     @property
     def legend_height_in(self) -> float:
@@ -88,7 +84,7 @@ class RunStyles:
             explain_styles(figure, entries, loc="outside lower center", ncols=2)
             return
         by_colour = [
-            {"color": colour_of(level), "marker": marker_of(level), "label": shorten(label, 22), **hidden}
+            {**style_of(level), "linestyle": "-", "label": shorten(label, 22), **hidden}
             for level, label in enumerate(self.factors[0].levels)
         ]
         by_line = [
@@ -108,7 +104,7 @@ class RunStyles:
 
 
 def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
-    """Metric, loss, temperature and gradient norm of every run over the pictures that it has seen."""
+    """Metric, loss, temperature and gradient norm of every run over the images that it has seen."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, 2)
@@ -178,7 +174,7 @@ def draw_compute(study: Study, styles: RunStyles) -> bytes:
 
 
 def has_curves(study: Study) -> bool:
-    """Whether some run has a log."""
+    """True where some run has a log."""
     return any(run.rows for run in study.runs)
 
 
@@ -218,7 +214,7 @@ def draw_parallel(study: Study) -> bytes:
 
 
 def draw_scaling(scaling: Scaling) -> bytes:
-    """Error over training pictures on logarithmic axes, with the fitted law."""
+    """Error over training images on logarithmic axes, with the fitted law."""
 
     def draw(canvas: Any) -> None:
         axes = canvas.subplots()
@@ -252,7 +248,7 @@ def draw_scaling(scaling: Scaling) -> bytes:
 
 
 def _points(run: RunResult, kind: str, name: str) -> Points:
-    """Pictures seen and values of one name in a run's log."""
+    """Images seen and values of one name in a run's log."""
     batch_size = run.config.batch_size if run.config is not None else 1
     found = [(row["step"] * batch_size, row[name]) for row in run.rows if row["kind"] == kind and _is_number(row, name)]
     seen, values = zip(*found, strict=True) if found else ((), ())
@@ -327,9 +323,8 @@ def _draw_interaction(axes: Any, study: Study, pair: Interaction, *, room: int) 
     for level, label in enumerate(lines.levels):
         cells = [(across.level_R == place) & (lines.level_R == level) for place in range(len(across.levels))]
         found = [(place, float(study.value_R[cell].mean())) for place, cell in enumerate(cells) if cell.any()]
-        style = {"color": colour_of(level), "marker": marker_of(level), "linestyle": line_of(level)}
         if found:
-            axes.plot(*zip(*found, strict=True), label=f"{shorten(label, 18)}", **style)
+            axes.plot(*zip(*found, strict=True), label=f"{shorten(label, 18)}", **style_of(level))
     axes.set_title(
         f"{shorten(short_name(pair.first.name), 14)} x {shorten(short_name(pair.second.name), 14)}\n{verdict_of(pair)}"
     )
@@ -357,7 +352,7 @@ def _show_levels(axes: Any, factor: Factor, *, room: int) -> None:
 
 
 def _spread_level(factor: Factor, run: int, rank: float) -> float:
-    """Where a run crosses the axis of a setting: near its level, the better the higher, so that lines don't cover."""
+    """The height at which a run crosses a setting's axis: near its level, the better the higher, so that all show."""
     level = int(factor.level_R[run])
     last = max(1, len(factor.levels) - 1)
     return (level + 0.3 * (rank - 0.5)) / last

@@ -1,6 +1,6 @@
-"""Which cells of an image tower move the similarity: gradients and attention. Loads torch.
+"""Gradients and attention: the cells of an image tower that move the similarity. Loads torch.
 
-Shape suffixes: B pictures, T texts, H W rows and columns of cells, N cells or tokens, C channels, K heads, D joint
+Shape suffixes: B images, T texts, H W rows and columns of cells, N cells or tokens, C channels, K heads, D joint
 space, S side in pixels.
 """
 
@@ -25,7 +25,7 @@ def gradient_cells(
 ) -> NDArray[np.float32]:
     """Gradient x activation of the last layer with fine cells: (B, T, H, W), negative where they speak against.
 
-    It is the gradient of the cosine, which leaves out what a cell shares with the picture's own vector. In a
+    It is the gradient of the cosine, which leaves out what a cell shares with the image's own vector. In a
     convolutional tower it is averaged over the cells first, a weight for each channel (Selvaraju et al. 2017, Grad-CAM,
     arXiv:1610.02391), at the end of the last stage but one; in a ViT each patch keeps its own, where what pools them
     reads them: CLIP's class token in the last layer's attention, SigLIP's head after the last norm.
@@ -46,7 +46,7 @@ def gradient_cells(
 def attention_cells(
     encoder: TorchEncoder, pixels_BSS3: NDArray[np.uint8], text_TD: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What the class token takes from each patch through all layers: (B, T, H, W), not negative.
+    """The class token's share of each patch through all layers: (B, T, H, W), not negative.
 
     Attention is weighted by its gradient, averaged over heads where it helps, and rolled out from layer to layer
     (Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6).
@@ -75,7 +75,7 @@ def _embed(encoder: TorchEncoder, pixels_BSS3: NDArray[np.uint8]) -> torch.Tenso
 def _gradients(
     embed_BD: torch.Tensor, kept: Sequence[torch.Tensor], text_TD: NDArray[np.float32]
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """For each text, the gradients of its cosines by what was kept. Pictures don't mix, so one sum serves all."""
+    """For each text, the gradients of its cosines by what was kept. Images don't mix, so one sum serves all."""
     for text_D in torch.from_numpy(text_TD).to(embed_BD.device):
         yield torch.autograd.grad((embed_BD @ text_D).sum(), kept, retain_graph=True)
 
@@ -92,7 +92,7 @@ def _patch_layer(towers: Any) -> Any:
 
 @contextlib.contextmanager
 def _kept(*layers: torch.nn.Module, output: int = 0) -> Iterator[list[torch.Tensor]]:
-    """What layers give while the block runs, in the order in which they ran."""
+    """The outputs of layers while the block runs, in the order in which they ran."""
     kept: list[torch.Tensor] = []
 
     def keep(_module: torch.nn.Module, _inputs: object, outputs: Any) -> None:

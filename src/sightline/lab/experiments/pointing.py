@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import Progress
+    from sightline.lab.evaluation.embedding import CountProgress
 
 HIT = "pointing_hit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointingConfig:
-    """How a model is asked where."""
+    """Settings of the game."""
 
     method: MethodChoice = "auto"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
@@ -44,25 +44,25 @@ class PointingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """What came of the words of one thing."""
+    """The outcome of the words of one thing."""
 
     words: str
     hit: bool
-    """Whether the strongest point lies within the thing."""
+    """True where the strongest point lies within the thing."""
     on_another: bool
-    """Whether it lies within another thing instead: seen, but not told apart."""
+    """True where it lies within another thing instead: seen, but not told apart."""
     energy: float
     """Share of the heat above the map's mean that lies within the thing; 0 where all places are alike."""
     share: float
-    """Share of the picture that the thing takes: the chance of a hit, and of energy, for a map that knows nothing."""
+    """Share of the image that the thing takes: the chance of a hit, and of energy, for a map that knows nothing."""
 
 
 def pointing_game(
-    encoder: Encoder, dataset: Dataset, config: PointingConfig | None = None, *, progress: Progress | None = None
+    encoder: Encoder, dataset: Dataset, config: PointingConfig | None = None, *, progress: CountProgress | None = None
 ) -> EvalResult:
     """`pointing_hit` with its chance, `pointing_on_another`, `pointing_energy`; intervals by resampling scenes.
 
-    Raises InputError for pictures whose things' places aren't known, ModelError where the model can't be asked so.
+    Raises InputError for images whose things' places aren't known, ModelError where the model can't be asked so.
     """
     config = config or PointingConfig()
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def pointing_game(
 
 
 def play(
-    encoder: Encoder, dataset: Dataset, *, method: MethodChoice = "auto", progress: Progress | None = None
+    encoder: Encoder, dataset: Dataset, *, method: MethodChoice = "auto", progress: CountProgress | None = None
 ) -> Iterator[list[Point]]:
     """The points of each scene's things, scene by scene. Raises as `pointing_game`."""
     chosen = choose_method(encoder, method)
@@ -115,7 +115,7 @@ def play(
 
 
 def judge(heat_THW: NDArray[np.float32], scene: Scene, words: Sequence[str]) -> list[Point]:
-    """One map for each thing of a scene -> whether it points there. Maps must cover the whole picture."""
+    """One map for each thing of a scene -> whether it points there. Maps must cover the whole image."""
     inside_THW = np.stack([_inside(thing, heat_THW.shape[1:]) for thing in scene.objects])
     points = []
     for index, (text, heat_HW, thing) in enumerate(zip(words, heat_THW, scene.objects, strict=True)):
@@ -141,7 +141,7 @@ def name_of(thing: SceneObject) -> str:
 
 
 def _inside(thing: SceneObject, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which places of a map (H, W) have their middle within a thing's circle."""
+    """The places of a map (H, W) whose middle lies within a thing's circle."""
     height, width = shape
     y_H, x_W = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     inside_HW: NDArray[np.bool_] = (x_W[None] - thing.x) ** 2 + (y_H[:, None] - thing.y) ** 2 <= thing.radius**2

@@ -9,8 +9,7 @@ from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.experiments import figures_runs
 from sightline.lab.experiments.effects import Analysis, analyse
 from sightline.lab.experiments.figures_runs import MOST_FINALS, RunStyles
-from sightline.lab.experiments.finals import Final, Scaling, fit_scaling, summarise_finals
-from sightline.lab.experiments.report_page import (
+from sightline.lab.experiments.report_parts import (
     MOST_ROWS,
     Plot,
     Report,
@@ -23,11 +22,22 @@ from sightline.lab.experiments.report_page import (
 from sightline.lab.experiments.report_space import describe_space
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
-from sightline.lab.experiments.summary import count, difference, duration, enumerate_words, p_value, summarise
+from sightline.lab.experiments.summary import (
+    Final,
+    Scaling,
+    count,
+    difference,
+    duration,
+    enumerate_words,
+    fit_scaling,
+    p_value,
+    summarise,
+    summarise_finals,
+)
 
 
 def write_report(runs: Sequence[RunResult], output: Path, *, metric: str | None = None) -> tuple[Report, ReportFiles]:
-    """Write the report on runs as `output` (HTML), Markdown beside it, and its pictures in a folder.
+    """Write the report on runs as `output` (HTML), Markdown beside it, and its images in a folder.
 
     Raises InputError for no runs, an unknown metric, or a place that can't be written; TrainingError where matplotlib
     or SciPy isn't installed.
@@ -45,13 +55,13 @@ def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Repo
     styles = RunStyles.of(study, [effect.factor for effect in analysis.effects], _run_labels(study, finals))
     space_sections, space_sentences = describe_space(study)
     sections = [
-        *_final_section(study, finals),
+        *([_final_section(study, finals)] if finals else []),
         *_effects_sections(study, analysis),
-        *_scaling_section(study, scaling),
-        *_curves_section(study, styles),
+        *([_scaling_section(scaling)] if scaling is not None else []),
+        *([_curves_section(study, styles)] if figures_runs.has_curves(study) else []),
         *space_sections,
-        *_compute_section(study, styles),
-        *_left_out_section(study),
+        _compute_section(study, styles),
+        *([_left_out_section(study)] if study.left_out else []),
     ]
     summary = summarise(study, analysis, finals=finals, scaling=scaling)
     names = list(dict.fromkeys(run.config.recipe for run in study.everything if run.config is not None))
@@ -83,9 +93,7 @@ def _run_labels(study: Study, finals: Sequence[Final]) -> list[str]:
     return [labels[run.name] for run in study.runs]
 
 
-def _final_section(study: Study, finals: Sequence[Final]) -> list[Section]:
-    if not finals:
-        return []
+def _final_section(study: Study, finals: Sequence[Final]) -> Section:
     rows = []
     for final in finals[:MOST_ROWS]:
         within = "" if final.half_width is None else f"± {difference(study.metric, final.half_width)}"
@@ -100,7 +108,7 @@ def _final_section(study: Study, finals: Sequence[Final]) -> list[Section]:
         caption += f" The best {MOST_FINALS} of {len(finals)} combinations."
     plot = Plot(name="finals", png=figures_runs.draw_finals(study, finals), caption=caption)
     table = Table(headings=("runs", study.metric, "95% interval", "seeds"), rows=tuple(rows))
-    return [Section(title="Results", plots=(plot,) if len(study.runs) > 1 else (), tables=(table,))]
+    return Section(title="Results", plots=(plot,) if len(study.runs) > 1 else (), tables=(table,))
 
 
 def _effects_sections(study: Study, analysis: Analysis) -> list[Section]:
@@ -154,35 +162,25 @@ def _interactions_table(study: Study, analysis: Analysis) -> Table:
     return Table(headings=("settings", "most off the sum", "corrected p", "verdict"), rows=tuple(rows))
 
 
-def _scaling_section(study: Study, scaling: Scaling | None) -> list[Section]:
-    if scaling is None:
-        return []
+def _scaling_section(scaling: Scaling) -> Section:
     interval = "" if scaling.half_width is None else f" ± {scaling.half_width:.3f} (95% t-interval)"
     caption = (
         f"{scaling.error_name} over the amount of training data, both logarithmic, with the other settings averaged "
         f"out; exponent {-scaling.exponent:.3f}{interval}. No error that data can't remove is assumed."
     )
-    return [
-        Section(title="Data", plots=(Plot(name="scaling", png=figures_runs.draw_scaling(scaling), caption=caption),))
-    ]
+    return Section(title="Data", plots=(Plot(name="scaling", png=figures_runs.draw_scaling(scaling), caption=caption),))
 
 
-def _curves_section(study: Study, styles: RunStyles) -> list[Section]:
-    if not figures_runs.has_curves(study):
-        return []
+def _curves_section(study: Study, styles: RunStyles) -> Section:
     caption = (
         "All compared runs over the pictures that each has seen. The loss is divided by that of a model that knows "
         "nothing, which depends on the batch size."
     )
-    return [
-        Section(
-            title="Curves",
-            plots=(Plot(name="curves", png=figures_runs.draw_all_curves(study, styles), caption=caption),),
-        )
-    ]
+    plot = Plot(name="curves", png=figures_runs.draw_all_curves(study, styles), caption=caption)
+    return Section(title="Curves", plots=(plot,))
 
 
-def _compute_section(study: Study, styles: RunStyles) -> list[Section]:
+def _compute_section(study: Study, styles: RunStyles) -> Section:
     rows = []
     for run in study.everything[:MOST_ROWS]:
         took = "" if run.took_s is None else duration(run.took_s)
@@ -193,26 +191,14 @@ def _compute_section(study: Study, styles: RunStyles) -> list[Section]:
     if sum(run.took_s is not None for run in study.runs) > 1:
         caption = f"{study.metric} over training time. Times hold for the machine, and for what else it did meanwhile."
         plots = [Plot(name="compute", png=figures_runs.draw_compute(study, styles), caption=caption)]
-    return [Section(title="Compute", plots=tuple(plots), tables=(table,))]
+    return Section(title="Compute", plots=tuple(plots), tables=(table,))
 
 
-def _left_out_section(study: Study) -> list[Section]:
-    if not study.left_out:
-        return []
+def _left_out_section(study: Study) -> Section:
+    metric = study.metric
     rows = [
-        (
-            run.name,
-            run.state,
-            figure(study.metric, run.metrics[study.metric]) if study.metric in run.metrics else "",
-            run.reason or "",
-        )
+        (run.name, run.state, figure(metric, run.metrics[metric]) if metric in run.metrics else "", run.reason or "")
         for run in study.left_out[:MOST_ROWS]
     ]
-    note = "These runs are in no average, test or fit."
-    return [
-        Section(
-            title="Left out",
-            note=note,
-            tables=(Table(headings=("run", "state", study.metric, "why"), rows=tuple(rows)),),
-        )
-    ]
+    table = Table(headings=("run", "state", metric, "why"), rows=tuple(rows))
+    return Section(title="Left out", note="These runs are in no average, test or fit.", tables=(table,))

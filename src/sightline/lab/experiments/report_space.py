@@ -27,8 +27,16 @@ from sightline.lab.evaluation.qualitative import (
     sample_similarities,
 )
 from sightline.lab.evaluation.retrieval import rank_retrieval
-from sightline.lab.experiments.figures import NEUTRAL, colour_of, draw_figure, shorten
-from sightline.lab.experiments.report_page import MOST_ROWS, Plot, Section, Table
+from sightline.lab.experiments.report_parts import (
+    MOST_ROWS,
+    NEUTRAL,
+    Plot,
+    Section,
+    Table,
+    colour_of,
+    draw_figure,
+    shorten,
+)
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.config import TrainConfig
@@ -54,7 +62,7 @@ _SIDE_PX = 96
 def describe_space(study: Study) -> tuple[list[Section], list[str]]:
     """The vectors of the best run that has some, before and after training, and those of all runs in a table."""
     order = np.argsort(study.value_R if study.lower_is_better else -study.value_R, kind="stable")
-    probed = [(study.runs[row], *_read_probes(study.runs[row])) for row in order]
+    probed = [(run, run.probe("start"), run.probe("best")) for run in (study.runs[row] for row in order)]
     probed = [(run, start, best) for run, start, best in probed if best is not None]
     if not probed:
         note = (
@@ -69,7 +77,7 @@ def describe_space(study: Study) -> tuple[list[Section], list[str]]:
 
 
 def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
-    """Cosines of the first val texts (rows) with the pictures (columns); one panel for each probe, one scale."""
+    """Cosines of the first val texts (rows) with the images (columns); one panel for each probe, one scale."""
     n_pairs = min(PAIRS_SHOWN, len(probes[-1].ids))
     similarity_NN = [probe.text_ND[:n_pairs] @ probe.image_ND[:n_pairs].T for probe in probes]
     low, high = min(map(np.min, similarity_NN)), max(map(np.max, similarity_NN))
@@ -96,7 +104,7 @@ def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
 
 
 def draw_space(probes: Sequence[Probe]) -> bytes:
-    """The map of pictures and texts, and the cosines of those that belong together and those that don't."""
+    """The map of images and texts, and the cosines of those that belong together and those that don't."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, len(probes), squeeze=False, height_ratios=(1.5, 1))
@@ -111,7 +119,7 @@ def draw_space(probes: Sequence[Probe]) -> bytes:
 
 
 def find_samples(probe: Probe) -> RetrievalCases:
-    """The best and the worst searches by text among the pictures of a probe."""
+    """The best and the worst searches by text among the images of a probe."""
     owner_T = np.arange(len(probe.ids))
     embedded = EmbeddedDataset(
         image_BD=probe.image_ND, row_B=owner_T, text_TD=probe.text_ND, owner_T=owner_T, ids=probe.ids, texts=probe.texts
@@ -121,7 +129,7 @@ def find_samples(probe: Probe) -> RetrievalCases:
 
 
 def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: int) -> bytes:
-    """What some texts found: the right picture first, then the ones that were found, the right one framed."""
+    """Images that some texts found: the right image first, then the ones that were found, the right one framed."""
     rows = [*cases.best, *cases.worst]
 
     def draw(figure: Any) -> None:
@@ -140,11 +148,11 @@ def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: in
 
 @dataclass(kw_only=True)
 class ValPictures:
-    """Small pictures by id; those that can't be read are grey. Each is read once."""
+    """Small images by id; those that can't be read are grey. Each is read once."""
 
     pairs: Mapping[str, Pair]
     missing: str | None = None
-    """Why there are none."""
+    """The reason why there are none."""
     _read: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @classmethod
@@ -163,7 +171,7 @@ class ValPictures:
         return cls(pairs=pairs)
 
     def read(self, id_: str) -> NDArray[np.uint8]:
-        """One picture as a square of RGB, (S, S, 3)."""
+        """One image as a square of RGB, (S, S, 3)."""
         if id_ not in self._read:
             self._read[id_] = self._square(id_)
         return self._read[id_]
@@ -179,10 +187,6 @@ class ValPictures:
         return np.asarray(square)
 
 
-def _read_probes(run: RunResult) -> tuple[Probe | None, Probe | None]:
-    return run.probe("start"), run.probe("best")
-
-
 def _space_section(run: RunResult, shown: Sequence[Probe]) -> Section:
     best = shown[-1]
     n_pairs = len(best.ids)
@@ -196,10 +200,7 @@ def _space_section(run: RunResult, shown: Sequence[Probe]) -> Section:
     note = f"Vectors {of}: its first {n_pairs:,} val pairs."
     if pictures.missing is None and n_pairs > 1:
         cases = find_samples(best)
-        plots.insert(
-            1,
-            Plot(name="samples", png=draw_samples(cases, pictures, n_pictures=n_pairs), caption=_SAMPLES),
-        )
+        plots.insert(1, Plot(name="samples", png=draw_samples(cases, pictures, n_pictures=n_pairs), caption=_SAMPLES))
     elif pictures.missing is not None:
         note += f" Its pictures aren't shown: {pictures.missing}"
     return Section(title="What the model sees", note=note, plots=tuple(plots))
@@ -264,7 +265,7 @@ def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, pictures: 
 
 
 def _draw_strip(axes: Any, ids: Sequence[str], pictures: ValPictures) -> None:
-    """Pictures side by side, as heads of columns; nothing where there are none."""
+    """Images side by side, as heads of columns; nothing where there are none."""
     axes.axis("off")
     if pictures.missing is not None:
         return

@@ -1,4 +1,4 @@
-"""What came of runs and sweeps, read from their folders: neither PyTorch nor Optuna is needed."""
+"""Results of runs and sweeps, read from their folders: neither PyTorch nor Optuna is needed."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class RunResult:
     config: TrainConfig | None
     """None where a trial failed before it had one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the sweep varied, as typed values; empty for a run of its own."""
+    """Settings that the sweep varied, as typed values; empty for a run of its own."""
     state: RunStateName = "complete"
     reason: str | None = None
-    """Why it failed, was pruned or stopped."""
+    """The reason why it failed, was pruned or stopped."""
     rows: Sequence[Row] = ()
     """Of its log."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -65,17 +65,17 @@ class SweepResult:
 
     path: Path
     asked: Mapping[str, Any]
-    """What `sweep.json` holds: `recipe`, `settings`, `grid`, `sampler`, `pruner`, `metric`, `budget_s`, ..."""
+    """The content of `sweep.json`: `recipe`, `settings`, `grid`, `sampler`, `pruner`, `metric`, `budget_s`, ..."""
     trials: tuple[RunResult, ...]
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder holds a run."""
+    """True where a folder holds a run."""
     return (path / RUN_FILE).is_file()
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep."""
+    """True where a folder holds a sweep."""
     return (path / SWEEP_FILE).is_file()
 
 

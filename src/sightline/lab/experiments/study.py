@@ -39,7 +39,7 @@ class Study:
     """Those that came to their end and have the metric."""
     value_R: NDArray[np.float64]
     factors: tuple[Factor, ...]
-    """What differs between the runs."""
+    """The settings that differ between the runs."""
     planned: tuple[Factor, ...]
     """The same with the levels of runs that are left out: over the compared runs, then others of known settings."""
     replicate_R: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Study:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether small values of the metric are good."""
+        """True where small values of the metric are good."""
         return self.metric.endswith(_LOWER_IS_BETTER)
 
     @property
@@ -73,12 +73,14 @@ class Study:
         value = {run.name: run.metrics.get(name, math.nan) for run in runs}
         compared = [run for run in runs if run.state == "complete" and math.isfinite(value[run.name])]
         left_out = [run for run in runs if run not in compared]
+        by_sweeps = all(run.settings for run in runs)
         return cls(
             metric=name,
             runs=tuple(compared),
             value_R=np.array([value[run.name] for run in compared], dtype=np.float64),
             factors=tuple(find_factors(compared)),
-            planned=tuple(find_factors([*compared, *_with_known_settings(left_out, runs)])),
+            # All where only what sweeps varied counts; else those with a config, which a trial that failed early lacks.
+            planned=tuple(find_factors([*compared, *(run for run in left_out if by_sweeps or run.config is not None)])),
             replicate_R=find_replicates(compared),
             left_out=tuple(left_out),
         )
@@ -106,29 +108,14 @@ class Factor:
     """As they are written, the smallest first."""
     level_R: NDArray[np.int64]
     """Index of each run's level."""
-    numbers: tuple[float, ...] | None = None
-    """Where each level lies; None where levels are no numbers."""
     grouped: bool = False
-    """Whether a level is a range of values."""
+    """True where a level is a range of values."""
     together_with: tuple[str, ...] = ()
     """Settings that changed whenever this one did, so that nothing tells them apart."""
 
-    @property
-    def is_logarithmic(self) -> bool:
-        """Whether its levels are better placed by their logarithms."""
-        return _is_logarithmic(self.numbers or ())
-
-    def of(self, rows: Sequence[int] | NDArray[np.int64]) -> Factor:
-        """The factor of some of the runs; levels that none of them has are left out."""
-        level_R = self.level_R[np.asarray(rows, dtype=np.int64)]
-        kept, renumbered_R = np.unique(level_R, return_inverse=True)
-        numbers = None if self.numbers is None else tuple(self.numbers[level] for level in kept)
-        levels = tuple(self.levels[level] for level in kept)
-        return replace(self, levels=levels, numbers=numbers, level_R=renumbered_R.astype(np.int64))
-
 
 def find_factors(runs: Sequence[RunResult]) -> list[Factor]:
-    """What differs between runs besides the seed; settings that change together become one factor.
+    """The settings that differ between runs besides the seed; those that change together become one factor.
 
     Runs of sweeps differ in what the sweeps varied; others in whatever their configs say.
     """
@@ -142,7 +129,13 @@ def find_factors(runs: Sequence[RunResult]) -> list[Factor]:
         column = [settings.get(name) if name in settings else _MISSING for settings in values]
         if name == SEED or name in _WITHOUT_EFFECT or len({_key(value) for value in column}) < 2:
             continue
-        _add(factors, _make_factor(name, column))
+        factor = _make_factor(name, column)
+        for place, other in enumerate(factors):
+            if _same_split(factor.level_R, other.level_R):
+                factors[place] = replace(other, together_with=(*other.together_with, name))
+                break
+        else:
+            factors.append(factor)
     return factors
 
 
@@ -170,7 +163,7 @@ def find_replicates(runs: Sequence[RunResult]) -> NDArray[np.int64]:
 
 
 def count_cells(factors: Sequence[Factor]) -> tuple[int, int]:
-    """How many combinations of levels there are, and how many of them some run has."""
+    """The number of combinations of levels, and of those that some run has."""
     if not factors:
         return 1, 1
     present = {tuple(int(factor.level_R[run]) for factor in factors) for run in range(len(factors[0].level_R))}
@@ -189,12 +182,6 @@ def format_value(value: Any) -> str:
     return text if len(text) <= 24 else PurePath(text).name[-24:]
 
 
-def _with_known_settings(left_out: Sequence[RunResult], runs: Sequence[RunResult]) -> list[RunResult]:
-    """All where only what sweeps varied counts; else those with a config, which a trial that failed early lacks."""
-    by_sweeps = all(run.settings for run in runs)
-    return [run for run in left_out if by_sweeps or run.config is not None]
-
-
 def _make_factor(name: str, column: Sequence[Any]) -> Factor:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
     distinct = {_key(value): value for value in column}
@@ -206,39 +193,21 @@ def _make_factor(name: str, column: Sequence[Any]) -> Factor:
     labels = tuple(format_value(distinct[key]) for key in order)
     if len(set(labels)) < len(labels):  # paths with the same last part
         labels = tuple(str(distinct[key]) for key in order)
-    return Factor(
-        name=name,
-        levels=labels,
-        level_R=np.array([order.index(_key(value)) for value in column], dtype=np.int64),
-        numbers=tuple(float(distinct[key]) for key in order) if numeric else None,
-    )
+    level_R = np.array([order.index(_key(value)) for value in column], dtype=np.int64)
+    return Factor(name=name, levels=labels, level_R=level_R)
 
 
 def _group(name: str, value_R: NDArray[np.float64]) -> Factor:
     """Values of a range as thirds of the runs."""
     edges = np.unique(np.quantile(value_R, np.linspace(0, 1, _THIRDS + 1)))
     level_R = np.clip(np.searchsorted(edges, value_R, side="right") - 1, 0, len(edges) - 2)
-    middles = [float(np.median(value_R[level_R == level])) for level in range(len(edges) - 1)]
     labels = tuple(f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges))
-    return Factor(name=name, levels=labels, level_R=level_R.astype(np.int64), numbers=tuple(middles), grouped=True)
-
-
-def _add(factors: list[Factor], factor: Factor) -> None:
-    """Append a factor, or note its name at one whose levels split the runs in the same way."""
-    for place, other in enumerate(factors):
-        if _same_split(factor.level_R, other.level_R):
-            factors[place] = replace(other, together_with=(*other.together_with, factor.name))
-            return
-    factors.append(factor)
+    return Factor(name=name, levels=labels, level_R=level_R.astype(np.int64), grouped=True)
 
 
 def _same_split(one_R: NDArray[np.int64], other_R: NDArray[np.int64]) -> bool:
     pairs = set(zip(one_R.tolist(), other_R.tolist(), strict=True))
     return len(pairs) == len(set(one_R.tolist())) == len(set(other_R.tolist()))
-
-
-def _is_logarithmic(numbers: Sequence[float]) -> bool:
-    return len(numbers) > 1 and min(numbers) > 0 and max(numbers) >= 5 * min(numbers)
 
 
 def _key(value: Any) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
+from sightline.kit.work import Notice
 from sightline.lab.experiments.results import RunResult, is_run, read_sweep
 from sightline.lab.experiments.sweep_config import (
     DEFAULT_TRIALS,
@@ -39,7 +40,6 @@ from sightline.lab.experiments.sweep_config import (
     smoke_settings,
     to_json,
 )
-from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.recipes import make_config
 from sightline.lab.training.run_folder import RunFolder
 
@@ -51,7 +51,7 @@ _TOLD = ("ALARM", "left out", "going on")
 """Lines of a run that are repeated; the others stand in its log."""
 _FORMAT = 1
 
-ShowTrials = Callable[[int, int, str], None]
+TrialProgress = Callable[[int, int, str], None]
 """Takes the trials that have ended, their number, and a note on the one under way."""
 
 
@@ -59,8 +59,8 @@ def run_sweep(
     config: SweepConfig,
     output: Path,
     *,
-    report: Callable[[str], None] = lambda line: None,
-    progress: ShowTrials = lambda done, total, note: None,
+    report: Notice = lambda line: None,
+    progress: TrialProgress = lambda done, total, note: None,
 ) -> list[RunResult]:
     """Train the trials of a sweep in the folder `output`, or go on with those that are left; all of the folder's runs.
 
@@ -86,17 +86,11 @@ class Sweep:
     """One process that works on a sweep."""
 
     def __init__(
-        self,
-        config: SweepConfig,
-        folder: SweepFolder,
-        queue: TrialQueue,
-        *,
-        report: Callable[[str], None],
-        progress: ShowTrials,
+        self, config: SweepConfig, folder: SweepFolder, queue: TrialQueue, *, report: Notice, progress: TrialProgress
     ) -> None:
         self.config, self.folder, self.queue = config, folder, queue
         self.report, self.progress = report, progress
-        self._smoke_settings = smoke_settings(config, queue.search.axes)
+        self._settings = [*smoke_settings(config, queue.axes), *config.settings]
         self._started_s = time.monotonic()
         self._storage_error: TrainingError | None = None
 
@@ -118,7 +112,7 @@ class Sweep:
                 self.report(f"{left:,} trials are left, which the budget of {budget_s:,.0f} s has no time for")
                 return None
             if left:
-                return self.queue.claim_waiting() or self.queue.draw()
+                return self.queue.claim_next()
         if elsewhere := self._count("running"):
             self.report(f"{elsewhere:,} trials are under way in other processes")
         return None
@@ -169,7 +163,9 @@ class Sweep:
                 with contextlib.suppress(TrainingError):
                     self._leave(claim, note, str(error))
                 raise TrainingError(f"{error} The sweep stops here; the same command goes on with it.") from error
-            self._finish(claim, note, "failed", reason=_reason_of(error), **_details_of(error))
+            is_ours = isinstance(error, SightlineError)
+            where: dict[str, Any] = {} if is_ours else {"traceback": traceback.format_exception(error)}
+            self._finish(claim, note, "failed", reason=_reason_of(error), **where)
             return
         if result.interrupted and result.steps < result.total_steps:
             self._leave(claim, note, result.stopped)
@@ -211,7 +207,11 @@ class Sweep:
         from sightline.lab.training.loop import train
 
         resume = is_run(path)
-        config = RunFolder(path=path).read_config() if resume else self._config_of(claim.cell)
+        if resume:
+            config = RunFolder(path=path).read_config()
+        else:
+            settings = [*self._settings, *(setting_text(key, value) for key, value in claim.cell.items())]
+            config = make_config(self.config.recipe, settings, smoke=self.config.smoke)
         steps, pruned = 0, False
 
         def show(step: int, total_steps: int, note: str) -> None:
@@ -243,18 +243,10 @@ class Sweep:
             raise
         return f"pruned after {percent}% ({self.config.pruner})" if ends else None
 
-    def _config_of(self, cell: Mapping[str, Any]) -> TrainConfig:
-        settings = [*self._smoke_settings, *self.config.settings]
-        return make_config(
-            self.config.recipe,
-            [*settings, *(setting_text(key, value) for key, value in cell.items())],
-            smoke=self.config.smoke,
-        )
-
 
 def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> TrialQueue:
     """The queue of the folder's sweep, which is begun, gone on with or extended. Callers hold the folder's lock."""
-    from sightline.lab.experiments.trial_queue import Search, TrialQueue
+    from sightline.lab.experiments.trial_queue import TrialQueue
 
     asked = folder.read()
     is_new = asked is None
@@ -266,14 +258,11 @@ def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> T
         axes = _same_sweep(config, axes, asked, folder.path)
     asked |= config.identity() | {"budget_s": config.budget_s, "trials": config.trials}
     asked |= {"grid": {axis.key: axis.to_json() for axis in axes}, "shared_storage": config.storage is not None}
-    search = Search(axes=axes, sampler=config.sampler, pruner=config.pruner, maximise=config.maximise, seed=config.seed)
     with folder.undone_on_error(new=is_new):
         folder.write(asked)
-        queue = TrialQueue(
-            folder.path, search, study_name=asked["study"], folder_id=asked["folder"], url=config.storage
-        )
+        queue = TrialQueue(folder.path, config, axes, study_name=asked["study"], folder_id=asked["folder"])
     if config.sampler == "grid":
-        queue.enqueue(list(cells_of(axes)))
+        queue.enqueue(cells_of(axes))
     if config.retry_failed:
         queue.retry_failed()
     return queue
@@ -335,7 +324,7 @@ def _require_installed() -> None:
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a disk that takes nothing more is behind an error."""
+    """True where a disk that takes nothing more is behind an error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return True
@@ -347,8 +336,3 @@ def _reason_of(error: Exception) -> str:
     """One line."""
     text = str(error).strip() or type(error).__name__
     return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-
-
-def _details_of(error: Exception) -> dict[str, Any]:
-    """Where an error came from that isn't one of ours."""
-    return {} if isinstance(error, SightlineError) else {"traceback": traceback.format_exception(error)}

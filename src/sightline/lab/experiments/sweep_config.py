@@ -1,4 +1,4 @@
-"""What a sweep is asked: what it varies, what else decides it, checked before the first trial, and its folder.
+"""The request of a sweep: what it varies, what else decides it, checked before the first trial, and its folder.
 
 Settings have the values they take, or the range that they are drawn from. The folder keeps what was asked, and what is
 known of each trial, as JSON that any reader understands.
@@ -38,7 +38,7 @@ METRICS = (
     "mean_recall", *_RECALLS, *(f"{direction}_mAP" for direction in _DIRECTIONS), *_LOWER_IS_BETTER,
     "acc1", "acc5", "mean_per_class_recall",
 )  # fmt: skip
-"""What trials can be compared by; the last three of pairs with classes."""
+"""Metrics that trials can be compared by; the last three of pairs with classes."""
 _MOST_SMOKE_PICTURES = 4096
 DEFAULT_TRIALS = 20
 """Of a sweep that draws its trials."""
@@ -65,7 +65,7 @@ class SweepConfig:
     """`key=value` that all trials share."""
     sampler: SamplerName = "grid"
     trials: int | None = None
-    """How many; None takes all cells of a grid, and 20 of what is drawn."""
+    """Their number; None takes all cells of a grid, and 20 of what is drawn."""
     pruner: PrunerName = "none"
     metric: str = "mean_recall"
     budget_s: float | None = None
@@ -98,11 +98,11 @@ class SweepConfig:
 
     @property
     def maximise(self) -> bool:
-        """Whether more of the metric is better."""
+        """True where more of the metric is better."""
         return self.metric not in _LOWER_IS_BETTER
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for two commands to work on one sweep, beside the grid."""
+        """Settings that must be the same for two commands to work on one sweep, beside the grid."""
         return {
             "recipe": self.recipe,
             "settings": list(self.settings),
@@ -126,19 +126,16 @@ def best_first(results: Sequence[RunResult], metric: str) -> list[RunResult]:
 
 
 def refuse_impossible(config: SweepConfig, axes: tuple[Axis, ...]) -> None:
-    """What no trial can have is said before the first: the recipe, the settings, or a value that never fits."""
+    """Refuse what no trial can have before the first: the recipe, the settings, or a value that never fits."""
     make_config(config.recipe, config.settings, smoke=config.smoke)
     if config.sampler != "grid":
         return
     possible: dict[str, list[Any]] = {axis.key: [] for axis in axes}
     refused: dict[str, list[tuple[Any, InputError]]] = {axis.key: [] for axis in axes}
     for cell in cells_of(axes):
+        settings = [*config.settings, *(setting_text(key, value) for key, value in cell.items())]
         try:
-            make_config(
-                config.recipe,
-                [*config.settings, *(setting_text(key, value) for key, value in cell.items())],
-                smoke=config.smoke,
-            )
+            make_config(config.recipe, settings, smoke=config.smoke)
         except InputError as error:
             for key, value in cell.items():
                 refused[key].append((value, error))
@@ -152,7 +149,7 @@ def refuse_impossible(config: SweepConfig, axes: tuple[Axis, ...]) -> None:
 
 
 def smoke_settings(config: SweepConfig, axes: Sequence[Axis]) -> list[str]:
-    """A smoke run has 32 pictures; here some more where a batch or a part of the grid needs them, the same for all."""
+    """A smoke run has 32 images; here some more where a batch or a part of the grid needs them, the same for all."""
     if not config.smoke:
         return []
     base = make_config(config.recipe, config.settings, smoke=True)
@@ -188,7 +185,7 @@ class Range:
 
     @property
     def is_log(self) -> bool:
-        """Whether orders of magnitude are equally likely, instead of values."""
+        """True where orders of magnitude are equally likely, instead of values."""
         return self.low > 0 and self.high / self.low >= _LOG_RATIO
 
     def to_json(self) -> dict[str, float]:
@@ -274,7 +271,7 @@ def to_json(cell: Cell) -> dict[str, Any]:
 
 
 def axes_from_json(grid: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """What `to_json` gave, for each setting."""
+    """The axes of what `to_json` gave for each setting."""
     axes: list[Axis] = []
     for key, values in grid.items():
         if isinstance(values, dict):
@@ -316,7 +313,7 @@ class SweepFolder:
             raise InputError(f"{self.path} isn't empty and holds no sweep. Give a new folder as --output.")
 
     def read(self) -> dict[str, Any] | None:
-        """What the sweep was asked; None where it is new."""
+        """The request of the sweep; None where it is new."""
         path = self.path / SWEEP_FILE
         return read_object(path) if path.is_file() else None
 
@@ -335,13 +332,13 @@ class SweepFolder:
             raise
 
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
-        """Where a trial's run lies: its number and its settings, as far as a name can hold them."""
+        """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
         return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip('-_.')}"
 
 
 def make_identity() -> str:
-    """What tells this folder's trials from those of another folder in the same storage."""
+    """A name that tells this folder's trials from those of another folder in the same storage."""
     return uuid.uuid4().hex
 
 

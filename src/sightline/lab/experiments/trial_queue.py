@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,29 +22,18 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.experiments.sweep_config import Axis, Choices, PrunerName, Range, SamplerName, to_json
-from sightline.lab.training.config import setting_options
+from sightline.lab.experiments.sweep_config import Axis, Choices, PrunerName, Range, SamplerName, SweepConfig
+from sightline.lab.training.config import parse_setting, setting_options
 
 STORAGE_FILE = "optuna.log"
 LOCKS_FOLDER = "locks"
-_SETTINGS, _FOLDER, _TOOK_S, _REASON, _STATE = "settings", "folder", "took_s", "reason", "state"
+_FOLDER, _TOOK_S, _REASON = "folder", "took_s", "reason"
 _UNCLAIMED_S = 60.0
 """After so long a trial that a process of another machine took, but never put its name to, is anybody's."""
 
 Outcome = Literal["complete", "pruned", "failed"]
 
 _OUTCOMES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How trials are drawn, judged and cut short."""
-
-    axes: tuple[Axis, ...]
-    sampler: SamplerName
-    pruner: PrunerName
-    maximise: bool
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +49,17 @@ class Claim:
 class TrialQueue:
     """The trials of one sweep; several processes may have it open."""
 
-    def __init__(self, output: Path, search: Search, *, study_name: str, folder_id: str, url: str | None) -> None:
+    def __init__(
+        self, output: Path, config: SweepConfig, axes: tuple[Axis, ...], *, study_name: str, folder_id: str
+    ) -> None:
         """Open or make the study. Raises InputError for a storage that can't be opened."""
-        self.search = search
-        self._locks, self._folder_id, self._is_local = output / LOCKS_FOLDER, folder_id, url is None
+        self.axes, self._config, self._folder_id = axes, config, folder_id
+        self._locks = output / LOCKS_FOLDER
         self.study = optuna.create_study(
-            storage=_open_storage(output, url),
+            storage=_open_storage(output, config.storage),
             study_name=study_name,
-            direction="maximize" if search.maximise else "minimize",
-            sampler=optuna.samplers.RandomSampler(seed=search.seed),
-            pruner=_make_pruner(search.pruner),
+            direction="maximize" if config.maximise else "minimize",
+            pruner=_make_pruner(config.pruner),
             load_if_exists=True,
         )
         self._locks.mkdir(exist_ok=True)
@@ -81,25 +71,25 @@ class TrialQueue:
         with _explained():
             return self.study.get_trials(deepcopy=False)
 
-    def enqueue(self, cells: Sequence[Mapping[str, Any]]) -> int:
-        """Have trials of these settings wait, where no trial has them; how many are new."""
-        known = [trial.user_attrs.get(_SETTINGS) for trial in self.trials()]
-        new = [as_json for cell in cells if (as_json := to_json(cell)) not in known]
-        for settings in new:
-            self._enqueue(settings)
-        return len(new)
+    def enqueue(self, cells: Iterable[Mapping[str, Any]]) -> None:
+        """Have trials of these settings wait, where no trial has them; Optuna's own test takes near numbers for one."""
+        known = {repr(sorted(_params_of(trial).items())) for trial in self.trials()}
+        for cell in cells:
+            params = {key: _as_param(value) for key, value in cell.items()}
+            if repr(sorted(params.items())) not in known:
+                with _explained():
+                    self.study.enqueue_trial(params)
 
-    def retry_failed(self) -> int:
-        """Have the settings of failed trials wait once more, where no later trial has them; how many."""
-        trials = [trial for trial in self.trials() if _SETTINGS in trial.user_attrs]
-        last = {repr(sorted(trial.user_attrs[_SETTINGS].items())): trial for trial in trials}
-        failed = [trial for trial in last.values() if trial.state == TrialState.FAIL]
-        for trial in failed:
-            self._enqueue(trial.user_attrs[_SETTINGS])
-        return len(failed)
+    def retry_failed(self) -> None:
+        """Have the settings of failed trials wait once more, where no later trial has them."""
+        last = {repr(sorted(_params_of(trial).items())): trial for trial in self.trials()}
+        for trial in last.values():
+            if trial.state == TrialState.FAIL:
+                with _explained():
+                    self.study.enqueue_trial(_params_of(trial))
 
     def median_took_s(self) -> float | None:
-        """Of the trials that were trained to their end; None before the first."""
+        """Seconds of the trials that were trained to their end; None before the first."""
         took = [trial.user_attrs[_TOOK_S] for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return statistics.median(took) if took else None
 
@@ -122,16 +112,20 @@ class TrialQueue:
             lock.release()
         return None
 
-    def claim_waiting(self) -> Claim | None:
-        """The next trial that waits, with its lock. Callers hold the sweep's own lock."""
-        if not any(trial.state == TrialState.WAITING for trial in self.trials()):
-            return None
-        return self._ask()
+    def claim_next(self) -> Claim:
+        """The next trial that waits, else a new one of settings that the sampler draws, with its lock.
 
-    def draw(self) -> Claim:
-        """A new trial of settings that the sampler chooses. Callers hold the sweep's own lock."""
-        self.study.sampler = self._make_sampler(seed=self.search.seed + len(self.trials()))
-        return self._ask()
+        Callers hold the sweep's own lock.
+        """
+        # Seeded by the trial's number, so that a new process doesn't draw the same again.
+        seed = self._config.seed + len(self.trials())
+        make = optuna.samplers.TPESampler if self._config.sampler == "tpe" else optuna.samplers.RandomSampler
+        self.study.sampler = make(seed=seed)
+        with _explained():
+            trial = self.study.ask()
+        lock = self._lock_of(trial.number)
+        lock.acquire(blocking=False)  # its number is new, so nobody has it
+        return self._put_name_to(trial, lock)
 
     def report(self, claim: Claim, *, percent: int, value: float) -> bool:
         """Note a measurement after so much of the run; whether the pruner would end it."""
@@ -141,10 +135,9 @@ class TrialQueue:
             return claim.trial.should_prune()
 
     def finish(self, claim: Claim, outcome: Outcome, *, value: float | None, reason: str | None, took_s: float) -> None:
-        """What came of a trial; its lock is free from then on."""
+        """Write down the outcome of a trial; its lock is free from then on."""
         with _explained():
             claim.trial.set_user_attr(_TOOK_S, round(took_s, 2))
-            claim.trial.set_user_attr(_STATE, outcome)
             claim.trial.set_user_attr(_REASON, reason)
             values = value if outcome == "complete" else None
             self.study.tell(claim.number, values, state=_OUTCOMES[outcome])
@@ -152,37 +145,18 @@ class TrialQueue:
 
     # --- how ----------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, settings: Mapping[str, Any]) -> None:
-        with _explained():
-            params = {key: _as_param(value) for key, value in settings.items()}
-            self.study.enqueue_trial(params, user_attrs={_SETTINGS: dict(settings)})
-
-    def _ask(self) -> Claim:
-        with _explained():
-            trial = self.study.ask(
-                {axis.key: make_distribution(axis, self.search.sampler) for axis in self.search.axes}
-            )
-            if _SETTINGS not in trial.user_attrs:
-                trial.set_user_attr(_SETTINGS, to_json(self._drawn_cell(trial.params)))
-        lock = self._lock_of(trial.number)
-        lock.acquire(blocking=False)  # its number is new, so nobody has it
-        return self._put_name_to(trial, lock)
-
     def _lock_of(self, number: int) -> BaseFileLock:
         return FileLock(self._locks / f"{number}.lock", thread_local=False)
 
     def _put_name_to(self, trial: optuna.Trial, lock: BaseFileLock) -> Claim:
         with _explained():
             trial.set_user_attr(_FOLDER, self._folder_id)
-            settings = trial.user_attrs.get(_SETTINGS)
-            if settings is None:  # its process died right after it was drawn
-                settings = to_json(self._drawn_cell(trial.params))
-                trial.set_user_attr(_SETTINGS, settings)
-        return Claim(number=trial.number, cell=_as_cell(settings), trial=trial, lock=lock)
-
-    def _drawn_cell(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that Optuna's parameters stand for."""
-        return {axis.key: _from_param(axis, params[axis.key]) for axis in self.search.axes if axis.key in params}
+            params = trial.params  # some, where its process died while they were drawn
+            for axis in self.axes:
+                if axis.key not in params:
+                    params[axis.key] = trial._suggest(axis.key, make_distribution(axis, self._config.sampler))
+        cell = {axis.key: _as_value(axis.key, params[axis.key]) for axis in self.axes}
+        return Claim(number=trial.number, cell=cell, trial=trial, lock=lock)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(_FOLDER)
@@ -190,13 +164,7 @@ class TrialQueue:
             return bool(owner == self._folder_id)
         begun = trial.datetime_start
         is_old = begun is not None and (datetime.now() - begun).total_seconds() > _UNCLAIMED_S
-        return self._is_local or is_old
-
-    def _make_sampler(self, *, seed: int) -> optuna.samplers.BaseSampler:
-        """Seeded by the trial's number, so that a new process doesn't draw the same again."""
-        if self.search.sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=seed)
-        return optuna.samplers.RandomSampler(seed=seed)
+        return self._config.storage is None or is_old
 
 
 @contextlib.contextmanager
@@ -211,7 +179,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def make_distribution(axis: Axis, sampler: SamplerName) -> BaseDistribution:
-    """What Optuna is told of an axis; of a grid's numbers their range, which `--extend` may widen."""
+    """An axis as Optuna is told it; of a grid's numbers their range, which `--extend` may widen."""
     if isinstance(axis, Range):
         make: Callable[..., BaseDistribution] = IntDistribution if axis.is_whole else FloatDistribution
         return make(axis.low, axis.high, log=axis.is_log)
@@ -225,7 +193,7 @@ def make_distribution(axis: Axis, sampler: SamplerName) -> BaseDistribution:
 
 
 def is_extensible(axis: Choices) -> bool:
-    """Whether a grid's axis can get further values: Optuna fixes the choices of all that isn't a number."""
+    """True where a grid's axis can get further values: Optuna fixes the choices of all that isn't a number."""
     return _are_numbers(axis.values) or setting_options(axis.key) is not None
 
 
@@ -270,7 +238,7 @@ class _JournalLock(JournalFileOpenLock):
 
 
 def _drop_broken_line(path: Path) -> None:
-    """What a crash left of a last line would make the next one unreadable."""
+    """Cut off what a crash left of a last line: it would make the next one unreadable."""
     if not path.is_file() or not path.stat().st_size:
         return
     content = path.read_bytes()
@@ -301,16 +269,16 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _as_cell(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+def _params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Settings that a trial was asked to have or that were drawn, as Optuna has them."""
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
+    return params
+
+
+def _as_value(key: str, param: Any) -> Any:
+    return parse_setting(key, param) if isinstance(param, str) else param
 
 
 def _as_param(value: Any) -> Any:
     """Optuna's choices are numbers, words, truth values and None."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
-
-
-def _from_param(axis: Axis, param: Any) -> Any:
-    if isinstance(axis, Range):
-        return param
-    return next(value for value in axis.values if _as_param(value) == param)

@@ -1,1 +1,1 @@
-"""Pictures from text: guided by CLIP, or by diffusion and ranked by CLIP."""
+"""Images from text: guided by CLIP, or by diffusion and ranked by CLIP."""

@@ -25,10 +25,10 @@ _ADVICE = f"diffusers needs its extra: {install_advice('generate')}"
 
 
 class TextToImage:
-    """A loaded pipeline: words and a seed -> a picture."""
+    """A loaded pipeline: words and a seed -> an image."""
 
     safety_checker = None
-    """None is run: pictures are shown as they come."""
+    """None is run: images are shown as they come."""
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class TextToImage:
         """From a folder that `save_pretrained` wrote, or a name on the hub; the network is used only with `download`.
 
         Raises ModelError where diffusers is missing, the files are missing or broken, weights are pickles, code would
-        have to be run, or the pipeline doesn't make pictures from words.
+        have to be run, or the pipeline doesn't make images from words.
         """
         if find_spec("diffusers") is None or find_spec("torch") is None:
             raise ModelError(_ADVICE)
@@ -79,7 +79,7 @@ class TextToImage:
         avoid: Sequence[str] = (),
         on_step: Callable[[int], bool] = lambda step: True,
     ) -> NDArray[np.uint8] | None:
-        """One picture (H, W, 3); the same for a seed on one machine. None where `on_step` returned False.
+        """One image (H, W, 3); the same for a seed on one machine. None where `on_step` returned False.
 
         Raises InputError for settings that this pipeline refuses.
         """
@@ -114,13 +114,11 @@ class TextToImage:
 
 
 def _load(auto: Any, plain: Any, folder: Path, options: dict[str, Any]) -> Any:
-    """The pipeline of the folder's class for words to pictures; the class as it is where diffusers knows no such."""
+    """The pipeline of the folder's class for words to images; the class as it is where diffusers knows no such."""
     common = {"use_safetensors": True, "local_files_only": True, **options}
     try:
         return auto.from_pretrained(str(folder), **common)
-    except ValueError as error:
-        if "AutoPipeline" not in str(error):
-            raise
+    except ValueError:  # diffusers knows no such class, or can't read the folder, which the plain way says too
         return plain.from_pretrained(str(folder), **common)
 
 

@@ -1,4 +1,4 @@
-"""What a CLIP makes of pictures and their words: which words are matched least, and what a person can do about it.
+"""Feedback of a CLIP on images and their words: which words are matched least, and what a person can do about it.
 
 Every sentence is computed from similarities. Shape suffixes: S samples, W words, V variants, D joint space.
 """
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
 from sightline.lab.evaluation.embedding import embed_texts
-from sightline.lab.generate.judge import embed_pictures
-from sightline.lab.generate.results import MadePicture
+from sightline.lab.generate.judge import MadePicture, embed_pictures
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # fmt: off
@@ -33,7 +32,7 @@ _MOST_WORDS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class WordShare:
-    """What one word of a prompt adds to the similarity of pictures."""
+    """The share of one word of a prompt in the similarity of images."""
 
     word: str
     gain: float
@@ -44,11 +43,11 @@ class WordShare:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """Pictures of another wording, held against what the first wording asked for."""
+    """Images of another wording, held against what the first wording asked for."""
 
     prompt: str
     difference: float
-    """Mean over equal seeds: cosine to the first wording, of this wording's picture minus the first wording's own."""
+    """Mean over equal seeds: cosine to the first wording, of this wording's image minus the first wording's own."""
     better: int
     """Seeds at which it is above 0."""
     n: int
@@ -58,13 +57,13 @@ class VariantResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What is to be said of one prompt's pictures."""
+    """Feedback on one prompt's images."""
 
     prompt: str
     words: Sequence[WordShare]
     """Of each word that means something, the one matched least first."""
     bank_rank: int
-    """Place of the prompt among the bank's texts for the best picture, from 1."""
+    """Place of the prompt among the bank's texts for the best image, from 1."""
     bank_size: int
     """Texts compared, the prompt among them."""
     variants: Sequence[VariantResult]
@@ -100,7 +99,7 @@ def give_feedback(
     variants: Sequence[Sequence[MadePicture]] = (),
     n_cut: int = 0,
 ) -> Feedback:
-    """Feedback on the pictures of one prompt; `variants` holds those of each other wording, of the same seeds.
+    """Feedback on the images of one prompt; `variants` holds those of each other wording, of the same seeds.
 
     `n_cut` is how many tokens at the prompt's end the pipeline didn't read. Raises ModelError where a vector isn't
     finite.
@@ -114,19 +113,21 @@ def give_feedback(
     rank = 1 + int((embed_texts(encoder, others) @ image_SD[best] > similarity_S[best]).sum()) if others else 1
     results = [_compare(pictures, similarity_S, some, encoder) for some in variants if some]
     lines = [
-        *_cut_line(n_cut),
-        _fit_line(rank, len(others) + 1),
-        *_word_lines(words, len(pictures)),
-        *_spread_line(pictures, similarity_S),
-        *map(_variant_line, results),
+        _say_fit(rank, len(others)),
+        *_say_words(words, len(pictures)),
+        *_say_spread(pictures, similarity_S),
+        *map(_say_variant, results),
     ]
+    if n_cut:
+        cut = f"The last {n_cut} tokens of the prompt are beyond what the pipeline reads; say it in fewer words."
+        lines.insert(0, cut)
     return Feedback(
         prompt=prompt, words=words, bank_rank=rank, bank_size=len(others) + 1, variants=results, lines=lines
     )
 
 
 def explain_words(image_SD: NDArray[np.float32], encoder: Encoder, prompt: str) -> list[WordShare]:
-    """What each meaningful word adds to the similarity, the least first; none for a prompt of a single word.
+    """The share of each meaningful word in the similarity, the least first; none for a prompt of a single word.
 
     Leave-one-out: exact for what it measures, blind to words that say the same twice.
     """
@@ -174,35 +175,23 @@ def _t_interval(differences: Sequence[float]) -> tuple[float, float] | None:
     return mean - factor * error, mean + factor * error
 
 
-def _cut_line(n_cut: int) -> list[str]:
-    if not n_cut:
-        return []
-    return [f"The last {n_cut} tokens of the prompt are beyond what the pipeline reads; say it in fewer words."]
-
-
-def _fit_line(rank: int, size: int) -> str:
+def _say_fit(rank: int, n_others: int) -> str:
     if rank == 1:
-        return f"The best picture fits its prompt better than any of {size - 1} other texts."
+        return f"The best picture fits its prompt better than any of {n_others} other texts."
     return (
-        f"{rank - 1} of {size - 1} other texts fit the best picture better than its prompt does: try more steps or "
+        f"{rank - 1} of {n_others} other texts fit the best picture better than its prompt does: try more steps or "
         "seeds, a simpler prompt, or another model."
     )
 
 
-def _word_lines(words: Sequence[WordShare], n: int) -> list[str]:
-    missing = [share for share in words if share.helped * 2 < n or share.gain <= 0]
-    if missing:
-        named = ", ".join(
-            f"'{share.word}' ({share.gain:+.3f}, helped in {share.helped} of {n})" for share in missing[:3]
-        )
+def _say_words(words: Sequence[WordShare], n: int) -> list[str]:
+    if missing := [share for share in words if share.helped * 2 < n or share.gain <= 0]:
+        named = ", ".join(f"'{one.word}' ({one.gain:+.3f}, helped in {one.helped} of {n})" for one in missing[:3])
         return [f"Matched least: {named}. Say it in other words, put it first, or give it a prompt of its own."]
-    if words:
-        least = words[0]
-        return [f"Every word adds to the similarity; '{least.word}' adds least ({least.gain:+.3f})."]
-    return []
+    return [f"Every word adds to the similarity; '{one.word}' adds least ({one.gain:+.3f})." for one in words[:1]]
 
 
-def _spread_line(pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32]) -> list[str]:
+def _say_spread(pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32]) -> list[str]:
     if len(pictures) < 2:
         return []
     best, worst = int(similarity_S.argmax()), int(similarity_S.argmin())
@@ -212,7 +201,7 @@ def _spread_line(pictures: Sequence[MadePicture], similarity_S: NDArray[np.float
     ]
 
 
-def _variant_line(result: VariantResult) -> str:
+def _say_variant(result: VariantResult) -> str:
     if result.interval is None:
         verdict = "too few seeds to tell (3 or more are needed)"
     elif result.interval[0] > 0:

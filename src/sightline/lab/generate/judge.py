@@ -1,14 +1,16 @@
-"""The judge: a second model that names the prompt of each picture, among all prompts of a run.
+"""Made images, and the judge: a second model that names the prompt of each image, among all prompts of a run.
 
-The model that made a picture always finds that it fits; that says little. A model of another seed has learned other
-weights from the same data, so what it recognises is in the picture and not in the first model's blind spots.
-Shape suffixes: N pictures, P prompts, D joint space, S the model's side.
+The model that made an image always finds that it fits; that says little. A model of another seed has learned other
+weights from the same data, so what it recognises is in the image and not in the first model's blind spots.
+Shape suffixes: N images, P prompts, D joint space, S the model's side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,119 @@ from numpy.typing import NDArray
 from sightline.core.models.base import Encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.evaluation.embedding import embed_texts
-from sightline.lab.evaluation.ranks import rank_embeddings, require_finite_rows
-from sightline.lab.generate.results import Judgement, MadePicture, Verdict, best_of_each
+from sightline.lab.evaluation.results import rank_embeddings, require_finite_rows
 
 _Z95 = 1.959964
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadePicture:
+    """One image, made from words and noise."""
+
+    prompt: str
+    seed: int
+    rgb: NDArray[np.uint8]
+    """(H, W, 3)."""
+    similarity: float
+    """Cosine to its prompt under the model that made it (the mean of several), or that ranks it."""
+    steps: int
+    took_s: float
+    curve: tuple[tuple[int, float], ...] = ()
+    """Steps and similarities on the way."""
+    frames: tuple[NDArray[np.uint8], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pixels."""
+        return {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "similarity": round(self.similarity, 4),
+            "steps": self.steps,
+            "took_s": round(self.took_s, 3),
+            "curve": [[step, round(similarity, 4)] for step, similarity in self.curve],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judge's verdict on one image."""
+
+    prompt: str
+    seed: int
+    rank: float
+    """Of the right prompt among all, from 1; ties count by their expectation."""
+    similarity: float
+    """The judge's cosine to the right prompt."""
+    taken_for: str
+    """The prompt that the judge finds most fitting."""
+
+    @property
+    def right(self) -> bool:
+        """True where the right prompt ranks first."""
+        return self.rank == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The rate at which a model that had no part in making the images names the words that they were made from."""
+
+    judge: str
+    n_prompts: int
+    """Among how many prompts it had to find the right one."""
+    verdicts: Sequence[Verdict]
+    """Of the image of each prompt that its maker finds best."""
+    interval: tuple[float, float]
+    """95% interval of the rate (Wilson 1927)."""
+
+    @property
+    def n_right(self) -> int:
+        """Images whose prompt ranks first."""
+        return sum(verdict.right for verdict in self.verdicts)
+
+    @property
+    def rate(self) -> float:
+        """The share of images whose prompt ranks first."""
+        return self.n_right / len(self.verdicts)
+
+    @property
+    def chance(self) -> float:
+        """The rate of a judge that guesses."""
+        return 1 / self.n_prompts
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "judge": self.judge,
+            "right": self.n_right,
+            "pictures": len(self.verdicts),
+            "prompts": self.n_prompts,
+            "rate": round(self.rate, 4),
+            "interval": [round(end, 4) for end in self.interval],
+            "chance": round(self.chance, 4),
+            "verdicts": [
+                {
+                    "prompt": verdict.prompt,
+                    "seed": verdict.seed,
+                    "rank": verdict.rank,
+                    "similarity": round(verdict.similarity, 4),
+                    "taken_for": verdict.taken_for,
+                }
+                for verdict in self.verdicts
+            ],
+        }
+
+
+def best_of_each(pictures: Sequence[MadePicture]) -> list[MadePicture]:
+    """The image with the highest similarity of each prompt, in the order of the prompts."""
+    best: dict[str, MadePicture] = {}
+    for picture in pictures:
+        if picture.prompt not in best or picture.similarity > best[picture.prompt].similarity:
+            best[picture.prompt] = picture
+    return list(best.values())
+
+
 def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str]) -> None:
-    """Raises InputError where the judge made the pictures itself, or has no two different prompts to tell apart."""
+    """Raises InputError where the judge made the images itself, or has no two different prompts to tell apart."""
     if judge.identity in [maker.identity for maker in makers]:
         raise InputError(
             f"The judge {judge.card.name} has the weights of a model that makes the pictures; its verdict would mean "
@@ -36,7 +143,7 @@ def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str
 
 
 def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: Sequence[str]) -> Judgement:
-    """Which of the prompts the judge finds most fitting for the best picture of each, best by its maker's similarity.
+    """The prompt that the judge finds most fitting for the best image of each prompt, best by its maker's similarity.
 
     Raises ModelError where the judge gives vectors that aren't finite.
     """
@@ -67,7 +174,7 @@ def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: 
 
 
 def embed_pictures(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Pictures of any size (H, W, 3) -> unit vectors (N, D). Raises ModelError where one isn't finite."""
+    """Images of any size (H, W, 3) -> unit vectors (N, D). Raises ModelError where one isn't finite."""
     pixels_NSS3 = np.stack([encoder.card.preprocessing.resize(rgb) for rgb in pictures])
     image_ND = encoder.encode_images(pixels_NSS3)
     try:
@@ -78,7 +185,7 @@ def embed_pictures(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> N
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson 1927), which holds for few pictures and near 0 and 1 too."""
+    """The 95% interval of a rate (Wilson 1927), which holds for few images and near 0 and 1 too."""
     rate = n_right / n
     spread = _Z95 * math.sqrt(rate * (1 - rate) / n + _Z95**2 / (4 * n**2))
     centre, scale = rate + _Z95**2 / (2 * n), 1 + _Z95**2 / n

@@ -1,7 +1,9 @@
-"""Pictures as something that gradients can shape: Fourier coefficients, or small networks of the coordinates.
+"""Images as something that gradients can shape, and changed copies of them for a model to look at.
 
-Both give pixels in [0, 1]. Shape suffixes: N pictures, H W pixels, K kept frequencies along x, P pixels of a picture,
-E width of a network.
+Parameters are Fourier coefficients, or small networks of the coordinates; both give pixels in [0, 1]. Views make that
+what a model sees holds for more than one arrangement of pixels; all chance is drawn on the CPU, so that a seed gives
+the same views on every device. Shape suffixes: N images, H W pixels, K kept frequencies along x, P pixels of an image,
+E width of a network, V views of each image, B = N * V, S the model's side.
 """
 
 from __future__ import annotations
@@ -11,25 +13,26 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from sightline.lab.generate.config import Parameterisation
+from sightline.lab.generate.config import GuidedConfig, Parameterisation
 
 _OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.0, -0.5], [-0.25, 0.5, -0.25]])
-"""Rows: how much of red, green and blue each channel holds; natural pictures vary along them almost independently
+"""Rows: how much of red, green and blue each channel holds; natural images vary along them almost independently
 (Ohta, Kanade and Sakai 1980, "Color information for region segmentation")."""
 _FOURIER_SPREAD = 4.0
 _FALLOFF = 1.5
-"""Power of the frequency that amplitudes fall with. Natural pictures have 1; models agree more on smoother ones."""
+"""Power of the frequency that amplitudes fall with. Natural images have 1; models agree more on smoother ones."""
 _START = 0.3
-"""Standard deviation of a picture's logits before the first step: a soft cloud around grey."""
+"""Standard deviation of an image's logits before the first step: a soft cloud around grey."""
 _WIDTH = 24
 _LAYERS = 3
 _FREQUENCY = 12.0
 
 
 class Pictures(nn.Module):
-    """N pictures of one size, each with parameters of its own."""
+    """N images of one size, each with parameters of its own."""
 
     def forward(self) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1]."""
@@ -64,7 +67,7 @@ class FourierPictures(Pictures):
 
 
 class NetworkPictures(Pictures):
-    """A small network from a pixel's coordinates to its colour, one for each picture, with sines between its layers.
+    """A small network from a pixel's coordinates to its colour, one for each image, with sines between its layers.
 
     What it draws is smooth and has no size of its own (Sitzmann et al. 2020, arXiv:2006.09661).
     """
@@ -94,7 +97,7 @@ class NetworkPictures(Pictures):
 
 
 def make_start(kind: Parameterisation, seeds: Sequence[int], size_px: int) -> Pictures:
-    """Pictures before the first step, the same for a seed whatever is beside it."""
+    """Images before the first step, the same for a seed whatever is beside it."""
     return FourierPictures(seeds, size_px) if kind == "fourier" else NetworkPictures(seeds, size_px)
 
 
@@ -116,3 +119,78 @@ def _draw_layers(widths: Sequence[int], generator: torch.Generator) -> list[tupl
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draw_views(image_N3HW: Tensor, size_px: int, config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
+    """`config.views` copies of each image (N, 3, H, W), moved, zoomed, turned, blurred, relit and with noise.
+
+    They come as (N * views, 3, S, S), those of an image side by side; differentiable in the pixels. `chances` has a
+    generator for each image, so that its views don't depend on the images beside it.
+    """
+    image_N3SS = fit_size(image_N3HW, size_px)
+    view_B3SS = image_N3SS.repeat_interleave(config.views, dim=0)
+    affine_B23 = _draw_affine(config, chances).to(view_B3SS.device)
+    grid_BSS2 = F.affine_grid(affine_B23, list(view_B3SS.shape), align_corners=False)
+    view_B3SS = F.grid_sample(view_B3SS, grid_BSS2, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if config.blur_px:
+        view_B3SS = _blur_some(view_B3SS, config)
+    if config.light:
+        view_B3SS = _relight(view_B3SS, config, chances)
+    if config.noise:
+        shape = (config.views, *view_B3SS.shape[1:])
+        noise_B3SS = torch.cat([torch.randn(shape, generator=chance) for chance in chances])
+        view_B3SS = view_B3SS + config.noise * noise_B3SS.to(view_B3SS)
+    return view_B3SS
+
+
+def fit_size(image_N3HW: Tensor, size_px: int) -> Tensor:
+    """The images at a model's size, with antialiasing where they shrink."""
+    if image_N3HW.shape[-1] == size_px:
+        return image_N3HW
+    return F.interpolate(image_N3HW, size=(size_px, size_px), mode="bilinear", antialias=image_N3HW.shape[-1] > size_px)
+
+
+def _draw_affine(config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
+    """Places where the views look, as affine maps (B, 2, 3) of coordinates from -1 to 1."""
+    zoom_B, turn_B, right_B, down_B = _uniform(4, config, chances)
+    zoom_B, turn_B = 1 + config.zoom * zoom_B, math.radians(config.turn_deg) * turn_B
+    affine_B23 = torch.zeros(len(zoom_B), 2, 3)
+    affine_B23[:, 0, 0] = affine_B23[:, 1, 1] = zoom_B * turn_B.cos()
+    affine_B23[:, 0, 1], affine_B23[:, 1, 0] = -zoom_B * turn_B.sin(), zoom_B * turn_B.sin()
+    affine_B23[:, 0, 2], affine_B23[:, 1, 2] = 2 * config.shift * right_B, 2 * config.shift * down_B
+    return affine_B23
+
+
+def _blur_some(view_B3SS: Tensor, config: GuidedConfig) -> Tensor:
+    """The first view of each image stays sharp, the last is blurred most."""
+    view_NV3SS = view_B3SS.reshape(-1, config.views, *view_B3SS.shape[1:])
+    sigmas_px = [config.blur_px * view / max(config.views - 1, 1) for view in range(config.views)]
+    return torch.stack([_blur(view_NV3SS[:, view], sigma_px) for view, sigma_px in enumerate(sigmas_px)], 1).flatten(
+        0, 1
+    )
+
+
+def _blur(view_N3SS: Tensor, sigma_px: float) -> Tensor:
+    """A Gaussian blur, along rows and then along columns."""
+    reach = min(math.ceil(2 * sigma_px), view_N3SS.shape[-1] - 1)
+    if reach == 0:
+        return view_N3SS
+    at = torch.arange(-reach, reach + 1, dtype=view_N3SS.dtype, device=view_N3SS.device)
+    kernel = torch.softmax(-at.square() / (2 * sigma_px**2), dim=0).expand(3, 1, 1, -1)
+    rows = F.conv2d(F.pad(view_N3SS, (reach, reach, 0, 0), mode="reflect"), kernel, groups=3)
+    both: Tensor = F.conv2d(F.pad(rows, (0, 0, reach, reach), mode="reflect"), kernel.transpose(2, 3), groups=3)
+    return both
+
+
+def _relight(view_B3SS: Tensor, config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
+    """Another contrast and brightness for each view."""
+    factors_2B = 1 + config.light * _uniform(2, config, chances).to(view_B3SS)
+    contrast_B111, brightness_B111 = factors_2B[:, :, None, None, None]
+    mean_B111 = view_B3SS.mean(dim=(1, 2, 3), keepdim=True)
+    lit_B3SS: Tensor = ((view_B3SS - mean_B111) * contrast_B111 + mean_B111) * brightness_B111
+    return lit_B3SS
+
+
+def _uniform(n: int, config: GuidedConfig, chances: Sequence[torch.Generator]) -> Tensor:
+    """`n` values in [-1, 1) for each view (n, B)."""
+    return torch.cat([2 * torch.rand(n, config.views, generator=chance) - 1 for chance in chances], dim=1)

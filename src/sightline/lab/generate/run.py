@@ -1,71 +1,86 @@
-"""`sightline generate` as two functions: pictures by CLIP's gradients, and pictures by a pipeline, ranked by CLIP."""
+"""`sightline generate` as two functions: images by CLIP's gradients, and images by a pipeline, ranked by CLIP.
+
+The folder of a run holds images as PNG, their making as GIF and frames, `generate.json`, and a contact sheet. Shape
+suffixes: N images, H W pixels.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from sightline.core.models.encoders import load_encoder
 from sightline.core.models.layout import find_graphs, find_weights
 from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import Runtime, find_local_folder
 from sightline.errors import InputError
-from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig
+from sightline.kit.files import replacing
+from sightline.lab.generate.config import (
+    MOST_PICTURES,
+    DiffusionConfig,
+    GuidedConfig,
+    StepProgress,
+    check_prompts,
+    load_bank,
+)
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
-from sightline.lab.generate.folder import SHEET_FILE, claim_folder, write_pictures, write_settings
-from sightline.lab.generate.judge import check_judge, embed_pictures, judge_pictures
-from sightline.lab.generate.prompts import check_prompts, load_bank
-from sightline.lab.generate.results import Judgement, MadePicture
+from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
 from sightline.lab.generate.sheet import Sheet, write_sheet
 from sightline.lab.training.interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
+    import numpy as np
+    from numpy.typing import NDArray
 
-Report = Callable[[str], None]
-"""Takes one line for the user."""
-Progress = Callable[[int, int, str], None]
-"""Takes steps done, steps in all, and a note."""
+    from sightline.core.models.base import Encoder
+    from sightline.kit.work import Notice
 
 _BANK = 256
-"""Texts that a ranked picture is told from."""
-
-
-def _say_nothing(line: str) -> None:
-    pass
-
-
-def _show_nothing(done: int, total: int, note: str) -> None:
-    pass
+"""Texts that a ranked image is told from."""
+SETTINGS_FILE = "generate.json"
+SHEET_FILE = "sheet.html"
+FRAMES_DIR = "frames"
+_GIF_PX = 256
+_FRAME_MS = 120
+_LAST_MS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedRequest:
-    """Pictures that one model makes, or several together."""
-
+class _Request:
     prompts: Sequence[str]
-    models: Sequence[str]
-    """Names; the mean over all decides."""
-    config: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
     avoid: Sequence[str] = ()
-    """What is not to be seen."""
+    """Things that are not to be seen."""
     against: str | None = None
-    """A text file or an address: texts that pictures are told from; None: see `prompts.load_bank`."""
+    """A text file or an address: texts that images are told from; None: see `load_bank`."""
     judge: str | None = None
-    """A model that names each picture's prompt among all."""
+    """A model that names each image's prompt among all."""
     download: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionRequest:
-    """Pictures that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+class GuidedRequest(_Request):
+    """Images that one model makes, or several together."""
 
-    prompts: Sequence[str]
+    models: Sequence[str]
+    """Names; the mean over all decides."""
+    config: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionRequest(_Request):
+    """Images that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+
     pipeline: str
     """A folder, or a name on the hub."""
     model: str
@@ -73,37 +88,36 @@ class DiffusionRequest:
     config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
     variants: Sequence[str] = ()
     """Other wordings, compared with the first prompt."""
-    avoid: Sequence[str] = ()
-    against: str | None = None
-    judge: str | None = None
-    download: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateReport:
-    """What a run made."""
+    """The outcome of a run."""
 
     output: Path
     engine: str
     pictures: Sequence[MadePicture]
     """In the order in which they were asked for."""
     stopped: str | None
-    """Why it ended early; None where it didn't."""
+    """The reason why it ended early; None where it didn't."""
     took_s: float
     judgement: Judgement | None = None
     feedback: Sequence[Feedback] = ()
 
 
 def generate_guided(
-    request: GuidedRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+    request: GuidedRequest,
+    output: Path,
+    *,
+    report: Notice = lambda line: None,
+    progress: StepProgress = lambda done, total, note: None,
 ) -> GenerateReport:
-    """Make pictures by a model's gradients, keep them in `output`, and have them judged where a judge is named.
+    """Make images by a model's gradients, keep them in `output`, and have them judged where a judge is named.
 
-    The first Ctrl-C keeps the pictures as they are then. Raises InputError for what can't be asked or written,
+    The first Ctrl-C keeps the images as they are then. Raises InputError for what can't be asked or written,
     ModelError where a model has no PyTorch weights here.
     """
-    from sightline.lab.generate.guide import Words, load_guide
-    from sightline.lab.generate.optimise import make_guided, picture_wishes
+    from sightline.lab.generate.guided import Words, load_guide, make_guided, seed_prompts
 
     started = time.perf_counter()
     prompts, config = list(dict.fromkeys(check_prompts(request.prompts))), request.config
@@ -117,7 +131,7 @@ def generate_guided(
     report(f"{len(prompts) * config.seeds} pictures by {', '.join(request.models)}; told from {len(bank)} {bank_from}")
     with stop_on_interrupt() as interrupted:
         pictures = make_guided(
-            picture_wishes(prompts, config),
+            seed_prompts(prompts, config),
             encoders,
             words=Words(bank=bank, avoid=check_prompts(request.avoid) if request.avoid else ()),
             config=config,
@@ -138,7 +152,11 @@ def generate_guided(
 
 
 def generate_diffused(
-    request: DiffusionRequest, output: Path, *, report: Report = _say_nothing, progress: Progress = _show_nothing
+    request: DiffusionRequest,
+    output: Path,
+    *,
+    report: Notice = lambda line: None,
+    progress: StepProgress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make samples of each prompt and variant with a pipeline, rank and explain them by CLIP, keep all in `output`.
 
@@ -193,7 +211,7 @@ def _sample(
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
-    progress: Progress,
+    progress: StepProgress,
     interrupted: Callable[[], bool],
 ) -> list[MadePicture]:
     """The samples that were finished; their similarity is not known yet."""
@@ -211,13 +229,13 @@ def _sample(
             break
         took_s = time.perf_counter() - started
         made.append(MadePicture(prompt=prompt, seed=seed, rgb=rgb, similarity=0.0, steps=steps, took_s=took_s))
-        if interrupted():  # a pipeline that can't be left within a picture
+        if interrupted():  # a pipeline that can't be left within an image
             break
     return made
 
 
 def _ranked(pictures: Sequence[MadePicture], ranker: Encoder) -> list[MadePicture]:
-    """The pictures with their similarity to their own prompt."""
+    """The images with their similarity to their own prompt."""
     from sightline.lab.evaluation.embedding import embed_texts
 
     if not pictures:
@@ -309,3 +327,79 @@ def _check_count(count: int) -> None:
 def _why_stopped(pictures: Sequence[MadePicture], wanted: int, steps: int) -> str | None:
     unfinished = wanted - sum(picture.steps == steps for picture in pictures)
     return f"interrupted; {unfinished} of {wanted} pictures were not finished" if unfinished else None
+
+
+def claim_folder(path: Path) -> None:
+    """Make the folder. Raises InputError where it is a file, holds something already, or can't be written."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --output must name a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        what = "pictures of another run" if (path / SETTINGS_FILE).is_file() else "other files"
+        raise InputError(f"{path} holds {what}, and nothing is overwritten. Give a new folder as --output.")
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def name_pictures(pictures: Sequence[MadePicture]) -> list[str]:
+    """Names of the images' files without ending: the prompt's number as they come, some of its words, the seed."""
+    names: dict[str, str] = {}
+    for number, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures), start=1):
+        words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:40].strip("-") or "prompt"
+        names[prompt] = f"{number:03}-{words}"
+    return [f"{names[picture.prompt]}-seed{picture.seed}" for picture in pictures]
+
+
+def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[str, Any]]:
+    """PNGs, and where there are frames those and a GIF; what each image's entry in `generate.json` is."""
+    entries = []
+    for picture, name in zip(pictures, name_pictures(pictures), strict=True):
+        entry = {"file": f"{name}.png", **picture.to_dict()}
+        _save_png(folder / f"{name}.png", picture.rgb)
+        if len(picture.frames) > 1:
+            entry |= {"gif": f"{name}.gif", "frames": []}
+            _save_gif(folder / f"{name}.gif", picture.frames)
+            for n, frame in enumerate(picture.frames):
+                entry["frames"].append(f"{FRAMES_DIR}/{name}-{n:03}.png")
+                _save_png(folder / entry["frames"][-1], frame)
+        entries.append(entry)
+    return entries
+
+
+def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
+    """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    with _writing(folder / SETTINGS_FILE) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
+    with _writing(path) as partial:
+        Image.fromarray(rgb_HW3).save(partial, "PNG")
+
+
+def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
+    """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
+    factor = max(1, math.ceil(_GIF_PX / max(frames[0].shape[:2])))
+    height, width = (factor * side for side in frames[0].shape[:2])
+    first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
+    with _writing(path) as partial:
+        first.save(
+            partial, "GIF", save_all=True, append_images=rest, duration=[_FRAME_MS] * len(rest) + [_LAST_MS], loop=0
+        )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A path to write a file at that appears whole or not at all."""
+    with _explained(path):
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as partial:
+            yield partial
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}. Choose another --output.") from error

@@ -18,7 +18,7 @@ from sightline.errors import InputError, TrainingError
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset, Pair, fingerprint_of, join_datasets
 from sightline.lab.data.pixel_cache import PixelCache, open_pixel_cache
-from sightline.lab.evaluation.zeroshot import default_templates, fill
+from sightline.lab.evaluation.classification import default_templates, fill
 from sightline.lab.training.adapters import add_lora
 from sightline.lab.training.augment import Augmentation, FixedCrops
 from sightline.lab.training.averaging import WeightAverage

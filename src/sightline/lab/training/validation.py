@@ -12,9 +12,9 @@ import numpy as np
 from sightline.core.models.base import Encoder
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.pixel_cache import PixelCache
+from sightline.lab.evaluation.classification import default_templates, embed_classes, rank_classes
 from sightline.lab.evaluation.embedding import EmbeddedDataset, embed_dataset, embed_images
 from sightline.lab.evaluation.retrieval import retrieval_metrics
-from sightline.lab.evaluation.zeroshot import default_templates, embed_classes, rank_classes
 from sightline.lab.training.probe import PROBE_PAIRS, Probe
 
 MEAN_RECALL = "mean_recall"

@@ -1,54 +1,67 @@
-"""Measuring captions: those that a captioner writes now, or those of a result file.
+"""Captions measured: those that a captioner writes now, or those of one of COCO's result files.
 
-Shape suffixes: N images, T references, D dimension of the joint space.
+A result file is a JSON list of `{"image_id": 42, "caption": "..."}`, read for any data set. Shape suffixes: N images, T
+references, D dimension of the joint space, B images of a batch.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.clipscore import PROMPT, clip_score, ref_clip_score
-from sightline.lab.evaluation.captions.generating import generate_captions
+from sightline.kit.files import write_text
+from sightline.lab.data.base import Dataset
+from sightline.lab.data.captioned_files import read_json
 from sightline.lab.evaluation.captions.metrics import (
     CLIP_METRICS,
     METRICS,
+    PROMPT,
     WORD_METRICS,
     caption_intervals,
     check_metrics,
+    clip_score,
+    ref_clip_score,
     score_words,
 )
-from sightline.lab.evaluation.captions.results_file import check_writable, read_results, write_results
-from sightline.lab.evaluation.embedding import check_batch_size, embed_images, embed_texts
-from sightline.lab.evaluation.results import Bootstrap, EvalResult
+from sightline.lab.evaluation.embedding import EvalConfig, embed_images, embed_texts, read_ahead
+from sightline.lab.evaluation.results import EvalResult, Problem
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from sightline.core.models.base import Captioner, Encoder
-    from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import Progress
-    from sightline.lab.evaluation.results import Interval, Problem
+    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
+    from sightline.lab.evaluation.results import Interval
+
+_NUMBER = re.compile(r"(?:^|_)0*(\d+)$")
+"""COCO's number of an image in its file name: `COCO_val2014_000000000042.jpg`."""
+_N_NAMED = 3
+_EXPECTED = 'a list of {"image_id": ..., "caption": "..."} was expected'
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig:
-    """How captions are written and measured."""
+class CaptionConfig(EvalConfig):
+    """Settings of writing and measuring captions."""
 
     metrics: tuple[str, ...] | None = None
     """Names of `METRICS`; None measures all that can be: CLIPScore needs an encoder."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 16
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         """Raises InputError for settings that can't be met, and for METEOR and SPICE with what to use instead."""
-        check_batch_size(self.batch_size)
+        super().__post_init__()
         if self.metrics is not None:
             check_metrics(self.metrics)
 
@@ -76,12 +89,12 @@ class CaptionEvaluator:
         *,
         encoder: Encoder | None = None,
         output: Path | None = None,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
     ) -> EvalResult:
-        """Write a caption for each picture, keep them in a new COCO result file `output`, and measure them.
+        """Write a caption for each image, keep them in a new COCO result file `output`, and measure them.
 
         Raises InputError for pairs without captions, a metric that lacks its encoder, an `output` that exists or can't
-        be written, and where no picture can be read.
+        be written, and where no image can be read.
         """
         started = time.perf_counter()
         config = self.config
@@ -96,18 +109,11 @@ class CaptionEvaluator:
             ids = (pair.id for pair in written.dataset)
             write_results(output, dict(zip(ids, written.captions, strict=True)), dataset)
         measured = _measure(written.captions, written.dataset, names, encoder=encoder, config=config)
-        return EvalResult(
-            model=captioner.card.name,
-            data=dataset.name,
-            split=dataset.split,
-            n_images=len(written.dataset),
-            n_texts=written.dataset.n_captions,
-            metrics=measured.metrics,
-            intervals=measured.intervals,
-            details={"runtime": captioner.runtime, "generation": asdict(config.generation), **measured.details},
-            problems=written.problems + measured.problems,
-            took_s=time.perf_counter() - started,
-        )
+        measured["details"] = {
+            "runtime": captioner.runtime, "generation": asdict(config.generation), **measured["details"]
+        }  # fmt: skip
+        measured["problems"] = written.problems + measured["problems"]
+        return EvalResult(model=captioner.card.name, took_s=time.perf_counter() - started, **measured)
 
 
 def evaluate_results_file(
@@ -116,11 +122,11 @@ def evaluate_results_file(
     *,
     encoder: Encoder | None = None,
     config: CaptionConfig | None = None,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> EvalResult:
     """Measure the captions of a COCO result file, `[{"image_id": 42, "caption": "..."}, ...]`; `model` is its path.
 
-    The file must hold one caption for each picture of the data set and no other. Raises InputError where it doesn't,
+    The file must hold one caption for each image of the data set and no other. Raises InputError where it doesn't,
     for pairs without captions, and for a metric that lacks its encoder.
     """
     started = time.perf_counter()
@@ -129,34 +135,7 @@ def evaluate_results_file(
     _check_references(dataset, names)
     captions = read_results(path, dataset)
     measured = _measure(captions, dataset, names, encoder=encoder, config=config, progress=progress)
-    return EvalResult(
-        model=str(path),
-        data=dataset.name,
-        split=dataset.split,
-        n_images=len(dataset),
-        n_texts=dataset.n_captions,
-        metrics=measured.metrics,
-        intervals=measured.intervals,
-        details=measured.details,
-        problems=measured.problems,
-        took_s=time.perf_counter() - started,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    metrics: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
-
-    def only(self, names: Sequence[str]) -> _Measured:
-        return _Measured(
-            metrics={name: self.metrics[name] for name in names if name in self.metrics},
-            intervals={name: self.intervals[name] for name in names if name in self.intervals},
-            details=self.details,
-            problems=self.problems,
-        )
+    return EvalResult(model=str(path), took_s=time.perf_counter() - started, **measured)
 
 
 def _check_references(dataset: Dataset, names: Sequence[str]) -> None:
@@ -175,40 +154,210 @@ def _measure(
     *,
     encoder: Encoder | None,
     config: CaptionConfig,
-    progress: Progress | None = None,
-) -> _Measured:
-    """The figures of one caption for each pair."""
-    parts = []
+    progress: CountProgress | None = None,
+) -> dict[str, Any]:
+    """Fields of the EvalResult of one caption for each pair."""
+    metrics: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    details: dict[str, Any] = {}
+    problems: tuple[Problem, ...] = ()
     if set(names) & set(WORD_METRICS):
         scores = score_words(captions, [pair.captions for pair in dataset])
-        intervals = caption_intervals(scores, {}, config=config.bootstrap)
-        parts.append(_Measured(metrics=scores.metrics(), intervals=intervals))
+        metrics |= scores.metrics()
+        intervals |= caption_intervals(scores, {}, config=config.bootstrap)
     if encoder is not None and set(names) & set(CLIP_METRICS):
-        parts.append(_measure_by_clip(encoder, captions, dataset, config=config, progress=progress))
-    together = _Measured(
-        metrics={name: value for part in parts for name, value in part.metrics.items()},
-        intervals={name: ends for part in parts for name, ends in part.intervals.items()},
-        details={name: value for part in parts for name, value in part.details.items()},
-        problems=tuple(problem for part in parts for problem in part.problems),
-    )
-    return together.only(names)
+        images = embed_images(encoder, dataset, batch_size=config.batch_size, progress=progress)
+        means = _score_by_clip(encoder, captions, dataset, images)
+        metrics |= {name: float(values_N.mean()) for name, values_N in means.items()}
+        intervals |= caption_intervals(None, means, config=config.bootstrap)
+        details = {"clipscore_model": encoder.card.name, "clipscore_images": len(images.image_BD)}
+        problems = images.problems
+    return {
+        "data": dataset.name,
+        "split": dataset.split,
+        "n_images": len(dataset),
+        "n_texts": dataset.n_captions,
+        "metrics": {name: metrics[name] for name in names if name in metrics},
+        "intervals": {name: intervals[name] for name in names if name in intervals},
+        "details": details,
+        "problems": problems,
+    }
 
 
-def _measure_by_clip(
-    encoder: Encoder, captions: Sequence[str], dataset: Dataset, *, config: CaptionConfig, progress: Progress | None
-) -> _Measured:
-    """CLIPScore and, where all pairs have references, RefCLIPScore, of the pictures that can be read."""
-    images = embed_images(encoder, dataset, batch_size=config.batch_size, progress=progress)
+def _score_by_clip(
+    encoder: Encoder, captions: Sequence[str], dataset: Dataset, images: EmbeddedImages
+) -> dict[str, NDArray[np.float64]]:
+    """CLIPScore and, where all pairs have references, RefCLIPScore, of the images that could be read (N,)."""
     caption_ND = embed_texts(encoder, [PROMPT + captions[row] for row in images.row_B])
-    means = {"CLIPScore": clip_score(images.image_BD, caption_ND)}
+    scores = {"CLIPScore": clip_score(images.image_BD, caption_ND)}
     references = [dataset[row].captions for row in images.row_B]
     if all(references):
         owner_T = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
         reference_TD = embed_texts(encoder, [PROMPT + text for texts in references for text in texts])
-        means["RefCLIPScore"] = ref_clip_score(means["CLIPScore"], caption_ND, reference_TD, owner_T)
-    return _Measured(
-        metrics={name: float(values_N.mean()) for name, values_N in means.items()},
-        intervals=caption_intervals(None, means, config=config.bootstrap),
-        details={"clipscore_model": encoder.card.name, "clipscore_images": len(images.image_BD)},
-        problems=images.problems,
-    )
+        scores["RefCLIPScore"] = ref_clip_score(scores["CLIPScore"], caption_ND, reference_TD, owner_T)
+    return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedDataset:
+    """The images that could be read, each with the caption that a model wrote."""
+
+    dataset: Dataset
+    """The pairs of those images, in order."""
+    captions: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def generate_captions(
+    captioner: Captioner,
+    dataset: Dataset,
+    config: GenerationConfig,
+    *,
+    batch_size: int = 16,
+    progress: CountProgress | None = None,
+) -> CaptionedDataset:
+    """Let a captioner write its best caption for each image; images that can't be read are left out, and named.
+
+    Raises InputError where no image can be read.
+    """
+    if not len(dataset):
+        raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
+    rows: list[int] = []
+    captions: list[str] = []
+    problems: list[Problem] = []
+    done = 0
+    images = read_ahead(dataset, captioner.card.preprocessing, ahead=2 * batch_size)
+    while batch := list(islice(images, batch_size)):
+        problems += [image for image in batch if isinstance(image, Problem)]
+        readable = {row: image for row, image in enumerate(batch, start=done) if not isinstance(image, Problem)}
+        if readable:
+            written = captioner.generate(np.stack(list(readable.values())), config)
+            captions += [candidates[0].text if candidates else "" for candidates in written]
+            rows += readable
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(dataset))
+    if not rows:
+        raise InputError(f"None of the {len(dataset)} pictures of {dataset.name} can be read: {problems[0].reason}.")
+    readable_part = dataset.take(rows, why="readable") if problems else dataset
+    return CaptionedDataset(dataset=readable_part, captions=tuple(captions), problems=tuple(problems))
+
+
+def read_results(path: Path, dataset: Dataset) -> list[str]:
+    """The caption of each image, in the order of the data set.
+
+    An `image_id` is a pair's id, its file name, that without its ending, or the number at its end. Raises InputError
+    for another structure, ids that the data set doesn't have or has several times, images that have no caption in
+    the file, or several; each with its count.
+    """
+    entries = [_check_entry(entry, where=f"{path}: entry {number}") for number, entry in enumerate(_entries(path))]
+    rows = _find_rows([key for key, _ in entries], dataset, path=path)
+    captions = dict(zip(rows, (caption for _, caption in entries), strict=True))
+    if twice := [dataset[row].id for row, count in Counter(rows).items() if count > 1]:
+        raise InputError(f"{path}: {_count(twice)} with several captions: {_list(twice)}. Keep one for each.")
+    if missing := [pair.id for row, pair in enumerate(dataset) if row not in captions]:
+        raise InputError(
+            f"{path} has no caption for {_count(missing)} of {dataset.name}'s {len(dataset)} ({dataset.split}): "
+            f"{_list(missing)}. Caption them too, or take the part of the data set that the file is of."
+        )
+    return [captions[row] for row in range(len(dataset))]
+
+
+def write_results(path: Path, captions: Mapping[str, str], dataset: Dataset) -> None:
+    """Write captions by pair id, in the order of the data set, whole or not at all.
+
+    An `image_id` is the number at the end of the file's name where all images have one of their own, as COCO's tools
+    take it, and the pair's id otherwise. Raises InputError where the file can't be written.
+    """
+    entries = [
+        {"image_id": key, "caption": captions[pair.id]}
+        for key, pair in zip(_result_ids(dataset), dataset, strict=True)
+        if pair.id in captions
+    ]
+    try:
+        write_text(path, json.dumps(entries, ensure_ascii=False, indent=0) + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Known before the first caption is made. Raises InputError where the file exists or its folder can't be used."""
+    if path.exists():
+        raise InputError(f"{path} exists. Name another file for the captions, or delete it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f"Captions can't be written to {path}: {error.strerror or error}. Name another file.")
+
+
+def _entries(path: Path) -> list[Any]:
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        found = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
+        raise InputError(f"{path} holds {found}; {_EXPECTED}, one for each picture.")
+    return content
+
+
+def _check_entry(entry: Any, *, where: str) -> tuple[str, str]:
+    """Id as text, and caption."""
+    key = entry.get("image_id") if isinstance(entry, dict) else None
+    caption = entry.get("caption") if isinstance(entry, dict) else None
+    if not isinstance(key, int | str) or isinstance(key, bool) or not isinstance(caption, str):
+        raise InputError(f"{where} is {json.dumps(entry)[:80]}; {_EXPECTED}.")
+    return str(key), caption
+
+
+def _find_rows(keys: Sequence[str], dataset: Dataset, *, path: Path) -> list[int]:
+    """The row that each id means. Raises InputError for ids that mean none, or several."""
+    indexes = [_index(dataset, name) for name in (str, _file_name, _stem, _number)]
+    found = [next((index[key] for index in indexes if key in index), []) for key in keys]
+    if unknown := [key for key, rows in zip(keys, found, strict=True) if not rows]:
+        raise InputError(
+            f"{path}: {_count(unknown)} that {dataset.name} ({dataset.split}) doesn't have: ids {_list(unknown)}. "
+            f"Its ids look like {dataset[0].id!r}; is this another split, or only a part of it?"
+        )
+    if unclear := [key for key, rows in zip(keys, found, strict=True) if len(rows) > 1]:
+        raise InputError(f"{path}: {_count(unclear)} whose id fits several of {dataset.name}: {_list(unclear)}.")
+    return [rows[0] for rows in found]
+
+
+def _index(dataset: Dataset, name: Callable[[str], str | None]) -> dict[str, list[int]]:
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, pair in enumerate(dataset):
+        if (key := name(pair.id)) is not None:
+            rows[key].append(row)
+    return dict(rows)
+
+
+def _result_ids(dataset: Dataset) -> list[int] | list[str]:
+    numbers = [_number(pair.id) for pair in dataset]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return [pair.id for pair in dataset]
+    return [int(number) for number in numbers if number is not None]
+
+
+def _file_name(id_: str) -> str:
+    return PurePosixPath(id_).name
+
+
+def _stem(id_: str) -> str:
+    return PurePosixPath(id_).stem
+
+
+def _number(id_: str) -> str | None:
+    match = _NUMBER.search(_stem(id_))
+    return match[1] if match else None
+
+
+def _count(ids: Sequence[str]) -> str:
+    return "1 picture" if len(ids) == 1 else f"{len(ids)} pictures"
+
+
+def _list(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_N_NAMED]) + (", ..." if len(ids) > _N_NAMED else "")

@@ -1,4 +1,4 @@
-"""Whether a captioner's int8 graphs may stand in for its fp32 ones: both write greedily, their words are compared."""
+"""The gate of a captioner's int8 graphs, which may replace its fp32 ones: their greedy captions are compared."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sightline.core.models.precision import Verdict, quantised_folder, write_ver
 from sightline.core.models.registry import find_card
 from sightline.core.models.resolve import resolve_folder
 from sightline.errors import ImageError, InputError, ModelError
-from sightline.lab.evaluation.captions.cider import cider
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+from sightline.lab.evaluation.captions.words import cider
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +34,10 @@ _GREEDY = GenerationConfig(beams=1)
 
 
 def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: CaptionerGate | None = None) -> Verdict:
-    """Compare a captioner's int8 graphs with its fp32 ones on pictures, and keep the verdict with the graphs.
+    """Compare a captioner's int8 graphs with its fp32 ones on images, and keep the verdict with the graphs.
 
-    From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Pictures that
-    can't be read are passed over. Raises InputError for fewer readable pictures than the thresholds ask for, ModelError
+    From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Images that
+    can't be read are passed over. Raises InputError for fewer readable images than the thresholds ask for, ModelError
     where the model can't run or comes in int8 only.
     """
     started = time.monotonic()
@@ -63,11 +63,11 @@ def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: Captione
 
 
 def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate) -> Verdict:
-    """What two captions of each picture say of the precisions that wrote them."""
+    """The verdict on two precisions by the two captions that they wrote of each image."""
     identical = sum(a == b for a, b in zip(fp32, int8, strict=True)) / len(fp32)
     references = [[tokenize_caption(text)] for text in fp32]
     own, other = (float(cider([tokenize_caption(text) for text in texts], references).mean()) for texts in (fp32, int8))
-    # Captions that are all alike have no n-gram that tells pictures apart: CIDEr then says nothing.
+    # Captions that are all alike have no n-gram that tells images apart: CIDEr then says nothing.
     ratio = other / own if own > 0 else 0.0
     return Verdict(
         passed=identical >= thresholds.identical or ratio >= thresholds.cider_ratio,

@@ -42,7 +42,7 @@ _CHARACTERS = {
     "£": "#", "€": "$", "¢": "cents", "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3",
     "&lt;": "<", "&gt;": ">",
 }  # fmt: skip
-"""What Penn Treebank text has in the place of a character."""
+"""Characters and what Penn Treebank text has in their place."""
 _SPLITS = {
     "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
     "lemme": ("lem", "me"), "gimme": ("gim", "me"),
@@ -100,7 +100,7 @@ _TOKEN = re.compile(
 )
 _ENTITY = re.compile("|".join(_ENTITIES))
 _UNSEEN = re.compile(r"[\u200b-\u200f\u2010\u2012\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U00010000-\U0010ffff]")
-"""What the tokenizer can't read and drops: emoji, marks without a shape, two rare hyphens."""
+"""Characters that the tokenizer can't read and drops: emoji, marks without a shape, two rare hyphens."""
 
 
 def tokenize_caption(text: str) -> tuple[str, ...]:
