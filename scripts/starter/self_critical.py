@@ -24,7 +24,7 @@ from sightline.core.models.tokenizing import Tokenizer
 from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
 from sightline.lab.evaluation.captions.ngrams import Words
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""

@@ -23,7 +23,7 @@ from sightline.faces.cli.main import sightline
 from sightline.faces.demo.gather import gather_photos
 from sightline.faces.demo.photos import load_photos
 from sightline.kit.config import library_dir
-from sightline.lab.training.journal import read_journal
+from sightline.lab.training.log import read_journal
 from sightline.lab.training.recipes import describe_recipe, known_recipes
 from test_cli_train import call_main
 

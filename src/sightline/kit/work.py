@@ -1,12 +1,16 @@
-"""Work on many things: CPUs, threads that read ahead, and how progress is told."""
+"""Work on many things: CPUs, threads that read ahead, how progress is told, and what Ctrl-C does meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from types import FrameType
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -42,3 +46,28 @@ def map_ahead(
             yield result
     finally:  # also after Ctrl-C
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside the block, the first SIGINT or SIGTERM only makes the given function return True; a second one interrupts.
+
+    Elsewhere than in the main thread, where signals can't be caught, the function returns False.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from sightline.errors import TrainingError, install_advice
 from sightline.kit.text import visible
 from sightline.lab.experiments.effects import Effect, Interaction
 from sightline.lab.experiments.summary import is_share, p_value
-from sightline.lab.training.curves import COLOURS
+from sightline.lab.training.log import COLOURS
 
 WIDTH_IN = 7.2
 """Text width of a printed page; nothing in a figure is smaller than 8 points there."""

@@ -14,6 +14,7 @@ from sightline.core.models.layout import find_graphs, find_weights
 from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import Runtime, find_local_folder
 from sightline.errors import InputError
+from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
@@ -22,7 +23,6 @@ from sightline.lab.generate.judge import check_judge, embed_pictures, judge_pict
 from sightline.lab.generate.prompts import check_prompts, load_bank
 from sightline.lab.generate.results import Judgement, MadePicture
 from sightline.lab.generate.sheet import Sheet, write_sheet
-from sightline.lab.training.interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
