@@ -1,4 +1,4 @@
-"""What goes wrong in training, said while it does: each alarm names the cause and what to do. Pure Python."""
+"""Alarms of a run, raised while it goes wrong: each names the cause and what to do. Pure Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIT_FAMILIES = ("clip", "siglip")
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmConfig:
-    """When to speak. The defaults stay silent on the recipes' healthy runs."""
+    """The thresholds of the alarms. The defaults stay silent on the recipes' healthy runs."""
 
     warmup_steps: int = 0
     """Before that many steps, standing at chance and alike embeddings are what a random start looks like."""
@@ -42,7 +42,7 @@ class AlarmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFacts:
-    """What one step showed, after its backward pass and before it is applied."""
+    """The figures of one step, after its backward pass and before it is applied."""
 
     step: int
     """Number of the update, counted from 1 as in the log, whose rows are cut by it on resume."""
@@ -55,7 +55,7 @@ class StepFacts:
     scale_limit: float | None = None
     """The most that `scale` is clamped to, where it is."""
     chance_loss: float | None = None
-    """What a model that knows nothing gets: ln(batch) for the softmax loss; None where it isn't known."""
+    """The loss of a model that knows nothing: ln(batch) for the softmax loss; None where it isn't known."""
     image_cosine: float | None = None
     """`mean_pairwise_cosine` of the batch's image vectors."""
     text_cosine: float | None = None
@@ -173,7 +173,7 @@ class Alarms:
         return Alarm(kind=kind, step=step, message=place + message)
 
     def _streak(self, key: str, *, on: bool) -> int:
-        """How many steps in a row, this one included, something has held."""
+        """The number of steps in a row, this one included, that something has held."""
         self._streaks[key] = self._streaks.get(key, 0) + 1 if on else 0
         return self._streaks[key]
 
@@ -252,7 +252,7 @@ class Alarms:
 
 
 def learning_rate_warning(peak: float, *, pretrained: bool, family: str, adapters: bool = False) -> str | None:
-    """What to tell a user whose learning rate is known to destroy what a pretrained tower knows; None where it's fine.
+    """The warning of a learning rate known to destroy what a pretrained tower knows; None where it's fine.
 
     `peak` is the highest rate that a tower's own weights get. Adapters (LoRA) start as nothing and bear more; towers
     from a random start need more. The bound: OpenAI trained B/32 from scratch at 5e-4, and fine-tunings at 1e-4 lose

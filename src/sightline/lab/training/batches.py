@@ -1,4 +1,4 @@
-"""What one step trains on, as a pure function of seed and step: a resumed run needs only the step's number.
+"""The batch of each step, a pure function of seed and step: a resumed run needs only the step's number.
 
 Shape suffixes: B images, T texts, L tokens, S side in pixels, H W the cached pixels' sides, N images of the set,
 C crops, D teacher, K frequent words.
@@ -31,7 +31,7 @@ NO_GROUP = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much an image may change between two steps; see `TrainConfig` for the fields."""
+    """The changes that an image may undergo between two steps; see `TrainConfig` for the fields."""
 
     crop_min: float = 0.7
     aspect_jitter: float = 1.0
@@ -41,7 +41,7 @@ class Augmentation:
 
     @property
     def changes_place(self) -> bool:
-        """Whether pixels move at all."""
+        """True where pixels move at all."""
         return self.flip or self.crop_min < 1 or self.aspect_jitter > 1
 
     def still(self) -> Augmentation:
@@ -51,7 +51,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What is done to each image of a batch. Drawn for the whole batch, so that ranks and chunks see their part."""
+    """The changes of each image of a batch. Drawn for the whole batch, so that ranks and chunks see their part."""
 
     affine_B23: Tensor
     colour_3B: Tensor
@@ -101,7 +101,7 @@ def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator)
 
 
 def _draw_affine(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Where `n` crops lie, as affine maps (n, 2, 3).
+    """The places of `n` crops, as affine maps (n, 2, 3).
 
     A crop's area is that of a square whose side is uniform in [crop_min, 1] of the image's; its aspect ratio is
     log-uniform within the jitter; its place is uniform.
@@ -166,7 +166,7 @@ class Batch:
     chunks: list[Chunk]
     targets: Targets
     rows: NDArray[np.int64]
-    """Of the images of all ranks."""
+    """The places of all ranks' images in the set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ class Batches:
 
 
 def _ends(part: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
-    """Where each part begins among things that are in the parts' order, and where the last one ends."""
+    """The beginning of each part among things in the parts' order, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=n_parts))])
 
 

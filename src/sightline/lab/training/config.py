@@ -246,7 +246,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave. Raises InputError for keys that are unknown, or former settings that were changed."""
+        """The config that `to_dict` gave. Raises InputError for unknown keys and former settings that were changed."""
         values = {key: value for key, value in values.items() if key not in _FORMER or value != _FORMER[key]}
         for key in _FORMER.keys() & values.keys():
             raise InputError(
@@ -331,7 +331,7 @@ def _convert(kind: Any, text: str) -> Any:
 
 
 def _key(config: Any, name: str) -> str:
-    """What `--set` calls a setting."""
+    """The name of a setting for `--set`."""
     return f"towers.{name}" if isinstance(config, TowersConfig) else name
 
 

@@ -61,14 +61,14 @@ class TrainReport:
     steps: int
     total_steps: int
     stopped: str | None
-    """Why it ended before its last step; None where it didn't."""
+    """The reason to end before the last step; None where it didn't."""
     best_step: int
     metrics: dict[str, float]
     """Those of the weights that were kept, on the val pairs."""
     images_per_s: float
     took_s: float
     interrupted: bool = False
-    """Whether Ctrl-C or SIGTERM ended this session, be it at the last step."""
+    """True where Ctrl-C or SIGTERM ended this session, be it at the last step."""
 
 
 def train(
@@ -224,7 +224,7 @@ def update(run: Run, step: int, *, check: Callable[[StepFacts], None] = lambda f
 
 
 def _read_facts(run: Run, batch: Batch, *, step: int, rate: float, shown: list[Tensor]) -> StepFacts:
-    """What a step showed: all of it read from the device at once, since each read waits until the device is done."""
+    """The figures of a step, read from the device at once, since each read waits until the device is done."""
     objective, targets = run.objective, batch.targets
     values = torch.stack([objective.scale.detach(), *shown, *objective.terms.values()])
     scale, gradient_norm, image_square, text_square, *terms = values.tolist()

@@ -1,4 +1,4 @@
-"""What a run minimises: a contrastive loss that knows all captions of an image as positives, and what stands beside it.
+"""The objective of a run: a contrastive loss that knows all captions of an image as positives, and its companions.
 
 Image i and text t are a positive pair where `group_B[i] == group_T[t]` and that group isn't negative; all other pairs
 are negatives. A text of group -1 (a hard negative) is therefore wrong for every image and asks for none itself. Where
@@ -27,7 +27,7 @@ from sightline.errors import InputError, TrainingError
 from sightline.lab.training.config import MAX_TEMPERATURE, LossName, TrainConfig
 
 _FIRST_BIAS = -10.0
-"""Of the sigmoid loss (SigLIP, algorithm 1)."""
+"""The start of the sigmoid loss's bias (SigLIP, algorithm 1)."""
 _RARE_LOGIT = -3.0
 """A frequent word is in few captions."""
 
@@ -98,7 +98,7 @@ def negatives_loss(
     caption_T: Tensor,
     scale: Tensor | float,
 ) -> Tensor:
-    """How far hard negatives come near the captions that they falsify, by the caption's image; -> scalar.
+    """The nearness of hard negatives to the captions that they falsify, by the caption's image; -> scalar.
 
     Texts of a group below 0 are hard negatives; `caption_T` has a number for each caption, and for each negative that
     of its caption. softplus of the negative's logit minus the caption's: ln 2 knows nothing, 0 is the least.
@@ -192,7 +192,7 @@ def chance_loss(name: str, group_B: Tensor, group_T: Tensor, *, known_BT: Tensor
 
 
 def find_positives(image_BD: Tensor, text_TD: Tensor, group_B: Tensor, group_T: Tensor) -> Tensor:
-    """Which pairs belong together, bool (B, T). Raises TrainingError where shapes disagree or no pair does."""
+    """The pairs that belong together, bool (B, T). Raises TrainingError where shapes disagree or no pair does."""
     if (len(image_BD), len(text_TD)) != (len(group_B), len(group_T)):
         raise TrainingError(
             f"{len(image_BD)} images have {len(group_B)} groups and {len(text_TD)} texts {len(group_T)}; "
@@ -223,7 +223,7 @@ def _mean_of_means(loss_P: Tensor, owner_P: Tensor, n_positives_N: Tensor) -> Te
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the features of a step are held against, over all chunks and ranks: known before anything is computed.
+    """The targets of a step's features, over all chunks and ranks: known before anything is computed.
 
     Image i and text t belong together where `group_B[i] == group_T[t]`; a hard negative has a group below 0.
     """
@@ -246,7 +246,7 @@ class Targets:
 
     @cached_property
     def known_BC(self) -> Tensor | None:
-        """Whether it is known if an image and a caption fit, bool; None where it always is."""
+        """True where it is known if an image and a caption fit, bool; None where it always is."""
         if self.set_B is None or self.set_T is None:
             return None
         return self.set_B[:, None] == self.set_T[self.place_C][None, :]
@@ -300,7 +300,7 @@ class Objective(nn.Module):
             raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")
         self.words_head = WordsHead(towers.dim, words_count) if words_count else None
         self.words_fade = 1.0
-        """What is left of the weight of the words, which fades to nothing: at the end only what is used counts."""
+        """The rest of the weight of the words, which fades to nothing: at the end only what is used counts."""
         self.terms: dict[str, Tensor] = {}
         """The terms of the last call by their names in the log, on its device, without a graph."""
 

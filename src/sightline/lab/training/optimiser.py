@@ -39,7 +39,7 @@ _NO_DECAY = re.compile(r"(?:^|\.)(?:position_embedding|positions|class_embedding
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where a tensor sits: its tower, and how many layers lie above it (0 is the head)."""
+    """The place of a tensor: its tower, and how many layers lie above it (0 is the head)."""
 
     tower: Tower
     distance: int
@@ -167,7 +167,7 @@ def _tower_of(name: str) -> Tower:
 
 
 def _count_layers(model: nn.Module) -> dict[Tower, int]:
-    """How many layers each tower has, frozen ones too: depth is the architecture's."""
+    """The number of each tower's layers, frozen ones too: depth is the architecture's."""
     depths: dict[Tower, int] = {}
     for name, _ in model.named_parameters():
         if found := _LAYER.search(name):

@@ -33,7 +33,7 @@ TeacherRows = NDArray[np.float16] | NDArray[np.float32]
 _CROPS_AT_ONCE = 64
 _REPORT_EVERY = 10_000
 _MOST_COPIED_BYTES = 2**30
-"""Of the pixels of a part: those of a larger set are decoded for the part alone, and stay on the disk."""
+"""The most pixels of which a part is copied; those of a larger set are decoded for the part alone, and stay on disk."""
 _PROMPTS = 2
 """Sentences made of each name of an image's class."""
 

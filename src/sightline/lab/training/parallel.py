@@ -34,9 +34,9 @@ from sightline.core.models.torch_encoder import choose_device
 from sightline.errors import TrainingError
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What `torchrun` sets for each process."""
+"""The variables that `torchrun` sets for each process."""
 BUCKET_BYTES = 32 * 2**20
-"""Of the gradients, exchanged at once."""
+"""The gradients that are exchanged at once."""
 REPEATABLE = 0.02
 """Two passes over one chunk may lie so far apart, relative to its norm: kernels' rounding, no other randomness."""
 
@@ -53,7 +53,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes files and talks to the user."""
+        """True for the rank that writes files and talks to the user."""
         return self.rank == 0
 
 
@@ -145,13 +145,13 @@ def broadcast_from_first(module: nn.Module, world: World) -> None:
 
 
 def all_equal(value: str, world: World) -> bool:
-    """Whether all ranks have the same string: the fingerprint of a config or of data. All must ask."""
+    """True where all ranks have the same string: the fingerprint of a config or of data. All must ask."""
     number = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=7).digest())
     return highest(number, world) == -highest(-number, world)
 
 
 def any_rank(flag: bool, world: World) -> bool:
-    """Whether any rank says yes, known to all: to stop together. Waits until all ranks have asked."""
+    """True where any rank says yes, known to all: to stop together. Waits until all ranks have asked."""
     return bool(highest(int(flag), world))
 
 

@@ -48,11 +48,11 @@ class Plan:
         return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def measures_after(self, done: int) -> bool:
-        """Whether the val pairs are measured when so many updates are done."""
+        """True where the val pairs are measured when so many updates are done."""
         return done % self.eval_steps == 0 or done == self.total_steps
 
     def keeps_after(self, done: int) -> bool:
-        """Whether a checkpoint is written when so many updates are done."""
+        """True where a checkpoint is written when so many updates are done."""
         return done % self.checkpoint_steps == 0 or done == self.total_steps
 
 

@@ -146,7 +146,7 @@ class Run:
 
 @dataclass(kw_only=True)
 class RunState:
-    """What a run knows of itself beside its tensors."""
+    """The knowledge of a run of itself, beside its tensors."""
 
     step: int = 0
     """Updates done."""
@@ -170,12 +170,12 @@ class Recorder:
         self.state = RunState()
         self.alarms = Alarms(AlarmConfig(warmup_steps=run.plan.warmup_steps))
         self.stopped: str | None = None
-        """Why the run ended before its last step; None where it didn't."""
+        """The reason to end before the last step; None where there is none."""
         self.interrupted = False
         self._was_asked_to_stop: Callable[[], bool] = lambda: False
         self._log: Journal | None = None
         self._first_step = 0
-        """Of this session."""
+        """The first update of this session."""
         self._ended_by_measure: str | None = None
         self._started_s = time.monotonic()
         self._draw_at_s = time.monotonic() + _DRAW_EVERY_S
@@ -334,11 +334,11 @@ class Recorder:
         save_checkpoint(self.output, self.state.step, self.run.trained, state=state, keep=self.config.keep_checkpoints)
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to fit."""
+        """The facts that must be the same for a checkpoint to fit."""
         return {"data": self.run.batches.dataset.fingerprint, "family": self.run.model.card.family}
 
     def _write_result(self) -> None:
-        """What came of the run, over all its sessions."""
+        """Write the outcome of the run, over all its sessions."""
         state, took_s = self.state, self.state.took_s + self.session_s
         seen = state.step * self.config.batch_size
         values = {

@@ -33,9 +33,9 @@ if TYPE_CHECKING:  # whoever only lists recipes or looks at runs needs no PyTorc
 
 CURVES_FILE = "curves.png"
 PROBE_START_FILE = "probe-start.npz"
-"""Of the weights before the first update."""
+"""The probe of the weights before the first update."""
 PROBE_BEST_FILE = "probe-best.npz"
-"""Of the weights that are kept."""
+"""The probe of the weights that are kept."""
 PROBE_PAIRS = 256
 """At most so many val pairs, the first ones."""
 CHECKPOINTS = "checkpoints"
@@ -97,7 +97,7 @@ class RunFolder:
         write_json(self.path / RESULT_FILE, values, advice=advice)
 
     def forget_result(self) -> None:
-        """What is written there holds no more: the run goes on."""
+        """Remove the result, which holds no more: the run goes on."""
         (self.path / RESULT_FILE).unlink(missing_ok=True)
 
     def check_resumable(self, config: TrainConfig) -> Path | None:
@@ -126,7 +126,7 @@ def write_json(path: Path, values: Mapping[str, Any], *, advice: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What changes while a run goes on: modules by name, the optimiser, and plain values."""
+    """All that changes while a run goes on: modules by name, the optimiser, and plain values."""
 
     modules: Mapping[str, nn.Module]
     optimiser: torch.optim.Optimizer

@@ -43,7 +43,7 @@ _ACTIVATION = "gelu"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What is trained: the towers, the card that describes them, and the folder that has their tokenizer."""
+    """A model in training: the towers, the card that describes them, and the folder that has their tokenizer."""
 
     towers: Towers
     card: ModelCard
@@ -237,7 +237,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether `add_lora` put adapters into the model."""
+    """True where `add_lora` put adapters into the model."""
     return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
