@@ -230,7 +230,9 @@ class Batches:
         self._crops = crops
         self._pixels_NSS3 = pixels.pixels_NSS3
         self._teacher_ND = teacher_ND
-        self._mean_std = [torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)]
+        self._mean, self._std = (
+            torch.tensor(v, device=world.device)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+        )
         if len(self.order) < config.batch_size:
             raise InputError(
                 f"{dataset.name} has {len(self.usable):,} usable pictures, fewer than one batch of "
@@ -242,7 +244,7 @@ class Batches:
         """Whole batches in one pass; the rest of a pass is left out, another rest each time."""
         return steps_per_epoch(len(self.order), batch_size=self.config.batch_size)
 
-    def at(self, step: int, *, device: torch.device | str = "cpu") -> Batch:
+    def at(self, step: int) -> Batch:
         """A step's batch; all that is random is drawn for the whole of it, so that ranks and chunks don't change it."""
         config, world = self.config, self.world
         rows = self.order[batch_rows(len(self.order), seed=config.seed, step=step, batch_size=config.batch_size)]
@@ -269,9 +271,9 @@ class Batches:
             ids_TL = texts.ids_TL[text].astype(np.int64)
             if not self.fixed:
                 ids_TL = ids_TL[:, : int(texts.length_T[text].max())]
-            image_B3SS = self._image(rows[image], changes.part(image), device)
-            chunks.append(Chunk(image_B3SS=image_B3SS, ids_TL=torch.from_numpy(ids_TL).to(device)))
-        return Batch(chunks=chunks, targets=self._targets(rows, seen[place_B], texts, device), rows=rows)
+            image_B3SS = self._image(rows[image], changes.part(image))
+            chunks.append(Chunk(image_B3SS=image_B3SS, ids_TL=torch.from_numpy(ids_TL).to(world.device)))
+        return Batch(chunks=chunks, targets=self._targets(rows, seen[place_B], texts), rows=rows)
 
     def ids_of(self, rows: NDArray[np.int64]) -> list[str]:
         """Names of the images, for messages."""
@@ -298,28 +300,25 @@ class Batches:
         )
         return drawn.followed_by(false)
 
-    def _targets(
-        self, rows: NDArray[np.int64], seen: NDArray[np.int64], texts: _Texts, device: torch.device | str
-    ) -> Targets:
-        teacher_BD = None if self._teacher_ND is None else torch.from_numpy(self._teacher_ND[seen]).float().to(device)
+    def _targets(self, rows: NDArray[np.int64], seen: NDArray[np.int64], texts: _Texts) -> Targets:
+        device, teacher_ND = self.world.device, self._teacher_ND
         return Targets(
             group_B=torch.from_numpy(self.group_N[rows]),
             group_T=torch.from_numpy(texts.group_T),
             caption_T=torch.from_numpy(texts.caption_T),
             set_B=torch.from_numpy(self.set_N[rows]) if self._is_mixed else None,
             set_T=torch.from_numpy(texts.set_T) if self._is_mixed else None,
-            teacher_BD=teacher_BD,
+            teacher_BD=None if teacher_ND is None else torch.from_numpy(teacher_ND[seen]).float().to(device),
             word_BK=None if self.words is None else self.words.labels(rows).to(device),
         )
 
-    def _image(self, rows: NDArray[np.int64], changes: Changes, device: torch.device | str) -> Tensor:
+    def _image(self, rows: NDArray[np.int64], changes: Changes) -> Tensor:
         # Rows in the file's order are read faster; the batch keeps its own order.
         ascending = np.argsort(rows)
         pixels = np.empty((len(rows), *self._pixels_NSS3.shape[1:]), np.uint8)
         pixels[ascending] = self._pixels_NSS3[rows[ascending]]
-        image_B3SS = augment(torch.from_numpy(pixels).to(device), self.size_px, self.augmentation, changes)
-        mean, std = (value.to(device) for value in self._mean_std)
-        return ((image_B3SS - mean) / std).contiguous(memory_format=torch.channels_last)
+        image_B3SS = augment(torch.from_numpy(pixels).to(self.world.device), self.size_px, self.augmentation, changes)
+        return ((image_B3SS - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
 
 def _ends(part: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:

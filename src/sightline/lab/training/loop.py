@@ -185,7 +185,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Notice, 
 def update(run: Run, step: int, *, check: Callable[[StepFacts], None] = lambda facts: None) -> StepFacts:
     """One update of the weights; `check` sees what the step showed before it is applied, and may refuse it."""
     config, world, towers, objective = run.config, run.world, run.towers, run.objective
-    batch = run.batches.at(step, device=world.device)
+    batch = run.batches.at(step)
     objective.words_fade = 1 - step / run.plan.total_steps
     vector_sums: list[Tensor] = []
 
