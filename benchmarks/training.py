@@ -31,9 +31,9 @@ from torch.utils.data import Dataset as TorchDataset
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.training.config import TowersConfig, TrainConfig
-from sightline.lab.training.distributed import World
-from sightline.lab.training.loop import Run
-from sightline.lab.training.preparation import Prepared, prepare
+from sightline.lab.training.loop import prepare, update
+from sightline.lab.training.parallel import World
+from sightline.lab.training.recorder import Run
 
 ROUNDS = 3
 B32 = TowersConfig(
@@ -57,19 +57,18 @@ def main() -> None:
             recipe="benchmark", data=address, towers=towers, limit=options.images, val_limit=16, epochs=100,
             batch_size=options.batch, cache_px=None if options.vit else 128,
         )  # fmt: skip
-        prepared = prepare(config, Path(scratch) / "run", World(), report=lambda line: None, resumed=False)
+        run = prepare(config, Path(scratch) / "run", World(), report=lambda line: None, resumed=False)
         name = "ViT-B/32 shape" if options.vit else "the starter's towers"
         print(
             f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {name}, "
             f"{options.images:,} JPEGs, batch {options.batch}, bf16 autocast"
         )
-        compare(prepared, options.images, options.batch)
+        compare(run, options.images, options.batch)
 
 
-def compare(prepared: Prepared, n_images: int, batch: int) -> None:
+def compare(run: Run, n_images: int, batch: int) -> None:
     seen = n_images // batch * batch
-    run = Run(prepared, Path(), report=lambda line: None, progress=lambda done, total, note: None)
-    ours, plain = our_epochs(run), plain_epochs(prepared, batch)
+    ours, plain = our_epochs(run), plain_epochs(run, batch)
     next(ours), next(plain)
     ratios = []
     for _ in range(ROUNDS):
@@ -84,7 +83,7 @@ def our_epochs(run: Run) -> Iterator[float]:
     while True:
         started = time.perf_counter()
         for _ in range(run.plan.steps_per_epoch):
-            run.update(step)
+            update(run, step)
             step += 1
         yield time.perf_counter() - started
 
@@ -120,15 +119,15 @@ class PlainPairs(TorchDataset[tuple[Tensor, Tensor]]):
         return pixels, ids
 
 
-def plain_epochs(prepared: Prepared, batch: int) -> Iterator[float]:
+def plain_epochs(run: Run, batch: int) -> Iterator[float]:
     import copy
 
-    model: Any = copy.deepcopy(prepared.model.towers)
+    model: Any = copy.deepcopy(run.model.towers)
     for parameter in model.parameters():  # as PyTorch makes them; ours orders convolutions by channels
         parameter.data = parameter.data.contiguous()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    pairs = [(str(pair.image.path), pair.captions) for pair in prepared.batches.dataset]  # type: ignore[attr-defined]
-    dataset = PlainPairs(pairs, prepared.model.tokenizer, prepared.model.card.preprocessing.size_px)
+    pairs = [(str(pair.image.path), pair.captions) for pair in run.batches.dataset]  # type: ignore[attr-defined]
+    dataset = PlainPairs(pairs, run.model.tokenizer, run.model.card.preprocessing.size_px)
     loader = DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
     while True:
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from sightline.core.models.base import ModelCard
 from sightline.core.models.torch_encoder import ConvTowers, TorchEncoder
 from sightline.core.types import ModelIdentity
 from sightline.lab.generate.judge import MadePicture
-from sightline.lab.training.vocabulary import text_spec
+from sightline.lab.training.texts import text_spec
 from training_models import make_conv
 from training_world import word_tokenizer
 

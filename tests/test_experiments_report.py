@@ -23,8 +23,8 @@ from sightline.lab.experiments.report import make_report, write_report
 from sightline.lab.experiments.report_parts import format_html, format_markdown, write_report_files
 from sightline.lab.experiments.report_space import ValPictures, describe_space
 from sightline.lab.experiments.study import Study
-from sightline.lab.training.journal import Journal
-from sightline.lab.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
+from sightline.lab.training.log import Journal
+from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
 
 
 def make_rows(run):

@@ -7,8 +7,7 @@ import pytest
 from sightline.errors import InputError, TrainingError
 from sightline.lab.experiments.results import read_results, read_run
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.probe import PROBE_BEST_FILE, Probe, read_probe, write_probe
-from sightline.lab.training.run_folder import RunFolder
+from sightline.lab.training.run_folder import PROBE_BEST_FILE, Probe, RunFolder, read_probe, write_probe
 
 CONFIG = TrainConfig(recipe="scenes-scratch", data="scenes:0", batch_size=8, epochs=2)
 RESULT = {

@@ -387,9 +387,9 @@ def test_what_no_trial_can_have_is_refused_before_the_first(training, tmp_path, 
 
 
 def test_a_value_that_only_fits_with_others_is_no_error(training, tmp_path):
-    results = run_sweep(sweep_config("max_temperature=15,50", "temperature=14,30"), tmp_path / "sweep")
+    results = run_sweep(sweep_config("freeze_image=true,false", "freeze_text=false,true"), tmp_path / "sweep")
     assert [result.state for result in results] == ["complete", "failed", "complete", "complete"]
-    assert "max_temperature" in results[1].reason
+    assert "freeze_image and freeze_text" in results[1].reason
     assert results[1].config is None
 
 
@@ -473,15 +473,15 @@ def test_a_damaged_trial_or_sweep_is_named(training, tmp_path):
 
 def test_a_sweep_of_real_runs_is_interrupted_and_gone_on_with(tmp_path, monkeypatch):
     """The whole of it: two runs of scenes, the second stopped by Ctrl-C in the middle, and one that can't be."""
-    original = loop.Run._log
+    original = loop.Recorder.log
 
-    def log(self, facts, **rest):
-        original(self, facts, **rest)
+    def log(self, facts):
+        original(self, facts)
         if self.config.seed == 1 and self.state.step == 3 and not resumed:
             os.kill(os.getpid(), signal.SIGINT)
 
     resumed = False
-    monkeypatch.setattr(loop.Run, "_log", log)
+    monkeypatch.setattr(loop.Recorder, "log", log)
     config = SweepConfig(recipe="scenes-sweep", grid=("seed=0,1", "batch_size=16,99999"), smoke=True)
     with monkeypatch.context() as patch:
         patch.setattr("sightline.lab.experiments.sweep_config._MOST_SMOKE_PICTURES", 32)

@@ -23,7 +23,7 @@ from sightline.core.models.convolutional import (  # noqa: E402
 )
 from sightline.core.models.encoders import load_encoder  # noqa: E402
 from sightline.errors import ModelError  # noqa: E402
-from sightline.lab.training.vocabulary import text_spec  # noqa: E402
+from sightline.lab.training.texts import text_spec  # noqa: E402
 from training_world import word_backend  # noqa: E402
 
 CLIP = ConvClipConfig(

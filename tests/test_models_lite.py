@@ -29,8 +29,8 @@ from sightline.core.models.tokenizing import Tokenizer
 from sightline.core.models.torch_encoder import load_towers
 from sightline.errors import ModelError
 from sightline.lab.data.addressing import load_dataset
+from sightline.lab.training.texts import text_spec
 from sightline.lab.training.towers import load_trained
-from sightline.lab.training.vocabulary import text_spec
 
 CONFIG = LiteClipConfig(
     size_px=64, image_width=0.25, image_depth=0.5, feature_width=16, head_width=24, vocab_size=50, context_length=8,

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,12 @@ import torch
 from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, HardNegative, Pair
-from sightline.lab.training.augment import Augmentation, FixedCrops
-from sightline.lab.training.batches import NO_GROUP, Batches, Sampling
-from sightline.lab.training.vocabulary import EOS_ID, PAD_ID
+from sightline.lab.data.pixel_cache import PixelCache
+from sightline.lab.training.batches import NO_GROUP, Augmentation, Batches, FixedCrops
+from sightline.lab.training.config import TrainConfig
+from sightline.lab.training.losses import Targets
+from sightline.lab.training.parallel import World
+from sightline.lab.training.texts import EOS_ID, PAD_ID
 from training_world import word_tokenizer
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
@@ -36,22 +40,36 @@ def make_pair(n, *, label=None):
     return Pair(id=f"p{n}", image=NoImage(), captions=captions, negatives=tuple(negatives), label=label)
 
 
-def make_batches(*, labels=None, padding="longest", usable_N=None, teacher_ND=None, crops=None, sizes=(), **sampling):
+def make_batches(
+    *, labels=None, padding="longest", usable_N=None, teacher_ND=None, crops=None, sizes=(), augmentation=LIVELY,
+    rank=0, world_size=1, **changes,
+):  # fmt: skip
     pairs = [make_pair(n, label=None if labels is None else labels[n]) for n in range(N_PICTURES)]
     settings = {
-        "batch_size": 6, "seed": 1, "captions_per_image": 2, "negatives_per_caption": 1, "size_px": SIDE,
-        "augmentation": LIVELY, "words_count": 9,
+        "batch_size": 6, "seed": 1, "captions_per_image": 2, "negatives_per_caption": 1, "words_weight": 1.0,
+        "words_count": 9,
     }  # fmt: skip
-    return Batches(
-        Dataset(name="made", split="train", pairs=pairs, fingerprint="made", sizes=sizes),
-        np.random.default_rng(0).integers(0, 256, (N_PICTURES, SIDE, SIDE, 3), np.uint8),
-        word_tokenizer(WORDS, context_length=7, padding=padding),
-        preprocessing=PREPROCESSING,
-        sampling=Sampling(**{**settings, **sampling}),
+    dataset = Dataset(name="made", split="train", pairs=pairs, fingerprint="made", sizes=sizes)
+    return batches_of(
+        dataset,
+        tokenizer=word_tokenizer(WORDS, context_length=7, padding=padding),
+        config=TrainConfig(recipe="test", data="made", **{**settings, **changes}),
         usable_N=usable_N,
+        augmentation=augmentation,
+        world=World(rank=rank, size=world_size),
         teacher_ND=teacher_ND,
         crops=crops,
     )
+
+
+def batches_of(dataset, *, tokenizer, config, usable_N=None, **options):
+    pixels = PixelCache(
+        pixels_NSS3=np.random.default_rng(0).integers(0, 256, (N_PICTURES, SIDE, SIDE, 3), np.uint8),
+        readable_N=np.ones(N_PICTURES, bool) if usable_N is None else usable_N,
+        problems=(),
+        folder=Path(),
+    )
+    return Batches(config, dataset, pixels, tokenizer, preprocessing=PREPROCESSING, **options)
 
 
 def words_of(ids_TL):
@@ -60,28 +78,57 @@ def words_of(ids_TL):
     return [" ".join(words[int(i)] for i in row if int(i) > EOS_ID) for row in ids_TL]
 
 
-def texts_of(batch):
-    """(sentence, group, caption) of each text, captions before negatives."""
-    return list(zip(words_of(batch.ids_TL), batch.group_T.tolist(), batch.caption_T.tolist(), strict=True))
+@dataclass(frozen=True)
+class Seen:
+    """What a step trains on: of some ranks their chunks in one, and the targets of all."""
+
+    image_B3SS: torch.Tensor
+    words_T: list[str]
+    targets: Targets
+    rows: np.ndarray
+
+
+def see(batches, step):
+    """The batch of a step, of one rank or of all those in a list."""
+    ranks = [rank.at(step) for rank in (batches if isinstance(batches, list) else [batches])]
+    chunks = [chunk for batch in ranks for chunk in batch.chunks]
+    for batch in ranks[1:]:
+        assert_same_targets(batch.targets, ranks[0].targets)
+        assert batch.rows.tolist() == ranks[0].rows.tolist()
+    return Seen(
+        image_B3SS=torch.cat([chunk.image_B3SS for chunk in chunks]),
+        words_T=[sentence for chunk in chunks for sentence in words_of(chunk.ids_TL)],
+        targets=ranks[0].targets,
+        rows=ranks[0].rows,
+    )
+
+
+def texts_of(seen):
+    """(sentence, group, caption) of each text."""
+    return list(zip(seen.words_T, seen.targets.group_T.tolist(), seen.targets.caption_T.tolist(), strict=True))
+
+
+def assert_same_targets(one, other):
+    for name, value in vars(one).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(other, name)), name
 
 
 def assert_same(one, other):
     assert torch.equal(one.image_B3SS, other.image_B3SS)
-    for name in ("ids_TL", "group_B", "group_T", "caption_T", "word_BK"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert one.words_T == other.words_T
+    assert_same_targets(one.targets, other.targets)
     assert one.rows.tolist() == other.rows.tolist()
 
 
 def assert_parts_make_the_whole(parts, whole):
-    assert torch.equal(torch.cat([part.image_B3SS for part in parts]), whole.image_B3SS)
-    assert torch.equal(torch.cat([part.group_B for part in parts]), whole.group_B)
-    assert torch.equal(torch.cat([part.word_BK for part in parts]), whole.word_BK)
-    assert torch.equal(torch.cat([part.teacher_BD for part in parts]), whole.teacher_BD)
-    assert np.concatenate([part.rows for part in parts]).tolist() == whole.rows.tolist()
-    gathered = [text for part in parts for text in texts_of(part)]
+    assert torch.equal(parts.image_B3SS, whole.image_B3SS)
+    for name in ("group_B", "word_BK", "teacher_BD"):
+        assert torch.equal(getattr(parts.targets, name), getattr(whole.targets, name)), name
+    assert parts.rows.tolist() == whole.rows.tolist()
     for is_negative in (False, True):
         kept, expected = (
-            [text for text in texts if (text[1] == NO_GROUP) == is_negative] for texts in (gathered, texts_of(whole))
+            [text for text in texts_of(one) if (text[1] == NO_GROUP) == is_negative] for one in (parts, whole)
         )
         assert len(kept) > 0
         assert kept == expected
@@ -89,17 +136,17 @@ def assert_parts_make_the_whole(parts, whole):
 
 def test_a_step_is_the_same_whatever_was_asked_before():
     batches = make_batches()
-    first = [batches.at(step)[0] for step in (0, 1, 5)]
+    first = [see(batches, step) for step in (0, 1, 5)]
     again = make_batches()
     for step, batch in ((5, first[2]), (0, first[0]), (1, first[1]), (5, first[2])):
-        assert_same(again.at(step)[0], batch)
+        assert_same(see(again, step), batch)
 
 
 def test_steps_and_seeds_differ():
     batches, other = make_batches(), make_batches(seed=2)
-    assert batches.at(0)[0].rows.tolist() != other.at(0)[0].rows.tolist()
+    assert see(batches, 0).rows.tolist() != see(other, 0).rows.tolist()
     # One epoch after the other: each picture once, then again in another order, cropped in another way.
-    epochs = [[batches.at(step)[0] for step in range(first, first + 2)] for first in (0, 2)]
+    epochs = [[see(batches, step) for step in range(first, first + 2)] for first in (0, 2)]
     orders = [np.concatenate([batch.rows for batch in epoch]).tolist() for epoch in epochs]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(N_PICTURES))
     assert orders[0] != orders[1]
@@ -115,37 +162,44 @@ def test_ranks_together_see_the_batch_of_one(n_ranks):
     ranks = [make_batches(rank=rank, world_size=n_ranks, teacher_ND=teacher_ND) for rank in range(n_ranks)]
     alone = make_batches(teacher_ND=teacher_ND)
     for step in (0, 3):
-        parts = [batches.at(step) for batches in ranks]
-        assert [len(part) for part in parts] == [1] * n_ranks
-        assert_parts_make_the_whole([part[0] for part in parts], alone.at(step)[0])
+        assert [len(rank.at(step).chunks) for rank in ranks] == [1] * n_ranks
+        assert_parts_make_the_whole(see(ranks, step), see(alone, step))
+
+
+def sizes_of(batch):
+    return [len(chunk.image_B3SS) for chunk in batch.chunks]
 
 
 def test_chunks_together_are_the_batch_and_the_last_may_be_smaller():
     teacher_ND = np.zeros((N_PICTURES, 3), np.float32)
-    chunks = make_batches(chunk_size=4, teacher_ND=teacher_ND).at(2)
-    assert [len(chunk.rows) for chunk in chunks] == [4, 2]
-    assert_parts_make_the_whole(chunks, make_batches(teacher_ND=teacher_ND).at(2)[0])
+    batches = make_batches(chunk_size=4, teacher_ND=teacher_ND)
+    assert sizes_of(batches.at(2)) == [4, 2]
+    assert_parts_make_the_whole(see(batches, 2), see(make_batches(teacher_ND=teacher_ND), 2))
 
 
 def test_chunks_of_ranks_together_are_the_batch():
     teacher_ND = np.zeros((N_PICTURES, 3), np.float32)
-    parts = [
-        chunk
-        for rank in range(2)
-        for chunk in make_batches(rank=rank, world_size=2, chunk_size=2, teacher_ND=teacher_ND).at(1)
-    ]
-    assert [len(part.rows) for part in parts] == [2, 1, 2, 1]
-    assert_parts_make_the_whole(parts, make_batches(teacher_ND=teacher_ND).at(1)[0])
+    ranks = [make_batches(rank=rank, world_size=2, chunk_size=2, teacher_ND=teacher_ND) for rank in range(2)]
+    assert [sizes_of(rank.at(1)) for rank in ranks] == [[2, 1], [2, 1]]
+    assert_parts_make_the_whole(see(ranks, 1), see(make_batches(teacher_ND=teacher_ND), 1))
+
+
+def test_what_ranks_cannot_share_evenly_is_left_out_by_all():
+    ranks = [make_batches(rank=rank, world_size=4, chunk_size=1) for rank in range(4)]
+    seen, whole = see(ranks, 0), see(make_batches(), 0)
+    assert [sizes_of(rank.at(0)) for rank in ranks] == [[1]] * 4
+    assert seen.rows.tolist() == seen.targets.group_B.tolist() == whole.rows[:4].tolist()
+    assert len(seen.words_T) == len(seen.targets.group_T) < len(whole.words_T)
 
 
 def test_a_chunk_size_beyond_the_batch_changes_nothing():
-    assert_same(make_batches(chunk_size=100).at(0)[0], make_batches().at(0)[0])
+    assert_same(see(make_batches(chunk_size=100), 0), see(make_batches(), 0))
 
 
 def test_texts_belong_to_the_pictures_that_they_describe():
     for step in range(4):
-        batch = make_batches(negatives_per_caption=0).at(step)[0]
-        assert batch.group_B.tolist() == batch.rows.tolist()
+        batch = see(make_batches(negatives_per_caption=0), step)
+        assert batch.targets.group_B.tolist() == batch.rows.tolist()
         for sentence, group, caption in texts_of(batch):
             assert NUMBERS[group] in sentence.split()
             assert group in batch.rows
@@ -154,7 +208,7 @@ def test_texts_belong_to_the_pictures_that_they_describe():
 
 
 def test_hard_negatives_have_the_number_of_the_caption_that_they_falsify_and_no_group():
-    batch = make_batches(negatives_per_caption=5).at(0)[0]
+    batch = see(make_batches(negatives_per_caption=5), 0)
     texts = texts_of(batch)
     captions = {caption: sentence for sentence, group, caption in texts if group != NO_GROUP}
     negatives = [(sentence, caption) for sentence, group, caption in texts if group == NO_GROUP]
@@ -166,17 +220,17 @@ def test_hard_negatives_have_the_number_of_the_caption_that_they_falsify_and_no_
 
 
 def test_as_many_negatives_are_drawn_as_are_asked_for():
-    assert (make_batches(negatives_per_caption=1).at(0)[0].group_T == NO_GROUP).sum() == 6
+    assert (see(make_batches(negatives_per_caption=1), 0).targets.group_T == NO_GROUP).sum() == 6
     assert make_batches(negatives_per_caption=0).negatives is None
-    assert (make_batches(negatives_per_caption=0).at(0)[0].group_T != NO_GROUP).all()
+    assert (see(make_batches(negatives_per_caption=0), 0).targets.group_T != NO_GROUP).all()
 
 
 def test_one_caption_an_image_is_drawn_anew_in_each_step():
     batches = make_batches(captions_per_image=1, negatives_per_caption=0)
     drawn = {}
     for step in range(40):
-        batch = batches.at(step)[0]
-        assert len(batch.ids_TL) == 6
+        batch = see(batches, step)
+        assert len(batch.words_T) == 6
         for sentence, group, _ in texts_of(batch):
             drawn.setdefault(group, set()).add(sentence)
     assert all(len(sentences) == 2 for sentences in drawn.values())
@@ -185,21 +239,21 @@ def test_one_caption_an_image_is_drawn_anew_in_each_step():
 def test_pairs_without_negatives_give_none():
     batches = make_batches(negatives_per_caption=2)
     batches.dataset.pairs[:] = [Pair(id=p.id, image=p.image, captions=p.captions) for p in batches.dataset.pairs]
-    plain = Batches(
+    plain = batches_of(
         batches.dataset,
-        batches._pixels_NSS3,
-        word_tokenizer(WORDS),
-        preprocessing=PREPROCESSING,
-        sampling=batches.sampling,
+        tokenizer=word_tokenizer(WORDS),
+        config=batches.config,
+        augmentation=LIVELY,
+        world=World(),
     )
     assert plain.negatives is None
-    assert (plain.at(0)[0].group_T >= 0).all()
+    assert (see(plain, 0).targets.group_T >= 0).all()
 
 
 def test_pictures_of_one_label_share_a_group():
     labels = [n % 3 for n in range(N_PICTURES)]
-    batch = make_batches(labels=labels).at(0)[0]
-    assert batch.group_B.tolist() == [N_PICTURES + row % 3 for row in batch.rows]
+    batch = see(make_batches(labels=labels), 0)
+    assert batch.targets.group_B.tolist() == [N_PICTURES + row % 3 for row in batch.rows]
     for sentence, group, _ in texts_of(batch):
         number = next(i for i, name in enumerate(NUMBERS) if name in sentence.split())
         assert group in (NO_GROUP, N_PICTURES + number % 3)
@@ -207,19 +261,19 @@ def test_pictures_of_one_label_share_a_group():
 
 def test_a_picture_without_a_label_is_a_group_of_its_own():
     labels = [0, None] * (N_PICTURES // 2)
-    batch = make_batches(labels=labels).at(0)[0]
-    assert batch.group_B.tolist() == [row if row % 2 else N_PICTURES for row in batch.rows]
+    batch = see(make_batches(labels=labels), 0)
+    assert batch.targets.group_B.tolist() == [row if row % 2 else N_PICTURES for row in batch.rows]
 
 
 def test_an_epoch_takes_the_first_set_as_often_as_asked_and_every_text_knows_its_set():
-    batches = make_batches(sizes=(4, 8), repeats=3, batch_size=5)
+    batches = make_batches(sizes=(4, 8), data_repeats=3, batch_size=5)
     assert batches.steps_per_epoch == (3 * 4 + 8) // 5
-    drawn = [batches.at(step)[0] for step in range(batches.steps_per_epoch)]
+    drawn = [see(batches, step) for step in range(batches.steps_per_epoch)]
     rows = np.concatenate([batch.rows for batch in drawn])
     assert sorted(rows) == sorted([*range(4)] * 3 + [*range(4, 12)])
     for batch in drawn:
-        assert batch.set_B.tolist() == [int(row >= 4) for row in batch.rows]
-        for (sentence, group, _), part in zip(texts_of(batch), batch.set_T.tolist(), strict=True):
+        assert batch.targets.set_B.tolist() == [int(row >= 4) for row in batch.rows]
+        for (sentence, group, _), part in zip(texts_of(batch), batch.targets.set_T.tolist(), strict=True):
             if group != NO_GROUP:
                 assert part == int(NUMBERS.index(next(w for w in sentence.split() if w in NUMBERS)) >= 4)
 
@@ -232,13 +286,13 @@ def test_fixed_crops_come_again_and_bring_their_own_teacher_row():
     batches = make_batches(crops=crops, teacher_ND=teacher_CD, augmentation=still)
     seen = {}
     for step in range(60):
-        batch = batches.at(step)[0]
-        owners = crops.owners()[batch.teacher_BD[:, 0].long()]
+        batch = see(batches, step)
+        owners = crops.owners()[batch.targets.teacher_BD[:, 0].long()]
         assert owners.tolist() == batch.rows.tolist()
-        for crop, picture in zip(batch.teacher_BD[:, 0].tolist(), batch.image_B3SS, strict=True):
+        for crop, picture in zip(batch.targets.teacher_BD[:, 0].tolist(), batch.image_B3SS, strict=True):
             assert torch.equal(seen.setdefault(crop, picture), picture)
     assert len(seen) == 20
-    whole = make_batches(augmentation=STILL).at(0)[0]
+    whole = see(make_batches(augmentation=STILL), 0)
     first_of = {row: int(crops.first_N[row]) for row in range(N_PICTURES)}
     for row, picture in zip(whole.rows, whole.image_B3SS, strict=True):
         torch.testing.assert_close(seen[first_of[int(row)]], picture, atol=1e-5, rtol=0)
@@ -249,9 +303,9 @@ def test_pictures_that_cannot_be_read_never_occur():
     usable_N[[0, 7, 11]] = False
     batches = make_batches(usable_N=usable_N, batch_size=4)
     assert batches.steps_per_epoch == 2
-    seen = {int(row) for step in range(20) for row in batches.at(step)[0].rows}
+    seen = {int(row) for step in range(20) for row in see(batches, step).rows}
     assert seen == set(range(N_PICTURES)) - {0, 7, 11}
-    assert batches.ids_of(batches.at(0)[0].rows) == [f"p{row}" for row in batches.at(0)[0].rows]
+    assert batches.ids_of(see(batches, 0).rows) == [f"p{row}" for row in see(batches, 0).rows]
 
 
 def test_fewer_usable_pictures_than_a_batch_are_refused():
@@ -262,8 +316,8 @@ def test_fewer_usable_pictures_than_a_batch_are_refused():
 
 def test_a_batch_is_padded_to_its_longest_text_or_to_the_models_length():
     for step in range(3):
-        longest = make_batches(negatives_per_caption=0).at(step)[0].ids_TL
-        fixed = make_batches(negatives_per_caption=0, padding="fixed").at(step)[0].ids_TL
+        longest = make_batches(negatives_per_caption=0).at(step).chunks[0].ids_TL
+        fixed = make_batches(negatives_per_caption=0, padding="fixed").at(step).chunks[0].ids_TL
         assert (longest.shape, fixed.shape) == ((12, 5), (12, 7))
         assert torch.equal(fixed[:, :5], longest)
         assert (fixed[:, 5:] == PAD_ID).all()
@@ -272,7 +326,7 @@ def test_a_batch_is_padded_to_its_longest_text_or_to_the_models_length():
 
 def test_pixels_are_the_pictures_own_normalised():
     batches = make_batches(augmentation=STILL)
-    batch = batches.at(0)[0]
+    batch = see(batches, 0)
     rgb = batches._pixels_NSS3[batch.rows].astype(np.float32) / 255
     expected = (rgb - np.float32(PREPROCESSING.mean)) / np.float32(PREPROCESSING.std)
     np.testing.assert_allclose(batch.image_B3SS.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
@@ -280,14 +334,14 @@ def test_pixels_are_the_pictures_own_normalised():
 
 
 def test_pictures_may_be_trained_on_at_another_size():
-    assert make_batches(size_px=5).at(0)[0].image_B3SS.shape == (6, 3, 5, 5)
+    assert see(make_batches(train_px=5), 0).image_B3SS.shape == (6, 3, 5, 5)
 
 
 def test_teacher_and_words_are_those_of_the_rows():
     teacher_ND = np.arange(N_PICTURES, dtype=np.float32)[:, None]
     batches = make_batches(teacher_ND=teacher_ND)
-    batch = batches.at(0)[0]
-    assert batch.teacher_BD[:, 0].tolist() == batch.rows.tolist()
-    assert torch.equal(batch.word_BK, batches.words.labels(batch.rows))
-    assert make_batches(words_count=0).at(0)[0].word_BK is None
-    assert make_batches().at(0)[0].teacher_BD is None
+    batch = see(batches, 0)
+    assert batch.targets.teacher_BD[:, 0].tolist() == batch.rows.tolist()
+    assert torch.equal(batch.targets.word_BK, batches.words.labels(batch.rows))
+    assert see(make_batches(words_weight=0), 0).targets.word_BK is None
+    assert see(make_batches(), 0).targets.teacher_BD is None

@@ -43,7 +43,15 @@ def test_settings_reach_into_the_towers():
         ("lr=nan", "lr must be a number"),
         ("epochs=0", "epochs must be above 0"),
         ("warmup_fraction=1", "warmup_fraction must lie in"),
-        ("aspect_jitter=0.5", "aspect_jitter"),
+        ("temperature=101", "temperature must be at most 100"),
+        ("weight_decay=-1", "weight_decay must be at least 0"),
+        ("image_lr_factor=-1", "image_lr_factor must be at least 0"),
+        ("text_lr_factor=inf", "text_lr_factor must be a number"),
+        ("layer_decay=0", "layer_decay must lie in"),
+        ("average_decay=1", "average_decay must lie in"),
+        ("average_decay=-0.1", "average_decay must lie in"),
+        ("layer_decay=1.1", "layer_decay must lie in"),
+        ("lora_rank=-1", "lora_rank must be at least 0"),
         ("chunk_size=0", "chunk_size must be at least 1"),
         ("towers.text_heads=0", r"towers\.text_heads must be at least 1"),
         ("towers.text_bigrams=-1", r"towers\.text_bigrams must be at least 0"),
@@ -103,6 +111,16 @@ def test_a_config_survives_json():
 def test_an_unknown_key_of_a_saved_config_is_named():
     with pytest.raises(InputError, match=r"no setting towers\.colour"):
         TrainConfig.from_dict({**config().to_dict(), "towers": {"colour": 1}})
+
+
+def test_a_former_setting_of_an_old_run_is_left_out_where_it_is_as_it_was_fixed():
+    old = {"max_temperature": 100.0, "bias": -10, "contrast_weight": 1.0, "schedule": "cosine", "beta2": 0.98}
+    assert TrainConfig.from_dict({**config().to_dict(), **old}) == config()
+
+
+def test_a_former_setting_that_was_changed_is_named():
+    with pytest.raises(InputError, match=r"schedule='constant'; this setting is gone, and 'cosine' is fixed.*--init"):
+        TrainConfig.from_dict({**config().to_dict(), "schedule": "constant"})
 
 
 @pytest.mark.parametrize("name", list(known_recipes()))

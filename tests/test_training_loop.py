@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sightline.lab.training.loop as loop
-import sightline.lab.training.teacher as teaching
+import sightline.lab.training.pairs as teaching
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.encoders import load_encoder
 from sightline.core.models.torch_encoder import TorchEncoder
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.journal import read_journal
+from sightline.lab.training.log import read_journal
 from sightline.lab.training.loop import train
+from sightline.lab.training.parallel import World
 from training_world import TOWERS, make_world, small_config
 
 
@@ -37,14 +39,14 @@ def assert_same_weights(a, b):
 
 def stop_after(monkeypatch, step):
     """A run that is interrupted when so many updates are done."""
-    original = loop.Run._log
+    original = loop.Recorder.log
 
-    def log(self, facts, **rest):
-        original(self, facts, **rest)
+    def log(self, facts):
+        original(self, facts)
         if self.state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Run, "_log", log)
+    monkeypatch.setattr(loop.Recorder, "log", log)
 
 
 @pytest.mark.parametrize("architecture", ["conv", "vit"])
@@ -65,6 +67,32 @@ def test_a_run_learns_and_its_folder_is_a_model(world, tmp_path, architecture):
     said = "\n".join(lines)
     assert "steps an epoch: 3 = floor(24 pictures / batch of 8)" in said
     assert "tokens lost to truncation: 0 of" in said
+
+
+class ScalarReads(TorchDispatchMode):
+    """Counts the float32 tensors that are read one by one; what is known beforehand is of other types."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        reads = function is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.float32
+        self.count += reads
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"loss": "sigmoid", "negatives_per_caption": 1}])
+def test_all_that_a_step_shows_is_read_from_the_device_at_once(tmp_path, monkeypatch, changes):
+    config = small_config("scenes:0", "vit", limit=24, val_limit=8, captions_per_image=2, **changes)
+    run = loop.prepare(config, tmp_path, World(), report=print, resumed=False)
+    monkeypatch.setattr(run.optimiser, "step", lambda: None)  # on the CPU AdamW reads its own counters
+    whole = []
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: whole.append(self.dtype) or original(self))
+    with ScalarReads() as reads:
+        facts = loop.update(run, 0)
+    assert (reads.count, whole.count(torch.float32)) == (0, 1)
+    assert all(np.isfinite([facts.loss, facts.gradient_norm, facts.scale, *facts.terms.values()]))
+    assert list(facts.terms) == (["negatives_loss"] if "negatives_per_caption" in changes else [])
 
 
 @pytest.mark.parametrize("changes", [{}, {"average_decay": 0.9}, {"loss": "sigmoid"}, {"precision": "bf16"}])
@@ -93,14 +121,14 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_p
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config, whole)
     with monkeypatch.context() as patch:
-        original = loop.Run.update
+        original = loop.update
 
-        def update(self, step):
+        def update(run, step, *, check):
             if step == 5:
                 raise KeyboardInterrupt
-            return original(self, step)
+            return original(run, step, check=check)
 
-        patch.setattr(loop.Run, "update", update)
+        patch.setattr(loop, "update", update)
         with pytest.raises(KeyboardInterrupt):
             train(config, broken)
     lines = []
@@ -113,7 +141,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_p
 def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(world, tmp_path, monkeypatch):
     config = small_config(world)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "update", lambda run, step, check: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True).steps == 6
@@ -192,7 +220,7 @@ def test_a_teacher_of_other_pictures_is_refused(world, tmp_path):
 
 
 def test_shuffled_captions_are_a_derangement_of_the_pairs(world):
-    from sightline.lab.training.preparation import load_train_parts
+    from sightline.lab.training.pairs import load_train_parts
 
     (plain,) = load_train_parts(small_config(world))
     (shuffled,) = load_train_parts(small_config(world, shuffle_captions=True))
@@ -243,7 +271,7 @@ def test_measuring_on_the_training_pairs_is_refused(world, tmp_path):
 
 
 def test_a_nan_names_the_step_and_the_batch(world, tmp_path, monkeypatch):
-    from sightline.lab.training.objective import Objective
+    from sightline.lab.training.losses import Objective
 
     original = Objective.forward
     monkeypatch.setattr(Objective, "forward", lambda self, *f: original(self, *f) * float("nan"))
@@ -295,7 +323,7 @@ def test_a_student_follows_a_teacher_in_its_own_space_and_leaves_the_texts_alone
     train(small_config(world, epochs=1, seed=1), tmp_path / "start")
     config = small_config(
         world, init=f"dir:{tmp_path / 'start'}", teacher=teacher, teacher_map=False, freeze_text=True, crops=3,
-        contrast_weight=0.0, epochs=6, lr=1e-2,
+        teacher_weight=100.0, epochs=6, lr=1e-2,
     )  # fmt: skip
     train(config, tmp_path / "run")
     before = weights(tmp_path / "start")

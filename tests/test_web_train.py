@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from sightline.faces.web.runs import _MAX_TRAIN_ROWS, find_runs, thin
-from sightline.lab.training.journal import Journal
+from sightline.lab.training.log import Journal
 from web_world import open_app
 
 

@@ -4,11 +4,16 @@ import torch
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from sightline.core.models.convolutional import ConvClip, ConvClipConfig
+from sightline.lab.training.config import TrainConfig
 
 IMAGE_PX = 16
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 TEXT = {**TINY, "num_hidden_layers": 3, "vocab_size": 50, "max_position_embeddings": 8}
 VISION = {**TINY, "num_hidden_layers": 2, "image_size": IMAGE_PX, "patch_size": 8}
+
+
+def train_config(**changes):
+    return TrainConfig(recipe="test", data="none", **{"lr": 1e-3, **changes})
 
 
 def make_clip(seed=0):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.generation import generate_tokens
 from sightline.core.models.token_search import Frame
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 NextLogits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """(ids (R, L), image of each row (R,)) -> logits of the next token (R, V)."""

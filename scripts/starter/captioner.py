@@ -36,8 +36,7 @@ from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteC
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words
-from sightline.lab.training.token_table import TokenTable, tokenize
-from sightline.lab.training.vocabulary import PAD_ID, text_spec, train_tokenizer, write_tokenizer
+from sightline.lab.training.texts import PAD_ID, TokenTable, text_spec, tokenize, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
 TOKENIZER, PICTURES = "captioner-tokenizer", "captioner.pt"

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from sightline.core.models.lite import LiteClip, LiteClipConfig
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.retrieval import retrieval_metrics
-from sightline.lab.training.augment import Augmentation, augment, draw_changes
+from sightline.lab.training.batches import Augmentation, augment, draw_changes
 
 TOWER = "lite2"
 

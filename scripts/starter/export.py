@@ -31,7 +31,7 @@ from sightline.core.models.export import export_encoder
 from sightline.core.models.hashes import compute_hash
 from sightline.core.models.lite import TRANSPOSED, LiteCaptioner, LiteClip
 from sightline.core.models.quantise import quantise_dynamic, quantise_static
-from sightline.lab.training.vocabulary import text_spec
+from sightline.lab.training.texts import text_spec
 
 N_CALIBRATION = 400
 _WRAPPED = "towers.model."

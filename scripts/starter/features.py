@@ -20,7 +20,7 @@ from sightline.core.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteI
 from sightline.core.models.onnx_session import open_session
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.pixel_cache import open_pixel_cache
-from sightline.lab.training.augment import Augmentation, Changes, FixedCrops, augment
+from sightline.lab.training.batches import Augmentation, Changes, FixedCrops, augment
 
 CACHE_PX = 192
 """What Flickr8k's pictures measure here."""

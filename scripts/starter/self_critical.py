@@ -23,7 +23,7 @@ from sightline.core.models.convolutional import Attention, OwnCaptioner
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""

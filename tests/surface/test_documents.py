@@ -22,7 +22,7 @@ from model_folders import own_cache
 from sightline.faces.cli.main import sightline
 from sightline.faces.demo.photos import gather_photos, load_photos
 from sightline.kit.config import library_dir
-from sightline.lab.training.journal import read_journal
+from sightline.lab.training.log import read_journal
 from sightline.lab.training.recipes import describe_recipe, known_recipes
 from test_cli_train import call_main
 

@@ -1,4 +1,4 @@
-"""Work on many things: CPUs, threads that read ahead, how progress is told, and what Ctrl-C must not cut."""
+"""Work on many things: CPUs, threads that read ahead, how progress is told, and what Ctrl-C does meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from types import FrameType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -62,3 +63,28 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held and callable(before):
         before(*held[0])
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside the block, the first SIGINT or SIGTERM only makes the given function return True; a second one interrupts.
+
+    Elsewhere than in the main thread, where signals can't be caught, the function returns False.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from sightline.errors import InputError
 from sightline.faces.web.folders import is_text
-from sightline.lab.training.journal import LOG_FILE, RUN_FILE, Row, read_journal
+from sightline.lab.training.log import LOG_FILE, RUN_FILE, Row, read_journal
 
 _DEPTH = 3
 """How far below the folder of runs a run may lie."""

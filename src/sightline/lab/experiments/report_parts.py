@@ -20,7 +20,7 @@ from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
 from sightline.lab.experiments.effects import Analysis, Effect, Interaction
 from sightline.lab.experiments.summary import is_share, p_value
-from sightline.lab.training.curves import COLOURS
+from sightline.lab.training.log import COLOURS
 
 MOST_ROWS = 60
 """Of a table."""

@@ -40,7 +40,7 @@ from sightline.lab.experiments.report_parts import (
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.probe import Probe
+from sightline.lab.training.run_folder import Probe
 
 _SIMILARITIES = (
     "The first texts of the val pairs against their pictures, on one scale: a trained model is brightest on the "

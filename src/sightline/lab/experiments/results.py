@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 from sightline.errors import InputError
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.journal import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_journal
-from sightline.lab.training.probe import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_probe
+from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_journal
+from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_probe
 
 RunStateName = Literal["complete", "pruned", "stopped", "failed", "running"]
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from sightline.errors import InputError, TrainingError
 from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
 from sightline.lab.training.config import parse_setting
-from sightline.lab.training.journal import TRIAL_FILE
+from sightline.lab.training.log import TRIAL_FILE
 from sightline.lab.training.recipes import make_config
 from sightline.lab.training.run_folder import write_json
 

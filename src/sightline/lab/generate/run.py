@@ -25,6 +25,7 @@ from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
 from sightline.core.models.resolve import Runtime, find_local_folder
 from sightline.errors import InputError
 from sightline.kit.files import replacing
+from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
     MOST_PICTURES,
     DiffusionConfig,
@@ -37,7 +38,6 @@ from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
 from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
 from sightline.lab.generate.sheet import Sheet, write_sheet
-from sightline.lab.training.interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     import numpy as np

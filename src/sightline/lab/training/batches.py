@@ -1,7 +1,7 @@
-"""What one step trains on, as a pure function of seed, step and rank: a resumed run needs only the step's number.
+"""The batch of each step, a pure function of seed and step: a resumed run needs only the step's number.
 
-Shape suffixes: B images, T texts, L tokens, S side in pixels, N pictures of the set, D teacher,
-K frequent words.
+Shape suffixes: B images, T texts, L tokens, S side in pixels, H W the cached pixels' sides, N images of the set,
+C crops, D teacher, K frequent words.
 """
 
 from __future__ import annotations
@@ -10,46 +10,167 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, Pair, batch_rows, step_seed, steps_per_epoch
-from sightline.lab.training.augment import Augmentation, Changes, FixedCrops, augment, draw_changes
-from sightline.lab.training.token_table import tokenize
-from sightline.lab.training.words import FrequentWords
+from sightline.lab.data.base import Dataset, Pair, batch_rows, fingerprint_of, step_seed, steps_per_epoch
+from sightline.lab.data.pixel_cache import PixelCache
+from sightline.lab.training.config import TrainConfig
+from sightline.lab.training.losses import Targets
+from sightline.lab.training.parallel import World
+from sightline.lab.training.texts import FrequentWords, tokenize
 
 NO_GROUP = -1
-"""Group of hard negatives: positives of no picture."""
+"""Group of hard negatives: positives of no image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """The changes that an image may undergo between two steps; see `TrainConfig` for the fields."""
+
+    crop_min: float = 0.7
+    aspect_jitter: float = 1.0
+    """Widest change of the aspect ratio: 2 squeezes and stretches by up to 2:1."""
+    flip: bool = True
+    colour_jitter: float = 0.2
+
+    @property
+    def changes_place(self) -> bool:
+        """True where pixels move at all."""
+        return self.flip or self.crop_min < 1 or self.aspect_jitter > 1
+
+    def still(self) -> Augmentation:
+        """The same without changes of colour."""
+        return replace(self, colour_jitter=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The changes of each image of a batch. Drawn for the whole batch, so that ranks and chunks see their part."""
+
+    affine_B23: Tensor
+    colour_3B: Tensor
+    """Factors on brightness, contrast and saturation."""
+
+    def part(self, rows: slice) -> Changes:
+        """The changes of some images."""
+        return Changes(affine_B23=self.affine_B23[rows], colour_3B=self.colour_3B[:, rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedCrops:
+    """Crops that are drawn once: those of image n are rows `first_N[n]` to `first_N[n + 1]`, the first the whole."""
+
+    affine_C23: Tensor
+    first_N: Tensor
+    augmentation: Augmentation
+
+    @classmethod
+    def draw(cls, counts_N: Tensor, augmentation: Augmentation, *, seed: int) -> FixedCrops:
+        """`counts_N[n]` crops of image n, each at least 1."""
+        first_N = F.pad(counts_N.cumsum(0), (1, 0))
+        affine_C23 = _draw_affine(int(first_N[-1]), augmentation, torch.Generator().manual_seed(seed))
+        affine_C23[first_N[:-1]] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        return cls(affine_C23=affine_C23, first_N=first_N, augmentation=augmentation)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any crop, and with which image it is of."""
+        return fingerprint_of(tensor.numpy().tobytes().hex() for tensor in (self.affine_C23, self.first_N))
+
+    def pick(self, rows_B: Tensor, generator: torch.Generator) -> Tensor:
+        """One crop of each of these images, as rows of `affine_C23`."""
+        first_B, last_B = self.first_N[rows_B], self.first_N[rows_B + 1]
+        return first_B + (torch.rand(len(rows_B), generator=generator) * (last_B - first_B)).long()
+
+    def owners(self) -> Tensor:
+        """The image of each crop."""
+        return torch.arange(len(self.first_N) - 1).repeat_interleave(self.first_N.diff())
+
+
+def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
+    """Changes of `n` images, on the CPU, so that a seed gives the same ones on every device."""
+    affine_B23 = _draw_affine(n, augmentation, generator)
+    colour_3B = 1 + augmentation.colour_jitter * (2 * torch.rand(3, n, generator=generator) - 1)
+    return Changes(affine_B23=affine_B23, colour_3B=colour_3B)
+
+
+def _draw_affine(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """The places of `n` crops, as affine maps (n, 2, 3).
+
+    A crop's area is that of a square whose side is uniform in [crop_min, 1] of the image's; its aspect ratio is
+    log-uniform within the jitter; its place is uniform.
+    """
+    side_B = augmentation.crop_min + (1 - augmentation.crop_min) * torch.rand(n, generator=generator)
+    stretch_B = augmentation.aspect_jitter ** (torch.rand(n, generator=generator) - 0.5)
+    width_B, height_B = (side_B * stretch_B).clamp(max=1), (side_B / stretch_B).clamp(max=1)
+    shift_B2 = 2 * torch.rand(n, 2, generator=generator) - 1
+    mirrored_B = torch.rand(n, generator=generator) < (0.5 if augmentation.flip else 0.0)
+    affine_B23 = torch.zeros(n, 2, 3)
+    affine_B23[:, 0, 0], affine_B23[:, 1, 1] = width_B * torch.where(mirrored_B, -1.0, 1.0), height_B
+    affine_B23[:, 0, 2], affine_B23[:, 1, 2] = (1 - width_B) * shift_B2[:, 0], (1 - height_B) * shift_B2[:, 1]
+    return affine_B23
+
+
+def augment(pixels_BHW3: Tensor, size_px: int, augmentation: Augmentation, changes: Changes) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, S, S) in [0, 1], each image changed on its own."""
+    image_B3HW = pixels_BHW3.permute(0, 3, 1, 2).float().div_(255)
+    if augmentation.changes_place:
+        affine_B23 = changes.affine_B23.to(image_B3HW.device)
+        grid_BSS2 = F.affine_grid(affine_B23, [len(image_B3HW), 3, size_px, size_px], align_corners=False)
+        image_B3SS = F.grid_sample(
+            image_B3HW, grid_BSS2, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+    else:
+        image_B3SS = _resize(image_B3HW, size_px)
+    return _recolour(image_B3SS, changes.colour_3B) if augmentation.colour_jitter else image_B3SS
+
+
+def _resize(image_B3HW: Tensor, size_px: int) -> Tensor:
+    """The whole images at another size, with antialiasing."""
+    if image_B3HW.shape[-1] == size_px:
+        return image_B3HW
+    return F.interpolate(image_B3HW, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
+    brightness, contrast, saturation = colour_3B[:, :, None, None, None].to(image_B3SS.device)
+    image_B3SS = image_B3SS * brightness
+    mean_B111 = image_B3SS.mean(dim=(1, 2, 3), keepdim=True)
+    image_B3SS = (image_B3SS - mean_B111) * contrast + mean_B111
+    grey_B1SS = image_B3SS.mean(dim=1, keepdim=True)
+    recoloured_B3SS: Tensor = ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)
+    return recoloured_B3SS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Images and texts that are in memory at once."""
+
+    image_B3SS: Tensor
+    ids_TL: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pictures and texts that are in memory at once; a step has one, or several with gradient caching.
+    """One step's batch: this rank's part of it in chunks, one or with gradient caching several, and all ranks' targets.
 
-    Image i and text t belong together where `group_B[i] == group_T[t]`; whether they do is known only where
-    `set_B[i] == set_T[t]`.
+    The targets' images and texts are in the order of the chunks' features, those of the first rank first.
     """
 
-    image_B3SS: Tensor
-    ids_TL: Tensor
-    group_B: Tensor
-    group_T: Tensor
-    set_B: Tensor
-    set_T: Tensor
-    caption_T: Tensor
-    """A number for each caption; a hard negative has that of the caption it falsifies."""
+    chunks: list[Chunk]
+    targets: Targets
     rows: NDArray[np.int64]
-    teacher_BD: Tensor | None = None
-    word_BK: Tensor | None = None
-    """Which frequent words the captions of each picture contain."""
+    """The places of all ranks' images in the set."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts:
-    """The texts of a whole step; `owner_T` is the place in the batch of the picture that each was drawn for."""
+class _Texts:
+    """The texts of a batch; `owner_T` is the place in the batch of the image that each was drawn for."""
 
     ids_TL: NDArray[np.uint16] | NDArray[np.int32]
     length_T: NDArray[np.int64]
@@ -58,23 +179,18 @@ class Texts:
     set_T: NDArray[np.int64]
     caption_T: NDArray[np.int64]
 
+    def take(self, places: NDArray[np.int64]) -> _Texts:
+        return _Texts(**{name: values[places] for name, values in vars(self).items()})
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a step's batch is drawn; see `TrainConfig` for the fields."""
+    def followed_by(self, others: _Texts) -> _Texts:
+        pairs = ((name, values, vars(others)[name]) for name, values in vars(self).items())
+        return _Texts(**{name: np.concatenate([own, other]) for name, own, other in pairs})
 
-    batch_size: int
-    seed: int
-    captions_per_image: int
-    negatives_per_caption: int
-    size_px: int
-    augmentation: Augmentation
-    words_count: int = 0
-    repeats: int = 1
-    """Of a joined dataset, how often an epoch takes each picture of the first part."""
-    chunk_size: int | None = None
-    rank: int = 0
-    world_size: int = 1
+
+def share_batch(config: TrainConfig, world: World) -> tuple[int, int]:
+    """Images of each rank a step (what can't be shared evenly is left out), and into how many chunks they are cut."""
+    share = config.batch_size // world.size
+    return share, -(-share // min(config.chunk_size or share, share))
 
 
 class Batches:
@@ -82,79 +198,89 @@ class Batches:
 
     def __init__(
         self,
+        config: TrainConfig,
         dataset: Dataset,
-        pixels_NSS3: NDArray[np.uint8],
+        pixels: PixelCache,
         tokenizer: Tokenizer,
         *,
         preprocessing: Preprocessing,
-        sampling: Sampling,
-        usable_N: NDArray[np.bool_] | None = None,
+        augmentation: Augmentation,
+        world: World,
         crops: FixedCrops | None = None,
         teacher_ND: NDArray[np.float16] | NDArray[np.float32] | None = None,
     ) -> None:
-        """`teacher_ND` has a row for each picture, or with `crops` for each crop."""
-        self.dataset = dataset
-        self.sampling = sampling
+        """`teacher_ND` has a row for each image, or with `crops` for each crop."""
+        self.config, self.dataset, self.augmentation, self.world = config, dataset, augmentation, world
+        self.size_px = config.train_px or preprocessing.size_px
         self.set_N = np.repeat(np.arange(max(1, len(dataset.sizes))), dataset.sizes or len(dataset))
-        self.usable = np.arange(len(dataset)) if usable_N is None else np.flatnonzero(usable_N)
+        self.usable = np.flatnonzero(pixels.readable_N)
+        self._is_mixed = len(dataset.sizes) > 1
         first = self.usable[self.set_N[self.usable] == 0]
-        self.order = np.concatenate([np.tile(first, sampling.repeats - 1), self.usable])
+        self.order = np.concatenate([np.tile(first, config.data_repeats - 1), self.usable])
         self.fixed = tokenizer.spec.padding == "fixed"
         self.captions = tokenize([pair.captions for pair in dataset], tokenizer)
-        negatives = [_negatives_of(pair) for pair in dataset] if sampling.negatives_per_caption else []
+        negatives = [_negatives_of(pair) for pair in dataset] if config.negatives_per_caption else []
         falsified = [texts for by_caption in negatives for texts in by_caption]
         self.negatives = tokenize(falsified, tokenizer) if any(falsified) else None
-        self.words = FrequentWords(self.captions, count=sampling.words_count) if sampling.words_count else None
-        # Pictures of one class share their names, so each is a positive of all the others' names.
+        self.words = FrequentWords(self.captions, count=config.words_count) if config.words_weight else None
+        # Images of one class share their names, so each is a positive of all the others' names.
         groups = [row if pair.label is None else len(dataset) + pair.label for row, pair in enumerate(dataset)]
         self.group_N = np.array(groups)
         self._crops = crops
-        self._pixels_NSS3 = pixels_NSS3
+        self._pixels_NSS3 = pixels.pixels_NSS3
         self._teacher_ND = teacher_ND
-        self._mean_std = [torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)]
-        if len(self.order) < sampling.batch_size:
+        self._mean, self._std = (
+            torch.tensor(v, device=world.device)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+        )
+        if len(self.order) < config.batch_size:
             raise InputError(
                 f"{dataset.name} has {len(self.usable):,} usable pictures, fewer than one batch of "
-                f"{sampling.batch_size}. Set a smaller batch_size, or give more pictures."
+                f"{config.batch_size}. Set a smaller batch_size, or give more pictures."
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass; the rest of a pass is left out, another rest each time."""
-        return steps_per_epoch(len(self.order), batch_size=self.sampling.batch_size)
+        return steps_per_epoch(len(self.order), batch_size=self.config.batch_size)
 
-    def at(self, step: int, *, device: torch.device | str = "cpu") -> list[Batch]:
-        """This rank's share of a step's batch, in chunks of at most `chunk_size` pictures.
-
-        Everything random is drawn for the whole batch first, so that it doesn't depend on ranks and chunks.
-        """
-        s = self.sampling
-        order = batch_rows(len(self.order), seed=s.seed, step=step, batch_size=s.batch_size)
-        rows, seed = self.order[order], step_seed(s.seed, step)
+    def at(self, step: int) -> Batch:
+        """A step's batch; all that is random is drawn for the whole of it, so that ranks and chunks don't change it."""
+        config, world = self.config, self.world
+        rows = self.order[batch_rows(len(self.order), seed=config.seed, step=step, batch_size=config.batch_size)]
+        seed = step_seed(config.seed, step)
         generator = torch.Generator().manual_seed(seed)
-        changes, wanted = draw_changes(len(rows), s.augmentation, generator), rows
+        changes, seen = draw_changes(len(rows), self.augmentation, generator), rows
         if self._crops is not None:
             crop_B = self._crops.pick(torch.from_numpy(rows), generator)
-            changes, wanted = replace(changes, affine_B23=self._crops.affine_C23[crop_B]), crop_B.numpy()
+            changes, seen = replace(changes, affine_B23=self._crops.affine_C23[crop_B]), crop_B.numpy()
         texts = self._draw_texts(rows, np.random.default_rng(seed))
-        share = len(rows) // s.world_size
-        size = min(s.chunk_size or share, share)
-        first, last = s.rank * share, (s.rank + 1) * share
-        parts = [slice(start, min(start + size, last)) for start in range(first, last, size)]
-        drawn = [self._batch(rows, part, changes, texts, device) for part in parts]
-        if self._teacher_ND is None:
-            return drawn
-        teacher_BD = torch.from_numpy(self._teacher_ND[wanted]).float().to(device)
-        return [replace(batch, teacher_BD=teacher_BD[part]) for batch, part in zip(drawn, parts, strict=True)]
+
+        # Parts of the batch in the order of their features: all chunks of the first rank, then of the next.
+        share, n_chunks = share_batch(config, world)
+        place_B = np.arange(share * world.size)
+        part_B = place_B // share * n_chunks + place_B % share // (config.chunk_size or share)
+        texts = texts.take(np.flatnonzero(texts.owner_T < len(place_B)))
+        part_T = part_B[texts.owner_T]
+        texts = texts.take(part_T.argsort(kind="stable"))
+        images, captions = (_ends(parts, world.size * n_chunks) for parts in (part_B, part_T))
+        rows = rows[place_B]
+        chunks = []
+        for part in range(world.rank * n_chunks, (world.rank + 1) * n_chunks):
+            image, text = slice(*images[part : part + 2]), slice(*captions[part : part + 2])
+            ids_TL = texts.ids_TL[text].astype(np.int64)
+            if not self.fixed:
+                ids_TL = ids_TL[:, : int(texts.length_T[text].max())]
+            image_B3SS = self._image(rows[image], changes.part(image))
+            chunks.append(Chunk(image_B3SS=image_B3SS, ids_TL=torch.from_numpy(ids_TL).to(world.device)))
+        return Batch(chunks=chunks, targets=self._targets(rows, seen[place_B], texts), rows=rows)
 
     def ids_of(self, rows: NDArray[np.int64]) -> list[str]:
-        """Names of the pictures, for messages."""
+        """Names of the images, for messages."""
         return [self.dataset[int(row)].id for row in rows]
 
-    def _draw_texts(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Texts:
-        s = self.sampling
-        places, owner = self.captions.draw(rows, s.captions_per_image, rng)
-        drawn = Texts(
+    def _draw_texts(self, rows: NDArray[np.int64], rng: np.random.Generator) -> _Texts:
+        places, owner = self.captions.draw(rows, self.config.captions_per_image, rng)
+        drawn = _Texts(
             ids_TL=self.captions.ids_CL[places],
             length_T=self.captions.length_C[places],
             owner_T=owner,
@@ -164,45 +290,39 @@ class Batches:
         )
         if self.negatives is None:
             return drawn
-        false_places, falsified = self.negatives.draw(places, s.negatives_per_caption, rng)
-        return Texts(
-            ids_TL=np.concatenate([drawn.ids_TL, self.negatives.ids_CL[false_places]]),
-            length_T=np.concatenate([drawn.length_T, self.negatives.length_C[false_places]]),
-            owner_T=np.concatenate([drawn.owner_T, owner[falsified]]),
-            group_T=np.concatenate([drawn.group_T, np.full(len(false_places), NO_GROUP)]),
-            set_T=np.concatenate([drawn.set_T, drawn.set_T[falsified]]),
-            caption_T=np.concatenate([places, places[falsified]]),
+        false_places, falsified = self.negatives.draw(places, self.config.negatives_per_caption, rng)
+        false = replace(
+            drawn.take(falsified),
+            ids_TL=self.negatives.ids_CL[false_places],
+            length_T=self.negatives.length_C[false_places],
+            group_T=np.full(len(false_places), NO_GROUP),
         )
+        return drawn.followed_by(false)
 
-    def _batch(
-        self, rows: NDArray[np.int64], part: slice, changes: Changes, texts: Texts, device: torch.device | str
-    ) -> Batch:
-        own = (texts.owner_T >= part.start) & (texts.owner_T < part.stop)
-        ids_TL = texts.ids_TL[own].astype(np.int64)
-        if not self.fixed:
-            ids_TL = ids_TL[:, : int(texts.length_T[own].max())]
-        rows = rows[part]
-        return Batch(
-            image_B3SS=self._image(rows, changes.part(part), device),
-            ids_TL=torch.from_numpy(ids_TL).to(device),
-            group_B=torch.from_numpy(self.group_N[rows]).to(device),
-            group_T=torch.from_numpy(texts.group_T[own]).to(device),
-            set_B=torch.from_numpy(self.set_N[rows]).to(device),
-            set_T=torch.from_numpy(texts.set_T[own]).to(device),
-            caption_T=torch.from_numpy(texts.caption_T[own]).to(device),
-            rows=rows,
+    def _targets(self, rows: NDArray[np.int64], seen: NDArray[np.int64], texts: _Texts) -> Targets:
+        device, teacher_ND = self.world.device, self._teacher_ND
+        return Targets(
+            group_B=torch.from_numpy(self.group_N[rows]),
+            group_T=torch.from_numpy(texts.group_T),
+            caption_T=torch.from_numpy(texts.caption_T),
+            set_B=torch.from_numpy(self.set_N[rows]) if self._is_mixed else None,
+            set_T=torch.from_numpy(texts.set_T) if self._is_mixed else None,
+            teacher_BD=None if teacher_ND is None else torch.from_numpy(teacher_ND[seen]).float().to(device),
             word_BK=None if self.words is None else self.words.labels(rows).to(device),
         )
 
-    def _image(self, rows: NDArray[np.int64], changes: Changes, device: torch.device | str) -> Tensor:
+    def _image(self, rows: NDArray[np.int64], changes: Changes) -> Tensor:
         # Rows in the file's order are read faster; the batch keeps its own order.
         ascending = np.argsort(rows)
         pixels = np.empty((len(rows), *self._pixels_NSS3.shape[1:]), np.uint8)
         pixels[ascending] = self._pixels_NSS3[rows[ascending]]
-        s = self.sampling
-        image_B3SS = augment(torch.from_numpy(pixels).to(device), s.size_px, s.augmentation, changes)
-        mean, std = (value.to(device) for value in self._mean_std)
-        return ((image_B3SS - mean) / std).contiguous(memory_format=torch.channels_last)
+        image_B3SS = augment(torch.from_numpy(pixels).to(self.world.device), self.size_px, self.augmentation, changes)
+        return ((image_B3SS - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+
+def _ends(part: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
+    """The beginning of each part among things in the parts' order, and the end of the last one."""
+    return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=n_parts))])
 
 
 def _negatives_of(pair: Pair) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,11 +17,22 @@ from sightline.errors import InputError
 
 Architecture = Literal["conv", "vit"]
 LossName = Literal["softmax", "sigmoid"]
-ScheduleName = Literal["cosine", "constant"]
 TrainingPrecision = Literal["fp32", "bf16"]
 
 LARGEST = 10**15
 """No setting is further from 0: up to here floats count whole steps."""
+MAX_TEMPERATURE = 100.0
+"""The factor on cosines is kept below it, as CLIP's authors did (Radford et al. 2021, section 2.5)."""
+_FORMER: Mapping[str, Any] = {
+    "max_temperature": MAX_TEMPERATURE,
+    "bias": -10.0,
+    "contrast_weight": 1.0,
+    "schedule": "cosine",
+    "beta2": 0.98,
+    "max_gradient_norm": 1.0,
+    "aspect_jitter": 1.0,
+}
+"""Settings that earlier versions had, with the value that is fixed now; an old run may still name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,27 +96,27 @@ class TrainConfig:
     data: str
     """Address of the pairs, as in `flickr8k:PATH`; their `train` split is trained on."""
     more_data: tuple[str, ...] = ()
-    """Addresses of further pairs that are mixed in. Texts of one set are never held against pictures of another, of
+    """Addresses of further pairs that are mixed in. Texts of one set are never held against images of another, of
     which nobody knows whether they fit."""
     data_repeats: int = 1
-    """How often an epoch takes each picture of `data` while it takes those of `more_data` once."""
+    """How often an epoch takes each image of `data` while it takes those of `more_data` once."""
     val_data: str | None = None
     """Address of the pairs that are measured on; None takes those of `data`."""
     val_split: str = "val"
     limit: int | None = None
-    """Train on so many pictures of each set only, chosen by `seed`."""
+    """Train on so many images of each set only, chosen by `seed`."""
     train_fraction: float = 1.0
-    """Train on this fraction of the pictures only."""
+    """Train on this fraction of the images only."""
     val_limit: int | None = 1000
     captions_per_image: int = 1
-    """Captions drawn for each picture and step; all of them are positives of the picture."""
+    """Captions drawn for each image and step; all of them are positives of the image."""
     negatives_per_caption: int = 0
     """Hard negatives drawn for each caption of a step, where the data has some: told from that caption only."""
     vocabulary_from: tuple[str, ...] = ()
     """Addresses of further pairs whose words the tokenizer of a new model learns too."""
     negatives_weight: float = 1.0
     shuffle_captions: bool = False
-    """Control: give each picture the captions of another, so that there is nothing to learn."""
+    """Control: give each image the captions of another, so that there is nothing to learn."""
 
     # --- model
     init: str | None = None
@@ -124,39 +136,31 @@ class TrainConfig:
     loss: LossName = "softmax"
     temperature: float = 14.3
     """Factor on cosines at the start of a new model, exp(logit scale)."""
-    max_temperature: float = 100.0
-    bias: float = -10.0
-    """Start of the sigmoid loss's bias."""
-    contrast_weight: float = 1.0
-    """Weight of the contrastive loss beside the others."""
     teacher: str | None = None
-    """An encoder's name, or a `.npy` of one row for each picture of the train split: image embeddings to follow."""
+    """An encoder's name, or a `.npy` of one row for each image of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0
     teacher_map: bool = True
     """Whether a linear map, thrown away afterwards, leads from the image vectors to the teacher's; false holds the
     vectors themselves against those of a teacher with the same joint space."""
     words_weight: float = 0.0
-    """Weight of predicting, from the image map's cells, the frequent words and word pairs of a picture's captions.
+    """Weight of predicting, from the image map's cells, the frequent words and word pairs of an image's captions.
     It fades linearly to nothing over the run."""
     words_count: int = 512
     """How many of them."""
 
     # --- optimiser
     batch_size: int = 256
-    """Pictures a step, over all ranks."""
+    """Images a step, over all ranks."""
     chunk_size: int | None = None
-    """Pictures that are in memory at once (gradient caching); None takes the whole batch."""
+    """Images that are in memory at once (gradient caching); None takes the whole batch."""
     epochs: float = 10.0
     samples_seen: int | None = None
-    """Pictures seen in all, so that batch sizes and parts of the data are compared at equal compute; None sees each
-    picture `epochs` times. Where it is set, `epochs` only says how `eval_epochs` and `checkpoint_epochs` divide it."""
+    """Images seen in all, so that batch sizes and parts of the data are compared at equal compute; None sees each
+    image `epochs` times. Where it is set, `epochs` only says how `eval_epochs` and `checkpoint_epochs` divide it."""
     lr: float = 1e-3
-    schedule: ScheduleName = "cosine"
     warmup_fraction: float = 0.1
     """Part of all steps over which the learning rate rises."""
     weight_decay: float = 0.05
-    beta2: float = 0.98
-    max_gradient_norm: float = 1.0
     image_lr_factor: float = 1.0
     text_lr_factor: float = 1.0
     layer_decay: float = 1.0
@@ -171,13 +175,11 @@ class TrainConfig:
     train_px: int | None = None
     """Side of the crops that are trained on, where the image tower takes another than the model's (conv only)."""
     crop_min: float = 0.7
-    """Smallest side of a random crop, as a part of the picture's; 1 turns cropping off."""
-    aspect_jitter: float = 1.0
-    """Widest change of the aspect ratio: 2 squeezes and stretches by up to 2:1."""
+    """Smallest side of a random crop, as a part of the image's; 1 turns cropping off."""
     flip: bool = True
-    """Mirror half of the pictures; false where left and right are told apart."""
+    """Mirror half of the images; false where left and right are told apart."""
     crops: int = 0
-    """Fixed crops of each picture of `data` (and a `data_repeats`-th of them of the others), the first being the whole;
+    """Fixed crops of each image of `data` (and a `data_repeats`-th of them of the others), the first being the whole;
     0 draws another crop every time. A teacher sees each of them once, so that it sees what its student sees."""
     colour_jitter: float = 0.2
 
@@ -195,30 +197,23 @@ class TrainConfig:
         """Raises InputError for settings that can't be met."""
         _check_finite(self)
         _check_choice(self, "loss", get_args(LossName))
-        _check_choice(self, "schedule", get_args(ScheduleName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
         _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
         _check_least(self, 1, "data_repeats")
-        _check_least(self, 0, "contrast_weight", "crops")
-        _check_least(
-            self, 0, "negatives_per_caption", "lora_rank", "seed", "teacher_weight", "weight_decay", "words_weight"
-        )
-        _check_least(self, 0, "image_lr_factor", "text_lr_factor", "negatives_weight")
+        _check_least(self, 0, "negatives_per_caption", "negatives_weight", "lora_rank", "seed", "teacher_weight")
+        _check_least(self, 0, "crops", "weight_decay", "words_weight", "image_lr_factor", "text_lr_factor")
         for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience", "samples_seen"):
             if getattr(self, name) is not None:
                 _check_least(self, 1, name)
-        for name in ("lr", "epochs", "eval_epochs", "checkpoint_epochs", "temperature", "max_gradient_norm"):
+        for name in ("lr", "epochs", "eval_epochs", "checkpoint_epochs", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
         _check_range(self, 0.0, 1.0, "warmup_fraction", "average_decay", "colour_jitter")
         for name in ("train_fraction", "crop_min", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
-        if self.aspect_jitter < 1 or self.max_temperature < self.temperature:
-            raise InputError(
-                f"aspect_jitter ({self.aspect_jitter}) must be at least 1, and max_temperature "
-                f"({self.max_temperature}) at least temperature ({self.temperature})."
-            )
+        if self.temperature > MAX_TEMPERATURE:
+            raise InputError(f"temperature must be at most {MAX_TEMPERATURE:g}, got {self.temperature}.")
         if self.freeze_image and self.freeze_text:
             raise InputError("freeze_image and freeze_text together leave nothing to train; set one of them.")
         if not self.teacher_map and (self.teacher is None or self.teacher.endswith(".npy")):
@@ -246,25 +241,27 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
-        values = dataclasses.asdict(self)
-        values["vocabulary_from"], values["more_data"] = list(self.vocabulary_from), list(self.more_data)
-        values["towers"]["image_blocks"] = list(self.towers.image_blocks)
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave. Raises InputError for keys that are unknown here."""
-        values = dict(values)
+        """The config that `to_dict` gave. Raises InputError for unknown keys and former settings that were changed."""
+        values = {key: value for key, value in values.items() if key not in _FORMER or value != _FORMER[key]}
+        for key in _FORMER.keys() & values.keys():
+            raise InputError(
+                f"The run has {key}={values[key]!r}; this setting is gone, and {_FORMER[key]!r} is fixed. Go on with "
+                "the version of Sightline that began it, or train these weights further in another run (--init)."
+            )
         towers = dict(values.pop("towers", {}))
         for owner, given in ((cls, values), (TowersConfig, towers)):
             for key in given:
                 _field_type(owner, key)
-        if "image_blocks" in towers:
-            towers["image_blocks"] = tuple(towers["image_blocks"])
-        for key in ("vocabulary_from", "more_data"):
-            if key in values:
-                values[key] = tuple(values[key])
-        return cls(**values, towers=TowersConfig(**towers))
+        lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        sizes: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in towers.items()
+        }
+        return cls(**{**values, **lists, "towers": TowersConfig(**sizes)})
 
 
 def parse_setting(key: str, text: str) -> Any:
@@ -334,7 +331,7 @@ def _convert(kind: Any, text: str) -> Any:
 
 
 def _key(config: Any, name: str) -> str:
-    """What `--set` calls a setting."""
+    """The name of a setting for `--set`."""
     return f"towers.{name}" if isinstance(config, TowersConfig) else name
 
 

@@ -1,25 +1,35 @@
-"""Contrastive losses that know all captions of an image as positives, and distillation.
+"""The objective of a run: a contrastive loss that knows all captions of an image as positives, and its companions.
 
 Image i and text t are a positive pair where `group_B[i] == group_T[t]` and that group isn't negative; all other pairs
 are negatives. A text of group -1 (a hard negative) is therefore wrong for every image and asks for none itself. Where
 sets of pairs are mixed (`set_B`, `set_T`), nobody knows whether a text of one fits an image of another: no such pair
 counts.
+Groups and sets may lie on the CPU beside embeddings on a GPU, so that reading them waits for nothing.
 Embeddings come in with rows L2-normalised; logits are computed in fp32 at least, also under autocast.
 
-Shape suffixes: B images, T texts, D dimension of the joint space, P positive pairs.
+Shape suffixes: B images, T texts, C captions, D dimension of the joint space, P positive pairs, H W cells of an image
+map, K frequent words.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from sightline.core.models.torch_encoder import Towers
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.config import LossName
+from sightline.lab.training.config import MAX_TEMPERATURE, LossName, TrainConfig
+
+_FIRST_BIAS = -10.0
+"""The start of the sigmoid loss's bias (SigLIP, algorithm 1)."""
+_RARE_LOGIT = -3.0
+"""A frequent word is in few captions."""
 
 
 def softmax_contrastive(
@@ -43,8 +53,10 @@ def softmax_contrastive(
     positive_BT = find_positives(image_BD, text_TD, group_B, group_T)
     logits_BT = _scaled_similarities(image_BD, text_TD, scale)
     image_P, text_P = positive_BT.nonzero(as_tuple=True)
+    device = logits_BT.device
+    positive_BT, image_P, text_P = positive_BT.to(device), image_P.to(device), text_P.to(device)
     logits_P = logits_BT[image_P, text_P]
-    no_negative_BT = positive_BT if known_BT is None else positive_BT | ~known_BT
+    no_negative_BT = positive_BT if known_BT is None else positive_BT | ~known_BT.to(device)
     negatives_BT = logits_BT.masked_fill(no_negative_BT, torch.finfo(logits_BT.dtype).min)
     image_to_text_P = -functional.logsigmoid(logits_P - negatives_BT.logsumexp(1)[image_P])
     text_to_image_P = -functional.logsigmoid(logits_P - negatives_BT.logsumexp(0)[text_P])
@@ -71,10 +83,10 @@ def sigmoid_contrastive(
     (bool, all where None) are asked about.
     Raises TrainingError where shapes disagree or no pair is positive.
     """
-    positive_BT = find_positives(image_BD, text_TD, group_B, group_T)
     logits_BT = _scaled_similarities(image_BD, text_TD, scale) + bias
+    positive_BT = find_positives(image_BD, text_TD, group_B, group_T).to(logits_BT.device)
     answer_BT = functional.logsigmoid(torch.where(positive_BT, logits_BT, -logits_BT))
-    return -(answer_BT if known_BT is None else answer_BT * known_BT).sum() / len(image_BD)
+    return -(answer_BT if known_BT is None else answer_BT * known_BT.to(answer_BT.device)).sum() / len(image_BD)
 
 
 def negatives_loss(
@@ -86,7 +98,7 @@ def negatives_loss(
     caption_T: Tensor,
     scale: Tensor | float,
 ) -> Tensor:
-    """How far hard negatives come near the captions that they falsify, by the caption's image; -> scalar.
+    """The nearness of hard negatives to the captions that they falsify, by the caption's image; -> scalar.
 
     Texts of a group below 0 are hard negatives; `caption_T` has a number for each caption, and for each negative that
     of its caption. softplus of the negative's logit minus the caption's: ln 2 knows nothing, 0 is the least.
@@ -130,11 +142,7 @@ class LossSpec:
 
     def __call__(
         self,
-        image_BD: Tensor,
-        text_TD: Tensor,
-        group_B: Tensor,
-        group_T: Tensor,
-        *,
+        *features_and_groups: Tensor,
         scale: Tensor | float,
         bias: Tensor | float | None = None,
         known_BT: Tensor | None = None,
@@ -143,8 +151,8 @@ class LossSpec:
         if self.has_bias != (bias is not None):
             raise TrainingError(f"The {self.name} loss {'needs a bias' if self.has_bias else 'has no bias'}.")
         if bias is None:
-            return softmax_contrastive(image_BD, text_TD, group_B, group_T, scale=scale, known_BT=known_BT)
-        return sigmoid_contrastive(image_BD, text_TD, group_B, group_T, scale=scale, bias=bias, known_BT=known_BT)
+            return softmax_contrastive(*features_and_groups, scale=scale, known_BT=known_BT)
+        return sigmoid_contrastive(*features_and_groups, scale=scale, bias=bias, known_BT=known_BT)
 
 
 _SPECS: dict[str, LossSpec] = {
@@ -184,7 +192,7 @@ def chance_loss(name: str, group_B: Tensor, group_T: Tensor, *, known_BT: Tensor
 
 
 def find_positives(image_BD: Tensor, text_TD: Tensor, group_B: Tensor, group_T: Tensor) -> Tensor:
-    """Which pairs belong together, bool (B, T). Raises TrainingError where shapes disagree or no pair does."""
+    """The pairs that belong together, bool (B, T). Raises TrainingError where shapes disagree or no pair does."""
     if (len(image_BD), len(text_TD)) != (len(group_B), len(group_T)):
         raise TrainingError(
             f"{len(image_BD)} images have {len(group_B)} groups and {len(text_TD)} texts {len(group_T)}; "
@@ -211,3 +219,142 @@ def _at_least_fp32(value: Tensor) -> Tensor:
 def _mean_of_means(loss_P: Tensor, owner_P: Tensor, n_positives_N: Tensor) -> Tensor:
     """Mean over owners (images, or texts) that have positives, of the mean over the positives of each."""
     return (loss_P / n_positives_N[owner_P]).sum() / (n_positives_N > 0).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """The targets of a step's features, over all chunks and ranks: known before anything is computed.
+
+    Image i and text t belong together where `group_B[i] == group_T[t]`; a hard negative has a group below 0.
+    """
+
+    group_B: Tensor
+    group_T: Tensor
+    caption_T: Tensor
+    """A number for each caption; a hard negative has that of the caption it falsifies."""
+    set_B: Tensor | None = None
+    """The set that each image is of, where several are mixed; of two sets it isn't known what fits."""
+    set_T: Tensor | None = None
+    teacher_BD: Tensor | None = None
+    word_BK: Tensor | None = None
+    """1 where an image's captions contain a frequent word."""
+
+    @cached_property
+    def place_C(self) -> Tensor:
+        """The captions among the texts: all that are no hard negatives."""
+        return (self.group_T >= 0).nonzero().squeeze(1)
+
+    @cached_property
+    def known_BC(self) -> Tensor | None:
+        """True where it is known if an image and a caption fit, bool; None where it always is."""
+        if self.set_B is None or self.set_T is None:
+            return None
+        return self.set_B[:, None] == self.set_T[self.place_C][None, :]
+
+    def chance(self, loss: LossName) -> float:
+        """The contrastive loss of a model that knows nothing."""
+        return chance_loss(loss, self.group_B, self.group_T[self.place_C], known_BT=self.known_BC)
+
+
+class WordsHead(nn.Module):
+    """The image map -> a logit for each word: the evidence of the cell that shows it best.
+
+    It makes a small image tower see things within minutes. A contrastive loss tells an image tower nothing that its
+    text tower doesn't know yet, and the other way round; both are slow to find out that colour and shape belong
+    together. The words of the captions tell it at once: this is SuperClass (Huang et al. 2024, arXiv:2411.03313), here
+    with pairs of words too and with the largest cell's evidence.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, count)
+        nn.init.constant_(self.linear.bias, _RARE_LOGIT)
+
+    def forward(self, map_BHWD: Tensor) -> Tensor:
+        """(B, H, W, D) -> (B, K)."""
+        logit_BK: Tensor = self.linear(map_BHWD).amax(dim=(1, 2))
+        return logit_BK
+
+
+def words_loss(logit_BK: Tensor, label_BK: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over words and averaged over images."""
+    return functional.binary_cross_entropy_with_logits(logit_BK.float(), label_BK, reduction="none").sum(1).mean()
+
+
+class Objective(nn.Module):
+    """The loss of a whole batch's features, with the parameters that only training needs.
+
+    Those are a bias for the sigmoid loss, unless the model has one of its own, a linear map to the teacher's space, and
+    one from the image map's cells to words.
+    """
+
+    def __init__(self, config: TrainConfig, towers: Towers, *, teacher_dim: int | None, words_count: int) -> None:
+        super().__init__()
+        self.config = config
+        self._model = [towers.model]  # in a list, so that it isn't a part of this module
+        self._contrast = make_loss(config.loss)
+        needs_bias = self._contrast.has_bias and not hasattr(towers.model, "logit_bias")
+        self.bias = nn.Parameter(torch.tensor(_FIRST_BIAS)) if needs_bias else None
+        self.teacher_head = _lead_to_teacher(config, towers.dim, teacher_dim)
+        if words_count and not towers.has_maps:
+            raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")
+        self.words_head = WordsHead(towers.dim, words_count) if words_count else None
+        self.words_fade = 1.0
+        """The rest of the weight of the words, which fades to nothing: at the end only what is used counts."""
+        self.terms: dict[str, Tensor] = {}
+        """The terms of the last call by their names in the log, on its device, without a graph."""
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(logit scale): the factor on cosines, also called the temperature's inverse."""
+        scale: Tensor = self._model[0].logit_scale.exp().squeeze()
+        return scale
+
+    def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:
+        """Unit image and text features of all ranks and chunks, and with a words head its logits -> the loss."""
+        image_BD, text_TD, *words = features
+        place_C, group_B = targets.place_C, targets.group_B
+        loss = self._contrast(
+            image_BD,
+            text_TD[place_C],
+            group_B,
+            targets.group_T[place_C],
+            scale=self.scale,
+            bias=self._model[0].logit_bias if self._contrast.has_bias and self.bias is None else self.bias,
+            known_BT=targets.known_BC,
+        )
+        self.terms = {"contrast": loss.detach()}
+        if self.config.negatives_per_caption:
+            mistaken = negatives_loss(
+                image_BD, text_TD, group_B, targets.group_T, caption_T=targets.caption_T, scale=self.scale
+            )
+            self.terms["negatives_loss"] = mistaken.detach()
+            loss = loss + self.config.negatives_weight * mistaken
+        if self.teacher_head is not None and targets.teacher_BD is not None:
+            distance = distillation(self.teacher_head(image_BD), targets.teacher_BD)
+            self.terms["teacher_distance"] = distance.detach()
+            loss = loss + self.config.teacher_weight * distance
+        if words and targets.word_BK is not None:
+            missed = words_loss(words[0], targets.word_BK)
+            self.terms["words_loss"] = missed.detach()
+            loss = loss + self.words_fade * self.config.words_weight * missed
+        return loss
+
+    def clamp(self) -> None:
+        """Keep the temperature below its limit."""
+        with torch.no_grad():
+            self._model[0].logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
+
+
+def _lead_to_teacher(config: TrainConfig, dim: int, teacher_dim: int | None) -> nn.Module | None:
+    """The map from image vectors to the teacher's. Raises TrainingError where their sizes differ and nothing may."""
+    if teacher_dim is None:
+        return None
+    if config.teacher_map:
+        return nn.Linear(dim, teacher_dim)
+    if dim != teacher_dim:
+        raise TrainingError(
+            f"teacher_map=false needs a teacher of the model's own dimension, {dim}; {config.teacher} has "
+            f"{teacher_dim}. Leave the map on, or start from the teacher's sizes."
+        )
+    return nn.Identity()

@@ -1,4 +1,4 @@
-"""AdamW with a parameter group for each tower, depth and kind of tensor, and what is trained at all.
+"""AdamW with a parameter group for each tower, depth and kind of tensor, what is frozen, and the weights' average.
 
 Understands the names of transformers' CLIPModel and SiglipModel and of our own `ConvClip` and `LiteClip`, also inside a
 wrapper (`model.`, `module.`) and with LoRA adapters in them.
@@ -6,16 +6,19 @@ wrapper (`model.`, `module.`) and with LoRA adapters in them.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sightline.errors import InputError, TrainingError
+from sightline.core.models.convolutional import Saved
+from sightline.errors import TrainingError
+from sightline.lab.training.config import TrainConfig
+from sightline.lab.training.towers import add_lora
 
 Tower = Literal["image", "text", "both"]
 
@@ -29,68 +32,55 @@ _LAYER = re.compile(r"(?:^|\.)(?:encoder\.layers|image_tower\.blocks|text_tower\
 _EMBEDDINGS = re.compile(
     r"(?:^|\.)(?:embeddings|pre_layrnorm|image_tower\.stem|text_tower\.(?:tokens|positions))(?:\.|$)"
 )
+_BETAS, _EPSILON = (0.9, 0.98), 1e-6  # as for CLIP's ViTs (Radford et al. 2021, table 18)
 # The probe is SigLIP's query for pooling: one learned token, as a class token is.
 _NO_DECAY = re.compile(r"(?:^|\.)(?:position_embedding|positions|class_embedding|probe)(?:\.|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
-    """AdamW's settings (Loshchilov and Hutter 2019, arXiv:1711.05101); the defaults are those of CLIP's ViTs."""
-
-    weight_decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.98)
-    epsilon: float = 1e-6
-    image_lr_scale: float = 1.0
-    """Multiplies the learning rate of the image tower and its projection."""
-    text_lr_scale: float = 1.0
-    layer_decay: float = 1.0
-    """Each layer learns this much slower than the one above it (Bao et al. 2022, BEiT, arXiv:2106.08254); 1 is off."""
-
-    def __post_init__(self) -> None:
-        """Refuse what AdamW can't do. Raises InputError."""
-        for name in ("weight_decay", "image_lr_scale", "text_lr_scale"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"betas must be two numbers in [0, 1), got {self.betas}.")
-        if not self.epsilon > 0:
-            raise InputError(f"epsilon must be above 0, got {self.epsilon}.")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"layer_decay must lie in (0, 1], got {self.layer_decay}; 0.75 is usual, 1 turns it off.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config that JSON holds. Raises InputError for an unknown key or a value out of range."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InputError(f"Unknown optimiser key {', '.join(unknown)}. Valid keys: {', '.join(sorted(known))}.")
-        betas = {"betas": tuple(values["betas"])} if "betas" in values else {}
-        return cls(**{**values, **betas})
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where a tensor sits: its tower, and how many layers lie above it (0 is the head)."""
+    """The place of a tensor: its tower, and how many layers lie above it (0 is the head)."""
 
     tower: Tower
     distance: int
     part: str
 
 
-def make_optimiser(
-    model: nn.Module, *, learning_rate: float, config: OptimiserConfig | None = None
-) -> torch.optim.AdamW:
-    """AdamW over every tensor that requires a gradient, each in exactly one group.
+def choose_trained(model: nn.Module, config: TrainConfig) -> None:
+    """Freeze what shall not learn, and make room for adapters. Raises TrainingError for what the model can't do."""
+    if config.lora_rank:
+        add_lora(model, rank=config.lora_rank)
+    is_new = config.init is None
+    if config.freeze_image:
+        freeze_tower(model, "image", projection=not is_new)
+    if config.freeze_text:
+        freeze_tower(model, "text", projection=not is_new)
+    if config.freeze_norm:
+        freeze_batch_norms(model)
+    if config.gradient_checkpointing:
+        if isinstance(model, Saved):
+            raise TrainingError(
+                "gradient_checkpointing runs each layer twice, and batch norm would count each batch twice. It is for "
+                "ViTs; here a smaller batch_size, or freeze_norm with chunk_size, saves memory."
+            )
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+    set_training_mode(model)
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over what requires a gradient, each tensor in one group.
 
     A group has `lr_scale`, the factor on the schedule's rate that `set_learning_rate` applies, and a readable `name`.
     Biases, norms, positions, learned tokens and the logit scale and bias aren't decayed. With `layer_decay` d, a tensor
-    with n layers above it gets `d ** n`: heads and projections 1, embeddings least, a name that isn't known 1.
+    with n layers above it gets `d ** n` (Bao et al. 2022, BEiT, arXiv:2106.08254): heads and projections 1, embeddings
+    least, a name that isn't known 1.
 
     Raises:
         TrainingError: nothing requires a gradient.
     """
-    config = config or OptimiserConfig()
     depths = _count_layers(model)
+    tower_scales = {"image": config.image_lr_factor, "text": config.text_lr_factor, "both": 1.0}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -100,14 +90,14 @@ def make_optimiser(
         part = place.part if config.layer_decay < 1 else _WHOLE[place.tower]
         label = f"{part}, {'decayed' if decayed else 'not decayed'}"
         if label not in groups:
-            scale = _tower_scale(place.tower, config) * config.layer_decay**place.distance
+            scale = tower_scales[place.tower] * config.layer_decay**place.distance
             decay = config.weight_decay if decayed else 0.0
             groups[label] = {"name": label, "params": [], "lr_scale": scale, "weight_decay": decay}
         groups[label]["params"].append(parameter)
     if not groups:
         raise TrainingError("Nothing of the model is trained: every tensor is frozen. Freeze less.")
-    optimiser = torch.optim.AdamW(list(groups.values()), lr=learning_rate, betas=config.betas, eps=config.epsilon)
-    set_learning_rate(optimiser, learning_rate)
+    optimiser = torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=_BETAS, eps=_EPSILON)
+    set_learning_rate(optimiser, config.lr)
     return optimiser
 
 
@@ -176,12 +166,8 @@ def _tower_of(name: str) -> Tower:
     return "image" if found["image"] else "text"
 
 
-def _tower_scale(tower: Tower, config: OptimiserConfig) -> float:
-    return {"image": config.image_lr_scale, "text": config.text_lr_scale, "both": 1.0}[tower]
-
-
 def _count_layers(model: nn.Module) -> dict[Tower, int]:
-    """How many layers each tower has, frozen ones too: depth is the architecture's."""
+    """The number of each tower's layers, frozen ones too: depth is the architecture's."""
     depths: dict[Tower, int] = {}
     for name, _ in model.named_parameters():
         if found := _LAYER.search(name):
@@ -199,3 +185,89 @@ def _find_place(name: str, depths: Mapping[Tower, int]) -> _Place:
     if _EMBEDDINGS.search(name):
         return _Place(tower=tower, distance=depth + 1, part=f"{tower} embeddings")
     return _Place(tower=tower, distance=0, part=_WHOLE[tower] if tower == "both" else f"{tower} head")
+
+
+class WeightAverage:
+    """The average of a module's trainable tensors over its steps, in fp32 (Polyak averaging with exponential decay).
+
+    Frozen tensors are the module's own. Buffers (a batch norm's running statistics) are averages already and
+    are copied.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start at the module's weights, with a decay in (0, 1)."""
+        self.decay = decay
+        self._average = {name: value.detach().float().clone() for name, value in _trainable(module).items()}
+        self._buffers = {name: value.detach().clone() for name, value in _buffers(module).items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> float:
+        """Take in the weights after update number `step`, counted from 0; the decay that was used.
+
+        `min(decay, (1 + step) / (10 + step))`: early weights, which are bad, are soon forgotten (as TensorFlow's
+        ExponentialMovingAverage does with `num_updates`).
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = {**_trainable(module), **_buffers(module)}
+        _check_names({**self._average, **self._buffers}, current, "module")
+        for name, average in self._average.items():
+            average.lerp_(current[name].detach().to(average), 1.0 - decay)
+        for name, buffer in self._buffers.items():
+            buffer.copy_(current[name])
+        return decay
+
+    @contextlib.contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module with averaged weights inside the block, and bit for bit its own again after it.
+
+        Tensors are changed in place, so an optimiser goes on with the same ones.
+        """
+        own = {**_trainable(module), **_buffers(module)}
+        averaged = {**self._average, **self._buffers}
+        _check_names(averaged, own, "module")
+        before = {name: value.detach().clone() for name, value in own.items()}
+        try:
+            _copy(averaged, own)
+            yield
+        finally:
+            _copy(before, own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all tensors, fit for safetensors; the decay is the config's."""
+        return {name: value.clone() for name, value in {**self._average, **self._buffers}.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave. Raises TrainingError where names or shapes are of another model."""
+        own = {**self._average, **self._buffers}
+        _check_names(own, state, "checkpoint")
+        for name, value in own.items():
+            if value.shape != state[name].shape:
+                raise TrainingError(
+                    f"The averaged weights of the checkpoint have {name} as {tuple(state[name].shape)}, the model has "
+                    f"{tuple(value.shape)}; they are of another model."
+                )
+        _copy(state, own)
+
+
+def _trainable(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are saved: not the constants that a module makes anew."""
+    saved = module.state_dict(keep_vars=True)
+    return {name: value for name, value in module.named_buffers() if name in saved}
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
+
+
+def _check_names(own: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str) -> None:
+    if differing := sorted(set(own) ^ set(other)):
+        raise TrainingError(
+            f"The averaged weights don't fit the {what}: {len(differing)} tensors are in one only "
+            f"({', '.join(differing[:3])}). Freeze, or add adapters, before the average is made."
+        )

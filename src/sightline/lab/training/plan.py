@@ -1,7 +1,8 @@
-"""The numbers of a run that follow from its settings, each printed with the formula that it comes from."""
+"""The numbers of a run that follow from its settings: counts of steps, each with its formula, and learning rates."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sightline.lab.training.batches import Batches
@@ -34,13 +35,25 @@ class Plan:
             checkpoint_steps=max(1, round(config.checkpoint_epochs * counted)),
         )
 
-    def measures_after(self, step: int) -> bool:
-        """Whether the val pairs are measured when update number `step` (from 0) is done."""
-        return (step + 1) % self.eval_steps == 0 or step + 1 == self.total_steps
+    def learning_rate(self, step: int, *, peak: float) -> float:
+        """The rate for the update number `step`, counted from 0.
 
-    def keeps_after(self, step: int) -> bool:
-        """Whether a checkpoint is written when update number `step` is done."""
-        return (step + 1) % self.checkpoint_steps == 0 or step + 1 == self.total_steps
+        Warm-up is linear: `peak * (step + 1) / warmup_steps`, so the first update already moves. Then the rate falls to
+        nothing (Loshchilov and Hutter 2017, SGDR, arXiv:1608.03983, without restarts):
+        `peak * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2`.
+        """
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def measures_after(self, done: int) -> bool:
+        """True where the val pairs are measured when so many updates are done."""
+        return done % self.eval_steps == 0 or done == self.total_steps
+
+    def keeps_after(self, done: int) -> bool:
+        """True where a checkpoint is written when so many updates are done."""
+        return done % self.checkpoint_steps == 0 or done == self.total_steps
 
 
 def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_size: int) -> list[str]:
@@ -49,13 +62,18 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
     captions = batches.captions
     lost = captions.n_lost / max(1, captions.n_tokens)
     share = config.batch_size // world_size
+    if config.samples_seen is None:
+        steps = f"round({config.epochs:g} epochs x {plan.steps_per_epoch:,})"
+    else:
+        epochs = plan.total_steps / plan.steps_per_epoch
+        steps = f"round({config.samples_seen:,} samples / batch of {config.batch_size:,}), {epochs:.3g} epochs"
     lines = [
         f"pictures: {usable:,} usable of {total:,}; captions: {len(captions.ids_CL):,}",
         f"tokens lost to truncation: {captions.n_lost:,} of {captions.n_tokens:,} ({lost:.2%}), "
         f"texts longer than {captions.ids_CL.shape[1]} tokens are cut",
         f"steps an epoch: {plan.steps_per_epoch:,} = floor({taken:,} pictures / batch of {config.batch_size:,}); "
         f"{taken - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
-        _steps_line(config, plan),
+        f"steps: {plan.total_steps:,} = {steps}",
         f"warm-up steps: {plan.warmup_steps:,} = round({config.warmup_fraction:g} x {plan.total_steps:,})",
         f"samples seen: {plan.total_steps * config.batch_size:,} = {plan.total_steps:,} steps x {config.batch_size:,}",
         f"measured every {plan.eval_steps:,} steps, kept every {plan.checkpoint_steps:,}",
@@ -78,13 +96,3 @@ def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_si
             f"hard negatives: up to {config.negatives_per_caption} a caption, {len(batches.negatives.ids_CL):,} in all"
         )
     return lines
-
-
-def _steps_line(config: TrainConfig, plan: Plan) -> str:
-    if config.samples_seen is None:
-        return f"steps: {plan.total_steps:,} = round({config.epochs:g} epochs x {plan.steps_per_epoch:,})"
-    epochs = plan.total_steps / plan.steps_per_epoch
-    return (
-        f"steps: {plan.total_steps:,} = round({config.samples_seen:,} samples / batch of {config.batch_size:,}), "
-        f"{epochs:.3g} epochs"
-    )

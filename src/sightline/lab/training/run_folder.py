@@ -1,20 +1,47 @@
-"""The folder of a run: its config, what it may be resumed with, and the model that it is at once."""
+"""The folder of a run: its settings, result, checkpoints and the vectors of a few val pairs, each written whole.
+
+A checkpoint is a folder `checkpoints/step-N` of safetensors files and one `state.json`; nothing in it is a pickle.
+
+Shape suffixes: N pairs of a probe, D dimension of the joint space.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.checkpoint import newest_checkpoint
+from sightline.kit import files
+from sightline.kit.files import share_as_others
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.journal import RESULT_FILE, RUN_FILE, TRIAL_FILE
+from sightline.lab.training.log import RESULT_FILE, RUN_FILE, TRIAL_FILE
+
+if TYPE_CHECKING:  # whoever only lists recipes or looks at runs needs no PyTorch
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
 CURVES_FILE = "curves.png"
+PROBE_START_FILE = "probe-start.npz"
+"""The probe of the weights before the first update."""
+PROBE_BEST_FILE = "probe-best.npz"
+"""The probe of the weights that are kept."""
+PROBE_PAIRS = 256
+"""At most so many val pairs, the first ones."""
+CHECKPOINTS = "checkpoints"
+_STATE = "state.json"
+_FORMAT = 1
+_STEP = re.compile(r"step-(\d+)")
 
 _FREE = ("keep_checkpoints", "log_steps", "patience")
 """Settings that a resumed run may change: they don't decide its weights."""
@@ -39,8 +66,7 @@ class RunFolder:
             raise InputError(f"{self.path} isn't empty and holds no run. Give a new folder as --output.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(config.to_dict(), indent=2) + "\n"
-            (self.path / RUN_FILE).write_text(text, encoding="utf-8")
+            files.write_json(self.path / RUN_FILE, config.to_dict(), indent=2)
         except OSError as error:
             raise InputError(f"The run's folder {self.path} can't be written: {error.strerror}.") from error
 
@@ -71,7 +97,7 @@ class RunFolder:
         write_json(self.path / RESULT_FILE, values, advice=advice)
 
     def forget_result(self) -> None:
-        """What is written there holds no more: the run goes on."""
+        """Remove the result, which holds no more: the run goes on."""
         (self.path / RESULT_FILE).unlink(missing_ok=True)
 
     def check_resumable(self, config: TrainConfig) -> Path | None:
@@ -92,12 +118,208 @@ class RunFolder:
 
 def write_json(path: Path, values: Mapping[str, Any], *, advice: str) -> None:
     """Write a file of a run or a sweep, whole or not at all. Raises TrainingError, with advice, where it can't be."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        files.write_json(path, values, indent=2)
     except OSError as error:
         raise TrainingError(f"{path} can't be written: {error.strerror}. {advice}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """All that changes while a run goes on: modules by name, the optimiser, and plain values."""
+
+    modules: Mapping[str, nn.Module]
+    optimiser: torch.optim.Optimizer
+    average: Mapping[str, Tensor] | None = None
+    """Moving average of the weights, where the run keeps one."""
+
+
+def save_checkpoint(run: Path, step: int, trained: Trained, *, state: Mapping[str, Any], keep: int) -> Path:
+    """Write `checkpoints/step-N` and drop all but the newest `keep`.
+
+    Raises TrainingError where it can't be written, as on a full disk; earlier checkpoints are left as they are.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    folder = run / CHECKPOINTS / f"step-{step}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(folder) as partial:
+            partial.mkdir()
+            for name, module in trained.modules.items():
+                _write(partial / f"{name}.safetensors", module.state_dict())
+            _write(partial / "optimiser.safetensors", _flatten(trained.optimiser))
+            if trained.average is not None:
+                _write(partial / "average.safetensors", trained.average)
+            values = {"format": _FORMAT, "step": step, "torch": torch.__version__, **state}
+            files.write_json(partial / _STATE, values, indent=2, durable=True)
+    except (OSError, SafetensorError) as error:
+        last = newest_checkpoint(run)
+        kept = f"{last} is whole: free some space and go on with --resume." if last else "There is no earlier one."
+        raise TrainingError(f"The checkpoint of step {step:,} can't be written to {folder}: {error}. {kept}") from error
+    killed = folder.parent.glob(".step-*.partial")  # of a process that was killed while it wrote
+    for old in (*_checkpoints(run)[:-keep], *killed):
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The folder of the last step that was written whole, or None."""
+    return next(reversed(_checkpoints(run)), None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint. Raises TrainingError where they are missing, damaged or of another format."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{_STATE} holds no object")
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{checkpoint} is damaged ({error}). Delete it, and --resume goes on from the one before."
+        ) from error
+    if state.get("format") != _FORMAT:
+        raise TrainingError(
+            f"{checkpoint} has format {state.get('format')!r}, this version of Sightline writes {_FORMAT}. "
+            "Resume with the version that wrote it, or start again in another folder."
+        )
+    return state
+
+
+def load_checkpoint(checkpoint: Path, trained: Trained) -> dict[str, Tensor] | None:
+    """Put a checkpoint's tensors into modules and optimiser, in place; gives the moving average, or None.
+
+    Raises TrainingError where a file is missing or damaged, or the tensors are those of another model.
+    """
+    for name, module in trained.modules.items():
+        _fit(module, _read(checkpoint / f"{name}.safetensors"), origin=f"{checkpoint}: {name}")
+    _unflatten(trained.optimiser, _read(checkpoint / "optimiser.safetensors"), origin=str(checkpoint))
+    return None if trained.average is None else _read(checkpoint / "average.safetensors")
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints, by step."""
+    folder = run / CHECKPOINTS
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _STEP.fullmatch(p.name))] if folder.is_dir() else []
+    return [path for _, path in sorted(found)]
+
+
+def _fit(module: nn.Module, tensors: dict[str, Tensor], *, origin: str) -> None:
+    own = module.state_dict()
+    if set(own) != set(tensors) or any(own[name].shape != tensors[name].shape for name in own):
+        differing = sorted(set(own) ^ set(tensors)) or [n for n in own if own[n].shape != tensors[n].shape]
+        raise TrainingError(
+            f"{origin}: these are the weights of another model; {len(differing)} tensors differ, such as "
+            f"{differing[0]}. Give the folder of the run that wrote them, or start anew in another folder."
+        )
+    module.load_state_dict(tensors)
+
+
+def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments as named tensors: `12.exp_avg` is that of the twelfth parameter."""
+    state = optimiser.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def _unflatten(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, origin: str) -> None:
+    parameters = dict(enumerate(p for group in optimiser.param_groups for p in group["params"]))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[name] = value
+    fits = all(
+        index in parameters and "exp_avg" in values and values["exp_avg"].shape == parameters[index].shape
+        for index, values in state.items()
+    )
+    if not fits:
+        raise TrainingError(f"{origin}: the optimiser's state is that of another model or of other frozen parts.")
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    share_as_others(path)
+    # Have the bytes on the disk before the folder gets its name.
+    with path.open("rb") as file, contextlib.suppress(OSError):  # some file systems can't
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path} can't be read ({error}). Delete {path.parent}, and --resume goes on from the one before."
+        ) from error
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """The vectors of a few val pairs at one moment of a run, kept for those who study it.
+
+    Images and the first caption of each (or the name of its class), as unit vectors.
+    """
+
+    image_ND: NDArray[np.float32]
+    text_ND: NDArray[np.float32]
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    step: int
+    """Updates done."""
+    temperature: float
+    """Factor on cosines, exp(logit scale)."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError where the arrays don't belong together."""
+        rows = {len(self.image_ND), len(self.text_ND), len(self.ids), len(self.texts)}
+        if self.image_ND.ndim != 2 or self.image_ND.shape != self.text_ND.shape or len(rows) != 1:
+            raise InputError(
+                f"A probe has a row of pictures and of texts for each pair; these are {self.image_ND.shape} and "
+                f"{self.text_ND.shape} for {len(self.ids)} ids and {len(self.texts)} texts."
+            )
+
+
+def write_probe(probe: Probe, path: Path) -> None:
+    """Write a probe, whole or not at all. Raises TrainingError where the disk is full."""
+    try:
+        with files.replacing(path) as partial, partial.open("wb") as file:
+            np.savez(
+                file,
+                image_ND=probe.image_ND,
+                text_ND=probe.text_ND,
+                ids=np.array(probe.ids, dtype=np.str_),
+                texts=np.array(probe.texts, dtype=np.str_),
+                step=np.int64(probe.step),
+                temperature=np.float64(probe.temperature),
+            )
+    except OSError as error:
+        raise TrainingError(
+            f"{path} can't be written: {error.strerror}. Make room or correct its permissions; go on with --resume."
+        ) from error
+
+
+def read_probe(path: Path) -> Probe:
+    """A probe that `write_probe` wrote. Raises InputError where it is missing or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Probe(
+                image_ND=arrays["image_ND"].astype(np.float32, copy=False),
+                text_ND=arrays["text_ND"].astype(np.float32, copy=False),
+                ids=tuple(arrays["ids"].tolist()),
+                texts=tuple(arrays["texts"].tolist()),
+                step=int(arrays["step"]),
+                temperature=float(arrays["temperature"]),
+            )
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} doesn't exist: the run has not been measured yet, or is of an older version."
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}). Training the run again writes it anew.") from error

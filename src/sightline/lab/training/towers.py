@@ -1,11 +1,12 @@
-"""The two towers of a run: made from random weights, or loaded from any model folder, and written back into one."""
+"""The two towers of a run: made from random weights or loaded, adapted, and written into a model folder."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,15 +28,21 @@ from sightline.core.models.registry import find_card
 from sightline.core.models.resolve import resolve_folder
 from sightline.core.models.tokenizing import Tokenizer
 from sightline.core.models.torch_encoder import ClipTowers, ConvTowers, Towers, load_towers
-from sightline.errors import TrainingError
-from sightline.kit.files import share_as_others
+from sightline.errors import TrainingError, install_advice
+from sightline.kit.files import replacing, share_as_others, write_json
 from sightline.lab.training.config import TowersConfig, TrainConfig
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, text_spec
+
+_LORA_FAMILIES = ("clip", "siglip")
+_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""The projections of attention and MLP in each layer of a tower, by transformers' names."""
+_ALWAYS_TRAINED = re.compile(r"(?:^|\.)logit_(?:scale|bias)$")
+_ACTIVATION = "gelu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What is trained: the towers, the card that describes them, and the folder that has their tokenizer."""
+    """A model in training: the towers, the card that describes them, and the folder that has their tokenizer."""
 
     towers: Towers
     card: ModelCard
@@ -91,22 +98,18 @@ def write_settings(model: TrainedModel, folder: Path, *, figures: dict[str, Any]
     Raises TrainingError where it can't be written, as on a full disk.
     """
     with _explained(folder):
-        _write_settings(model, folder, figures)
-
-
-def _write_settings(model: TrainedModel, folder: Path, figures: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        source = model.tokenizer_folder / name
-        if source.is_file() and source.resolve() != (folder / name).resolve():
-            shutil.copyfile(source, folder / name)
-    inner = model.towers.model
-    if isinstance(inner, Saved):
-        _write_json(folder / "config.json", inner.config.to_dict())
-    else:
-        inner.config.save_pretrained(folder)
-        _write_json(folder / "preprocessor_config.json", _preprocessor(model.card))
-    write_card(folder, dataclasses.replace(model.card, figures=figures, files={}, weights_hash=None))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            source = model.tokenizer_folder / name
+            if source.is_file() and source.resolve() != (folder / name).resolve():
+                shutil.copyfile(source, folder / name)
+        inner = model.towers.model
+        if isinstance(inner, Saved):
+            write_json(folder / "config.json", inner.config.to_dict(), indent=2)
+        else:
+            inner.config.save_pretrained(folder)
+            write_json(folder / "preprocessor_config.json", _preprocessor(model.card), indent=2)
+        write_card(folder, dataclasses.replace(model.card, figures=figures, files={}, weights_hash=None))
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
@@ -114,15 +117,10 @@ def write_weights(module: nn.Module, path: Path) -> None:
 
     Raises TrainingError where it can't be written, as on a full disk; the old file stays.
     """
-    partial = path.with_name(path.name + ".partial")
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with _explained(path):
-        try:
-            save_file(tensors, partial, metadata={"format": "pt"})
-            share_as_others(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _explained(path), replacing(path) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        share_as_others(partial)
 
 
 @contextlib.contextmanager
@@ -137,64 +135,45 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-_ACTIVATION = "gelu"
-
-
 def _make_conv(config: TowersConfig) -> Towers:
-    model = ConvClip(
-        ConvClipConfig(
-            size_px=config.size_px,
-            image_width=config.image_width,
-            image_blocks=config.image_blocks,
-            vocab_size=config.vocab_size,
-            context_length=config.context_length,
-            pad_id=PAD_ID,
-            text_width=config.text_width,
-            text_layers=config.text_layers,
-            text_heads=config.text_heads,
-            dropout=config.dropout,
-            dim=config.dim,
-            coordinates=config.coordinates,
-            text_bigrams=config.text_bigrams,
-        )
-    )
-    return ConvTowers(model, dim=config.dim)
+    names = {entry.name for entry in dataclasses.fields(ConvClipConfig)} - {"pad_id"}
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return ConvTowers(ConvClip(ConvClipConfig(**sizes, pad_id=PAD_ID)), dim=config.dim)
 
 
 def _make_vit(config: TowersConfig) -> Towers:
     from transformers import CLIPConfig, CLIPModel
 
+    def sizes(width: int, layers: int, heads: int) -> dict[str, Any]:
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "attention_dropout": config.dropout,
+            "hidden_act": _ACTIVATION,
+            "projection_dim": config.dim,
+        }
+
     text = {
+        **sizes(config.text_width, config.text_layers, config.text_heads),
         "vocab_size": config.vocab_size,
-        "hidden_size": config.text_width,
-        "intermediate_size": 4 * config.text_width,
-        "num_hidden_layers": config.text_layers,
-        "num_attention_heads": config.text_heads,
         "max_position_embeddings": config.context_length,
-        "attention_dropout": config.dropout,
-        "hidden_act": _ACTIVATION,
         "pad_token_id": PAD_ID,
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
-        "projection_dim": config.dim,
     }
     vision = {
-        "hidden_size": config.image_width,
-        "intermediate_size": 4 * config.image_width,
-        "num_hidden_layers": config.image_layers,
-        "num_attention_heads": config.image_heads,
+        **sizes(config.image_width, config.image_layers, config.image_heads),
         "image_size": config.size_px,
         "patch_size": config.patch_px,
-        "attention_dropout": config.dropout,
-        "hidden_act": _ACTIVATION,
-        "projection_dim": config.dim,
     }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.dim))
     return ClipTowers(model, dim=config.dim)
 
 
 def _preprocessor(card: ModelCard) -> dict[str, Any]:
-    """What transformers' CLIPImageProcessor reads: the same pixels as our own preprocessing."""
+    """The settings that transformers' CLIPImageProcessor reads: the same pixels as our own preprocessing."""
     image = card.preprocessing
     side = {"height": image.size_px, "width": image.size_px}
     crops = image.resize_mode == "crop"
@@ -213,5 +192,72 @@ def _preprocessor(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def add_lora(model: nn.Module, *, rank: int) -> list[str]:
+    """Put low-rank adapters into both towers, freeze all else but the logit scale and bias, and name what is trained.
+
+    LoRA (Hu et al. 2021, arXiv:2106.09685): small trainable matrices beside the frozen projections of transformers'
+    CLIP and SigLIP towers, `W x + 2 * B A x`, with B zero at the start, so that a model with new adapters gives the
+    very vectors that it gave before. A's start is drawn from torch's generator. The model is changed in place.
+
+    Raises TrainingError where peft isn't installed, or the model isn't transformers' CLIP or SigLIP, or has adapters.
+    """
+    _check_model(model)
+    peft = _import_peft()
+    # SigLIP's pooling attention is left out: it is torch's fused module, which reads its weights past any adapter.
+    pattern = rf".*\.encoder\.layers\.\d+\.(?:self_attn|mlp)\.(?:{'|'.join(_LORA_TARGETS)})"
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern), model)
+    model.train(model.training)  # peft's new modules would be in training in a model that is set to evaluation
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(".lora_" in name or _ALWAYS_TRAINED.search(name)))
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def merge_lora(model: nn.Module) -> nn.Module:
+    """A copy whose weights hold what the adapters learned: a plain model again, in transformers' own layout.
+
+    The model itself stays as it is, so that training goes on after a checkpoint. Every tensor of the copy requires a
+    gradient, as in a model that was loaded.
+
+    Raises:
+        TrainingError: peft isn't installed, or the model has no adapters.
+    """
+    layer_class = _import_peft().tuners.lora.LoraLayer
+    merged: Any = copy.deepcopy(model)
+    layers = {name: module for name, module in merged.named_modules() if isinstance(module, layer_class)}
+    if not layers:
+        raise TrainingError(f"{type(model).__name__} has no LoRA adapters to merge.")
+    for name, layer in layers.items():
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(merged.get_submodule(parent), child, layer.get_base_layer())
+    merged.__dict__.pop("peft_config", None)
+    plain: nn.Module = merged.requires_grad_(True)
+    return plain
+
+
+def has_lora(model: nn.Module) -> bool:
+    """True where `add_lora` put adapters into the model."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise TrainingError(f"LoRA needs peft, of the extra train: {install_advice('train')}") from error
+    return peft
+
+
+def _check_model(model: nn.Module) -> None:
+    family = getattr(getattr(model, "config", None), "model_type", None)
+    if family in ("sightline-clip", "sightline-lite-clip"):
+        raise TrainingError(
+            "LoRA adapts the linear projections of transformer towers; a convolutional image tower has none, and is so "
+            "small that training it wholly costs little. Train without LoRA, or freeze the image tower."
+        )
+    if family not in _LORA_FAMILIES:
+        raise TrainingError(
+            f"LoRA is for transformers' {' and '.join(_LORA_FAMILIES)} models; this is a {type(model).__name__}."
+        )
+    if has_lora(model):
+        raise TrainingError("The model has LoRA adapters already; merge them first.")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sightline.lab.training.augment import Augmentation, augment, draw_changes
+from sightline.lab.training.batches import Augmentation, augment, draw_changes
 
 NOTHING = Augmentation(crop_min=1.0, aspect_jitter=1.0, flip=False, colour_jitter=0.0)
 EVERYTHING = Augmentation(crop_min=0.5, aspect_jitter=2.0, flip=True, colour_jitter=0.4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.journal import LOG_FILE, TENSORBOARD_FOLDER, Journal, read_journal
+from sightline.lab.training.log import LOG_FILE, TENSORBOARD_FOLDER, Journal, read_journal
 
 
 def write_run(folder, steps, *, resume_step=None):

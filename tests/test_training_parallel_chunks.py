@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from sightline.errors import TrainingError
 from sightline.lab.evaluation.measured_model import peak_resident_bytes
-from sightline.lab.training.gradient_cache import (
+from sightline.lab.training.losses import make_loss, softmax_contrastive
+from sightline.lab.training.optimiser import freeze_batch_norms, set_training_mode
+from sightline.lab.training.parallel import (
     chunk_seeds,
     contrastive_backward,
     refuse_false_batch_statistics,
 )
-from sightline.lab.training.losses import make_loss, softmax_contrastive
-from sightline.lab.training.optimiser import freeze_batch_norms, set_training_mode
 
 GROUP_B = torch.arange(12)
 GROUP_T = torch.arange(12).repeat_interleave(2)

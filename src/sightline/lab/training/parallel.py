@@ -1,10 +1,15 @@
-"""Several processes that train one model, started by `torchrun`: who takes part, and what they exchange.
+"""One batch in several parts: ranks that work at once (torchrun), chunks that follow each other (gradient caching).
 
 The scaling, which a test holds to one process's gradient: every rank gathers the embeddings of all W ranks and computes
 the same loss L of the whole batch. `gather_features` sums the gradients of those W equal losses, so that each rank's
 embeddings get W * dL/dx. `average_gradients` then divides the sum over ranks by W, which gives dL/dw of the whole
 batch, as in one process. The loss's own parameters (scale, bias) get dL/dw on each rank, and their average is the same.
 A loss of a rank's own rows (distillation) is averaged over ranks: the batch's mean where ranks have equally many rows.
+
+Chunks (Gao et al. 2021, arXiv:2101.06983): a contrastive loss needs the embeddings of the whole batch but not the
+activations behind them. So all chunks are encoded without a graph, the loss gives its gradient with respect to the
+embeddings, and each chunk is encoded once more, with a graph, to carry its rows of that gradient back into the towers.
+That costs one more forward pass, and equals the gradient of the whole batch.
 
 Shape suffixes: B rows of one rank, D dimension.
 """
@@ -14,22 +19,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sightline.core.models.torch_encoder import choose_device
 from sightline.errors import TrainingError
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What `torchrun` sets for each process."""
+"""The variables that `torchrun` sets for each process."""
 BUCKET_BYTES = 32 * 2**20
-"""How much of the gradients is exchanged at once."""
+"""The gradients that are exchanged at once."""
+REPEATABLE = 0.02
+"""Two passes over one chunk may lie so far apart, relative to its norm: kernels' rounding, no other randomness."""
+
+Chunk = TypeVar("Chunk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes files and talks to the user."""
+        """True for the rank that writes files and talks to the user."""
         return self.rank == 0
 
 
@@ -97,11 +108,6 @@ def gather_features(rows_BD: Tensor, world: World) -> Tensor:
     return gathered
 
 
-def gather_ids(ids_B: Tensor, world: World) -> Tensor:
-    """The ids (groups) of all ranks in rank order, without gradients. They must mean the same on every rank."""
-    return ids_B if world.size == 1 else torch.cat(_gather_rows(ids_B, world))
-
-
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter], world: World, *, bucket_bytes: int = BUCKET_BYTES) -> None:
     """Replace gradients by their mean over ranks, a few large exchanges instead of one for each parameter.
@@ -139,21 +145,23 @@ def broadcast_from_first(module: nn.Module, world: World) -> None:
 
 
 def all_equal(value: str, world: World) -> bool:
-    """Whether all ranks have the same string: the fingerprint of a config or of data. All must ask."""
-    if world.size == 1:
-        return True
-    digest = torch.frombuffer(bytearray(hashlib.blake2b(value.encode(), digest_size=16).digest()), dtype=torch.uint8)
-    digests = _gather_rows(digest.to(world.device), world)
-    return all(torch.equal(other, digests[0]) for other in digests)
+    """True where all ranks have the same string: the fingerprint of a config or of data. All must ask."""
+    number = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=7).digest())
+    return highest(number, world) == -highest(-number, world)
 
 
 def any_rank(flag: bool, world: World) -> bool:
-    """Whether any rank says yes, known to all: to stop together. Waits until all ranks have asked."""
+    """True where any rank says yes, known to all: to stop together. Waits until all ranks have asked."""
+    return bool(highest(int(flag), world))
+
+
+def highest(number: int, world: World) -> int:
+    """The highest number that any rank gives, known to all. Waits until all ranks have asked."""
     if world.size == 1:
-        return flag
-    answer = torch.tensor([flag], dtype=torch.int32, device=world.device)
+        return number
+    answer = torch.tensor([number], dtype=torch.int64, device=world.device)
     dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return bool(answer.item())
+    return int(answer.item())
 
 
 class _GatherRows(torch.autograd.Function):
@@ -226,7 +234,14 @@ def _join(world: World, *, timeout_s: float) -> None:
 def _own_device(kind: str, *, local_rank: int, size: int) -> torch.device:
     device = torch.device(kind)
     if device.type == "cuda":
-        return _own_gpu(device, local_rank=local_rank)
+        n_gpus = torch.cuda.device_count()
+        index = local_rank if device.index is None else device.index
+        if index >= n_gpus:
+            raise TrainingError(
+                f"GPU {index} was asked for, but this machine shows {n_gpus} GPUs. Start at most that many processes a "
+                "machine (`torchrun --nproc-per-node`), or choose the device cpu."
+            )
+        return torch.device("cuda", index)
     if device.type != "cpu" and size > 1:
         raise TrainingError(
             f"Several processes can train together on cuda and cpu, not on {device.type}. Start one process without "
@@ -235,19 +250,115 @@ def _own_device(kind: str, *, local_rank: int, size: int) -> torch.device:
     return device
 
 
-def _own_gpu(device: torch.device, *, local_rank: int) -> torch.device:
-    n_gpus = torch.cuda.device_count()
-    index = local_rank if device.index is None else device.index
-    if index >= n_gpus:
-        raise TrainingError(
-            f"GPU {index} was asked for, but this machine shows {n_gpus} GPUs. Start at most that many processes a "
-            "machine (`torchrun --nproc-per-node`), or choose the device cpu."
-        )
-    return torch.device("cuda", index)
-
-
 def _read_count(environment: Mapping[str, str], name: str) -> int:
     text = environment[name]
     if not text.isdecimal():
         raise TrainingError(f"{name} must be a whole number of 0 or more, not {text!r}; start with torchrun.")
     return int(text)
+
+
+def contrastive_backward(
+    encode: Callable[[Chunk], tuple[Tensor, ...]],
+    chunks: Sequence[Chunk],
+    loss_of_features: Callable[..., Tensor],
+    *,
+    seeds: Sequence[int],
+) -> Tensor:
+    """Add the gradients of one batch's loss to the parameters' `.grad`; returns the loss, a scalar without a graph.
+
+    `encode(chunk)` gives embeddings (rows, D), one tensor for each kind (images, texts); kinds and chunks may have
+    different numbers of rows. `loss_of_features(*features)` takes them with the rows of all chunks in order, gathers
+    them over ranks where there are several, and may use parameters of its own. A single chunk needs no second pass.
+    Both passes over a chunk see torch's random numbers from its seed (dropout), and nothing else may be random in
+    `encode`; the caller's random state stays as it was. `encode` opens autocast itself, so that backward runs outside.
+
+    Raises TrainingError where seeds don't fit the chunks, autocast is on already, no embedding needs a gradient, or a
+    second pass gives other embeddings than the first.
+    """
+    _check_call(len(chunks), len(seeds))
+    is_plain = len(chunks) == 1
+    encoded = [_encode(encode, chunk, seed, with_graph=is_plain) for chunk, seed in zip(chunks, seeds, strict=True)]
+    features = [torch.cat(rows).detach().requires_grad_() for rows in zip(*encoded, strict=True)]
+    with torch.enable_grad():
+        loss = loss_of_features(*features)
+    loss.backward()  # type: ignore[no-untyped-call]
+    n_rows = [[len(tensor) for tensor in tensors] for tensors in encoded]
+    wanted = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in features]
+    by_kind = [torch.split(gradient, sizes) for gradient, *sizes in zip(wanted, *n_rows, strict=True)]
+    differ = []
+    for number, gradients in enumerate(zip(*by_kind, strict=True)):
+        again = encoded[number]
+        if not is_plain:
+            again = _encode(encode, chunks[number], seeds[number], with_graph=True)
+            differ += _differences(encoded[number], again)
+        _carry_back(again, gradients)
+    if differ and torch.stack(differ).any():  # read once for all chunks
+        raise TrainingError(
+            "The second pass over a chunk gave other embeddings than the first, so that gradients would be wrong. "
+            "`encode` may draw random numbers from torch only, and must not change the chunk."
+        )
+    return loss.detach()
+
+
+def chunk_seeds(n_chunks: int, *, seed: int, step: int, rank: int = 0) -> tuple[int, ...]:
+    """A seed for each chunk of a step, the same after a resume and different between steps, ranks and chunks."""
+    return tuple(
+        int(np.random.SeedSequence([seed, step, rank, number]).generate_state(1)[0]) for number in range(n_chunks)
+    )
+
+
+def refuse_false_batch_statistics(module: nn.Module, *, world_size: int, n_chunks: int) -> None:
+    """Raises TrainingError where batch norm would take the statistics of a part of the batch for those of all of it."""
+    norms = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
+    guilty = [name for name, layer in norms if layer.training or layer.running_mean is None]
+    if not guilty or (world_size == 1 and n_chunks == 1):
+        return
+    split = " and ".join(
+        f"{number} {parts}"
+        for number, parts in ((world_size, "ranks"), (n_chunks, "chunks of gradient caching"))
+        if number > 1
+    )
+    raise TrainingError(
+        f"{len(guilty)} batch norm layers ({', '.join(guilty[:3])}{', ...' if len(guilty) > 3 else ''}) normalise by "
+        f"the statistics of what they see at once, but this batch is split into {split}: each part would be normalised "
+        "by itself, and the run would not be that of the batch size it states. Freeze the statistics (`--set "
+        "freeze_norm=true`, fit for weights that were trained before), or train in one process without gradient "
+        "caching, or choose a tower without batch norm (a ViT)."
+    )
+
+
+def _check_call(n_chunks: int, n_seeds: int) -> None:
+    if n_chunks == 0 or n_chunks != n_seeds:
+        raise TrainingError(f"{n_chunks} chunks with {n_seeds} seeds; a batch needs a chunk, and each chunk a seed.")
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda", "mps")):
+        raise TrainingError(
+            "contrastive_backward was called under autocast, where the first pass would leave weights without "
+            "gradients in autocast's cache; open autocast inside `encode` only."
+        )
+
+
+def _encode(
+    encode: Callable[[Chunk], tuple[Tensor, ...]], chunk: Chunk, seed: int, *, with_graph: bool
+) -> tuple[Tensor, ...]:
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus), torch.set_grad_enabled(with_graph):
+        torch.manual_seed(seed)
+        return encode(chunk)
+
+
+def _carry_back(encoded: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
+    """Backward from the embeddings of one chunk; those of a frozen tower need none."""
+    trained = [(tensor, gradient) for tensor, gradient in zip(encoded, gradients, strict=True) if tensor.requires_grad]
+    if not trained:
+        raise TrainingError("No embedding depends on a parameter that is trained; unfreeze a tower or a projection.")
+    tensors, wanted = zip(*trained, strict=True)
+    torch.autograd.backward(tensors, wanted)
+
+
+def _differences(first: tuple[Tensor, ...], again: tuple[Tensor, ...]) -> list[Tensor]:
+    """For each kind of embedding whether the second pass gave others, bool on their device."""
+    # comparing so that NaN passes: the loss shows it, and the loop names its cause
+    return [
+        (after.detach() - before).norm() > REPEATABLE * before.norm()
+        for before, after in zip(first, again, strict=True)
+    ]

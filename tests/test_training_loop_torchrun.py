@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from sightline.lab.training.journal import read_journal
+from sightline.lab.training.log import read_journal
 from sightline.lab.training.loop import train
 from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config

@@ -7,18 +7,22 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from sightline.core.models.torch_encoder import quiet_transformers  # noqa: E402
-from sightline.errors import InputError, TrainingError  # noqa: E402
-from sightline.lab.training.adapters import TARGETS, add_lora, has_lora, merge_lora, trainable_names  # noqa: E402
-from sightline.lab.training.optimiser import OptimiserConfig, describe_groups, make_optimiser  # noqa: E402
-from training_models import embed, make_clip, make_conv, make_siglip, train_step  # noqa: E402
+from sightline.errors import TrainingError  # noqa: E402
+from sightline.lab.training.optimiser import describe_groups, make_optimiser  # noqa: E402
+from sightline.lab.training.towers import add_lora, has_lora, merge_lora  # noqa: E402
+from training_models import embed, make_clip, make_conv, make_siglip, train_config, train_step  # noqa: E402
 
 MODELS = {"clip": make_clip, "siglip": make_siglip}
 
 
-def trained_with_lora(family, **options):
+def trainable_names(model):
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def trained_with_lora(family):
     model = MODELS[family]()
-    add_lora(model, rank=2, alpha=4.0, **options)
-    optimiser = make_optimiser(model, learning_rate=1e-2)
+    add_lora(model, rank=2)
+    optimiser = make_optimiser(model, train_config(lr=1e-2))
     for step in range(3):
         train_step(model, optimiser, seed=step)
     return model
@@ -32,7 +36,7 @@ def cosines(left, right):
 def test_new_adapters_change_no_vector_and_trained_ones_do(family):
     plain = MODELS[family]()
     before = embed(plain)
-    add_lora(plain)
+    add_lora(plain, rank=8)
     assert torch.equal(embed(plain), before)
     assert cosines(embed(trained_with_lora(family)), before).min() < 0.999
 
@@ -74,7 +78,7 @@ def test_only_adapters_and_the_logit_scale_are_trained(family):
     assert {name for name in names if ".lora_" not in name} == scales
     # 3 + 2 layers, 6 projections in each, A and B
     assert len(names) - len(scales) == 5 * 6 * 2
-    optimiser = make_optimiser(model, learning_rate=1e-2)
+    optimiser = make_optimiser(model, train_config(lr=1e-2))
     for step in range(2):
         train_step(model, optimiser, seed=step)
     after = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
@@ -84,54 +88,36 @@ def test_only_adapters_and_the_logit_scale_are_trained(family):
 
 @pytest.mark.parametrize("family", MODELS)
 def test_what_is_trained_and_the_start_are_all_that_a_checkpoint_needs(family):
-    model = trained_with_lora(family, train_projections=True)
+    model = trained_with_lora(family)
     saved = {name: model.state_dict()[name].clone() for name in trainable_names(model)}
     again = MODELS[family]()
-    add_lora(again, rank=2, alpha=4.0, train_projections=True)
+    add_lora(again, rank=2)
     again.load_state_dict(saved, strict=False)
     assert torch.equal(embed(again), embed(model))
 
 
-def test_projections_are_trained_on_demand():
-    clip, siglip = make_clip(), make_siglip()
-    assert {"visual_projection.weight", "text_projection.weight"} <= set(add_lora(clip, train_projections=True))
-    assert {"text_model.head.weight", "text_model.head.bias"} <= set(add_lora(siglip, train_projections=True))
-
-
-def test_targets_choose_the_projections():
-    names = add_lora(make_clip(), targets=["q_proj", "fc2"])
-    assert {name.split(".")[5] for name in names if ".lora_" in name} == {"q_proj", "fc2"}
-
-
 def test_adapters_get_the_learning_rate_of_their_layer():
     model = make_clip()
-    add_lora(model)
-    lines = describe_groups(make_optimiser(model, learning_rate=1e-3, config=OptimiserConfig(layer_decay=0.5)))
+    add_lora(model, rank=8)
+    lines = describe_groups(make_optimiser(model, train_config(layer_decay=0.5)))
     assert [line for line in lines if line.startswith("text layer 0, decayed") and "x 0.125" in line]
-
-
-def test_dropout_acts_in_training_only():
-    model = trained_with_lora("clip", dropout=0.5)
-    assert torch.equal(embed(model), embed(model))
-    model.train()
-    assert not torch.equal(embed(model), embed(model))
 
 
 def test_a_convolutional_model_is_refused_with_the_reason():
     with pytest.raises(TrainingError, match="convolutional image tower has none"):
-        add_lora(make_conv())
+        add_lora(make_conv(), rank=8)
 
 
 def test_another_model_is_refused():
     with pytest.raises(TrainingError, match=r"clip and siglip.*Linear"):
-        add_lora(torch.nn.Linear(2, 2))
+        add_lora(torch.nn.Linear(2, 2), rank=8)
 
 
 def test_adapters_on_adapters_are_refused():
     model = make_clip()
-    add_lora(model)
+    add_lora(model, rank=8)
     with pytest.raises(TrainingError, match="already"):
-        add_lora(model)
+        add_lora(model, rank=8)
 
 
 def test_merging_nothing_is_refused():
@@ -139,25 +125,7 @@ def test_merging_nothing_is_refused():
         merge_lora(make_clip())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rank": 0}, "rank"),
-        ({"alpha": 0.0}, "alpha"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"targets": ["fc1", "fc3"]}, f"can't adapt fc3; the targets are {', '.join(TARGETS)}"),
-        ({"targets": []}, "at least one target"),
-    ],
-)
-def test_impossible_options_are_refused_and_leave_the_model_alone(options, message):
-    model = make_clip()
-    with pytest.raises(InputError, match=message):
-        add_lora(model, **options)
-    assert not has_lora(model)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
 def test_without_peft_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(TrainingError, match=r"pip install 'sightline-images\[train\]'"):
-        add_lora(make_clip())
+        add_lora(make_clip(), rank=8)

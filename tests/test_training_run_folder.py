@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sightline.errors import TrainingError
-from sightline.lab.training import checkpoint as checkpoints
-from sightline.lab.training.checkpoint import Trained, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
+from sightline.kit import files
+from sightline.lab.training.run_folder import Trained, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
 
 
 def make_trained(width=3, *, seed=0, steps=2, average=None):
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(tmp_p
         (full_disk if len(writes) == failing_write else save_file)(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", write)
+        patch.setattr("safetensors.torch.save_file", write)
         with pytest.raises(TrainingError, match=r"step 2 .*No space left on device.*step-1 is whole.*--resume"):
             save(tmp_path, 2, keep=1)
     assert names(tmp_path) == ["step-1"]
@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(tmp_p
 
 
 def test_a_full_disk_before_the_first_checkpoint_says_that_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_write_text", full_disk)
+    monkeypatch.setattr(files, "write_json", full_disk)
     with pytest.raises(TrainingError, match="There is no earlier one"):
         save(tmp_path, 1)
     assert names(tmp_path) == []
@@ -106,16 +106,23 @@ def test_a_full_disk_before_the_first_checkpoint_says_that_there_is_none(tmp_pat
 def test_what_a_killed_process_left_half_written_is_never_taken_for_a_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
-    def killed(*_args):
+    def killed(*_args, **_options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_write_text", killed)
+        patch.setattr(files, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2)
     assert newest_checkpoint(tmp_path).name == "step-1"
     save(tmp_path, 2)
     assert names(tmp_path) == ["step-1", "step-2"]
+
+
+def test_what_a_killed_process_left_is_removed_with_the_next_checkpoint(tmp_path):
+    left = tmp_path / "checkpoints" / ".step-2.4711.partial"
+    left.mkdir(parents=True)
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-3"]
 
 
 def test_only_the_newest_are_kept_by_number_not_by_name(tmp_path):

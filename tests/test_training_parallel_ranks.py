@@ -12,20 +12,21 @@ from torch import nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
-from sightline.lab.training.distributed import (
+from sightline.lab.training.losses import distillation, make_loss
+from sightline.lab.training.parallel import (
     ENVIRONMENT,
     World,
     all_equal,
     any_rank,
     average_gradients,
     broadcast_from_first,
+    chunk_seeds,
+    contrastive_backward,
     gather_features,
-    gather_ids,
+    highest,
     read_world,
     start_world,
 )
-from sightline.lab.training.gradient_cache import chunk_seeds, contrastive_backward
-from sightline.lab.training.losses import distillation, make_loss
 
 GROUP_B = torch.arange(8) + 3
 GROUP_T = torch.tensor([3, 3, 4, 5, 5, 6, 6, 7, 8, 9, 9, 10, -1])
@@ -68,14 +69,12 @@ def gradients_of_step(name, borders, n_chunks, world):
     model, loss = TwoTowers(), make_loss(name)
     images, texts, teacher = make_batch()
     own = {kind: slice(ends[world.rank], ends[world.rank + 1]) for kind, ends in borders.items()}
-    group_B, group_T = gather_ids(GROUP_B[own["images"]], world), gather_ids(GROUP_T[own["texts"]], world)
-    teacher_BD = gather_features(teacher[own["images"]], world)
 
     def loss_of(image_BD, text_TD):
         image_BD, text_TD = gather_features(image_BD, world), gather_features(text_TD, world)
         bias = {"bias": model.bias} if loss.has_bias else {}
-        contrastive = loss(image_BD, text_TD, group_B, group_T, scale=model.logit_scale.exp(), **bias)
-        return contrastive + 0.5 * distillation(image_BD, teacher_BD)
+        contrastive = loss(image_BD, text_TD, GROUP_B, GROUP_T, scale=model.logit_scale.exp(), **bias)
+        return contrastive + 0.5 * distillation(image_BD, teacher)
 
     chunks = list(
         zip(images[own["images"]].tensor_split(n_chunks), texts[own["texts"]].tensor_split(n_chunks), strict=True)
@@ -100,7 +99,6 @@ def run_rank(folder):
 
         rows = torch.full((world.rank, 2), 1.0 + world.rank, dtype=torch.bfloat16)  # rank 0 has none
         results["ragged"] = gather_features(rows, world)
-        results["ids"] = gather_ids(torch.arange(3 - world.rank) + 10 * world.rank, world)
 
         partly = nn.ParameterDict({key: nn.Parameter(torch.ones(3)) for key in ("both", "second", "never", "frozen")})
         partly["narrow"] = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
@@ -121,6 +119,7 @@ def run_rank(folder):
         after = all_equal(state_of(module), world)
         results["broadcast"] = torch.stack([module[0].weight.mean(), module[1].running_mean.mean(), *module.flags])
         answers = [before, after, any_rank(world.rank == 1, world), any_rank(False, world)]
+        results["highest"] = torch.tensor(highest(3 - world.rank, world))
         results["answers"] = torch.tensor([*answers, all_equal("one config", world)])
         save_file({key: value.contiguous() for key, value in results.items()}, folder / f"{world.rank}.safetensors")
 
@@ -158,7 +157,6 @@ def test_both_ranks_have_the_same_gradients_bit_for_bit(two_ranks):
 
 def test_rows_come_in_rank_order_also_where_a_rank_has_none(two_ranks):
     assert torch.equal(two_ranks[0]["ragged"], torch.full((1, 2), 2.0, dtype=torch.bfloat16))
-    assert two_ranks[0]["ids"].tolist() == [0, 1, 2, 10, 11]
 
 
 def test_a_parameter_that_one_rank_used_is_averaged_and_one_that_none_used_has_no_gradient(two_ranks):
@@ -177,11 +175,14 @@ def test_ranks_find_out_whether_they_agree(two_ranks):
     assert (weights_before, weights_after, any_yes, any_no, config) == (False, True, True, False, True)
 
 
+def test_the_highest_number_of_any_rank_is_known_to_all(two_ranks):
+    assert [results["highest"].item() for results in two_ranks] == [3, 3]
+
+
 def test_one_process_exchanges_nothing():
     world = World()
     rows = torch.ones(2, 3, requires_grad=True)
     assert gather_features(rows, world) is rows
-    assert gather_ids(rows, world) is rows
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 3.0])
     average_gradients([parameter], world)
@@ -190,6 +191,7 @@ def test_one_process_exchanges_nothing():
     assert all_equal("anything", world)
     assert any_rank(True, world)
     assert not any_rank(False, world)
+    assert highest(2, world) == 2
     assert world.is_first
 
 

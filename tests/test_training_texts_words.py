@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.lab.training.token_table import TokenTable
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from sightline.lab.training.words import FrequentWords, WordsHead, words_loss
+from sightline.lab.training.losses import WordsHead, words_loss
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, FrequentWords, TokenTable
 
 RED, RING, BLUE, HEART = range(10, 14)
 
@@ -56,7 +55,7 @@ def test_start_end_and_padding_are_no_words():
 
 
 def test_words_of_later_texts_are_labelled_too(monkeypatch):
-    monkeypatch.setattr("sightline.lab.training.words._COUNTED_TEXTS", 1)
+    monkeypatch.setattr("sightline.lab.training.texts._COUNTED_TEXTS", 1)
     words = FrequentWords(tiny_table([[[RED]], [[BLUE, RED]]]), count=9)
     assert label(words, 0, 1) == [[1], [1]]  # only red was counted
 

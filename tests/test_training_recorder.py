@@ -13,11 +13,9 @@ from sightline.core.models.encoders import load_encoder
 from sightline.errors import TrainingError
 from sightline.lab.data.pixel_cache import open_pixel_cache
 from sightline.lab.experiments.results import read_run
-from sightline.lab.training.distributed import World
-from sightline.lab.training.journal import read_journal
-from sightline.lab.training.loop import train
-from sightline.lab.training.plan import Plan
-from sightline.lab.training.preparation import prepare
+from sightline.lab.training.log import read_journal
+from sightline.lab.training.loop import prepare, train
+from sightline.lab.training.parallel import World
 from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config
 
@@ -46,9 +44,9 @@ def test_a_run_leaves_its_result_and_vectors_before_and_after(world, tmp_path):
 def test_pairs_with_classes_are_probed_with_the_names_of_their_classes(world, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    import sightline.lab.training.preparation as preparation
+    import sightline.lab.training.pairs as pairs_of_run
 
-    original = preparation.load_dataset
+    original = pairs_of_run.load_dataset
 
     def labelled(*args, **rest):
         dataset = original(*args, **rest)
@@ -57,7 +55,7 @@ def test_pairs_with_classes_are_probed_with_the_names_of_their_classes(world, tm
         ]
         return replace(dataset, pairs=pairs, class_names=(("red",), ("green",)))
 
-    monkeypatch.setattr(preparation, "load_dataset", labelled)
+    monkeypatch.setattr(pairs_of_run, "load_dataset", labelled)
     train(small_config(world, epochs=1), tmp_path / "run")
     run = read_run(tmp_path / "run")
     assert run.quality == "acc1"
@@ -87,16 +85,16 @@ def test_a_reason_after_the_last_step_changes_nothing(world, tmp_path):
 
 
 def test_a_result_counts_all_sessions_and_is_gone_while_the_run_goes_on(world, tmp_path, monkeypatch):
-    original = loop.Run._log
+    original = loop.Recorder.log
     seen = []
 
-    def log(self, facts, **rest):
-        original(self, facts, **rest)
+    def log(self, facts):
+        original(self, facts)
         seen.append((self.output / "result.json").exists())
         if self.state.step == 2 and not self.state.took_s:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Run, "_log", log)
+    monkeypatch.setattr(loop.Recorder, "log", log)
     config = small_config(world, epochs=2)
     first = train(config, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -113,7 +111,7 @@ def test_a_result_counts_all_sessions_and_is_gone_while_the_run_goes_on(world, t
 
 def test_a_run_stopped_before_its_first_checkpoint_measures_its_start_once(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "update", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "update", lambda run, step, check: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(small_config(world), tmp_path / "broken")
     train(small_config(world), tmp_path / "broken", resume=True)
@@ -133,15 +131,8 @@ def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world
         assert any("= round(48 samples / batch of" in line for line in lines)
 
 
-def test_samples_seen_decide_the_steps():
-    config = small_config("scenes:0", samples_seen=100, batch_size=8, epochs=4, eval_epochs=1, checkpoint_epochs=2)
-    plan = Plan.make(config, steps_per_epoch=1000)
-    assert (plan.total_steps, plan.eval_steps, plan.checkpoint_steps) == (12, 3, 6)
-    assert Plan.make(small_config("scenes:0", samples_seen=1), steps_per_epoch=3).total_steps == 1
-
-
 def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path, monkeypatch):
-    import sightline.lab.training.preparation as preparation
+    import sightline.lab.training.pairs as pairs_of_run
 
     opened = []
 
@@ -149,7 +140,7 @@ def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path,
         opened.append((dataset.split, len(dataset)))
         return open_pixel_cache(dataset, **rest)
 
-    monkeypatch.setattr(preparation, "open_pixel_cache", count)
+    monkeypatch.setattr(pairs_of_run, "open_pixel_cache", count)
     (tmp_path / "pairs" / "train" / "03.png").write_bytes(b"no picture")
     config = small_config(world, train_fraction=0.75)
 
@@ -157,11 +148,11 @@ def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path,
         (tmp_path / name).mkdir()
         lines = []
         batches = prepare(config, tmp_path / name, World(), report=lines.append, resumed=False).batches
-        return torch.cat([batch.image_B3SS for batch in batches.at(0)]), batches.ids_of(batches.usable), lines
+        return torch.cat([chunk.image_B3SS for chunk in batches.at(0).chunks]), batches.ids_of(batches.usable), lines
 
     of_the_whole = pixels("whole")
     assert opened == [("train", 24), ("val", 8)]
-    monkeypatch.setattr(preparation, "_MOST_COPIED_BYTES", 0)
+    monkeypatch.setattr(pairs_of_run, "_MOST_COPIED_BYTES", 0)
     of_the_part = pixels("part")
     assert opened[2:] == [("train", 18), ("val", 8)]
     assert torch.equal(of_the_whole[0], of_the_part[0])

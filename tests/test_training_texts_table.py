@@ -5,9 +5,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from sightline.core.models.tokenizing import Tokenizer
-from sightline.lab.training import token_table
-from sightline.lab.training.token_table import tokenize
-from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec
+from sightline.lab.training import texts as token_table
+from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, text_spec, tokenize
 from training_world import word_backend, word_tokenizer
 
 WORDS = "a red ring above the blue heart"  # ids 4 to 10

@@ -8,9 +8,8 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training import curves
-from sightline.lab.training.curves import COLOURS, draw_curves
-from sightline.lab.training.journal import Journal
+from sightline.lab.training import log as curves
+from sightline.lab.training.log import COLOURS, Journal, draw_curves
 
 
 def make_rows(count=200, **changes):
@@ -183,7 +182,7 @@ def test_drawing_leaves_pyplot_alone(tmp_path):
     import subprocess
 
     code = (
-        "import sys; from pathlib import Path; from sightline.lab.training.curves import draw_curves; "
+        "import sys; from pathlib import Path; from sightline.lab.training.log import draw_curves; "
         f"draw_curves([{{'step': 1, 'kind': 'train', 'loss': 1.0}}], Path({str(tmp_path / 'x.png')!r})); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
