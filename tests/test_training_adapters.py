@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from sightline.core.models.torch_encoder import quiet_transformers  # noqa: E402
+from sightline.core.models.torch_models import quiet_transformers  # noqa: E402
 from sightline.errors import InputError, TrainingError  # noqa: E402
 from sightline.lab.training.adapters import TARGETS, add_lora, has_lora, merge_lora, trainable_names  # noqa: E402
 from sightline.lab.training.optimiser import OptimiserConfig, describe_groups, make_optimiser  # noqa: E402

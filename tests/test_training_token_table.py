@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.training import token_table
 from sightline.lab.training.token_table import tokenize
 from sightline.lab.training.vocabulary import BOS_ID, EOS_ID, PAD_ID, text_spec

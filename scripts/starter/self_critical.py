@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.core.models.convolutional import Attention, OwnCaptioner
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.evaluation.captions.cider import DocumentFrequencies, cider, count_documents
 from sightline.lab.evaluation.captions.ngrams import Words
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption

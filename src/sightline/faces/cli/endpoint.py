@@ -25,7 +25,7 @@ def endpoint() -> None:
 @json_option
 def info(*, url: str, as_json: bool) -> None:
     """Show what the endpoint at URL serves."""
-    from sightline.core.models.endpoint_client import Endpoint
+    from sightline.core.models.remote import Endpoint
 
     facts = Endpoint(url).describe()
     if as_json:
@@ -48,8 +48,7 @@ def cost(
 
     Some batches are sent and timed: images x seconds x price.
     """
-    from sightline.core.models.remote_cost import estimate_cost
-    from sightline.core.models.remote_encoder import load_remote_encoder
+    from sightline.core.models.remote import estimate_cost, load_remote_encoder
 
     if (images is None) == (not folders):
         raise click.UsageError("Say what to index: folders, or --images N.")

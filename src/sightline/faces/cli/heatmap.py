@@ -60,7 +60,7 @@ def heatmap(
     \b
     sightline heatmap a.jpg b.jpg --text "a dog" --text "a cat" --output heatmap.png
     """
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_encoder
     from sightline.lab.experiments.similarity_heatmap import make_similarity_heatmap
 
     _require_ending(output, (".png", ".html"))
@@ -182,7 +182,7 @@ def _require_ending(output: Path | None, endings: Sequence[str]) -> None:
 
 
 def _default_model() -> str:
-    from sightline.core.models.encoders import default_model_name
+    from sightline.core.models.loading import default_model_name
 
     name, line = default_model_name(confirm=None)
     if line is not None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.library import Library
-from sightline.core.models.base import ModelCard
-from sightline.core.models.registry import find_card
+from sightline.core.models.cards import ModelCard, find_card
 from sightline.core.search.query import Part, parse_query
 from sightline.faces.demo.gather import Gathered, gather_photos
 from sightline.faces.demo.photos import load_photos

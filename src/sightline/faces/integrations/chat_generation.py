@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sightline.core.models.posting import JsonPoster, PostLimits, shown
+from sightline.core.models.json_client import JsonPoster, PostLimits, shown
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.text_generation import SYSTEM, WritingConfig
 

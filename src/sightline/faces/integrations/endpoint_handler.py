@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sightline.core.models.base import GenerationConfig, ModelCard
-from sightline.core.models.cards import CARD_FILE, card_to_json, read_card
-from sightline.core.models.hashes import verify_files
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.cards import ModelCard, card_to_json, read_card
+from sightline.core.models.files import CARD_FILE, verify_files
 from sightline.core.models.onnx_captioner import OnnxCaptioner
-from sightline.core.models.onnx_encoder import OnnxEncoder
+from sightline.core.models.onnx_runtime import OnnxEncoder
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_inputs import take_images, take_options, take_text_lists, take_texts
 from sightline.faces.integrations.endpoint_limits import EndpointLimits

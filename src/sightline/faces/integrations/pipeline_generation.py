@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sightline.core.models.layout import TORCH_ADVICE, find_weights, torch_installed
+from sightline.core.models.files import TORCH_ADVICE, find_weights, torch_installed
 from sightline.errors import ModelError
 from sightline.faces.integrations.text_generation import SYSTEM, WritingConfig
 

@@ -28,7 +28,8 @@ from sightline.faces.integrations.text_generation import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sightline.core.models.base import Encoder, ModelCard
+    from sightline.core.models.base import Encoder
+    from sightline.core.models.cards import ModelCard
     from sightline.core.types import ModelIdentity, Precision
 
 STANDARD_LINES = ("a photo of {}", "a picture that shows {}", "{short}")

@@ -81,7 +81,7 @@ def _find_folder(kind: str, rest: str) -> Path:
             raise ModelError(f"{folder} is no model folder: it has no config.json. Save one with save_pretrained.")
         return folder
     from sightline.core.models import hub
-    from sightline.core.models.layout import SOURCE_PATTERNS, find_weights
+    from sightline.core.models.files import SOURCE_PATTERNS, find_weights
 
     repo, _, revision = rest.partition("@")
     cached = hub.cached_snapshot(repo, revision=revision or "main", patterns=SOURCE_PATTERNS)

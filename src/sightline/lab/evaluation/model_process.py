@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.models.resolve import Runtime
+    from sightline.core.models.files import Runtime
     from sightline.lab.data.base import Dataset, ImageSource
     from sightline.lab.evaluation.embedding import EmbeddedImages, Progress
     from sightline.lab.evaluation.measured_model import ModelFacts

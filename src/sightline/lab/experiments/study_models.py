@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sightline.core.models.layout import WEIGHTS_FILE
+from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import InputError
 from sightline.lab.experiments.results import is_run, read_run
 

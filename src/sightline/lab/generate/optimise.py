@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.core.models.torch_encoder import TorchEncoder
+from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import ModelError
 from sightline.lab.generate.config import GuidedConfig
 from sightline.lab.generate.guide import Guide, Words

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.layout import find_graphs, find_weights
-from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
-from sightline.core.models.resolve import Runtime, find_local_folder
+from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
+from sightline.core.models.files import Runtime, find_graphs, find_local_folder, find_weights
+from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.lab.generate.config import MOST_PICTURES, DiffusionConfig, GuidedConfig
 from sightline.lab.generate.diffuse import TextToImage

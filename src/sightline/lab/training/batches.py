@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, Pair
 from sightline.lab.data.order import batch_rows, step_seed, steps_per_epoch

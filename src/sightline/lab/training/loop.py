@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sightline.core.models.layout import WEIGHTS_FILE
+from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import TrainingError
 from sightline.lab.training.adapters import has_lora, merge_lora
 from sightline.lab.training.alarms import Alarm, AlarmConfig, Alarms, StepFacts, mean_pairwise_cosine

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sightline.core.models.torch_encoder import Towers
+from sightline.core.models.torch_models import Towers
 from sightline.errors import TrainingError
 from sightline.lab.training.config import LossName, TrainConfig
 from sightline.lab.training.losses import chance_loss, distillation, make_loss, negatives_loss

@@ -13,7 +13,7 @@ from torch import nn
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.convolutional import Saved
-from sightline.core.models.torch_encoder import TorchEncoder
+from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import InputError, TrainingError
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset, Pair, fingerprint_of, join_datasets

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.lab.data.base import Dataset, fingerprint_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from sightline.core.models.base import TextSpec
+from sightline.core.models.cards import TextSpec
 
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")
 """EOS isn't 2: transformers' CLIP takes an end id of 2 for the mark of its configurations of 2021."""
