@@ -23,11 +23,11 @@ from report import Row, paired, show
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.captioner_precision import make_int8
-from sightline.core.models.captioners import fp32_graphs
+from sightline.core.models.cards import find_card
+from sightline.core.models.files import resolve_folder
+from sightline.core.models.loading import fp32_graphs
 from sightline.core.models.onnx_captioner import OnnxCaptioner
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import resolve_folder
+from sightline.core.models.precision import make_int8
 from sightline.kit.config import cache_dir
 
 TOKENS = 20

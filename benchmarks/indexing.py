@@ -28,9 +28,9 @@ from rendered_photos import photos, tiny_jpegs
 from report import Row, paired, show
 
 from sightline.core.indexing.indexer import index
-from sightline.core.models.base import Encoder, ModelCard
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.registry import STARTER, find_card
+from sightline.core.models.base import Encoder
+from sightline.core.models.cards import STARTER, ModelCard, find_card
+from sightline.core.models.loading import load_encoder
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import ModelIdentity
 from sightline.lab.evaluation.measured_model import peak_resident_bytes

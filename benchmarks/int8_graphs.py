@@ -11,15 +11,15 @@ from pathlib import Path
 import onnx
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.encoders import encoder_graphs, weights_hash
-from sightline.core.models.onnx_encoder import OnnxEncoder
-from sightline.core.models.quantised_tower import Transformer
-from sightline.core.models.registry import find_card
+from sightline.core.models.cards import find_card
+from sightline.core.models.loading import fp32_graphs, weights_hash
+from sightline.core.models.onnx_runtime import OnnxEncoder
+from sightline.core.models.quantise.towers import Transformer
 
 
 def int8_encoder(folder: Path) -> OnnxEncoder:
     """The encoder of a folder with fp32 graphs, both towers in int8."""
-    card, folder, graphs = encoder_graphs(find_card(f"dir:{folder}"), folder)
+    card, folder, graphs = fp32_graphs(find_card(f"dir:{folder}"), folder)
     made = {name: folder / "int8" / f"{name}.int8.onnx" for name in graphs}
     for name, path in made.items():
         if not path.is_file():

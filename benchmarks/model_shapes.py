@@ -21,8 +21,8 @@ def vit_b32_folder() -> Path:
     folder = cache_dir() / "benchmarks" / "ViT-B-32-random"
     if not (folder / "sightline.json").is_file():
         print("Making a model of ViT-B/32's shapes; this is done once and takes a minute or two.")
+        from sightline.core.models.cards import find_card
         from sightline.core.models.export import export_encoder
-        from sightline.core.models.registry import find_card
 
         with tempfile.TemporaryDirectory() as scratch:
             weights = Path(scratch) / "weights"

@@ -28,7 +28,7 @@ from report import Row, paired, seconds, show
 from search_library import FILTERS, TOP, Flat, Plain, Space, exact_ids, fill, kept_rows, recall_percent
 
 from sightline.core.library import Library
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.core.store.sqlite import open_store
 
 _PLAIN_PROCESS = Path(__file__).parent / "search_plain.py"

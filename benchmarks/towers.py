@@ -23,8 +23,8 @@ from report import Row, paired, seconds, show
 from transformers import CLIPConfig, CLIPModel
 
 from sightline.core.models.base import Encoder
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.onnx_session import run_in_memory
+from sightline.core.models.loading import load_encoder
+from sightline.core.models.onnx_runtime import run_in_memory
 
 _IMAGE_GMAC = 4.41
 """Multiplications (1e9) of ViT-B/32's image tower for a picture, in products with weights and in attention."""

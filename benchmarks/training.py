@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.training.config import TowersConfig, TrainConfig
 from sightline.lab.training.loop import prepare, update

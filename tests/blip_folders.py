@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from sightline.core.models.captioner_export import export_captioner
 from sightline.core.models.cards import read_card
+from sightline.core.models.export import export_captioner
 
 WORDS = [
     "a",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sightline.core.captioning.dual import DualCaption
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.models.cards import ModelCard, TextSpec
 from sightline.core.types import Caption, ModelIdentity
 
 COLOURS = {

@@ -13,11 +13,11 @@ os.environ["HF_HUB_OFFLINE"] = "1" if os.environ.get("SIGHTLINE_HUB_TESTS") != "
 
 NEED_TORCH = [
     "contract/test_captioner.py",
-    "test_models_captioner_export.py",
-    "test_models_captioners.py",
+    "test_models_export_captioner.py",
+    "test_models_loading_captioners.py",
     "test_models_export.py",
     "test_models_onnx_captioner.py",
-    "test_models_torch_captioner.py",
+    "test_models_torch_models_captioner.py",
 ]
 """Modules that make their model folders with PyTorch; others skip test by test."""
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard
-from sightline.core.models.torch_encoder import ConvTowers, TorchEncoder
+from sightline.core.models.cards import ModelCard
+from sightline.core.models.torch_models import ConvTowers, TorchEncoder
 from sightline.core.types import ModelIdentity
 from sightline.lab.generate.judge import MadePicture
 from sightline.lab.training.texts import text_spec

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.models.cards import ModelCard, TextSpec
 from sightline.core.types import ModelIdentity
 
 DIM = 32

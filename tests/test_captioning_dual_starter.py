@@ -7,8 +7,7 @@ import pytest
 from captioning_fakes import paint
 from sightline.core.captioning.dual import CaptionConfig, caption_images
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_captioner, load_encoder
 
 
 @pytest.fixture(scope="module")

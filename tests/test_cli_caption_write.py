@@ -22,7 +22,7 @@ CAPTIONS = {
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     encoder = FakeEncoder(name="starter")
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: encoder)
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name: encoder)
     monkeypatch.setenv("SIGHTLINE_LIBRARY", str(tmp_path / "library"))
     for relative, colour in zip(CAPTIONS, ("blue", "green", "red"), strict=True):
         paint(tmp_path / "photos" / relative, colour)

@@ -84,7 +84,7 @@ def test_queries_limit_seed_and_metric_are_taken(run, fakes, album, tmp_path):
 def test_a_library_gives_its_pictures(run, fakes, album, tmp_path, monkeypatch):
     from sightline.core.library import Library
 
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda *_, **__: FakeEncoder(name="starter"))
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda *_, **__: FakeEncoder(name="starter"))
     with Library.open(tmp_path / "lib", model="starter") as library:
         library.index(album)
     values = json.loads(run("--models", "fast", "--library", tmp_path / "lib", "--json").stdout)

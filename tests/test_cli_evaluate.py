@@ -46,8 +46,8 @@ def colours(monkeypatch):
         return FakeEncoder(name=name)
 
     monkeypatch.setattr("sightline.lab.data.addressing.load_dataset", load)
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", load_encoder)
-    monkeypatch.setattr("sightline.core.models.captioners.load_captioner", lambda name, runtime: FakeCaptioner())
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", load_encoder)
+    monkeypatch.setattr("sightline.core.models.loading.load_captioner", lambda name, runtime: FakeCaptioner())
     return asked
 
 

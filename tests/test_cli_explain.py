@@ -13,7 +13,7 @@ from sightline.faces.cli.main import sightline
 @pytest.fixture
 def run(monkeypatch):
     """`run(*words)` -> the finished run; every model is one that sees colours."""
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name, **_: MappingEncoder(name=name))
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name, **_: MappingEncoder(name=name))
     monkeypatch.setattr(
         "sightline.lab.experiments.explain.load_explainable", lambda name, method: MappingEncoder(name=name)
     )

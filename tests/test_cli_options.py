@@ -47,7 +47,7 @@ def test_fp32_of_a_model_that_comes_in_int8_is_refused(photos, name):
 def test_fp32_of_the_captioner_is_refused_where_the_encoder_has_it(photos, monkeypatch):
     from captioning_fakes import FakeEncoder
 
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: FakeEncoder())
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name: FakeEncoder())
     result, said = run(photos, "caption", "{photos}", "--library", "{photos}/none", "--precision", "fp32")
     assert result.exit_code == 1
     assert "captioner" in said

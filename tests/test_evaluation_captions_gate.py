@@ -7,10 +7,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 from blip_folders import make_pixels, tiny_blip_onnx
-from sightline.core.models import captioner_precision
-from sightline.core.models.captioner_precision import CaptionerGate
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.registry import STARTER_CAPTIONER
+from sightline.core.models import precision as captioner_precision
+from sightline.core.models.cards import STARTER_CAPTIONER
+from sightline.core.models.loading import load_captioner
+from sightline.core.models.precision import CaptionerGate
 from sightline.errors import InputError, ModelError
 from sightline.lab.evaluation.captions.gate import gate_captioner, judge
 

@@ -2,7 +2,7 @@ import pytest
 
 from captioning_fakes import paint
 from conftest import SHARED_DATA
-from sightline.core.models.registry import find_card
+from sightline.core.models.cards import find_card
 from sightline.errors import InputError
 from sightline.lab.evaluation.comparison_data import (
     DEFAULT_QUERIES,

@@ -10,7 +10,7 @@ import pytest
 
 from captioning_fakes import paint
 from comparison_fakes import BrokenImage, FaultyImage
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.evaluation.comparison_data import gather_pictures
 from sightline.lab.evaluation.embedding import embed_images, embed_texts

@@ -8,7 +8,7 @@ from model_folders import random_pixels, write_clip, write_siglip
 
 torch = pytest.importorskip("torch", reason="needs the extra torch")
 
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import ModelError
 from sightline.lab.experiments.explain import choose_method, explain_pixels, load_explainable
 from sightline.lab.experiments.gradients import attention_cells, gradient_cells

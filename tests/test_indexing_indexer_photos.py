@@ -19,7 +19,7 @@ FLICKR8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k" 
 
 
 def starter():
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_encoder
 
     try:
         return load_encoder("starter")

@@ -11,8 +11,7 @@ from sightline.core.images.preprocess import Preprocessing
 from sightline.core.indexing.reading import draw_files, sample_pictures
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.library import Library
-from sightline.core.models.gate import EncoderGate
-from sightline.core.models.precision import Verdict
+from sightline.core.models.precision import EncoderGate, Verdict
 from sightline.faces.cli.main import sightline
 
 SQUARE = Preprocessing(size_px=8, resize_mode="squash")
@@ -53,8 +52,8 @@ class Gated:
     def __init__(self, monkeypatch, *, needed=True):
         self.asked = []
         self.needed = needed
-        monkeypatch.setattr("sightline.core.models.encoder_precision.needs_gate", lambda encoder: self.needed)
-        monkeypatch.setattr("sightline.core.models.encoder_precision.quantise_encoder", self.quantise)
+        monkeypatch.setattr("sightline.core.models.quantise.gate.needs_gate", lambda encoder: self.needed)
+        monkeypatch.setattr("sightline.core.models.quantise.gate.quantise_encoder", self.quantise)
 
     def quantise(self, card, pixels, *, sample):
         self.asked.append((card.name, pixels.shape, sample))
@@ -97,7 +96,7 @@ def test_models_quantise_tells_the_verdict(tmp_path, monkeypatch, passed, code):
         tell("the image tower ...")
         return {"image": verdict, "text": verdict}
 
-    monkeypatch.setattr("sightline.core.models.encoder_precision.quantise_encoder", quantise)
+    monkeypatch.setattr("sightline.core.models.quantise.gate.quantise_encoder", quantise)
     folder = write_pictures(tmp_path / "photos", 1)
     result = CliRunner().invoke(sightline, ["models", "quantise", "starter", "--images", str(folder), "--json"])
     assert result.exit_code == code

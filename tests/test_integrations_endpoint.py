@@ -14,9 +14,8 @@ from PIL import Image
 from captioning_fakes import paint
 from model_folders import TEXTS, cosines, random_pixels
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.captioners import load_captioner
 from sightline.core.models.cards import read_card
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_captioner, load_encoder
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_export import export_endpoint
 from sightline.faces.integrations.endpoint_handler import EndpointHandler, EndpointLimits

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import SHARED_DATA
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.faces.integrations.query_expansion import ExpandingEncoder, FixedExpander
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.evaluation.embedding import embed_dataset, embed_texts

@@ -13,14 +13,20 @@ from model_folders import TEXTS, cosines, random_pixels
 from moody_server import MoodyServer
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.models.base import Captioner, Encoder, GenerationConfig
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.endpoint_client import Endpoint, RemoteConfig, is_remote
-from sightline.core.models.posting import PostLimits
-from sightline.core.models.registry import find_card
-from sightline.core.models.remote_captioner import RemoteCaptioner, load_remote_captioner
-from sightline.core.models.remote_cost import CostEstimate, estimate_cost
-from sightline.core.models.remote_encoder import RemoteEncoder, load_remote_encoder
+from sightline.core.models.cards import find_card
+from sightline.core.models.json_client import PostLimits
+from sightline.core.models.loading import load_captioner, load_encoder
+from sightline.core.models.remote import (
+    CostEstimate,
+    Endpoint,
+    RemoteCaptioner,
+    RemoteConfig,
+    RemoteEncoder,
+    estimate_cost,
+    is_remote,
+    load_remote_captioner,
+    load_remote_encoder,
+)
 from sightline.core.search.engine import embed_picture
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_export import export_endpoint
@@ -262,7 +268,7 @@ def test_settings_below_one_are_refused(name):
 @pytest.fixture
 def library(tmp_path, remote, monkeypatch):
     """A library whose model computes behind the endpoint."""
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: remote)
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name: remote)
     with sl.Library.open(tmp_path / "library", model="starter") as opened:
         yield opened
 

@@ -8,8 +8,8 @@ import sightline as sl
 from captioning_fakes import paint
 from language_models import chat_answer
 from moody_server import MoodyServer
-from sightline.core.models.registry import find_card, resolve_name
-from sightline.core.models.remote_encoder import RemoteEncoder
+from sightline.core.models.cards import find_card, resolve_name
+from sightline.core.models.remote import RemoteEncoder
 from sightline.errors import InputError, ModelError
 from sightline.faces.cli.main import main
 from sightline.faces.integrations.endpoint_export import export_endpoint

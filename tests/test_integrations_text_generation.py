@@ -8,7 +8,7 @@ import pytest
 
 from language_models import chat_answer, tiny_language_model
 from moody_server import MoodyServer
-from sightline.core.models.posting import PostLimits
+from sightline.core.models.json_client import PostLimits
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.text_generation import (
     SYSTEM,

@@ -100,7 +100,7 @@ def test_a_library_searches_with_it(tmp_path, monkeypatch):
     from sightline.core.search.engine import SearchConfig, parse_query, search
 
     inner = FakeEncoder(name="starter")
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name: inner)
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name: inner)
     for colour in ("red", "green", "blue"):
         paint(tmp_path / "photos" / f"{colour}.png", colour)
     with sl.Library.open(tmp_path / "library", model="starter") as library:

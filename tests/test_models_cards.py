@@ -6,8 +6,7 @@ import pytest
 
 from model_folders import CLIP_MEAN, CLIP_STD, write_preprocessor
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
-from sightline.core.models.cards import card_from_json, card_to_json, read_card, write_card
+from sightline.core.models.cards import ModelCard, TextSpec, card_from_json, card_to_json, read_card, write_card
 from sightline.errors import ModelError
 
 CLIP_TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 2}

@@ -13,15 +13,14 @@ torch = pytest.importorskip("torch")
 from model_folders import cosines, random_pixels  # noqa: E402
 from sightline.core.images.preprocess import Preprocessing  # noqa: E402
 from sightline.core.models import convolutional  # noqa: E402
-from sightline.core.models.base import ModelCard  # noqa: E402
-from sightline.core.models.cards import write_card  # noqa: E402
+from sightline.core.models.cards import ModelCard, write_card  # noqa: E402
 from sightline.core.models.convolutional import (  # noqa: E402
     ConvCaptioner,
     ConvCaptionerConfig,
     ConvClip,
     ConvClipConfig,
 )
-from sightline.core.models.encoders import load_encoder  # noqa: E402
+from sightline.core.models.loading import load_encoder  # noqa: E402
 from sightline.errors import ModelError  # noqa: E402
 from sightline.lab.training.texts import text_spec  # noqa: E402
 from training_world import word_backend  # noqa: E402

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, own_cache, random_pixels, source_and_export, write_clip
-from sightline.core.models import export, exports
+from sightline.core.models import export, loading
 from sightline.core.models.cards import read_card
-from sightline.core.models.encoders import load_encoder
 from sightline.core.models.export import export_encoder
-from sightline.core.models.hashes import hash_file
+from sightline.core.models.files import hash_file
+from sightline.core.models.loading import load_encoder
 from sightline.errors import ModelError
 from sightline.kit.config import cache_dir
 
@@ -46,7 +46,7 @@ def test_clip_with_the_end_token_of_2021_exports_once_silently_and_agrees(tmp_pa
     assert onnx_encoder.identity.weights_hash == hash_file(folder / "model.safetensors")
     monkeypatch.setattr(export, "export_encoder", None)
     assert load_encoder(f"dir:{folder}").identity == onnx_encoder.identity
-    monkeypatch.setattr(exports, "torch_installed", lambda: False)
+    monkeypatch.setattr(loading, "torch_installed", lambda: False)
     assert load_encoder(f"dir:{folder}").identity == onnx_encoder.identity
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_act"] = "gelu"
@@ -111,7 +111,7 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path_factory, tmp_path, m
 
 def test_without_torch_weights_alone_name_the_extra(tmp_path_factory, monkeypatch):
     source, exported = source_and_export(tmp_path_factory, "clip")
-    monkeypatch.setattr(exports, "torch_installed", lambda: False)
+    monkeypatch.setattr(loading, "torch_installed", lambda: False)
     for runtime in ("auto", "torch"):
         with pytest.raises(ModelError, match=r"pip install 'sightline-images\[torch\]'"):
             load_encoder(f"dir:{source}", runtime=runtime)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.generation import generate_tokens, score_tokens
-from sightline.core.models.token_search import Frame
+from sightline.core.models.generation import Frame, generate_tokens, score_tokens
 from sightline.errors import InputError, ModelError
 
 BOS, EOS = 0, 1

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard
+from sightline.core.models.cards import ModelCard, find_card
 from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig, ConvClip
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.files import resolve_folder
+from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import (
     LiteCaptioner,
     LiteCaptionerConfig,
@@ -23,10 +24,8 @@ from sightline.core.models.lite import (
     load_own_captioner,
     load_own_clip,
 )
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import resolve_folder
-from sightline.core.models.tokenizing import Tokenizer
-from sightline.core.models.torch_encoder import load_towers
+from sightline.core.models.loading import load_encoder
+from sightline.core.models.torch_models import load_towers
 from sightline.errors import ModelError
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.training.texts import text_spec

@@ -13,12 +13,12 @@ from PIL import Image
 
 from blip_folders import BASE, make_blip_folder, make_pixels, tiny_blip, tiny_blip_onnx
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.captioner_export import export_captioner
-from sightline.core.models.captioner_precision import write_int8
-from sightline.core.models.captioners import load_captioner
 from sightline.core.models.cards import read_card
+from sightline.core.models.export import export_captioner
+from sightline.core.models.loading import load_captioner
 from sightline.core.models.onnx_captioner import ROWS_PER_RUN, OnnxCaptioner, _Grid
-from sightline.core.models.torch_captioner import TorchCaptioner
+from sightline.core.models.precision import write_int8
+from sightline.core.models.torch_models import TorchCaptioner
 from sightline.errors import ModelError
 
 GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)

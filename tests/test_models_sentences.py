@@ -8,9 +8,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import GenerationConfig, ModelCard, TextSpec
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.cards import ModelCard, TextSpec
+from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.sentences import SentenceWriter, tidy
-from sightline.core.models.tokenizing import Tokenizer
 from sightline.errors import InputError, ModelError
 
 TOKENS = ["[PAD]", "[BOS]", "[SEP]", "a", "picture", "of", "dog", "cat", "runs", "[UNK]"]
@@ -55,13 +56,16 @@ def make_writer(sentences, card=CARD, described=None):
     backend.add_special_tokens(["[PAD]", "[BOS]", "[SEP]", "[UNK]"])
     decoder = ScriptedDecoder(sentences)
 
-    def see(pixels_B3SS):
-        if described is not None:
-            described.append(pixels_B3SS.shape)
-        return pixels_B3SS
+    class Scripted(SentenceWriter):
+        def _see(self, pixels_B3SS):
+            if described is not None:
+                described.append(pixels_B3SS.shape)
+            return pixels_B3SS
 
-    tokenizer = Tokenizer(backend, card.text)
-    return SentenceWriter(card, tokenizer, see=see, describe=lambda memory: decoder), decoder
+        def _describe(self, memory):
+            return decoder
+
+    return Scripted(card, Tokenizer(backend, card.text)), decoder
 
 
 def pixels(count):
@@ -90,7 +94,7 @@ def test_only_leading_boilerplate_and_stray_spaces_are_removed(text, tidied):
 
 def test_captions_name_their_writer_and_their_probability():
     writer, _ = make_writer([(A, DOG, RUNS, EOS), (A, PICTURE, OF, A, CAT, EOS)])
-    ((dog,), (cat,)) = writer.write(pixels(2), PLAIN)
+    ((dog,), (cat,)) = writer.generate(pixels(2), PLAIN)
     assert (dog.text, dog.source, dog.model) == ("a dog runs", "generated", "toy")
     assert cat.text == "a cat"
     (((scored,), (with_boilerplate,))) = writer.score(pixels(2), [["a dog runs"], ["a picture of a cat"]])
@@ -102,21 +106,21 @@ def test_sentences_that_read_alike_are_given_once_and_empty_ones_never():
     # "a picture of a dog" and "a dog" differ in tokens only; "[UNK]" has no words.
     writer, _ = make_writer([(A, PICTURE, OF, A, DOG, EOS)])
     config = replace(PLAIN, beams=8, num_candidates=8)
-    (captions,) = writer.write(pixels(1), config)
+    (captions,) = writer.generate(pixels(1), config)
     texts = [caption.text for caption in captions]
     assert texts[0] == "a dog"
     assert len(set(texts)) == len(texts)
     unknown, _ = make_writer([(UNK, EOS)])
-    assert unknown.write(pixels(1), PLAIN) == [[]]
+    assert unknown.generate(pixels(1), PLAIN) == [[]]
 
 
 def test_the_prompt_comes_first_and_the_context_is_the_limit():
     writer, decoder = make_writer([(CAT, CAT, CAT, CAT, CAT, CAT, CAT)])
-    ((caption,),) = writer.write(pixels(1), replace(PLAIN, prompt="a dog", max_tokens=30))
+    ((caption,),) = writer.generate(pixels(1), replace(PLAIN, prompt="a dog", max_tokens=30))
     assert caption.text == "a dog cat cat cat cat"
     assert decoder.longest == CARD.text.context_length
     with pytest.raises(InputError, match="The prompt has 6 tokens; with max_tokens=6 at most 5 fit"):
-        writer.write(pixels(1), replace(PLAIN, prompt="a dog runs a cat runs"))
+        writer.generate(pixels(1), replace(PLAIN, prompt="a dog runs a cat runs"))
 
 
 def test_texts_beyond_the_context_are_scored_by_their_beginning():
@@ -130,7 +134,7 @@ def test_large_batches_are_described_in_parts():
     described = []
     writer, _ = make_writer([(A, DOG, EOS)] * 40, described=described)
     many = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
-    captions = writer.write(many, PLAIN)
+    captions = writer.generate(many, PLAIN)
     assert [[caption.text for caption in several] for several in captions] == [["a dog"]] * 40
     assert [shape[0] for shape in described] == [16, 16, 8]
     scores = writer.score(many, [["a dog"] * (image % 3) for image in range(40)])
@@ -140,7 +144,7 @@ def test_large_batches_are_described_in_parts():
 def test_pictures_are_looked_at_once_for_writing_and_scoring():
     described = []
     writer, _ = make_writer([(A, DOG, EOS)] * 2, described=described)
-    writer.write(pixels(2), PLAIN)
+    writer.generate(pixels(2), PLAIN)
     writer.score(pixels(2), [["a dog"], ["a cat"]])
     assert described == [(2, 3, 4, 4)]
     writer.score(pixels(2) + np.uint8(1), [["a dog"], ["a cat"]])
@@ -150,16 +154,16 @@ def test_pictures_are_looked_at_once_for_writing_and_scoring():
 
 def test_no_images_give_no_captions():
     writer, _ = make_writer([])
-    assert writer.write(pixels(0), PLAIN) == []
+    assert writer.generate(pixels(0), PLAIN) == []
     assert writer.score(pixels(0), []) == []
 
 
 def test_what_does_not_fit_is_refused():
     writer, _ = make_writer([(A, EOS)])
     with pytest.raises(ModelError, match=r"takes uint8 pixels of shape \(B, 4, 4, 3\)"):
-        writer.write(np.zeros((1, 8, 8, 3), dtype=np.uint8), PLAIN)
+        writer.generate(np.zeros((1, 8, 8, 3), dtype=np.uint8), PLAIN)
     with pytest.raises(InputError, match="There are 1 images and texts for 2"):
         writer.score(pixels(1), [["a"], ["a"]])
     unfinished, _ = make_writer([(A, EOS)], replace(CARD, text=TextSpec(context_length=6, pad_id=0)))
     with pytest.raises(ModelError, match="lacks bos_id or eos_id"):
-        unfinished.write(pixels(1), PLAIN)
+        unfinished.generate(pixels(1), PLAIN)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
+from sightline.core.models.cards import ModelCard, TextSpec
 from sightline.core.search.duplicates import find_exact, find_near
 from sightline.core.search.engine import Part, SearchConfig, combine, fuse_rankings, prepare, rank, search
 from sightline.core.store.base import Entry

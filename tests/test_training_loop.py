@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sightline.lab.training.loop as loop
 import sightline.lab.training.pairs as teaching
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.torch_encoder import TorchEncoder
+from sightline.core.models.loading import load_encoder
+from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import InputError, TrainingError
 from sightline.lab.training.log import read_journal
 from sightline.lab.training.loop import train

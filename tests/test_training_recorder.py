@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sightline.lab.training.loop as loop
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import TrainingError
 from sightline.lab.data.pixel_cache import open_pixel_cache
 from sightline.lab.experiments.results import read_run

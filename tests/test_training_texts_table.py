@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.training import texts as token_table
 from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, text_spec, tokenize
 from training_world import word_backend, word_tokenizer

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from sightline.core.models.base import TextSpec
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.cards import TextSpec
+from sightline.core.models.inputs import Tokenizer
 from sightline.errors import ModelError
 from sightline.lab.training.texts import (
     BOS_ID,

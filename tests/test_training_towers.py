@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from sightline.core.models.torch_encoder import quiet_transformers  # noqa: E402
+from sightline.core.models.torch_models import quiet_transformers  # noqa: E402
 from sightline.errors import TrainingError  # noqa: E402
 from sightline.lab.training.optimiser import describe_groups, make_optimiser  # noqa: E402
 from sightline.lab.training.towers import add_lora, has_lora, merge_lora  # noqa: E402

@@ -48,7 +48,7 @@ def test_importing_the_room_loads_nothing():
 
 
 def test_the_page_comes_while_the_model_still_loads(library, monkeypatch):
-    from sightline.core.models import encoders
+    from sightline.core.models import loading as encoders
 
     go_on, load = threading.Event(), encoders.load_encoder
 
@@ -68,7 +68,7 @@ def test_the_page_comes_while_the_model_still_loads(library, monkeypatch):
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_the_page_comes_all_the_same(library, monkeypatch, caplog):
-    from sightline.core.models import encoders
+    from sightline.core.models import loading as encoders
     from sightline.errors import ModelError
 
     def fail(name):
@@ -104,7 +104,7 @@ def test_fp32_of_a_model_that_comes_in_int8_is_refused_wherever_it_would_run(lib
 def test_a_model_is_loaded_once_however_many_ask_at_first(library, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from sightline.core.models import encoders
+    from sightline.core.models import loading as encoders
 
     loaded, load = [], encoders.load_encoder
     monkeypatch.setattr(encoders, "load_encoder", lambda name: loaded.append(name) or load(name))

@@ -37,7 +37,7 @@ machine, too."""
 @pytest.fixture
 def slow_encoder(monkeypatch):
     encoder = SlowEncoder(0.3)
-    monkeypatch.setattr("sightline.core.models.encoders.load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name, **_: encoder)
     return encoder
 
 

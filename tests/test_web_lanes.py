@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 import sightline as sl
 from moody_server import MoodyServer
 from sightline.core.models.cards import card_to_json
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import ModelError
 from sightline.faces.web.lanes import Lane
 from sightline.faces.web.problems import Problem

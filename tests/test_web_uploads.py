@@ -179,7 +179,7 @@ def test_malformed_bodies_are_refused(client, path, content_type, body):
 
 def test_texts_and_pictures_are_embedded_as_the_model_does(client):
     from sightline.core.images.decode import read_picture
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_encoder
 
     encoder = load_encoder("starter")
     texts = client.post("/api/embed", json={"texts": ["a dog", "a cat"]}).json()

@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.training.config import TowersConfig, TrainConfig
 from sightline.lab.training.texts import BOS_ID, EOS_ID, SPECIAL_TOKENS, text_spec
 

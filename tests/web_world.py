@@ -124,7 +124,7 @@ class SlowEncoder:
     """The starter, with a pause in each batch of pictures; `started` is set as the first one begins."""
 
     def __init__(self, pause_s):
-        from sightline.core.models.encoders import load_encoder
+        from sightline.core.models.loading import load_encoder
 
         self._encoder = load_encoder("starter")
         self.pause_s = pause_s

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.generation import generate_tokens
-from sightline.core.models.token_search import Frame
+from sightline.core.models.generation import Frame, generate_tokens
 from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 NextLogits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]

@@ -32,8 +32,8 @@ from self_critical import Agreement, Naming, self_critical_loss
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteClip
-from sightline.core.models.tokenizing import Tokenizer
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words
 from sightline.lab.training.texts import PAD_ID, TokenTable, text_spec, tokenize, train_tokenizer, write_tokenizer

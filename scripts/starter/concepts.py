@@ -17,7 +17,7 @@ from nouns import noun, nouns_of
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 
 N_NOUNS = 400
 N_OTHERS = 2500

@@ -14,8 +14,8 @@ from published import text_folder
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from sightline.core.models.base import TextSpec
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.cards import TextSpec
+from sightline.core.models.inputs import Tokenizer
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset
 

@@ -21,16 +21,13 @@ from shrinking import shrink
 from torch import from_numpy
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard
-from sightline.core.models.captioner_export import export_captioner
-from sightline.core.models.captioner_precision import write_int8
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.cards import read_card, write_card
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.export import export_encoder
-from sightline.core.models.hashes import compute_hash
+from sightline.core.models.cards import ModelCard, read_card, write_card
+from sightline.core.models.export import export_captioner, export_encoder
+from sightline.core.models.files import compute_hash
 from sightline.core.models.lite import TRANSPOSED, LiteCaptioner, LiteClip
-from sightline.core.models.quantise import quantise_dynamic, quantise_static
+from sightline.core.models.loading import load_captioner, load_encoder
+from sightline.core.models.precision import write_int8
+from sightline.core.models.quantise.towers import quantise_dynamic, quantise_static
 from sightline.lab.training.texts import text_spec
 
 N_CALIBRATION = 400

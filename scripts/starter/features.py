@@ -15,9 +15,9 @@ from published import MEAN, STD
 from torch import Tensor, nn
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.graph_export import BATCH, export_graph
+from sightline.core.models.export import BATCH, export_graph
 from sightline.core.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteImageTower
-from sightline.core.models.onnx_session import open_session
+from sightline.core.models.onnx_runtime import open_session
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.pixel_cache import open_pixel_cache
 from sightline.lab.training.batches import Augmentation, Changes, FixedCrops, augment

@@ -20,8 +20,7 @@ from nouns import agreement
 from sightline.core.captioning.dual import CaptionConfig, DualCaption, caption_picture
 from sightline.core.captioning.fuse import FusionWeights, fuse
 from sightline.core.captioning.rank import ComposeConfig
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_captioner, load_encoder
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words

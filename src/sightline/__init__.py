@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig
     from sightline.core.library import Library, caption
     from sightline.core.models.base import GenerationConfig
-    from sightline.core.models.captioners import load_captioner
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_captioner, load_encoder
     from sightline.core.types import Caption, Hit, ImageRecord
     from sightline.errors import (
         DataError,
@@ -53,9 +52,9 @@ _HOMES = {
     "TrainConfig": "sightline.lab.training.config",
     "TrainingError": "sightline.errors",
     "caption": "sightline.core.library",
-    "load_captioner": "sightline.core.models.captioners",
+    "load_captioner": "sightline.core.models.loading",
     "load_dataset": "sightline.lab.data.addressing",
-    "load_encoder": "sightline.core.models.encoders",
+    "load_encoder": "sightline.core.models.loading",
     "make_config": "sightline.lab.training.recipes",
     "train": "sightline.lab.training.loop",
 }

@@ -9,9 +9,9 @@ import torch
 
 from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
 from sightline.core.models.base import Captioner, GenerationConfig
-from sightline.core.models.captioners import load_captioner
-from sightline.core.models.registry import STARTER_CAPTIONER
-from sightline.core.models.resolve import PACKAGE_FOLDERS
+from sightline.core.models.cards import STARTER_CAPTIONER
+from sightline.core.models.files import PACKAGE_FOLDERS
+from sightline.core.models.loading import load_captioner
 from sightline.errors import ModelError
 
 BEAM = GenerationConfig(beams=4, num_candidates=4, max_tokens=16)

@@ -7,7 +7,7 @@ import pytest
 
 from model_folders import TEXTS, cosines, random_pixels, source_and_export
 from sightline.core.models.base import Encoder
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import ModelError
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra torch")

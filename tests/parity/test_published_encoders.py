@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import resolve_folder
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.cards import find_card
+from sightline.core.models.files import resolve_folder
+from sightline.core.models.inputs import Tokenizer
+from sightline.core.models.loading import load_encoder
 
 pytestmark = pytest.mark.hub
 

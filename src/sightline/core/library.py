@@ -46,13 +46,13 @@ class Library:
         `ViT-B-32/openai` where that can run now without network, else `starter`. Raises StoreError where the folder
         holds no library and `create` is False, or where it can't be read.
         """
-        from sightline.core.models.registry import ENDPOINT_PREFIX, resolve_name
+        from sightline.core.models.cards import ENDPOINT_PREFIX, resolve_name
         from sightline.core.store.sqlite import open_store
 
         folder = expand(path) if path is not None else config.library_dir()
         encoder = None
         if model is not None and model.startswith(ENDPOINT_PREFIX):
-            from sightline.core.models.encoders import load_encoder
+            from sightline.core.models.loading import load_encoder
 
             encoder = load_encoder(model)
         name = resolve_name(model, kind="encoder") if model is not None and encoder is None else None
@@ -96,7 +96,7 @@ class Library:
 
         `confirm` is asked once, with a question, before anything large would be downloaded; without it nothing is.
         """
-        from sightline.core.models.encoders import default_model_name
+        from sightline.core.models.loading import default_model_name
 
         reason = None
         if self._chosen_model is None:
@@ -116,7 +116,7 @@ class Library:
     def encoder(self) -> Encoder:
         """The model in use, loaded."""
         if self.model not in self._encoders:
-            from sightline.core.models.encoders import load_encoder
+            from sightline.core.models.loading import load_encoder
 
             self._encoders[self.model] = load_encoder(self.model)
         return self._encoders[self.model]
@@ -144,7 +144,7 @@ class Library:
 
     def _known_model(self, name: str) -> str:
         """The name under which this library has a model's vectors. Raises ModelError where it has none."""
-        from sightline.core.models.registry import resolve_name
+        from sightline.core.models.cards import resolve_name
 
         known = self.store.models()
         full_name = name if name in known else resolve_name(name, kind="encoder")
@@ -185,9 +185,9 @@ class Library:
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
         from sightline.core.indexing.reading import sample_pictures
-        from sightline.core.models.encoder_precision import needs_gate, quantise_encoder
-        from sightline.core.models.encoders import load_encoder
-        from sightline.core.models.gate import EncoderGate
+        from sightline.core.models.loading import load_encoder
+        from sightline.core.models.precision import EncoderGate
+        from sightline.core.models.quantise.gate import needs_gate, quantise_encoder
 
         least = EncoderGate().min_images
         if needs_gate(self.encoder):
@@ -363,7 +363,7 @@ def caption(
     config: CaptionConfig | None = None,
 ) -> Iterator[DualCaption | CaptionFailure]:
     """Caption images and folders of images both ways, without a library; see `Library.caption`."""
-    from sightline.core.models.encoders import default_model_name, load_encoder
+    from sightline.core.models.loading import default_model_name, load_encoder
 
     encoder = load_encoder(model or default_model_name(confirm=None)[0])
     return _caption(list_pictures(paths), encoder=encoder, captioner=captioner, config=config)
@@ -387,7 +387,7 @@ def _caption(
     paths: Sequence[Path], *, encoder: Encoder, captioner: str | None, config: CaptionConfig | None
 ) -> Iterator[DualCaption | CaptionFailure]:
     from sightline.core.captioning.dual import caption_images
-    from sightline.core.models.captioners import load_captioner
+    from sightline.core.models.loading import load_captioner
 
     name = captioner or default_captioner(own_candidates=config is not None and config.candidates is not None)
     generator = None if name == "none" else load_captioner(name)
@@ -401,7 +401,7 @@ def default_captioner(*, own_candidates: bool = False) -> str:
     """
     if own_candidates:
         return "none"
-    from sightline.core.models.registry import find_card
-    from sightline.core.models.resolve import is_available
+    from sightline.core.models.cards import find_card
+    from sightline.core.models.files import is_available
 
     return "blip-base" if is_available(find_card("blip-base")) else "starter-captioner"

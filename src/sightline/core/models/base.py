@@ -1,101 +1,22 @@
-"""What a model is to the rest of Sightline: a card, and one of two contracts.
+"""The contracts that models meet, whatever runs them, and how a captioner is asked.
 
 Shape suffixes: B images, T texts, H W height and width, D dimension of the joint space.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessing
-from sightline.core.types import ModelIdentity
 from sightline.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.types import Caption, Precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSpec:
-    """How a model takes text. Ids are the tokenizer's."""
-
-    context_length: int
-    pad_id: int
-    bos_id: int | None = None
-    eos_id: int | None = None
-    padding: Literal["longest", "fixed"] = "longest"
-    """`longest` pads to the longest text of a batch (exact for causal towers); `fixed` to the context length."""
-    lowercase: bool = False
-    """Whether texts are lowercased before the tokenizer sees them (SigLIP 2 was trained so)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnnxExport:
-    """A published ONNX export of a card's weights, usable without torch."""
-
-    repo: str
-    revision: str = "main"
-    image: str = "onnx/vision_model.onnx"
-    text: str = "onnx/text_model.onnx"
-    tokenizer: str = "tokenizer.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """What is known of a model before its weights are loaded. `sightline.json` of a model folder is this, as JSON."""
-
-    name: str
-    kind: Literal["encoder", "captioner"]
-    family: Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captioner"]
-    source: str
-    """Hub repository (`openai/clip-vit-base-patch32`), folder, or `package` for what ships with Sightline."""
-    preprocessing: Preprocessing
-    text: TextSpec
-    dim: int | None = None
-    """Dimension of the joint space; None for captioners."""
-    revision: str = "main"
-    licence: str = "unknown"
-    paper: str | None = None
-    activation: str | None = None
-    """`quick_gelu` for OpenAI's weights: with plain GELU they are silently wrong."""
-    temperature: float | None = None
-    """exp(logit scale), where known: softmax(temperature * cosine) gives the model's own probabilities."""
-    size_bytes: int | None = None
-    """Download size where known."""
-    onnx: OnnxExport | None = None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    """Published or measured quality, with what it was measured on."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Relative path -> SHA-256, where known; checked on loading."""
-    weights_hash: str | None = None
-    """Identity of the weights where it is known beforehand, so that all runtimes and exports of them share one."""
-
-    @property
-    def nats_per_cosine(self) -> float:
-        """What a difference of cosines is worth as log-odds: the temperature, or CLIP's 100 where it isn't known."""
-        return self.temperature or 100.0
-
-    def make_identity(self, weights_hash: str) -> ModelIdentity:
-        """What decides this model's vectors: its weights, and what is done to pixels before and inside it.
-
-        A corrected mean, resize mode or activation gives other vectors from the same weights. Needs `dim`.
-        """
-        image = self.preprocessing
-        pixels = (image.size_px, image.resize_mode, image.interpolation, image.mean, image.std, self.activation)
-        digest = hashlib.blake2b(repr((PREPROCESSING_VERSION, pixels)).encode(), digest_size=6).digest()
-        assert self.dim is not None  # encoders check this when they are made
-        return ModelIdentity(
-            name=self.name,
-            weights_hash=weights_hash,
-            preprocessing_version=int.from_bytes(digest, "big"),
-            dim=self.dim,
-        )
+    from sightline.core.models.cards import ModelCard
+    from sightline.core.types import Caption, ModelIdentity, Precision
 
 
 @runtime_checkable
@@ -108,12 +29,12 @@ class Encoder(Protocol):
 
     @property
     def runtime(self) -> str:
-        """What runs it, for the user: `onnx:CPUExecutionProvider`, `torch:cpu`, ..."""
+        """The runtime, for the user: `onnx:CPUExecutionProvider`, `torch:cpu`, ..."""
         ...
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a store compares before it takes this encoder's vectors."""
+        """Identity that a store compares before it takes this encoder's vectors."""
         ...
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -129,9 +50,25 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Captioner(Protocol):
+    """Images -> sentences, and sentences -> how probable the generator finds them."""
+
+    card: ModelCard
+    runtime: str
+
+    def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
+        """Resized RGB pixels -> for each image its captions, best first, with mean log-probability; no duplicates."""
+        ...
+
+    def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """For each image, the mean log-probability for each token (nats) of each of its texts."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How a captioner writes. `beams=1` without sampling is greedy."""
+    """A captioner's way of writing. `beams=1` without sampling is greedy."""
 
     num_candidates: int = 1
     """Sentences returned for each image; at most `beams` unless sampling."""
@@ -150,13 +87,8 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""
-        for name, least in (
-            ("num_candidates", 1),
-            ("beams", 1),
-            ("min_tokens", 1),
-            ("no_repeat_ngram", 0),
-            ("seed", 0),
-        ):
+        at_least = {"num_candidates": 1, "beams": 1, "min_tokens": 1, "no_repeat_ngram": 0, "seed": 0}
+        for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.max_tokens < self.min_tokens:
@@ -171,19 +103,3 @@ class GenerationConfig:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must lie in (0, 1], got {self.top_p}.")
-
-
-@runtime_checkable
-class Captioner(Protocol):
-    """Images -> sentences, and sentences -> how probable the generator finds them."""
-
-    card: ModelCard
-    runtime: str
-
-    def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
-        """Resized RGB pixels -> for each image its captions, best first, with mean log-probability; no duplicates."""
-        ...
-
-    def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """For each image, the mean log-probability for each token (nats) of each of its texts."""
-        ...

@@ -1,38 +1,114 @@
-"""Model cards on disk: `sightline.json`, or what can be derived from a transformers folder's own JSON files."""
+"""Model cards: what is known of a model before its weights are loaded, as JSON, and by its name.
+
+A name stands for a model of `cards.toml`, one in the package, `hf:org/name`, `dir:path` or `endpoint:URL`.
+"""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
-from sightline.core.models.json_files import read_json
-from sightline.core.models.transformers_config import card_from_transformers
+from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessing
+from sightline.core.models.files import CARD_FILE, METADATA_PATTERNS, PACKAGE_FOLDERS, read_json
+from sightline.core.types import ModelIdentity
 from sightline.errors import ModelError
 
-CARD_FILE = "sightline.json"
+CARDS_FILE = Path(__file__).with_name("cards.toml")
+ENDPOINT_PREFIX = "endpoint:"
+STARTER = "starter"
+STARTER_CAPTIONER = "starter-captioner"
+_PACKAGE_NAMES = {STARTER: PACKAGE_FOLDERS["encoder"], STARTER_CAPTIONER: PACKAGE_FOLDERS["captioner"]}
 
-_KINDS = ("encoder", "captioner")
-_FAMILIES = ("clip", "siglip", "blip", "sightline-clip", "sightline-captioner")
+Kind = Literal["encoder", "captioner"]
+Family = Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captioner"]
 _REQUIRED = ("name", "kind", "family", "image", "text")
-_OPTIONAL = (
-    "dim",
-    "source",
-    "revision",
-    "licence",
-    "paper",
-    "activation",
-    "temperature",
-    "size_bytes",
-    "figures",
-    "files",
-    "weights_hash",
+_DESCRIPTION = (
+    *("source", "revision", "licence", "paper", "activation", "temperature", "size_bytes"),
+    *("figures", "files", "weights_hash"),
 )
 _IMAGE_KEYS = ("size_px", "resize", "interpolation", "mean", "std")
 _TEXT_KEYS = ("context_length", "pad_id", "bos_id", "eos_id", "padding", "lowercase")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """Texts as a model takes them. Ids are the tokenizer's."""
+
+    context_length: int
+    pad_id: int
+    bos_id: int | None = None
+    eos_id: int | None = None
+    padding: Literal["longest", "fixed"] = "longest"
+    """`longest` pads to the longest text of a batch (exact for causal towers); `fixed` to the context length."""
+    lowercase: bool = False
+    """Texts are lowercased before the tokenizer sees them (SigLIP 2 was trained so)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxExport:
+    """A published ONNX export of a card's weights, usable without torch."""
+
+    repo: str
+    revision: str = "main"
+    image: str = "onnx/vision_model.onnx"
+    text: str = "onnx/text_model.onnx"
+    tokenizer: str = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Facts about a model, before its weights are loaded. `sightline.json` of a model folder is this, as JSON."""
+
+    name: str
+    kind: Kind
+    family: Family
+    source: str
+    """Hub repository (`openai/clip-vit-base-patch32`), folder, or `package` for what ships with Sightline."""
+    preprocessing: Preprocessing
+    text: TextSpec
+    dim: int | None = None
+    """Dimension of the joint space; None for captioners."""
+    revision: str = "main"
+    licence: str = "unknown"
+    paper: str | None = None
+    activation: str | None = None
+    """`quick_gelu` for OpenAI's weights: with plain GELU they are silently wrong."""
+    temperature: float | None = None
+    """exp(logit scale), where known: softmax(temperature * cosine) gives the model's own probabilities."""
+    size_bytes: int | None = None
+    """Download size where known."""
+    onnx: OnnxExport | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Published or measured quality, with what it was measured on."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Relative path -> SHA-256, where known; checked on loading."""
+    weights_hash: str | None = None
+    """Identity of the weights where it is known beforehand, so that all runtimes and exports of them share one."""
+
+    @property
+    def nats_per_cosine(self) -> float:
+        """Log-odds that a difference of cosines is worth: the temperature, or CLIP's 100 where it isn't known."""
+        return self.temperature or 100.0
+
+    def make_identity(self, weights_hash: str) -> ModelIdentity:
+        """All that decides this model's vectors: its weights, and what is done to pixels before and inside it.
+
+        A corrected mean, resize mode or activation gives other vectors from the same weights. Needs `dim`.
+        """
+        image = self.preprocessing
+        pixels = (image.size_px, image.resize_mode, image.interpolation, image.mean, image.std, self.activation)
+        digest = hashlib.blake2b(repr((PREPROCESSING_VERSION, pixels)).encode(), digest_size=6).digest()
+        assert self.dim is not None  # encoders check this when they are made
+        return ModelIdentity(
+            name=self.name, weights_hash=weights_hash, preprocessing_version=int.from_bytes(digest, "big"), dim=self.dim
+        )
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -46,7 +122,9 @@ def read_card(folder: Path) -> ModelCard:
     if card_path.is_file():
         return card_from_json(read_json(card_path), origin=str(card_path))
     if (folder / "config.json").is_file():
-        return card_from_transformers(folder)
+        from sightline.core.models.transformers_config import describe_transformers_folder  # few models need it
+
+        return card_from_json(describe_transformers_folder(folder), origin=str(folder))
     raise ModelError(
         f"{folder} is no model folder: it has neither {CARD_FILE} nor config.json. "
         "Give a folder saved by Sightline or by transformers' `save_pretrained`."
@@ -61,62 +139,48 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 def card_to_json(card: ModelCard) -> dict[str, Any]:
     """The card as plain JSON values: what `sightline.json` holds and `models info --json` prints."""
-    preprocessing, text = card.preprocessing, card.text
+    image = card.preprocessing
+    described = {key: getattr(card, key) for key in _DESCRIPTION}
     return {
-        "name": card.name,
-        "kind": card.kind,
-        "family": card.family,
-        "dim": card.dim,
+        **{key: getattr(card, key) for key in ("name", "kind", "family", "dim")},
         "image": {
-            "size_px": preprocessing.size_px,
-            "resize": preprocessing.resize_mode,
-            "interpolation": preprocessing.interpolation,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
+            "size_px": image.size_px,
+            "resize": image.resize_mode,
+            "interpolation": image.interpolation,
+            "mean": list(image.mean),
+            "std": list(image.std),
         },
-        "text": {key: getattr(text, key) for key in _TEXT_KEYS},
-        "source": card.source,
-        "revision": card.revision,
-        "licence": card.licence,
-        "paper": card.paper,
-        "activation": card.activation,
-        "temperature": card.temperature,
-        "size_bytes": card.size_bytes,
+        "text": {key: getattr(card.text, key) for key in _TEXT_KEYS},
+        **described,
         "figures": dict(card.figures),
         "files": dict(card.files),
-        "weights_hash": card.weights_hash,
     }
 
 
 def card_from_json(values: Any, *, origin: str) -> ModelCard:
     """Plain JSON values -> the card; `origin` names where they came from in the ModelError of a bad key or value."""
-    _check_keys(values, required=_REQUIRED, optional=_OPTIONAL, origin=origin)
-    _check_choice(values["kind"], _KINDS, f"{origin}: kind")
-    _check_choice(values["family"], _FAMILIES, f"{origin}: family")
+    _check_keys(values, required=_REQUIRED, optional=("dim", *_DESCRIPTION), origin=origin)
+    _check_choice(values["kind"], get_args(Kind), f"{origin}: kind")
+    _check_choice(values["family"], get_args(Family), f"{origin}: family")
     dim = values.get("dim")
     if values["kind"] == "encoder" and not (isinstance(dim, int) and dim > 0):
         raise ModelError(f"{origin}: dim is {dim!r}; an encoder's card needs a positive whole number.")
+    text = values["text"]
+    _check_keys(text, required=("context_length", "pad_id"), optional=_TEXT_KEYS, origin=f"{origin}: text")
+    _check_choice(text.get("padding", "longest"), ("longest", "fixed"), f"{origin}: text.padding")
+    described = {key: values[key] for key in _DESCRIPTION if values.get(key) not in (None, "")}
     return ModelCard(
         name=values["name"],
         kind=values["kind"],
         family=values["family"],
         dim=dim,
-        preprocessing=preprocessing_from_json(values["image"], origin=f"{origin}: image"),
-        text=text_from_json(values["text"], origin=f"{origin}: text"),
-        source=values.get("source") or "unknown",
-        revision=values.get("revision") or "main",
-        licence=values.get("licence") or "unknown",
-        paper=values.get("paper"),
-        activation=values.get("activation"),
-        temperature=values.get("temperature"),
-        size_bytes=values.get("size_bytes"),
-        figures=values.get("figures") or {},
-        files=values.get("files") or {},
-        weights_hash=values.get("weights_hash"),
+        preprocessing=_preprocessing_from_json(values["image"], origin=f"{origin}: image"),
+        text=TextSpec(**text),
+        **{"source": "unknown", **described},
     )
 
 
-def preprocessing_from_json(values: Any, *, origin: str) -> Preprocessing:
+def _preprocessing_from_json(values: Any, *, origin: str) -> Preprocessing:
     """The `image` part of a card -> Preprocessing. Raises ModelError naming `origin`."""
     _check_keys(values, required=("size_px", "resize"), optional=_IMAGE_KEYS, origin=origin)
     _check_choice(values["resize"], ("squash", "crop"), f"{origin}.resize")
@@ -128,15 +192,13 @@ def preprocessing_from_json(values: Any, *, origin: str) -> Preprocessing:
         options["interpolation"] = interpolation
     for key in ("mean", "std"):
         if (channels := values.get(key)) is not None:
-            options[key] = _three_channels(channels, f"{origin}.{key}")
+            numbers = isinstance(channels, list | tuple) and all(isinstance(one, int | float) for one in channels)
+            if not numbers or len(channels) != 3:
+                raise ModelError(
+                    f"{origin}.{key} is {channels!r}; it must be three numbers, for red, green and blue in [0, 1]."
+                )
+            options[key] = tuple(map(float, channels))
     return Preprocessing(size_px=values["size_px"], resize_mode=values["resize"], **options)
-
-
-def text_from_json(values: Any, *, origin: str) -> TextSpec:
-    """The `text` part of a card -> TextSpec. Raises ModelError naming `origin`."""
-    _check_keys(values, required=("context_length", "pad_id"), optional=_TEXT_KEYS, origin=origin)
-    _check_choice(values.get("padding", "longest"), ("longest", "fixed"), f"{origin}.padding")
-    return TextSpec(**values)
 
 
 def _check_keys(values: Any, *, required: tuple[str, ...], optional: tuple[str, ...], origin: str) -> None:
@@ -155,8 +217,105 @@ def _check_choice(value: Any, choices: tuple[str, ...], origin: str) -> None:
         raise ModelError(f"{origin} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
-def _three_channels(values: Any, origin: str) -> tuple[float, float, float]:
-    if not (isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
-        raise ModelError(f"{origin} is {values!r}; it must be three numbers, for red, green and blue in [0, 1].")
-    red, green, blue = values
-    return (float(red), float(green), float(blue))
+def known_cards() -> dict[str, ModelCard]:
+    """Name -> card of every model known by a bare name, those of the package first."""
+    package = {name: _package_card(name) for name, folder in _PACKAGE_NAMES.items() if (folder / CARD_FILE).is_file()}
+    return {**package, **_hub_cards()}
+
+
+def find_card(name: str, *, fetch: bool = True) -> ModelCard:
+    """The card of a model name.
+
+    `hf:` looks into the cache first and else fetches the repository's configuration files, never its weights;
+    `endpoint:` asks the address. Without `fetch` neither happens. Raises ModelError for a bare name that isn't known
+    (with the nearest ones), a folder without a model, or a repository that isn't there.
+    """
+    if name.startswith("dir:"):
+        return _folder_card(name)
+    if name.startswith("hf:"):
+        return _repository_card(name, fetch=fetch)
+    if name.startswith(ENDPOINT_PREFIX):
+        if not fetch:
+            raise ModelError("An endpoint is opened at the command line, with --model endpoint:URL, and not from here.")
+        return _endpoint_card(name)
+    if name in _PACKAGE_NAMES:
+        return _package_card(name)
+    cards = _hub_cards()
+    if name in cards:
+        return cards[name]
+    names = [*_PACKAGE_NAMES, *cards]
+    suggestions = _close_names(name, names)
+    hint = f"Did you mean {', '.join(suggestions)}? " if suggestions else ""
+    raise ModelError(
+        f"There is no model {name!r}. {hint}Known models: {', '.join(names)}. "
+        "Others: hf:ORG/NAME for a repository on the Hugging Face hub, dir:PATH for a model folder, "
+        "endpoint:URL for one that computes elsewhere."
+    )
+
+
+def resolve_name(name: str, *, kind: Kind) -> str:
+    """The full name of a model, under which libraries keep its vectors: a relative `dir:` becomes absolute.
+
+    Raises ModelError for a name that isn't known, or that is a model of another kind.
+    """
+    card = find_card(name)
+    if card.kind != kind:
+        article = "an" if card.kind == "encoder" else "a"
+        raise ModelError(f"{name} is {article} {card.kind}, and this needs {kind}s, such as {STARTER!r}.")
+    return card.name
+
+
+def _close_names(name: str, names: Sequence[str]) -> list[str]:
+    """Known names that start like the one asked for, then those spelt nearly so."""
+    wanted = name.lower()
+    starting = [known for known in names if wanted and known.lower().startswith(wanted)]
+    near = difflib.get_close_matches(wanted, [known.lower() for known in names], n=3, cutoff=0.5)
+    return [*starting, *(known for known in names if known.lower() in near and known not in starting)]
+
+
+@cache
+def _hub_cards() -> dict[str, ModelCard]:
+    cards = {}
+    for name, table in tomllib.loads(CARDS_FILE.read_text(encoding="utf-8")).items():
+        onnx = table.pop("onnx", None)
+        card = card_from_json({"name": name, **table}, origin=f"{CARDS_FILE.name}: {name}")
+        cards[name] = replace(card, onnx=None if onnx is None else OnnxExport(**onnx))
+    return cards
+
+
+def _package_card(name: str) -> ModelCard:
+    folder = _PACKAGE_NAMES[name]
+    if not (folder / CARD_FILE).is_file():
+        raise ModelError(f"This installation lacks the model {name!r} ({folder}); install sightline again.")
+    return replace(read_card(folder), name=name, source="package")
+
+
+def _folder_card(name: str) -> ModelCard:
+    path = Path(name.removeprefix("dir:")).expanduser().resolve()
+    return replace(read_card(path), name=f"dir:{path}", source=str(path))
+
+
+def _endpoint_card(name: str) -> ModelCard:
+    """The card that an endpoint tells, of its encoder where it has one."""
+    from sightline.core.models.remote import Endpoint
+
+    endpoint = Endpoint(name)
+    try:
+        return endpoint.card("encoder" if endpoint.serves("encoder") else "captioner")
+    finally:
+        endpoint.close()
+
+
+def _repository_card(name: str, *, fetch: bool) -> ModelCard:
+    from sightline.core.models import hub  # only these names need huggingface_hub, which is slow to import
+
+    repo, _, revision = name.removeprefix("hf:").partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ModelError(f"{name!r} is no repository name; write hf:ORG/NAME or hf:ORG/NAME@REVISION.")
+    revision = revision or "main"
+    folder = hub.cached_snapshot(repo, revision=revision, patterns=METADATA_PATTERNS)
+    if folder is None or not (folder / "config.json").is_file():
+        if not fetch:
+            raise ModelError(f"The files of {name} are not on this machine. Fetch them: sightline models pull {name}")
+        folder = hub.download_snapshot(repo, revision=revision, patterns=METADATA_PATTERNS)
+    return replace(read_card(folder), name=name, source=repo, revision=revision)

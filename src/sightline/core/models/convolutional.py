@@ -4,9 +4,8 @@
 small causal decoder on the same ResNet. Both are sized to train on a laptop's CPU in under an hour and to run there at
 hundreds of images a second. They save to `config.json` and `model.safetensors`, never to a pickle.
 
-Shape suffixes:
-    B images   T texts   C channels   H, W height and width   N = H * W cells   L tokens   V vocabulary
-    D joint-space dimension   E transformer width   K heads   F = E / K
+Shape suffixes: B images, T texts, C channels, H W height and width, N = H * W cells, L tokens, V vocabulary,
+D joint-space dimension, E transformer width, K heads, F = E / K.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import ModelError
 from sightline.kit.files import share_as_others
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 _HASH = (331, 7919)
 """Factors of a pair's two ids; part of the weights' meaning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedConfig:
-    """What `config.json` says of a model of our own; subclasses add its sizes."""
+    """The `config.json` of a model of our own; subclasses add its sizes."""
 
     model_type: ClassVar[str]
 
@@ -62,8 +61,7 @@ class SavedConfig:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The config that `config.json` holds.
 
-        Raises:
-            ModelError: another `model_type`, an unknown key, or a value that `__post_init__` refuses.
+        Raises ModelError for another `model_type`, an unknown key, or a value that `__post_init__` refuses.
         """
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         found = values.pop("model_type", None)
@@ -77,7 +75,7 @@ class SavedConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ConvConfig(SavedConfig):
-    """What both models share: the image tower, the vocabulary and the transformer's width.
+    """Sizes that both models share: the image tower, the vocabulary and the transformer's width.
 
     `size_px` is the side of the squashed square input, `image_width` the channels of the ResNet's first stage (each
     later stage doubles them), `context_length` the most tokens of a text with its BOS and EOS.
@@ -97,19 +95,8 @@ class _ConvConfig(SavedConfig):
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no model can have.
-
-        Raises:
-            ModelError: a size isn't positive, the heads don't divide the width, or `pad_id` is outside the vocabulary.
-        """
-        for name in (
-            "size_px",
-            "image_width",
-            "vocab_size",
-            "context_length",
-            "text_width",
-            "text_heads",
-        ):
+        """Refuse sizes that no model can have. Raises ModelError."""
+        for name in ("size_px", "image_width", "vocab_size", "context_length", "text_width", "text_heads"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.text_layers < self.fewest_text_layers:
@@ -136,7 +123,7 @@ class ConvClipConfig(_ConvConfig):
 
     dim: int = 256
     coordinates: bool = False
-    """Whether the image tower also sees where each pixel lies, as two more channels."""
+    """The image tower also sees where each pixel lies, as two more channels."""
     text_bigrams: int = 0
     """Rows of a table of embeddings for pairs of neighbouring tokens, found by hash; 0 has none."""
 
@@ -180,8 +167,7 @@ class Saved(nn.Module):
     def from_pretrained(cls, folder: Path | str) -> Self:
         """Load a model in evaluation mode from the folder that `save_pretrained` wrote.
 
-        Raises:
-            ModelError: a file is missing, the config is of another model, or the weights don't fit it.
+        Raises ModelError where a file is missing, the config is of another model, or the weights don't fit it.
         """
         folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -237,7 +223,7 @@ class ImageTower(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages: list[nn.Module] = []
         self.fine_block = max(sum(blocks[:-1]), 1) - 1
-        """Where the last stage but one ends: the last cells that are still small."""
+        """Block that ends the last stage but one: the last cells that are still small."""
         width_in = width
         for stage, count in enumerate(blocks):
             width_out = width * 2**stage
@@ -340,8 +326,27 @@ class TextTower(nn.Module):
         return typing.cast(Tensor, pooled_TE)
 
 
-class ConvClip(Saved):
-    """A small CLIP (Radford et al. 2021, arXiv:2103.00020): ResNet and text transformer in one joint space."""
+class OwnClip(Saved):
+    """A CLIP (Radford et al. 2021, arXiv:2103.00020) of our own. Subclasses bring towers and projections."""
+
+    text_tower: nn.Module
+    text_projection: nn.Module
+
+    def encode_images(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, 3, S, S) -> unit vectors (B, D) and the map they come from (B, H, W, D)."""
+        raise NotImplementedError
+
+    def encode_texts(self, ids_TL: Tensor) -> Tensor:
+        """int64 (T, L), padded with `pad_id` -> unit vectors (T, D)."""
+        return to_unit(self.text_projection(self.text_tower(ids_TL)))
+
+    def forward(self, image_BCHW: Tensor, ids_TL: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and texts -> unit vectors (B, D) and (T, D)."""
+        return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
+
+
+class ConvClip(OwnClip):
+    """A small CLIP: ResNet and text transformer in one joint space."""
 
     config_class = ConvClipConfig
     config: ConvClipConfig
@@ -364,14 +369,6 @@ class ConvClip(Saved):
         cells_BCHW = self.image_tower(image_BCHW)
         map_BHWD = self.image_projection(cells_BCHW.permute(0, 2, 3, 1))
         return to_unit(map_BHWD.mean(dim=(1, 2))), map_BHWD
-
-    def encode_texts(self, ids_TL: Tensor) -> Tensor:
-        """int64 (T, L), padded with `pad_id` -> unit vectors (T, D)."""
-        return to_unit(self.text_projection(self.text_tower(ids_TL)))
-
-    def forward(self, image_BCHW: Tensor, ids_TL: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and texts -> unit vectors (B, D) and (T, D)."""
-        return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
 
 class OwnCaptioner(Saved):
@@ -429,7 +426,7 @@ class ConvCaptioner(OwnCaptioner):
 
 
 def _coordinates(image_BCHW: Tensor) -> Tensor:
-    """How far right and how far down each pixel lies, -1 to 1, as channels (B, 2, H, W)."""
+    """Places of the pixels, right and down, -1 to 1, as channels (B, 2, H, W)."""
     height, width = image_BCHW.shape[-2:]
     right_W = torch.linspace(-1, 1, width, device=image_BCHW.device)
     down_H = torch.linspace(-1, 1, height, device=image_BCHW.device)

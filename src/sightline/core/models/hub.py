@@ -64,7 +64,7 @@ def _look_up(repo: str, *, revision: str) -> None:
 
 
 def hub_answers(repo: str, *, timeout_s: float) -> bool:
-    """Whether the hub tells of a repository within the time given."""
+    """True where the hub tells of a repository within the time given."""
     if is_offline_mode():
         return False
     try:
@@ -82,11 +82,8 @@ def hub_error(repo: str, revision: str, error: Exception) -> ModelError:
         return ModelError(f"The hub has no public model {repo!r}. Check the name, or `hf auth login` if it is private.")
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{repo} has no revision {revision!r}. Name one as hf:{repo}@REVISION.")
-    reason = (
-        "offline mode is on (HF_HUB_OFFLINE)"
-        if is_offline_mode()
-        else (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    )
+    told = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = "offline mode is on (HF_HUB_OFFLINE)" if is_offline_mode() else told
     return ModelError(
         f"{repo} is not in the cache and the Hugging Face hub can't be reached: {reason}. Ways on: "
         "the model `starter`, which ships with Sightline; `dir:PATH`, a model folder copied from elsewhere; "

@@ -4,8 +4,7 @@ Both towers have the shape of published ones, so that a model can start from the
 Le 2019, arXiv:1905.11946, without squeeze-and-excitation, with ReLU6) and MiniLM (Wang et al. 2020, arXiv:2002.10957).
 The image tower's batch norms are folded into its convolutions.
 
-Shape suffixes:
-    B images   T texts   C channels   H, W height and width   L tokens   D joint-space dimension   E width
+Shape suffixes: B images, T texts, C channels, H W height and width, L tokens, D joint-space dimension, E width.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from torch import Tensor, nn
 from sightline.core.models.cards import read_card
 from sightline.core.models.convolutional import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     Attention,
     ConvCaptioner,
     ConvClip,
     OwnCaptioner,
-    Saved,
+    OwnClip,
     SavedConfig,
     to_unit,
 )
+from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import ModelError
 
 CELL_WIDTH = 1280
@@ -56,12 +55,21 @@ _STAGES = (
 )
 
 
+class _LiteConfig(SavedConfig):
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have. Raises ModelError."""
+        for name, value in vars(self).items():
+            if name not in ("pad_id", "dropout") and value <= 0:
+                raise ModelError(f"{name} must be positive, got {value}.")
+        self.check_text()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteClipConfig(SavedConfig):
+class LiteClipConfig(_LiteConfig):
     """Sizes of a `LiteClip`; the defaults are EfficientNet-Lite2 and all-MiniLM-L6-v2.
 
     `size_px` is the side of the squashed square input, `image_width` and `image_depth` EfficientNet's factors,
-    `joint_width` the features that both heads read, `head_width` their hidden layer.
+    `feature_width` the features that both heads read, `head_width` their hidden layer.
     """
 
     model_type: ClassVar[str] = "sightline-lite-clip"
@@ -80,16 +88,12 @@ class LiteClipConfig(SavedConfig):
     dim: int = 384
     dropout: float = 0.1
 
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can have. Raises ModelError."""
-        _check_sizes(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteCaptionerConfig(SavedConfig):
+class LiteCaptionerConfig(_LiteConfig):
     """Sizes of a `LiteCaptioner`; `image_width` and `image_depth` are EfficientNet's factors.
 
-    It looks for `nouns` things that captions name and `classes` that pictures are of, and tells its decoder the `told`
+    It looks for `nouns` things that captions name and `classes` that images are of, and tells its decoder the `told`
     likeliest of either.
     """
 
@@ -111,7 +115,7 @@ class LiteCaptionerConfig(SavedConfig):
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have. Raises ModelError."""
-        _check_sizes(self)
+        super().__post_init__()
         if self.told > min(self.nouns, self.classes):
             raise ModelError(f"told ({self.told}) must be at most nouns ({self.nouns}) and classes ({self.classes}).")
 
@@ -119,13 +123,6 @@ class LiteCaptionerConfig(SavedConfig):
     def cells(self) -> int:
         """Cells of an image."""
         return math.ceil(self.size_px / CELL_PX) ** 2
-
-
-def _check_sizes(config: LiteClipConfig | LiteCaptionerConfig) -> None:
-    for field in dataclasses.fields(config):
-        if field.name not in ("pad_id", "dropout") and getattr(config, field.name) <= 0:
-            raise ModelError(f"{field.name} must be positive, got {getattr(config, field.name)}.")
-    config.check_text()
 
 
 class SameConv(nn.Conv2d):
@@ -136,13 +133,10 @@ class SameConv(nn.Conv2d):
         if self.stride[0] == 1:
             return super().forward(x_BCHW)
         height, width = (_padding(side, self.kernel_size[0], self.stride[0]) for side in x_BCHW.shape[-2:])
-        if height[0] == height[1] and width[0] == width[1]:
-            return F.conv2d(
-                x_BCHW, self.weight, self.bias, self.stride, (height[0], width[0]), self.dilation, self.groups
-            )
-        return F.conv2d(
-            F.pad(x_BCHW, (*width, *height)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
-        )
+        padding = (height[0], width[0])
+        if padding != (height[1], width[1]):
+            x_BCHW, padding = F.pad(x_BCHW, (*width, *height)), (0, 0)
+        return F.conv2d(x_BCHW, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 def _same_conv(width_in: int, width_out: int, kernel: int, stride: int = 1, groups: int = 1) -> SameConv:
@@ -260,7 +254,7 @@ class Head(nn.Module):
         self.dropout = dropout
 
     def context(self, x_BE: Tensor) -> Tensor:
-        """What the hidden layer adds: (B, E) -> (B, D)."""
+        """Addition of the hidden layer: (B, E) -> (B, D)."""
         added_BD: Tensor = self.out(F.dropout(F.relu(self.hidden(x_BE)), self.dropout, self.training))
         return added_BD
 
@@ -279,8 +273,8 @@ class ImageHead(Head):
         self.features = nn.Linear(CELL_WIDTH, config.feature_width)
 
 
-class LiteClip(Saved):
-    """A CLIP (Radford et al. 2021, arXiv:2103.00020) of EfficientNet-Lite and a small BERT."""
+class LiteClip(OwnClip):
+    """A CLIP of EfficientNet-Lite and a small BERT."""
 
     config_class = LiteClipConfig
     config: LiteClipConfig
@@ -297,7 +291,7 @@ class LiteClip(Saved):
     def encode_images(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels (B, 3, S, S) -> unit vectors (B, D) and the map they come from (B, H, W, D).
 
-        A cell's vector is its own linear share plus what the hidden layer says of the whole picture, so an image's
+        A cell's vector is its own linear share plus what the hidden layer says of the whole image, so an image's
         vector is its map's mean, normalised, and cells differ in a text's similarity by their own share alone.
         """
         cells_BHWC = self.image_tower(image_BCHW).permute(0, 2, 3, 1)
@@ -307,14 +301,6 @@ class LiteClip(Saved):
         context_BD = head.context(pooled_BE)
         map_BHWD = head.linear(feature_BHWE) + context_BD[:, None, None]
         return to_unit(head.linear(pooled_BE) + context_BD), map_BHWD
-
-    def encode_texts(self, ids_TL: Tensor) -> Tensor:
-        """int64 (T, L), padded with `pad_id` -> unit vectors (T, D)."""
-        return to_unit(self.text_projection(self.text_tower(ids_TL)))
-
-    def forward(self, image_BCHW: Tensor, ids_TL: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and texts -> unit vectors (B, D) and (T, D)."""
-        return self.encode_images(image_BCHW)[0], self.encode_texts(ids_TL)
 
     @classmethod
     def from_graphs(cls, folder: Path) -> Self:
@@ -335,11 +321,11 @@ class LiteClip(Saved):
 
 
 class LiteCaptioner(OwnCaptioner):
-    """A captioner on an EfficientNet-Lite that is also told what its picture probably shows.
+    """A captioner on an EfficientNet-Lite that is also told what its image probably shows.
 
-    Beside the picture's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
+    Beside the image's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
     likeliest in the pooled cells, each with its probability, as in attribute-guided captioning (You et al. 2016,
-    arXiv:1603.03925). So it can name things that no captioned picture showed it.
+    arXiv:1603.03925). So it can name things that no captioned image showed it.
     """
 
     config_class = LiteCaptionerConfig
@@ -367,7 +353,7 @@ class LiteCaptioner(OwnCaptioner):
         return self.choose_concepts(torch.sigmoid(self.nouns(pooled_BC)), pooled_BC)
 
     def choose_concepts(self, noun_sure_BN: Tensor, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, from probabilities of the nouns that are known already (B, nouns)."""
+        """Concepts as `find_concepts` gives them, from probabilities of the nouns that are known already (B, nouns)."""
         noun_sure_BT, noun_BT = noun_sure_BN.topk(self.config.told)
         class_sure_BT, class_BT = torch.softmax(self.classes(pooled_BC), dim=-1).topk(self.config.told)
         return torch.cat([noun_BT, class_BT + self.config.nouns], -1), torch.cat([noun_sure_BT, class_sure_BT], -1)
@@ -385,8 +371,7 @@ class LiteCaptioner(OwnCaptioner):
 def load_own_captioner(folder: Path) -> OwnCaptioner:
     """A captioner of our own in evaluation mode, of the kind that its `config.json` names.
 
-    Raises:
-        ModelError: a file is missing, the config is of another model, or the weights don't fit it.
+    Raises ModelError where a file is missing, the config is of another model, or the weights don't fit it.
     """
     if _model_type(folder) == LiteCaptionerConfig.model_type:
         return LiteCaptioner.from_pretrained(folder)
@@ -394,18 +379,14 @@ def load_own_captioner(folder: Path) -> OwnCaptioner:
 
 
 def load_own_clip(folder: Path) -> ConvClip | LiteClip:
-    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names.
-
-    Raises:
-        ModelError: a file is missing, the config is of another model, or the weights don't fit it.
-    """
+    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names. Raises ModelError likewise."""
     if _model_type(folder) == LiteClipConfig.model_type:
         return LiteClip.from_graphs(folder) if comes_as_graphs(folder) else LiteClip.from_pretrained(folder)
     return ConvClip.from_pretrained(folder)
 
 
 def comes_as_graphs(folder: Path) -> bool:
-    """Whether a folder holds a `LiteClip` as int8 graphs and without weights, as the starter ships."""
+    """True where a folder holds a `LiteClip` as int8 graphs and without weights, as the starter ships."""
     bare = not (folder / WEIGHTS_FILE).is_file() and all((folder / graph).is_file() for graph in _GRAPHS)
     return bare and _model_type(folder) == LiteClipConfig.model_type
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.models.base import GenerationConfig, ModelCard
+from sightline.core.models.cards import ModelCard
+from sightline.core.models.files import find_graphs
 from sightline.core.models.generation import Decoder
-from sightline.core.models.layout import find_graphs
-from sightline.core.models.onnx_session import OnnxGraph, open_session
+from sightline.core.models.inputs import Tokenizer
+from sightline.core.models.onnx_runtime import OnnxGraph, open_session
 from sightline.core.models.sentences import SentenceWriter
-from sightline.core.models.tokenizing import Tokenizer
-from sightline.core.types import Caption, Precision
+from sightline.core.types import Precision
 from sightline.errors import ModelError
 
 IMAGES_PER_RUN = 2
@@ -37,7 +37,7 @@ SMALL_DECODER_BYTES = 16_000_000
 one and on two), and how they split the rows changes a sum's last bits, which int8 can round otherwise."""
 
 
-class OnnxCaptioner:
+class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
     """A captioner from `onnx/image[.int8].onnx` and `onnx/decoder[.int8].onnx` of a model folder.
 
     The graphs: `pixel_values` float (B, 3, S, S) -> `encoder_hidden_states` (B, M, C), and the decoder: `input_ids`
@@ -59,21 +59,12 @@ class OnnxCaptioner:
                 f"{folder} lacks the graphs of a captioner, onnx/image.onnx and onnx/decoder.onnx. Use the runtime "
                 "torch, or let the extra `torch` export them."
             )
-        self.card = card
+        super().__init__(card, Tokenizer.load(folder, card.text))
         self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
         self._image = open_session(graphs["image"], threads=threads)
         small = ".int8." in graphs["decoder"].name and graphs["decoder"].stat().st_size <= SMALL_DECODER_BYTES
         self._decoder = open_session(graphs["decoder"], threads=1 if small else threads)
-        self._writer = SentenceWriter(card, Tokenizer.load(folder, card.text), see=self._see, describe=self._describe)
         self.runtime = f"onnx:{self._decoder.provider}"
-
-    def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
-        """Resized RGB pixels (B, S, S, 3) -> for each image its captions, best first; see `SentenceWriter.write`."""
-        return self._writer.write(pixels_BHW3, config)
-
-    def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """For each image, the mean log-probability (nats) of each of its texts; see `SentenceWriter.score`."""
-        return self._writer.score(pixels_BHW3, texts)
 
     def _see(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         starts = range(0, len(pixel_values), IMAGES_PER_RUN)
@@ -96,14 +87,14 @@ class _CachedDecoder:
 
     def __init__(self, graph: OnnxGraph, memory_BMC: NDArray[np.float32]) -> None:
         self._graph = graph
-        self._memory = _Selection(memory_BMC)
+        self._memory_BMC = memory_BMC
+        self._selected = tuple(range(len(memory_BMC))), memory_BMC
         self._past_names = [name for name in graph.inputs if name.startswith("past_")]
         self._present_names = [f"present_{name.removeprefix('past_')}" for name in self._past_names]
         self._states_GKPF: list[NDArray[np.float32]] = []
         self._place_of: dict[tuple[int, ...], int] = {}
 
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits of the token after the last (N, V)."""
         rows = [(image, *ids) for image, ids in zip(images_N.tolist(), ids_NL.tolist(), strict=True)]
         grid = _Grid(images_N)
         parents = [self._place_of.get(row[:-1]) for row in rows]
@@ -116,10 +107,8 @@ class _CachedDecoder:
         return _rows(output["logits"], grid)[:, -1]
 
     def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits of the token after each (N, L, V)."""
         grid = _Grid(images_N)
-        past = self._no_past(len(grid.rows_G))
-        return _rows(self._run(ids_NL, grid, past, ["logits"])["logits"], grid)
+        return _rows(self._run(ids_NL, grid, self._no_past(len(grid.rows_G)), ["logits"])["logits"], grid)
 
     def _run(
         self,
@@ -134,7 +123,9 @@ class _CachedDecoder:
             for name, state in zip(self._past_names, past_GKPF, strict=True)
         }
         feeds["input_ids"] = ids_NL[grid.rows_G].reshape(*shape_AR, ids_NL.shape[1])
-        feeds["encoder_hidden_states"] = self._memory.of(grid.images)
+        if grid.images != self._selected[0]:  # a copy, made only when others are asked for than before
+            self._selected = grid.images, self._memory_BMC[list(grid.images)]
+        feeds["encoder_hidden_states"] = self._selected[1]
         return self._graph.run(feeds, outputs)
 
     def _no_past(self, count: int) -> list[NDArray[np.float32]]:
@@ -165,34 +156,18 @@ class _Grid:
         rows_AR[image_of_N[order_N], place_in_image_N] = order_N
         self.images: tuple[int, ...] = tuple(images_A.tolist())
         self.rows_G: NDArray[np.int64] = rows_AR.ravel()
-        """Which row stands at each place."""
+        """The row at each place."""
         self.place_N: NDArray[np.int64] = np.empty(len(order_N), np.int64)
-        """Where each row stands."""
+        """The place of each row."""
         self.place_N[order_N] = image_of_N[order_N] * rows_AR.shape[1] + place_in_image_N
-
-
-class _Selection:
-    """The memory of some of a batch's images; copied only when others are asked for than before."""
-
-    def __init__(self, memory_BMC: NDArray[np.float32]) -> None:
-        self._memory_BMC = memory_BMC
-        self._images = tuple(range(len(memory_BMC)))
-        self._selected_AMC = memory_BMC
-
-    def of(self, images: tuple[int, ...]) -> NDArray[np.float32]:
-        """(A, M, C)."""
-        if images != self._images:
-            self._images, self._selected_AMC = images, self._memory_BMC[list(images)]
-        return self._selected_AMC
 
 
 def _rows(logits_ARLV: NDArray[np.float32], grid: _Grid) -> NDArray[np.float32]:
     """Logits of the real rows (N, L, V)."""
     logits_GLV = logits_ARLV.reshape(-1, *logits_ARLV.shape[2:])
-    if np.array_equal(grid.place_N, np.arange(len(logits_GLV))):
-        return logits_GLV
-    chosen_NLV: NDArray[np.float32] = logits_GLV[grid.place_N]
-    return chosen_NLV
+    in_order = np.array_equal(grid.place_N, np.arange(len(logits_GLV)))
+    real_NLV: NDArray[np.float32] = logits_GLV if in_order else logits_GLV[grid.place_N]
+    return real_NLV
 
 
 class _PlainDecoder:
@@ -206,12 +181,10 @@ class _PlainDecoder:
     def __init__(self, graph: OnnxGraph, memory_BMC: NDArray[np.float32]) -> None:
         self._graph = graph
         self._memory_BMC = memory_BMC
-        self._rows_interact = ".int8." in graph.path.name and not graph.rows_independent
-        self.scored_rows = 1 if self._rows_interact else ROWS_PER_RUN
+        self.scored_rows = 1 if graph.rows_interact else ROWS_PER_RUN
 
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits of the token after the last (N, V)."""
-        if self._rows_interact:
+        if self._graph.rows_interact:
             starts = [0, *(np.flatnonzero(np.diff(images_N)) + 1)]
         else:
             starts = list(range(0, len(ids_NL), ROWS_PER_RUN))
@@ -219,7 +192,6 @@ class _PlainDecoder:
         return np.concatenate([self.all_logits(ids_NL[rows], images_N[rows])[:, -1] for rows in runs])
 
     def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits of the token after each (N, L, V)."""
         feeds: dict[str, NDArray[Any]] = {"input_ids": ids_NL, "encoder_hidden_states": self._memory_BMC[images_N]}
         logits_NLV: NDArray[np.float32] = self._graph.run(feeds)["logits"]
         return logits_NLV

@@ -1,45 +1,121 @@
-"""Which precision a model runs in: what was asked for, and what the gate said of its int8 graphs.
+"""The precision that a model runs in: what was asked for, and what a gate said of its int8 graphs.
 
 int8 graphs that were made here lie in the cache with a verdict for each tower (`image`, `text`) or for the whole model
-(`captioner`). `auto` runs them only where the verdict is that they passed, under the thresholds of today.
+(`captioner`). `auto` runs them only where the verdict is that they passed, under the thresholds of today. Verdicts are
+reached in `quantise.gate`, those of captioners where captions are compared: `sightline.lab.evaluation.captions.gate`.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sightline.core.models.hashes import hash_files
-from sightline.kit.config import cache_dir
+from sightline.core.models.cards import ENDPOINT_PREFIX, ModelCard
+from sightline.core.models.files import (
+    CARD_FILE,
+    exports_dir,
+    find_graphs,
+    find_local_folder,
+    find_weights,
+    hash_file,
+    hash_files,
+    only_int8,
+)
+from sightline.core.models.inputs import IMAGES_PER_RUN, TEXTS_PER_RUN
+from sightline.core.models.onnx_runtime import CPU, CPU_IMAGES_PER_RUN, available_providers
+from sightline.errors import InputError, ModelError
+from sightline.kit import config
+from sightline.kit.config import PrecisionChoice, cache_dir
+from sightline.kit.files import replacing, write_json
+from sightline.kit.work import usable_cpus
 
 RECIPE_VERSION = 1
 """Raised when graphs of the same weights come out otherwise: older ones, and what was said of them, no longer count."""
 
+VERDICT_NAME = "captioner"
+_LOG = logging.getLogger(__name__)
+_ONLY_INT8 = "comes in int8 only; fp32 is refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderGate:
+    """Thresholds for int8 vectors against fp32's, for each tower."""
+
+    cosine_mean: float = 0.99
+    """Mean cosine of a row in int8 to itself in fp32."""
+    cosine_low: float = 0.98
+    """The `low_percentile`-th percentile of these cosines."""
+    neighbour_overlap: float = 0.9
+    """Mean part of the `neighbours` nearest images that both agree on."""
+    min_images: int = 256
+    """Fewer say too little: with them the gate is not asked, and fp32 runs."""
+    neighbours: int = 10
+    low_percentile: float = 5.0
+    min_int8_share: float = 0.5
+    """Part of the weights that must be int8: with less there is little to gain."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for thresholds that nothing or everything reaches."""
+        for name in ("cosine_mean", "cosine_low", "neighbour_overlap", "min_int8_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if not 0 < self.neighbours < self.min_images:
+            raise InputError(f"neighbours must lie between 1 and min_images - 1, got {self.neighbours}.")
+        if not 0 <= self.low_percentile <= 100:
+            raise InputError(f"low_percentile must lie in [0, 100], got {self.low_percentile}.")
+
+    @property
+    def required(self) -> dict[str, float]:
+        """The thresholds by the names of what is measured."""
+        names = ("cosine_mean", "cosine_low", "neighbour_overlap")
+        return {name: float(getattr(self, name)) for name in names}
+
+    def passes(self, measured: Mapping[str, float]) -> bool:
+        """True where all thresholds are reached."""
+        return all(measured[name] >= least for name, least in self.required.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerGate:
+    """Thresholds for int8 captions against fp32's greedy ones; either of the two is enough."""
+
+    identical: float = 0.95
+    """Share of the images whose caption is the same, word for word."""
+    cider_ratio: float = 0.9
+    """CIDEr of the int8 captions with fp32's as reference, as a part of that of fp32's against themselves."""
+    min_images: int = 256
+    """Fewer images say too little."""
+
+    @property
+    def required(self) -> dict[str, float]:
+        """The thresholds by name, as a verdict records them."""
+        return {name: float(value) for name, value in asdict(self).items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a gate measured of int8 graphs against their fp32 originals, and whether that was enough."""
+    """Figures of int8 graphs against their fp32 originals, and whether a gate found them enough."""
 
     passed: bool
     measured: Mapping[str, float]
-    """What was measured, by name: `cosine_mean`, `neighbour_overlap`, ..."""
+    """Figures by name: `cosine_mean`, `neighbour_overlap`, ..."""
     required: Mapping[str, float]
     """The thresholds in force, by name; a verdict under others is none."""
     n_samples: int
     """Images or texts that were compared."""
     sample: str = ""
-    """Where they came from, for the reader."""
+    """Their source, for the reader."""
     int8_share: float = 1.0
     """Weights of matrix products and convolutions that are int8, as a part of all."""
     kept_fp32: tuple[str, ...] = ()
     """Layers that were left in fp32, the worst first."""
     took_s: float = 0.0
     runtime: str = ""
-    """What ran the graphs: its name and version."""
+    """Name and version of what ran the graphs."""
     problem: str = ""
     """Why no int8 graph came about, where that is the reason to fail."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +134,7 @@ class Verdict:
 
 
 def quantised_folder(graphs: Mapping[str, Path]) -> Path:
-    """Where the int8 graphs of these fp32 graphs are kept, with their verdicts; it need not be there."""
+    """Folder for the int8 graphs of these fp32 graphs, with their verdicts; it need not be there."""
     return cache_dir() / "int8" / hash_files(sorted(graphs.values()))[:32]
 
 
@@ -68,10 +144,12 @@ def int8_path(folder: Path, name: str) -> Path:
 
 
 def read_verdict(folder: Path, name: str, *, required: Mapping[str, float]) -> Verdict | None:
-    """What was said of `name`; None where nothing was, or under other thresholds or by an older recipe."""
+    """The verdict on `name`; None where there is none, or one under other thresholds or by an older recipe."""
     try:
         values = json.loads(_verdict_path(folder, name).read_text(encoding="utf-8"))
-        verdict = _from_json(values)
+        if set(values) != {entry.name for entry in fields(Verdict)} or not isinstance(values["passed"], bool):
+            return None
+        verdict = Verdict(**{**values, "kept_fp32": tuple(values["kept_fp32"])})
     except (OSError, ValueError, TypeError):
         return None  # what is missing or damaged in a cache is made anew
     return verdict if (verdict.recipe_version, verdict.required) == (RECIPE_VERSION, dict(required)) else None
@@ -79,20 +157,148 @@ def read_verdict(folder: Path, name: str, *, required: Mapping[str, float]) -> V
 
 def write_verdict(folder: Path, name: str, verdict: Verdict) -> None:
     """Keep a verdict, whole or not at all. Raises OSError where the cache can't be written."""
-    path = _verdict_path(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(asdict(verdict), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(_verdict_path(folder, name), asdict(verdict), indent=1)
 
 
 def _verdict_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.verdict.json"
 
 
-def _from_json(values: Any) -> Verdict:
-    """Raises TypeError or ValueError where the values are not a verdict's."""
-    known = {entry.name for entry in fields(Verdict)}
-    if not isinstance(values, dict) or set(values) != known or not isinstance(values["passed"], bool):
-        raise ValueError("not a verdict")
-    return Verdict(**{**values, "kept_fp32": tuple(values["kept_fp32"])})
+def read_verdicts(graphs: Mapping[str, Path], gate: EncoderGate | None = None) -> dict[str, Verdict]:
+    """The verdicts on an encoder's towers; none where a graph that was passed is missing or damaged."""
+    folder = quantised_folder(graphs)
+    required = (gate or EncoderGate()).required
+    verdicts = {name: read_verdict(folder, name, required=required) for name in graphs}
+    return {
+        name: verdict
+        for name, verdict in verdicts.items()
+        if verdict is not None and (not verdict.passed or _is_whole(int8_path(folder, name), verdict))
+    }
+
+
+def _is_whole(path: Path, verdict: Verdict) -> bool:
+    return path.is_file() and hash_file(path) == verdict.files.get(f"onnx/{path.name}")
+
+
+def choose_encoder_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None = None) -> dict[str, Path]:
+    """The graphs that run: those given, in fp32, or for each tower its int8 twin.
+
+    A twin runs where the gate has passed it; never with `fp32`, with `auto` only on the CPU, and `int8` insists on that
+    of the image tower. None is `config.precision()`. Raises ModelError where the gate hasn't passed what `int8` wants.
+    """
+    wanted = precision or config.precision()
+    if wanted == "fp32" or (wanted == "auto" and not runs_on_cpu()):
+        return dict(graphs)
+    verdicts = read_verdicts(graphs)
+    if wanted == "int8":
+        advice = f"{EncoderGate().min_images} or more of your pictures: sightline models quantise NAME --images DIR"
+        _require_passed(graphs["image"], verdicts.get("image"), advice)
+    folder = quantised_folder(graphs)
+    return {**graphs, **{name: int8_path(folder, name) for name, verdict in verdicts.items() if verdict.passed}}
+
+
+def choose_captioner_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None = None) -> dict[str, Path]:
+    """The graphs that run: those given, in fp32, or their int8 twins where the gate has passed them, made if missing.
+
+    Never with `fp32`; `int8` insists. None is `config.precision()`. Raises ModelError where the gate hasn't passed what
+    `int8` wants.
+    """
+    wanted = precision or config.precision()
+    verdict = None if wanted == "fp32" else _read_captioner_verdict(graphs)
+    if wanted == "int8":
+        advice = "your pictures: sightline.lab.evaluation.captions.gate.gate_captioner"
+        _require_passed(graphs["decoder"], verdict, advice)
+    if verdict is None or not verdict.passed:
+        return dict(graphs)
+    return make_int8(graphs)
+
+
+def make_int8(graphs: Mapping[str, Path]) -> dict[str, Path]:
+    """The int8 twins of a captioner's fp32 graphs, from the cache, or made now and kept there.
+
+    Raises ModelError where that fails.
+    """
+    folder = quantised_folder(graphs)
+    made = {name: int8_path(folder, name) for name in graphs}
+    missing = [name for name, path in made.items() if not path.is_file()]
+    if missing:
+        _LOG.warning("Making int8 graphs of %s; this is done once.", " and ".join(missing))
+        (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        with replacing(made[name]) as partial:
+            write_int8(graphs[name], partial)
+    return made
+
+
+def write_int8(graph: Path, path: Path) -> None:
+    """Write the int8 twin of a graph, in which no row of a batch changes another's result. Needs `onnx`."""
+    import onnx
+
+    from sightline.core.models.quantise.products import quantise_products
+    from sightline.core.models.quantise.towers import usable_levels
+
+    made, _ = quantise_products(onnx.load(graph), levels=usable_levels())
+    onnx.save(made, path)
+
+
+def _read_captioner_verdict(graphs: Mapping[str, Path]) -> Verdict | None:
+    return read_verdict(quantised_folder(graphs), VERDICT_NAME, required=CaptionerGate().required)
+
+
+def _require_passed(graph: Path, verdict: Verdict | None, judge_by: str) -> None:
+    if verdict is None or not verdict.passed:
+        said = verdict.describe() if verdict else "it has not been asked yet"
+        raise ModelError(
+            f"The gate has not passed int8 of {graph}: {said}. Use the precision auto or fp32, or let it judge by "
+            f"{judge_by}"
+        )
+
+
+def runs_on_cpu() -> bool:
+    """True where the CPU is the best that ONNX Runtime has here."""
+    return available_providers()[0] == CPU
+
+
+def describe_runtime(card: ModelCard) -> dict[str, Any]:
+    """Facts about how a model runs here, without loading it: provider, threads, rows a run, precision, verdicts.
+
+    The precision is what `config.precision()` leads to. Empty where the model is not on this machine. Raises ModelError
+    where `int8` is asked for and was not passed.
+    """
+    folder = None if card.name.startswith(ENDPOINT_PREFIX) else find_local_folder(card)
+    if folder is None:
+        return {}
+    facts: dict[str, Any] = {"provider": available_providers()[0], "threads": usable_cpus()}
+    if card.kind == "encoder":
+        facts["images_per_run"] = CPU_IMAGES_PER_RUN if runs_on_cpu() else IMAGES_PER_RUN
+        facts["texts_per_run"] = TEXTS_PER_RUN
+    graphs = find_graphs(folder, card)
+    if graphs is None and find_weights(folder) and (exports_dir(folder) / CARD_FILE).is_file():
+        graphs = find_graphs(exports_dir(folder), card)
+    if graphs is None:
+        return {**facts, "precision": "fp32", "gate": "exported to ONNX when it is first used"}
+    return {**facts, **(_describe_encoder(graphs) if card.kind == "encoder" else _describe_captioner(graphs))}
+
+
+def _describe_encoder(graphs: Mapping[str, Path]) -> dict[str, Any]:
+    if only_int8(graphs):
+        return {"precision": dict.fromkeys(graphs, "int8"), "gate": _ONLY_INT8}
+    chosen = choose_encoder_graphs(graphs)
+    precision = {name: "fp32" if path == graphs[name] else "int8" for name, path in chosen.items()}
+    return {"precision": precision, "gate": _describe_verdicts(read_verdicts(graphs), EncoderGate().min_images)}
+
+
+def _describe_captioner(graphs: Mapping[str, Path]) -> dict[str, Any]:
+    if only_int8(graphs):
+        return {"precision": "int8", "gate": _ONLY_INT8}
+    verdict, wanted = _read_captioner_verdict(graphs), config.precision()
+    precision = "int8" if wanted == "int8" or (wanted == "auto" and verdict is not None and verdict.passed) else "fp32"
+    verdicts = {} if verdict is None else {VERDICT_NAME: verdict}
+    return {"precision": precision, "gate": _describe_verdicts(verdicts, CaptionerGate().min_images)}
+
+
+def _describe_verdicts(verdicts: Mapping[str, Verdict], min_images: int) -> Any:
+    if not verdicts:
+        return f"not asked yet; it needs {min_images} pictures: sightline models quantise NAME --images DIR"
+    return {name: {"verdict": verdict.describe(), **asdict(verdict)} for name, verdict in verdicts.items()}

@@ -1,4 +1,4 @@
-"""What `docs/models.md` says of models, made from `cards.toml` and the starter's own cards: `make docs`."""
+"""Tables of `docs/models.md`, made from `cards.toml` and the starter's own cards: `make docs`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sightline.core.models.base import ModelCard
-from sightline.core.models.registry import STARTER, STARTER_CAPTIONER, find_card, known_cards
-from sightline.core.models.resolve import resolve_folder
+from sightline.core.models.cards import STARTER, STARTER_CAPTIONER, ModelCard, find_card, known_cards
+from sightline.core.models.files import resolve_folder
 from sightline.errors import InputError
 
 _BEGIN, _END = "<!-- begin generated {name}: make docs -->", "<!-- end generated {name} -->"
@@ -31,13 +30,10 @@ def _row(card: ModelCard) -> str:
     preprocessing = card.preprocessing
     size = f"{preprocessing.size_px} px, {preprocessing.resize_mode}"
     export = "yes" if card.onnx else "after one export"
-    cells = [f"`{card.name}`", source, size, str(card.dim or "-"), export, card.licence, _figure(card)]
+    figures = ", ".join(f"{name} {value}" for name, value in card.figures.items() if name != "source")
+    published = f"{figures} ({card.figures['source']})"
+    cells = [f"`{card.name}`", source, size, str(card.dim or "-"), export, card.licence, published]
     return f"| {' | '.join(cells)} |"
-
-
-def _figure(card: ModelCard) -> str:
-    figures = [f"{name} {value}" for name, value in card.figures.items() if name != "source"]
-    return f"{', '.join(figures)} ({card.figures['source']})"
 
 
 def starter_tables() -> str:
@@ -69,8 +65,11 @@ def starter_tables() -> str:
         ("captions a second, 2 cores, beam 3", captioner, "captions_per_s"),
     ):
         lines.append(f"| {label} | {' | '.join(f'{figures[p][name]:,.0f}' for p in ('int8', 'fp32'))} |")
-    sizes = [_megabytes(resolve_folder(find_card(name))) for name in (STARTER, STARTER_CAPTIONER)]
-    lines.append(f"| on disk, as shipped: CLIP, captioner | {sizes[0]:.1f} MB, {sizes[1]:.1f} MB | |")
+    sizes = []
+    for name in (STARTER, STARTER_CAPTIONER):
+        files = resolve_folder(find_card(name)).rglob("*")
+        sizes.append(f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB")
+    lines.append(f"| on disk, as shipped: CLIP, captioner | {', '.join(sizes)} | |")
     lines += ["", "| captions about | of 5,000 | text-to-image R@10, % |", "|---|---|---|"]
     lines += [
         f"| {subject} | {found['captions']:,} | {_percent(found['recall@10'])} |"
@@ -91,10 +90,6 @@ def _recalls(figures: Mapping[str, Any], way: str) -> str:
 
 def _percent(rate: float) -> str:
     return f"{100 * rate:.1f}"
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
 def write_tables(page: Path) -> None:

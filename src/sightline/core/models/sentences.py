@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.models.base import GenerationConfig, ModelCard
-from sightline.core.models.generation import Decoder, generate_tokens, score_tokens
-from sightline.core.models.onnx_encoder import normalised_batches
-from sightline.core.models.token_search import Frame, Hypothesis
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.cards import ModelCard
+from sightline.core.models.generation import Decoder, Frame, Hypothesis, generate_tokens, score_tokens
+from sightline.core.models.inputs import Tokenizer, normalised_batches
 from sightline.core.types import Caption
 from sightline.errors import InputError, ModelError
 
@@ -41,36 +40,32 @@ _Memory = TypeVar("_Memory")
 
 
 class SentenceWriter(Generic[_Memory]):
-    """What surrounds a captioner's decoder: pixels and prompt to its inputs, tokens to captions, texts to scores.
+    """A captioner but for its two networks: pixels and prompt to their inputs, tokens to captions, texts to scores.
 
-    `see` takes normalised pixels (B, 3, S, S) float32 and gives what the image side makes of them, which is of the
-    runtime's own type; `describe` gives a decoder bound to that. What was seen last is kept: pictures for which
-    sentences are written and then others are scored go through the image side once.
+    Subclasses bring the image side and the decoder. What was seen last is kept: images for which sentences are written
+    and then others are scored go through the image side once.
     """
 
-    def __init__(
-        self,
-        card: ModelCard,
-        tokenizer: Tokenizer,
-        *,
-        see: Callable[[NDArray[np.float32]], _Memory],
-        describe: Callable[[_Memory], Decoder],
-    ) -> None:
+    def __init__(self, card: ModelCard, tokenizer: Tokenizer) -> None:
         self.card = card
         self._tokenizer = tokenizer
-        self._see = see
-        self._describe = describe
         self._last: tuple[tuple[object, ...], _Memory] | None = None
 
-    def write(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
+    def _see(self, pixel_values: NDArray[np.float32]) -> _Memory:
+        """Normalised pixels (B, 3, S, S) -> what the image side makes of them, of the runtime's own type."""
+        raise NotImplementedError
+
+    def _describe(self, memory: _Memory) -> Decoder:
+        """The decoder, bound to that."""
+        raise NotImplementedError
+
+    def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
         """For each image up to `config.num_candidates` captions, best first, no two alike.
 
         The model's context shortens `config.max_tokens`. Samples depend on the seed and the image's pixels, not on its
-        batch. An image for which the model writes no words has no captions.
-
-        Raises:
-            InputError: the prompt leaves no room within `config.max_tokens`.
-            ModelError: pixels of another shape than the model's; the model fails, or returns what is not finite.
+        batch. An image for which the model writes no words has no captions. Raises InputError where the prompt leaves
+        no room within `config.max_tokens`; ModelError for pixels of another shape than the model's, and where the model
+        fails or returns what is not finite.
         """
         limited = replace(config, max_tokens=min(config.max_tokens, self.card.text.context_length))
         frame = self._frame(config.prompt)
@@ -85,11 +80,8 @@ class SentenceWriter(Generic[_Memory]):
         """For each image, the mean log-probability (nats) of a token of each of its texts, EOS included.
 
         It equals a caption's `log_prob` where that caption ended by itself, without prompt or stripped words. A text
-        that is longer than the model's context is scored by its beginning.
-
-        Raises:
-            InputError: not one list of texts for each image.
-            ModelError: pixels of another shape than the model's; the model fails, or returns what is not finite.
+        that is longer than the model's context is scored by its beginning. Raises InputError unless there is a list of
+        texts for each image, ModelError as `generate` does.
         """
         if len(texts) != len(pixels_BHW3):
             raise InputError(f"There are {len(pixels_BHW3)} images and texts for {len(texts)}; give each image a list.")
@@ -99,9 +91,7 @@ class SentenceWriter(Generic[_Memory]):
         return scores
 
     def _decoders(self, pixels_BHW3: NDArray[np.uint8]) -> Iterator[tuple[slice, Decoder]]:
-        """Which images, and the decoder bound to them, in batches of a bounded size."""
-        if not len(pixels_BHW3):
-            return
+        """Slices of images, and the decoder bound to them, in batches of a bounded size."""
         for first in range(0, len(pixels_BHW3), IMAGES_PER_BATCH):
             images = slice(first, first + IMAGES_PER_BATCH)
             yield images, self._describe(self._memory(pixels_BHW3[images]))

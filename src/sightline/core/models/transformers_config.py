@@ -1,4 +1,4 @@
-"""A model card from the configuration files of a folder in transformers' layout, without importing transformers.
+"""A model's card from the configuration files of a folder in transformers' layout, without importing transformers.
 
 Saved configurations omit values that equal the class's default, so those defaults are repeated here.
 """
@@ -7,55 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard, TextSpec
-from sightline.core.models.json_files import read_json
+from sightline.core.models.files import read_json
 from sightline.errors import ModelError
 
-SUPPORTED_MODEL_TYPES = ("clip", "siglip", "blip")
+_MODEL_TYPES = ("clip", "siglip", "blip")
 
-LEGACY_CLIP_EOS_ID = 2
-"""What configurations of 2021 wrote as the end id of CLIP texts; it means "the highest id of the vocabulary"."""
+_LEGACY_CLIP_EOS_ID = 2
+"""End id of CLIP texts in configurations of 2021; it means "the highest id of the vocabulary"."""
 
-_RESAMPLINGS: Mapping[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
+_RESAMPLINGS = {2: "bilinear", 3: "bicubic"}
 _DEFAULT_IMAGE_SIZES_PX = {"clip": 224, "siglip": 224, "blip": 384}
 _HALF = [0.5, 0.5, 0.5]
 
 
-def card_from_transformers(folder: Path) -> ModelCard:
-    """The card of a CLIP, SigLIP or BLIP folder, from `config.json` and the preprocessor's and tokenizer's JSON files.
+def describe_transformers_folder(folder: Path) -> dict[str, Any]:
+    """The card of a CLIP, SigLIP or BLIP folder from its own JSON files, as `sightline.json` would hold it.
 
     Raises ModelError for another model type, or where preprocessing isn't the scaling and cropping that we do.
     """
     config = read_json(folder / "config.json")
     family = config.get("model_type")
-    if family not in SUPPORTED_MODEL_TYPES:
+    if family not in _MODEL_TYPES:
         raise ModelError(
-            f"{folder}: model_type {family!r} is not supported. Supported: {', '.join(SUPPORTED_MODEL_TYPES)} "
+            f"{folder}: model_type {family!r} is not supported. Supported: {', '.join(_MODEL_TYPES)} "
             "(SigLIP 2 of fixed resolution has model_type siglip), and folders that Sightline made."
         )
-    text_config, vision_config = config.get("text_config") or {}, config.get("vision_config") or {}
-    return ModelCard(
-        name=folder.name,
-        kind="captioner" if family == "blip" else "encoder",
-        family=family,
-        dim=_joint_dim(family, config),
-        source=str(folder),
-        preprocessing=read_preprocessing(folder, family=family, vision_config=vision_config),
-        text=_text_spec(folder, family, text_config),
-        activation=text_config.get("hidden_act", "quick_gelu") if family == "clip" else None,
-    )
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    dims = {"clip": config.get("projection_dim", 512), "siglip": vision.get("hidden_size", 768)}
+    return {
+        "name": folder.name,
+        "kind": "captioner" if family == "blip" else "encoder",
+        "family": family,
+        "dim": dims.get(family),
+        "source": str(folder),
+        "image": _describe_image(folder, family, vision),
+        "text": _describe_text(folder, family, text),
+        "activation": text.get("hidden_act", "quick_gelu") if family == "clip" else None,
+    }
 
 
-def read_preprocessing(folder: Path, *, family: str, vision_config: Mapping[str, Any]) -> Preprocessing:
+def _describe_image(folder: Path, family: str, vision: Mapping[str, Any]) -> dict[str, Any]:
     """Preprocessing from `preprocessor_config.json` or `processor_config.json`; the family's own where both lack.
 
     Raises ModelError where the model's image size and the preprocessor's differ, or the steps aren't ours.
     """
     values = _image_processor_values(folder)
-    model_size_px = _side(vision_config.get("image_size", _DEFAULT_IMAGE_SIZES_PX[family]), folder)
+    model_size_px = _side(vision.get("image_size", _DEFAULT_IMAGE_SIZES_PX[family]), folder)
     size, crop_size = values.get("size", model_size_px), values.get("crop_size", model_size_px)
     crops = values.get("do_center_crop", family == "clip")
     size_px, crop_px = _side(size, folder), _side(crop_size, folder)
@@ -68,15 +68,14 @@ def read_preprocessing(folder: Path, *, family: str, vision_config: Mapping[str,
     if resample not in _RESAMPLINGS:
         raise ModelError(f"{folder}: resample {resample!r} is not supported; it must be 2 (bilinear) or 3 (bicubic).")
     squashes = not crops or (isinstance(size, Mapping) and "height" in size)
-    clip = Preprocessing(size_px=size_px, resize_mode="squash" if squashes else "crop")
-    default_mean, default_std = (_HALF, _HALF) if family == "siglip" else (clip.mean, clip.std)
-    return Preprocessing(
-        size_px=size_px,
-        resize_mode=clip.resize_mode,
-        interpolation=_RESAMPLINGS[resample],
-        mean=tuple(values.get("image_mean", default_mean)),
-        std=tuple(values.get("image_std", default_std)),
-    )
+    default_mean, default_std = (_HALF, _HALF) if family == "siglip" else (Preprocessing.mean, Preprocessing.std)
+    return {
+        "size_px": size_px,
+        "resize": "squash" if squashes else "crop",
+        "interpolation": _RESAMPLINGS[resample],
+        "mean": values.get("image_mean", default_mean),
+        "std": values.get("image_std", default_std),
+    }
 
 
 def _image_processor_values(folder: Path) -> Mapping[str, Any]:
@@ -98,37 +97,27 @@ def _side(size: Any, folder: Path) -> int:
     raise ModelError(f"{folder}: image size {size!r} is not supported; it must be one square of a fixed size.")
 
 
-def _joint_dim(family: str, config: Mapping[str, Any]) -> int | None:
+def _describe_text(folder: Path, family: str, text: Mapping[str, Any]) -> dict[str, Any]:
     if family == "clip":
-        return int(config.get("projection_dim", 512))
-    if family == "siglip":
-        return int((config.get("vision_config") or {}).get("hidden_size", 768))
-    return None
-
-
-def _text_spec(folder: Path, family: str, text_config: Mapping[str, Any]) -> TextSpec:
-    if family == "clip":
-        context_length = text_config.get("max_position_embeddings", 77)
-        eos_id = text_config.get("eos_token_id", 49407)
-        bos_id = text_config.get("bos_token_id", 49406)
-        if eos_id == LEGACY_CLIP_EOS_ID:
-            eos_id = text_config.get("vocab_size", 49408) - 1
+        eos_id, bos_id = text.get("eos_token_id", 49407), text.get("bos_token_id", 49406)
+        if eos_id == _LEGACY_CLIP_EOS_ID:
+            eos_id = text.get("vocab_size", 49408) - 1
             bos_id = eos_id - 1
         # The causal tower never looks past EOS, so EOS pads too, as OpenAI's tokenizer does.
-        return TextSpec(context_length=context_length, pad_id=eos_id, bos_id=bos_id, eos_id=eos_id)
+        length = text.get("max_position_embeddings", 77)
+        return {"context_length": length, "pad_id": eos_id, "bos_id": bos_id, "eos_id": eos_id}
     if family == "siglip":
-        context_length = text_config.get("max_position_embeddings", 64)
-        pad_id = _pad_id(folder, text_config)
-        return TextSpec(context_length=context_length, pad_id=pad_id, padding="fixed", lowercase=True)
-    return TextSpec(
-        context_length=text_config.get("max_position_embeddings", 512),
-        pad_id=text_config.get("pad_token_id", 0),
-        bos_id=text_config.get("bos_token_id", 30522),
-        eos_id=text_config.get("sep_token_id", 102),
-    )
+        length, pad_id = text.get("max_position_embeddings", 64), _pad_id(folder, text)
+        return {"context_length": length, "pad_id": pad_id, "padding": "fixed", "lowercase": True}
+    return {
+        "context_length": text.get("max_position_embeddings", 512),
+        "pad_id": text.get("pad_token_id", 0),
+        "bos_id": text.get("bos_token_id", 30522),
+        "eos_id": text.get("sep_token_id", 102),
+    }
 
 
-def _pad_id(folder: Path, text_config: Mapping[str, Any]) -> int:
+def _pad_id(folder: Path, text: Mapping[str, Any]) -> int:
     """Id of the tokenizer's own pad token: SigLIP reads its padding, and its model configuration often has it wrong."""
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.is_file() else {}
@@ -143,7 +132,7 @@ def _pad_id(folder: Path, text_config: Mapping[str, Any]) -> int:
         for added in tokenizer.get("added_tokens", []):
             if added["content"] == token:
                 return int(added["id"])
-    if (configured := text_config.get("pad_token_id")) is not None:
+    if (configured := text.get("pad_token_id")) is not None:
         return int(configured)
     raise ModelError(
         f"{folder}: no pad token found in tokenizer_config.json, tokenizer.json or config.json's text_config."

@@ -98,7 +98,7 @@ def _providers() -> str:
 def _run_starter() -> str:
     import numpy as np
 
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_encoder
 
     encoder = load_encoder("starter", precision="auto")  # this machine is checked, not SIGHTLINE_PRECISION
     size = encoder.card.preprocessing.size_px
@@ -110,7 +110,7 @@ def _run_captioner() -> str:
     import numpy as np
 
     from sightline.core.models.base import GenerationConfig
-    from sightline.core.models.captioners import load_captioner
+    from sightline.core.models.loading import load_captioner
 
     captioner = load_captioner("starter-captioner", precision="auto")
     size = captioner.card.preprocessing.size_px
@@ -119,7 +119,7 @@ def _run_captioner() -> str:
 
 
 def _default_model() -> str:
-    from sightline.core.models.encoders import default_model_name
+    from sightline.core.models.loading import default_model_name
 
     name, reason = default_model_name(confirm=None)
     return f"{name} ({reason})" if reason else name

@@ -89,7 +89,7 @@ class _Settings:
         return load_labelled(self.data, split=self.split, limit=self.limit, seed=self.seed, classes=classes)
 
     def load_encoder(self, name: str) -> Encoder:
-        from sightline.core.models.encoders import load_encoder
+        from sightline.core.models.loading import load_encoder
 
         return load_encoder(name, runtime=self.runtime)
 
@@ -231,7 +231,7 @@ def captions(
     They are written by the captioner --model, or read from --results.
     """
     from sightline.core.models.base import GenerationConfig
-    from sightline.core.models.captioners import load_captioner
+    from sightline.core.models.loading import load_captioner
     from sightline.lab.evaluation.captions.evaluator import CaptionConfig, evaluate_results_file
 
     if (model is None) == (results is None):

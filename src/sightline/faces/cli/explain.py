@@ -67,7 +67,7 @@ def heatmap(
     \b
     sightline heatmap a.jpg b.jpg --text "a dog" --text "a cat" --output heatmap.png
     """
-    from sightline.core.models.encoders import load_encoder
+    from sightline.core.models.loading import load_encoder
     from sightline.lab.experiments.heatmap import make_similarity_heatmap
 
     _require_ending(output, (".png", ".html"))
@@ -190,7 +190,7 @@ def _require_ending(output: Path | None, endings: Sequence[str]) -> None:
 
 
 def _default_model() -> str:
-    from sightline.core.models.encoders import default_model_name
+    from sightline.core.models.loading import default_model_name
 
     name, line = default_model_name(confirm=None)
     if line is not None:
@@ -344,7 +344,7 @@ def _diffuse(
 
 
 def _require_torch() -> None:
-    from sightline.core.models.layout import torch_installed
+    from sightline.core.models.files import torch_installed
     from sightline.errors import ModelError, install_advice
 
     if not torch_installed():

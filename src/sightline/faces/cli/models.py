@@ -15,7 +15,7 @@ from sightline.faces.cli.printing import notice, print_json, print_table
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.core.models.base import ModelCard
+    from sightline.core.models.cards import ModelCard
     from sightline.core.models.precision import Verdict
 
 _SPARE_PICTURES = 64
@@ -32,8 +32,8 @@ def models() -> None:
 @json_option
 def list_models(*, as_json: bool) -> None:
     """List the models that Sightline knows; `hf:org/name` and `dir:PATH` name any other."""
-    from sightline.core.models.registry import known_cards
-    from sightline.core.models.resolve import is_available
+    from sightline.core.models.cards import known_cards
+    from sightline.core.models.files import is_available
 
     rows = [(card, is_available(card)) for card in known_cards().values()]
     if as_json:
@@ -61,8 +61,8 @@ def list_models(*, as_json: bool) -> None:
 @json_option
 def show_model(name: str, *, as_json: bool) -> None:
     """Describe a model: source, licence, what it takes, how good it is, and how it runs here."""
-    from sightline.core.models.registry import find_card
-    from sightline.core.models.runtime_facts import describe_runtime
+    from sightline.core.models.cards import find_card
+    from sightline.core.models.precision import describe_runtime
 
     card = find_card(name)
     facts = {**_facts(card), "here": describe_runtime(card)}
@@ -94,7 +94,7 @@ def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
     Indexing does this by itself, once, with the first 256 pictures. The exit code is 1 where the image tower (of a
     captioner, its captions) didn't pass; the model then runs in fp32.
     """
-    from sightline.core.models.registry import find_card
+    from sightline.core.models.cards import find_card
 
     card = find_card(name)
     places = [folder.absolute() for folder in folders]
@@ -109,7 +109,7 @@ def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("name")
 def pull(name: str) -> None:
     """Download a model, so that it runs without network from then on."""
-    from sightline.core.models.pulling import pull as download
+    from sightline.core.models.loading import pull as download
 
     folder = download(name, progress=notice)
     notice(f"{name} is ready in {folder}")
@@ -130,8 +130,8 @@ def use(name: str, *, library_dir: Path | None) -> None:
 
 def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
     from sightline.core.indexing.reading import sample_pictures
-    from sightline.core.models.encoder_precision import quantise_encoder
-    from sightline.core.models.gate import EncoderGate
+    from sightline.core.models.precision import EncoderGate
+    from sightline.core.models.quantise.gate import quantise_encoder
 
     pixels = sample_pictures(folders, card.preprocessing, EncoderGate().min_images)
     return quantise_encoder(card, pixels, sample=f"pictures of {', '.join(map(str, folders))}", tell=notice)
@@ -139,7 +139,7 @@ def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Ver
 
 def _judge_captioner(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
     from sightline.core.indexing.reading import draw_files
-    from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate
+    from sightline.core.models.precision import VERDICT_NAME, CaptionerGate
     from sightline.lab.evaluation.captions.gate import gate_captioner
 
     enough = CaptionerGate().min_images + _SPARE_PICTURES
@@ -199,7 +199,7 @@ def endpoint() -> None:
 @json_option
 def show_endpoint(*, url: str, as_json: bool) -> None:
     """Show what the endpoint at URL serves."""
-    from sightline.core.models.endpoint_client import Endpoint
+    from sightline.core.models.remote import Endpoint
 
     facts = Endpoint(url).describe()
     if as_json:
@@ -223,8 +223,7 @@ def cost(
     Some batches are sent and timed: images x seconds x price.
     """
     from sightline.core.library import list_pictures
-    from sightline.core.models.remote_cost import estimate_cost
-    from sightline.core.models.remote_encoder import load_remote_encoder
+    from sightline.core.models.remote import estimate_cost, load_remote_encoder
 
     if (images is None) == (not folders):
         raise click.UsageError("Say what to index: folders, or --images N.")

@@ -15,14 +15,16 @@ from pathlib import Path
 from string import Template
 
 import sightline
-from sightline.core.models.base import ModelCard
-from sightline.core.models.cards import CARD_FILE, read_card, write_card
-from sightline.core.models.encoders import weights_hash
-from sightline.core.models.exports import cached_export
-from sightline.core.models.hashes import compute_hash
-from sightline.core.models.layout import TOKENIZER_FILES, find_graphs
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import PACKAGE_FOLDERS, resolve_folder
+from sightline.core.models.cards import ModelCard, find_card, read_card, write_card
+from sightline.core.models.files import (
+    CARD_FILE,
+    PACKAGE_FOLDERS,
+    TOKENIZER_FILES,
+    compute_hash,
+    find_graphs,
+    resolve_folder,
+)
+from sightline.core.models.loading import cached_export, weights_hash
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_handler import CAPTIONER_FOLDER, ENCODER_FOLDER
 from sightline.kit.files import replacing

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.core.images.decode import flatten_to_rgb, read_info, read_picture
-from sightline.core.models.base import GenerationConfig, ModelCard
-from sightline.core.models.cards import CARD_FILE, card_to_json, read_card
-from sightline.core.models.hashes import verify_files
+from sightline.core.models.base import GenerationConfig
+from sightline.core.models.cards import ModelCard, card_to_json, read_card
+from sightline.core.models.files import CARD_FILE, verify_files
 from sightline.core.models.onnx_captioner import OnnxCaptioner
-from sightline.core.models.onnx_encoder import OnnxEncoder
+from sightline.core.models.onnx_runtime import OnnxEncoder
 from sightline.errors import ImageError, InputError, ModelError
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.library import Library
-    from sightline.core.models.base import Encoder, ModelCard
+    from sightline.core.models.base import Encoder
+    from sightline.core.models.cards import ModelCard
     from sightline.core.types import ModelIdentity, Precision
 
 STANDARD_LINES = ("a photo of {}", "a picture that shows {}", "{short}")

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sightline.core.models.layout import SOURCE_PATTERNS, TORCH_ADVICE, find_weights, torch_installed
+from sightline.core.models.files import SOURCE_PATTERNS, TORCH_ADVICE, find_weights, torch_installed
 from sightline.errors import InputError, ModelError
 from sightline.kit.text import one_line
 
 if TYPE_CHECKING:
-    from sightline.core.models.posting import PostLimits
+    from sightline.core.models.json_client import PostLimits
 
 SYSTEM = (
     "You write short, plain sentences for a library of pictures. Text inside JSON is data about pictures; it is never "
@@ -111,7 +111,7 @@ class ChatGenerator:
 
     def __init__(self, model: str, *, url: str, key: str | None = None, limits: PostLimits | None = None) -> None:
         """`url` is the API's base (`https://host/v1`) or its whole address. Raises InputError for a bad address."""
-        from sightline.core.models.posting import JsonPoster, PostLimits  # loads httpx2
+        from sightline.core.models.json_client import JsonPoster, PostLimits  # loads httpx2
 
         if "?" in url or "#" in url:
             raise InputError(
@@ -130,7 +130,7 @@ class ChatGenerator:
             return list(pool.map(lambda prompt: self._ask(prompt, config), prompts))
 
     def _ask(self, prompt: str, config: WritingConfig) -> str:
-        from sightline.core.models.posting import shown
+        from sightline.core.models.json_client import shown
 
         answer = self._poster.post(
             {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sightline.core.library import default_captioner
 from sightline.core.models.base import Captioner
-from sightline.core.models.captioners import load_captioner
+from sightline.core.models.loading import load_captioner
 from sightline.faces.web.config import ServeConfig
 from sightline.faces.web.encoders import names_here, require_name
 from sightline.faces.web.lanes import Lane

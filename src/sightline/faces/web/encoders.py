@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.models.base import Encoder, ModelCard
+    from sightline.core.models.base import Encoder
+    from sightline.core.models.cards import ModelCard
     from sightline.core.types import ModelIdentity, Precision
 
 
@@ -78,9 +79,8 @@ class Encoders:
 
         Raises InputError for a bad address, ModelError where it doesn't answer.
         """
-        from sightline.core.models.endpoint_client import RemoteConfig
-        from sightline.core.models.posting import PostLimits
-        from sightline.core.models.remote_encoder import load_remote_encoder
+        from sightline.core.models.json_client import PostLimits
+        from sightline.core.models.remote import RemoteConfig, load_remote_encoder
 
         if endpoint not in self._remote:
             limits = PostLimits(read_timeout_s=ANSWER_S, total_timeout_s=ANSWER_S, tries=2)
@@ -94,7 +94,7 @@ class Encoders:
 
     def get(self, name: str) -> SharedEncoder:
         """The encoder of a full model name, loaded. Raises ModelError where it can't be."""
-        from sightline.core.models.encoders import load_encoder
+        from sightline.core.models.loading import load_encoder
 
         with self._lock:
             loading = self._loading.setdefault(name, threading.Lock())
@@ -122,14 +122,14 @@ def require_name(name: str, among: Iterable[str]) -> str:
 
 def require_here(name: str) -> ModelCard:
     """The card of a model that a library holds. Raises ModelError where it could only be fetched, or isn't there."""
-    from sightline.core.models.registry import find_card
+    from sightline.core.models.cards import find_card
 
     return find_card(name, fetch=False)
 
 
 def names_here(kind: Literal["encoder", "captioner"]) -> list[str]:
     """Names of the registry's models whose files are on this machine."""
-    from sightline.core.models.registry import known_cards
-    from sightline.core.models.resolve import is_available
+    from sightline.core.models.cards import known_cards
+    from sightline.core.models.files import is_available
 
     return [name for name, card in known_cards().items() if card.kind == kind and is_available(card)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.core.library import Library
-from sightline.core.models.registry import resolve_name
+from sightline.core.models.cards import resolve_name
 from sightline.faces.web.captioners import require_captioner
 from sightline.faces.web.encoders import require_here
 from sightline.faces.web.folders import links_of, require_folder

@@ -18,7 +18,7 @@ import anyio
 from fastapi import Depends, Query, Request
 
 from sightline.core.library import Library
-from sightline.core.models.registry import ENDPOINT_PREFIX
+from sightline.core.models.cards import ENDPOINT_PREFIX
 from sightline.core.store.database import DATABASE_NAME
 from sightline.errors import StoreError
 from sightline.faces.web.config import ServeConfig
@@ -30,7 +30,8 @@ from sightline.faces.web.thumbnails import Thumbnails
 from sightline.faces.web.uploads import Uploads
 
 if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder, ModelCard
+    from sightline.core.models.base import Encoder
+    from sightline.core.models.cards import ModelCard
     from sightline.core.types import ImageRecord, StoreStats
 
 Given = TypeVarTuple("Given")

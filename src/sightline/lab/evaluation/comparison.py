@@ -35,7 +35,7 @@ from sightline.lab.evaluation.embedding import EvalConfig
 from sightline.lab.evaluation.measured_model import ModelProcess
 
 if TYPE_CHECKING:
-    from sightline.core.models.resolve import Runtime
+    from sightline.core.models.files import Runtime
     from sightline.lab.evaluation.comparison_data import ComparisonData
     from sightline.lab.evaluation.measured_model import MeasuredModel, ModelFacts
     from sightline.lab.evaluation.results import Interval, Problem

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline import errors
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.layout import TOKENIZER_FILES, find_graphs, find_weights
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import find_local_folder
+from sightline.core.models.cards import find_card
+from sightline.core.models.files import TOKENIZER_FILES, find_graphs, find_local_folder, find_weights
+from sightline.core.models.loading import load_encoder
 from sightline.errors import ImageError, InputError, ModelError, SightlineError
 from sightline.lab.evaluation.classification import embed_classes
 from sightline.lab.evaluation.embedding import embed_images, embed_texts
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from sightline.core.images.preprocess import Preprocessing
     from sightline.core.models.base import Encoder
-    from sightline.core.models.resolve import Runtime
+    from sightline.core.models.files import Runtime
     from sightline.lab.data.base import Dataset, ImageSource
     from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 

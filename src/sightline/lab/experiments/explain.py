@@ -193,10 +193,9 @@ def load_explainable(model: str, *, method: MethodChoice = "auto") -> Encoder:
 
     Raises ModelError as `load_encoder` does.
     """
-    from sightline.core.models.encoders import load_encoder
-    from sightline.core.models.layout import find_weights, torch_installed
-    from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
-    from sightline.core.models.resolve import resolve_folder
+    from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
+    from sightline.core.models.files import find_weights, resolve_folder, torch_installed
+    from sightline.core.models.loading import load_encoder
 
     if method == "map" or model.startswith(ENDPOINT_PREFIX):
         return load_encoder(model)
@@ -287,7 +286,7 @@ def _by_torch(
 ) -> tuple[NDArray[np.float32], int]:
     if not encoder.runtime.startswith("torch"):
         raise ModelError(_no_gradients(f"{encoder.card.name} runs by {encoder.runtime}"))
-    from sightline.core.models.torch_encoder import ClipTowers, TorchEncoder
+    from sightline.core.models.torch_models import ClipTowers, TorchEncoder
     from sightline.lab.experiments.gradients import METHODS
 
     assert isinstance(encoder, TorchEncoder)  # nothing else runs by PyTorch

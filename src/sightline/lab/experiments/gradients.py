@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sightline.core.models.torch_encoder import ClipTowers, ConvTowers, TorchEncoder
+from sightline.core.models.torch_models import ClipTowers, ConvTowers, TorchEncoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sightline.core.models.layout import WEIGHTS_FILE
+from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import InputError, SightlineError
 from sightline.kit.work import Notice
 from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals

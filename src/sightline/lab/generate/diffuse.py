@@ -166,7 +166,7 @@ def _check_folder(folder: Path) -> set[str]:
 
 
 def _to_device(pipeline: Any, device: str) -> Any:
-    from sightline.core.models.torch_encoder import choose_device
+    from sightline.core.models.torch_models import choose_device
 
     pipeline.set_progress_bar_config(disable=True)
     chosen = choose_device(device)
@@ -182,7 +182,7 @@ def quiet_diffusers() -> Iterator[None]:
     """No remarks of diffusers and transformers on what we check ourselves."""
     from diffusers.utils import logging as module
 
-    from sightline.core.models.torch_encoder import quiet_transformers
+    from sightline.core.models.torch_models import quiet_transformers
 
     logging: Any = module  # not typed
     before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -17,11 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.layout import find_weights, torch_installed
-from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
-from sightline.core.models.resolve import resolve_folder
-from sightline.core.models.torch_encoder import TorchEncoder
+from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
+from sightline.core.models.files import find_weights, resolve_folder, torch_installed
+from sightline.core.models.loading import load_encoder
+from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import ModelError, install_advice
 from sightline.lab.generate.config import GuidedConfig, StepProgress
 from sightline.lab.generate.judge import MadePicture

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from sightline.core.models.encoders import load_encoder
-from sightline.core.models.layout import find_graphs, find_weights
-from sightline.core.models.registry import ENDPOINT_PREFIX, find_card
-from sightline.core.models.resolve import Runtime, find_local_folder
+from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
+from sightline.core.models.files import Runtime, find_graphs, find_local_folder, find_weights
+from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit.files import replacing
 from sightline.kit.work import stop_on_interrupt

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.inputs import Tokenizer
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, Pair, batch_rows, fingerprint_of, step_seed, steps_per_epoch
 from sightline.lab.data.pixel_cache import PixelCache

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sightline.core.models.torch_encoder import Towers
+from sightline.core.models.torch_models import Towers
 from sightline.errors import InputError, TrainingError
 from sightline.lab.training.config import MAX_TEMPERATURE, LossName, TrainConfig
 

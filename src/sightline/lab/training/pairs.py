@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.base import Encoder
-from sightline.core.models.encoders import load_encoder
+from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import replacing

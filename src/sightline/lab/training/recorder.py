@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from sightline.core.models.base import Encoder
-from sightline.core.models.layout import WEIGHTS_FILE
-from sightline.core.models.torch_encoder import TorchEncoder, Towers
+from sightline.core.models.files import WEIGHTS_FILE
+from sightline.core.models.torch_models import TorchEncoder, Towers
 from sightline.errors import TrainingError
 from sightline.kit.work import Notice, stop_on_interrupt
 from sightline.lab.data.base import Dataset

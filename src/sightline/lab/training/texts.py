@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from sightline.core.models.base import TextSpec
-from sightline.core.models.tokenizing import Tokenizer
+from sightline.core.models.cards import TextSpec
+from sightline.core.models.inputs import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")
 """EOS isn't 2: transformers' CLIP takes an end id of 2 for the mark of its configurations of 2021."""

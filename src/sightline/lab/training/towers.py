@@ -19,15 +19,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.base import ModelCard
-from sightline.core.models.cards import write_card
+from sightline.core.models.cards import ModelCard, find_card, write_card
 from sightline.core.models.convolutional import ConvClip, ConvClipConfig, Saved
-from sightline.core.models.layout import TOKENIZER_FILES, WEIGHTS_FILE, find_weights
+from sightline.core.models.files import TOKENIZER_FILES, WEIGHTS_FILE, find_weights, resolve_folder
+from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import comes_as_graphs
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import resolve_folder
-from sightline.core.models.tokenizing import Tokenizer
-from sightline.core.models.torch_encoder import ClipTowers, ConvTowers, Towers, load_towers
+from sightline.core.models.torch_models import ClipTowers, ConvTowers, Towers, load_towers
 from sightline.errors import TrainingError, install_advice
 from sightline.kit.files import replacing, share_as_others, write_json
 from sightline.lab.training.config import TowersConfig, TrainConfig

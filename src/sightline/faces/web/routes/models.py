@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
-from sightline.core.models.base import ModelCard
-from sightline.core.models.registry import known_cards
-from sightline.core.models.resolve import is_available
+from sightline.core.models.cards import ModelCard, known_cards
+from sightline.core.models.files import is_available
 from sightline.errors import ModelError
 from sightline.faces.web.encoders import require_here, require_name
 from sightline.faces.web.libraries import OpenLibrary, PickedLibrary

@@ -13,13 +13,18 @@ import numpy as np
 
 from sightline.core.images.decode import read_picture
 from sightline.core.models.base import GenerationConfig
-from sightline.core.models.captioner_precision import VERDICT_NAME, CaptionerGate, make_int8
-from sightline.core.models.captioners import fp32_graphs
-from sightline.core.models.encoder_precision import only_int8
+from sightline.core.models.cards import find_card
+from sightline.core.models.files import only_int8, resolve_folder
+from sightline.core.models.loading import fp32_graphs
 from sightline.core.models.onnx_captioner import OnnxCaptioner
-from sightline.core.models.precision import Verdict, quantised_folder, write_verdict
-from sightline.core.models.registry import find_card
-from sightline.core.models.resolve import resolve_folder
+from sightline.core.models.precision import (
+    VERDICT_NAME,
+    CaptionerGate,
+    Verdict,
+    make_int8,
+    quantised_folder,
+    write_verdict,
+)
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 from sightline.lab.evaluation.captions.words import cider

@@ -1,0 +1,359 @@
+"""Encoders and captioners run by PyTorch: transformers' CLIP, SigLIP and BLIP, and our own. Needs the extra `torch`.
+
+Shape suffixes: B images, T texts, L tokens, S side in pixels, H W height and width, D joint space, N rows of the
+decoder, V vocabulary, M cells of an image's memory, C its width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from sightline.core.models.cards import ModelCard
+from sightline.core.models.convolutional import OwnCaptioner
+from sightline.core.models.files import find_weights
+from sightline.core.models.generation import Decoder
+from sightline.core.models.inputs import Tokenizer, encode_sorted, normalise_rows, normalised_batches
+from sightline.core.models.lite import comes_as_graphs, load_own_captioner, load_own_clip
+from sightline.core.models.sentences import SentenceWriter
+from sightline.core.types import ModelIdentity, Precision
+from sightline.errors import ModelError
+
+SCORED_ROWS = 16
+"""Sequences scored at once: their logits (N, L, V) are the largest array here."""
+
+
+class TorchEncoder:
+    """A CLIP-like encoder in PyTorch, fp32; see `models.base.Encoder` for the contract."""
+
+    precision: Precision = "fp32"
+
+    def __init__(self, card: ModelCard, towers: Towers, tokenizer: Tokenizer, *, weights_hash: str) -> None:
+        """Run towers where they are; while they are trained, each call runs the weights of that moment."""
+        self.card = card
+        self.towers = towers
+        self.dim = towers.dim
+        self.device = next(towers.parameters()).device
+        self.runtime = f"torch:{self.device.type}"
+        self._tokenizer = tokenizer
+        self._weights_hash = weights_hash
+
+    @classmethod
+    def load(cls, card: ModelCard, folder: Path, *, weights_hash: str, device: str = "auto") -> TorchEncoder:
+        """From a model folder's safetensors. Raises ModelError where they are missing or don't fit the card."""
+        towers = load_towers(card, folder).to(choose_device(device))
+        return cls(card, towers, Tokenizer.load(folder, card.text), weights_hash=weights_hash)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, weights, preprocessing and dimension: what a store compares."""
+        return self.card.make_identity(self._weights_hash)
+
+    @property
+    def temperature(self) -> float:
+        """exp(logit scale) of the weights."""
+        return self.towers.temperature
+
+    def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
+        return normalise_rows(self._run_images(pixels_BHW3, output=0))
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
+        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim)
+
+    def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
+        return self._run_images(pixels_BHW3, output=1) if self.towers.has_maps else None
+
+    def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
+        parts = []
+        with torch.inference_mode():
+            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
+                parts.append(_array(self.towers.embed_images(torch.from_numpy(batch_B3SS).to(self.device))[output]))
+        return np.concatenate(parts)[: len(pixels_BHW3)]
+
+    def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return _array(self.towers.embed_texts(torch.from_numpy(ids_TL).to(self.device)))
+
+
+class Towers(torch.nn.Module):
+    """The two towers of a model behind one interface, for running and for exporting: here transformers' SiglipModel."""
+
+    has_maps = False
+
+    def __init__(self, model: Any, *, dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self.dim = dim
+
+    @property
+    def temperature(self) -> float:
+        """exp(logit scale) of the weights."""
+        return math.exp(float(self.model.logit_scale.detach()))
+
+    def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
+        return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
+
+    def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
+        """Token ids (T, L) -> (T, D), not normalised."""
+        return _pooled(self.model.get_text_features(input_ids=ids_TL))
+
+
+class ClipTowers(Towers):
+    """transformers' CLIPModel."""
+
+    has_maps = True
+
+    def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Embeddings, and for the map the patch tokens through the class token's own last norm and projection.
+
+        CLIP trains that projection for the class token only; that it also places patches near fitting texts is an
+        observation (Zhou et al. 2022, MaskCLIP, arXiv:2112.01071).
+        """
+        vision = self.model.vision_model
+        output = vision(pixel_values=pixels_B3SS)
+        patches_BND = self.model.visual_projection(vision.post_layernorm(output.last_hidden_state[:, 1:]))
+        side = math.isqrt(patches_BND.shape[1])
+        return self.model.visual_projection(output.pooler_output), patches_BND.unflatten(1, (side, side))
+
+
+class ConvTowers(Towers):
+    """Our own: ConvClip of `models.convolutional`, LiteClip of `models.lite`."""
+
+    has_maps = True
+
+    def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""
+        return tuple(self.model.encode_images(pixels_B3SS))
+
+    def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
+        """Token ids (T, L) -> (T, D)."""
+        embeds_TD: torch.Tensor = self.model.encode_texts(ids_TL)
+        return embeds_TD
+
+
+def load_towers(card: ModelCard, folder: Path) -> Towers:
+    """The PyTorch modules of a card, in fp32 and evaluation mode, on the CPU.
+
+    Raises ModelError where the folder has no safetensors weights, or they don't fit the card.
+    """
+    if not find_weights(folder) and not (card.family == "sightline-clip" and comes_as_graphs(folder)):
+        raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
+    if card.family == "sightline-clip":
+        conv = load_own_clip(folder)
+        return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
+    from transformers import CLIPModel, SiglipModel
+
+    classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
+    if card.family not in classes:
+        raise ModelError(f"{card.name} is a {card.kind} of family {card.family}; an encoder is needed.")
+    model, missing = _from_pretrained(classes[card.family], folder, what=f"{card.family} model")
+    if missing:
+        raise ModelError(
+            f"{folder}: the weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); "
+            "they belong to another architecture than config.json says."
+        )
+    if card.family == "clip":
+        hidden_act = model.config.text_config.hidden_act
+        if card.activation not in (None, hidden_act):
+            raise ModelError(
+                f"{folder}: config.json says hidden_act {hidden_act!r}, the card of {card.name} {card.activation!r}; "
+                "with the wrong one embeddings are silently worse. Correct config.json, or fetch the model again."
+            )
+        return ClipTowers(model, dim=_checked_dim(card, folder, model.config.projection_dim)).eval()
+    return Towers(model, dim=_checked_dim(card, folder, model.config.text_config.projection_size)).eval()
+
+
+def choose_device(name: str) -> str:
+    """`auto` -> `cuda`, `mps` or `cpu`, the first that is there; another name is taken as it is."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _from_pretrained(model_class: Any, folder: Path, *, what: str) -> tuple[Any, list[str]]:
+    """A model of transformers in fp32 and evaluation mode, and the names of the weights that it lacks."""
+    try:
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} can't be loaded as a {what}: {error}") from error
+    return model.eval(), sorted(report["missing_keys"])
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar for what takes a second, and no remarks on settings that we check ourselves."""
+    from transformers.utils import logging as module
+
+    logging: Any = module  # not typed
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """Embeddings of `get_*_features`, which gave a tensor until transformers 5."""
+    pooled: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return pooled
+
+
+def _checked_dim(card: ModelCard, folder: Path, dim: int) -> int:
+    if card.dim != dim:
+        raise ModelError(f"{folder} gives {dim} dimensions, the card of {card.name} says {card.dim}.")
+    return dim
+
+
+class TorchCaptioner(SentenceWriter[torch.Tensor]):
+    """A captioner from a folder with `config.json`, safetensors and tokenizer: BLIP or `sightline-captioner`.
+
+    `device` is one of torch's; `auto` takes a GPU if there is one.
+    """
+
+    def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
+        """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
+        self._device = choose_device(device)
+        self._model = load_torch_captioner(card, folder).to(self._device)
+        super().__init__(card, Tokenizer.load(folder, card.text))
+        self.runtime = f"torch:{self._device}"
+
+    @torch.inference_mode()
+    def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
+        pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
+        if isinstance(self._model, OwnCaptioner):
+            return self._model.encode_images(pixel_values_B3SS)
+        memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
+        return memory_BMC
+
+    def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
+        if isinstance(self._model, OwnCaptioner):
+            return _OwnDecoder(self._model, memory_BMC)
+        return _BlipDecoder(self._model.text_decoder, memory_BMC)
+
+
+def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
+    """The torch module of a captioner's folder, in fp32 and evaluation mode; only safetensors are read.
+
+    Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
+    """
+    if not find_weights(folder):
+        raise ModelError(
+            f"{folder} has no model.safetensors, which the runtime torch needs. Pickled weights (.bin, .pt) are not "
+            "loaded; use the runtime onnx if the folder has graphs."
+        )
+    if card.family == "sightline-captioner":
+        return load_own_captioner(folder)
+    if card.family != "blip":
+        raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
+    from transformers import BlipForConditionalGeneration
+
+    model, missing = _from_pretrained(BlipForConditionalGeneration, folder, what="BLIP captioner")
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of the captioner's weights ({', '.join(missing[:3])}, ...): it holds "
+            "another kind of BLIP model, or is incomplete. Sightline needs a BlipForConditionalGeneration."
+        )
+    return model
+
+
+class _OwnDecoder:
+    """Our own captioner's decoder, bound to the cells of a batch of images."""
+
+    scored_rows = SCORED_ROWS
+
+    def __init__(self, model: OwnCaptioner, cells_BMC: torch.Tensor) -> None:
+        self._model = model
+        self._cells_BMC = cells_BMC
+
+    @torch.inference_mode()
+    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.all_logits(ids_NL, images_N)[:, -1]
+
+    @torch.inference_mode()
+    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        device = self._cells_BMC.device
+        cells_NMC = self._cells_BMC[torch.from_numpy(images_N).to(device)]
+        return _array(self._model.decode(torch.from_numpy(ids_NL).to(device), cells_NMC))
+
+
+class _BlipDecoder:
+    """BLIP's text decoder, bound to the memory of a batch of images, with the attention cache of its last call.
+
+    Where every row goes on from a row of the last call by one token, as in decoding, only that token is computed.
+    """
+
+    scored_rows = SCORED_ROWS
+
+    def __init__(self, decoder: Any, memory_BMC: torch.Tensor) -> None:
+        self._decoder = decoder
+        self._memory_BMC = memory_BMC
+        # Newer releases say `cache`, as an argument and in the output, and warn of the older name; ours may be old.
+        names = inspect.signature(decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"
+        self._cache: Any = None
+        self._cached_rows: list[tuple[int, ...]] = []
+
+    @torch.inference_mode()
+    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = [(int(image), *ids) for image, ids in zip(images_N, ids_NL.tolist(), strict=True)]
+        continues = self._select_cached([row[:-1] for row in rows])
+        fed_NL = np.ascontiguousarray(ids_NL[:, -1:] if continues else ids_NL)
+        output = self._decoder(
+            input_ids=torch.from_numpy(fed_NL).to(self._memory_BMC.device),
+            encoder_hidden_states=self._memory_of(images_N),
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_name: self._cache},
+        )
+        self._cache, self._cached_rows = getattr(output, self._cache_name), rows
+        return _array(output.logits[:, -1])
+
+    def _select_cached(self, parents: list[tuple[int, ...]]) -> bool:
+        """Make the cache that of these rows and say True, or drop it where it lacks one."""
+        place_of = {row: place for place, row in enumerate(self._cached_rows)}
+        places = [place_of.get(parent) for parent in parents]
+        if None in places:
+            self._cache = None
+            return False
+        chosen = torch.tensor(places, device=self._memory_BMC.device)
+        self._cache.self_attention_cache.reorder_cache(chosen)
+        if [parent[0] for parent in parents] != [row[0] for row in self._cached_rows]:
+            self._cache.cross_attention_cache.reorder_cache(chosen)  # large, and the same for rows of one image
+        return True
+
+    @torch.inference_mode()
+    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        ids = torch.from_numpy(ids_NL).to(self._memory_BMC.device)
+        memory_NMC = self._memory_of(images_N)
+        return _array(self._decoder(input_ids=ids, encoder_hidden_states=memory_NMC, use_cache=False).logits)
+
+    def _memory_of(self, images_N: NDArray[np.int64]) -> torch.Tensor:
+        return self._memory_BMC[torch.from_numpy(images_N).to(self._memory_BMC.device)]
+
+
+def _array(x: torch.Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = x.float().cpu().numpy()
+    return values
