@@ -1,6 +1,8 @@
 """Libraries that are open: their names, folders and models."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,13 @@ def test_models_whose_files_are_gone_are_listed_but_can_not_be_used(tmp_path):
         assert {name: models_of(client)[name]["available"] for name in gone} == gone
         assert client.put("/api/models/default", json={"name": "dir:/somewhere/else"}).status_code == 409
         assert client.get("/api/models").json()["default"] == "starter"
+
+
+def test_the_service_loads_no_web_framework():
+    code = (
+        "import sys\n"
+        "from sightline.faces.service import images, jobs, library, runs, search\n"
+        "print(sorted({'fastapi', 'starlette', 'uvicorn', 'mcp', 'smolagents'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

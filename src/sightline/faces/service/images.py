@@ -42,14 +42,7 @@ MAX_IMAGES = 50
 
 def show_caption(caption: Caption) -> CaptionAnswer:
     """A caption."""
-    return CaptionAnswer(
-        text=caption.text,
-        source=caption.source,
-        similarity=caption.similarity,
-        log_prob=caption.log_prob,
-        model=caption.model,
-        best=caption.best,
-    )
+    return CaptionAnswer.model_validate(caption, from_attributes=True)
 
 
 def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
@@ -146,7 +139,6 @@ def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) ->
         name = encoder.card.name
         raise ConflictError(f"The model {name} has no map of where words match.", kind="no-map") from error
     values_HW = np.round(match.heat_HW.astype(np.float64), 5)
-    area = match.area
     return HeatmapAnswer(
         rows=values_HW.shape[0],
         columns=values_HW.shape[1],
@@ -154,7 +146,7 @@ def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) ->
         low=float(values_HW.min()),
         high=float(values_HW.max()),
         model=encoder.card.name,
-        area=AreaAnswer(left=area.left, top=area.top, width=area.width, height=area.height),
+        area=AreaAnswer.model_validate(match.area, from_attributes=True),
     )
 
 

@@ -43,7 +43,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: someone asked for it
     """The running job was asked to end here."""
 
 
-class Events(Protocol):
+class Publisher(Protocol):
     """Who is told of jobs and libraries as they change."""
 
     def publish(self, name: str, subject: str, data: str, *, lasting: bool = True) -> None:
@@ -126,7 +126,7 @@ class JobFile:
 class JobQueue:
     """The jobs of one library and the thread that does them. Every method may be called from any thread."""
 
-    def __init__(self, served: OpenLibrary, events: Events) -> None:
+    def __init__(self, served: OpenLibrary, events: Publisher) -> None:
         self._served = served
         self._events = events
         self._file = JobFile(served.path)
@@ -365,7 +365,7 @@ class JobQueue:
             self._events.forget("job", id_)
 
 
-def tell_of_library(served: OpenLibrary, events: Events) -> None:
+def tell_of_library(served: OpenLibrary, events: Publisher) -> None:
     """Publish how many images a library has."""
     stats = served.store.stats()
     told = LibraryEvent(library=served.name, images=stats.images, captions=stats.captions)
@@ -388,7 +388,7 @@ def _now() -> str:
 class Jobs:
     """A queue for each library; jobs are found by their id alone."""
 
-    def __init__(self, libraries: Libraries, events: Events) -> None:
+    def __init__(self, libraries: Libraries, events: Publisher) -> None:
         self._libraries = libraries
         self._events = events
         self._queues = {name: JobQueue(libraries.get(name), events) for name in libraries.names()}

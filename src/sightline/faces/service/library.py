@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from sightline.faces.service.uploads import Uploads
 from sightline.kit import config as user_config
 from sightline.kit.paths import expand
 from sightline.kit.text import valid_text
+from sightline.kit.work import usable_cpus
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Encoder, ModelCard
@@ -87,7 +87,7 @@ class Shared:
         """Two for each model: words never wait for images."""
         self.desk = CaptionDesk(captioner)
         self.duplicates = DuplicateFinder()
-        self.decoding = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self.decoding = anyio.CapacityLimiter(max(2, usable_cpus()))
         """Images are decoded by no more threads than there are processors, so that searches find a free one, however
         many thumbnails a page asks for. Requests that wait for their turn hold no thread."""
 
