@@ -20,8 +20,8 @@ import sightline
 import sightline as sl
 from recorded_client import Recorder, keep_from_writing, listen, wait_for_jobs
 from sightline.core.types import Caption
+from sightline.faces.service.schemas import PartRequest
 from sightline.faces.web.client import Client
-from sightline.faces.web.models import PartRequest
 from web_demo import run_on_a_socket
 
 SIDE_PX = 64

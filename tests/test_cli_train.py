@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from model_folders import own_cache
 from sightline.faces.cli.main import main
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.recipes import known_recipes
 
 
@@ -55,13 +55,13 @@ def test_a_smoke_run_trains_a_model_and_prints_one_object(trained):
         "sightline.json",
         "tokenizer.json",
     }
-    assert [row["step"] for row in read_journal(run) if row["kind"] == "train"] == list(range(1, 9))
+    assert [row["step"] for row in read_log(run) if row["kind"] == "train"] == list(range(1, 9))
 
 
 def test_a_finished_run_resumes_to_the_same_end(trained, tmp_path):
     run, (_, out, _) = trained
     copy = shutil.copytree(run, tmp_path / "run")
-    journal = read_journal(run)
+    journal = read_log(run)
     code, again, err = call_main("train", "scenes-scratch", "--resume", "--output", copy, "--json")
     assert code == 0, err
     assert "going on after step 8 of 8" in err
@@ -70,7 +70,7 @@ def test_a_finished_run_resumes_to_the_same_end(trained, tmp_path):
         assert second[name] == first[name], name
     for name in ("model.safetensors", "sightline.json", "run.json"):
         assert (copy / name).read_bytes() == (run / name).read_bytes()
-    assert read_journal(copy) == journal
+    assert read_log(copy) == journal
 
 
 def test_a_run_of_which_the_end_was_lost_is_finished_by_resume(trained, tmp_path):
@@ -82,7 +82,7 @@ def test_a_run_of_which_the_end_was_lost_is_finished_by_resume(trained, tmp_path
     assert "going on after step 4 of 8" in err
     assert f"--model dir:{copy}" in err
     assert (copy / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
-    assert read_journal(copy) == read_journal(run)
+    assert read_log(copy) == read_log(run)
 
 
 def test_what_was_trained_is_at_once_a_model_to_index_and_search_with(trained, tmp_path, monkeypatch):

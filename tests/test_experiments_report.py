@@ -23,7 +23,7 @@ from sightline.lab.experiments.report import make_report, write_report
 from sightline.lab.experiments.report_parts import format_html, format_markdown, write_report_files
 from sightline.lab.experiments.report_space import ValPictures, describe_space
 from sightline.lab.experiments.study import Study
-from sightline.lab.training.log import Journal
+from sightline.lab.training.log import RunLog
 from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
 
 
@@ -262,7 +262,7 @@ def run_folder(tmp_path):
     """A run's folder as the trainer leaves it, without its model."""
     folder = tmp_path / "runs" / "one"
     run = make_run(value=0.4)
-    with Journal(folder, tensorboard=False) as journal:
+    with RunLog(folder, tensorboard=False) as journal:
         for row in make_rows(run):
             journal.write(
                 row["kind"], row["step"], {key: value for key, value in row.items() if key not in ("kind", "step")}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.log import LOG_FILE, TENSORBOARD_FOLDER, Journal, read_journal
+from sightline.lab.training.log import LOG_FILE, TENSORBOARD_FOLDER, RunLog, read_log
 
 
 def write_run(folder, steps, *, resume_step=None):
-    with Journal(folder, resume_step=resume_step, tensorboard=False) as journal:
+    with RunLog(folder, resume_step=resume_step, tensorboard=False) as journal:
         for step in steps:
             journal.write("train", step, {"loss": 1 / step, "ids": ["ü.jpg"]})
             if step % 3 == 0:
@@ -20,7 +20,7 @@ def write_run(folder, steps, *, resume_step=None):
 
 
 def test_each_row_is_one_object_and_on_disk_at_once(tmp_path):
-    with Journal(tmp_path / "run", tensorboard=False) as journal:
+    with RunLog(tmp_path / "run", tensorboard=False) as journal:
         journal.write("train", 1, {"loss": 2.5, "note": "line\nbreak"})
         lines = (tmp_path / "run" / LOG_FILE).read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 1, "kind": "train", "loss": 2.5, "note": "line\nbreak"}]
@@ -28,8 +28,8 @@ def test_each_row_is_one_object_and_on_disk_at_once(tmp_path):
 
 def test_a_log_is_read_by_its_folder_or_its_file(tmp_path):
     write_run(tmp_path, range(1, 5))
-    rows = read_journal(tmp_path)
-    assert rows == read_journal(tmp_path / LOG_FILE)
+    rows = read_log(tmp_path)
+    assert rows == read_log(tmp_path / LOG_FILE)
     assert [(row["kind"], row["step"]) for row in rows] == [(k, s) for s in (1, 2, 3) for k in ("train",)] + [
         ("val", 3),
         ("train", 4),
@@ -38,9 +38,9 @@ def test_a_log_is_read_by_its_folder_or_its_file(tmp_path):
 
 def test_numpys_numbers_are_taken_and_what_is_not_finite_becomes_null(tmp_path):
     values = {"a": np.float32(0.5), "b": np.int64(3), "c": math.nan, "d": math.inf, "e": True, "f": None}
-    with Journal(tmp_path, tensorboard=False) as journal:
+    with RunLog(tmp_path, tensorboard=False) as journal:
         journal.write("train", 1, values)
-    (row,) = read_journal(tmp_path)
+    (row,) = read_log(tmp_path)
     assert row == {"step": 1, "kind": "train", "a": 0.5, "b": 3, "c": None, "d": None, "e": True, "f": None}
 
 
@@ -57,9 +57,9 @@ def test_a_last_line_that_a_crash_broke_off_is_left_out_and_cut_on_resume(tmp_pa
     write_run(tmp_path, range(1, 4))
     with (tmp_path / LOG_FILE).open("a") as file:
         file.write('{"step": 4, "kind": "tr')
-    assert [row["step"] for row in read_journal(tmp_path)] == [1, 2, 3, 3]
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 3]
     write_run(tmp_path, range(4, 6), resume_step=3)
-    assert [row["step"] for row in read_journal(tmp_path)] == [1, 2, 3, 3, 4, 5]
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 3, 4, 5]
 
 
 def test_a_last_line_that_lost_only_its_end_of_line_is_kept(tmp_path):
@@ -67,7 +67,7 @@ def test_a_last_line_that_lost_only_its_end_of_line_is_kept(tmp_path):
     path = tmp_path / LOG_FILE
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     write_run(tmp_path, range(3, 4), resume_step=2)
-    assert [row["step"] for row in read_journal(tmp_path)] == [1, 2, 3, 3]
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 3]
 
 
 def test_a_crash_while_cutting_leaves_the_old_log(tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_crash_while_cutting_leaves_the_old_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(TrainingError, match=r"log.jsonl can't be written: No space left on device.*--resume"):
-        Journal(tmp_path, resume_step=4, tensorboard=False)
+        RunLog(tmp_path, resume_step=4, tensorboard=False)
     assert (tmp_path / LOG_FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [LOG_FILE]
 
@@ -93,38 +93,38 @@ def test_a_broken_line_before_the_last_is_refused_with_its_number(tmp_path, line
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([lines[0], line, lines[1]]) + "\n", "utf-8")
     with pytest.raises(InputError, match=r"log\.jsonl:2 "):
-        read_journal(tmp_path)
+        read_log(tmp_path)
     with pytest.raises(InputError, match=r"log\.jsonl:2 "):
-        Journal(tmp_path, resume_step=1, tensorboard=False)
+        RunLog(tmp_path, resume_step=1, tensorboard=False)
 
 
 def test_the_log_of_another_run_is_never_written_over(tmp_path):
     write_run(tmp_path, range(1, 3))
     before = (tmp_path / LOG_FILE).read_bytes()
     with pytest.raises(TrainingError, match=r"another run.*--resume"):
-        Journal(tmp_path, tensorboard=False)
+        RunLog(tmp_path, tensorboard=False)
     assert (tmp_path / LOG_FILE).read_bytes() == before
 
 
 def test_resuming_a_run_whose_log_is_gone_begins_a_new_one(tmp_path):
     write_run(tmp_path, range(5, 7), resume_step=4)
-    assert [row["step"] for row in read_journal(tmp_path)] == [5, 6, 6]
+    assert [row["step"] for row in read_log(tmp_path)] == [5, 6, 6]
 
 
 def test_a_missing_log_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        read_journal(tmp_path)
+        read_log(tmp_path)
 
 
 def test_a_value_can_not_take_the_name_of_the_step(tmp_path):
-    with Journal(tmp_path, tensorboard=False) as journal, pytest.raises(InputError, match="step can't be a value"):
+    with RunLog(tmp_path, tensorboard=False) as journal, pytest.raises(InputError, match="step can't be a value"):
         journal.write("train", 1, {"step": 2})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path):
     (tmp_path / LOG_FILE).symlink_to("/dev/full")
-    journal = Journal(tmp_path, tensorboard=False)
+    journal = RunLog(tmp_path, tensorboard=False)
     with pytest.raises(TrainingError, match="No space left on device"):
         journal.write("train", 1, {})
     journal._file.buffer.raw.close()
@@ -133,7 +133,7 @@ def test_a_full_disk_is_named(tmp_path):
 def test_a_folder_that_can_not_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="can't be written"):
-        Journal(tmp_path / "file" / "run", tensorboard=False)
+        RunLog(tmp_path / "file" / "run", tensorboard=False)
 
 
 def test_numbers_reach_tensorboard_and_resuming_hides_the_steps_that_come_again(tmp_path):
@@ -141,7 +141,7 @@ def test_numbers_reach_tensorboard_and_resuming_hides_the_steps_that_come_again(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def write(steps, resume_step=None):
-        with Journal(tmp_path, resume_step=resume_step) as journal:
+        with RunLog(tmp_path, resume_step=resume_step) as journal:
             for step in steps:
                 journal.write("train", step, {"loss": float(step), "lr": np.float32(2), "ids": "a", "flag": True})
 
@@ -158,10 +158,10 @@ def test_numbers_reach_tensorboard_and_resuming_hides_the_steps_that_come_again(
 def test_without_tensorboard_there_is_one_notice_and_the_log(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     notices = []
-    with Journal(tmp_path, notice=notices.append) as journal:
+    with RunLog(tmp_path, notice=notices.append) as journal:
         for step in (1, 2):
             journal.write("train", step, {"loss": 1.0})
     assert len(notices) == 1
     assert "sightline-images[train]" in notices[0]
     assert [path.name for path in tmp_path.iterdir()] == [LOG_FILE]
-    assert len(read_journal(tmp_path)) == 2
+    assert len(read_log(tmp_path)) == 2

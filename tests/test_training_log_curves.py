@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from sightline.errors import InputError, TrainingError
 from sightline.lab.training import log as curves
-from sightline.lab.training.log import COLOURS, Journal, draw_curves
+from sightline.lab.training.log import COLOURS, RunLog, draw_curves
 
 
 def make_rows(count=200, **changes):
@@ -55,7 +55,7 @@ def has_colour(path, colour):
 
 def test_a_run_is_drawn_from_its_folder_its_file_and_its_rows(tmp_path):
     rows = make_rows()
-    with Journal(tmp_path / "run", tensorboard=False) as journal:
+    with RunLog(tmp_path / "run", tensorboard=False) as journal:
         for row in rows:
             journal.write(row["kind"], row["step"], {k: v for k, v in row.items() if k not in ("step", "kind")})
     pictures = [

@@ -16,7 +16,7 @@ from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.loading import load_encoder
 from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.loop import train
 from sightline.lab.training.parallel import World
 from training_world import TOWERS, make_world, small_config
@@ -54,7 +54,7 @@ def test_a_run_learns_and_its_folder_is_a_model(world, tmp_path, architecture):
     run = tmp_path / "run"
     lines = []
     report = train(small_config(world, architecture, epochs=10, lr=5e-3, colour_jitter=0.0), run, report=lines.append)
-    rows = read_journal(run)
+    rows = read_log(run)
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
     assert report.steps == report.total_steps == 30
@@ -113,7 +113,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(world, tmp_path, m
             load_file(whole / last / f"{name}.safetensors"), load_file(broken / last / f"{name}.safetensors")
         )
     assert_same_weights(weights(whole), weights(broken))
-    assert read_journal(whole) == read_journal(broken)
+    assert read_log(whole) == read_log(broken)
 
 
 def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(world, tmp_p
     train(config, broken, resume=True, report=lines.append)
     assert "going on after step 3 of 9" in lines[0]
     assert_same_weights(weights(whole), weights(broken))
-    assert read_journal(whole) == read_journal(broken)
+    assert read_log(whole) == read_log(broken)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(world, tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_fine_tuning_starts_at_the_start_and_a_destroyed_model_raises_an_alarm(w
     lines = []
     config = small_config(world, "vit", init=f"dir:{start}", lr=0.5, epochs=2)
     report = train(config, tmp_path / "tuned", report=lines.append)
-    first = next(row for row in read_journal(tmp_path / "tuned") if row["kind"] == "val")
+    first = next(row for row in read_log(tmp_path / "tuned") if row["kind"] == "val")
     assert first["mean_recall"] == pytest.approx(before, abs=1e-3)
     assert any("known to destroy pretrained ViT towers" in line for line in lines)
     assert any("the run destroys what the model knew" in line for line in lines)
@@ -209,7 +209,7 @@ def test_a_teacher_pulls_image_vectors(world, tmp_path):
         world, epochs=8, eval_epochs=8, teacher=str(tmp_path / "teacher.npy"), teacher_weight=5.0, lr=1e-2, flip=False
     )
     train(config, tmp_path / "run")
-    distances = [row["teacher_distance"] for row in read_journal(tmp_path / "run") if row["kind"] == "train"]
+    distances = [row["teacher_distance"] for row in read_log(tmp_path / "run") if row["kind"] == "train"]
     assert np.mean(distances[-3:]) < 0.75 * np.mean(distances[:3])
 
 
@@ -329,7 +329,7 @@ def test_a_student_follows_a_teacher_in_its_own_space_and_leaves_the_texts_alone
     before = weights(tmp_path / "start")
     after = load_file(tmp_path / "run/checkpoints/step-18/model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("text_"))
-    distances = [row["teacher_distance"] for row in read_journal(tmp_path / "run") if row["kind"] == "train"]
+    distances = [row["teacher_distance"] for row in read_log(tmp_path / "run") if row["kind"] == "train"]
     assert np.mean(distances[-3:]) < 0.7 * np.mean(distances[:3])
 
 

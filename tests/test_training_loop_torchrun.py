@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.loop import train
 from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config
@@ -39,7 +39,7 @@ def torchrun(config, output, tmp_path, *, resume=False):
 
 
 def curve(run):
-    return [row["loss"] for row in read_journal(run) if row["kind"] == "train"]
+    return [row["loss"] for row in read_log(run) if row["kind"] == "train"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sightline.core.models.loading import load_encoder
 from sightline.errors import TrainingError
 from sightline.lab.data.pixel_cache import open_pixel_cache
 from sightline.lab.experiments.results import read_run
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.loop import prepare, train
 from sightline.lab.training.parallel import World
 from sightline.lab.training.run_folder import RunFolder
@@ -71,7 +71,7 @@ def test_a_reason_given_after_a_measurement_ends_the_run_with_a_checkpoint(world
         return "pruned" if step == 6 else None
 
     report = train(small_config(world, epochs=4), tmp_path / "run", on_measure=stop_at_two)
-    rows = [row for row in read_journal(tmp_path / "run") if row["kind"] == "val"]
+    rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "val"]
     assert asked == [(row["step"], row["mean_recall"]) for row in rows if row["step"]]
     assert (report.steps, report.total_steps, report.stopped, report.interrupted) == (6, 12, "pruned", False)
     assert (tmp_path / "run" / "checkpoints" / "step-6").is_dir()
@@ -116,7 +116,7 @@ def test_a_run_stopped_before_its_first_checkpoint_measures_its_start_once(world
             train(small_config(world), tmp_path / "broken")
     train(small_config(world), tmp_path / "broken", resume=True)
     train(small_config(world), tmp_path / "whole")
-    assert read_journal(tmp_path / "broken") == read_journal(tmp_path / "whole")
+    assert read_log(tmp_path / "broken") == read_log(tmp_path / "whole")
 
 
 def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world, tmp_path):
@@ -126,7 +126,7 @@ def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world
         lines = []
         report = train(config, run, report=lines.append)
         assert report.steps * config.batch_size == 48
-        measured = [row["step"] / report.steps for row in read_journal(run) if row["kind"] == "val"]
+        measured = [row["step"] / report.steps for row in read_log(run) if row["kind"] == "val"]
         assert measured == [0.0, 0.5, 1.0]
         assert any("= round(48 samples / batch of" in line for line in lines)
 

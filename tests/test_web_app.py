@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 import sightline as sl
 from sightline.errors import StoreError, TrainingError
+from sightline.faces.service.jobs import Jobs
 from sightline.faces.web.app import create_app
 from sightline.faces.web.config import ServeConfig
 from web_world import PATIENCE_S, index, open_app, picture_bytes, submit, wait_for, wait_for_job, write_photos
@@ -130,13 +131,12 @@ def test_stats_count_and_name_what_could_not_be_read(tmp_path):
         assert client.get("/api/stats").json()["offline_folders"] == [str(photos)]
 
 
-def test_pages_for_what_is_not_there_are_absent(tmp_path, monkeypatch):
+def test_pages_for_what_is_not_there_are_absent(tmp_path):
     (tmp_path / "runs").mkdir()
     with open_app(tmp_path / "library", model="starter", runs=tmp_path / "runs") as client:
         assert client.get("/api/stats").json()["pages"] == ["search", "library", "caption", "compare", "train"]
-    monkeypatch.setattr("sightline.faces.web.app.ROUTERS", ("search", "stats"))
-    with open_app(tmp_path / "library", model="starter", runs=tmp_path / "runs") as client:
-        assert client.get("/api/stats").json()["pages"] == ["search"]
+    with open_app(tmp_path / "library", model="starter") as client:
+        assert client.get("/api/stats").json()["pages"] == ["search", "library", "caption", "compare"]
 
 
 def test_metrics_count_by_route_and_never_by_address(library):
@@ -193,15 +193,19 @@ def test_unknown_addresses_and_methods_are_problems(library):
         assert client.head("/healthz").status_code in (200, 405)
 
 
-def test_what_runs_in_the_background_ends_before_the_library_closes(library):
-    order = []
+def test_what_runs_in_the_background_ends_before_the_library_closes(library, monkeypatch):
+    left, close = [], Jobs.close
+
+    def close_noted(self):
+        close(self)
+        left.append(opened.store.stats().images)
+
+    monkeypatch.setattr(Jobs, "close", close_noted)
     with open_app(library) as client:
-        libraries = client.app.state.libraries
-        libraries.at_close(lambda: order.append(libraries.get().library.store.stats().images))
-        libraries.at_close(lambda: order.append("later ones first"))
-    assert order == ["later ones first", 3]
+        opened = client.app.state.libraries.get()
+    assert left == [3]
     with pytest.raises(StoreError, match="was closed"):
-        libraries.get().library.store.stats()
+        opened.store.stats()
 
 
 def test_a_library_that_is_none_is_refused_at_the_start(tmp_path):
@@ -213,7 +217,7 @@ def test_a_library_that_is_none_is_refused_at_the_start(tmp_path):
 
 def test_the_page_of_runs_looks_for_the_file_that_training_writes():
     pytest.importorskip("torch")
-    from sightline.faces.web import runs
+    from sightline.faces.service import runs
     from sightline.lab.training import run_folder
 
     assert runs.RUN_FILE == run_folder.RUN_FILE

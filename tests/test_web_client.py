@@ -9,9 +9,8 @@ pytest.importorskip("fastapi")
 import httpx2
 
 from sightline.errors import InputError
-from sightline.faces.web.client import Client, RefusedError
-from sightline.faces.web.event_reader import has_ended, read_events
-from sightline.faces.web.models import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
+from sightline.faces.service.schemas import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
+from sightline.faces.web.client import Client, RefusedError, has_ended, read_events
 from web_demo import make_demo_library, run_on_a_socket
 from web_world import picture_bytes, wait_for
 

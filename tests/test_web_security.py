@@ -10,9 +10,8 @@ from fastapi.testclient import TestClient
 
 from sightline.errors import InputError
 from sightline.faces.web import security
-from sightline.faces.web.app import create_app
+from sightline.faces.web.app import create_app, static_version
 from sightline.faces.web.config import ServeConfig
-from sightline.faces.web.pages import static_version
 from web_world import PATIENCE_S, index, open_app, picture_bytes, write_photos
 
 CSP = (

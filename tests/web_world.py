@@ -81,6 +81,17 @@ def open_app(*libraries, **settings):
         yield client
 
 
+@contextmanager
+def open_for_tools(library, *, captioner=None, **how):
+    """A library as `sightline mcp` opens it."""
+    from sightline.faces.service.library import Libraries
+
+    with Libraries(captioner=captioner) as libraries:
+        opened = libraries.open_folder(library, **how)
+        opened.libraries = libraries
+        yield opened
+
+
 def wait_for(find):
     """What `find` gives as soon as it is true."""
     deadline = time.monotonic() + PATIENCE_S

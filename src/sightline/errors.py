@@ -10,11 +10,35 @@ DISTRIBUTION = "sightline-images"
 
 
 class SightlineError(Exception):
-    """Base of every error that Sightline raises on purpose."""
+    """Base of every error that Sightline raises on purpose; `kind` is a word for programs, where there is one."""
+
+    def __init__(self, *args: object, kind: str | None = None) -> None:
+        super().__init__(*args)
+        self.kind = kind
 
 
 class InputError(SightlineError):
     """What the caller gave can't be used: a query, a filter, a path, an option."""
+
+
+class NotFoundError(InputError):
+    """What was named isn't there: an image, a library, a job, a file."""
+
+
+class GoneError(NotFoundError):
+    """What was named was there, and isn't kept any more."""
+
+
+class ForbiddenError(InputError):
+    """What was asked for isn't allowed here."""
+
+
+class ConflictError(InputError):
+    """What was asked for doesn't go with how things are, such as resuming a job that runs."""
+
+
+class CursorError(InputError):
+    """A cursor is none of ours, or belongs to another query."""
 
 
 class ImageError(InputError):
@@ -39,6 +63,18 @@ class ModelError(SightlineError):
 
 class StoreError(SightlineError):
     """A library can't be opened, read or written, or refuses what it is given."""
+
+
+class BusyError(StoreError):
+    """Others are at it, and as many as may wait do; worth another try after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, kind="busy")
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(BusyError):
+    """More is asked at once than can be answered at all."""
 
 
 class TrainingError(SightlineError):

@@ -22,7 +22,7 @@ from model_folders import own_cache
 from sightline.faces.cli.main import sightline
 from sightline.faces.demo.photos import gather_photos, load_photos
 from sightline.kit.config import library_dir
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.recipes import describe_recipe, known_recipes
 from test_cli_train import call_main
 
@@ -117,7 +117,7 @@ def test_every_shell_block_runs(desk, template, block, request):
         assert "Traceback" not in err
         if "--resume" in words:
             run = Path(words[words.index("--output") + 1])
-            assert [row["step"] for row in read_journal(run) if row["kind"] == "train"] == list(range(1, 9))
+            assert [row["step"] for row in read_log(run) if row["kind"] == "train"] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("block", SESSIONS, ids=[block.place for block in SESSIONS])

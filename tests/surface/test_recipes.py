@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 from desk import make_models, make_sets
 from documented import smoke_words
 from model_folders import own_cache
-from sightline.lab.training.log import read_journal
+from sightline.lab.training.log import read_log
 from sightline.lab.training.recipes import describe_recipe, known_recipes
 from test_cli_train import call_main
 
@@ -47,7 +47,7 @@ def run(words, home):
 
 
 def check_losses(output):
-    losses = [row["loss"] for row in read_journal(output) if row["kind"] == "train"]
+    losses = [row["loss"] for row in read_log(output) if row["kind"] == "train"]
     assert losses
     assert all(map(math.isfinite, losses))
 

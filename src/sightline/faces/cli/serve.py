@@ -100,18 +100,19 @@ def mcp(
     An assistant starts it as: sightline mcp --library DIR. It can search, look and caption; it can't read other files.
     """
     try:
-        from sightline.faces.integrations.mcp_http import make_config, run_http
         from sightline.faces.integrations.mcp_server import LibraryServer
+        from sightline.faces.web.mcp_http import make_config, run_http
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is missing: MCP needs the extra: {install_advice('mcp')}") from error
-    from sightline.faces.integrations.tools_library import ToolLibrary
+    from sightline.faces.service.library import Libraries
 
-    with ToolLibrary.open(library_dir, model=model, captioner=captioner, allow_write=allow_write) as library:
+    with Libraries(captioner=captioner) as libraries:
+        library = libraries.open_folder(library_dir, model=model, allow_write=allow_write)
         server = LibraryServer(library)
         if transport == "http":
-            config = make_config(host=host, port=port, token=token, library=library.opened.config)
-            library.warm()
+            config = make_config(host=host, port=port, token=token, library=library.config)
+            libraries.warm()
             run_http(server, config, show_token=token is None, notice=notice)
         else:
-            library.warm()
+            libraries.warm()
             server.run("stdio")

@@ -1,4 +1,4 @@
-"""A library as a Model Context Protocol server. The SDK speaks the protocol; tools are those of `tools_registry.py`."""
+"""A library as a Model Context Protocol server. The SDK speaks the protocol; tools are those of `tools.py`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 
 from sightline import __version__
 from sightline.errors import SightlineError
-from sightline.faces.integrations.tools import PICTURE_SIZES_PX, make_picture
-from sightline.faces.integrations.tools_registry import UNTRUSTED, LibraryTool, available_tools
-from sightline.faces.integrations.tools_text import MAX_MESSAGE_CHARS, MAX_NAME_CHARS
-from sightline.faces.web.lanes import Lane
-from sightline.faces.web.problems import Problem
+from sightline.faces.integrations.tools import UNTRUSTED, LibraryTool, available_tools, find_tool
+from sightline.faces.integrations.tools_schemas import MAX_MESSAGE_CHARS
+from sightline.faces.service.images import find_thumbnail
+from sightline.faces.service.models import Lane
+from sightline.faces.service.thumbnails import SIZES_PX
 from sightline.kit.text import neutralise
 
 if TYPE_CHECKING:
-    from sightline.faces.integrations.tools_library import ToolLibrary
-    from sightline.faces.integrations.tools_results import ToolResult
+    from sightline.faces.integrations.tools_schemas import ToolResult
+    from sightline.faces.service.library import OpenLibrary
 
 _INSTRUCTIONS = (
     "Tools on one library of a person's images. Start with search_images, or with library_stats. Images are named by "
@@ -33,7 +33,7 @@ _INSTRUCTIONS = (
 class LibraryServer(MCPServer[Any]):
     """An MCP server over one library."""
 
-    def __init__(self, library: ToolLibrary) -> None:
+    def __init__(self, library: OpenLibrary) -> None:
         super().__init__(
             name="sightline",
             title="Sightline",
@@ -43,12 +43,11 @@ class LibraryServer(MCPServer[Any]):
             log_level="WARNING",
         )
         self._library = library
-        self._available = available_tools(library)
-        self._lanes = {name: Lane() for name in self._available}
+        self._lanes = {name: Lane() for name in available_tools(library)}
 
     async def list_tools(self) -> list[Tool]:
         """The tools that the library allows."""
-        return [_describe(tool) for tool in self._available.values()]
+        return [_describe(tool) for tool in available_tools(self._library).values()]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -57,15 +56,11 @@ class LibraryServer(MCPServer[Any]):
 
         Raises ToolError, which the SDK gives to the assistant as the call's result.
         """
-        if name not in self._available:
-            known = ", ".join(self._available)
-            raise ToolError(f"There is no tool {neutralise(name, max_chars=MAX_NAME_CHARS)!r}; there are: {known}.")
         try:
-            return await self._lanes[name].run(_call, self._library, self._available[name], arguments)
-        except Problem as problem:
-            raise ToolError(problem.detail) from problem
+            tool = find_tool(self._library, name)
+            return await self._lanes[name].run(_call, self._library, tool, arguments)
         except SightlineError as error:
-            raise ToolError(neutralise(error, max_chars=MAX_MESSAGE_CHARS)) from error
+            raise ToolError(str(error)) from error
 
 
 def _describe(tool: LibraryTool) -> Tool:
@@ -86,22 +81,22 @@ def _describe(tool: LibraryTool) -> Tool:
     )
 
 
-def _call(library: ToolLibrary, tool: LibraryTool, arguments: dict[str, Any]) -> CallToolResult:
+def _call(library: OpenLibrary, tool: LibraryTool, arguments: dict[str, Any]) -> CallToolResult:
     request = tool.read(arguments)
-    result = tool.function(library, request)
+    result = tool.call(library, request)
     structured = result.model_dump(mode="json")
     content: list[ContentBlock] = [TextContent(text=json.dumps(structured, ensure_ascii=False))]
     content += _show_pictures(library, result, getattr(request, "pictures", 0))
     return CallToolResult(content=content, structured_content=structured)
 
 
-def _show_pictures(library: ToolLibrary, result: ToolResult, count: int) -> Iterable[ContentBlock]:
+def _show_pictures(library: OpenLibrary, result: ToolResult, count: int) -> Iterable[ContentBlock]:
     """The first pictures of an answer, each after the line that says which it is."""
     shown = result.image_ids[:count]
-    size_px = PICTURE_SIZES_PX[len(result.image_ids) == 1]
+    size_px = SIZES_PX[len(result.image_ids) == 1]
     for image_id in shown:
         try:
-            webp = make_picture(library, image_id, size_px=size_px)
+            webp = find_thumbnail(library, library.image(image_id), size_px)
         except SightlineError as error:
             told = json.dumps(neutralise(error, max_chars=MAX_MESSAGE_CHARS), ensure_ascii=False)
             yield TextContent(text=f"Image {image_id} can't be shown: {told}")

@@ -1,41 +1,35 @@
-"""The app: routes, checks and pages put together."""
+"""The app: routes, checks and the page put together.
+
+One HTML file answers every address of the page, with scripts and styles beside it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import html
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
+from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from sightline import __version__
-from sightline.faces.web import pages
+from sightline.faces.service.library import Libraries
 from sightline.faces.web.config import ServeConfig
-from sightline.faces.web.libraries import Libraries
 from sightline.faces.web.metrics import add_metrics
 from sightline.faces.web.openapi import describe_api, refuse_unknown
 from sightline.faces.web.problems import add_problem_handlers
-from sightline.faces.web.security import Gate, HeadAsGet
+from sightline.faces.web.routes import images, jobs, library, search
+from sightline.faces.web.security import ACCESS_COOKIE, OWN_SITES, Gate, HeadAsGet
 
-ROUTERS = (
-    "search",
-    "images",
-    "embed",
-    "stats",
-    "health",
-    "jobs",
-    "captions",
-    "caption",
-    "models",
-    "libraries",
-    "duplicates",
-    "compare",
-    "train",
-)
-"""Modules of `sightline.faces.web.routes`, each with its `router`. A router's own lifespan runs inside the app's: at
-its end the libraries are still open."""
+STATIC = Path(__file__).parent / "static"
+PAGES = ("/", "/library", "/caption", "/compare", "/train", "/image/{image_id}")
+_YEAR_S = 365 * 24 * 3600
 
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -75,12 +69,68 @@ def create_app(config: ServeConfig) -> FastAPI:
     app.state.libraries = libraries
     app.state.config = config
     add_problem_handlers(app)
-    for name in ROUTERS:
-        router: APIRouter = import_module(f"sightline.faces.web.routes.{name}").router
-        app.include_router(router)
+    for module in (search, images, jobs, library):
+        app.include_router(module.router)  # its own lifespan runs inside the app's: libraries are open to its end
     add_metrics(app, libraries)
-    pages.add_pages(app, config)
+    add_pages(app, config)
     describe_api(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(Gate, config=config)
     return app
+
+
+class VersionedFiles(StaticFiles):
+    """Files that browsers keep for good where the address has this start's version, and ask about again elsewhere."""
+
+    def __init__(self, directory: Path, *, version: str) -> None:
+        super().__init__(directory=directory)
+        self._version = version.encode()
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """One file."""
+        response = await super().get_response(path, scope)
+        kept = scope["query_string"] == b"v=" + self._version
+        response.headers["cache-control"] = f"public, max-age={_YEAR_S}, immutable" if kept else "no-cache"
+        return response
+
+
+def add_pages(app: FastAPI, config: ServeConfig) -> None:
+    """Serve the page at every address of the app, and the files that it needs below `/static/`."""
+    version = static_version(STATIC)
+
+    def show_page(request: Request) -> Response:
+        if config.demands_access and "token" in request.query_params:
+            return _keep_access(config)
+        linked = request.headers.get("sec-fetch-site", "none") not in OWN_SITES
+        headers = {"Cache-Control": "no-store", "Vary": "Sec-Fetch-Site"}
+        return HTMLResponse(_render(config.token, version, linked=linked), headers=headers)
+
+    for path in PAGES:
+        app.add_api_route(path, show_page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.mount("/static", VersionedFiles(STATIC, version=version), name="static")
+
+
+def static_version(folder: Path) -> str:
+    """What changes when any file of the page does."""
+    digest = hashlib.blake2b(digest_size=6)
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _render(token: str, version: str, *, linked: bool) -> str:
+    """`index.html` with the token of this start and the version of the files in their places.
+
+    It says whether another site's page led here: scripts can't see that, and must not do what such an address asks.
+    """
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    page = page.replace("{{opened-by}}", "another-site" if linked else "user")
+    return page.replace("{{token}}", html.escape(token)).replace("{{version}}", version)
+
+
+def _keep_access(config: ServeConfig) -> Response:
+    """The gate has checked the token: a cookie keeps it, and the address goes without it from now on."""
+    response = RedirectResponse("/", status_code=303)
+    response.set_cookie(ACCESS_COOKIE, config.access_token, httponly=True, samesite="strict", path="/")
+    return response

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sightline.errors import InputError, SightlineError
-from sightline.faces.web import models
-from sightline.faces.web.event_reader import Event, has_ended, read_events
+from sightline.faces.service import schemas as models
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Picture = Path | bytes
 """A file, or the bytes of one."""
+Event = models.JobAnswer | models.LibraryEvent
+"""What a server tells of: a job in its state now, or a library in its size now."""
+
+PING: Final = "ping"
+"""Comes right after what is so now, and then every 15 s."""
 
 _STREAM_TIMEOUT_S = 60.0
 """A stream of events has a ping every 15 s."""
@@ -318,3 +322,27 @@ def _problem_of(response: httpx2.Response) -> models.ProblemAnswer:
             detail=f"The answer has the status {response.status_code} and says no more.",
             instance=response.url.path,
         )
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Event | str]:
+    """The events of a stream (WHATWG's HTML, section 9.2), with pings; what a later version may tell is passed over."""
+    name, data = "", list[str]()
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field == "event":
+            name = value.strip()
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif not line:
+            if data and name == "job":
+                yield models.JobAnswer.model_validate_json("\n".join(data))
+            elif data and name == "library":
+                yield models.LibraryEvent.model_validate_json("\n".join(data))
+            elif name == PING:
+                yield PING
+            name, data = "", []
+
+
+def has_ended(job: models.JobAnswer) -> bool:
+    """Whether nothing of a job is left to do."""
+    return job.state in ("done", "failed", "cancelled")

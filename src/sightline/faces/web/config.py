@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.kit.config import expand
+from sightline.faces.service.library import ServiceConfig, existing_folder
 
 MAX_UPLOAD_BYTES = 32 * 1024 * 1024
 
@@ -21,17 +21,9 @@ def _new_token() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(ServiceConfig):
     """Settings of one server. Tokens are made anew for each start."""
 
-    libraries: tuple[Path, ...]
-    """Folders of libraries; the first is the default."""
-    model: str | None = None
-    """The encoder of searches; None takes each library's own."""
-    captioner: str | None = None
-    """The generator of captions; None takes that of `library.default_captioner`."""
-    allow_roots: tuple[Path, ...] = ()
-    """Folders below which a page may add folders to a library."""
     runs: Path | None = None
     """A folder of training runs; without it there is no page of them."""
     host: str = "127.0.0.1"
@@ -47,17 +39,14 @@ class ServeConfig:
     """What every request to a server that demands access must carry."""
 
     def __post_init__(self) -> None:
-        if not self.libraries:
-            raise InputError("No library was given: name at least one folder.")
+        super().__post_init__()
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}; it must be from 0 (any free one) to 65535.")
         if self.max_upload_bytes < 1:
             raise InputError(f"max_upload_bytes is {self.max_upload_bytes}; it must be at least 1.")
         object.__setattr__(self, "allow_hosts", tuple(_host_name(name) for name in self.allow_hosts))
-        object.__setattr__(self, "libraries", tuple(expand(path) for path in self.libraries))
-        object.__setattr__(self, "allow_roots", tuple(_existing_folder(path) for path in self.allow_roots))
         if self.runs is not None:
-            object.__setattr__(self, "runs", _existing_folder(self.runs))
+            object.__setattr__(self, "runs", existing_folder(self.runs))
 
     @property
     def is_local(self) -> bool:
@@ -92,10 +81,3 @@ def _host_name(name: str) -> str:
     if not _HOST_NAME.fullmatch(bare):
         raise InputError(f"{name!r} is no name of a host; give it as photos.example.org, without https:// and port.")
     return bare
-
-
-def _existing_folder(path: Path) -> Path:
-    folder = expand(path).resolve()
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. Name one that exists.")
-    return folder

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 
+from fastapi import UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -13,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from sightline.core.images.decode import read_info, read_picture
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.core.types import ImageRecord
-from sightline.errors import ImageError
+from sightline.errors import ImageError, InputError
+from sightline.faces.service.images import unreadable
 from sightline.faces.web.problems import Problem
 from sightline.kit.text import valid_text
 
@@ -42,7 +44,7 @@ def original(record: ImageRecord, headers: Headers) -> Response:
     """An image's file as it is, or the ranges of it that are asked for.
 
     Only what is a picture is given away, whatever lies there since it was indexed.
-    Raises a 404 problem where the file is gone, 422 where it is no picture, 416 for a range outside.
+    Raises InputError where the file is gone or no picture, a 416 problem for a range outside.
     """
     status, file_format = _look_at(record)
     response = _FileInRanges(
@@ -98,13 +100,12 @@ def not_modified(headers: Headers, etag: str) -> Response | None:
     return Response(status_code=304, headers={"ETag": etag}) if etag in known or known == ["*"] else None
 
 
-def unreadable(record: ImageRecord, error: ImageError) -> Problem:
-    """The problem of an image whose file is gone, or is no picture any more."""
-    gone = not record.path.is_file()
-    where = valid_text(record.path)
-    if gone:
-        return Problem(404, f"The file {where} isn't there now.", kind="file-gone")
-    return Problem(422, f"The file {where} can't be read: {error.reason}.", kind="image")
+def read_upload(file: UploadFile) -> bytes:
+    """The bytes of an uploaded file. Raises InputError where there are none."""
+    data = file.file.read()
+    if not data:
+        raise InputError("The upload is empty; send the bytes of a picture.", kind="image")
+    return data
 
 
 def _look_at(record: ImageRecord) -> tuple[os.stat_result, str]:

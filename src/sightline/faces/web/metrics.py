@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sightline.faces.web.libraries import Libraries
+from sightline.faces.service.library import Libraries
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.3, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -37,7 +37,7 @@ class Metrics:
         """All figures as Prometheus reads them."""
         for name in self._libraries.names():
             library = self._libraries.get(name)
-            self._images.labels(name).set(library.library.store.stats().images)
+            self._images.labels(name).set(library.store.stats().images)
             self._rankings.labels(name).set(len(library.rankings))
         return generate_latest(self.registry)
 

@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.datastructures import FormData
 
-from sightline.faces.web.models import ProblemAnswer
+from sightline.faces.service.schemas import ProblemAnswer
 from sightline.faces.web.problems import MEDIA_TYPE
 from sightline.faces.web.security import SAFE_METHODS, TOKEN_HEADER
 

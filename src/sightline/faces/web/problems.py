@@ -12,9 +12,36 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from sightline.errors import InputError, ModelError, SightlineError, StoreError
+from sightline.errors import (
+    BusyError,
+    ConflictError,
+    CursorError,
+    ForbiddenError,
+    GoneError,
+    InputError,
+    ModelError,
+    NotFoundError,
+    OverloadedError,
+    SightlineError,
+    StoreError,
+)
 
 MEDIA_TYPE = "application/problem+json"
+
+_TABLE: tuple[tuple[type[SightlineError], int, str], ...] = (
+    (GoneError, 410, "gone"),
+    (NotFoundError, 404, "unknown"),
+    (CursorError, 400, "cursor"),
+    (ForbiddenError, 403, "forbidden"),
+    (ConflictError, 409, "conflict"),
+    (InputError, 422, "input"),
+    (ModelError, 409, "model"),
+    (OverloadedError, 503, "busy"),
+    (BusyError, 429, "busy"),
+    (StoreError, 503, "library"),
+    (SightlineError, 500, "failed"),
+)
+"""Class of an error -> status, and the kind where the error names none. The first that fits counts."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +75,9 @@ def problem_response(
 
 def explain(error: SightlineError) -> Problem:
     """One of our own errors -> the problem that says it."""
-    match error:
-        case InputError():
-            return Problem(422, str(error), kind="input")
-        case ModelError():
-            return Problem(409, str(error), kind="model")
-        case StoreError():
-            return Problem(503, str(error), kind="library")
-        case _:
-            return Problem(500, str(error), kind="failed")
+    status, kind = next((status, kind) for known, status, kind in _TABLE if isinstance(error, known))
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BusyError) else None
+    return Problem(status, str(error), kind=error.kind or kind, headers=headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

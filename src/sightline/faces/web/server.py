@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from sightline.errors import InputError
 from sightline.faces.web.app import create_app
@@ -85,7 +86,7 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def make_settings(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
+def make_settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
     """How uvicorn runs an app of ours. Its log has no line for each request: addresses hold what people look for."""
     return uvicorn.Config(
         app,

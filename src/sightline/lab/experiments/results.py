@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from sightline.errors import InputError
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_journal
+from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_log
 from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_probe
 
 RunStateName = Literal["complete", "pruned", "stopped", "failed", "running"]
@@ -99,7 +99,7 @@ def read_run(path: Path) -> RunResult:
             "train` or `sightline sweep`."
         )
     config = _read_config(path / RUN_FILE)
-    rows = read_journal(path) if (path / LOG_FILE).is_file() else []
+    rows = read_log(path) if (path / LOG_FILE).is_file() else []
     bare = RunResult(name=path.resolve().name, path=path, config=config, rows=rows)
     if (path / RESULT_FILE).is_file():
         return _with_result(bare, read_object(path / RESULT_FILE))

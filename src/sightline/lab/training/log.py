@@ -45,7 +45,7 @@ Source = Path | str | Sequence[Row]
 """A run's folder, its log file, or the rows of one."""
 
 
-class Journal:
+class RunLog:
     """The log of one run: `log.jsonl` and `tensorboard/` in its folder. Close it, or use it as a context manager.
 
     `step` counts updates done, so the row of the first update has step 1 and what was measured before it step 0.
@@ -109,7 +109,7 @@ class Journal:
         self.close()
 
 
-def read_journal(path: Path) -> list[Row]:
+def read_log(path: Path) -> list[Row]:
     """The rows of a run's folder, or of its log file; a last line that a crash broke off is left out.
 
     Raises:
@@ -145,7 +145,7 @@ def _cut(path: Path, resume_step: int) -> None:
     """Keep the rows up to a step; the file is replaced whole, so that a crash here leaves the old one."""
     if not path.exists():
         return
-    kept = [row for row in read_journal(path) if row["step"] <= resume_step]
+    kept = [row for row in read_log(path) if row["step"] <= resume_step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept), durable=True)
 
 
@@ -231,7 +231,7 @@ def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: s
 
 
 def _rows_of(source: Source) -> Sequence[Row]:
-    return read_journal(Path(source)) if isinstance(source, Path | str) else source
+    return read_log(Path(source)) if isinstance(source, Path | str) else source
 
 
 def _new_figure() -> Any:

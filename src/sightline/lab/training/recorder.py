@@ -30,7 +30,7 @@ from sightline.lab.evaluation.retrieval import retrieval_metrics
 from sightline.lab.training.alarms import Alarm, AlarmConfig, Alarms, StepFacts
 from sightline.lab.training.batches import Batches
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.log import Journal, draw_curves
+from sightline.lab.training.log import RunLog, draw_curves
 from sightline.lab.training.losses import Objective
 from sightline.lab.training.optimiser import WeightAverage, describe_groups, set_training_mode
 from sightline.lab.training.parallel import World, all_equal, highest
@@ -173,7 +173,7 @@ class Recorder:
         """The reason to end before the last step; None where there is none."""
         self.interrupted = False
         self._was_asked_to_stop: Callable[[], bool] = lambda: False
-        self._log: Journal | None = None
+        self._log: RunLog | None = None
         self._first_step = 0
         """The first update of this session."""
         self._ended_by_measure: str | None = None
@@ -210,7 +210,7 @@ class Recorder:
                 RunFolder(path=self.output).forget_result()
                 # from the start nothing of the log stays
                 resume_step = (self._first_step or -1) if resumed else None
-                self._log = stack.enter_context(Journal(self.output, resume_step=resume_step, notice=self.report))
+                self._log = stack.enter_context(RunLog(self.output, resume_step=resume_step, notice=self.report))
             if self._first_step == 0:
                 self._raise(self._start_alarms())
                 self._measure()

@@ -1,35 +1,43 @@
-"""`/api/images/{id}`: what is known of an image, its file, its thumbnail, and where words match it."""
+"""Routes: what is known of an image, its file, its thumbnail, where words match it, and captions."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 import anyio
-from fastapi import APIRouter, Query, Request
-from fastapi import Path as InPath
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import Response
 
 from sightline.core.types import ImageRecord
-from sightline.errors import ImageError
+from sightline.errors import ConflictError, ImageError, InputError
+from sightline.faces.service import images
+from sightline.faces.service.library import OpenLibrary
+from sightline.faces.service.schemas import (
+    MAX_ID,
+    MAX_TEXT,
+    CaptionRequest,
+    CaptionsAnswer,
+    DualCaptionAnswer,
+    HeatmapAnswer,
+    ImageAnswer,
+    ImageId,
+)
 from sightline.faces.web import files
-from sightline.faces.web.heatmaps import make_heatmap
-from sightline.faces.web.libraries import OpenLibrary, PickedLibrary, PickedModel
-from sightline.faces.web.models import MAX_ID, MAX_TEXT, HeatmapAnswer, ImageAnswer
-from sightline.faces.web.records import show_image
+from sightline.faces.web.routes import PickedLibrary, PickedModel, Row
+from sightline.kit.text import valid_text
 
-router = APIRouter(prefix="/api/images", tags=["images"])
+router = APIRouter(prefix="/api")
 
-Row = Annotated[int, InPath(ge=1, le=MAX_ID, description="The image's id.", examples=[12])]
 _PICTURE = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.get("/{image_id}")
+@router.get("/images/{image_id}", tags=["images"])
 def get_image(image_id: Row, library: PickedLibrary) -> ImageAnswer:
     """All that is known of an image."""
-    return show_image(library, library.image(image_id))
+    return images.show_image(library, library.image(image_id))
 
 
-@router.get("/{image_id}/thumbnail", response_class=Response, responses={200: _PICTURE})
+@router.get("/images/{image_id}/thumbnail", tags=["images"], response_class=Response, responses={200: _PICTURE})
 async def get_thumbnail(
     image_id: Row,
     library: PickedLibrary,
@@ -44,11 +52,13 @@ async def get_thumbnail(
     if kept := files.not_modified(request.headers, etag):
         return kept
     if webp is None:
-        webp = await library.decode(_make_thumbnail, library, record, int(size))
+        webp = await library.decode(images.make_thumbnail, library, record, int(size))
     return files.thumbnail(webp, etag=etag, kept=v == version)
 
 
-@router.get("/{image_id}/file", response_class=Response, responses={200: _PICTURE, 206: _PICTURE})
+@router.get(
+    "/images/{image_id}/file", tags=["images"], response_class=Response, responses={200: _PICTURE, 206: _PICTURE}
+)
 async def get_file(
     image_id: Row,
     library: PickedLibrary,
@@ -61,7 +71,7 @@ async def get_file(
     return await library.decode(answer, record, request.headers)
 
 
-@router.get("/{image_id}/heatmap")
+@router.get("/images/{image_id}/heatmap", tags=["images"])
 async def get_heatmap(
     image_id: Row,
     library: PickedLibrary,
@@ -69,7 +79,7 @@ async def get_heatmap(
     q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["a dog"])],
 ) -> HeatmapAnswer:
     """Where words match an image; 409 where the model has no map."""
-    return await library.compute(model, "pictures", _make_heatmap, library, image_id, q, model)
+    return await library.compute(model, "pictures", images.make_heatmap, library, image_id, q, model)
 
 
 def _find_thumbnail(library: OpenLibrary, image_id: int, size_px: int) -> tuple[ImageRecord, bytes | None]:
@@ -77,16 +87,55 @@ def _find_thumbnail(library: OpenLibrary, image_id: int, size_px: int) -> tuple[
     return record, library.thumbnails.find(record.content_hash, size_px)
 
 
-def _make_thumbnail(library: OpenLibrary, record: ImageRecord, size_px: int) -> bytes:
-    try:
-        return library.thumbnails.make(record, size_px)
-    except ImageError as error:
-        raise files.unreadable(record, error) from error
+# --- captions ---------------------------------------------------------------------------------------------------
 
 
-def _make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) -> HeatmapAnswer:
-    record = library.image(image_id)
+@router.get("/images/{image_id}/captions", tags=["captions"])
+def list_captions(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
+    """An image's captions, the best first."""
+    return images.list_captions(library, image_id)
+
+
+@router.put("/images/{image_id}/captions", tags=["captions"])
+async def put_caption(library: PickedLibrary, image_id: ImageId, request: CaptionRequest) -> CaptionsAnswer:
+    """Keep the user's caption as the image's best, in place of an earlier one, which is given back as `previous`.
+
+    No captioning replaces it; full-text search finds it.
+    """
+    return await library.compute(library.model, "words", images.set_caption, library, image_id, request.text)
+
+
+@router.delete("/images/{image_id}/captions", tags=["captions"])
+def delete_caption(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
+    """Take the user's caption back, which is given as `previous`; the fused one is the best again."""
+    return images.take_caption_back(library, image_id)
+
+
+@router.post("/caption", tags=["captions"])
+async def caption_one(
+    library: PickedLibrary,
+    file: Annotated[UploadFile | None, File(description="A picture.")] = None,
+    id: Annotated[int | None, Form(ge=1, le=MAX_ID, description="Or an image of the library.")] = None,  # noqa: A002
+    candidates: Annotated[
+        str | None, Form(max_length=100_000, description="Captions to rank, one a line, instead of composed ones.")
+    ] = None,
+) -> DualCaptionAnswer:
+    """Caption a picture both ways: candidates ranked by CLIP, sentences of a captioner, and the fused best.
+
+    Captions of an image of the library are kept there, unless it was asked to rank own candidates, of which the best is
+    one then, unless the server was started with a captioner named. An upload is kept nowhere.
+    """
+    if (file is None) == (id is None):
+        raise InputError("Send either a picture as `file`, or the `id` of an image of the library.")
+    ranked = None if candidates is None else images.read_candidates(candidates)
+    return await library.shared.desk.lane.run(_caption, library, file if file is not None else id or 0, ranked)
+
+
+def _caption(library: OpenLibrary, picture: UploadFile | int, candidates: tuple[str, ...] | None) -> DualCaptionAnswer:
+    if not isinstance(picture, int):
+        return images.caption_now(library, files.read_upload(picture), candidates=candidates)
     try:
-        return make_heatmap(library.encoder_of(model), record, words)
+        return images.caption_now(library, picture, candidates=candidates, keep=True)
     except ImageError as error:
-        raise files.unreadable(record, error) from error
+        where = valid_text(library.image(picture).path)
+        raise ConflictError(f"{where} can't be read: {error.reason}.", kind="image") from error

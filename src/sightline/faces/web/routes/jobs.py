@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from sightline.faces.service.jobs import Jobs
+from sightline.faces.service.schemas import JobAnswer, JobRequest, JobsAnswer
 from sightline.faces.web.events import Event, Events
-from sightline.faces.web.jobs import Jobs
-from sightline.faces.web.models import JobAnswer, JobRequest, JobsAnswer
 
 
 @asynccontextmanager

@@ -1,19 +1,67 @@
-"""`/api/search` and `/api/uploads`: finding images by words, by images, by both."""
+"""Routes: finding images by words, by images, by both; models side by side; vectors for programs; duplicates."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile as FormFile
 
-from sightline.core.search.engine import Match
-from sightline.faces.web.libraries import OpenLibrary, PickedLibrary, PickedModel
-from sightline.faces.web.models import MAX_ID, MAX_TEXT, SearchAnswer, UploadAnswer
-from sightline.faces.web.searching import Asked, answer, read_terms
-from sightline.faces.web.uploads import Upload, read_upload
+from sightline.core.search.engine import Match, parse_query
+from sightline.errors import InputError
+from sightline.faces.service.duplicates import MIN_SIMILARITY
+from sightline.faces.service.images import show_duplicates
+from sightline.faces.service.library import OpenLibrary
+from sightline.faces.service.schemas import (
+    MAX_ID,
+    MAX_TEXT,
+    CompareAnswer,
+    DuplicatesAnswer,
+    EmbedAnswer,
+    EmbedRequest,
+    SearchAnswer,
+    UploadAnswer,
+)
+from sightline.faces.service.search import (
+    AGREE_AT,
+    Asked,
+    answer,
+    embed_texts,
+    embed_uploads,
+    join_parts,
+    rank_timed,
+    read_model_names,
+    read_parts,
+    show_comparison,
+)
+from sightline.faces.service.uploads import Upload
+from sightline.faces.web.files import read_upload
+from sightline.faces.web.openapi import refuse_unknown_fields
+from sightline.faces.web.problems import Problem
+from sightline.faces.web.routes import PickedLibrary, PickedModel
 
-router = APIRouter(prefix="/api", tags=["search"])
+router = APIRouter(prefix="/api")
+
+MAX_PICTURES = 32
+_EMBED_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": EmbedRequest.model_json_schema()},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+    },
+}
 
 Words = Annotated[
     str | None,
@@ -41,7 +89,7 @@ Where = Annotated[
 ]
 
 
-@router.get("/search")
+@router.get("/search", tags=["search"])
 async def search(
     library: PickedLibrary,
     model: PickedModel,
@@ -58,7 +106,7 @@ async def search(
 ) -> SearchAnswer:
     """Find images. Without a query, all of them come, the newest first."""
     asked = Asked(
-        terms=read_terms(q=q, parts=parts, like=like),
+        parts=join_parts(q, read_parts(parts) if parts is not None else (), like=like),
         model=model,
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
@@ -68,10 +116,10 @@ async def search(
     def find() -> SearchAnswer:
         return answer(library, asked, limit=limit, cursor=cursor)
 
-    return await (library.compute(model, "words", find) if asked.terms else run_in_threadpool(find))
+    return await (library.compute(model, "words", find) if asked.parts else run_in_threadpool(find))
 
 
-@router.post("/uploads")
+@router.post("/uploads", tags=["search"])
 async def upload_picture(
     library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]
 ) -> UploadAnswer:
@@ -81,4 +129,75 @@ async def upload_picture(
 
 
 def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
-    return library.uploads.add(read_upload(file), library.encoder_of(model))
+    return library.shared.uploads.add(read_upload(file), library.encoder_of(model))
+
+
+@router.get("/compare", tags=["compare"])
+async def compare_models(
+    library: PickedLibrary,
+    q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["dogs in the snow"])],
+    models: Annotated[
+        str, Query(min_length=1, max_length=2500, description="Names, separated by commas.", examples=["starter"])
+    ],
+    limit: Annotated[int, Query(ge=1, le=100)] = 12,
+) -> CompareAnswer:
+    """What each of several models of the library finds, how long it takes, and how much of the first ten they share.
+
+    The time is that of embedding the words and ranking all images, with the model loaded.
+    """
+    names = await run_in_threadpool(read_model_names, models, library)
+    parts, top = parse_query([q], allow_files=False), max(limit, AGREE_AT)
+    ranked = {name: await library.compute(name, "words", rank_timed, library, name, parts, top) for name in names}
+    return await run_in_threadpool(show_comparison, library, ranked, limit)
+
+
+@router.post("/embed", tags=["embed"], openapi_extra={"requestBody": _EMBED_BODY})
+async def embed_texts_or_pictures(request: Request, library: PickedLibrary, model: PickedModel) -> EmbedAnswer:
+    """Vectors of texts (JSON) or of pictures (multipart, field `file`, once for each), of length 1."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        pictures = await _read_pictures(request)
+        return await library.compute(model, "pictures", embed_uploads, library, model, pictures)
+    if kind not in ("", "application/json"):
+        raise Problem(415, f"{kind} can't be embedded; send application/json or multipart/form-data.")
+    texts = _read_texts(await request.body())
+    return await library.compute(model, "words", embed_texts, library, model, texts)
+
+
+def _read_texts(body: bytes) -> list[str]:
+    try:
+        return EmbedRequest.model_validate_json(body).texts
+    except ValidationError as error:
+        found: list[Any] = error.errors(include_input=False, include_url=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
+
+
+async def _read_pictures(request: Request) -> list[bytes]:
+    async with request.form(max_files=MAX_PICTURES, max_fields=10) as form:
+        refuse_unknown_fields(request, form)
+        files = [value for value in form.getlist("file") if isinstance(value, FormFile)]
+        if not files:
+            raise InputError("There is no picture: send files as the multipart field `file`.", kind="invalid")
+        return [await file.read() for file in files]
+
+
+@router.get("/duplicates", tags=["duplicates"])
+async def list_duplicates(
+    library: PickedLibrary,
+    min_similarity: Annotated[
+        float | None,
+        Query(ge=MIN_SIMILARITY, le=1, description="Also near ones, of at least this cosine.", examples=[0.95]),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+) -> DuplicatesAnswer:
+    """Groups of images with the same bytes; with `min_similarity`, also of those that look alike.
+
+    Nothing is deleted: what to do with them is the user's choice. Near ones of a large library take a while: every pair
+    is compared, once, and the answer is kept until the library changes.
+    """
+    future = await run_in_threadpool(library.shared.duplicates.find, library, min_similarity)
+    # Awaited here, not in a thread: however many clients wait for a long search, other requests have theirs.
+    groups = await asyncio.shield(asyncio.wrap_future(future))
+    shown = await run_in_threadpool(show_duplicates, library, groups[offset : offset + limit])
+    return DuplicatesAnswer(groups=shown, total=len(groups))

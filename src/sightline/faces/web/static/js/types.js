@@ -1,5 +1,51 @@
 /**
- * What the server answers, as the scripts use it. Nothing here runs; `src/sightline/faces/web/models.py` is the original.
+ * What the server answers, as the scripts use it. Nothing here runs. Made by `python scripts/web_types.py`.
+ *
+ * @typedef {object} Area
+ * @property {number} left
+ * @property {number} top
+ * @property {number} width
+ * @property {number} height
+ *
+ * @typedef {object} Caption
+ * @property {string} text
+ * @property {"clip" | "generated" | "user"} source
+ * @property {number | null} similarity
+ * @property {number | null} log_prob
+ * @property {string | null} model
+ * @property {boolean} best
+ *
+ * @typedef {object} DualCaption
+ * @property {Caption[]} clip
+ * @property {Caption[]} generated
+ * @property {Caption} best
+ * @property {number} took_ms
+ *
+ * @typedef {object} DuplicateGroup
+ * @property {"exact" | "near"} kind
+ * @property {number} similarity
+ * @property {number} count
+ * @property {Picture[]} images
+ * @property {string[]} differences
+ *
+ * @typedef {object} Folder
+ * @property {string} name
+ * @property {string} path
+ *
+ * @typedef {object} Folders
+ * @property {string[]} roots
+ * @property {string[]} allow_roots
+ * @property {string | null} path
+ * @property {Folder[]} folders
+ *
+ * @typedef {object} Heatmap
+ * @property {number} rows
+ * @property {number} columns
+ * @property {number[][]} values
+ * @property {number} low
+ * @property {number} high
+ * @property {string} model
+ * @property {Area} area
  *
  * @typedef {object} Hit
  * @property {number} id
@@ -13,23 +59,6 @@
  * @property {string} content_hash
  * @property {string} thumbnail
  * @property {string | null} placeholder
- *
- * @typedef {object} SearchAnswer
- * @property {Hit[]} hits
- * @property {string | null} next
- * @property {number} total
- * @property {number} took_ms
- * @property {string} model
- * @property {{label: string, weight: number, kind: "text" | "image"}[]} parts
- * @property {string | null} note
- *
- * @typedef {object} Caption
- * @property {string} text
- * @property {"clip" | "generated" | "user"} source
- * @property {number | null} similarity
- * @property {number | null} log_prob
- * @property {string | null} model
- * @property {boolean} best
  *
  * @typedef {object} Picture
  * @property {number} id
@@ -53,25 +82,6 @@
  * @property {string[]} models
  * @property {boolean} exists
  *
- * @typedef {object} Heatmap
- * @property {number} rows
- * @property {number} columns
- * @property {number[][]} values
- * @property {number} low
- * @property {number} high
- * @property {string} model
- * @property {{left: number, top: number, width: number, height: number}} area
- *
- * @typedef {object} DualCaption
- * @property {Caption[]} clip
- * @property {Caption[]} generated
- * @property {Caption} best
- * @property {number} took_ms
- *
- * @typedef {object} SkippedFile
- * @property {string} path
- * @property {string} reason
- *
  * @typedef {object} Job
  * @property {string} id
  * @property {"index" | "caption" | "add_model"} kind
@@ -79,13 +89,24 @@
  * @property {string} library
  * @property {string[]} folders
  * @property {string | null} model
- * @property {{done: number, total: number | null, found: number, rate_per_s: number | null,
- *   seconds_left: number | null, skipped: SkippedFile[], skipped_count: number}} progress
- * @property {"pause" | "cancel" | null} stopping
+ * @property {JobProgress} progress
  * @property {string} created_at
  * @property {string | null} ended_at
  * @property {string | null} summary
  * @property {string | null} error
+ * @property {string | null} captioner
+ * @property {string | null} started_at
+ * @property {"pause" | "cancel" | null} stopping
+ * @property {number} interruptions
+ *
+ * @typedef {object} JobProgress
+ * @property {number} done
+ * @property {number | null} total
+ * @property {number} found
+ * @property {number | null} rate_per_s
+ * @property {number | null} seconds_left
+ * @property {SkippedFile[]} skipped
+ * @property {number} skipped_count
  *
  * @typedef {object} ModelEntry
  * @property {string} name
@@ -97,17 +118,10 @@
  * @property {number | null} size_bytes
  * @property {Record<string, any>} figures
  *
- * @typedef {object} DuplicateGroup
- * @property {"exact" | "near"} kind
- * @property {number} similarity
- * @property {Picture[]} images
- * @property {string[]} differences
- *
- * @typedef {object} Folders
- * @property {string[]} roots
- * @property {string[]} allow_roots
- * @property {string | null} path
- * @property {{name: string, path: string}[]} folders
+ * @typedef {object} QueryPart
+ * @property {string} label
+ * @property {number} weight
+ * @property {"text" | "image"} kind
  *
  * @typedef {object} Run
  * @property {string} name
@@ -116,7 +130,28 @@
  * @property {number | null} steps
  * @property {Record<string, number>} metrics
  *
- * @typedef {Run & {config: Record<string, any>, rows: Record<string, any>[], next: number}} RunDetail
+ * @typedef {object} RunDetail
+ * @property {string} name
+ * @property {string} modified_at
+ * @property {number | null} step
+ * @property {number | null} steps
+ * @property {Record<string, number>} metrics
+ * @property {Record<string, any>} config
+ * @property {(Record<string, any>)[]} rows
+ * @property {number} next
+ *
+ * @typedef {object} SearchAnswer
+ * @property {Hit[]} hits
+ * @property {string | null} next
+ * @property {number} total
+ * @property {number} took_ms
+ * @property {string} model
+ * @property {QueryPart[]} parts
+ * @property {string | null} note
+ *
+ * @typedef {object} SkippedFile
+ * @property {string} path
+ * @property {string} reason
  *
  * @typedef {object} Stats
  * @property {string} library

@@ -1,0 +1,111 @@
+"""Duplicates: looked for in one thread, since every pair of images is compared, and kept for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from sightline.core.library import Library
+from sightline.core.search.duplicates import DuplicateGroup, find_exact, find_near
+from sightline.errors import BusyError, StoreError
+from sightline.faces.service.models import lower_priority
+from sightline.kit.text import valid_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sightline.core.types import ImageRecord
+    from sightline.faces.service.library import OpenLibrary
+
+MIN_SIMILARITY = 0.8
+"""Below, whole subjects are joined, and there are too many pairs to look at."""
+
+MAX_PAIRS = 2_000_000
+_MAX_WAITING = 4
+_KEPT = 8
+_SHOWN_VALUES = 4
+
+
+class DuplicateFinder:
+    """Finds duplicates in the background. However many clients ask for the same, it is looked for once."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sightline-duplicates", initializer=lower_priority)
+        self._lock = threading.Lock()
+        self._found: OrderedDict[tuple[Path, str, float | None], Future[list[DuplicateGroup]]] = OrderedDict()
+        self._closed = False
+
+    def find(self, library: OpenLibrary, min_similarity: float | None) -> Future[list[DuplicateGroup]]:
+        """The groups of a library: of exact copies, or with a similarity also of near ones, exact and closest first.
+
+        Raises BusyError where too many different searches wait already.
+        """
+        key = (library.path, library.version, min_similarity)
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                return self._found[key]
+            if sum(not future.done() for future in self._found.values()) > _MAX_WAITING:
+                raise BusyError("Other searches for duplicates are under way.", retry_after_s=5)
+            future = self._found[key] = self._pool.submit(self._search, library, min_similarity)
+            for old in [old for old, kept in self._found.items() if kept.done()][: max(0, len(self._found) - _KEPT)]:
+                del self._found[old]
+        future.add_done_callback(lambda done: self._drop_failed(key, done))
+        return future
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _search(self, served: OpenLibrary, min_similarity: float | None) -> list[DuplicateGroup]:
+        # A connection of its own: reading all vectors must not keep searches waiting.
+        with Library.open(served.path, create=False, read_only=True) as library:
+            if min_similarity is None:
+                return find_exact(library.store)
+            if served.model not in library.store.models():
+                return []
+            groups = find_near(
+                library.store,
+                served.model,
+                min_similarity=min_similarity,
+                max_pairs=MAX_PAIRS,
+                on_block=self._check_open,
+            )
+        return sorted(groups, key=lambda group: (group.kind != "exact", -group.similarity))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("The server is stopping.", kind="stopping")
+
+    def _drop_failed(self, key: tuple[Path, str, float | None], done: Future[list[DuplicateGroup]]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            with self._lock:
+                self._found.pop(key, None)
+
+
+def describe_differences(images: Sequence[ImageRecord]) -> list[str]:
+    """What tells the images of a group apart, in their order: `size 2.1 MB / 0.4 MB`."""
+    facts: dict[str, Callable[[ImageRecord], str]] = {
+        "pixels": lambda image: f"{image.info.width} × {image.info.height}",
+        "size": lambda image: _megabytes(image.size_bytes),
+        "format": lambda image: image.info.format,
+        "taken": lambda image: (image.info.taken_at or "unknown").replace("T", " "),
+        "camera": lambda image: valid_text(image.info.camera or "unknown"),
+        "name": lambda image: valid_text(image.path.name),
+        "folder": lambda image: valid_text(image.path.parent),
+    }
+    values = {name: [describe(image) for image in images] for name, describe in facts.items()}
+    return [f"{name} {_join(those)}" for name, those in values.items() if len(set(those)) > 1]
+
+
+def _join(values: Sequence[str]) -> str:
+    more = [f"{len(values) - _SHOWN_VALUES} more"] if len(values) > _SHOWN_VALUES else []
+    return " / ".join([*values[:_SHOWN_VALUES], *more])
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"

@@ -1,0 +1,237 @@
+"""Images of a library as the faces show them, what is known of them, and their captions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+
+from sightline.core.captioning.bank import parse_candidates
+from sightline.core.captioning.dual import CaptionConfig, caption_picture
+from sightline.core.captioning.editing import remove_caption, write_caption
+from sightline.core.images.decode import read_picture
+from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
+from sightline.faces.service.duplicates import describe_differences
+from sightline.faces.service.library import OpenLibrary
+from sightline.faces.service.schemas import (
+    AreaAnswer,
+    CaptionAnswer,
+    CaptionsAnswer,
+    DualCaptionAnswer,
+    DuplicateGroupAnswer,
+    HeatmapAnswer,
+    HitAnswer,
+    ImageAnswer,
+)
+from sightline.faces.service.uploads import decode_upload
+from sightline.kit.text import valid_text
+from sightline.lab.experiments.explain import explain_picture
+
+if TYPE_CHECKING:
+    from sightline.core.search.duplicates import DuplicateGroup
+    from sightline.core.types import Caption, ImageRecord
+
+MAX_CANDIDATES = 200
+MAX_IMAGES = 50
+"""As many images of a group of duplicates are shown."""
+
+
+def show_caption(caption: Caption) -> CaptionAnswer:
+    """A caption."""
+    return CaptionAnswer.model_validate(caption, from_attributes=True)
+
+
+def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
+    """Where an image's thumbnail is, with what changes when its content does."""
+    of = "" if library.is_default else f"&library={quote(library.name, safe='')}"
+    return f"/api/images/{record.id}/thumbnail?v={record.content_hash[:8]}{of}"
+
+
+def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -> list[HitAnswer]:
+    """Rows with their similarities as hits, in the same order; rows that are gone by now are left out."""
+    records = library.records([row for row, _ in found])
+    captions = library.store.captions(list(records))
+    placeholders = library.thumbnails.placeholders({record.content_hash for record in records.values()})
+    return [
+        HitAnswer(
+            id=row,
+            path=valid_text(record.path),
+            name=valid_text(record.path.name),
+            width=record.info.width,
+            height=record.info.height,
+            similarity=similarity,
+            caption=captions[row][0].text if captions[row] else None,
+            taken_at=record.info.taken_at,
+            content_hash=record.content_hash,
+            thumbnail=thumbnail_address(record, library),
+            placeholder=placeholders.get(record.content_hash),
+        )
+        for row, similarity in found
+        if (record := records.get(row)) is not None
+    ]
+
+
+def show_image(library: OpenLibrary, record: ImageRecord) -> ImageAnswer:
+    """All that is known of one image."""
+    store, info, row = library.store, record.info, record.id or 0
+    captions = store.captions([row])[row]
+    return ImageAnswer(
+        id=row,
+        path=valid_text(record.path),
+        name=valid_text(record.path.name),
+        folder=valid_text(record.path.parent),
+        width=info.width,
+        height=info.height,
+        format=info.format,
+        size_bytes=record.size_bytes,
+        taken_at=info.taken_at,
+        camera=None if info.camera is None else valid_text(info.camera),
+        latitude=info.latitude,
+        longitude=info.longitude,
+        content_hash=record.content_hash,
+        modified_at=datetime.fromtimestamp(record.mtime_ns // 10**9).isoformat(),
+        thumbnail=thumbnail_address(record, library),
+        placeholder=library.thumbnails.placeholders([record.content_hash]).get(record.content_hash),
+        captions=[show_caption(caption) for caption in captions],
+        duplicates=[other.id for other in store.find_hash(record.content_hash) if other.id not in (None, row)],
+        models=[name for name in store.models() if len(store.vectors(name, [row])[0])],
+        exists=record.path.is_file(),
+    )
+
+
+def unreadable(record: ImageRecord, error: ImageError) -> InputError:
+    """The error of an image whose file is gone, or is no image any more."""
+    where = valid_text(record.path)
+    if not record.path.is_file():
+        return NotFoundError(f"The file {where} isn't there now.", kind="file-gone")
+    return InputError(f"The file {where} can't be read: {error.reason}.", kind="image")
+
+
+def find_thumbnail(library: OpenLibrary, record: ImageRecord, size_px: int) -> bytes:
+    """A small upright copy (WEBP), made if there is none. Raises as `make_thumbnail` does."""
+    return library.thumbnails.find(record.content_hash, size_px) or make_thumbnail(library, record, size_px)
+
+
+def make_thumbnail(library: OpenLibrary, record: ImageRecord, size_px: int) -> bytes:
+    """A small upright copy (WEBP). Raises InputError where the file is gone or can't be read."""
+    try:
+        return library.thumbnails.make(record, size_px)
+    except ImageError as error:
+        raise unreadable(record, error) from error
+
+
+def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) -> HeatmapAnswer:
+    """The cosine of each place of an image with words, as `sightline explain --method map` finds it.
+
+    Raises InputError for the file, ConflictError where the model has no map.
+    """
+    record, encoder = library.image(image_id), library.encoder_of(model)
+    try:
+        picture = read_picture(record.path, min_side_px=encoder.card.preprocessing.size_px)
+        (match,) = explain_picture(encoder, picture.rgb, [words], method="map")
+    except ImageError as error:
+        raise unreadable(record, error) from error
+    except ModelError as error:
+        name = encoder.card.name
+        raise ConflictError(f"The model {name} has no map of where words match.", kind="no-map") from error
+    values_HW = np.round(match.heat_HW.astype(np.float64), 5)
+    return HeatmapAnswer(
+        rows=values_HW.shape[0],
+        columns=values_HW.shape[1],
+        values=values_HW.tolist(),
+        low=float(values_HW.min()),
+        high=float(values_HW.max()),
+        model=encoder.card.name,
+        area=AreaAnswer.model_validate(match.area, from_attributes=True),
+    )
+
+
+def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> list[DuplicateGroupAnswer]:
+    """Groups of duplicates with what is known of their first images."""
+    return [
+        DuplicateGroupAnswer(
+            kind=group.kind,
+            similarity=group.similarity,
+            count=len(group.images),
+            images=[show_image(library, record) for record in group.images[:MAX_IMAGES]],
+            differences=describe_differences(group.images[:MAX_IMAGES]),
+        )
+        for group in groups
+    ]
+
+
+# --- captions ---------------------------------------------------------------------------------------------------
+
+
+def list_captions(library: OpenLibrary, image_id: int, *, previous: str | None = None) -> CaptionsAnswer:
+    """An image's captions, the best first; `previous` is the user's that was there before. Raises NotFoundError."""
+    library.image(image_id)
+    captions = library.store.captions([image_id])[image_id]
+    return CaptionsAnswer(captions=[show_caption(caption) for caption in captions], previous=previous)
+
+
+def set_caption(library: OpenLibrary, image_id: int, text: str) -> CaptionsAnswer:
+    """Keep the user's caption as an image's best, in place of an earlier one; words are worth keeping without a model.
+
+    Raises NotFoundError for an unknown image.
+    """
+    library.image(image_id)
+    try:
+        encoder = library.encoder  # gives the caption its similarity
+    except ModelError:
+        encoder = None
+    previous = write_caption(library.store, image_id, text, encoder=encoder)
+    library.changed()
+    return list_captions(library, image_id, previous=previous)
+
+
+def take_caption_back(library: OpenLibrary, image_id: int) -> CaptionsAnswer:
+    """Remove the user's caption; the fused one is the best again. Raises NotFoundError for an unknown image."""
+    library.image(image_id)
+    previous = remove_caption(library.store, image_id, nats_per_cosine=library.card().nats_per_cosine)
+    library.changed()
+    return list_captions(library, image_id, previous=previous)
+
+
+def read_candidates(text: str) -> tuple[str, ...]:
+    """Captions to rank, one a line. Raises InputError for none and for too many."""
+    candidates = parse_candidates(text, origin="the list of candidates")
+    if len(candidates) > MAX_CANDIDATES:
+        raise InputError(f"There are {len(candidates):,} candidates; at most {MAX_CANDIDATES} are ranked here.")
+    return candidates
+
+
+def caption_now(
+    library: OpenLibrary, source: bytes | int, *, candidates: tuple[str, ...] | None = None, keep: bool = False
+) -> DualCaptionAnswer:
+    """Caption an upload, or an image of the library by its id, both ways, in one's turn.
+
+    `keep` keeps what an image of the library is given, unless own candidates were ranked. Raises NotFoundError for an
+    unknown image, ImageError for one that can't be read, InputError for such an upload, BusyError where too many wait.
+    """
+    if isinstance(source, int):
+        library.image(source)
+    with library.shared.desk.take_turn(own_candidates=candidates is not None) as captioner:
+        start_s = time.perf_counter()
+        encoder = library.encoder
+        sides_px = [model.card.preprocessing.size_px for model in (encoder, captioner) if model is not None]
+        if isinstance(source, int):
+            picture = read_picture(library.image(source).path, min_side_px=max(sides_px))
+        else:
+            picture = decode_upload(source, min_side_px=max(sides_px))
+        config = CaptionConfig(candidates=candidates)
+        result = caption_picture(picture.rgb, encoder=encoder, captioner=captioner, config=config)
+        took_ms = round((time.perf_counter() - start_s) * 1000, 2)
+    if keep and isinstance(source, int) and candidates is None:
+        library.keep_captions(source, result)
+        library.changed()
+    return DualCaptionAnswer(
+        clip=[show_caption(caption) for caption in result.clip],
+        generated=[show_caption(caption) for caption in result.generated],
+        best=show_caption(result.best),
+        took_ms=took_ms,
+    )

@@ -1,0 +1,431 @@
+"""Every request and answer of the service, as pydantic checks and documents them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sightline.core.types import CaptionSource, read_source
+
+MAX_TEXT = 2000
+"""Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
+MAX_ID = 2**63 - 1
+MAX_WEIGHT = 1000.0
+
+ImageId = Annotated[int, Field(ge=1, le=MAX_ID, description="Row number of an image in the library.", examples=[12])]
+JobKind = Literal["index", "caption", "add_model"]
+JobState = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+
+
+class Model(BaseModel):
+    """What all of them share. Unknown fields of an answer are passed over: the server may be newer than the client."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class RequestModel(Model):
+    """What a client sends: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+# --- problems ---------------------------------------------------------------------------------------------------
+
+
+class FieldProblem(Model):
+    """What is wrong with one field of a request."""
+
+    field: str = Field(examples=["query.limit"])
+    message: str = Field(examples=["Input should be less than or equal to 500"])
+
+
+class ProblemAnswer(Model):
+    """An error, as RFC 9457 describes them."""
+
+    type: str = Field(description="`about:blank`, or `/problems/KIND`.", examples=["/problems/unknown-image"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["The library has no image with the id 12."])
+    instance: str = Field(examples=["/api/images/12"])
+    errors: list[FieldProblem] | None = None
+
+
+# --- searching --------------------------------------------------------------------------------------------------
+
+
+class PartRequest(RequestModel):
+    """One part of a query: words, an image of the library, or an upload."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT, examples=["dogs in the snow"])] | None = None
+    id: ImageId | None = None
+    upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])] | None = None
+    weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, examples=[1.0])
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> PartRequest:
+        if sum(value is not None for value in (self.text, self.id, self.upload)) != 1:
+            raise ValueError("a part has exactly one of text, id and upload")
+        if self.weight == 0:
+            raise ValueError("weight must be a number other than 0")
+        return self
+
+
+class QueryPart(Model):
+    """A part of a query as it was understood."""
+
+    label: str = Field(examples=["dogs in the snow"])
+    weight: float = Field(examples=[1.0])
+    kind: Literal["text", "image"]
+
+
+class HitAnswer(Model):
+    """One image of a search's answer."""
+
+    id: int = Field(examples=[12])
+    path: str = Field(examples=["/home/me/photos/rex.jpg"])
+    name: str = Field(examples=["rex.jpg"])
+    width: int = Field(description="Of the upright picture, in pixels.", examples=[4000])
+    height: int = Field(examples=[3000])
+    similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
+    caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
+    taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
+    content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
+    thumbnail: str = Field(examples=["/api/images/12/thumbnail?v=5f1d7a84"])
+    placeholder: str | None = Field(
+        description="A blurred picture of some pixels, as a `data:` address; null until its thumbnail is made.",
+        examples=["data:image/webp;base64,UklGRjwAAABXRUJQVlA4IDAAAADwAQCdASoKAAcAAMASJQBOgBukhFcAAP7+"],
+    )
+
+
+class SearchAnswer(Model):
+    """Hits, best first (or newest first, without a query)."""
+
+    hits: list[HitAnswer]
+    next: str | None = Field(description="Give it back as `cursor` for what follows; null at the end.")
+    total: int = Field(description="How many hits there are in all.", examples=[7000])
+    took_ms: float = Field(examples=[12.5])
+    model: str = Field(examples=["starter"])
+    parts: list[QueryPart]
+    note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
+
+
+class UploadAnswer(Model):
+    """A picture that was given for searching, kept in memory for a while."""
+
+    key: str = Field(description='Name it as a part: `{"upload": KEY}`.', examples=["9f86d081884c7d659a2feaa0c55ad015"])
+    width: int
+    height: int
+    thumbnail: str = Field(description="A `data:` address.")
+
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+class CaptionAnswer(Model):
+    """One sentence about one image."""
+
+    text: str = Field(examples=["a dog in the snow"])
+    source: Annotated[CaptionSource, BeforeValidator(read_source)]
+    similarity: float | None = Field(description="Cosine of the caption's and the image's vectors.", examples=[0.301])
+    log_prob: float | None = Field(description="Mean log-probability for each token, in nats.", examples=[-1.2])
+    model: str | None = Field(examples=["starter"])
+    best: bool
+
+
+class ImageAnswer(Model):
+    """All that is known of an image."""
+
+    id: int = Field(examples=[12])
+    path: str = Field(examples=["/home/me/photos/rex.jpg"])
+    name: str = Field(examples=["rex.jpg"])
+    folder: str = Field(examples=["/home/me/photos"])
+    width: int
+    height: int
+    format: str = Field(examples=["JPEG"])
+    size_bytes: int
+    taken_at: str | None
+    camera: str | None
+    latitude: float | None
+    longitude: float | None
+    content_hash: str
+    modified_at: str = Field(examples=["2024-05-01T12:30:00"])
+    thumbnail: str
+    placeholder: str | None
+    captions: list[CaptionAnswer]
+    duplicates: list[int] = Field(description="Other images with the same bytes.")
+    models: list[str] = Field(description="Models that have its vector.")
+    exists: bool = Field(description="Whether the file is there now.")
+
+
+class AreaAnswer(Model):
+    """A part of a picture, in fractions of its width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class HeatmapAnswer(Model):
+    """Where words match a picture: the cosine of each cell of the model's last feature map."""
+
+    rows: int
+    columns: int
+    values: list[list[float]]
+    low: float
+    high: float
+    model: str
+    area: AreaAnswer = Field(description="What the cells cover: models that crop see the middle only.")
+
+
+class CaptionsAnswer(Model):
+    """An image's captions, the best first."""
+
+    captions: list[CaptionAnswer]
+    previous: str | None = Field(default=None, description="The user's caption before the change, for undoing it.")
+
+
+class CaptionRequest(RequestModel):
+    """The user's own caption."""
+
+    text: str = Field(min_length=1, max_length=MAX_TEXT, examples=["Rex's first winter"])
+
+
+# --- embedding and captioning -----------------------------------------------------------------------------------
+
+
+class EmbedRequest(RequestModel):
+    """Texts to embed."""
+
+    texts: list[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]] = Field(
+        min_length=1, max_length=256, examples=[["a dog", "a cat"]]
+    )
+
+
+class EmbedAnswer(Model):
+    """Vectors of length 1, in the order of what was given."""
+
+    model: str = Field(examples=["starter"])
+    dim: int = Field(examples=[256])
+    vectors: list[list[float]]
+
+
+class DualCaptionAnswer(Model):
+    """Both kinds of captions of one picture, and the fused best."""
+
+    clip: list[CaptionAnswer]
+    generated: list[CaptionAnswer]
+    best: CaptionAnswer
+    took_ms: float
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------
+
+
+class JobRequest(RequestModel):
+    """Work to do in the background."""
+
+    kind: JobKind
+    folders: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
+        default=[], max_length=100, description="Empty: all folders of the library.", examples=[["/home/me/photos"]]
+    )
+    model: Annotated[str, Field(min_length=1, max_length=500, description="The encoder.")] | None = None
+    captioner: Annotated[str, Field(min_length=1, max_length=500, description="`none` only ranks.")] | None = None
+
+
+class SkippedFile(Model):
+    """A file that was left out."""
+
+    path: str
+    reason: str = Field(examples=["truncated JPEG"])
+
+
+class JobProgress(Model):
+    """How far a job is."""
+
+    done: int = 0
+    total: int | None = Field(default=None, description="Null while folders are still walked.")
+    found: int = Field(default=0, description="Images found so far, while folders are walked.")
+    rate_per_s: float | None = None
+    seconds_left: float | None = None
+    skipped: list[SkippedFile] = Field(default=[], description="The last hundred.")
+    skipped_count: int = 0
+
+
+class JobAnswer(Model):
+    """A job, queued, under way or ended."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    library: str
+    folders: list[str] = []
+    model: str | None = None
+    progress: JobProgress
+    created_at: str
+    ended_at: str | None
+    summary: str | None
+    error: str | None
+    captioner: str | None = None
+    started_at: str | None = None
+    stopping: Literal["pause", "cancel"] | None = Field(
+        default=None, description="What was asked of a running job, which ends at its next safe point."
+    )
+    interruptions: int = Field(default=0, description="How often the server ended, or was killed, during this job.")
+
+
+class JobsAnswer(Model):
+    """Jobs, newest first."""
+
+    jobs: list[JobAnswer]
+
+
+# --- models, libraries, folders ---------------------------------------------------------------------------------
+
+
+class ModelAnswer(Model):
+    """A model that is known."""
+
+    name: str
+    kind: Literal["encoder", "captioner"]
+    vectors: int = Field(description="Images of this library that have its vector.")
+    available: bool = Field(description="Whether it can run now, without network.")
+    dim: int | None
+    licence: str
+    size_bytes: int | None
+    figures: dict[str, Any] = Field(default={}, description="Published or measured quality, and on what.")
+
+
+class ModelsAnswer(Model):
+    """Models, and which of them searches use."""
+
+    default: str | None
+    models: list[ModelAnswer]
+
+
+class DefaultModelRequest(RequestModel):
+    """The model that searches are to use."""
+
+    name: str = Field(min_length=1, max_length=500, examples=["starter"])
+
+
+class LibraryAnswer(Model):
+    """One of the libraries that are served."""
+
+    name: str
+    images: int
+    default: bool
+
+
+class FolderAnswer(Model):
+    """A folder that may be added."""
+
+    name: str
+    path: str
+
+
+class FoldersAnswer(Model):
+    """Folders of the library, folders below which others may be added, and what lies in one of those."""
+
+    roots: list[str]
+    allow_roots: list[str]
+    path: str | None = None
+    folders: list[FolderAnswer] = []
+
+
+class DuplicateGroupAnswer(Model):
+    """Images that show the same."""
+
+    kind: Literal["exact", "near"]
+    similarity: float
+    count: int = Field(description="How many images there are in the group.")
+    images: list[ImageAnswer] = Field(description="The first fifty, the largest picture first.")
+    differences: list[str] = Field(examples=[["size 2.1 MB / 0.4 MB"]])
+
+
+class DuplicatesAnswer(Model):
+    """Groups of images that are there more than once."""
+
+    groups: list[DuplicateGroupAnswer]
+    total: int = Field(description="How many groups there are in all.")
+
+
+# --- comparing and training -------------------------------------------------------------------------------------
+
+
+class ComparedModel(Model):
+    """What one model finds."""
+
+    name: str
+    hits: list[HitAnswer]
+    took_ms: float
+
+
+class CompareAnswer(Model):
+    """What several models find for one query."""
+
+    models: list[ComparedModel]
+    agreement: float | None = Field(description="How many of their first tens models share, 0 to 1, mean of pairs.")
+
+
+class RunAnswer(Model):
+    """A training run."""
+
+    name: str
+    modified_at: str
+    step: int | None = None
+    steps: int | None = None
+    metrics: dict[str, float] = {}
+
+
+class RunsAnswer(Model):
+    """Training runs, newest first."""
+
+    runs: list[RunAnswer]
+
+
+class RunDetailAnswer(RunAnswer):
+    """A training run with its settings and its journal."""
+
+    config: dict[str, Any]
+    rows: list[dict[str, Any]] = Field(description="Of the journal: `step`, `kind` and what they showed.")
+    next: int = Field(description="Give it back as `after` for the rows that come after these.")
+
+
+# --- the whole --------------------------------------------------------------------------------------------------
+
+
+class StatsAnswer(Model):
+    """What a library holds, and which pages there are."""
+
+    library: str
+    images: int
+    captions: int
+    model: str | None = Field(description="What searches use.")
+    models: dict[str, int]
+    folders: list[str]
+    offline_folders: list[str] = Field(description="Those that aren't there now, such as of a disk not mounted.")
+    unreadable: int
+    unreadable_files: list[SkippedFile] = Field(description="The first two hundred.")
+    size_bytes: int
+    version: str
+    pages: list[str]
+
+
+class HealthAnswer(Model):
+    """Whether the server is ready."""
+
+    status: Literal["ok", "starting", "failed"]
+    detail: str | None = None
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+class LibraryEvent(Model):
+    """What the event `library` of `/api/events` tells."""
+
+    library: str
+    images: int
+    captions: int

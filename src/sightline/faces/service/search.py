@@ -1,0 +1,262 @@
+"""From a search's parameters to its answer: parts, a ranking that is kept, one page of it, and why it may be empty.
+
+Beside it: models compared on one query, and vectors of texts and images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from sightline.core.search.engine import Match, Part, Query, SearchConfig, embed_pixels, parse_query, prepare, rank
+from sightline.errors import InputError
+from sightline.faces.service.images import show_hits
+from sightline.faces.service.library import OpenLibrary
+from sightline.faces.service.models import require_name
+from sightline.faces.service.rankings import Cursor, Found, Ranking, read_cursor, write_cursor
+from sightline.faces.service.schemas import (
+    CompareAnswer,
+    ComparedModel,
+    EmbedAnswer,
+    PartRequest,
+    QueryPart,
+    SearchAnswer,
+)
+from sightline.faces.service.uploads import decode_upload
+from sightline.kit.text import valid_text
+
+if TYPE_CHECKING:
+    from sightline.core.models.base import Encoder
+
+MAX_PARTS = 32
+MAX_MODELS = 4
+"""As many are compared at once."""
+
+AGREE_AT = 10
+
+_PARTS = TypeAdapter(list[PartRequest])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A search. Two that are equal have one ranking."""
+
+    parts: tuple[PartRequest, ...]
+    model: str
+    where: str | None = None
+    min_similarity: float | None = None
+    match: Match = "pictures"
+
+    @property
+    def digest(self) -> str:
+        """A short name for it."""
+        return hashlib.blake2b(repr(self).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+    def config(self, top: int) -> SearchConfig:
+        """How the engine ranks it, `top` rows deep."""
+        return SearchConfig(top=max(top, 1), where=self.where, min_similarity=self.min_similarity, match=self.match)
+
+
+def join_parts(
+    query: str | None, parts: Sequence[PartRequest] = (), *, like: int | None = None
+) -> tuple[PartRequest, ...]:
+    """The parts of a query, however they are given. Raises InputError for what can't be understood."""
+    found = []
+    if query is not None and query.strip():
+        # Weights in words are bound by the query language alone.
+        found += [
+            PartRequest.model_construct(text=part.label, weight=part.weight)
+            for part in parse_query([query], allow_files=False)
+        ]
+    found += parts
+    if like is not None:
+        found.append(PartRequest(id=like))
+    if len(found) > MAX_PARTS:
+        raise InputError(f"The query has {len(found)} parts; at most {MAX_PARTS} are allowed.")
+    return tuple(found)
+
+
+def read_parts(text: str) -> list[PartRequest]:
+    """Parts that are given as JSON. Raises InputError for what can't be understood."""
+    try:
+        return _PARTS.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, ("parts", *first["loc"])))
+        raise InputError(
+            f"{place}: {first['msg'].removeprefix('Value error, ')}. parts is a JSON list such as "
+            '[{"text": "dogs"}, {"id": 12, "weight": -1}, {"upload": "KEY"}].'
+        ) from error
+
+
+def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None) -> SearchAnswer:
+    """One page of what was asked. Raises InputError for what can't be searched, ModelError for the model."""
+    start_s = time.perf_counter()
+    place = read_cursor(cursor, query=asked.digest) if cursor else None
+    version = library.version
+    ranking = _find_ranking(library, asked, version=version, place=place)
+    offset = place.offset if place else 0
+    found = ranking.page(offset, limit)
+    total = ranking.total
+    end = offset + len(found)
+    following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
+    return SearchAnswer(
+        hits=show_hits(library, found),
+        next=write_cursor(following) if found and end < total else None,
+        total=total,
+        took_ms=round((time.perf_counter() - start_s) * 1000, 2),
+        model=asked.model,
+        parts=[_show_part(library, part) for part in asked.parts],
+        note=_explain_nothing(library, asked) if total == 0 else None,
+    )
+
+
+def _find_ranking(library: OpenLibrary, asked: Asked, *, version: str, place: Cursor | None) -> Ranking:
+    """The ranking that a page belongs to as long as it is kept, else that of the library as it is now."""
+    if place and (kept := library.rankings.find(f"{asked.digest} {place.version}")):
+        return kept
+    key = f"{asked.digest} {place.version if place else version}"
+    ranking = library.rankings.find(key)
+    if ranking is None:
+        ranking = _make_ranking(library, asked)
+        library.rankings.keep(key, ranking)
+    return ranking
+
+
+def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
+    store = library.store
+    if not asked.parts:
+        return Ranking.of_rows(store.ids(where=asked.where))
+    if asked.model not in store.models():
+        return Ranking.of_rows(np.empty(0, dtype=np.int64))
+    encoder = library.checked_encoder(asked.model)
+    query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
+    available, total = _count(library, asked, query)
+
+    def rank_to(depth: int) -> Found:
+        return [*rank(store, asked.model, query, config=asked.config(depth))]
+
+    ranking = Ranking(rank_to, available=available, total=total, by_cosine=asked.match == "pictures")
+    ranking.page(0, 1)  # a broken query fails before it is kept
+    return ranking
+
+
+def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int | None]:
+    """How many rows the filter leaves, and how many a ranking has in the end, where that is known beforehand."""
+    store = library.store
+    if asked.where is None:
+        stats = library.stats
+        rows, embedded = stats.images, stats.models.get(asked.model, 0)
+        own = sum(len(store.vectors(asked.model, [row])[0]) for row in query.exclude)
+    else:
+        rows = len(store.ids(where=asked.where))
+        ids = store.ids(where=asked.where, model=asked.model)
+        embedded, own = len(ids), len(query.exclude.intersection(ids.tolist()))
+    known = asked.min_similarity is None and asked.match != "captions"
+    return rows, embedded - own if known else None
+
+
+def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Part:
+    if part.id is not None:
+        return Part(row=library.image(part.id).id, weight=part.weight)
+    if part.upload is not None:
+        return Part(vector=library.shared.uploads.get(part.upload).vector(encoder), weight=part.weight)
+    return Part(text=part.text, weight=part.weight)
+
+
+def _show_part(library: OpenLibrary, part: PartRequest) -> QueryPart:
+    label = part.text or "your picture"
+    if part.id is not None:
+        records = library.records([part.id])
+        label = valid_text(records[part.id].path.name) if records else f"image {part.id}"
+    return QueryPart(label=label, weight=part.weight, kind="image" if part.text is None else "text")
+
+
+def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
+    """Why a search found nothing, in one sentence."""
+    store = library.store
+    if library.stats.images == 0:
+        return "The library is empty: add a folder to it."
+    left = len(store.ids(where=asked.where))
+    if left == 0:
+        return "No image passes the filter."
+    if asked.parts and asked.model not in store.models():
+        return f"No image has been indexed with {asked.model} yet."
+    if not len(store.ids(where=asked.where, model=asked.model)):
+        return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
+    if asked.match == "captions":
+        return "No caption and no file name holds these words."
+    return _explain_minimum(library, asked) or "There is no other image."
+
+
+def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
+    if asked.min_similarity is None:
+        return None
+    freely = Asked(parts=asked.parts, model=asked.model, where=asked.where, match=asked.match)
+    nearest = _make_ranking(library, freely).page(0, 1)
+    if not nearest:
+        return None
+    return f"No image reaches the similarity {asked.min_similarity:g}; the nearest has {nearest[0][1]:.3f}."
+
+
+# --- models side by side ----------------------------------------------------------------------------------------
+
+
+def read_model_names(text: str, library: OpenLibrary) -> list[str]:
+    """Names of models with vectors here, separated by commas. Raises InputError and ModelError for others."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names or len(names) > MAX_MODELS:
+        raise InputError(f"Name one to {MAX_MODELS} models, separated by commas.")
+    known = library.store.models()
+    return [require_name(name, known) for name in names]
+
+
+def rank_timed(library: OpenLibrary, model: str, parts: Sequence[Part], top: int) -> tuple[Found, float]:
+    """The best rows by one model, and how many milliseconds it took, the model being loaded."""
+    store, encoder = library.store, library.checked_encoder(model)
+    encoder.encode_texts(["warm"])  # the first run opens the text tower
+    start_s = time.perf_counter()
+    found: Found = [*rank(store, model, prepare(store, encoder, parts), config=SearchConfig(top=top))]
+    return found, round((time.perf_counter() - start_s) * 1000, 2)
+
+
+def show_comparison(library: OpenLibrary, ranked: dict[str, tuple[Found, float]], limit: int) -> CompareAnswer:
+    """Each model's first hits with its time, and how far the models agree."""
+    compared = [
+        ComparedModel(name=name, hits=show_hits(library, found[:limit]), took_ms=took_ms)
+        for name, (found, took_ms) in ranked.items()
+    ]
+    return CompareAnswer(models=compared, agreement=measure_agreement([found for found, _ in ranked.values()]))
+
+
+def measure_agreement(rankings: Sequence[Found]) -> float | None:
+    """The mean share of the first ten that two models have in common; None with fewer than two, or nothing found."""
+    firsts = [{row for row, _ in found[:AGREE_AT]} for found in rankings]
+    pairs = [(a, b) for a, b in combinations(firsts, 2) if a and b]
+    return fmean(len(a & b) / min(len(a), len(b)) for a, b in pairs) if pairs else None
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------
+
+
+def embed_texts(library: OpenLibrary, model: str, texts: Sequence[str]) -> EmbedAnswer:
+    """Vectors of texts by a model whose name was checked."""
+    encoder = library.encoder_of(model)
+    vectors_ND = encoder.encode_texts(texts)
+    return EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())
+
+
+def embed_uploads(library: OpenLibrary, model: str, uploads: Sequence[bytes]) -> EmbedAnswer:
+    """Vectors of images that a client sent. Raises InputError for one that can't be read."""
+    encoder = library.encoder_of(model)
+    side_px = encoder.card.preprocessing.size_px
+    vectors_ND = np.stack([embed_pixels(encoder, decode_upload(data, min_side_px=side_px).rgb) for data in uploads])
+    return EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())
