@@ -17,6 +17,7 @@ from classes import Classes
 from corpus import CONTEXT_LENGTH, PAD_ID, Corpus
 from features import (
     CACHE_PX,
+    N_NAMED,
     NAMES_PX,
     USED_PX,
     as_images,
@@ -53,7 +54,7 @@ class ClipRecipe:
     batch: int = 512
     rate: float = 1e-3
     tuned_from: int = 7  # the first block that moves; those before it see edges and textures
-    tuning_epochs: int = 14
+    tuning_epochs: int = 5
     tuning_batch: int = 128
     tuning_names: int = 32
     tuning_px: int = 192
@@ -63,7 +64,6 @@ class ClipRecipe:
     names: int = 12_000  # pictures of Tiny ImageNet
     distilling_epochs: int = 60
     teacher_temperature: float = 40.0
-    mixed: float = 0.5  # the most that a picture has of another one while the last head follows its teachers
 
 
 VIEWS = Augmentation(crop_min=0.6, aspect_jitter=1.3, colour_jitter=0.2)
@@ -167,7 +167,10 @@ def learn_heads(
     model.image_tower.requires_grad_(False)
     objective = Objective(known.captions_N5E, known.names, known.classifier, remembered=0)
     if teachers:
-        objective = Distillation(objective, teachers, temperature=recipe.teacher_temperature, mixed=recipe.mixed)
+        named_NF = torch.from_numpy(
+            pool(tuned_cells(model.image_tower, corpus.tiny("train", N_NAMED), "named", corpus))
+        )
+        objective = Distillation(objective, teachers, named_NF.float()[:, 0], temperature=recipe.teacher_temperature)
     n_steps = len(known.captions_N5E) // recipe.batch
     training = Training(
         model, corpus.folder / f"{name}.pt", epochs=recipe.epochs, steps=n_steps, rate=recipe.rate, seed=recipe.seed

@@ -23,6 +23,8 @@ PSEUDO = 512
 """Pseudo-pictures of a step."""
 OTHERS = 1024
 """Captions of pictures that aren't in a step, which theirs must not be taken for."""
+TAUGHT = 256
+"""Pictures with a name, and as many pseudo-pictures, about which a step's teachers are asked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,43 +126,56 @@ class Objective:
 
 
 class Distillation(Objective):
-    """The loss of a step in which similarities of pictures and captions follow the weighted mean of teachers' own.
+    """The loss of a step in which similarities of pictures and texts follow the weighted mean of teachers' own.
 
     The teachers are other heads over the same features: side by side they find more than each alone, and one head can
-    follow them. Half of the pictures are mixed with another, since the tower knows its training pictures by heart.
+    follow them. Half of the pictures are mixed with another, since the tower knows its training pictures by heart; and
+    pictures of which only a name is known, pseudo-pictures and names keep what the teachers say of other things.
     """
 
     def __init__(
-        self, known: Objective, teachers: Sequence[tuple[LiteClip, float]], *, temperature: float, mixed: float
+        self, known: Objective, teachers: Sequence[tuple[LiteClip, float]], named_NF: Tensor, *, temperature: float
     ) -> None:
         """`teachers` each with its weight; `temperature` is what their cosines are multiplied with."""
         super().__init__(known.captions_N5E, known.names, known.classifier, remembered=0)
         self.teachers = [(teacher.eval(), weight) for teacher, weight in teachers]
-        self.temperature, self.mixed = temperature, mixed
+        self.named_NF, self.temperature = named_NF, temperature
 
     def pairs(self, model: LiteClip, feature_BF: Tensor, row_B: Tensor, generator: torch.Generator) -> Tensor:
-        """Divergence from the teachers' shares, pictures over captions and captions over pictures."""
+        """Divergence from the teachers' shares: pictures and captions, then other pictures and all texts."""
         count, n_pictures = len(row_B), len(self.captions_N5E)
         drawn_B2 = torch.rand(count, 5, generator=generator).argsort(1)[:, :2]
         other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
         others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
-        text_TE = torch.cat([self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1), others_TE])
-        share_B1 = torch.rand(count, 1, generator=generator) * self.mixed
-        partner_B = torch.randperm(count, generator=generator)
-        share_B1 = share_B1 * (torch.rand(count, 1, generator=generator) < 0.5)
-        feature_BF = (1 - share_B1) * feature_BF + share_B1 * feature_BF[partner_B]
+        own_TE = self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1)
+        text_TE = torch.cat([own_TE, others_TE, self.names.draw(generator)])
+        n_own, n_captions = len(own_TE), len(own_TE) + len(others_TE)
+        mixed_BF = _mix(feature_BF, generator)
+        named_MF = self.named_NF[torch.randint(len(self.named_NF), (TAUGHT,), generator=generator)]
+        class_P = torch.randint(len(self.names.first_C), (TAUGHT,), generator=generator)
+        pseudo_PF = self.classifier.pseudo_pictures(torch.cat([mixed_BF, named_MF]), class_P, generator)
+        feature_XF = torch.cat([mixed_BF, named_MF, pseudo_PF])
         total = sum(weight for _, weight in self.teachers)
         with torch.no_grad():
-            taught_BT = sum(
-                weight / total * embed_features(teacher, feature_BF) @ _embed_texts(teacher, text_TE).T
+            taught_XT = torch.stack([
+                weight / total * embed_features(teacher, feature_XF) @ _embed_texts(teacher, text_TE).T
                 for teacher, weight in self.teachers
-            ) * self.temperature  # fmt: skip
+            ]).sum(0) * self.temperature  # fmt: skip
         scale = model.logit_scale.exp().clamp(max=100)
-        logits_BT = scale * embed_features(model, feature_BF) @ _embed_texts(model, text_TE).T
-        return (
-            _divergence(logits_BT, taught_BT) / 2
-            + _divergence(logits_BT[:, : 2 * count].T, taught_BT[:, : 2 * count].T) / 2
-        )
+        logits_XT = scale * embed_features(model, feature_XF) @ _embed_texts(model, text_TE).T
+        seen = _divergence(logits_XT[:count, :n_captions], taught_XT[:count, :n_captions])
+        seen = seen + _divergence(logits_XT[:count, :n_own].T, taught_XT[:count, :n_own].T)
+        other = _divergence(logits_XT[count:], taught_XT[count:])
+        other = other + _divergence(logits_XT[count:, n_captions:].T, taught_XT[count:, n_captions:].T)
+        return seen / 2 + other / 4
+
+
+def _mix(feature_BF: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the features with up to a half of another's."""
+    share_B1 = torch.rand(len(feature_BF), 1, generator=generator) / 2
+    partner_B = torch.randperm(len(feature_BF), generator=generator)
+    share_B1 = share_B1 * (torch.rand(len(feature_BF), 1, generator=generator) < 0.5)
+    return (1 - share_B1) * feature_BF + share_B1 * feature_BF[partner_B]
 
 
 def _divergence(logits: Tensor, taught: Tensor) -> Tensor:
