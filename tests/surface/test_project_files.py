@@ -28,7 +28,9 @@ def layers_of_the_contracts():
     """The layers of each contract, from the top: sets of names of rooms, without those above them."""
     contracts = settings()["tool"]["importlinter"]["contracts"]
     return [
-        [{room.rpartition(".")[2].strip() for room in layer.split("|")} for layer in one["layers"]] for one in contracts
+        [{room.rpartition(".")[2].strip() for room in layer.split("|")} for layer in one["layers"]]
+        for one in contracts
+        if one["type"] == "layers"
     ]
 
 
