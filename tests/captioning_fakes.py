@@ -11,7 +11,7 @@ from PIL import Image
 from sightline.core.captioning.dual import DualCaption
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.cards import ModelCard, TextSpec
-from sightline.core.types import Caption, ModelIdentity
+from sightline.core.types import Caption, ModelIdentity, Precision
 
 COLOURS = {
     "red": (220, 20, 20),
@@ -59,7 +59,7 @@ def share_by_colour(pixels_BHW3):
 class FakeEncoder:
     """Joint space: 8 colours, and 8 hashed dimensions that tell texts apart a little."""
 
-    precision = "fp32"
+    precision: Precision = "fp32"
     runtime = "fake"
     dim = len(_NAMES) + _HASHED
 

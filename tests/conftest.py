@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from import_graph import find_import
+
 os.environ["HF_HUB_OFFLINE"] = "1" if os.environ.get("SIGHTLINE_HUB_TESTS") != "1" else "0"
 
-NEED_TORCH = [
-    "contract/test_captioner.py",
-    "test_models_export_captioner.py",
-    "test_models_loading_captioners.py",
-    "test_models_export.py",
-    "test_models_onnx_captioner.py",
-    "test_models_torch_models_captioner.py",
-]
-"""Modules that make their model folders with PyTorch; others skip test by test."""
+MISSING = {name for name in ("onnx", "torch", "transformers") if importlib.util.find_spec(name) is None}
+"""Of the extra torch, those that aren't installed. A test file that can't be imported without them is left out."""
 
-NEED_TORCH += sorted(path.name for path in Path(__file__).parent.glob("test_training_*.py"))
+LEFT_OUT = {
+    path.relative_to(Path(__file__).parent).as_posix(): package
+    for path in sorted(Path(__file__).parent.rglob("test_*.py") if MISSING else ())
+    if (package := find_import(path, MISSING))
+}
 
-collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
+collect_ignore = list(LEFT_OUT)
 
 # `make test &`, nohup and some CIs have us ignore SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,7 +34,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_report_header():
-    return [f"without the extra torch: {', '.join(collect_ignore)} are left out"] if collect_ignore else []
+    return [f"left out: {name}, which needs {package}" for name, package in LEFT_OUT.items()]
 
 
 @pytest.fixture(autouse=True)

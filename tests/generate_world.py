@@ -6,7 +6,7 @@ import torch
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.cards import ModelCard
 from sightline.core.models.torch_models import ConvTowers, TorchEncoder
-from sightline.core.types import ModelIdentity
+from sightline.core.types import ModelIdentity, Precision
 from sightline.lab.generate.judge import MadePicture
 from sightline.lab.training.texts import text_spec
 from training_models import make_conv
@@ -32,7 +32,7 @@ def make_encoder(seed=0):
 class ColourEncoder:
     """Sees a picture's mean colour and reads the names of colours: every similarity is known beforehand."""
 
-    precision = "fp32"
+    precision: Precision = "fp32"
     runtime = "fake"
     dim = 4
 
@@ -46,6 +46,9 @@ class ColourEncoder:
     def encode_images(self, pixels_BHW3):
         mean_B3 = pixels_BHW3.astype(np.float32).mean(axis=(1, 2)) / 255
         return _unit(np.concatenate([mean_B3, np.full((len(mean_B3), 1), 0.05, np.float32)], axis=1))
+
+    def encode_maps(self, pixels_BHW3):
+        return None
 
     def encode_texts(self, texts):
         rows = [[word in text.split() for word in COLOURS] + [0.05] for text in texts]
@@ -102,7 +105,7 @@ def write_pipeline(folder):
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(folder / "pipeline")
+        pipeline.save_pretrained(folder / "pipeline")  # type: ignore[attr-defined]
     return folder / "pipeline"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.cards import ModelCard, TextSpec
-from sightline.core.types import ModelIdentity
+from sightline.core.types import ModelIdentity, Precision
 
 DIM = 32
 
@@ -18,7 +18,7 @@ DIM = 32
 class PooledEncoder:
     """8 x 8 means of the pixels through a fixed random matrix: alike pictures get alike vectors."""
 
-    precision = "fp32"
+    precision: Precision = "fp32"
     runtime = "test"
     dim = DIM
 

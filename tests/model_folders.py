@@ -72,7 +72,7 @@ def write_clip(folder, *, hidden_act="quick_gelu", legacy_eos=False, seed=0, tru
     with torch.no_grad():  # a fresh model's activations are so small that all GELUs are nearly linear there
         for name, parameter in model.named_parameters():
             if name.endswith(("fc1.weight", "fc2.weight")):
-                parameter *= 4
+                parameter *= 4  # type: ignore[misc]
     model.save_pretrained(folder)
     values = {"do_center_crop": True, "crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
     write_preprocessor(folder, {**values, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD})

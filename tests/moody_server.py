@@ -46,6 +46,8 @@ class MoodyServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: MoodyServer
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):

@@ -181,7 +181,7 @@ def differences(recorded, answer, where="answer"):
                 and isinstance(value, str | int | float)
                 and "{" not in str(value)
             ):
-                if answer[key] != RENAMED.get((key, value), value):
+                if answer[key] != RENAMED.get((key, value), value):  # type: ignore[arg-type]
                     yield f"{where}.{key} is {answer[key]!r}, not {value!r}"
             else:
                 yield from differences(value, answer[key], f"{where}.{key}")

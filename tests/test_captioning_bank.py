@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def compose_all(noun):
     """Every sentence of this noun with one detail, and one with all of them."""
     kind = BANK.kinds[noun.kind]
     bare = Sentence(subject=noun, link=kind.link)
-    values = {}
+    values: dict[str, list[Any]] = {}
     for detail in open_details(bare, kind):
         facet = "subject" if detail == "companion" else detail
         values[detail] = [o.value for o in BANK.options if o.facet == facet and o.list in kind.lists[detail]]

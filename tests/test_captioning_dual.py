@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,10 @@ def test_no_files_give_no_captions(candidates):
 
 def test_each_file_is_decoded_once_large_enough_for_both_models(tmp_path, candidates, monkeypatch):
     asked = []
-    read = dual.read_picture
 
     def watch(path, *, min_side_px):
         asked.append((path.name, min_side_px))
-        return read(path, min_side_px=min_side_px)
+        return read_picture(path, min_side_px=min_side_px)
 
     monkeypatch.setattr(dual, "read_picture", watch)
     paths = [paint(tmp_path / f"{i}.png", "red") for i in range(3)]
@@ -123,7 +123,7 @@ def test_an_endless_stream_is_read_only_some_batches_ahead(tmp_path, candidates)
     config = CaptionConfig(candidates=candidates, batch_size=2)
     stream = caption_images(endless(), encoder=FakeEncoder(), config=config)
     assert [next(stream).best.text for _ in range(5)] == ["something red"] * 5
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     assert len(taken) <= 12
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sightline-decode")]
 
@@ -165,7 +165,7 @@ def test_a_bad_candidates_file_is_found_before_any_picture_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["top_k", "batch_size"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(InputError, match=f"{name} must be at least 1; it is 0"):
-        CaptionConfig(**{name: 0})
+        CaptionConfig(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_one_decoded_picture_is_captioned_as_its_file_would_be_also_with_candidates_in_memory(tmp_path, candidates):
@@ -184,7 +184,7 @@ def test_batches_grow_while_they_are_quick_and_captions_are_the_same(tmp_path, c
     encoder = FakeEncoder()
     encode, seconds = encoder.encode_images, iter(range(100))
     monkeypatch.setattr(encoder, "encode_images", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
-    monkeypatch.setattr(dual.time, "monotonic", lambda: next(seconds))  # each batch takes one second
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))  # each batch takes one second
     paced = list(caption_images(pictures, encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
     assert sizes == [1, 2, 4, 8, 5]
     whole = list(caption_images(pictures, encoder=FakeEncoder(), config=CaptionConfig(candidates=candidates)))

@@ -69,7 +69,7 @@ def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch):
 
 def test_many_texts_are_embedded_in_bounded_chunks():
     class Counting(FakeEncoder):
-        sizes = ()
+        sizes: tuple[int, ...] = ()
 
         def encode_texts(self, texts):
             self.sizes += (len(texts),)

@@ -1,4 +1,7 @@
-"""`sightline write` on a library of painted pictures, with a chat endpoint on loopback."""
+"""`sightline write` on a library of painted pictures, with a chat endpoint on loopback.
+
+Covers: sightline.faces.integrations.library_writing.
+"""
 
 import json
 

@@ -1,4 +1,8 @@
-"""The command line from end to end, in this process, with the starter models on rendered pictures."""
+"""The command line from end to end, in this process, with the starter models on rendered pictures.
+
+Covers: sightline.faces.cli.doctor, sightline.faces.cli.find, sightline.faces.cli.printing,
+sightline.kit.config.
+"""
 
 import json
 import os

@@ -18,6 +18,7 @@ from model_folders import own_cache
 from sightline.faces.cli.main import main
 from sightline.lab.training.log import read_log
 from sightline.lab.training.recipes import known_recipes
+from sightline.lab.training.recorder import Recorder
 
 
 def call_main(*words):
@@ -166,9 +167,7 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_a_run_that_ended_before_its_first_measurement_says_that_it_is_no_model_yet(tmp_path, monkeypatch):
-    import sightline.lab.training.loop as loop
-
-    monkeypatch.setattr(loop.Recorder, "_why_stop", lambda self: "interrupted; go on with --resume")
+    monkeypatch.setattr(Recorder, "_why_stop", lambda self: "interrupted; go on with --resume")
     code, _, err = call_main("train", "scenes-scratch", "--smoke", "--output", tmp_path / "run")
     assert code == 0, err
     assert "is no model yet. Go on with --resume." in err

@@ -1,4 +1,7 @@
-"""Figures, checks and the page of samples, on small sets made here and on those beside our checkouts."""
+"""Figures, checks and the page of samples, on small sets made here and on those beside our checkouts.
+
+Covers: sightline.lab.data.facts, sightline.lab.data.samples_page.
+"""
 
 import io
 import json
@@ -306,7 +309,7 @@ def test_real_pictures_saved_anew_are_found_among_others():
 
         def read(self, *, min_side_px=None):
             file = io.BytesIO()
-            Image.fromarray(self.source.read()).save(file, "JPEG", quality=60)
+            Image.fromarray(self.source.read()).save(file, "JPEG", quality=60)  # type: ignore[attr-defined]
             return np.array(Image.open(file).convert("RGB"))
 
     copies = [replace(one, id=f"copy-{one.id}", image=SavedAnew(one.image)) for one in list(dataset)[:20]]

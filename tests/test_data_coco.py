@@ -51,7 +51,7 @@ def coco(tmp_path):
 def test_the_publishers_layout(coco):
     dataset = READER.load(coco, split="train")
     assert [(pair.id, pair.captions) for pair in dataset] == [("2.jpg", ("b", "c")), ("1.jpg", ("a",))]
-    assert dataset[0].image.path == coco / "train2017" / "2.jpg"
+    assert dataset[0].image.path == coco / "train2017" / "2.jpg"  # type: ignore[attr-defined]
     assert dataset.name == f"coco:{coco}"
     assert read(coco, "val") == {"3.jpg": ["d"]}
     assert READER.splits(coco) == ("train", "val")
@@ -68,7 +68,7 @@ def test_the_other_splits_images_need_not_be_there(coco):
 def test_images_in_other_usual_places(tmp_path, folder):
     fill(tmp_path / folder, "1.jpg")
     write_captions(tmp_path / "annotations" / "captions_train2014.json", {"1.jpg": ["a"]})
-    assert READER.load(tmp_path, split="train")[0].image.path == tmp_path / folder / "1.jpg"
+    assert READER.load(tmp_path, split="train")[0].image.path == tmp_path / folder / "1.jpg"  # type: ignore[attr-defined]
 
 
 def test_the_later_year_is_taken_and_the_file_itself_chooses_the_other(coco):

@@ -1,9 +1,13 @@
-"""Archives of publishers: resumed, checked, unpacked with care, and fetched once."""
+"""Archives of publishers: resumed, checked, unpacked with care, and fetched once.
+
+Covers: sightline.lab.data.download.resuming.
+"""
 
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import zipfile
 from dataclasses import replace
@@ -267,7 +271,7 @@ def test_more_than_the_limits_is_refused(tmp_path, monkeypatch):
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "a.zip", {"a": b"0" * 1000})
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SightlineError, match="GB free"):
         unpack_zip(archive, tmp_path)
 

@@ -12,7 +12,6 @@ import pytest
 from rude_server import RudeServer, make_bomb, make_picture
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import retry_after_s
-from sightline.lab.data.download import fetching
 from sightline.lab.data.download.fetching import (
     Fetcher,
     FetchLimits,
@@ -141,7 +140,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeyp
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
 
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     port = server.server_address[1]
     assert fetch(f"http://pictures.example:{port}/good/1.jpg") == make_picture(1)
     assert [host for host in asked if host == "pictures.example"] == ["pictures.example"]
@@ -150,7 +149,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeyp
 
 def test_a_name_with_one_private_address_among_public_ones_is_refused(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "192.168.1.1")]
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert reason("http://mixed.example/a.jpg") == "refused: the address is not public"
 
 
@@ -161,14 +160,14 @@ def test_an_unknown_name_is_a_reason_and_a_name_server_that_is_busy_is_asked_aga
         asked.append(host)
         raise socket.gaierror(socket.EAI_NONAME if host == "nobody.example" else socket.EAI_AGAIN, "no")
 
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     assert reason("http://nobody.example/a.jpg") == "unknown host"
     assert reason("http://later.example/a.jpg") == "no connection"
     assert asked == ["nobody.example", "later.example", "later.example"]
 
 
 def test_a_look_up_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: time.sleep(0.3))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(0.3))
     assert reason("http://slow.example/a.jpg", connect_timeout_s=0.05, tries=1) == "timed out"
 
 
@@ -238,7 +237,7 @@ def secure_server(tmp_path, monkeypatch):
     names = []
     context.sni_callback = lambda _, name, __: names.append(name)
     here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: here)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: here)
     with RudeServer() as running:
         running.socket = context.wrap_socket(running.socket, server_side=True)
         yield running, certificate, names

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -44,7 +45,8 @@ def write_list(file, server, paths):
 
 
 def options(**changes):
-    return ListOptions(**{"fetch": LIMITS, "connections": 8, "shard_size": 10} | changes)
+    settings: dict[str, Any] = {"fetch": LIMITS, "connections": 8, "shard_size": 10} | changes
+    return ListOptions(**settings)
 
 
 def samples(folder):

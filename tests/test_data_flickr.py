@@ -50,7 +50,7 @@ def test_kaggles_csv_is_split_at_the_first_comma_and_loses_only_csv_quotes(tmp_p
         ("A dog .", "A dog , a red ball", "A dog , unquoted"),
         ('A sign says "stop" , twice', '"Stop" and "go"'),
     ]
-    assert dataset[0].image.path == tmp_path / "Images" / "a.jpg"
+    assert dataset[0].image.path == tmp_path / "Images" / "a.jpg"  # type: ignore[attr-defined]
     assert dataset.name == f"flickr8k:{tmp_path}"
     assert FLICKR8K.splits(tmp_path) == ("train",)
 
@@ -140,13 +140,13 @@ def test_the_folder_that_holds_most_of_the_images_is_taken(tmp_path):
     fill(tmp_path / "Images", "thumbnail.jpg")
     fill(tmp_path / "Flicker8k_Dataset", "a.jpg", "b.jpg")
     write(tmp_path / "captions.txt", "image,caption", "a.jpg,x", "b.jpg,y")
-    assert FLICKR8K.load(tmp_path, split="train")[1].image.path == tmp_path / "Flicker8k_Dataset" / "b.jpg"
+    assert FLICKR8K.load(tmp_path, split="train")[1].image.path == tmp_path / "Flicker8k_Dataset" / "b.jpg"  # type: ignore[attr-defined]
 
 
 def test_images_may_lie_beside_the_captions(tmp_path):
     fill(tmp_path, "a.jpg")
     write(tmp_path / "captions.txt", "image,caption", "a.jpg,x")
-    assert FLICKR8K.load(tmp_path, split="train")[0].image.path == tmp_path / "a.jpg"
+    assert FLICKR8K.load(tmp_path, split="train")[0].image.path == tmp_path / "a.jpg"  # type: ignore[attr-defined]
 
 
 def test_a_missing_folder_of_images_says_which_names_fit(tmp_path):

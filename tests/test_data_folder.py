@@ -1,3 +1,8 @@
+"""Folders of images with captions beside them.
+
+Covers: sightline.lab.data.captioned_files.
+"""
+
 import errno
 import json
 import os
@@ -37,7 +42,7 @@ def test_metadata_gives_captions_in_its_order_and_leaves_other_images_out(tmp_pa
         ("sub/c.png", ("a cat",)),
         ("a.jpg", ("x",)),
     ]
-    assert dataset[1].image.path == tmp_path / "sub" / "c.png"
+    assert dataset[1].image.path == tmp_path / "sub" / "c.png"  # type: ignore[attr-defined]
     assert (dataset.name, dataset.split, dataset.n_captions) == (f"folder:{tmp_path}", "train", 3)
 
 

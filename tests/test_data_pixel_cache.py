@@ -1,3 +1,8 @@
+"""Pixels kept on disk between runs.
+
+Covers: sightline.lab.data.pixel_worker.
+"""
+
 import errno
 import json
 import os

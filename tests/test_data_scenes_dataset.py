@@ -9,7 +9,7 @@ from sightline.errors import InputError
 from sightline.lab.data.base import HardNegative, Pair
 from sightline.lab.data.scenes import dataset as scenes_dataset
 from sightline.lab.data.scenes.dataset import DEFAULT_COUNTS, SceneImage, load_scenes
-from sightline.lab.data.scenes.grammar import Chance, draw_scene, may_be_true
+from sightline.lab.data.scenes.grammar import GRAMMAR_VERSION, Chance, draw_scene, may_be_true
 from sightline.lab.data.scenes.sentences import compose_captions
 
 N_TOLD_APART = 250
@@ -42,7 +42,7 @@ def test_captions_and_negatives_are_as_version_1_fixed_them(test_scenes):
 
 def test_another_version_of_the_grammar_is_another_set_to_caches_and_checkpoints(monkeypatch):
     before = load_scenes(0, limit=5).fingerprint
-    monkeypatch.setattr(scenes_dataset, "GRAMMAR_VERSION", scenes_dataset.GRAMMAR_VERSION + 1)
+    monkeypatch.setattr(scenes_dataset, "GRAMMAR_VERSION", GRAMMAR_VERSION + 1)
     assert load_scenes(0, limit=5).fingerprint != before
 
 
@@ -59,7 +59,7 @@ def test_pairs_are_as_the_contract_says(test_scenes):
     assert len({pair.id for pair in test_scenes}) == N_TOLD_APART
     assert (test_scenes.name, test_scenes.split) == ("scenes:0", "test")
     assert pickle.loads(pickle.dumps(pair)) == pair
-    assert hash(pair.image) == hash(SceneImage(seed=0, split="test", number=pair.image.number))
+    assert hash(pair.image) == hash(SceneImage(seed=0, split="test", number=pair.image.number))  # type: ignore[attr-defined]
 
 
 def test_training_pairs_are_a_lazy_sequence():
@@ -74,7 +74,7 @@ def test_training_pairs_are_a_lazy_sequence():
 
 def test_a_picture_can_be_had_without_its_captions():
     train = load_scenes(2, limit=10)
-    assert [train.pairs.image_at(i) for i in range(10)] == [pair.image for pair in train]
+    assert [train.pairs.image_at(i) for i in range(10)] == [pair.image for pair in train]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -95,7 +95,7 @@ def test_sets_repeat_and_differ_by_seed():
 
 def test_no_test_content_occurs_in_other_splits(test_scenes):
     test_bags = {pair.image.scene().bag for pair in test_scenes}
-    val_bags = {pair.image.scene().bag for pair in load_scenes(split="val", limit=N_TOLD_APART)}
+    val_bags = {pair.image.scene().bag for pair in load_scenes(split="val", limit=N_TOLD_APART)}  # type: ignore[attr-defined]
     train_bags = {draw_scene(seed, "train", number).bag for seed in (0, 1) for number in range(2000)}
     assert len(test_bags) > 160
     assert not test_bags & train_bags

@@ -37,7 +37,7 @@ def test_a_table_is_read_by_its_header_whatever_its_delimiter_and_other_columns(
         "a.jpg": ["a dog, running; \tfast", "again"],
         "sub/b.jpg": ['he said "hi"\nand left'],
     }
-    assert dataset[1].image.path == tmp_path / "sub" / "b.jpg"
+    assert dataset[1].image.path == tmp_path / "sub" / "b.jpg"  # type: ignore[attr-defined]
     assert dataset.name == f"csv:{tmp_path / name}"
 
 
@@ -53,7 +53,7 @@ def test_absolute_paths_are_allowed_as_captioning_writes_them(tmp_path):
     (tmp_path / "lists").mkdir()
     table = write(tmp_path / "lists" / "t.csv", f"filepath,title\n{photo},x\n")
     dataset = READER.load(table, split="train")
-    assert dataset[0].image.path == photo
+    assert dataset[0].image.path == photo  # type: ignore[attr-defined]
     assert dataset[0].id == str(photo)
 
 

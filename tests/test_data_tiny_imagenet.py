@@ -182,7 +182,7 @@ def test_threads_read_the_same_pictures(tmp_path, monkeypatch):
     seen = [None] * 4
 
     def read(number):
-        seen[number] = [int(pair.image.read()[0, 0, 0]) for pair in val]
+        seen[number] = [int(pair.image.read()[0, 0, 0]) for pair in val]  # type: ignore[misc]
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
     for thread in threads:

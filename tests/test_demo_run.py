@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -39,7 +40,7 @@ def test_of_each_way_the_chosen_caption_is_shown_else_its_first(tmp_path: Path) 
         DualCaption(path=tmp_path / "b.png", clip=ranked, generated=(), best=ranked[0]),
         CaptionFailure(path=tmp_path / "c.png", reason="truncated"),
     ]
-    library = CaptioningLibrary(results)
+    library: Any = CaptioningLibrary(results)
     photos = caption_photos(library, Gathered(folder=tmp_path, photos=load_photos()[:2], missing=()))
     assert library.asked == ([tmp_path / "astronaut.png", tmp_path / "chelsea.png"], "starter-captioner")
     assert [[caption.text for caption in photo.captions] for photo in photos] == [
@@ -54,7 +55,7 @@ def test_a_search_names_photos_in_a_folder_with_spaces(tmp_path: Path) -> None:
     folder = tmp_path / "my demo"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "a.png")
-    library = RecordingLibrary()
+    library: Any = RecordingLibrary()
     search = run_search(library, folder, "Combined", ("{a.png}", "- snow"))
     assert library.asked == ((f"{folder}/a.png", "- snow"), 5)
     assert [(part.weight, part.image, part.text) for part in search.parts] == [

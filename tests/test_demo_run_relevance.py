@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ class AnsweringLibrary:
 
 def test_a_query_counts_where_its_photo_is_among_the_first_three() -> None:
     photos = [make_photo("a.png", "first", "third"), make_photo("b.png", "fourth"), make_photo("c.png", "nothing")]
-    library = AnsweringLibrary(
+    library: Any = AnsweringLibrary(
         {
             "first": ["a.png", "b.png", "c.png"],
             "third": ["x.png", "y.png", "a.png"],
@@ -58,6 +59,7 @@ def test_a_query_counts_where_its_photo_is_among_the_first_three() -> None:
 
 def test_the_summary_names_chance() -> None:
     photos = [make_photo(f"{number}.png", "query") for number in range(15)]
-    summary = measure_relevance(AnsweringLibrary({"query": ["0.png", "1.png", "2.png"]}), photos).summary()
+    library: Any = AnsweringLibrary({"query": ["0.png", "1.png", "2.png"]})
+    summary = measure_relevance(library, photos).summary()
     assert summary.startswith("3 of 15 queries (20%)")
     assert "chance would give 20%" in summary

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from blip_folders import make_pixels, tiny_blip_onnx
+from blip_folders import make_pixels, precision_of, tiny_blip_onnx
 from sightline.core.models import precision as captioner_precision
 from sightline.core.models.cards import STARTER_CAPTIONER
 from sightline.core.models.loading import load_captioner
@@ -68,12 +68,12 @@ def test_captions_that_are_all_alike_pass_only_if_they_stay_so():
 
 def test_what_passed_runs_in_int8_from_then_on(photos, monkeypatch):
     monkeypatch.setattr(captioner_precision, "CaptionerGate", lambda: FEW)
-    assert load_captioner(NAME).precision == "fp32"
+    assert precision_of(load_captioner(NAME)) == "fp32"
     verdict = gate_captioner(NAME, [*photos, photos[0].parent / "missing.png"], thresholds=FEW)
     assert verdict.passed
     assert (verdict.n_samples, verdict.runtime) == (6, "onnx:CPUExecutionProvider")
     assert verdict.took_s > 0
-    assert load_captioner(NAME).precision == "int8"
+    assert precision_of(load_captioner(NAME)) == "int8"
 
 
 def test_damaged_int8_graphs_fail_and_fp32_stays(photos, monkeypatch):
@@ -92,13 +92,13 @@ def test_damaged_int8_graphs_fail_and_fp32_stays(photos, monkeypatch):
     monkeypatch.setattr(captioner_precision, "write_int8", coarse)
     verdict = gate_captioner(NAME, photos, thresholds=FEW)
     assert not verdict.passed
-    assert load_captioner(NAME).precision == "fp32"
+    assert precision_of(load_captioner(NAME)) == "fp32"
 
 
 def test_too_few_pictures_give_no_verdict(photos):
     with pytest.raises(InputError, match="judged by at least 256 pictures; 6 can be read"):
         gate_captioner(NAME, photos)
-    assert load_captioner(NAME).precision == "fp32"
+    assert precision_of(load_captioner(NAME)) == "fp32"
 
 
 def test_a_model_in_int8_only_has_no_gate(photos):

@@ -63,7 +63,7 @@ def test_pictures_are_read_ahead_of_the_encoder_but_not_without_bound():
     read, lock = [], threading.Lock()
 
     class Counted(Colour):
-        def read(self):
+        def read(self):  # type: ignore[override]
             with lock:
                 read.append(1)
             return super().read()

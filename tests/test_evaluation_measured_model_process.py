@@ -79,5 +79,5 @@ def _unknown_elsewhere(monkeypatch):
     """An object of a module that only this process has."""
     module = types.ModuleType("a_module_of_this_process_only")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    module.Unknown = type("Unknown", (), {"__module__": module.__name__})
+    module.Unknown = type("Unknown", (), {"__module__": module.__name__})  # type: ignore[attr-defined]
     return module.Unknown()

@@ -1,3 +1,8 @@
+"""Pages of results.
+
+Covers: sightline.lab.evaluation.comparison_report.
+"""
+
 import re
 
 import numpy as np
@@ -123,10 +128,10 @@ def test_pages_are_written_or_refused(tmp_path, monkeypatch):
 
 def test_tables_and_heatmaps():
     parts = _environment().get_template("lab/evaluation/parts.html").module
-    assert "<td>&lt;b&gt;</td>" in parts.table(["a", "b"], [["x", "<b>"]])
-    heat = parts.heatmap(["c"], [("r", [0.0, 0.5, 1.0, 2.0])], "%.1f", (0, 1))
+    assert "<td>&lt;b&gt;</td>" in parts.table(["a", "b"], [["x", "<b>"]])  # type: ignore[attr-defined]
+    heat = parts.heatmap(["c"], [("r", [0.0, 0.5, 1.0, 2.0])], "%.1f", (0, 1))  # type: ignore[attr-defined]
     assert re.findall(r"--heat:([\d.]+)", heat) == ["0.00", "0.50", "1.00", "1.00"]
-    assert "--heat:0.00" in parts.heatmap(["c"], [("r", [3.0])], "%.1f", (3, 3))
+    assert "--heat:0.00" in parts.heatmap(["c"], [("r", [3.0])], "%.1f", (3, 3))  # type: ignore[attr-defined]
 
 
 def positions(svg):
@@ -166,7 +171,7 @@ def test_dots_keep_distances_and_are_thinned(rng):
 def test_histograms_take_any_numbers():
     one = np.zeros(3, np.float32)
     assert draw_histograms(one, one, x_label="cosine").count("<path") == 2
-    svg = draw_histograms(np.float32([0.5, 0.9]), np.float32([0.1, 0.2]), x_label="cosine")
+    svg = draw_histograms(np.float32([0.5, 0.9]), np.float32([0.1, 0.2]), x_label="cosine")  # type: ignore[arg-type]
     assert "nan" not in svg
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,8 @@ def test_images_are_queries_too(embedded, ranks):
 
 
 def test_no_cases_are_refused(embedded, ranks):
-    for wrong in ({"n": 0}, {"shown": 0}):
+    settings: list[dict[str, Any]] = [{"n": 0}, {"shown": 0}]
+    for wrong in settings:
         with pytest.raises(InputError, match="at least 1"):
             find_cases(embedded, ranks, **wrong)
 
@@ -79,10 +82,10 @@ def test_five_captions_an_image_do_not_turn_the_map(rng):
 
 def test_vectors_that_make_no_map_are_refused():
     with pytest.raises(InputError, match="2 dimensions or more"):
-        map_embeddings(np.ones((3, 1)), np.ones((3, 1)))
+        map_embeddings(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32))
     with pytest.raises(InputError, match="Row 0 of the text embeddings"):
         map_embeddings(unit(0), unit(np.nan))
-    collapsed = map_embeddings(np.ones((3, 2)), np.ones((3, 2)))
+    collapsed = map_embeddings(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32))
     assert not collapsed.image_B2.any()
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sightline.lab.evaluation.results import (
     bootstrap_intervals,
 )
 
-BASE = {"model": "m", "data": "scenes:0", "split": "val", "n_images": 2, "n_texts": 3}
+BASE: dict[str, Any] = {"model": "m", "data": "scenes:0", "split": "val", "n_images": 2, "n_texts": 3}
 
 
 def test_the_json_has_the_fixed_keys_and_nothing_empty():

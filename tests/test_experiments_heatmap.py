@@ -65,7 +65,7 @@ def test_huge_temperatures_do_not_overflow():
 def test_the_temperature_is_the_weights_own_where_they_tell_it():
     encoder = FakeEncoder(temperature=40.0)
     assert temperature_of(encoder) == 40
-    encoder.temperature = 12.5
+    encoder.temperature = 12.5  # type: ignore[attr-defined]
     assert temperature_of(encoder) == 12.5
 
 

@@ -82,7 +82,7 @@ def test_a_model_that_sees_colours_points_far_better_than_chance():
     result = pointing_game(
         ColourReader(), scenes, PointingConfig(bootstrap=FEW), progress=lambda n, total: done.append((n, total))
     )
-    n_things = sum(len(one.image.scene().objects) for one in scenes)
+    n_things = sum(len(one.image.scene().objects) for one in scenes)  # type: ignore[attr-defined, misc]
     assert (result.n_images, result.n_texts) == (12, n_things)
     assert result.metrics["pointing_hit"] > 3 * result.metrics["pointing_chance"]
     assert 0.05 < result.metrics["pointing_chance"] < 0.2

@@ -1,3 +1,10 @@
+"""The report on a folder of runs: its parts and figures.
+
+Covers: sightline.lab.experiments.figures_runs,
+sightline.lab.experiments.report_parts,
+sightline.lab.experiments.report_space.
+"""
+
 import base64
 import io
 import json
@@ -5,6 +12,7 @@ import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,7 +276,7 @@ def run_folder(tmp_path):
                 row["kind"], row["step"], {key: value for key, value in row.items() if key not in ("kind", "step")}
             )
     (folder / "run.json").write_text(json.dumps(run.config.to_dict()))
-    result = {"steps": 100, "total_steps": 100, "stopped": None, "interrupted": False, "best_step": 100}
+    result: dict[str, Any] = {"steps": 100, "total_steps": 100, "stopped": None, "interrupted": False, "best_step": 100}
     result |= {"metrics": {"mean_recall": 0.4}, "images_per_s": 99.0, "took_s": 64.6, "images_seen": 6400}
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -1,4 +1,7 @@
-"""Sweeps. Most tests train nothing: `FakeTraining` stands for `train` and leaves what a run leaves."""
+"""Sweeps. Most tests train nothing: `FakeTraining` stands for `train` and leaves what a run leaves.
+
+Covers: sightline.lab.experiments.trial_queue.
+"""
 
 import dataclasses
 import errno
@@ -9,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from sightline.lab.experiments.sweep import run_sweep
 from sightline.lab.experiments.sweep_config import METRICS, SweepConfig, best_first
 from sightline.lab.experiments.trial_queue import STORAGE_FILE
 from sightline.lab.training.loop import TrainReport
+from sightline.lab.training.recorder import Recorder
 from sightline.lab.training.run_folder import RunFolder
 
 
@@ -235,10 +240,8 @@ def test_two_processes_on_one_folder_share_the_trials(training, tmp_path):
 
 
 def test_no_trial_is_begun_that_the_budget_has_no_time_for(training, tmp_path, monkeypatch):
-    import sightline.lab.experiments.sweep as sweep
-
     now = [0.0]
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def take_a_minute(config):
         now[0] += 60
@@ -473,7 +476,7 @@ def test_a_damaged_trial_or_sweep_is_named(training, tmp_path):
 
 def test_a_sweep_of_real_runs_is_interrupted_and_gone_on_with(tmp_path, monkeypatch):
     """The whole of it: two runs of scenes, the second stopped by Ctrl-C in the middle, and one that can't be."""
-    original = loop.Recorder.log
+    original = Recorder.log
 
     def log(self, facts):
         original(self, facts)
@@ -481,7 +484,7 @@ def test_a_sweep_of_real_runs_is_interrupted_and_gone_on_with(tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
 
     resumed = False
-    monkeypatch.setattr(loop.Recorder, "log", log)
+    monkeypatch.setattr(Recorder, "log", log)
     config = SweepConfig(recipe="scenes-sweep", grid=("seed=0,1", "batch_size=16,99999"), smoke=True)
     with monkeypatch.context() as patch:
         patch.setattr("sightline.lab.experiments.sweep_config._MOST_SMOKE_PICTURES", 32)

@@ -1,4 +1,7 @@
-"""Pipelines of diffusers: a tiny one of the true classes, saved and loaded as real ones are."""
+"""Pipelines of diffusers: a tiny one of the true classes, saved and loaded as real ones are.
+
+Covers: sightline.lab.generate.config.
+"""
 
 import json
 import os
@@ -111,7 +114,7 @@ def test_a_pipeline_that_takes_no_words_is_refused(tmp_path):
     )  # fmt: skip
     assert DDIMScheduler is not DDPMScheduler
     with quiet_diffusers():
-        DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+        DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path / "ddpm")  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="DDPMPipeline, which makes no pictures from words"):
         TextToImage.load(str(tmp_path / "ddpm"))
 

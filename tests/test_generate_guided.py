@@ -1,4 +1,9 @@
-"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop."""
+"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop.
+
+Covers: sightline.lab.generate.parameterise.
+"""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +19,16 @@ from sightline.lab.generate.config import DiffusionConfig, GuidedConfig, change_
 from sightline.lab.generate.guided import Guide, SeededPrompt, Words, load_guide, make_guided, seed_prompts
 from sightline.lab.generate.parameterise import draw_views, fit_size, make_start
 
-STILL = {"shift": 0, "zoom": 0, "turn_deg": 0, "noise": 0, "blur_px": 0, "light": 0, "precision": "fp32"}
-SHORT = {"steps": 4, "views": 1, "frames": 3, "precision": "fp32"}
+STILL: dict[str, Any] = {
+    "shift": 0,
+    "zoom": 0,
+    "turn_deg": 0,
+    "noise": 0,
+    "blur_px": 0,
+    "light": 0,
+    "precision": "fp32",
+}
+SHORT: dict[str, Any] = {"steps": 4, "views": 1, "frames": 3, "precision": "fp32"}
 BANK = ["a green circle", "a blue square", "no red circle"]
 
 
@@ -128,7 +141,7 @@ def test_steps_raise_the_similarity_to_the_words(kind):
         assert picture.rgb.shape == (16, 16, 3)
         assert picture.similarity > picture.curve[0][1] + 0.1
         assert picture.curve[-1] == (40, pytest.approx(picture.similarity))
-        assert len(picture.frames) == 3
+        assert len(picture.frames) == 3  # type: ignore[unreachable]
         assert np.array_equal(picture.frames[-1], picture.rgb)
 
 

@@ -1,4 +1,7 @@
-"""The judge, feedback, prompts, the folder and the sheet, on pictures whose similarities are known beforehand."""
+"""The judge, feedback, prompts, the folder and the sheet, on pictures whose similarities are known beforehand.
+
+Covers: sightline.lab.generate.feedback, sightline.lab.generate.run, sightline.lab.generate.sheet.
+"""
 
 import json
 from pathlib import Path
@@ -182,7 +185,7 @@ def test_pictures_gifs_and_frames_are_written(tmp_path):
     with Image.open(tmp_path / entries[0]["file"]) as image:
         assert np.array_equal(np.asarray(image), picture(RED, (255, 0, 0)).rgb)
     with Image.open(tmp_path / entries[0]["gif"]) as gif:
-        assert (gif.n_frames, gif.size, gif.info["loop"]) == (3, (256, 256), 0)
+        assert (gif.n_frames, gif.size, gif.info["loop"]) == (3, (256, 256), 0)  # type: ignore[attr-defined]
     assert all((tmp_path / name).is_file() for name in entries[0]["frames"])
     assert "gif" not in entries[1]
     assert not list(tmp_path.rglob("*.partial"))

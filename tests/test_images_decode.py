@@ -6,6 +6,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,7 +235,7 @@ def test_a_scaled_jpeg_is_large_enough_and_looks_like_the_full_one(min_side_px):
     assert difference(*small) < 1
 
 
-SHRUNK = {
+SHRUNK: dict[str, Any] = {
     "RGB": {},
     "L": {},
     "1": {},

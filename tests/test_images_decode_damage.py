@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import ExifTags, Image, features
 
 from sightline.core.images import decode
@@ -109,7 +110,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_they_are_decoded(monkeypa
     assert len(data) < 200_000
     monkeypatch.setenv("SIGHTLINE_MAX_PIXELS", "11999999")
     monkeypatch.setattr(decode, "flatten_to_rgb", lambda image: pytest.fail("decoded"))
-    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
     assert reason(data, min_side_px=10).startswith("too large: 4000 x 3000 pixels, the limit is 11999999")
 
 
@@ -169,7 +170,7 @@ def test_a_disk_that_fails_while_reading(monkeypatch):
                 raise OSError(5, "Input/output error")
             return super().read(size)
 
-    monkeypatch.setattr(decode.io, "BytesIO", FailingDisk)
+    monkeypatch.setattr(io, "BytesIO", FailingDisk)
     assert reason(encoded(texture(), "PNG")) == "disk or network read error"
 
 
@@ -177,7 +178,7 @@ def test_too_little_memory_is_said(monkeypatch):
     def exhaust(*_args, **_options):
         raise MemoryError
 
-    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", exhaust)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", exhaust)
     assert reason(encoded(texture(), "JPEG")) == "not enough memory to decode it"
 
 

@@ -92,7 +92,7 @@ def test_folders_of_a_file_system_without_inode_numbers_are_told_apart(tmp_path,
         values = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
         return SimpleNamespace(**values | {"st_ino": 0})
 
-    monkeypatch.setattr(walk_module.os, "stat", stat)
+    monkeypatch.setattr(os, "stat", stat)
     assert names(tmp_path) == ["a/1.jpg", "b/2.jpg"]
 
 
@@ -141,7 +141,7 @@ def test_an_unreadable_folder_is_reported_and_the_rest_is_found(tmp_path, monkey
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(walk_module.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     files, problems = walk(tmp_path)
     assert [file.relative for file in files] == ["a/1.jpg", "z/3.jpg"]
     assert problems == {tmp_path / "locked": "permission denied"}
@@ -183,16 +183,16 @@ def test_folders_deeper_than_pythons_recursion_limit_are_walked(tmp_path):
 def test_a_root_that_is_no_readable_folder_is_an_error_at_once(tmp_path, monkeypatch):
     make(tmp_path, "a.jpg")
     with pytest.raises(InputError, match="doesn't exist"):
-        walk_images(tmp_path / "missing", on_problem=pytest.fail)
+        walk_images(tmp_path / "missing", on_problem=pytest.fail)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"not a folder; give the folder that holds it: .*test_a_root"):
-        walk_images(tmp_path / "a.jpg", on_problem=pytest.fail)
+        walk_images(tmp_path / "a.jpg", on_problem=pytest.fail)  # type: ignore[arg-type]
 
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(walk_module.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match="permission denied"):
-        walk_images(tmp_path, on_problem=pytest.fail)
+        walk_images(tmp_path, on_problem=pytest.fail)  # type: ignore[arg-type]
 
 
 def test_links_that_may_not_be_followed_are_problems(tmp_path):

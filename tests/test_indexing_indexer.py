@@ -1,4 +1,7 @@
-"""What indexing does with files that are new, changed, touched, moved, copied or gone."""
+"""What indexing does with files that are new, changed, touched, moved, copied or gone.
+
+Covers: sightline.core.indexing.report.
+"""
 
 import json
 import os

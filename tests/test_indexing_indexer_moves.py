@@ -1,4 +1,7 @@
-"""What is kept of a picture follows its content, whatever files are renamed to and wherever runs are cut short."""
+"""What is kept of a picture follows its content, whatever files are renamed to and wherever runs are cut short.
+
+Covers: sightline.core.indexing.resolve.
+"""
 
 import os
 import random
@@ -103,7 +106,7 @@ class Album:
         for number, record in enumerate(self.store.scan()):
             texts = f"mine {number}", f"made {number}"
             captions = list(zip(texts, ("user", "generated"), strict=True))[number % 3 == 0 :]
-            self.store.put_captions({record.id: [Caption(text=text, source=source) for text, source in captions]})
+            self.store.put_captions({record.id: [Caption(text=text, source=source) for text, source in captions]})  # type: ignore[arg-type]
         return self.captions()
 
     def captions(self):

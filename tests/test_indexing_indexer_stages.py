@@ -56,9 +56,9 @@ def test_one_content_is_encoded_once_for_all_who_wait():
 
 
 def test_readings_come_in_the_order_of_tasks():
-    pool = ReaderPool(lambda task: time.sleep(task / 1000) or task, 4)
+    pool = ReaderPool(lambda task: time.sleep(task / 1000) or task, 4)  # type: ignore[arg-type, operator, return-value]
     for task in (20, 1, 10, 0, 5):
-        pool.submit(task)
+        pool.submit(task)  # type: ignore[arg-type]
     assert [pool.take() for _ in range(5)] == [20, 1, 10, 0, 5]
     pool.stop()
 
@@ -72,7 +72,7 @@ def test_a_stopped_pool_drops_what_is_queued_and_waits_for_no_slow_file():
 
     pool = ReaderPool(read, 2)
     for task in range(50):
-        pool.submit(task)
+        pool.submit(task)  # type: ignore[arg-type]
     pool.stop()
     assert any(worker.is_alive() for worker in pool._workers) or not started, "it waited for a file being read"
     release.set()

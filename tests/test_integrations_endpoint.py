@@ -1,4 +1,9 @@
-"""Exported endpoints: in a clean process, and what their handler makes of good and bad requests."""
+"""Exported endpoints: in a clean process, and what their handler makes of good and bad requests.
+
+Covers: sightline.faces.integrations.endpoint_export,
+sightline.faces.integrations.endpoint_handler,
+sightline.faces.integrations.endpoint_local.
+"""
 
 import base64
 import io
@@ -90,7 +95,7 @@ def test_the_folder_alone_computes_in_a_clean_process_what_is_computed_here(expo
     assert heavy == []
     assert cosines(np.array(image_BD), encoder.encode_images(pixels)).min() >= 0.9999
     assert cosines(np.array(text_TD), encoder.encode_texts(TEXTS)).min() >= 0.9999
-    here = captioner.generate(smaller, GenerationConfig(**beams))
+    here = captioner.generate(smaller, GenerationConfig(**beams))  # type: ignore[arg-type]
     assert [[one["generated_text"] for one in several] for several in captions] == [
         [caption.text for caption in several] for several in here
     ]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,7 +220,7 @@ def test_duplicates_are_found_by_content_and_by_likeness_in_pages(reader):
     )
 
 
-MALFORMED = {
+MALFORMED: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown argument": ("search_images", {"limt": 3}, "limt: there is no such argument; there are: query"),
     "wrong type": ("search_images", {"limit": "many"}, "limit: Input should be a valid integer"),
     "too many": ("search_images", {"limit": 51}, "limit: Input should be less than or equal to 50"),

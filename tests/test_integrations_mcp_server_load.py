@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def time_searches(connected, count):
     seconds = {"words": [], "words and an image": [], "with 3 pictures": []}
     for number in range(count):
         words = f"{WORDS[number % len(WORDS)]} {number}"  # no two searches are alike: none is answered from memory
-        asked = {
+        asked: dict[str, dict[str, Any]] = {
             "words": {"query": words},
             "words and an image": {"query": words, "parts": [{"image_id": 1 + 100 * number, "weight": 0.5}]},
             "with 3 pictures": {"query": f"{words}.", "pictures": 3},

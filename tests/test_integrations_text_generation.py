@@ -61,7 +61,7 @@ def test_answers_depend_on_prompt_and_seed_alone():
 @needs_torch
 def test_a_chat_template_is_used_where_there_is_one():
     writer = load_writer(f"dir:{tiny_language_model(chat=True)}")
-    assert writer._format("a dog") == f"<user>{SYSTEM}\n\na dog<assistant>"
+    assert writer._format("a dog") == f"<user>{SYSTEM}\n\na dog<assistant>"  # type: ignore[attr-defined]
     assert len(writer.generate(["a dog"], SHORT)) == 1
 
 

@@ -1,4 +1,7 @@
-"""Expansion, merging, naming and candidates: with a model that answers well, badly, or not at all."""
+"""Expansion, merging, naming and candidates: with a model that answers well, badly, or not at all.
+
+Covers: sightline.faces.integrations.albums, sightline.faces.integrations.rewriting.
+"""
 
 import json
 from importlib.util import find_spec

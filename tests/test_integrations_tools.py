@@ -1,15 +1,20 @@
-"""Texts that come with pictures, and the arguments that assistants give."""
+"""Texts that come with pictures, and the arguments that assistants give.
+
+Covers: sightline.faces.integrations.tools_schemas.
+"""
 
 import base64
 import threading
 
 import pytest
 
+from sightline.faces.service.uploads import MAX_IMAGE_BYTES
+
 pytest.importorskip("fastapi")
 
 from sightline.errors import InputError, StoreError
 from sightline.faces.integrations.tools import TOOLS, call_tool
-from sightline.faces.integrations.tools_schemas import MAX_CAPTION_CHARS, MAX_IMAGE_BYTES, MAX_NAME_CHARS, FoundImage
+from sightline.faces.integrations.tools_schemas import MAX_CAPTION_CHARS, MAX_NAME_CHARS, FoundImage
 from sightline.faces.service.library import Libraries
 from sightline.kit.text import neutralise
 from web_world import index, open_for_tools, picture_bytes, write_photos

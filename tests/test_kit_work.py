@@ -23,7 +23,7 @@ def test_no_more_than_asked_is_taken_ahead():
     results = map_ahead(lambda number: number, items(), threads=2, ahead=5)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert len(taken) <= 3 + 5
-    results.close()
+    results.close()  # type: ignore[attr-defined]
     assert len(taken) <= 3 + 5
 
 

@@ -102,7 +102,7 @@ def test_own_candidates_are_the_captions_and_replace_none(library, photos):
     assert {name: (result.best, result.generated) for name, result in results.items()} == {
         name: (result.clip[0], ()) for name, result in results.items()
     }
-    assert {result.best.text for result in results.values()} <= set(config.candidates)
+    assert {result.best.text for result in results.values()} <= set(config.candidates)  # type: ignore[arg-type]
     kept = {hit.image.path.stem: hit.caption for hit in library.search("wall")}
     assert kept == {name: (first if name == "red" else result).best.text for name, result in results.items()}
     named = next(library.caption([photos / "red.png"], config=config, captioner="starter-captioner"))

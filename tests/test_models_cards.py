@@ -1,4 +1,7 @@
-"""Cards: written and read again, derived from transformers' files, and clear about what is wrong."""
+"""Cards: written and read again, derived from transformers' files, and clear about what is wrong.
+
+Covers: sightline.core.models.transformers_config.
+"""
 
 import json
 

@@ -90,7 +90,7 @@ def make_clip(**changes: object) -> ConvClip:
     return ConvClip(dataclasses.replace(CLIP, **changes)).eval()  # type: ignore[arg-type]
 
 
-def texts(model: ConvClip, *ids: list[int]) -> torch.Tensor:
+def texts(model: ConvClip, *ids: list[int]) -> torch.Tensor:  # type: ignore[name-defined]
     return model.encode_texts(torch.tensor(list(ids)))
 
 
@@ -126,9 +126,9 @@ def test_bigrams_look_up_neighbours_in_their_order() -> None:
     model = make_clip(text_bigrams=64)
     assert model.text_tower.bigrams.weight.shape == (64, 16)
     with torch.no_grad():  # now only pairs of neighbours can tell one text from another
-        model.text_tower.tokens.weight.zero_()
-        model.text_tower.positions.zero_()
-        model.text_tower.bigrams.weight.normal_()
+        model.text_tower.tokens.weight.zero_()  # type: ignore[operator]
+        model.text_tower.positions.zero_()  # type: ignore[operator]
+        model.text_tower.bigrams.weight.normal_()  # type: ignore[operator]
     one, turned, again = texts(model, [1, 7, 9, 2], [1, 9, 7, 2], [1, 7, 9, 2])
     assert torch.equal(one, again)
     assert not torch.allclose(one, turned, atol=0.01)

@@ -62,14 +62,14 @@ def test_an_exported_folder_agrees_with_its_source(tmp_path_factory, kind):
     onnx_encoder = load_encoder(f"dir:{exported}")
     assert_parity(torch_encoder, onnx_encoder, 32)
     assert torch_encoder.identity.weights_hash == onnx_encoder.identity.weights_hash
-    assert onnx_encoder.card.temperature == pytest.approx(torch_encoder.temperature)
+    assert onnx_encoder.card.temperature == pytest.approx(torch_encoder.temperature)  # type: ignore[attr-defined]
     assert set(onnx_encoder.card.files) == {"onnx/image.onnx", "onnx/text.onnx"}
 
 
 def test_maps_agree_between_the_runtimes(tmp_path_factory):
     source, exported = source_and_export(tmp_path_factory, "clip")
     maps = [
-        load_encoder(f"dir:{folder}", runtime=runtime).encode_maps(random_pixels(2, 32))
+        load_encoder(f"dir:{folder}", runtime=runtime).encode_maps(random_pixels(2, 32))  # type: ignore[arg-type]
         for folder, runtime in ((source, "torch"), (exported, "onnx"))
     ]
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_the_graphs_have_the_contracts_names_and_free_dimensions():
         memory = image.run({"pixel_values": pixels})["encoder_hidden_states"]
         assert memory.shape == (images, 1 + 2 * 2, 32)
         feeds = {f"past_{state}": np.zeros((images, rows, 2, earlier, 16), np.float32) for state in states}
-        feeds["input_ids"] = np.full((images, rows, new), 5, dtype=np.int64)
+        feeds["input_ids"] = np.full((images, rows, new), 5, dtype=np.int64)  # type: ignore[assignment]
         outputs = decoder.run(feeds | {"encoder_hidden_states": memory})
         assert outputs["logits"].shape[:3] == (images, rows, new)
         assert all(outputs[f"present_{state}"].shape == (images, rows, 2, earlier + new, 16) for state in states)
@@ -70,7 +71,7 @@ def test_an_export_that_is_killed_half_way_is_no_model(tmp_path, monkeypatch):
     assert list((tmp_path / "exports").iterdir()) == []
 
 
-DECODER = {"vocab_size": 60, "context_length": 12, "text_width": 16, "text_layers": 1, "text_heads": 2}
+DECODER: dict[str, Any] = {"vocab_size": 60, "context_length": 12, "text_width": 16, "text_layers": 1, "text_heads": 2}
 
 
 @pytest.mark.parametrize(

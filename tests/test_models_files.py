@@ -1,4 +1,7 @@
-"""Where files come from: package, folder, cache, hub. Offline, changed or missing files are one clear error each."""
+"""Where files come from: package, folder, cache, hub. Offline, changed or missing files are one clear error each.
+
+Covers: sightline.core.models.hub.
+"""
 
 import dataclasses
 import json

@@ -1,6 +1,7 @@
 """JSON requests to servers that fail in every way."""
 
 import time
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from sightline.core.models import json_client
 from sightline.core.models.json_client import JsonPoster, PostLimits
 from sightline.errors import InputError, ModelError
 
-QUICK = {"retry_wait_s": 0.005, "read_timeout_s": 60, "tries": 3}
+QUICK: dict[str, Any] = {"retry_wait_s": 0.005, "read_timeout_s": 60, "tries": 3}
 IMPATIENT = {**QUICK, "read_timeout_s": 0.15}
 """With servers that never answer: a good answer may take longer where a machine is busy."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from sightline.core.models import hub, loading
+from sightline.core.models.cards import find_card
 from sightline.core.models.loading import default_model_name, load_encoder
 from sightline.errors import ModelError
 
@@ -59,7 +60,7 @@ def test_no_gives_the_starter_and_fetches_nothing(monkeypatch):
 
 
 def test_the_size_is_asked_for_where_the_card_has_none(monkeypatch):
-    card = dataclasses.replace(loading.find_card("ViT-B-32/openai"), size_bytes=None)
+    card = dataclasses.replace(find_card("ViT-B-32/openai"), size_bytes=None)
     asked = []
     monkeypatch.setattr(loading, "find_card", lambda name: card)
     monkeypatch.setattr(hub, "hub_answers", lambda *_args, **_options: True)

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from sightline.core.models import onnx_runtime
@@ -46,7 +47,7 @@ def test_names_shapes_and_results(graph_path):
 
 def test_inputs_are_cast_and_others_left_out(graph_path):
     feeds = {"ids": np.array([[1, 2]], np.int32), "x": np.ones((2, 1)).T, "mask": np.ones(1)}
-    assert open_session(graph_path).run(feeds, ["z"]) == {"z": pytest.approx(np.array([[-2.0, -3.0]]))}
+    assert open_session(graph_path).run(feeds, ["z"]) == {"z": pytest.approx(np.array([[-2.0, -3.0]]))}  # type: ignore[arg-type]
 
 
 def test_a_missing_input_and_a_failing_run_are_model_errors(graph_path):
@@ -67,12 +68,12 @@ def test_missing_and_broken_graphs_are_model_errors(tmp_path):
 
 def test_the_best_installed_provider_comes_first(monkeypatch):
     installed = ["CPUExecutionProvider", "AzureExecutionProvider", "CUDAExecutionProvider"]
-    monkeypatch.setattr(onnx_runtime.ort, "get_available_providers", lambda: installed)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: installed)
     assert available_providers() == ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 def test_a_provider_that_does_not_start_leaves_the_cpu(graph_path, monkeypatch):
-    real = onnx_runtime.ort.InferenceSession
+    real = ort.InferenceSession
 
     def start(path, sess_options, providers):
         if providers != ["CPUExecutionProvider"]:
@@ -81,7 +82,7 @@ def test_a_provider_that_does_not_start_leaves_the_cpu(graph_path, monkeypatch):
 
     providers = ["DmlExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnx_runtime, "available_providers", lambda: providers)
-    monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", start)
+    monkeypatch.setattr(ort, "InferenceSession", start)
     assert open_session(graph_path).provider == "CPUExecutionProvider"
     with pytest.raises(ModelError, match="no driver"):
         open_session(graph_path, providers=providers)

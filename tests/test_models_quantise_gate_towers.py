@@ -40,13 +40,13 @@ def write_varied_clip(folder):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "patch_embedding" in name or "position_embedding" in name or "token_embedding" in name:
-                parameter *= 50
+                parameter *= 50  # type: ignore[misc]
             elif name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "out_proj.weight")):
-                parameter *= 2
+                parameter *= 2  # type: ignore[misc]
             elif ".fc" in name:
-                parameter *= 0.5
+                parameter *= 0.5  # type: ignore[misc]
             if "layer_norm" in name:  # all alike, they would be one constant of the export
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)  # type: ignore[misc]
     model.save_pretrained(folder)
     return folder
 
@@ -83,7 +83,7 @@ ALL_NORMS = [(layer, norm) for layer in range(2) for norm in ("layer_norm1", "la
 def made_folders(base):
     with own_cache(base / "cache"):
         plain = write_varied_clip(base / "plain")
-        exported = load_encoder(f"dir:{plain}").folder
+        exported = load_encoder(f"dir:{plain}").folder  # type: ignore[attr-defined]
         bad = plant_outliers(exported, base / "bad", ALL_NORMS)
         partly = plant_outliers(exported, base / "partly", [(1, "layer_norm2")])
     return {"plain": plain, "bad": bad, "partly": partly}
@@ -191,7 +191,7 @@ def test_other_thresholds_ask_again(folders, shared_cache, pixels):
 
 def fp32_graphs(folder):
     encoder = load_encoder(f"dir:{folder}", precision="fp32")
-    return find_graphs(encoder.folder, encoder.card)
+    return find_graphs(encoder.folder, encoder.card)  # type: ignore[attr-defined]
 
 
 def test_a_damaged_int8_graph_is_not_run(folders, shared_cache, pixels):
@@ -213,7 +213,7 @@ def test_int8_serves_the_cpu_only(folders, shared_cache, pixels, monkeypatch):
 
 
 def test_published_graphs_are_quantised_into_the_cache(folders, shared_cache, pixels, tmp_path):
-    exported = load_encoder(f"dir:{folders['plain']}", precision="fp32").folder
+    exported = load_encoder(f"dir:{folders['plain']}", precision="fp32").folder  # type: ignore[attr-defined]
     published = write_published_layout(tmp_path / "published", folders["plain"], exported)
     before = sorted(published.rglob("*"))
     verdicts, _ = quantise(published, pixels)

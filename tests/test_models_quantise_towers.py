@@ -129,7 +129,7 @@ def undo_fixed_ranges(model):
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for name, end in (("twin/lowest", 0), ("twin/highest", 6)):
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(end), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(end), name))  # type: ignore[arg-type]
     return model
 
 

@@ -10,7 +10,7 @@ from sightline.core.search.duplicates import find_exact, find_near
 from sightline.core.search.engine import Part, SearchConfig, combine, fuse_rankings, prepare, rank, search
 from sightline.core.store.base import Entry
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity, Precision
 from sightline.errors import InputError, StoreError
 
 WORDS = {"red": 0, "green": 1, "blue": 2}
@@ -29,7 +29,7 @@ class ColourEncoder:
         dim=3,
     )
     dim = 3
-    precision = "fp32"
+    precision: Precision = "fp32"
     runtime = "test"
     identity = ModelIdentity(name="colours", weights_hash="0", preprocessing_version=1, dim=3)
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_paths_that_the_system_refuses_are_clear_errors(word):
 
 def test_a_part_is_one_thing_and_is_called_what_the_user_calls_it(tmp_path):
     vector = np.ones(2, np.float32)
-    for kinds in ({"text": "a", "row": 1}, {"row": 1, "vector": vector}, {}):
+    several: list[dict[str, Any]] = [{"text": "a", "row": 1}, {"row": 1, "vector": vector}, {}]
+    for kinds in several:
         with pytest.raises(InputError, match="either words or a picture"):
             Part(**kinds)
     assert Part(row=12).label == "image 12"

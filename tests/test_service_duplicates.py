@@ -1,6 +1,12 @@
+"""Near and exact copies: found, listed and resolved over HTTP.
+
+Covers: sightline.core.search.duplicates.
+"""
+
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -77,11 +83,11 @@ def test_an_empty_library_has_none(tmp_path):
 def held(monkeypatch):
     """Holds every search for near copies until it is set; `searches` counts them."""
     release = threading.Event()
-    release.searches = 0
+    release.searches = 0  # type: ignore[attr-defined]
     find_near = search_duplicates.find_near
 
     def find_slowly(*arguments, on_block, **settings):
-        release.searches += 1
+        release.searches += 1  # type: ignore[attr-defined]
         while not release.wait(0.02):
             on_block()
         return find_near(*arguments, on_block=on_block, **settings)
@@ -142,7 +148,7 @@ class Vectors:
 
 
 def test_a_search_can_be_ended_at_each_block_and_by_too_many_pairs():
-    store = Vectors(np.ones((200, 2), np.float32))
+    store: Any = Vectors(np.ones((200, 2), np.float32))
     blocks = []
 
     def end_at_the_second():

@@ -1,3 +1,8 @@
+"""Images over HTTP: facts, files, thumbnails and heatmaps.
+
+Covers: sightline.faces.service.thumbnails, sightline.faces.web.files, sightline.faces.web.routes.images.
+"""
+
 import base64
 import io
 import os

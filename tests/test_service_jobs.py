@@ -1,3 +1,8 @@
+"""Jobs of a library: done, paused, cancelled, and kept over a restart.
+
+Covers: sightline.faces.service.job_work, sightline.faces.web.routes.jobs.
+"""
+
 import json
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Libraries that are open: their names, folders and models."""
+"""Libraries that are open: their names, folders and models.
+
+Covers: sightline.faces.web.routes.library.
+"""
 
 import os
 import subprocess

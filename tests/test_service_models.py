@@ -84,7 +84,7 @@ def silent(tmp_path, monkeypatch):
         client.headers["X-Sightline-Token"] = config.token
         wait_for(lambda: client.get("/healthz").json()["status"] != "starting")
         endpoint.is_silent = True
-        client.slow_model = model
+        client.slow_model = model  # type: ignore[attr-defined]
         yield client, endpoint, server
         endpoint.release.set()
 

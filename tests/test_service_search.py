@@ -1,3 +1,8 @@
+"""Searches over HTTP, by words and images, page by page.
+
+Covers: sightline.faces.service.rankings, sightline.faces.web.routes.search.
+"""
+
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -299,7 +304,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
 
     from sightline.faces.service.models import SharedEncoder
 
-    real = SharedEncoder.identity.fget
+    real = SharedEncoder.identity.fget  # type: ignore[attr-defined]
     monkeypatch.setattr(SharedEncoder, "identity", property(lambda self: replace(real(self), weights_hash="other")))
     with open_app(library) as client:
         problem = ask(client, 503, q="red")

@@ -1,6 +1,12 @@
+"""Uploaded images and texts: checked, kept for a while, embedded.
+
+Covers: sightline.faces.web.problems.
+"""
+
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,18 +145,19 @@ def test_the_latest_uploads_are_kept_by_number_and_bytes(monkeypatch):
         def encode_images(pixels):
             return np.ones((1, 2), np.float32)
 
+    encoder: Any = Encoder
     monkeypatch.setattr(uploads, "_KEPT", 3)
     kept = uploads.Uploads()
-    keys = [kept.add(picture_bytes((i, i, i)), Encoder).key for i in range(4)]
+    keys = [kept.add(picture_bytes((i, i, i)), encoder).key for i in range(4)]
     with pytest.raises(GoneError) as refused:
         kept.get(keys[0])
     problem = explain(refused.value)
     assert (problem.status_code, problem.kind) == (410, "upload-gone")
     assert kept.get(keys[1]).key == keys[1]
-    kept.add(picture_bytes((9, 9, 9)), Encoder)
-    assert kept.get(keys[1]).vector(Encoder).tolist() == [1, 1]
+    kept.add(picture_bytes((9, 9, 9)), encoder)
+    assert kept.get(keys[1]).vector(encoder).tolist() == [1, 1]
     monkeypatch.setattr(uploads, "_KEPT_BYTES", 10)
-    kept.add(picture_bytes((8, 8, 8)), Encoder)
+    kept.add(picture_bytes((8, 8, 8)), encoder)
     with pytest.raises(GoneError):
         kept.get(keys[1])
 

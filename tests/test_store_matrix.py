@@ -1,4 +1,7 @@
-"""The derived matrix: exact enough, fresh, and replaceable at any time."""
+"""The derived matrix: exact enough, fresh, and replaceable at any time.
+
+Covers: sightline.core.store.vectors.
+"""
 
 import os
 import threading
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.core.store import matrix, sqlite, vectors
+from sightline.core.store import matrix, sqlite
 from sightline.core.store.base import Entry
 from sightline.core.store.matrix import quantise, read_matrix
 from sightline.core.store.sqlite import open_store
@@ -384,7 +387,7 @@ def test_a_dropped_models_matrix_goes_with_it(library, file):
 def test_generations_only_grow_even_where_the_clock_goes_back(library, monkeypatch):
     with open_store(library) as store:
         check(store)
-        monkeypatch.setattr(vectors.time, "time_ns", lambda: 5)
+        monkeypatch.setattr(time, "time_ns", lambda: 5)
         store.upsert(entries(random_vectors(50, seed=6)))
         check(store)
 

@@ -37,7 +37,7 @@ def make_pair(n, *, label=None):
         HardNegative(caption=captions[0], negative=f"picture {wrong} is {NUMBERS[n]}", kind="replacement")
         for wrong in ("not", "number")
     ]
-    return Pair(id=f"p{n}", image=NoImage(), captions=captions, negatives=tuple(negatives), label=label)
+    return Pair(id=f"p{n}", image=NoImage(), captions=captions, negatives=tuple(negatives), label=label)  # type: ignore[arg-type]
 
 
 def make_batches(
@@ -328,7 +328,7 @@ def test_pixels_are_the_pictures_own_normalised():
     batches = make_batches(augmentation=STILL)
     batch = see(batches, 0)
     rgb = batches._pixels_NSS3[batch.rows].astype(np.float32) / 255
-    expected = (rgb - np.float32(PREPROCESSING.mean)) / np.float32(PREPROCESSING.std)
+    expected = (rgb - np.float32(PREPROCESSING.mean)) / np.float32(PREPROCESSING.std)  # type: ignore[arg-type]
     np.testing.assert_allclose(batch.image_B3SS.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
     assert batch.image_B3SS.is_contiguous(memory_format=torch.channels_last)
 

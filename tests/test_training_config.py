@@ -1,3 +1,8 @@
+"""Settings of a run, from recipes and changes to them.
+
+Covers: sightline.lab.training.recipes.
+"""
+
 import dataclasses
 
 import pytest

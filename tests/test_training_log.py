@@ -127,7 +127,7 @@ def test_a_full_disk_is_named(tmp_path):
     journal = RunLog(tmp_path, tensorboard=False)
     with pytest.raises(TrainingError, match="No space left on device"):
         journal.write("train", 1, {})
-    journal._file.buffer.raw.close()
+    journal._file.buffer.raw.close()  # type: ignore[attr-defined]
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path):

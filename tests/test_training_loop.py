@@ -1,3 +1,8 @@
+"""The loop of a training run: steps, measurements, interrupts and resumed runs.
+
+Covers: sightline.lab.training.pairs.
+"""
+
 import dataclasses
 import functools
 import json
@@ -19,6 +24,7 @@ from sightline.errors import InputError, TrainingError
 from sightline.lab.training.log import read_log
 from sightline.lab.training.loop import train
 from sightline.lab.training.parallel import World
+from sightline.lab.training.recorder import Recorder
 from training_world import TOWERS, make_world, small_config
 
 
@@ -39,14 +45,14 @@ def assert_same_weights(a, b):
 
 def stop_after(monkeypatch, step):
     """A run that is interrupted when so many updates are done."""
-    original = loop.Recorder.log
+    original = Recorder.log
 
     def log(self, facts):
         original(self, facts)
         if self.state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Recorder, "log", log)
+    monkeypatch.setattr(Recorder, "log", log)
 
 
 @pytest.mark.parametrize("architecture", ["conv", "vit"])

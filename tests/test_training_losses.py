@@ -236,7 +236,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(name):
     text_TD = -torch.eye(3)  # every positive is as far away as can be
     group = torch.arange(3)
     loss = make_loss(name)
-    value = loss(image_BD, text_TD, group, group, scale=1e4, **({"bias": 0.0} if loss.has_bias else {}))
+    value = loss(image_BD, text_TD, group, group, scale=1e4, **({"bias": 0.0} if loss.has_bias else {}))  # type: ignore[arg-type]
     value.backward()
     # sigmoid: each image is certain of its one wrong answer, and undecided about two
     expected = {"softmax": 1e4 + math.log(2), "sigmoid": 1e4 + 2 * math.log(2)}[name]

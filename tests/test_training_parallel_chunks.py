@@ -77,7 +77,11 @@ def assert_same_gradients(gradients, expected, *, atol=1e-6, rtol=1e-5):
     assert gradients.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
-            gradients[name], value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            gradients[name],
+            value,
+            rtol=rtol,
+            atol=atol,
+            msg=lambda text, name=name: f"{name}: {text}",  # type: ignore[misc]
         )
 
 

@@ -109,7 +109,7 @@ def run_rank(folder):
         average_gradients(partly.parameters(), world)
         results |= {f"partly.{key}": p.grad for key, p in partly.items() if p.grad is not None}
 
-        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.register_buffer("flags", torch.tensor([world.rank == 0, True]))
         with torch.no_grad():
             for tensor in (*module.parameters(), module[1].running_mean):
@@ -146,7 +146,11 @@ def test_two_ranks_have_the_gradients_of_one_process(two_ranks, number):
         assert own.keys() == whole.keys()
         for key, value in whole.items():
             torch.testing.assert_close(
-                own[key], value, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+                own[key],
+                value,
+                rtol=1e-5,
+                atol=1e-6,
+                msg=lambda text, key=key: f"{key}: {text}",  # type: ignore[misc]
             )
 
 

@@ -16,6 +16,7 @@ from sightline.lab.experiments.results import read_run
 from sightline.lab.training.log import read_log
 from sightline.lab.training.loop import prepare, train
 from sightline.lab.training.parallel import World
+from sightline.lab.training.recorder import Recorder
 from sightline.lab.training.run_folder import RunFolder
 from training_world import make_world, small_config
 
@@ -45,11 +46,10 @@ def test_pairs_with_classes_are_probed_with_the_names_of_their_classes(world, tm
     from dataclasses import replace
 
     import sightline.lab.training.pairs as pairs_of_run
-
-    original = pairs_of_run.load_dataset
+    from sightline.lab.data.addressing import load_dataset
 
     def labelled(*args, **rest):
-        dataset = original(*args, **rest)
+        dataset = load_dataset(*args, **rest)
         pairs = [
             replace(pair, captions=("red", "green")[row % 2 :][:1], label=row % 2) for row, pair in enumerate(dataset)
         ]
@@ -85,7 +85,7 @@ def test_a_reason_after_the_last_step_changes_nothing(world, tmp_path):
 
 
 def test_a_result_counts_all_sessions_and_is_gone_while_the_run_goes_on(world, tmp_path, monkeypatch):
-    original = loop.Recorder.log
+    original = Recorder.log
     seen = []
 
     def log(self, facts):
@@ -94,7 +94,7 @@ def test_a_result_counts_all_sessions_and_is_gone_while_the_run_goes_on(world, t
         if self.state.step == 2 and not self.state.took_s:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Recorder, "log", log)
+    monkeypatch.setattr(Recorder, "log", log)
     config = small_config(world, epochs=2)
     first = train(config, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())

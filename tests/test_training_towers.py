@@ -50,7 +50,7 @@ def test_a_merged_model_gives_the_same_vectors_and_saves_as_a_plain_one(family, 
     assert list(merged.state_dict()) == list(plain.state_dict())
     assert all(parameter.requires_grad for parameter in merged.parameters())
     with quiet_transformers():
-        merged.save_pretrained(tmp_path / "model")
+        merged.save_pretrained(tmp_path / "model")  # type: ignore[operator]
         plain.save_pretrained(tmp_path / "plain")
         loaded = type(plain).from_pretrained(tmp_path / "model").eval()
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}

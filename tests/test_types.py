@@ -9,7 +9,7 @@ def test_sources_are_what_they_are(source):
 
 
 def test_a_caption_of_an_older_version_gets_todays_source():
-    assert Caption(text="a dog", source="blip") == Caption(text="a dog", source="generated")
+    assert Caption(text="a dog", source="blip") == Caption(text="a dog", source="generated")  # type: ignore[arg-type]
 
 
 def test_what_wrote_a_sentence_is_called_by_its_name():

@@ -1,3 +1,8 @@
+"""The app as a whole: pages, static files, metrics, start and end.
+
+Covers: sightline.faces.web.metrics.
+"""
+
 import subprocess
 import sys
 import threading
@@ -213,11 +218,3 @@ def test_a_library_that_is_none_is_refused_at_the_start(tmp_path):
     (tmp_path / "library" / "library.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="damaged or not a Sightline library"):
         create_app(ServeConfig(libraries=(tmp_path / "library",)))
-
-
-def test_the_page_of_runs_looks_for_the_file_that_training_writes():
-    pytest.importorskip("torch")
-    from sightline.faces.service import runs
-    from sightline.lab.training import run_folder
-
-    assert runs.RUN_FILE == run_folder.RUN_FILE

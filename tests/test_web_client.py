@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import json
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,13 @@ def test_events_that_cannot_be_had_say_why(demo):
 
 
 def test_events_are_read_as_the_standard_has_them():
-    job = {"id": "a", "kind": "index", "state": "done", "library": "l", "created_at": "2024-01-01T00:00:00"}
+    job: dict[str, Any] = {
+        "id": "a",
+        "kind": "index",
+        "state": "done",
+        "library": "l",
+        "created_at": "2024-01-01T00:00:00",
+    }
     job |= {"progress": {}, "ended_at": None, "summary": None, "error": None}
     lines = [
         ": hello",
@@ -115,7 +122,7 @@ def test_events_are_read_as_the_standard_has_them():
     lines += ["event: ping", "data: {}", "", "event: job", "data: {"]
     library, done, ping = read_events(lines)
     assert (library.images, library.captions) == (1, 2)
-    assert (done.id, has_ended(done), ping) == ("a", True, "ping")
+    assert (done.id, has_ended(done), ping) == ("a", True, "ping")  # type: ignore[arg-type]
 
 
 def test_a_client_reads_training_runs(client, demo, tmp_path):

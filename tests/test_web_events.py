@@ -34,7 +34,7 @@ def test_a_newcomer_is_told_what_lasts_and_then_what_happens():
         _, first, ping = await take(stream, 3)
         events.publish("job", "old", '{"state": "queued"}')
         (second,) = await take(stream, 1)
-        await stream.aclose()
+        await stream.aclose()  # type: ignore[attr-defined]
         return first, ping, second
 
     first, ping, second = follow(scenario())

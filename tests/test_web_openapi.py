@@ -1,4 +1,7 @@
-"""The description of the API, and whether the API keeps to it whatever is sent."""
+"""The description of the API, and whether the API keeps to it whatever is sent.
+
+Covers: sightline.faces.service.schemas.
+"""
 
 import json
 

@@ -9,6 +9,7 @@ import sysconfig
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -52,7 +53,7 @@ KINDS = {
 """What free texts are, by name, or by method, path and name. Numbers and choices need no entry."""
 
 QUERIES = {"/api/compare": {"q": "red", "models": "starter"}, "/api/images/{image_id}/heatmap": {"q": "red"}}
-BODIES = {
+BODIES: dict[str, Any] = {
     "POST /api/jobs": {"kind": "caption"},
     "POST /api/embed": {"texts": ["red"]},
     "PUT /api/models/default": {"name": "starter"},

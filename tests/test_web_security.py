@@ -1,5 +1,6 @@
 import asyncio
 import re
+import socket
 import time
 
 import pytest
@@ -37,7 +38,7 @@ def public(tmp_path):
     """A server that others can reach; the client stands elsewhere and knows no token."""
     config = ServeConfig(libraries=(tmp_path / "library",), model="starter", host="0.0.0.0")
     with TestClient(create_app(config), base_url="http://192.168.1.7:8000", follow_redirects=False) as client:
-        client.config = config
+        client.config = config  # type: ignore[attr-defined]
         yield client
 
 
@@ -266,7 +267,7 @@ def test_programs_come_in_by_the_access_token_alone(public):
 def test_a_public_server_is_known_by_its_addresses_and_name_only(public, monkeypatch, tmp_path):
     assert public.get("/healthz", headers={"Host": "evil.example:8000"}).status_code == 421
     assert public.get("/healthz", headers={"Host": "[fe80::1]:8000"}).status_code == 200
-    monkeypatch.setattr(security.socket, "gethostname", lambda: "Nas")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Nas")
     config = ServeConfig(libraries=(tmp_path / "library",), model="starter", host="0.0.0.0", require_access=False)
     with TestClient(create_app(config), base_url="http://nas.local:8000") as client:
         assert client.get("/api/stats").status_code == 200  # the access token was waived

@@ -1,4 +1,7 @@
-"""Real sockets, as `sightline serve` has them."""
+"""Real sockets, as `sightline serve` has them.
+
+Covers: sightline.faces.cli.serve, sightline.faces.web.config.
+"""
 
 import contextlib
 import os
@@ -8,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,6 +19,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 import httpx2
+import uvicorn
 from click.testing import CliRunner
 
 from sightline.errors import InputError
@@ -95,8 +100,8 @@ def test_browsers_that_come_before_the_app_is_ready_wait_instead_of_being_refuse
 
 def test_the_page_opens_in_a_browser_where_asked(library, monkeypatch):
     opened, told = [], []
-    monkeypatch.setattr(server.webbrowser, "open", opened.append)
-    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[1]))
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[1]))
     server.run_server(ServeConfig(libraries=(library,), port=0), open_page=True, notice=told.append)
     assert opened == [f"http://127.0.0.1:{told[-1]}/"]
     waived = ServeConfig(libraries=(library,), port=0, host="0.0.0.0", require_access=False)

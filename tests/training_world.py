@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -54,7 +55,7 @@ TOWERS = {
 
 
 def small_config(data, architecture="conv", **changes):
-    values = {"batch_size": 8, "epochs": 2, "log_steps": 1, "precision": "fp32", "lr": 2e-3} | changes
+    values: dict[str, Any] = {"batch_size": 8, "epochs": 2, "log_steps": 1, "precision": "fp32", "lr": 2e-3} | changes
     return TrainConfig(recipe="test", data=data, towers=TOWERS[architecture], **values)
 
 

@@ -88,7 +88,7 @@ def open_for_tools(library, *, captioner=None, **how):
 
     with Libraries(captioner=captioner) as libraries:
         opened = libraries.open_folder(library, **how)
-        opened.libraries = libraries
+        opened.libraries = libraries  # type: ignore[attr-defined]
         yield opened
 
 

@@ -1,4 +1,7 @@
-"""One suite for every encoder: the starter, CLIP and SigLIP in ONNX Runtime and in PyTorch."""
+"""One suite for every encoder: the starter, CLIP and SigLIP in ONNX Runtime and in PyTorch.
+
+Covers: sightline.core.models.base.
+"""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,7 @@
-"""What every store must do, whatever its backend. A new backend adds itself to BACKENDS."""
+"""What every store must do, whatever its backend. A new backend adds itself to BACKENDS.
+
+Covers: sightline.core.store.base, sightline.core.store.sqlite.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -500,7 +503,7 @@ def test_captions_are_replaced_by_source_and_the_best_comes_first(store):
     store.put_captions(
         {
             a: [
-                Caption(text="a dog", source="clip", similarity=np.float32(0.25), model="m"),
+                Caption(text="a dog", source="clip", similarity=np.float32(0.25), model="m"),  # type: ignore[arg-type]
                 Caption(text="a wolf", source="clip", similarity=0.3),
                 Caption(text="a dog runs", source="generated", log_prob=-1.5, similarity=0.2, best=True),
             ]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from subprocess import PIPE
 
 import click
 import pytest
@@ -177,8 +178,7 @@ START = {"serve": serve, "mcp": mcp}
 @contextlib.contextmanager
 def start(*words):
     command = [sys.executable, "-m", "sightline", *words]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         try:
             yield process
         finally:

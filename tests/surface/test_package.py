@@ -1,4 +1,7 @@
-"""The package as an index would show it: its name, its page, its addresses."""
+"""The package as an index would show it: its name, its page, its addresses.
+
+Covers: sightline.errors.
+"""
 
 import email
 import os

@@ -259,7 +259,7 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
 @pytest.mark.parametrize("name", ["batch_size", "connections"])
 def test_settings_below_one_are_refused(name):
     with pytest.raises(InputError, match=name):
-        RemoteConfig(**{name: 0})
+        RemoteConfig(**{name: 0})  # type: ignore[arg-type]
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------
