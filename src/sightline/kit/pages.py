@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def render_page(template: str, **values: Any) -> Markup:
-    """What a template makes of values: a whole page, or a part that another template shows as it is.
+    """HTML of a template and values: a whole page, or a part that another template shows as it is.
 
     `template` is its path in the package, as `lab/generate/sheet.html`. A value is text unless it is Markup.
     """

@@ -263,7 +263,7 @@ def _end_sweep(results: Sequence[RunResult], output: Path, *, interrupted: bool)
 @click.option("--metric", metavar="NAME", help="What runs are compared by [default: mean_recall, else acc1].")
 @json_option
 def report(*, runs: tuple[Path, ...], output: Path, metric: str | None, as_json: bool) -> None:
-    """What came of runs and sweeps: figures, the effect of each setting, and a summary computed from the results.
+    """Report on runs and sweeps: figures, the effect of each setting, and a summary computed from the results.
 
     \b
     sightline report runs/scenes

@@ -88,7 +88,7 @@ class DuplicateFinder:
 
 
 def describe_differences(images: Sequence[ImageRecord]) -> list[str]:
-    """What tells the images of a group apart, in their order: `size 2.1 MB / 0.4 MB`."""
+    """Differences between the images of a group, in their order: `size 2.1 MB / 0.4 MB`."""
     facts: dict[str, Callable[[ImageRecord], str]] = {
         "pixels": lambda image: f"{image.info.width} × {image.info.height}",
         "size": lambda image: _megabytes(image.size_bytes),

@@ -79,7 +79,7 @@ def existing_folder(path: Path) -> Path:
 
 
 class Shared:
-    """What open libraries have in common."""
+    """Parts that open libraries have in common."""
 
     def __init__(self, captioner: str | None = None) -> None:
         self.encoders = Encoders()
@@ -156,12 +156,12 @@ class OpenLibrary(Library):
 
     @property
     def allow_write(self) -> bool:
-        """Whether anything in the library may change."""
+        """True where anything in the library may change."""
         return not self.config.read_only
 
     @property
     def version(self) -> str:
-        """What differs after any write to the library, this process's or another's."""
+        """A text that differs after any write to the library, this process's or another's."""
         states = [self._changes]
         for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
             with suppress(OSError):
@@ -277,7 +277,7 @@ class Libraries:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the default library's model is loaded."""
+        """True where the default library's model is loaded."""
         return self._warming is not None and not self._warming.is_alive() and self.failure is None
 
     def warm(self) -> None:
@@ -333,7 +333,7 @@ def list_libraries(libraries: Libraries) -> list[LibraryAnswer]:
 
 
 def show_stats(library: OpenLibrary, *, pages: Sequence[str] = ()) -> StatsAnswer:
-    """What a library holds; `pages` are those of an app that has some."""
+    """Contents of a library; `pages` are those of an app that has some."""
     stats, failures = library.store.stats(), library.store.failures()
     return StatsAnswer(
         library=library.name,

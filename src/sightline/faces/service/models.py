@@ -83,12 +83,12 @@ class SharedEncoder:
 
     @property
     def runtime(self) -> str:
-        """What runs it."""
+        """Name of what runs it."""
         return self._encoder.runtime
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a store compares."""
+        """The identity that a store compares."""
         return self._encoder.identity
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -131,7 +131,7 @@ class Encoders:
         return self._remote[endpoint]
 
     def is_remote(self, name: str) -> bool:
-        """Whether an endpoint of the command line stands for a full model name."""
+        """True where an endpoint of the command line stands for a full model name."""
         return any(encoder.card.name == name for encoder in self._remote.values())
 
     def get(self, name: str) -> SharedEncoder:

@@ -58,7 +58,7 @@ class Ranking:
         return ranking
 
     def __len__(self) -> int:
-        """How many rows are in memory."""
+        """Number of rows in memory."""
         return len(self._ids)
 
     def page(self, offset: int, limit: int) -> Found:

@@ -77,13 +77,13 @@ def _is_run(folder: Path) -> bool:
 
 
 def modified_at(run: Path) -> float:
-    """When a run last wrote something, in seconds."""
+    """Time a run last wrote something, in seconds."""
     times = [path.stat().st_mtime for name in (LOG_FILE, RUN_FILE) if (path := run / name).is_file()]
     return max(times, default=0.0)
 
 
 def modified_text(run: Path) -> str:
-    """When a run last wrote something, as ISO 8601 in UTC."""
+    """Time a run last wrote something, as ISO 8601 in UTC."""
     return datetime.fromtimestamp(modified_at(run), UTC).isoformat(timespec="seconds")
 
 
@@ -107,7 +107,7 @@ def read_rows(run: Path) -> list[Row]:
 
 
 def describe(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    """When a run wrote last, how far it is, and the newest of every number that was measured on held-out pairs."""
+    """Last write of a run, how far it is, and the newest of every number that was measured on held-out pairs."""
     return {
         "modified_at": modified_text(run),
         "step": max((row["step"] for row in rows), default=None),
@@ -133,7 +133,7 @@ def _newest_metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _planned_steps(config: Mapping[str, Any], rows: Sequence[Row]) -> int | None:
-    """How many steps the run will have: the journal's latest row says how many make an epoch."""
+    """Number of steps the run will have: the log's latest row says how many make an epoch."""
     epochs = config.get("epochs")
     for row in reversed(rows):
         epoch = row.get("epoch")

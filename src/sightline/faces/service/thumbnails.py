@@ -116,7 +116,7 @@ class Thumbnails:
         return self._db
 
     def _drop(self, error: sqlite3.Error) -> None:
-        """What is damaged is thrown away: it can be made again. What is only in use, or full, is kept."""
+        """Throw away what is damaged: it can be made again. What is only in use, or full, is kept."""
         _log.warning("%s: %s", self.path, error)
         if self._db is None or not isinstance(error, sqlite3.DatabaseError) or _is_passing(error):
             return

@@ -111,7 +111,7 @@ def add_pages(app: FastAPI, config: ServeConfig) -> None:
 
 
 def static_version(folder: Path) -> str:
-    """What changes when any file of the page does."""
+    """A text that changes when any file of the page does."""
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(folder.rglob("*")):
         if file.is_file():

@@ -133,7 +133,7 @@ class Client:
         return self._request("GET", f"/api/images/{image_id}/file").content
 
     def heatmap(self, image_id: int, words: str, *, model: str | None = None) -> models.HeatmapAnswer:
-        """Where words match an image."""
+        """Match of words in an image, by cell."""
         return self._get(f"/api/images/{image_id}/heatmap", models.HeatmapAnswer, q=words, model=model)
 
     def set_caption(self, image_id: int, text: str) -> models.CaptionsAnswer:
@@ -209,7 +209,7 @@ class Client:
                     return
 
     def events(self) -> Iterator[Event]:
-        """What happens on the server, as it happens: jobs as their state changes, libraries as they grow.
+        """Events of the server, as they happen: jobs as their state changes, libraries as they grow.
 
         It begins with the jobs that have not ended and the libraries' sizes, and goes on until the server stops or the
         iterator is closed.
@@ -239,7 +239,7 @@ class Client:
     # --- the library and the server -----------------------------------------------------------------------------
 
     def stats(self) -> models.StatsAnswer:
-        """What the library holds."""
+        """Contents of the library."""
         return self._get("/api/stats", models.StatsAnswer)
 
     def list_models(self) -> models.ModelsAnswer:
@@ -260,11 +260,11 @@ class Client:
         return self._get("/api/duplicates", models.DuplicatesAnswer, min_similarity=min_similarity)
 
     def compare(self, query: str, names: Sequence[str], *, limit: int = 12) -> models.CompareAnswer:
-        """What several models find for one query."""
+        """Hits of several models for one query."""
         return self._get("/api/compare", models.CompareAnswer, q=query, models=",".join(names), limit=limit)
 
     def health(self) -> models.HealthAnswer:
-        """Whether the server is ready."""
+        """Readiness of the server."""
         return self._get("/healthz", models.HealthAnswer)
 
     # --- requests -----------------------------------------------------------------------------------------------
@@ -344,5 +344,5 @@ def read_events(lines: Iterable[str]) -> Iterator[Event | str]:
 
 
 def has_ended(job: models.JobAnswer) -> bool:
-    """Whether nothing of a job is left to do."""
+    """True where nothing of a job is left to do."""
     return job.state in ("done", "failed", "cancelled")

@@ -1,4 +1,4 @@
-"""What a server serves, where it listens and what it allows."""
+"""Configuration of a server: what it serves, where it listens and what it allows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ServeConfig(ServiceConfig):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can connect."""
+        """True where only this machine can connect."""
         if self.host == "localhost":
             return True
         try:
@@ -60,17 +60,17 @@ class ServeConfig(ServiceConfig):
 
     @property
     def demands_access(self) -> bool:
-        """Whether every request needs the access token: a proxy on this machine lets others in, too."""
+        """True where every request needs the access token: a proxy on this machine lets others in, too."""
         return self.require_access and (not self.is_local or bool(self.allow_hosts))
 
     @property
     def host_advice(self) -> str:
-        """What to do for who asked by a name that isn't this server's."""
+        """Advice for who asked by a name that isn't this server's."""
         return f"use {self.address}, or start it with --allow-host NAME if it is to be reached by this name"
 
     @property
     def address(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Address where a browser on this machine finds the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}/"
 

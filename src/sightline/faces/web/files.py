@@ -121,7 +121,7 @@ def _look_at(record: ImageRecord) -> tuple[os.stat_result, str]:
 
 
 def _asks_for_ranges(headers: Headers, size_bytes: int) -> bool:
-    """Whether the request has ranges that can be served. Raises a 416 problem for those outside of the file."""
+    """True where the request has ranges that can be served. Raises a 416 problem for those outside of the file."""
     asked = headers.get("range", "")
     if not _RANGES.fullmatch(asked):
         return False

@@ -32,7 +32,7 @@ _MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig(ServeConfig):
-    """Where the server listens.
+    """Configuration of the server: where it listens.
 
     Unlike the web app, it demands its token on this machine too: any local program could ask otherwise.
     """

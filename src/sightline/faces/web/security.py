@@ -1,4 +1,4 @@
-"""Who may ask for what: hosts, origins, tokens, the size of requests, and the headers that protect a page.
+"""Rules of who may ask for what: hosts, origins, tokens, the size of requests, and the headers that protect a page.
 
 Everything is decided before a route sees the request.
 """
@@ -134,7 +134,7 @@ class Gate:
             )
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of ours sent it; a proxy may tell us another host than the browser has."""
+        """True where a page of ours sent it; a proxy may tell us another host than the browser has."""
         netloc = _netloc(origin)
         return netloc == host or _split_host(netloc.lower())[0] in self._config.allow_hosts
 

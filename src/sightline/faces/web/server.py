@@ -87,7 +87,7 @@ def _allow_many_connections() -> None:
 
 
 def make_settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
-    """How uvicorn runs an app of ours. Its log has no line for each request: addresses hold what people look for."""
+    """Settings of uvicorn for an app of ours. No log line for each request: addresses hold what people look for."""
     return uvicorn.Config(
         app,
         host=config.host,

@@ -24,7 +24,7 @@ _IMAGES_OF_CASE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What a page shows."""
+    """Content of a page."""
 
     title: str
     datasets: Sequence[Dataset]

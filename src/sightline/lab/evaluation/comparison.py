@@ -84,7 +84,7 @@ class Speed:
 
     @classmethod
     def of(cls, rates_per_s: Sequence[float]) -> Speed:
-        """Of all rounds."""
+        """Summary of all rounds."""
         return cls(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 

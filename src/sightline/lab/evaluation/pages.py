@@ -41,7 +41,7 @@ class Thumbnails:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Thumbnails:
-        """Of all images of a data set, by their ids; none is read yet."""
+        """Thumbnails of all images of a data set, by their ids; none is read yet."""
         return cls(pairs={pair.id: pair for pair in dataset})
 
     def well(self, id_: str) -> Markup:
