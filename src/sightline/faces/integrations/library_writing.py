@@ -79,7 +79,7 @@ def name_albums(
 
     Raises InputError where nothing has captions, or there are fewer pictures than clusters.
     """
-    groups = _by_folder(library) if clusters is None else _by_likeness(library, clusters, seed)
+    groups = _by_folder(library) if clusters is None else _by_cluster(library, clusters, seed)
     captions = {key: _best_captions(library, images) for key, images in groups.items()}
     captioned = {key: texts for key, texts in captions.items() if texts}
     if not captioned:
@@ -115,7 +115,7 @@ def _by_folder(library: Library) -> dict[str, list[ImageRecord]]:
     return dict(groups)
 
 
-def _by_likeness(library: Library, count: int, seed: int) -> dict[str, list[ImageRecord]]:
+def _by_cluster(library: Library, count: int, seed: int) -> dict[str, list[ImageRecord]]:
     ids, vectors_ND = library.store.vectors(library.model)
     clusters = cluster_vectors(vectors_ND, count, seed=seed)
     groups: dict[str, list[ImageRecord]] = {f"cluster {number}": [] for number in range(1, count + 1)}

@@ -111,7 +111,7 @@ class ChatGenerator:
 
     def __init__(self, model: str, *, url: str, key: str | None = None, limits: PostLimits | None = None) -> None:
         """`url` is the API's base (`https://host/v1`) or its whole address. Raises InputError for a bad address."""
-        from sightline.core.models.json_client import JsonPoster, PostLimits  # loads httpx2
+        from sightline.core.models.json_client import JsonClient, PostLimits  # loads httpx2
 
         if "?" in url or "#" in url:
             raise InputError(
@@ -121,7 +121,7 @@ class ChatGenerator:
         self.name = f"chat:{model}"
         self._model = model
         address = base if base.endswith(_CHAT_PATH) else base + _CHAT_PATH
-        self._poster = JsonPoster(address, key=key, limits=limits or PostLimits(**_CHAT_LIMITS))
+        self._client = JsonClient(address, key=key, limits=limits or PostLimits(**_CHAT_LIMITS))
 
     def generate(self, prompts: Sequence[str], config: WritingConfig | None = None) -> list[str]:
         """One answer for each prompt. Raises ModelError where the endpoint fails, or answers in another format."""
@@ -132,7 +132,7 @@ class ChatGenerator:
     def _ask(self, prompt: str, config: WritingConfig) -> str:
         from sightline.core.models.json_client import shown
 
-        answer = self._poster.post(
+        answer = self._client.post(
             {
                 "model": self._model,
                 "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],

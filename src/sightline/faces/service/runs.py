@@ -26,7 +26,7 @@ def list_runs(folder: Path) -> list[RunAnswer]:
 
 
 def show_run(folder: Path, name: str, *, after: int = 0) -> RunDetailAnswer:
-    """One run with its settings and the rows of its journal after the first `after`; of many, every n-th is given.
+    """One run with its settings and the rows of its log after the first `after`; of many, every n-th is given.
 
     Raises NotFoundError for an unknown one, InputError for one whose files are broken.
     """
@@ -102,7 +102,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_rows(run: Path) -> list[Row]:
-    """The rows of a run's journal so far; none where it hasn't begun. Raises InputError for a broken one."""
+    """The rows of a run's log so far; none where it hasn't begun. Raises InputError for a broken one."""
     return [_finite(row) for row in read_log(run)] if (run / LOG_FILE).is_file() else []
 
 

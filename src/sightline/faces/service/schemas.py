@@ -386,10 +386,10 @@ class RunsAnswer(Model):
 
 
 class RunDetailAnswer(RunAnswer):
-    """A training run with its settings and its journal."""
+    """A training run with its settings and its log."""
 
     config: dict[str, Any]
-    rows: list[dict[str, Any]] = Field(description="Of the journal: `step`, `kind` and what they showed.")
+    rows: list[dict[str, Any]] = Field(description="Of the log: `step`, `kind` and what they showed.")
     next: int = Field(description="Give it back as `after` for the rows that come after these.")
 
 

@@ -233,7 +233,7 @@ class Client:
         return self._get("/api/runs", models.RunsAnswer).runs
 
     def run(self, name: str, *, after: int = 0) -> models.RunDetailAnswer:
-        """One training run: its settings and its journal; to follow it, give `next` of the answer before as `after`."""
+        """One training run: its settings and its log; to follow it, give `next` of the answer before as `after`."""
         return self._get(f"/api/runs/{quote(name)}", models.RunDetailAnswer, after=after)
 
     # --- the library and the server -----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ _HEADERS = {
 }
 
 
-class Gate:
+class Guard:
     """ASGI middleware that lets through what may pass, and answers the rest with a problem."""
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig) -> None:

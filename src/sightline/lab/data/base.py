@@ -178,10 +178,6 @@ class DatasetReader(Protocol):
         ...
 
 
-OnProgress = Callable[[int, int, str], None]
-"""Takes images done, images in all, and a few words."""
-
-
 def check_split(split: str) -> Split:
     """Raises InputError for another word than train, val or test."""
     for known in SPLITS:

@@ -20,8 +20,8 @@ from PIL import Image
 from sightline.core.images.decode import read_picture
 from sightline.core.images.files import hash_bytes
 from sightline.errors import ImageError
-from sightline.kit.work import map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, ImageSource, OnProgress, Pair, read_encoded
+from sightline.kit.work import Progress, map_ahead, usable_cpus
+from sightline.lab.data.base import Dataset, ImageSource, Pair, read_encoded
 
 MAX_DISTANCE = 4
 """Bits in which the perceptual hashes of near duplicates may differ."""
@@ -107,7 +107,7 @@ _Hashed = dict[str, list[tuple[Place, ImageHash]]]
 """Split -> its readable images."""
 
 
-def check_datasets(datasets: Sequence[Dataset], *, on_progress: OnProgress | None = None) -> CheckReport:
+def check_datasets(datasets: Sequence[Dataset], *, on_progress: Progress | None = None) -> CheckReport:
     """Read all images and captions of some splits of one source. Never raises for what is wrong with them."""
     hashed, unreadable = _read_all(datasets, on_progress)
     findings = [
@@ -126,7 +126,7 @@ def _finding(kind: str, title: str, cases: Sequence[Case], *, serious: bool = Fa
     return Finding(kind=kind, title=title, cases=tuple(cases), serious=serious)
 
 
-def _read_all(datasets: Sequence[Dataset], on_progress: OnProgress | None) -> tuple[_Hashed, list[Case]]:
+def _read_all(datasets: Sequence[Dataset], on_progress: Progress | None) -> tuple[_Hashed, list[Case]]:
     total = sum(map(len, datasets))
     hashed: _Hashed = {dataset.split: [] for dataset in datasets}
     unreadable: list[Case] = []

@@ -24,8 +24,8 @@ from typing import Any
 from sightline.core.images.decode import read_info
 from sightline.core.images.files import EXTENSIONS, is_image_name
 from sightline.errors import DataError, ImageError, InputError
-from sightline.kit.work import map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, OnProgress, Pair, Split, read_encoded
+from sightline.kit.work import Progress, map_ahead, usable_cpus
+from sightline.lab.data.base import Dataset, Pair, Split, read_encoded
 
 SHARD_SIZE = 1_000
 """Images of a webdataset shard."""
@@ -75,7 +75,7 @@ class Sample:
 
 
 def convert_datasets(
-    datasets: Sequence[Dataset], target: Path, *, to: str, on_progress: OnProgress | None = None
+    datasets: Sequence[Dataset], target: Path, *, to: str, on_progress: Progress | None = None
 ) -> ConvertReport:
     """Write some splits of one source to the new folder `target`, in the format `to` (a key of WRITERS).
 
@@ -107,7 +107,7 @@ def convert_datasets(
 
 
 def _write_all(
-    datasets: Sequence[Dataset], writer: DatasetWriter, target: Path, on_progress: OnProgress | None
+    datasets: Sequence[Dataset], writer: DatasetWriter, target: Path, on_progress: Progress | None
 ) -> ConvertReport:
     total = sum(map(len, datasets))
     pictures: dict[str, int] = {dataset.split: 0 for dataset in datasets}

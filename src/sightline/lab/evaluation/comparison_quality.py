@@ -219,7 +219,7 @@ def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The likeness of two rankings, as means over all queries."""
+    """Agreement of two rankings, as means over all queries."""
 
     overlap: float
     """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
@@ -264,7 +264,7 @@ def measure_agreement(
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementMatrix:
-    """The likeness of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
+    """Agreement of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
 
     models: tuple[str, ...]
     k: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -17,8 +17,6 @@ from sightline.lab.data.scenes.dataset import load_scenes
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
-StepProgress = Callable[[int, int, str], None]
-"""Takes steps done, steps in all, and a note."""
 MOST_PICTURES = 4096
 """More than that in one run is a mistake: prompts times seeds."""
 MAX_PROMPT_CHARS = 1000

@@ -22,7 +22,8 @@ from sightline.core.models.files import find_weights, resolve_folder, torch_inst
 from sightline.core.models.loading import load_encoder
 from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import ModelError, install_advice
-from sightline.lab.generate.config import GuidedConfig, StepProgress
+from sightline.kit.work import Progress
+from sightline.lab.generate.config import GuidedConfig
 from sightline.lab.generate.judge import MadePicture
 from sightline.lab.generate.parameterise import Pictures, draw_views, fit_size, make_start
 
@@ -131,7 +132,7 @@ def make_guided(
     *,
     words: Words,
     config: GuidedConfig,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[MadePicture]:
     """An image for each prompt, in order; the mean over all encoders decides.

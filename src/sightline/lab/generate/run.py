@@ -29,7 +29,6 @@ from sightline.lab.generate.config import (
     MOST_PICTURES,
     DiffusionConfig,
     GuidedConfig,
-    StepProgress,
     check_prompts,
     load_bank,
 )
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
-    from sightline.kit.work import Notice
+    from sightline.kit.work import Notice, Progress
 
 _BANK = 256
 """Texts that a ranked image is told from."""
@@ -109,7 +108,7 @@ def generate_guided(
     output: Path,
     *,
     report: Notice = lambda line: None,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make images by a model's gradients, keep them in `output`, and have them judged where a judge is named.
 
@@ -155,7 +154,7 @@ def generate_diffused(
     output: Path,
     *,
     report: Notice = lambda line: None,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make samples of each prompt and variant with a pipeline, rank and explain them by CLIP, keep all in `output`.
 
@@ -210,7 +209,7 @@ def _sample(
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
-    progress: StepProgress,
+    progress: Progress,
     interrupted: Callable[[], bool],
 ) -> list[MadePicture]:
     """The samples that were finished; their similarity is not known yet."""
