@@ -34,7 +34,6 @@ _SEARCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("By a photo and words", ("{hopper.jpg}", "- a woman", "+ a man with a camera")),
 )
 """Title and parts; `{file}` stands for a photo of the demo, a leading sign adds or takes away."""
-_HITS = 5
 _FIGURES = {
     "image_retrieval_recall@10": "text to image R@10 {:.1%}",
     "text_retrieval_recall@10": "image to text R@10 {:.1%}",
@@ -90,7 +89,7 @@ def caption_photos(library: Library, gathered: Gathered) -> list[SheetPhoto]:
 def run_search(library: Library, folder: Path, title: str, parts: Sequence[str]) -> SheetSearch:
     """One of the demo's searches; `{file}` in a part is replaced by the photo's path."""
     words = [part.replace("{", f"{folder}/").replace("}", "") for part in parts]
-    return SheetSearch(title=title, parts=parse_query(words), hits=library.search(*words, top=_HITS))
+    return SheetSearch(title=title, parts=parse_query(words), hits=library.search(*words, top=5))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sightline.core.types import Caption, ImageRecord
 
 _AT_ONCE = 8
-_MOST_CAPTIONS = 4
-"""Told of one picture: the best, and what else was written of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,8 @@ def merge_in_library(
     todo = _captioned(library, paths)
     for start in range(0, len(todo), _AT_ONCE):
         batch = todo[start : start + _AT_ONCE]
-        texts = [tuple(dict.fromkeys(caption.text for caption in captions))[:_MOST_CAPTIONS] for _, captions in batch]
+        # Told of one picture: the best, and what else was written of it.
+        texts = [tuple(dict.fromkeys(caption.text for caption in captions))[:4] for _, captions in batch]
         written = merge_captions(texts, generator, max_chars=max_chars, style=style)
         for (image, captions), given, one in zip(batch, texts, written, strict=True):
             kept = keep and one.changed and all(caption.source != "user" for caption in captions)

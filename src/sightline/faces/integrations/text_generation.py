@@ -31,7 +31,6 @@ URL_VARIABLE, KEY_VARIABLE = "SIGHTLINE_CHAT_URL", "SIGHTLINE_CHAT_KEY"
 _FORMS = "dir:PATH (a folder of transformers), hf:ORG/NAME (in the hub's cache) or chat:NAME (an endpoint)"
 
 _CHAT_PATH = "/chat/completions"
-_CONNECTIONS = 4
 _CHAT_LIMITS: dict[str, Any] = {
     "read_timeout_s": 120,
     "total_timeout_s": 180,
@@ -39,7 +38,6 @@ _CHAT_LIMITS: dict[str, Any] = {
     "max_answer_bytes": 2_000_000,
     "tries": 4,
 }
-_MOST_CHARS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +124,7 @@ class ChatGenerator:
     def generate(self, prompts: Sequence[str], config: WritingConfig | None = None) -> list[str]:
         """One answer for each prompt. Raises ModelError where the endpoint fails, or answers in another format."""
         config = config or WritingConfig()
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="sightline-chat") as pool:
+        with ThreadPoolExecutor(4, thread_name_prefix="sightline-chat") as pool:
             return list(pool.map(lambda prompt: self._ask(prompt, config), prompts))
 
     def _ask(self, prompt: str, config: WritingConfig) -> str:
@@ -148,7 +146,7 @@ class ChatGenerator:
             raise ModelError(f"{self.name}: the endpoint's answer is no chat completion: {shown(answer)}") from error
         if not isinstance(content, str):
             raise ModelError(f"{self.name}: the endpoint's answer holds no text: {shown(content)}")
-        return content[:_MOST_CHARS].strip()
+        return content[:20_000].strip()
 
 
 class PipelineGenerator:

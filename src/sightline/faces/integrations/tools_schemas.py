@@ -33,7 +33,6 @@ MAX_PARTS = 16
 MAX_CURSOR_CHARS = 300
 
 _MAX_BASE64_CHARS = -(-MAX_IMAGE_BYTES // 3) * 4
-_MAX_FILTER_CHARS = 4000
 
 MAX_NAME_CHARS = 200
 MAX_PATH_CHARS = 1000
@@ -106,7 +105,7 @@ ImageData = Annotated[
 Filter = Annotated[
     str,
     Field(
-        max_length=_MAX_FILTER_CHARS,
+        max_length=4000,
         description="Only images that pass this filter, such as: taken_at > '2024-01-01' and path like '%holiday%'",
     ),
 ]

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
 
-_NAMED_FILES = 200
 _log = logging.getLogger(__name__)
 
 
@@ -346,7 +345,7 @@ def show_stats(library: OpenLibrary, *, pages: Sequence[str] = ()) -> StatsAnswe
         unreadable=len(failures),
         unreadable_files=[
             SkippedFile(path=valid_text(failure.root / failure.relative), reason=failure.reason)
-            for failure in islice(failures, _NAMED_FILES)
+            for failure in islice(failures, 200)
         ],
         size_bytes=stats.size_bytes,
         version=__version__,

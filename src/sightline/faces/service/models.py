@@ -46,8 +46,6 @@ ANSWER_S = 20.0
 MAX_WAITING = 4
 """Requests that may wait for the one whose image is captioned."""
 
-_NICE = 10
-
 
 class Lane:
     """Some threads and a line of bounded length. For one event loop."""
@@ -221,4 +219,4 @@ def names_here(kind: Literal["encoder", "captioner"]) -> list[str]:
 def lower_priority() -> None:
     """Let the threads of searches go first. What this thread starts (readers, ONNX Runtime) inherits it on Linux."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -25,7 +25,6 @@ DEPTHS = (250, 4000)
 
 _KEPT = 64
 _KEPT_ROWS = 4_000_000
-_MAX_OFFSET = 2**53
 
 Found = list[tuple[int, float | None]]
 Rank = Callable[[int], Found]
@@ -143,7 +142,7 @@ def read_cursor(text: str, *, query: str) -> Cursor:
         asked, version, offset = fields
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise CursorError("This cursor is none that an answer of ours gave as `next`.") from None
-    is_sound = isinstance(asked, str) and isinstance(version, str) and type(offset) is int and 0 < offset < _MAX_OFFSET
+    is_sound = isinstance(asked, str) and isinstance(version, str) and type(offset) is int and 0 < offset < 2**53
     if not is_sound:
         raise CursorError("This cursor is none that an answer of ours gave as `next`.")
     if asked != query:

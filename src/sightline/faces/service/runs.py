@@ -14,9 +14,6 @@ from sightline.faces.service.job_work import is_text
 from sightline.faces.service.schemas import RunAnswer, RunDetailAnswer
 from sightline.lab.training.log import LOG_FILE, RUN_FILE, Row, read_log
 
-_DEPTH = 3
-"""How far below the folder of runs a run may lie."""
-_MAX_CONFIG_BYTES = 2**20
 _MAX_TRAIN_ROWS = 2000
 
 
@@ -52,7 +49,7 @@ def find_runs(folder: Path) -> dict[str, Path]:
     A run's name is its path below the folder. Links are not followed.
     """
     found = {folder.name: folder} if _is_run(folder) else {}
-    found |= {path.relative_to(folder).as_posix(): path for path in _below(folder, _DEPTH)}
+    found |= {path.relative_to(folder).as_posix(): path for path in _below(folder, depth=3)}
     return dict(sorted(found.items(), key=lambda run: (-modified_at(run[1]), run[0])))
 
 
@@ -91,7 +88,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """A run's settings, of whatever version. Raises InputError where they can't be read."""
     path = run / RUN_FILE
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
+        if path.stat().st_size > 2**20:
             raise InputError(f"{path} is too large for the settings of a run.")
         config = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
     except (OSError, ValueError, RecursionError) as error:

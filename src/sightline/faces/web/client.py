@@ -30,8 +30,6 @@ Event = models.JobAnswer | models.LibraryEvent
 PING: Final = "ping"
 """Comes right after what is so now, and then every 15 s."""
 
-_STREAM_TIMEOUT_S = 60.0
-"""A stream of events has a ping every 15 s."""
 
 _OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
 """Addresses that are about no library, or about a job, whose id is enough."""
@@ -218,7 +216,9 @@ class Client:
 
     def _listen(self, given: Mapping[str, str]) -> Iterator[Event | str]:
         try:
-            with self._http.stream("GET", "/api/events", params=given, timeout=_STREAM_TIMEOUT_S) as response:
+            with self._http.stream(
+                "GET", "/api/events", params=given, timeout=60.0
+            ) as response:  # pings come every 15 s
                 if response.is_error:
                     response.read()
                     raise RefusedError(_problem_of(response))

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 MIN_TOKEN_CHARS = 16
 
-_MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES
-
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig(ServeConfig):
@@ -38,7 +36,7 @@ class HttpConfig(ServeConfig):
     """
 
     port: int = 8765
-    max_upload_bytes: int = _MAX_BODY_BYTES
+    max_upload_bytes: int = 2 * MAX_IMAGE_BYTES
 
     def __post_init__(self) -> None:
         super().__post_init__()

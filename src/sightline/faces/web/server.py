@@ -17,7 +17,6 @@ from sightline.faces.web.app import create_app
 from sightline.faces.web.config import ServeConfig
 
 _BACKLOG = 2048
-_GRACE_S = 3
 _OPEN_FILES = 8192
 
 
@@ -98,7 +97,7 @@ def make_settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         lifespan="on",
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=3,
     )
 
 

@@ -32,9 +32,7 @@ SHARD_SIZE = 1_000
 SUFFIX_OF_FORMAT = {name: ending[1:] for ending, name in reversed(EXTENSIONS.items())} | {"PPM": "ppm"}
 """Format as Pillow names it -> its most usual extension, without a dot."""
 
-_AHEAD = 128
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]')
-_MODE = 0o644
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ def _write_all(
     captions = 0
     pairs = ((dataset, pair) for dataset in datasets for pair in dataset)
     try:
-        for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=_AHEAD), start=1):
+        for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=128), start=1):
             if isinstance(sample, Sample):
                 writer.add(sample)
                 pictures[sample.split] += 1
@@ -366,7 +364,7 @@ class ShardWriter:
         """Add one sample: suffix without a dot -> content. Raises OSError, as on a full disk."""
         for suffix, content in members.items():
             member = tarfile.TarInfo(f"{key}.{suffix}")
-            member.size, member.mode = len(content), _MODE
+            member.size, member.mode = len(content), 0o644
             self._tar.addfile(member, io.BytesIO(content))
 
     def finish(self) -> None:

@@ -54,8 +54,6 @@ HOLE = "{}"
 NamesUsed = Literal["first", "all"]
 """Names of a class that become sentences: the most usual one, or its synonyms too."""
 _SMALLEST_NORM = 1e-6
-_PATIENCE = 2
-"""Values of C tried after the best so far."""
 
 
 @cache
@@ -381,7 +379,7 @@ def _choose_c(
     for c in config.cs:  # each fit starts where the last ended
         model, _ = _fit(model.set_params(C=c), scaled_BD[~held_B], label_B[~held_B])
         reached.append(float(model.score(scaled_BD[held_B], label_B[held_B])))
-        if len(reached) - 1 - int(np.argmax(reached)) >= _PATIENCE:
+        if len(reached) - 1 - int(np.argmax(reached)) >= 2:  # values of C tried after the best so far
             break
     best = int(np.argmax(reached))
     return config.cs[best], reached[best]

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     AnyModel = MeasuredModel | ModelProcess
 
-_TIMED_PICTURES = 64
-_TIMED_QUERIES = 64
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
 StageProgress = Callable[[str, int, int], None]
@@ -199,8 +197,8 @@ def _load_models(
     stack: contextlib.ExitStack,
     report: StageProgress,
 ) -> _Running:
-    images = [pair.image for pair in data.dataset.pairs[:_TIMED_PICTURES]]
-    queries = data.queries[:_TIMED_QUERIES]
+    images = [pair.image for pair in data.dataset.pairs[:64]]
+    queries = data.queries[:64]
     running: _Running = {}
     for done, name in enumerate(names):
         report(f"loading {name}", done, len(names))

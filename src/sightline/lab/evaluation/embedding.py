@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset, Pair
 
-_MAX_THREADS = 8
 _TEXTS_AT_ONCE = 256
 
 CountProgress = Callable[[int, int], None]
@@ -185,7 +184,7 @@ def read_ahead(
         except ImageError as error:
             return Problem(id=pair.id, reason=error.reason)
 
-    threads = min(_MAX_THREADS, usable_cpus())
+    threads = min(8, usable_cpus())
     return map_ahead(read, dataset, threads=threads, ahead=ahead or 16 * threads)
 
 

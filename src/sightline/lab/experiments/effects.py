@@ -29,8 +29,6 @@ LEAST_NOISE_DF = 3
 NoiseSource = Literal["seeds", "residual", "none"]
 Verdict = Literal["matters", "within noise", "can't tell"]
 _NO_NOISE = "too few runs to know the noise"
-_ROUNDING = 1e-16
-"""Of the total sum of squares: what is smaller is rounding."""
 _TINY = 1e-9
 Array = NDArray[np.float64]
 
@@ -281,7 +279,8 @@ class _Data:
         return Noise(source="residual", sd=math.sqrt(self._squares(model.residual_squares) / df), df=df)
 
     def _squares(self, squares: float) -> float:
-        return 0.0 if squares < _ROUNDING * max(self.total, 1.0) else squares
+        # Of the total sum of squares: what is smaller is rounding.
+        return 0.0 if squares < 1e-16 * max(self.total, 1.0) else squares
 
     def effect(self, factor: Factor, noise: Noise) -> Effect:
         """The cost of leaving a factor out of the additive model."""

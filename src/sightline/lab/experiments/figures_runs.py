@@ -36,9 +36,6 @@ from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, s
 MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""
 MOST_FINALS = 30
-_SMOOTHED_FRACTION = 0.04
-_MOST_LOSS = 2.0
-"""Times that at chance: what a run that blows up leaves of the others' curves."""
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 MOST_PANELS = 6
 """Settings or pairs that are drawn, the ones with the largest effects."""
@@ -124,7 +121,8 @@ def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
                 axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=NEUTRAL)
         quality.set_ylim(bottom=0 if not study.lower_is_better else None)
         show_metric_axis(quality.yaxis, study.metric)
-        loss.set_ylim(0, min(_MOST_LOSS, max(1.05, loss.get_ylim()[1])))
+        # Times that at chance: what a run that blows up leaves of the others' curves.
+        loss.set_ylim(0, min(2.0, max(1.05, loss.get_ylim()[1])))
         if norm.lines:
             scale_by_powers(norm)
         for axes in panels[1]:
@@ -266,7 +264,7 @@ def _relative_loss(run: RunResult) -> Points:
     return (seen, loss / chance) if len(chance) == len(loss) and (chance > 0).all() else (seen[:0], loss[:0])
 
 
-def _smooth(points: Points, *, fraction: float = _SMOOTHED_FRACTION) -> Points:
+def _smooth(points: Points, *, fraction: float = 0.04) -> Points:
     """A running mean over a few percent of the points, shorter at both ends."""
     seen, values = points
     window = round(len(values) * fraction)

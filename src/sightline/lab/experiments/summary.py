@@ -29,7 +29,6 @@ from sightline.lab.experiments.effects import (
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study, count_cells, format_value, run_settings
 
-_REASONS_NAMED = 3
 _STATES = {
     "complete": "ended without a value of {metric}",
     "failed": "failed",
@@ -252,9 +251,7 @@ def _say_left_out(study: Study) -> list[str]:
 
 def _reasons(runs: Sequence[RunResult]) -> str:
     reasons = Counter(run.reason.rstrip(".") for run in runs if run.reason)
-    shown = [
-        f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.most_common(_REASONS_NAMED)
-    ]
+    shown = [f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.most_common(3)]
     return f": {'; '.join(shown)}" if shown else ""
 
 

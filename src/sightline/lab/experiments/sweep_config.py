@@ -49,7 +49,6 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _LOG_RATIO = 10.0
 """A range of positive numbers that is at least so wide is drawn from by order of magnitude."""
 _LOCK_FILE = "sweep.lock"
-_LONGEST_NAME = 60
 _ADVICE = "Make room, and run the same command again."
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
@@ -334,7 +333,7 @@ class SweepFolder:
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
         """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
-        return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip('-_.')}"
+        return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:60].rstrip('-_.')}"
 
 
 def make_identity() -> str:

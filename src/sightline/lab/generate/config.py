@@ -21,8 +21,6 @@ MOST_PICTURES = 4096
 """More than that in one run is a mistake: prompts times seeds."""
 MAX_PROMPT_CHARS = 1000
 _SCENES = re.compile(r"scenes(?::([0-9]{1,9}))?")
-_DEFAULT_SCENES = 50
-_RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +148,7 @@ def load_prompts(source: str) -> list[str]:
     read or holds no line, and more scenes than can be told apart.
     """
     if match := _SCENES.fullmatch(source):
-        pairs = load_scenes(split="val", limit=int(match[1] or _DEFAULT_SCENES))
+        pairs = load_scenes(split="val", limit=int(match[1] or 50))
         return [pair.captions[number % len(pair.captions)] for number, pair in enumerate(pairs)]
     path = expand(source)
     try:
@@ -209,7 +207,7 @@ def _captions_of(address: str, limit: int) -> list[str]:
 
 def _data_of(model: str) -> str | None:
     """The address of what a model's run was trained on, where its folder tells."""
-    path = Path(model.removeprefix("dir:")).expanduser() / _RUN_FILE
+    path = Path(model.removeprefix("dir:")).expanduser() / "run.json"
     if not model.startswith("dir:") or not path.is_file():
         return None
     try:

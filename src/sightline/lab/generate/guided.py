@@ -33,7 +33,6 @@ _ADVICE = (
 )
 _VIEWS_PX = 512 * 64 * 64
 """Pixels of views that are looked at together: a few hundred MB of activations in a small tower."""
-_CURVE_POINTS = 40
 
 
 def load_guide(name: str, *, download: bool = False) -> TorchEncoder:
@@ -174,7 +173,7 @@ class _Run:
         self._curves: list[list[tuple[int, float]]] = [[] for _ in prompts]
         self._frames: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
         self._shown = _spread(config.steps, config.frames)
-        self._measured = _spread(config.steps, _CURVE_POINTS) | {0, config.steps}
+        self._measured = _spread(config.steps, 40) | {0, config.steps}
 
     def go(self, show: Callable[[int, str], None], interrupted: Callable[[], bool]) -> list[MadePicture]:
         """All steps, or as many as there are until someone interrupts."""

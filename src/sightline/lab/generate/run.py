@@ -44,14 +44,9 @@ if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
     from sightline.kit.work import Notice, Progress
 
-_BANK = 256
-"""Texts that a ranked image is told from."""
 SETTINGS_FILE = "generate.json"
 SHEET_FILE = "sheet.html"
 FRAMES_DIR = "frames"
-_GIF_PX = 256
-_FRAME_MS = 120
-_LAST_MS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +169,7 @@ def generate_diffused(
     _check_count(len(wanted))
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
     judge = _load_judge(request.judge, (), prompts, download=request.download)
-    bank, bank_from = load_bank(request.against, [request.model], limit=_BANK)
+    bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
     pipeline = TextToImage.load(request.pipeline, download=request.download)
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
@@ -377,13 +372,11 @@ def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
 
 def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
     """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
-    factor = max(1, math.ceil(_GIF_PX / max(frames[0].shape[:2])))
+    factor = max(1, math.ceil(256 / max(frames[0].shape[:2])))
     height, width = (factor * side for side in frames[0].shape[:2])
     first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
     with _writing(path) as partial:
-        first.save(
-            partial, "GIF", save_all=True, append_images=rest, duration=[_FRAME_MS] * len(rest) + [_LAST_MS], loop=0
-        )
+        first.save(partial, "GIF", save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
 
 
 @contextlib.contextmanager

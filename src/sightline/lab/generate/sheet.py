@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_STRIP = 8
-"""Most frames of a strip."""
-_FEW_PROMPTS = 6
-"""Up to so many prompts, each has a section of its own with frames of its best image."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
@@ -49,7 +44,7 @@ def format_sheet(sheet: Sheet) -> str:
         lead=f"{count} of {of}. Similarity is the cosine to the prompt.",
         pictures=sheet.pictures,
         prompts=prompts,
-        few=_FEW_PROMPTS,
+        few=6,  # up to so many prompts, each has a section of its own with frames of its best image
         feedback=sheet.feedback,
         facts=sheet.facts,
         judgement=sheet.judgement,
@@ -86,5 +81,5 @@ def _trace(picture: MadePicture) -> str:
 
 def _strip(frames: Sequence[NDArray[np.uint8]]) -> list[int]:
     """Some of the frames, evenly from noise to the end."""
-    count = min(_STRIP, len(frames))
+    count = min(8, len(frames))  # most frames of a strip
     return [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]

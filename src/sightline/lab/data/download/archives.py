@@ -34,7 +34,6 @@ FetchProgress = Callable[[str, int, int | None, str], None]
 
 MAX_FILES = 2_000_000
 MAX_BYTES = 500_000_000_000
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +280,7 @@ def unpack_zip(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # `zipfile` stops at the announced size and raises BadZipFile where the CRC differs
                 with opened.open(member) as source, path.open("xb") as file:
-                    shutil.copyfileobj(source, file, _PIECE_BYTES)
+                    shutil.copyfileobj(source, file, 1 << 20)
                 if on_files is not None:
                     on_files(done, len(chosen))
         _move(staging, target)
