@@ -194,7 +194,7 @@ def _print_searches(searches: Sequence[SheetSearch]) -> None:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, width: int = WIDTH) -> str:
     """Aligned text: numbers to the right with three decimals; the widest column is wrapped to keep within `width`."""
-    cells = [list(header), *([_format_cell(cell) for cell in row] for row in rows)]
+    cells = [list(header), *([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     widest = max(range(len(widths)), key=widths.__getitem__)
     spare = width - 2 * (len(widths) - 1) - (sum(widths) - widths[widest])
@@ -208,10 +208,6 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *
         for line in _wrap_cell(row, widest, widths[widest])
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _format_cell(cell: str | float) -> str:
-    return f"{cell:.3f}" if isinstance(cell, float) else cell
 
 
 def _wrap_cell(row: Sequence[str], column: int, size: int) -> Iterator[list[str]]:

@@ -51,7 +51,6 @@ class WritingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         if self.max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1; it is {self.max_tokens}.")
         if not 0 <= self.temperature <= 2:

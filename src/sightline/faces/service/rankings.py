@@ -57,7 +57,6 @@ class Ranking:
         return ranking
 
     def __len__(self) -> int:
-        """Number of rows in memory."""
         return len(self._ids)
 
     def page(self, offset: int, limit: int) -> Found:

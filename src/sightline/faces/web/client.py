@@ -216,9 +216,8 @@ class Client:
 
     def _listen(self, given: Mapping[str, str]) -> Iterator[Event | str]:
         try:
-            with self._http.stream(
-                "GET", "/api/events", params=given, timeout=60.0
-            ) as response:  # pings come every 15 s
+            # Pings come every 15 s.
+            with self._http.stream("GET", "/api/events", params=given, timeout=60.0) as response:
                 if response.is_error:
                     response.read()
                     raise RefusedError(_problem_of(response))

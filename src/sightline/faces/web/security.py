@@ -107,7 +107,7 @@ class Guard:
     def _check_access(self, scope: Scope, headers: Headers) -> None:
         given = [_bearer(headers), _cookie(headers)]
         if scope["path"] == "/" and scope["method"] in SAFE_METHODS:
-            given.append(_query_token(scope))
+            given += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])[:1]
         if not any(_is_equal(token, self._config.access_token) for token in given if token):
             raise Problem(
                 401,
@@ -260,8 +260,3 @@ def _cookie(headers: Headers) -> str:
         if name == ACCESS_COOKIE:
             return value
     return ""
-
-
-def _query_token(scope: Scope) -> str:
-    query: bytes = scope["query_string"]
-    return parse_qs(query.decode("latin-1")).get("token", [""])[0]

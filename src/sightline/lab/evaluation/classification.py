@@ -113,7 +113,6 @@ class ZeroshotConfig(EvalConfig):
     names: NamesUsed = "first"
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         super().__post_init__()
         for template in self.templates:
             check_template(template, where="Prompt")
@@ -248,7 +247,6 @@ class ProbeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
             raise InputError(f"cs must be positive and ascending, got {list(self.cs)}.")
         if not 0 < self.held_out < 1:

@@ -65,7 +65,6 @@ class ComparisonConfig(EvalConfig):
     """Prompts of zero-shot classification."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         super().__post_init__()
         if self.rounds < 1 or self.neighbours < 1 or not self.seconds > 0:
             raise InputError("rounds and neighbours must be at least 1, and seconds above 0.")

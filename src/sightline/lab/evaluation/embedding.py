@@ -150,7 +150,6 @@ class EvalConfig:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         check_batch_size(self.batch_size)
 
 

@@ -221,7 +221,6 @@ class Ranks:
     """Average precision over all relevant candidates of the query."""
 
     def __len__(self) -> int:
-        """Number of queries."""
         return len(self.better_Q)
 
     @property

@@ -287,7 +287,8 @@ class _Data:
         others = [other for other in self.study.factors if other is not factor]
         without = self._fit(additive_design(others, len(self.study.runs)))
         df = self.additive.rank - without.rank
-        effect = Effect(factor=factor, means=self._level_means(factor, noise), df=df)
+        means = tuple(self._level_mean(factor, level, noise) for level in range(len(factor.levels)))
+        effect = Effect(factor=factor, means=means, df=df)
         if df < len(factor.levels) - 1:
             return replace(effect, why="its levels and those of other settings changed together")
         if not noise.is_known:
@@ -310,9 +311,6 @@ class _Data:
         squares = self._squares(self.additive.residual_squares - model.residual_squares)
         f, p = f_test(squares, df, noise_variance=noise.sd**2, noise_df=noise.df)
         return replace(pair, f=f, p=p)
-
-    def _level_means(self, factor: Factor, noise: Noise) -> tuple[LevelMean, ...]:
-        return tuple(self._level_mean(factor, level, noise) for level in range(len(factor.levels)))
 
     def _level_mean(self, factor: Factor, level: int, noise: Noise) -> LevelMean:
         value_N = self.study.value_R[factor.level_R == level]

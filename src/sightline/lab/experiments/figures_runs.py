@@ -248,13 +248,10 @@ def draw_scaling(scaling: Scaling) -> bytes:
 def _points(run: RunResult, kind: str, name: str) -> Points:
     """Images seen and values of one name in a run's log."""
     batch_size = run.config.batch_size if run.config is not None else 1
-    found = [(row["step"] * batch_size, row[name]) for row in run.rows if row["kind"] == kind and _is_number(row, name)]
+    rows = [row for row in run.rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
+    found = [(row["step"] * batch_size, row[name]) for row in rows]
     seen, values = zip(*found, strict=True) if found else ((), ())
     return np.array(seen, dtype=np.float64), np.array(values, dtype=np.float64)
-
-
-def _is_number(row: dict[str, Any], name: str) -> bool:
-    return isinstance(row.get(name), int | float)
 
 
 def _relative_loss(run: RunResult) -> Points:

@@ -79,7 +79,6 @@ class SweepConfig:
     """Of what samplers draw; the runs' own is a setting."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         for name, value, allowed in (("sampler", self.sampler, SAMPLERS), ("prune", self.pruner, PRUNERS)):
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

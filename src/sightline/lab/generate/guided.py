@@ -206,8 +206,10 @@ class _Run:
         ]
 
     def _step(self, step: int) -> None:
+        # Level for the first half, then falling in a line, so that details settle.
+        pace = min(1.0, 2 * (1 - (step - 1) / self._config.steps))
         for group in self._optimiser.param_groups:
-            group["lr"] = self._config.learning_rate * _pace(step, self._config.steps)
+            group["lr"] = self._config.learning_rate * pace
         image_N3HW = self._pictures()
         loss_N = self._config.smoothness * _roughness(image_N3HW)
         for guide in self._guides:
@@ -250,11 +252,6 @@ def _spread(steps: int, count: int) -> set[int]:
     if count <= 1:
         return {steps} if count else set()
     return {round(steps * i / (count - 1)) for i in range(count)}
-
-
-def _pace(step: int, steps: int) -> float:
-    """The learning rate as a fraction: level for the first half, then falling in a line, so that details settle."""
-    return min(1.0, 2 * (1 - (step - 1) / steps))
 
 
 def _roughness(image_N3HW: Tensor) -> Tensor:

@@ -194,7 +194,6 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         _check_finite(self)
         _check_choice(self, "loss", get_args(LossName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
