@@ -6,7 +6,7 @@ A message says what was wrong, what is allowed and what to do next.
 from __future__ import annotations
 
 DISTRIBUTION = "sightline-images"
-"""What a package index knows us by: `sightline` is another project there."""
+"""The name that a package index knows us by: `sightline` is another project there."""
 
 
 class SightlineError(Exception):

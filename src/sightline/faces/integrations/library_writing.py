@@ -30,7 +30,7 @@ class MergedPicture:
     captions: tuple[str, ...]
     written: Written
     kept: bool = False
-    """Whether the text is now the user's caption of the picture."""
+    """True where the text is now the user's caption of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class NamedAlbum:
     written: Written
     images: tuple[ImageRecord, ...]
     captioned: int
-    """How many of the images have captions."""
+    """Number of the images that have captions."""
 
 
 def merge_in_library(

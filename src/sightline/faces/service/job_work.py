@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_SKIPPED = 100
 _BATCH_S = 1.0
-"""How long a batch of captions should take: a job ends between two."""
+"""Time that a batch of captions should take: a job ends between two."""
 _WINDOW_S = 10.0
 
 Tell = Callable[[JobProgress], None]

@@ -28,7 +28,7 @@ from sightline.faces.service.schemas import JobAnswer, JobProgress, JobRequest, 
 from sightline.kit.files import write_json
 
 CLOSE_S = 2.0
-"""How long closing waits for the running job's next safe point."""
+"""Time that closing waits for the running job's next safe point."""
 MAX_UNFINISHED = 50
 _MAX_ENDED = 50
 _PUBLISH_S = 0.5

@@ -58,9 +58,9 @@ class ServiceConfig:
     allow_roots: tuple[Path, ...] = ()
     """Folders below which a page may add folders to a library."""
     create: bool = True
-    """Whether a library is made where there is none."""
+    """True makes a library where there is none."""
     read_only: bool = False
-    """Whether nothing in the libraries' folders may change."""
+    """True where nothing in the libraries' folders may change."""
 
     def __post_init__(self) -> None:
         if not self.libraries:

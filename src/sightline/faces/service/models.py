@@ -41,7 +41,7 @@ MAX_LINE = 100
 RETRY_AFTER_S = 2
 
 ANSWER_S = 20.0
-"""How long an endpoint may take for an answer, twice: a search that takes longer is given up."""
+"""Time that an endpoint may take for an answer, twice: a search that takes longer is given up."""
 
 MAX_WAITING = 4
 """Requests that may wait for the one whose image is captioned."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sightline.errors import CursorError
 
 DEPTHS = (250, 4000)
-"""How deep a ranking goes at first; then it has all rows. Ranking 100,000 rows takes 5 ms, 35 ms and 300 ms."""
+"""Rows of a ranking at first; then it has all rows. Ranking 100,000 rows takes 5 ms, 35 ms and 300 ms."""
 
 _KEPT = 64
 _KEPT_ROWS = 4_000_000
@@ -124,7 +124,7 @@ class Cursor:
     query: str
     """Digest of what was asked."""
     version: str
-    """Of the library when it was ranked."""
+    """The library's version when it was ranked."""
     offset: int
 
 

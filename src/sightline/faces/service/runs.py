@@ -48,7 +48,7 @@ def find_runs(folder: Path) -> dict[str, Path]:
 
     A run's name is its path below the folder. Links are not followed.
     """
-    found = {folder.name: folder} if _is_run(folder) else {}
+    found = {folder.name: folder} if (folder / RUN_FILE).is_file() else {}
     found |= {path.relative_to(folder).as_posix(): path for path in _below(folder, depth=3)}
     return dict(sorted(found.items(), key=lambda run: (-modified_at(run[1]), run[0])))
 
@@ -62,15 +62,11 @@ def _below(folder: Path, depth: int) -> list[Path]:
     for path in inner:
         if path.name.startswith(".") or not is_text(path):
             continue
-        if _is_run(path):
+        if (path / RUN_FILE).is_file():
             runs.append(path)
         elif depth > 1:
             runs += _below(path, depth - 1)
     return runs
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / RUN_FILE).is_file()
 
 
 def modified_at(run: Path) -> float:

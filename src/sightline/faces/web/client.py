@@ -25,7 +25,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 Picture = Path | bytes
 """A file, or the bytes of one."""
 Event = models.JobAnswer | models.LibraryEvent
-"""What a server tells of: a job in its state now, or a library in its size now."""
+"""One thing that a server tells of: a job in its state now, or a library in its size now."""
 
 PING: Final = "ping"
 """Comes right after what is so now, and then every 15 s."""

@@ -28,11 +28,11 @@ class Event:
     name: str
     """The type that scripts listen for: `job`, `library`."""
     subject: str
-    """What it tells of, among those of its name."""
+    """The thing that it tells of, among those of its name."""
     data: str
     """JSON."""
     lasting: bool
-    """Whether clients that come later are told, too."""
+    """True where clients that come later are told, too."""
 
 
 class Events:

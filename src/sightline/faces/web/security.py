@@ -21,10 +21,10 @@ ACCESS_COOKIE = "sightline_access"
 TOKEN_HEADER = "x-sightline-token"
 SAFE_METHODS = ("GET", "HEAD")
 BODY_TIMEOUT_S = 30.0
-"""How long a client may send nothing while its request is incomplete."""
+"""Time that a client may send nothing while its request is incomplete."""
 
 OWN_SITES = frozenset({"same-origin", "none"})
-"""What `Sec-Fetch-Site` says of a request that our own page sends, or that the user typed."""
+"""Values of `Sec-Fetch-Site` in a request that our own page sends, or that the user typed."""
 
 _OPEN_PATHS = ("/healthz", "/static/")
 _FENCED_PATHS = ("/api/", "/mcp")

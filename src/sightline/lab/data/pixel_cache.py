@@ -69,7 +69,7 @@ class PixelCache:
     problems: tuple[PixelProblem, ...]
     """The rows that are not readable, in order."""
     folder: Path
-    """Where it lies; may be deleted whenever nobody uses it, and is then made again."""
+    """Its place; may be deleted whenever nobody uses it, and is then made again."""
 
 
 def open_pixel_cache(

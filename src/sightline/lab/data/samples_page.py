@@ -31,7 +31,7 @@ class PageContent:
     facts: Sequence[SplitFacts] = ()
     report: CheckReport | None = None
     seed: int = 0
-    """Of the choice of samples."""
+    """Seed of the choice of samples."""
 
 
 def write_samples_page(target: Path, content: PageContent) -> None:

@@ -56,7 +56,7 @@ class ComparisonConfig(EvalConfig):
     rounds: int = 5
     """Turns of each model; speeds are medians of them."""
     seconds: float = 0.5
-    """Of one measurement, at least."""
+    """Length of one measurement, at least."""
     neighbours: int = 10
     """First places of a ranking in which agreement is counted."""
     quality: str | None = None

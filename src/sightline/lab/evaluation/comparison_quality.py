@@ -53,7 +53,7 @@ class Quality:
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     results: Mapping[str, Results] = field(default_factory=dict)
-    """Of the metrics that are plain means, for comparing models query by query."""
+    """Results of the metrics that are plain means, for comparing models query by query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class SimilarityTable:
 
     texts: tuple[str, ...]
     ids: tuple[str, ...]
-    """Of the images."""
+    """Ids of the images."""
     models: Mapping[str, tuple[tuple[float, ...], ...]]
     """Cosines of one model don't compare with those of another; their order does."""
 

@@ -61,7 +61,7 @@ class EmbeddedDataset(EmbeddedImages):
     owner_T: NDArray[np.int64]
     """Index of each text's image into `image_BD`."""
     ids: tuple[str, ...]
-    """Of the images."""
+    """Ids of the images."""
     texts: tuple[str, ...]
 
 

@@ -56,13 +56,13 @@ class ModelFacts:
 
     dim: int
     precision: str
-    """Of the weights: `fp32`, `int8`."""
+    """Precision of the weights: `fp32`, `int8`."""
     runtime: str
     """The runtime: `onnx:CPUExecutionProvider`, `torch:cpu`."""
     weights_hash: str
     input_px: int
     disk_bytes: int
-    """Of the files that this runtime reads: graphs or weights, and the tokenizer."""
+    """Size of the files that this runtime reads: graphs or weights, and the tokenizer."""
     exported: bool
     """True where loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
 

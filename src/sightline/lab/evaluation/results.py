@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 _DECIMALS = 6
-"""Of figures in JSON: finer than any difference that a data set can show."""
+"""Decimals of figures in JSON: finer than any difference that a data set can show."""
 _CHUNK_CELLS = 4_000_000
 """Counts held at a time."""
 TIE_TOLERANCE = 1e-6

@@ -54,10 +54,10 @@ class LevelMean:
 
     label: str
     mean: float
-    """Of the plain runs where `adjusted` is false."""
+    """Mean of the plain runs where `adjusted` is false."""
     n_runs: int
     half_width: float | None = None
-    """Of the 95% t-interval; None where the noise isn't known."""
+    """Half the 95% t-interval; None where the noise isn't known."""
     adjusted: bool = True
     """True where every combination of the others counts the same."""
 
@@ -71,7 +71,7 @@ class LevelMean:
 class _Tested:
     verdict: Verdict = "can't tell"
     why: str = ""
-    """Of a verdict that couldn't be given."""
+    """Reason of a verdict that couldn't be given."""
     f: float | None = None
     df: int = 0
     p: float | None = None
@@ -86,7 +86,7 @@ class Effect(_Tested):
     factor: Factor
     means: tuple[LevelMean, ...]
     difference_half_width: float | None = None
-    """Of the 95% interval of the difference between the best and the worst level."""
+    """Half the 95% interval of the difference between the best and the worst level."""
 
     @property
     def spread(self) -> float:

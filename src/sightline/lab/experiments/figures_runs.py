@@ -171,11 +171,6 @@ def draw_compute(study: Study, styles: RunStyles) -> bytes:
     return draw_figure(draw, height_in=2.9 + styles.legend_height_in)
 
 
-def has_curves(study: Study) -> bool:
-    """True where some run has a log."""
-    return any(run.rows for run in study.runs)
-
-
 def draw_effects(study: Study, analysis: Analysis) -> bytes:
     """For each setting its levels' means with their intervals, over the single runs."""
     return _draw_panels(study, analysis.effects, _draw_effect, row_in=2.6)

@@ -38,9 +38,9 @@ class RunResult:
     reason: str | None = None
     """The reason why it failed, was pruned or stopped."""
     rows: Sequence[Row] = ()
-    """Of its log."""
+    """Rows of its log."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the weights that were kept, on the val pairs."""
+    """Metrics of the weights that were kept, on the val pairs."""
     images_seen: int = 0
     took_s: float | None = None
 

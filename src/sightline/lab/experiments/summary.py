@@ -298,7 +298,7 @@ class Final:
     runs: tuple[RunResult, ...]
     values: tuple[float, ...]
     half_width: float | None
-    """Of the mean's 95% t-interval; None where no two runs of the study differ in their seed alone."""
+    """Half the mean's 95% t-interval; None where no two runs of the study differ in their seed alone."""
 
     @property
     def mean(self) -> float:
@@ -348,7 +348,7 @@ class Scaling:
     exponent: float
     factor: float
     half_width: float | None
-    """Of the exponent's 95% t-interval; None with fewer than 3 degrees of freedom."""
+    """Half the exponent's 95% t-interval; None with fewer than 3 degrees of freedom."""
     df: int
     bends: bool | None
     """True where the levels lie off a straight line by more than noise; None where that can't be told."""

@@ -41,7 +41,7 @@ METRICS = (
 """Metrics that trials can be compared by; the last three of pairs with classes."""
 _MOST_SMOKE_PICTURES = 4096
 DEFAULT_TRIALS = 20
-"""Of a sweep that draws its trials."""
+"""Trials of a sweep that draws them."""
 MOST_CELLS = 10_000
 """A grid of more would not end; samplers draw from such."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -76,7 +76,7 @@ class SweepConfig:
     """Add the grid's values to those of the sweep that is in the folder."""
     retry_failed: bool = False
     seed: int = 0
-    """Of what samplers draw; the runs' own is a setting."""
+    """Seed of what samplers draw; the runs' own is a setting."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("sampler", self.sampler, SAMPLERS), ("prune", self.pruner, PRUNERS)):

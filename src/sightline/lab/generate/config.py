@@ -34,7 +34,7 @@ class GuidedConfig:
     seeds: int = 4
     """Images of each prompt, each from other noise."""
     seed: int = 0
-    """Of the first image's noise and of all that is random."""
+    """Seed of the first image's noise and of all that is random."""
     parameterisation: Parameterisation = "fourier"
     views: int = 4
     """Changed copies of an image that are looked at in each step."""
@@ -58,7 +58,7 @@ class GuidedConfig:
     bank: int = 2000
     """Texts that the prompt is told from."""
     precision: Precision = "bf16"
-    """Of the models' forward and backward passes: `bf16` is autocast, `fp32` exact and slower."""
+    """Precision of the models' forward and backward passes: `bf16` is autocast, `fp32` exact and slower."""
     frames: int = 16
     """Images kept on the way, for the GIF; 0 keeps none."""
 

@@ -60,7 +60,7 @@ class Feedback:
 
     prompt: str
     words: Sequence[WordShare]
-    """Of each word that means something, the one matched least first."""
+    """Shares of the words that mean something, the one matched least first."""
     bank_rank: int
     """Place of the prompt among the bank's texts for the best image, from 1."""
     bank_size: int

@@ -62,7 +62,7 @@ class Texts:
     """Vectors that one model makes of the words of a run."""
 
     prompt_ND: Tensor
-    """Of each image."""
+    """Prompt of each image."""
     bank_TD: Tensor
     avoid_AD: Tensor
 

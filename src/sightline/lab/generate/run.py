@@ -24,6 +24,7 @@ from sightline.core.models.files import Runtime, find_graphs, find_local_folder,
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit.files import replacing
+from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
     MOST_PICTURES,
@@ -35,7 +36,7 @@ from sightline.lab.generate.config import (
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
 from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
-from sightline.lab.generate.sheet import Sheet, write_sheet
+from sightline.lab.generate.sheet import Sheet, format_sheet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,10 +274,8 @@ def _keep(
         facts.append("No safety checker was run.")
     if result.stopped:
         facts.append(f"Stopped early: {result.stopped}.")
-    write_sheet(
-        result.output / SHEET_FILE,
-        Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts),
-    )
+    sheet = Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts)
+    write_page(result.output / SHEET_FILE, format_sheet(sheet))
     settings = {
         "engine": result.engine,
         **asked,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.core.images.preprocess import data_uri, make_thumbnail
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.generate.feedback import Feedback
 from sightline.lab.generate.judge import Judgement, MadePicture
 
@@ -26,11 +25,6 @@ class Sheet:
     feedback: Sequence[Feedback] = ()
     facts: Sequence[str] = ()
     """Sentences at the end."""
-
-
-def write_sheet(target: Path, sheet: Sheet) -> Path:
-    """Write the sheet as one file; its path. Raises InputError where it can't be written."""
-    return write_page(target, format_sheet(sheet))
 
 
 def format_sheet(sheet: Sheet) -> str:

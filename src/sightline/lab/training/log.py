@@ -189,7 +189,7 @@ def _as_json(value: Any) -> Any:
 class _Panel:
     title: str
     name: str
-    """Of the value in rows of kind `train`."""
+    """Name of the value in rows of kind `train`."""
     smooth: bool = True
     log: bool = False
 

@@ -133,7 +133,7 @@ class LossSpec:
 
     name: LossName
     has_bias: bool
-    """Whether it learns a bias beside its scale; the paper starts them at -10 and 10 (SigLIP, algorithm 1)."""
+    """True where it learns a bias beside its scale; the paper starts them at -10 and 10 (SigLIP, algorithm 1)."""
 
     def __call__(
         self,

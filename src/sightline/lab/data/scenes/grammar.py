@@ -128,7 +128,7 @@ class Scene:
     objects: tuple[SceneObject, ...]
     ground: RGB
     noise_seed: int | None
-    """Where the background is photographic noise, the seed of its noise; None where it is plain."""
+    """Seed of the background where that is photographic noise; None where it is plain."""
 
     @property
     def bag(self) -> tuple[str, ...]:
