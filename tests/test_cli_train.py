@@ -62,7 +62,7 @@ def test_a_smoke_run_trains_a_model_and_prints_one_object(trained):
 def test_a_finished_run_resumes_to_the_same_end(trained, tmp_path):
     run, (_, out, _) = trained
     copy = shutil.copytree(run, tmp_path / "run")
-    journal = read_log(run)
+    run_log = read_log(run)
     code, again, err = call_main("train", "scenes-scratch", "--resume", "--output", copy, "--json")
     assert code == 0, err
     assert "going on after step 8 of 8" in err
@@ -71,7 +71,7 @@ def test_a_finished_run_resumes_to_the_same_end(trained, tmp_path):
         assert second[name] == first[name], name
     for name in ("model.safetensors", "sightline.json", "run.json"):
         assert (copy / name).read_bytes() == (run / name).read_bytes()
-    assert read_log(copy) == journal
+    assert read_log(copy) == run_log
 
 
 def test_a_run_of_which_the_end_was_lost_is_finished_by_resume(trained, tmp_path):

@@ -1,12 +1,12 @@
 import pytest
 
-from sightline.lab.data.scenes.grammar import Kind, Mention, Scene, SceneObject, Statement, is_true, may_be_true
+from sightline.lab.data.scenes.grammar import Mention, ObjectKind, Scene, SceneObject, Statement, is_true, may_be_true
 
 SOLID = {"size": "medium", "texture": "solid"}
 
 
 def thing(colour, shape, x, y, **other):
-    kind = Kind(**{**SOLID, **other}, colour=colour, shape=shape)
+    kind = ObjectKind(**{**SOLID, **other}, colour=colour, shape=shape)
     return SceneObject(kind, x, y, 0.1, 0.0, 0, (0, 0, 0))
 
 
@@ -15,7 +15,7 @@ def scene_of(*things):
 
 
 def one(place=None, **words):
-    return Mention(Kind(**words), place)
+    return Mention(ObjectKind(**words), place)
 
 
 RED_CIRCLE = one(colour="red", shape="circle")
@@ -50,11 +50,11 @@ YES, PERHAPS, NO = (True, True), (False, True), (False, False)
         (Statement((one(colour="blue", shape="square", place="top right"),)), YES),
         (Statement((one(colour="blue", shape="square", place="middle"),)), PERHAPS),
         (Statement((one(colour="red", shape="circle", place="middle"),)), NO),
-        (Statement((RED_CIRCLE,), counts=((2, Kind()),)), YES),
-        (Statement((RED_CIRCLE,), counts=((3, Kind()),)), NO),
-        (Statement((RED_CIRCLE,), counts=((2, Kind(colour="red")),)), NO),
-        (Statement((RED_CIRCLE,), absent=(Kind(shape="heart"),)), YES),
-        (Statement((RED_CIRCLE,), absent=(Kind(colour="blue"),)), NO),
+        (Statement((RED_CIRCLE,), counts=((2, ObjectKind()),)), YES),
+        (Statement((RED_CIRCLE,), counts=((3, ObjectKind()),)), NO),
+        (Statement((RED_CIRCLE,), counts=((2, ObjectKind(colour="red")),)), NO),
+        (Statement((RED_CIRCLE,), absent=(ObjectKind(shape="heart"),)), YES),
+        (Statement((RED_CIRCLE,), absent=(ObjectKind(colour="blue"),)), NO),
     ],
 )
 def test_truth_is_decided_on_the_scene(statement, expected):

@@ -7,7 +7,16 @@ import pytest
 
 from scenes_pins import SCENES_CHANGED
 from sightline.lab.data.scenes.dataset import SceneImage
-from sightline.lab.data.scenes.grammar import COLOURS, SHAPES, SIZES, TEXTURES, Kind, Scene, SceneObject, draw_scene
+from sightline.lab.data.scenes.grammar import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    ObjectKind,
+    Scene,
+    SceneObject,
+    draw_scene,
+)
 from sightline.lab.data.scenes.render import render_scene
 
 GREY = (128, 128, 128)
@@ -16,7 +25,7 @@ RING_AND_CIRCLE = ("ring", "circle")
 
 def scene_with(*, shape="circle", colour="red", size="large", texture="solid", grain=0, tilt=0.0):
     radius = sum(SIZES[size]) / 2
-    thing = SceneObject(Kind(size, texture, colour, shape), 0.5, 0.5, radius, tilt, grain, (0, 0, 0))
+    thing = SceneObject(ObjectKind(size, texture, colour, shape), 0.5, 0.5, radius, tilt, grain, (0, 0, 0))
     return Scene(objects=(thing,), ground=GREY, noise_seed=None)
 
 

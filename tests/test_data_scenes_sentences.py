@@ -3,7 +3,16 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sightline.lab.data.scenes.grammar import VALUES, Chance, Kind, Mention, Statement, draw_scene, is_true, may_be_true
+from sightline.lab.data.scenes.grammar import (
+    VALUES,
+    Chance,
+    Mention,
+    ObjectKind,
+    Statement,
+    draw_scene,
+    is_true,
+    may_be_true,
+)
 from sightline.lab.data.scenes.sentences import compose_captions, fill, load_templates, make_negatives, write
 
 SAME_WORDS = ("attribute", "relation")
@@ -31,10 +40,10 @@ def test_there_are_at_least_twenty_templates_of_five_families_and_all_are_used(c
 
 def test_some_templates_leave_each_attribute_out_and_some_say_all():
     said = [set(slot.attributes) for known in load_templates() for slot in known.slots if slot.asks == "mention"]
-    for name in Kind._fields:
+    for name in ObjectKind._fields:
         assert any(name in attributes for attributes in said)
         assert any(name not in attributes for attributes in said)
-    assert set(Kind._fields) in said
+    assert set(ObjectKind._fields) in said
 
 
 def test_five_different_captions_of_five_templates_are_true_of_each_scene(composed):
@@ -129,7 +138,7 @@ def read(template, text):
 
 
 def read_kind(words):
-    return Kind(**{name: word for word in words.split() for name, values in VALUES.items() if word in values})
+    return ObjectKind(**{name: word for word in words.split() for name, values in VALUES.items() if word in values})
 
 
 def test_a_template_of_three_things_says_nothing_of_two():
@@ -139,8 +148,8 @@ def test_a_template_of_three_things_says_nothing_of_two():
 
 
 def test_two_crosses_are_written_with_their_plural():
-    mention = Mention(Kind("small", "solid", "red", "cross"))
-    statement = Statement((mention,), counts=((2, Kind(shape="cross")),))
+    mention = Mention(ObjectKind("small", "solid", "red", "cross"))
+    statement = Statement((mention,), counts=((2, ObjectKind(shape="cross")),))
     text = write(template("{n:shape}, one of them a {0:size texture colour shape}"), statement)
     assert text == "two crosses, one of them a small solid red cross"
 

@@ -9,7 +9,7 @@ from evaluation_fakes import dataset, pair
 from explain_world import MappingEncoder
 from sightline.errors import InputError
 from sightline.lab.data.scenes.dataset import load_scenes
-from sightline.lab.data.scenes.grammar import Kind, Scene, SceneObject
+from sightline.lab.data.scenes.grammar import ObjectKind, Scene, SceneObject
 from sightline.lab.evaluation.results import Bootstrap
 from sightline.lab.experiments.pointing import PointingConfig, judge, name_of, play, pointing_game
 
@@ -18,7 +18,7 @@ STUDY = os.environ.get("SIGHTLINE_STUDY", "")
 
 
 def thing(x, y, radius=0.2, colour="red", shape="circle"):
-    return SceneObject(Kind("large", "solid", colour, shape), x, y, radius, 0.0, 0, (0, 0, 0))
+    return SceneObject(ObjectKind("large", "solid", colour, shape), x, y, radius, 0.0, 0, (0, 0, 0))
 
 
 SCENE = Scene(objects=(thing(0.25, 0.25), thing(0.75, 0.75, colour="blue")), ground=(0, 0, 0), noise_seed=None)

@@ -270,9 +270,9 @@ def run_folder(tmp_path):
     """A run's folder as the trainer leaves it, without its model."""
     folder = tmp_path / "runs" / "one"
     run = make_run(value=0.4)
-    with RunLog(folder, tensorboard=False) as journal:
+    with RunLog(folder, tensorboard=False) as run_log:
         for row in make_rows(run):
-            journal.write(
+            run_log.write(
                 row["kind"], row["step"], {key: value for key, value in row.items() if key not in ("kind", "step")}
             )
     (folder / "run.json").write_text(json.dumps(run.config.to_dict()))

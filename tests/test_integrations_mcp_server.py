@@ -207,7 +207,7 @@ def test_captions_of_both_kinds_are_given_and_not_kept(reader, library):
     assert ranked["generated"][0]["model"] == "starter-captioner", "it was named as the server was started"
 
 
-def test_duplicates_are_found_by_content_and_by_likeness_in_pages(reader):
+def test_duplicates_are_found_by_content_and_by_vectors_in_pages(reader):
     exact = reader.ask("find_duplicates")
     assert [{image["name"] for image in group["images"]} for group in exact["groups"]] == [{"horse.png", "copy.jpg"}]
     first = reader.ask("find_duplicates", min_similarity=0.8, limit=1)

@@ -5,57 +5,69 @@ from importlib import resources
 
 import jinja2
 import pytest
+from markupsafe import Markup
 
 from page_checks import read_page
 from sightline.errors import InputError
-from sightline.kit.pages import escape, format_frame, render_page, write_page
+from sightline.kit.pages import _environment, render_page, write_page
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
+ESCAPED = "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;more&quot;"
 
 
-def make_page(tmp_path, *, title="Title", lead="Lead", sections=("<section>One</section>", "<section>Two</section>")):
-    style = tmp_path / "own.css"
-    style.write_text(".own { color: var(--accent); }\n")
-    return format_frame(title, lead=lead, sections=sections, style=style)
+TWO_SECTIONS = (Markup("<section>One</section>"), Markup("<section>Two</section>"))
 
 
-def test_a_page_loads_nothing_and_shows_its_sections_in_order(tmp_path):
-    images, text = read_page(make_page(tmp_path))
+def make_page(*, title="Title", lead="Lead", sections=TWO_SECTIONS):
+    template = """{% extends "kit/page.html" %}
+{% block style %}
+.own { color: var(--accent); }
+{% endblock %}
+{% block main %}{% for section in sections %}{{ section }}{% endfor %}{% endblock %}"""
+    return _environment().from_string(template).render(title=title, lead=lead, sections=sections)
+
+
+def show(value):
+    return _environment().from_string("{{ value }}").render(value=value)
+
+
+def test_a_page_loads_nothing_and_shows_its_sections_in_order():
+    images, text = read_page(make_page())
     assert images == []
     assert text.endswith("Title Lead One Two")
 
 
-def test_a_page_has_the_shared_style_before_its_own(tmp_path):
-    style = re.search(r"<style>\n(.*?)</style>", make_page(tmp_path), re.S)[1]
+def test_a_page_has_the_shared_style_before_its_own():
+    style = re.search(r"<style>\n(.*?)</style>", make_page(), re.S)[1]
     assert style.startswith(shared_style())
     assert style.endswith("\n.own { color: var(--accent); }\n")
     assert "prefers-color-scheme: dark" in style
 
 
-def test_title_and_lead_are_text(tmp_path):
-    page = make_page(tmp_path, title=HOSTILE, lead=HOSTILE)
+def test_title_and_lead_are_text():
+    page = make_page(title=HOSTILE, lead=HOSTILE)
     _, text = read_page(page)
     assert "<script" not in page
     assert text.count(HOSTILE) == 3  # title, heading, lead
 
 
 def test_what_is_escaped_can_end_no_tag_and_no_attribute():
-    assert escape("<a href='x'>\"&\"") == "&lt;a href=&#x27;x&#x27;&gt;&quot;&amp;&quot;"
-    assert escape("caf\udce9\x1b[31m\nnight") == "caf\ufffd\ufffd[31m\ufffdnight"
+    assert show("<a href='x'>\"&\"") == "&lt;a href=&#x27;x&#x27;&gt;&quot;&amp;&quot;"
+    assert show("caf\udce9\x1b[31m\nnight") == "caf\ufffd\ufffd[31m\ufffdnight"
 
 
 def test_a_template_escapes_what_is_text_and_shows_parts_as_they_are():
     well = render_page("lab/evaluation/well.html", reason=f"{HOSTILE}\x1b\udce9")
-    assert well.strip() == f'<div class="well"><p>can’t be read: {escape(HOSTILE)}\ufffd\ufffd</p></div>'
-    page = render_page("kit/page.html", title=HOSTILE, lead=7, css="", sections=[well, HOSTILE])
+    assert well.strip() == f'<div class="well"><p>can’t be read: {ESCAPED}\ufffd\ufffd</p></div>'
+    page = make_page(title=HOSTILE, lead=7, sections=[well, HOSTILE])
     assert well in page
-    assert page.count(escape(HOSTILE)) == 4
+    assert page.count(ESCAPED) == 4  # title, heading, well, section
     assert "<script" not in page
 
 
 def test_a_value_that_a_template_lacks_is_an_error():
     with pytest.raises(jinja2.UndefinedError, match="'lead' is undefined"):
-        render_page("kit/page.html", title="Title", css="", sections=[])
+        render_page("kit/page.html", title="Title")
 
 
 def test_templates_are_read_only_where_a_page_is_made():
@@ -64,7 +76,7 @@ def test_templates_are_read_only_where_a_page_is_made():
 
 
 def test_letters_of_all_scripts_survive_escaping():
-    assert escape("Straße 東京 👩‍🚀 می‌خواهم") == "Straße 東京 👩‍🚀 می‌خواهم"
+    assert show("Straße 東京 👩‍🚀 می‌خواهم") == "Straße 東京 👩‍🚀 می‌خواهم"
 
 
 def test_a_page_is_written_whole_into_folders_that_are_made_and_replaces_an_older_one(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from moody_server import MoodyServer
 from sightline.core.models import json_client
-from sightline.core.models.json_client import JsonPoster, PostLimits
+from sightline.core.models.json_client import JsonClient, PostLimits
 from sightline.errors import InputError, ModelError
 
 QUICK: dict[str, Any] = {"retry_wait_s": 0.005, "read_timeout_s": 60, "tries": 3}
@@ -22,7 +22,7 @@ def server():
 
 
 def poster(server, **limits):
-    return JsonPoster(server.url, limits=PostLimits(**{**QUICK, **limits}))
+    return JsonClient(server.url, limits=PostLimits(**{**QUICK, **limits}))
 
 
 def test_json_goes_out_and_comes_back_over_one_connection(server):
@@ -100,7 +100,7 @@ def test_waits_double_with_jitter_and_a_bound(monkeypatch):
         raise json_client._Passing("busy")
 
     waits = []
-    client = JsonPoster("http://127.0.0.1:9", limits=PostLimits(retry_wait_s=1, longest_wait_s=5, tries=6))
+    client = JsonClient("http://127.0.0.1:9", limits=PostLimits(retry_wait_s=1, longest_wait_s=5, tries=6))
     monkeypatch.setattr(client, "_try", fail)
     monkeypatch.setattr("time.sleep", waits.append)
     for _ in range(50):
@@ -112,7 +112,7 @@ def test_waits_double_with_jitter_and_a_bound(monkeypatch):
 
 def test_nobody_there_is_told_soon():
     with pytest.raises(ModelError, match=r"no connection .*tried 2 times"):
-        JsonPoster("http://127.0.0.1:9", limits=PostLimits(retry_wait_s=0.001)).post({})
+        JsonClient("http://127.0.0.1:9", limits=PostLimits(retry_wait_s=0.001)).post({})
 
 
 def test_requests_keep_to_a_rate(server):
@@ -124,7 +124,7 @@ def test_requests_keep_to_a_rate(server):
 
 
 def test_a_key_is_sent_as_a_bearer_token_and_never_shown(server):
-    client = JsonPoster(server.url, key="sk-secret", limits=PostLimits(**QUICK))
+    client = JsonClient(server.url, key="sk-secret", limits=PostLimits(**QUICK))
     client.post({})
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
     server.broken = "locked"
@@ -148,12 +148,12 @@ def test_a_key_is_sent_as_a_bearer_token_and_never_shown(server):
 )
 def test_addresses_and_keys_that_are_refused(url, key, reason):
     with pytest.raises(InputError, match=reason):
-        JsonPoster(url, key=key)
+        JsonClient(url, key=key)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.1:1", "http://[::1]:1", "https://x.org"])
 def test_a_key_may_go_to_this_machine_and_over_https(url):
-    assert JsonPoster(url, key="k").name
+    assert JsonClient(url, key="k").name
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_a_model_that_is_exchanged_does_not_mix_its_vectors_in(remote, handler, 
 
 
 def ask_other(remote, task, inputs):
-    return remote.endpoint._poster.post({"inputs": inputs, "parameters": {"task": task, "expects": "of yesterday"}})
+    return remote.endpoint._client.post({"inputs": inputs, "parameters": {"task": task, "expects": "of yesterday"}})
 
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):

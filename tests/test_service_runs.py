@@ -13,12 +13,12 @@ from web_world import open_app
 def write_run(folder, *, steps=4, epochs=2.0, at_s=1_700_000_000):
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"recipe": "test", "epochs": epochs}))
-    with RunLog(folder, tensorboard=False) as journal:
-        journal.write("val", 0, {"mean_recall": 0.1})
+    with RunLog(folder, tensorboard=False) as run_log:
+        run_log.write("val", 0, {"mean_recall": 0.1})
         for step in range(1, steps + 1):
-            journal.write("train", step, {"epoch": step / 10, "loss": 4.0 - step})
-        journal.write("val", steps, {"mean_recall": 0.5, "text_retrieval_recall@1": 0.25})
-        journal.write("alarm", steps, {"alarm": "stuck", "message": "loss is stuck"})
+            run_log.write("train", step, {"epoch": step / 10, "loss": 4.0 - step})
+        run_log.write("val", steps, {"mean_recall": 0.5, "text_retrieval_recall@1": 0.25})
+        run_log.write("alarm", steps, {"alarm": "stuck", "message": "loss is stuck"})
     for name in ("run.json", "log.jsonl"):
         os.utime(folder / name, (at_s, at_s))
     return folder
@@ -47,7 +47,7 @@ def test_runs_are_listed_the_newest_first_with_their_latest_figures(tmp_path, op
         assert new["metrics"] == {"mean_recall": 0.5, "text_retrieval_recall@1": 0.25}
 
 
-def test_a_run_shows_its_settings_and_its_journal_and_is_followed_live(tmp_path, open_runs):
+def test_a_run_shows_its_settings_and_its_log_and_is_followed_live(tmp_path, open_runs):
     run = write_run(tmp_path / "runs" / "group" / "mine")
     with open_runs(tmp_path / "runs") as client:
         shown = client.get("/api/runs/group/mine").json()
@@ -111,7 +111,7 @@ def test_strange_settings_and_numbers_do_no_harm(tmp_path, open_runs):
         assert shown["rows"][-1] == {"step": 9, "kind": "val", "x": None, "y": [None]}
 
 
-def test_long_journals_are_thinned_but_keep_what_is_rare():
+def test_long_logs_are_thinned_but_keep_what_is_rare():
     rows = [{"step": step, "kind": "train"} for step in range(50_000)]
     rows[25_000:25_000] = [{"step": 25_000, "kind": "val"}]
     thinned = thin(rows)

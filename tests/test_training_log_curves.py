@@ -55,9 +55,9 @@ def has_colour(path, colour):
 
 def test_a_run_is_drawn_from_its_folder_its_file_and_its_rows(tmp_path):
     rows = make_rows()
-    with RunLog(tmp_path / "run", tensorboard=False) as journal:
+    with RunLog(tmp_path / "run", tensorboard=False) as run_log:
         for row in rows:
-            journal.write(row["kind"], row["step"], {k: v for k, v in row.items() if k not in ("step", "kind")})
+            run_log.write(row["kind"], row["step"], {k: v for k, v in row.items() if k not in ("step", "kind")})
     pictures = [
         draw_curves(source, tmp_path / f"{number}.png").read_bytes()
         for number, source in enumerate([tmp_path / "run", str(tmp_path / "run" / "log.jsonl"), rows])

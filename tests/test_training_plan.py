@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from sightline.lab.training.plan import Plan
+from sightline.lab.training.plan import TrainPlan
 from training_world import small_config
 
 
 def rates(total=100, warmup=10):
-    plan = Plan(steps_per_epoch=10, total_steps=total, warmup_steps=warmup, eval_steps=1, checkpoint_steps=1)
+    plan = TrainPlan(steps_per_epoch=10, total_steps=total, warmup_steps=warmup, eval_steps=1, checkpoint_steps=1)
     return [plan.learning_rate(step, peak=2.0) for step in range(total + 1)]
 
 
@@ -32,12 +32,12 @@ def test_a_run_that_is_all_warm_up_reaches_the_peak_with_its_last_step():
 
 
 def test_a_warm_up_is_never_longer_than_the_run():
-    plan = Plan.make(small_config("scenes:0", samples_seen=8, warmup_fraction=0.9), steps_per_epoch=3)
+    plan = TrainPlan.make(small_config("scenes:0", samples_seen=8, warmup_fraction=0.9), steps_per_epoch=3)
     assert plan.warmup_steps <= plan.total_steps == 1
 
 
 def test_samples_seen_decide_the_steps():
     config = small_config("scenes:0", samples_seen=100, batch_size=8, epochs=4, eval_epochs=1, checkpoint_epochs=2)
-    plan = Plan.make(config, steps_per_epoch=1000)
+    plan = TrainPlan.make(config, steps_per_epoch=1000)
     assert (plan.total_steps, plan.eval_steps, plan.checkpoint_steps) == (12, 3, 6)
-    assert Plan.make(small_config("scenes:0", samples_seen=1), steps_per_epoch=3).total_steps == 1
+    assert TrainPlan.make(small_config("scenes:0", samples_seen=1), steps_per_epoch=3).total_steps == 1

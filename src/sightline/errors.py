@@ -6,7 +6,7 @@ A message says what was wrong, what is allowed and what to do next.
 from __future__ import annotations
 
 DISTRIBUTION = "sightline-images"
-"""What a package index knows us by: `sightline` is another project there."""
+"""The name that a package index knows us by: `sightline` is another project there."""
 
 
 class SightlineError(Exception):
@@ -18,23 +18,23 @@ class SightlineError(Exception):
 
 
 class InputError(SightlineError):
-    """What the caller gave can't be used: a query, a filter, a path, an option."""
+    """Something given by the caller that can't be used: a query, a filter, a path, an option."""
 
 
 class NotFoundError(InputError):
-    """What was named isn't there: an image, a library, a job, a file."""
+    """Something named that isn't there: an image, a library, a job, a file."""
 
 
 class GoneError(NotFoundError):
-    """What was named was there, and isn't kept any more."""
+    """Something named that was there, and isn't kept any more."""
 
 
 class ForbiddenError(InputError):
-    """What was asked for isn't allowed here."""
+    """A request for something that isn't allowed here."""
 
 
 class ConflictError(InputError):
-    """What was asked for doesn't go with how things are, such as resuming a job that runs."""
+    """A request that doesn't go with how things are, such as resuming a job that runs."""
 
 
 class CursorError(InputError):

@@ -55,14 +55,14 @@ def test_comparing_with_one_model_says_what_to_do(open_page):
 
 
 @pytest.fixture
-def journal(world):
+def run_log(world):
     yield world.run / "log.jsonl"
     rows = (world.run / "log.jsonl").read_text().splitlines()[:31]
     (world.run / "log.jsonl").write_text("\n".join(rows) + "\n")
 
 
 @pytest.mark.slow
-def test_curves_follow_a_run(open_page, world, journal):
+def test_curves_follow_a_run(open_page, world, run_log):
     page = open_page("/train")
     chart = page.get_by_role("img", name="Loss over 30 steps: loss from 2.95 to 1.5")
     chart.wait_for()

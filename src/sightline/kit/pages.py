@@ -7,9 +7,7 @@ and escape by themselves: everything that came from outside (names, captions, qu
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 from functools import cache
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +21,13 @@ if TYPE_CHECKING:
 
 
 def render_page(template: str, **values: Any) -> Markup:
-    """What a template makes of values: a whole page, or a part that another template shows as it is.
+    """HTML of a template and values: a whole page, or a part that another template shows as it is.
 
     `template` is its path in the package, as `lab/generate/sheet.html`. A value is text unless it is Markup.
     """
     from markupsafe import Markup
 
     return Markup(_environment().get_template(template).render(values))
-
-
-def escape(text: str) -> str:
-    """Text -> HTML, attributes included. Control characters and bytes that were no UTF-8 become U+FFFD."""
-    return html.escape(visible(text), quote=True)
-
-
-def format_frame(title: str, *, lead: str, sections: Iterable[str], style: Traversable) -> str:
-    """A whole page. Title and lead are text, sections HTML; `style` is the CSS file that adds to the shared one."""
-    from markupsafe import Markup
-
-    css = Markup(style.read_text(encoding="utf-8"))
-    return render_page("kit/page.html", title=title, lead=lead, css=css, sections=map(Markup, sections))
 
 
 def write_page(target: Path, page: str) -> Path:
@@ -63,13 +48,14 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    def show(value: Any) -> Markup:
-        return Markup(value if hasattr(value, "__html__") else escape(str(value)))
+    def escape(value: Any) -> Markup:
+        """Text -> HTML, attributes included. Control characters and bytes that were no UTF-8 become U+FFFD."""
+        return Markup(value if hasattr(value, "__html__") else html.escape(visible(str(value)), quote=True))
 
     return Environment(
         loader=PackageLoader("sightline", ""),
         autoescape=True,
-        finalize=show,  # escapes as `escape` does, which Jinja's own escaping then leaves alone
+        finalize=escape,  # Jinja's own escaping leaves alone what it made
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

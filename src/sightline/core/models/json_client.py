@@ -68,7 +68,7 @@ class _Passing(Exception):  # noqa: N818 - another try may succeed
         self.connected = connected
 
 
-class JsonPoster:
+class JsonClient:
     """One address, with kept connections. Safe to share between threads."""
 
     def __init__(self, url: str, *, key: str | None = None, limits: PostLimits | None = None) -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import ENDPOINT_PREFIX, ModelCard, card_from_json
 from sightline.core.models.inputs import check_pixels, normalise_rows
-from sightline.core.models.json_client import JsonPoster, PostLimits, shown
+from sightline.core.models.json_client import JsonClient, PostLimits, shown
 from sightline.core.types import Caption, ModelIdentity, Precision
 from sightline.errors import InputError, ModelError
 from sightline.kit.work import map_ahead
@@ -65,16 +65,16 @@ class Endpoint:
         """
         self.config = config or RemoteConfig()
         key = key if key is not None else os.environ.get(KEY_VARIABLE) or None
-        self._poster = JsonPoster(url.removeprefix(ENDPOINT_PREFIX), key=key, limits=self.config.limits)
-        self.name = self._poster.name
-        told = self._poster.post({"inputs": None, "parameters": {"task": "card"}})
+        self._client = JsonClient(url.removeprefix(ENDPOINT_PREFIX), key=key, limits=self.config.limits)
+        self.name = self._client.name
+        told = self._client.post({"inputs": None, "parameters": {"task": "card"}})
         if not isinstance(told, dict) or not isinstance(told.get("tasks"), list):
             raise self.nonsense("card", "it is no card; export one with: sightline export endpoint MODEL DIR")
         self._told: Mapping[str, Any] = told
 
     def close(self) -> None:
         """Close the connections."""
-        self._poster.close()
+        self._client.close()
 
     def serves(self, kind: str) -> bool:
         """True where it has an `encoder` or a `captioner`."""
@@ -131,7 +131,7 @@ class Endpoint:
 
     def ask(self, task: str, inputs: Any, **parameters: Any) -> Any:
         """The answer of one request. Raises ModelError."""
-        return self._poster.post({"inputs": inputs, "parameters": {"task": task, **parameters}})
+        return self._client.post({"inputs": inputs, "parameters": {"task": task, **parameters}})
 
     def ask_in_batches(
         self, items: Sequence[Item], ask: Callable[[Sequence[Item]], list[Any]], *, batch_size: int

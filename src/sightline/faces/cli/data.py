@@ -24,6 +24,7 @@ from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
+    from sightline.kit.work import Progress
     from sightline.lab.data.base import Dataset
     from sightline.lab.data.checks import CheckReport
     from sightline.lab.data.download.archives import ArchiveOptions, Publisher
@@ -291,13 +292,13 @@ def _load(address: str, split: str | None, *, limit: int | None, seed: int) -> l
     return [load_dataset(address, split=name, limit=limit, seed=seed) for name in splits]
 
 
-def _counting(bar: ProgressBar) -> Callable[[int, int, str], None]:
+def _counting(bar: ProgressBar) -> Progress:
     """Shows how many pictures are done, with rate and time left."""
     begun_s = time.monotonic()
 
-    def show(done: int, total: int, words: str) -> None:
+    def show(done: int, total: int | None, words: str) -> None:
         rate = done / max(time.monotonic() - begun_s, 1e-9)
-        minutes, seconds = divmod(round((total - done) / rate), 60)
+        minutes, seconds = divmod(round(((total or done) - done) / rate), 60)
         bar.show(done, total, f"{rate:,.0f} pictures/s, {minutes}:{seconds:02d} left, {words}")
 
     return show

@@ -29,13 +29,8 @@ if TYPE_CHECKING:
     from sightline.lab.experiments.heatmap import HeatmapPicture, SimilarityHeatmap
     from sightline.lab.generate.run import GenerateReport
 
-_NAME_WIDTH = 24
 _WORDS_WIDTH = 60
-_THUMBNAIL_PX = 256
 _DIFFUSERS = "diffusers:"
-_GUIDED_ONLY = ("parameterisation", "frames")
-_SHOWN = 60
-"""Rows of the printed table."""
 _model_option = click.option(
     "--model", metavar="NAME", help="The model, such as starter or dir:RUN [default: as for a new library]."
 )
@@ -168,7 +163,7 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
     from sightline.lab.experiments.heatmap import short_line
 
     notice(f"{result.model}, {result.kind}")
-    names = [picture.name[-_NAME_WIDTH:] for picture in result.pictures]
+    names = [picture.name[-24:] for picture in result.pictures]
     rows = [
         [short_line(text, _WORDS_WIDTH), *(f"{value:.3f}" for value in row)]
         for text, row in zip(result.texts, result.values_TB, strict=True)
@@ -219,7 +214,7 @@ def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[P
     problems: list[Problem] = []
     for path in _files_of(images, problems):
         try:
-            pictures.append(HeatmapPicture(name=path.name, rgb=read_picture(path, min_side_px=_THUMBNAIL_PX).rgb))
+            pictures.append(HeatmapPicture(name=path.name, rgb=read_picture(path, min_side_px=256).rgb))
         except ImageError as error:
             problems.append(Problem(id=str(path), reason=error.reason))
     return pictures, problems
@@ -333,7 +328,7 @@ def _diffuse(
 
     if len(models) > 1:
         raise click.UsageError("With a pipeline, one --model ranks the pictures; name one.")
-    if misplaced := [name for name in _GUIDED_ONLY if name in values]:
+    if misplaced := [name for name in ("parameterisation", "frames") if name in values]:
         raise click.UsageError(f"--{misplaced[0]} is of --engine clip; a pipeline has no such setting.")
     config = change_config(DiffusionConfig(**values), settings)
     _require_torch()
@@ -372,7 +367,8 @@ def _show_generated(report: GenerateReport, *, as_json: bool) -> None:
         }
         print_json(value)
     else:
-        rows = [(f"{p.similarity:.3f}", str(p.seed), f"{name}.png", p.prompt) for name, p in named[:_SHOWN]]
+        # Rows of the printed table.
+        rows = [(f"{p.similarity:.3f}", str(p.seed), f"{name}.png", p.prompt) for name, p in named[:60]]
         print_table(["similarity", "seed", "file", "prompt"], rows)
         for feedback in report.feedback:
             click.echo("\n" + printable(feedback.prompt) + ":")

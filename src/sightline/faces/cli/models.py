@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from sightline.core.models.cards import ModelCard
     from sightline.core.models.precision import Verdict
 
-_SPARE_PICTURES = 64
-"""Drawn beyond those that a captioner's gate needs, in place of files that can't be read."""
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -142,7 +140,8 @@ def _judge_captioner(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, V
     from sightline.core.models.precision import VERDICT_NAME, CaptionerGate
     from sightline.lab.evaluation.captions.gate import gate_captioner
 
-    enough = CaptionerGate().min_images + _SPARE_PICTURES
+    # Drawn beyond those that a captioner's gate needs, in place of files that can't be read.
+    enough = CaptionerGate().min_images + 64
     notice(f"Making int8 graphs of {card.name} and comparing its captions with those of fp32; this takes minutes.")
     verdict = gate_captioner(card.name, draw_files(folders)[:enough])
     notice(f"{card.name}: int8 {verdict.describe()} ({verdict.took_s:.0f} s)")

@@ -19,8 +19,6 @@ Settings = TypeVar("Settings")
 _PRECISION = "SIGHTLINE_PRECISION"
 _NAMED = 5
 """Pictures that were left out and are named one by one."""
-_WHOLE = 1_000
-"""More characters than any summary has."""
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,7 +45,8 @@ class CommandGroup(click.Group):
         width = max(len(name) for name in self.commands)
         for heading, commands in sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(str(c.name).ljust(width), c.get_short_help_str(_WHOLE)) for c in commands])
+                # More characters than any summary has.
+                formatter.write_dl([(str(c.name).ljust(width), c.get_short_help_str(1_000)) for c in commands])
 
 
 library_option = click.option(

@@ -64,11 +64,8 @@ def train(
         raise click.UsageError("Give a RECIPE and --output DIR; `sightline train --list` lists the recipes.")
     if resume and smoke:
         raise click.UsageError("--smoke: a run that is resumed keeps its own settings. Leave --smoke or --resume out.")
-    _train(recipe, output, _changes(settings, data=data, init=init), resume=resume, smoke=smoke, as_json=as_json)
-
-
-def _changes(settings: tuple[str, ...], **named: str | None) -> list[str]:
-    return [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    named = [f"{key}={value}" for key, value in (("data", data), ("init", init)) if value is not None]
+    _train(recipe, output, [*settings, *named], resume=resume, smoke=smoke, as_json=as_json)
 
 
 def _train(recipe: str, output: Path, changes: list[str], *, resume: bool, smoke: bool, as_json: bool) -> None:
@@ -263,7 +260,7 @@ def _end_sweep(results: Sequence[RunResult], output: Path, *, interrupted: bool)
 @click.option("--metric", metavar="NAME", help="What runs are compared by [default: mean_recall, else acc1].")
 @json_option
 def report(*, runs: tuple[Path, ...], output: Path, metric: str | None, as_json: bool) -> None:
-    """What came of runs and sweeps: figures, the effect of each setting, and a summary computed from the results.
+    """Report on runs and sweeps: figures, the effect of each setting, and a summary computed from the results.
 
     \b
     sightline report runs/scenes

@@ -34,7 +34,6 @@ _SEARCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("By a photo and words", ("{hopper.jpg}", "- a woman", "+ a man with a camera")),
 )
 """Title and parts; `{file}` stands for a photo of the demo, a leading sign adds or takes away."""
-_HITS = 5
 _FIGURES = {
     "image_retrieval_recall@10": "text to image R@10 {:.1%}",
     "text_retrieval_recall@10": "image to text R@10 {:.1%}",
@@ -90,7 +89,7 @@ def caption_photos(library: Library, gathered: Gathered) -> list[SheetPhoto]:
 def run_search(library: Library, folder: Path, title: str, parts: Sequence[str]) -> SheetSearch:
     """One of the demo's searches; `{file}` in a part is replaced by the photo's path."""
     words = [part.replace("{", f"{folder}/").replace("}", "") for part in parts]
-    return SheetSearch(title=title, parts=parse_query(words), hits=library.search(*words, top=_HITS))
+    return SheetSearch(title=title, parts=parse_query(words), hits=library.search(*words, top=5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +194,7 @@ def _print_searches(searches: Sequence[SheetSearch]) -> None:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, width: int = WIDTH) -> str:
     """Aligned text: numbers to the right with three decimals; the widest column is wrapped to keep within `width`."""
-    cells = [list(header), *([_format_cell(cell) for cell in row] for row in rows)]
+    cells = [list(header), *([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     widest = max(range(len(widths)), key=widths.__getitem__)
     spare = width - 2 * (len(widths) - 1) - (sum(widths) - widths[widest])
@@ -209,10 +208,6 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *
         for line in _wrap_cell(row, widest, widths[widest])
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _format_cell(cell: str | float) -> str:
-    return f"{cell:.3f}" if isinstance(cell, float) else cell
 
 
 def _wrap_cell(row: Sequence[str], column: int, size: int) -> Iterator[list[str]]:

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CAPTIONS_TOLD = 12
-_MOST_CHARS = 60
 _WORDS_IN_NAME = 3
-_LEAST_SUPPORTED = 0.5
 _ROUNDS = 50
 
 
@@ -108,7 +106,7 @@ def _make_prompt(captions: Sequence[str]) -> str:
 
 def _take_name(answer: str, *, captions: Sequence[str]) -> str:
     text = first_line(answer).rstrip(".")
-    return require_supported(text, captions, max_chars=_MOST_CHARS, least=_LEAST_SUPPORTED)
+    return require_supported(text, captions, max_chars=60, least=0.5)
 
 
 def _telling_words(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENCODER_FOLDER, CAPTIONER_FOLDER = "encoder", "captioner"
-_DATA_URL_HEAD = 100
-_TEMPLATE = "a photo of {}"
-_DECIMALS = 7
-"""Decimals of a unit vector's numbers: half the bytes of all digits, and a cosine that differs by less than 1e-10."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +167,7 @@ class EndpointHandler:
 
     def _classify(self, encoder: OnnxEncoder, request: Request) -> Any:
         """For each picture its labels with probabilities, softmax(temperature * cosine), the most probable first."""
-        options = take_options(request.options, {"candidate_labels": [], "hypothesis_template": _TEMPLATE})
+        options = take_options(request.options, {"candidate_labels": [], "hypothesis_template": "a photo of {}"})
         labels = take_texts(options["candidate_labels"], what="candidate_labels", limits=self.limits)
         if not labels or "{}" not in options["hypothesis_template"]:
             raise InputError("candidate_labels needs a label, and hypothesis_template {} where the label goes.")
@@ -217,7 +213,8 @@ def _read_checked(folder: Path) -> ModelCard:
 
 
 def _to_plain(values: NDArray[np.float32]) -> Any:
-    return np.round(values.astype(np.float64), _DECIMALS).tolist()
+    # Decimals of a unit vector's numbers: half the bytes of all digits, and a cosine that differs by less than 1e-10.
+    return np.round(values.astype(np.float64), 7).tolist()
 
 
 def _rank_labels(labels: list[str], cosines_T: NDArray[np.float32], temperature: float) -> list[dict[str, Any]]:
@@ -280,7 +277,7 @@ def _from_base64(text: str, limits: EndpointLimits) -> bytes:
     if text[:8].lower().startswith(("http://", "https://", "file:/")):
         raise ImageError("it is an address, and none is fetched; send the picture itself as base64")
     if text.startswith("data:"):
-        text = text.partition(",")[2] if "," in text[:_DATA_URL_HEAD] else text
+        text = text.partition(",")[2] if "," in text[:100] else text
     if len(text) * 3 // 4 > limits.max_image_bytes:
         raise ImageError(f"it has more than {limits.max_image_bytes:,} bytes")
     try:

@@ -14,9 +14,6 @@ from typing import Any
 from sightline.errors import SightlineError
 from sightline.faces.integrations.endpoint_handler import EndpointHandler
 
-_OVERHEAD_BYTES = 1_000_000
-"""Room in a request for all besides its images."""
-
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -24,7 +21,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, handler: EndpointHandler, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Requests)
         self.handler = handler
-        self.max_body_bytes = handler.limits.max_request_bytes * 4 // 3 + _OVERHEAD_BYTES
+        # Room in a request for all besides its images.
+        self.max_body_bytes = handler.limits.max_request_bytes * 4 // 3 + 1_000_000
 
     @property
     def url(self) -> str:

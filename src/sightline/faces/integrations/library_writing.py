@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sightline.core.types import Caption, ImageRecord
 
 _AT_ONCE = 8
-_MOST_CAPTIONS = 4
-"""Told of one picture: the best, and what else was written of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class MergedPicture:
     captions: tuple[str, ...]
     written: Written
     kept: bool = False
-    """Whether the text is now the user's caption of the picture."""
+    """True where the text is now the user's caption of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class NamedAlbum:
     written: Written
     images: tuple[ImageRecord, ...]
     captioned: int
-    """How many of the images have captions."""
+    """Number of the images that have captions."""
 
 
 def merge_in_library(
@@ -63,7 +61,8 @@ def merge_in_library(
     todo = _captioned(library, paths)
     for start in range(0, len(todo), _AT_ONCE):
         batch = todo[start : start + _AT_ONCE]
-        texts = [tuple(dict.fromkeys(caption.text for caption in captions))[:_MOST_CAPTIONS] for _, captions in batch]
+        # Told of one picture: the best, and what else was written of it.
+        texts = [tuple(dict.fromkeys(caption.text for caption in captions))[:4] for _, captions in batch]
         written = merge_captions(texts, generator, max_chars=max_chars, style=style)
         for (image, captions), given, one in zip(batch, texts, written, strict=True):
             kept = keep and one.changed and all(caption.source != "user" for caption in captions)
@@ -79,7 +78,7 @@ def name_albums(
 
     Raises InputError where nothing has captions, or there are fewer pictures than clusters.
     """
-    groups = _by_folder(library) if clusters is None else _by_likeness(library, clusters, seed)
+    groups = _by_folder(library) if clusters is None else _by_cluster(library, clusters, seed)
     captions = {key: _best_captions(library, images) for key, images in groups.items()}
     captioned = {key: texts for key, texts in captions.items() if texts}
     if not captioned:
@@ -115,7 +114,7 @@ def _by_folder(library: Library) -> dict[str, list[ImageRecord]]:
     return dict(groups)
 
 
-def _by_likeness(library: Library, count: int, seed: int) -> dict[str, list[ImageRecord]]:
+def _by_cluster(library: Library, count: int, seed: int) -> dict[str, list[ImageRecord]]:
     ids, vectors_ND = library.store.vectors(library.model)
     clusters = cluster_vectors(vectors_ND, count, seed=seed)
     groups: dict[str, list[ImageRecord]] = {f"cluster {number}": [] for number in range(1, count + 1)}

@@ -49,7 +49,6 @@ class {class_name}(Tool):
 '''
 _LEFT_OUT = ("pictures",)
 """Arguments that are left out: answers are plain values here, without small pictures."""
-_IMAGE = "A picture that is not in the library"
 _LARGEST_NAMED = 10**6
 
 
@@ -89,7 +88,7 @@ def _describe_input(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     field = schema["properties"][name]
     kind = next((one for one in field.get("anyOf", ()) if one["type"] != "null"), field)
     is_image, notes = kind.get("contentEncoding") == "base64", []
-    text = _IMAGE if is_image else {**kind, **field}["description"].rstrip(".")
+    text = "A picture that is not in the library" if is_image else {**kind, **field}["description"].rstrip(".")
     if kind.get("maximum", _LARGEST_NAMED) < _LARGEST_NAMED:
         notes.append(f"{kind['minimum']} to {kind['maximum']}")
     if "enum" in kind:

@@ -31,7 +31,6 @@ URL_VARIABLE, KEY_VARIABLE = "SIGHTLINE_CHAT_URL", "SIGHTLINE_CHAT_KEY"
 _FORMS = "dir:PATH (a folder of transformers), hf:ORG/NAME (in the hub's cache) or chat:NAME (an endpoint)"
 
 _CHAT_PATH = "/chat/completions"
-_CONNECTIONS = 4
 _CHAT_LIMITS: dict[str, Any] = {
     "read_timeout_s": 120,
     "total_timeout_s": 180,
@@ -39,7 +38,6 @@ _CHAT_LIMITS: dict[str, Any] = {
     "max_answer_bytes": 2_000_000,
     "tries": 4,
 }
-_MOST_CHARS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,6 @@ class WritingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         if self.max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1; it is {self.max_tokens}.")
         if not 0 <= self.temperature <= 2:
@@ -111,7 +108,7 @@ class ChatGenerator:
 
     def __init__(self, model: str, *, url: str, key: str | None = None, limits: PostLimits | None = None) -> None:
         """`url` is the API's base (`https://host/v1`) or its whole address. Raises InputError for a bad address."""
-        from sightline.core.models.json_client import JsonPoster, PostLimits  # loads httpx2
+        from sightline.core.models.json_client import JsonClient, PostLimits  # loads httpx2
 
         if "?" in url or "#" in url:
             raise InputError(
@@ -121,18 +118,18 @@ class ChatGenerator:
         self.name = f"chat:{model}"
         self._model = model
         address = base if base.endswith(_CHAT_PATH) else base + _CHAT_PATH
-        self._poster = JsonPoster(address, key=key, limits=limits or PostLimits(**_CHAT_LIMITS))
+        self._client = JsonClient(address, key=key, limits=limits or PostLimits(**_CHAT_LIMITS))
 
     def generate(self, prompts: Sequence[str], config: WritingConfig | None = None) -> list[str]:
         """One answer for each prompt. Raises ModelError where the endpoint fails, or answers in another format."""
         config = config or WritingConfig()
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="sightline-chat") as pool:
+        with ThreadPoolExecutor(4, thread_name_prefix="sightline-chat") as pool:
             return list(pool.map(lambda prompt: self._ask(prompt, config), prompts))
 
     def _ask(self, prompt: str, config: WritingConfig) -> str:
         from sightline.core.models.json_client import shown
 
-        answer = self._poster.post(
+        answer = self._client.post(
             {
                 "model": self._model,
                 "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
@@ -148,7 +145,7 @@ class ChatGenerator:
             raise ModelError(f"{self.name}: the endpoint's answer is no chat completion: {shown(answer)}") from error
         if not isinstance(content, str):
             raise ModelError(f"{self.name}: the endpoint's answer holds no text: {shown(content)}")
-        return content[:_MOST_CHARS].strip()
+        return content[:20_000].strip()
 
 
 class PipelineGenerator:

@@ -75,7 +75,7 @@ class LibraryTool:
 
     @property
     def description(self) -> str:
-        """What an assistant reads: the first paragraph of the docstring, and that texts are untrusted."""
+        """The text that an assistant reads: the first paragraph of the docstring, and that texts are untrusted."""
         paragraph = (inspect.getdoc(self.function) or "").split("\n\n")[0]
         return f"{' '.join(paragraph.split())} {UNTRUSTED}"
 
@@ -138,7 +138,7 @@ def call_by_folder(folder: str, name: str, arguments: Mapping[str, Any], *, mode
 
 
 def _explain(error: ValidationError, request: type[Request]) -> str:
-    """What is wrong, in one line, without the values that were given: they can be large, or no valid text."""
+    """The problem, in one line, without the values that were given: they can be large, or no valid text."""
     told = [_explain_one(dict(one), request) for one in error.errors(include_input=False, include_url=False)]
     more = [f"and {len(told) - _NAMED_PROBLEMS} more"] if len(told) > _NAMED_PROBLEMS else []
     return neutralise("; ".join([*told[:_NAMED_PROBLEMS], *more]), max_chars=MAX_MESSAGE_CHARS)

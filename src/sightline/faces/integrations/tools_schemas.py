@@ -1,4 +1,4 @@
-"""What tools are asked and answer: one frozen model for each, whose JSON schema an assistant sees.
+"""Requests and answers of tools: one frozen model for each, whose JSON schema an assistant sees.
 
 Texts that came with images (names, captions, EXIF) are made safe to show: one visible line, not too long. Whoever can
 put an image into a folder chooses its name. Such a text is data, so nothing in it may hide, break out of its line, or
@@ -33,7 +33,6 @@ MAX_PARTS = 16
 MAX_CURSOR_CHARS = 300
 
 _MAX_BASE64_CHARS = -(-MAX_IMAGE_BYTES // 3) * 4
-_MAX_FILTER_CHARS = 4000
 
 MAX_NAME_CHARS = 200
 MAX_PATH_CHARS = 1000
@@ -106,7 +105,7 @@ ImageData = Annotated[
 Filter = Annotated[
     str,
     Field(
-        max_length=_MAX_FILTER_CHARS,
+        max_length=4000,
         description="Only images that pass this filter, such as: taken_at > '2024-01-01' and path like '%holiday%'",
     ),
 ]
@@ -121,7 +120,7 @@ Pictures = Annotated[
 
 
 class Request(BaseModel):
-    """What they share: unknown fields are refused."""
+    """Base of requests: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -146,7 +145,7 @@ class QueryPart(Request):
 
 
 class SearchRequest(Request):
-    """What to look for."""
+    """Words and images to look for."""
 
     query: str = Field(
         default="",
@@ -185,7 +184,7 @@ class PictureRequest(Request):
 
 
 class SimilarRequest(PictureRequest):
-    """What images are to be like."""
+    """The image that others are to be like."""
 
     where: Filter = ""
     limit: Limit = 10
@@ -194,14 +193,14 @@ class SimilarRequest(PictureRequest):
 
 
 class DescribeRequest(Request):
-    """Which image to tell of."""
+    """The image to tell of."""
 
     image_id: ImageId
     pictures: Annotated[int, Field(ge=0, le=1, description="1 sends a small picture along.")] = 1
 
 
 class CaptionRequest(PictureRequest):
-    """Which picture to caption."""
+    """The image to caption."""
 
     candidates: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)], ...],
@@ -211,7 +210,7 @@ class CaptionRequest(PictureRequest):
 
 
 class DuplicatesRequest(Request):
-    """What counts as a duplicate."""
+    """The measure of what counts as a duplicate."""
 
     min_similarity: float | None = Field(
         default=None,
@@ -243,7 +242,7 @@ Cosine = Annotated[float, AfterValidator(lambda value: round(value, 4)), Field(d
 
 
 class ToolResult(BaseModel):
-    """What they share."""
+    """Base of answers."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True, protected_namespaces=())
 
@@ -353,7 +352,7 @@ class DuplicatesResult(ToolResult):
 
 
 class LibraryStats(ToolResult):
-    """What a library holds."""
+    """Contents of a library."""
 
     images: int
     captions: int

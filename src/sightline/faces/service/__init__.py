@@ -1,1 +1,1 @@
-"""What every face does with open libraries: sessions, search, images, captions, jobs. It knows no HTTP."""
+"""Work with open libraries for every face: sessions, search, images, captions, jobs. It knows no HTTP."""

@@ -24,7 +24,6 @@ MIN_SIMILARITY = 0.8
 """Below, whole subjects are joined, and there are too many pairs to look at."""
 
 MAX_PAIRS = 2_000_000
-_MAX_WAITING = 4
 _KEPT = 8
 _SHOWN_VALUES = 4
 
@@ -48,7 +47,7 @@ class DuplicateFinder:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
-            if sum(not future.done() for future in self._found.values()) > _MAX_WAITING:
+            if sum(not future.done() for future in self._found.values()) > 4:
                 raise BusyError("Other searches for duplicates are under way.", retry_after_s=5)
             future = self._found[key] = self._pool.submit(self._search, library, min_similarity)
             for old in [old for old, kept in self._found.items() if kept.done()][: max(0, len(self._found) - _KEPT)]:
@@ -88,7 +87,7 @@ class DuplicateFinder:
 
 
 def describe_differences(images: Sequence[ImageRecord]) -> list[str]:
-    """What tells the images of a group apart, in their order: `size 2.1 MB / 0.4 MB`."""
+    """Differences between the images of a group, in their order: `size 2.1 MB / 0.4 MB`."""
     facts: dict[str, Callable[[ImageRecord], str]] = {
         "pixels": lambda image: f"{image.info.width} × {image.info.height}",
         "size": lambda image: _megabytes(image.size_bytes),

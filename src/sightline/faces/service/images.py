@@ -46,7 +46,7 @@ def show_caption(caption: Caption) -> CaptionAnswer:
 
 
 def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
-    """Where an image's thumbnail is, with what changes when its content does."""
+    """Address of an image's thumbnail, with a part that changes when its content does."""
     of = "" if library.is_default else f"&library={quote(library.name, safe='')}"
     return f"/api/images/{record.id}/thumbnail?v={record.content_hash[:8]}{of}"
 

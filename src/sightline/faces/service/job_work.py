@@ -1,4 +1,4 @@
-"""What each kind of job does: it calls the library, and tells how it goes.
+"""The work of each kind of job: it calls the library, and tells how it goes.
 
 The folders of this machine that a page may see and add are those below the roots that were allowed at the start.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_SKIPPED = 100
 _BATCH_S = 1.0
-"""How long a batch of captions should take: a job ends between two."""
+"""Time that a batch of captions should take: a job ends between two."""
 _WINDOW_S = 10.0
 
 Tell = Callable[[JobProgress], None]
@@ -120,7 +120,7 @@ def _describe(event: Progress, job: JobAnswer) -> JobProgress:
 
 
 def _done_before(job: JobAnswer, total: int) -> int:
-    """How much of a job's first total is not left to do any more."""
+    """The part of a job's first total that is not left to do any more."""
     return max(0, (job.progress.total or 0) - total)
 
 
@@ -156,7 +156,7 @@ class _CaptionMeter:
         return self.progress()
 
     def progress(self) -> JobProgress:
-        """How things stand."""
+        """State of the work now."""
         rate = self._rate(time.monotonic())
         left = self._total - self.done
         return JobProgress(
@@ -212,12 +212,12 @@ def require_folder(text: str, library: OpenLibrary) -> Path:
 
 
 def is_allowed(folder: Path, allow_roots: tuple[Path, ...]) -> bool:
-    """Whether a folder, links followed, is one of the allowed roots or lies below one."""
+    """True where a folder, links followed, is one of the allowed roots or lies below one."""
     return any(folder.is_relative_to(root) for root in allow_roots)
 
 
 def links_of(library: OpenLibrary) -> Callable[[Path], bool]:
-    """Whether an index run may follow a link.
+    """Rule of the links that an index run may follow.
 
     A link below an allowed root has to stay within the allowed ones and the library's own; elsewhere only the command
     line added folders, and it follows all.
@@ -251,7 +251,7 @@ def list_below(text: str, allow_roots: tuple[Path, ...]) -> tuple[Path, list[Pat
 
 
 def is_text(path: Path) -> bool:
-    """Whether JSON can hold the name of a path."""
+    """True where JSON can hold the name of a path."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -28,7 +28,7 @@ from sightline.faces.service.schemas import JobAnswer, JobProgress, JobRequest, 
 from sightline.kit.files import write_json
 
 CLOSE_S = 2.0
-"""How long closing waits for the running job's next safe point."""
+"""Time that closing waits for the running job's next safe point."""
 MAX_UNFINISHED = 50
 _MAX_ENDED = 50
 _PUBLISH_S = 0.5
@@ -44,7 +44,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: someone asked for it
 
 
 class Publisher(Protocol):
-    """Who is told of jobs and libraries as they change."""
+    """Receiver of jobs and libraries as they change."""
 
     def publish(self, name: str, subject: str, data: str, *, lasting: bool = True) -> None:
         """Tell that a subject (`name` says of what kind) is now as `data` says, in JSON."""
@@ -61,7 +61,7 @@ class JobFile:
         self._lock = FileLock(library / "jobs.lock", thread_local=False)
 
     def own(self) -> bool:
-        """Whether this server may run the library's jobs: no other does, now and until `release`.
+        """True where this server may run the library's jobs: no other does, now and until `release`.
 
         Raises StoreError where the library's folder can't be written.
         """
@@ -241,7 +241,7 @@ class JobQueue:
             )
 
     def _own(self) -> bool:
-        """Whether this server does the library's work; as soon as it does, it takes over what is unfinished."""
+        """True where this server does the library's work; as soon as it does, it takes over what is unfinished."""
         with self._changed:
             if self._thread is not None:
                 return True
@@ -373,7 +373,7 @@ def tell_of_library(served: OpenLibrary, events: Publisher) -> None:
 
 
 def _stopped(asked: Literal["pause", "cancel"]) -> dict[str, Any]:
-    """What becomes of a job that was asked to stop."""
+    """The fields to change of a job that was asked to stop."""
     return {"state": "paused"} if asked == "pause" else {"state": "cancelled", "ended_at": _now()}
 
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
 
-_NAMED_FILES = 200
 _log = logging.getLogger(__name__)
 
 
@@ -59,9 +58,9 @@ class ServiceConfig:
     allow_roots: tuple[Path, ...] = ()
     """Folders below which a page may add folders to a library."""
     create: bool = True
-    """Whether a library is made where there is none."""
+    """True makes a library where there is none."""
     read_only: bool = False
-    """Whether nothing in the libraries' folders may change."""
+    """True where nothing in the libraries' folders may change."""
 
     def __post_init__(self) -> None:
         if not self.libraries:
@@ -79,7 +78,7 @@ def existing_folder(path: Path) -> Path:
 
 
 class Shared:
-    """What open libraries have in common."""
+    """Parts that open libraries have in common."""
 
     def __init__(self, captioner: str | None = None) -> None:
         self.encoders = Encoders()
@@ -156,12 +155,12 @@ class OpenLibrary(Library):
 
     @property
     def allow_write(self) -> bool:
-        """Whether anything in the library may change."""
+        """True where anything in the library may change."""
         return not self.config.read_only
 
     @property
     def version(self) -> str:
-        """What differs after any write to the library, this process's or another's."""
+        """A text that differs after any write to the library, this process's or another's."""
         states = [self._changes]
         for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
             with suppress(OSError):
@@ -277,7 +276,7 @@ class Libraries:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the default library's model is loaded."""
+        """True where the default library's model is loaded."""
         return self._warming is not None and not self._warming.is_alive() and self.failure is None
 
     def warm(self) -> None:
@@ -333,7 +332,7 @@ def list_libraries(libraries: Libraries) -> list[LibraryAnswer]:
 
 
 def show_stats(library: OpenLibrary, *, pages: Sequence[str] = ()) -> StatsAnswer:
-    """What a library holds; `pages` are those of an app that has some."""
+    """Contents of a library; `pages` are those of an app that has some."""
     stats, failures = library.store.stats(), library.store.failures()
     return StatsAnswer(
         library=library.name,
@@ -346,7 +345,7 @@ def show_stats(library: OpenLibrary, *, pages: Sequence[str] = ()) -> StatsAnswe
         unreadable=len(failures),
         unreadable_files=[
             SkippedFile(path=valid_text(failure.root / failure.relative), reason=failure.reason)
-            for failure in islice(failures, _NAMED_FILES)
+            for failure in islice(failures, 200)
         ],
         size_bytes=stats.size_bytes,
         version=__version__,

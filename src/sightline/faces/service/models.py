@@ -41,12 +41,10 @@ MAX_LINE = 100
 RETRY_AFTER_S = 2
 
 ANSWER_S = 20.0
-"""How long an endpoint may take for an answer, twice: a search that takes longer is given up."""
+"""Time that an endpoint may take for an answer, twice: a search that takes longer is given up."""
 
 MAX_WAITING = 4
 """Requests that may wait for the one whose image is captioned."""
-
-_NICE = 10
 
 
 class Lane:
@@ -83,12 +81,12 @@ class SharedEncoder:
 
     @property
     def runtime(self) -> str:
-        """What runs it."""
+        """Name of what runs it."""
         return self._encoder.runtime
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a store compares."""
+        """The identity that a store compares."""
         return self._encoder.identity
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -131,7 +129,7 @@ class Encoders:
         return self._remote[endpoint]
 
     def is_remote(self, name: str) -> bool:
-        """Whether an endpoint of the command line stands for a full model name."""
+        """True where an endpoint of the command line stands for a full model name."""
         return any(encoder.card.name == name for encoder in self._remote.values())
 
     def get(self, name: str) -> SharedEncoder:
@@ -221,4 +219,4 @@ def names_here(kind: Literal["encoder", "captioner"]) -> list[str]:
 def lower_priority() -> None:
     """Let the threads of searches go first. What this thread starts (readers, ONNX Runtime) inherits it on Linux."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

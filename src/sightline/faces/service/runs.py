@@ -14,9 +14,6 @@ from sightline.faces.service.job_work import is_text
 from sightline.faces.service.schemas import RunAnswer, RunDetailAnswer
 from sightline.lab.training.log import LOG_FILE, RUN_FILE, Row, read_log
 
-_DEPTH = 3
-"""How far below the folder of runs a run may lie."""
-_MAX_CONFIG_BYTES = 2**20
 _MAX_TRAIN_ROWS = 2000
 
 
@@ -26,7 +23,7 @@ def list_runs(folder: Path) -> list[RunAnswer]:
 
 
 def show_run(folder: Path, name: str, *, after: int = 0) -> RunDetailAnswer:
-    """One run with its settings and the rows of its journal after the first `after`; of many, every n-th is given.
+    """One run with its settings and the rows of its log after the first `after`; of many, every n-th is given.
 
     Raises NotFoundError for an unknown one, InputError for one whose files are broken.
     """
@@ -51,8 +48,8 @@ def find_runs(folder: Path) -> dict[str, Path]:
 
     A run's name is its path below the folder. Links are not followed.
     """
-    found = {folder.name: folder} if _is_run(folder) else {}
-    found |= {path.relative_to(folder).as_posix(): path for path in _below(folder, _DEPTH)}
+    found = {folder.name: folder} if (folder / RUN_FILE).is_file() else {}
+    found |= {path.relative_to(folder).as_posix(): path for path in _below(folder, depth=3)}
     return dict(sorted(found.items(), key=lambda run: (-modified_at(run[1]), run[0])))
 
 
@@ -65,25 +62,21 @@ def _below(folder: Path, depth: int) -> list[Path]:
     for path in inner:
         if path.name.startswith(".") or not is_text(path):
             continue
-        if _is_run(path):
+        if (path / RUN_FILE).is_file():
             runs.append(path)
         elif depth > 1:
             runs += _below(path, depth - 1)
     return runs
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / RUN_FILE).is_file()
-
-
 def modified_at(run: Path) -> float:
-    """When a run last wrote something, in seconds."""
+    """Time a run last wrote something, in seconds."""
     times = [path.stat().st_mtime for name in (LOG_FILE, RUN_FILE) if (path := run / name).is_file()]
     return max(times, default=0.0)
 
 
 def modified_text(run: Path) -> str:
-    """When a run last wrote something, as ISO 8601 in UTC."""
+    """Time a run last wrote something, as ISO 8601 in UTC."""
     return datetime.fromtimestamp(modified_at(run), UTC).isoformat(timespec="seconds")
 
 
@@ -91,7 +84,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """A run's settings, of whatever version. Raises InputError where they can't be read."""
     path = run / RUN_FILE
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
+        if path.stat().st_size > 2**20:
             raise InputError(f"{path} is too large for the settings of a run.")
         config = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
     except (OSError, ValueError, RecursionError) as error:
@@ -102,12 +95,12 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_rows(run: Path) -> list[Row]:
-    """The rows of a run's journal so far; none where it hasn't begun. Raises InputError for a broken one."""
+    """The rows of a run's log so far; none where it hasn't begun. Raises InputError for a broken one."""
     return [_finite(row) for row in read_log(run)] if (run / LOG_FILE).is_file() else []
 
 
 def describe(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    """When a run wrote last, how far it is, and the newest of every number that was measured on held-out pairs."""
+    """Last write of a run, how far it is, and the newest of every number that was measured on held-out pairs."""
     return {
         "modified_at": modified_text(run),
         "step": max((row["step"] for row in rows), default=None),
@@ -133,7 +126,7 @@ def _newest_metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _planned_steps(config: Mapping[str, Any], rows: Sequence[Row]) -> int | None:
-    """How many steps the run will have: the journal's latest row says how many make an epoch."""
+    """Number of steps the run will have: the log's latest row says how many make an epoch."""
     epochs = config.get("epochs")
     for row in reversed(rows):
         epoch = row.get("epoch")

@@ -19,13 +19,13 @@ JobState = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 
 class Model(BaseModel):
-    """What all of them share. Unknown fields of an answer are passed over: the server may be newer than the client."""
+    """Base of all models. Unknown fields of an answer are passed over: the server may be newer than the client."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
 class RequestModel(Model):
-    """What a client sends: unknown fields are refused."""
+    """Base of requests: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -34,7 +34,7 @@ class RequestModel(Model):
 
 
 class FieldProblem(Model):
-    """What is wrong with one field of a request."""
+    """A problem with one field of a request."""
 
     field: str = Field(examples=["query.limit"])
     message: str = Field(examples=["Input should be less than or equal to 500"])
@@ -168,7 +168,7 @@ class AreaAnswer(Model):
 
 
 class HeatmapAnswer(Model):
-    """Where words match a picture: the cosine of each cell of the model's last feature map."""
+    """Match of words in an image: the cosine of each cell of the model's last feature map."""
 
     rows: int
     columns: int
@@ -242,7 +242,7 @@ class SkippedFile(Model):
 
 
 class JobProgress(Model):
-    """How far a job is."""
+    """Progress of a job."""
 
     done: int = 0
     total: int | None = Field(default=None, description="Null while folders are still walked.")
@@ -355,7 +355,7 @@ class DuplicatesAnswer(Model):
 
 
 class ComparedModel(Model):
-    """What one model finds."""
+    """Hits of one model."""
 
     name: str
     hits: list[HitAnswer]
@@ -363,7 +363,7 @@ class ComparedModel(Model):
 
 
 class CompareAnswer(Model):
-    """What several models find for one query."""
+    """Hits of several models for one query."""
 
     models: list[ComparedModel]
     agreement: float | None = Field(description="How many of their first tens models share, 0 to 1, mean of pairs.")
@@ -386,10 +386,10 @@ class RunsAnswer(Model):
 
 
 class RunDetailAnswer(RunAnswer):
-    """A training run with its settings and its journal."""
+    """A training run with its settings and its log."""
 
     config: dict[str, Any]
-    rows: list[dict[str, Any]] = Field(description="Of the journal: `step`, `kind` and what they showed.")
+    rows: list[dict[str, Any]] = Field(description="Of the log: `step`, `kind` and what they showed.")
     next: int = Field(description="Give it back as `after` for the rows that come after these.")
 
 
@@ -397,7 +397,7 @@ class RunDetailAnswer(RunAnswer):
 
 
 class StatsAnswer(Model):
-    """What a library holds, and which pages there are."""
+    """Contents of a library, and the pages there are."""
 
     library: str
     images: int
@@ -414,7 +414,7 @@ class StatsAnswer(Model):
 
 
 class HealthAnswer(Model):
-    """Whether the server is ready."""
+    """Readiness of the server."""
 
     status: Literal["ok", "starting", "failed"]
     detail: str | None = None
@@ -424,7 +424,7 @@ class HealthAnswer(Model):
 
 
 class LibraryEvent(Model):
-    """What the event `library` of `/api/events` tells."""
+    """Content of the event `library` of `/api/events`."""
 
     library: str
     images: int

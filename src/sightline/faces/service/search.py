@@ -61,7 +61,7 @@ class Asked:
         return hashlib.blake2b(repr(self).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def config(self, top: int) -> SearchConfig:
-        """How the engine ranks it, `top` rows deep."""
+        """The engine's configuration for it, `top` rows deep."""
         return SearchConfig(top=max(top, 1), where=self.where, min_similarity=self.min_similarity, match=self.match)
 
 
@@ -150,7 +150,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
 
 
 def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int | None]:
-    """How many rows the filter leaves, and how many a ranking has in the end, where that is known beforehand."""
+    """Number of rows the filter leaves, and number a ranking has in the end, where that is known beforehand."""
     store = library.store
     if asked.where is None:
         stats = library.stats

@@ -29,7 +29,6 @@ SIZES_PX = (320, 640)
 PLACEHOLDER_PX = 10
 """Longer side of a placeholder: about 80 bytes as WEBP, 130 characters as a `data:` address in each hit."""
 
-_PLACEHOLDER_QUALITY = 40
 _FORMAT = 2
 _TABLES = (
     "create table if not exists thumbnails (content_hash text not null, size_px integer not null, webp blob not null, "
@@ -38,8 +37,6 @@ _TABLES = (
     f"pragma user_version = {_FORMAT}",
 )
 _BUSY_TIMEOUT_S = 5.0
-_RETRY_S = 60.0
-"""How long thumbnails are made each time before keeping them is tried again: a disk that is full needn't stay so."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class Thumbnails:
         rgb_HW3 = read_picture(record.path, min_side_px=size_px // 2).rgb
         webp = make_thumbnail(rgb_HW3, size_px=size_px, format="WEBP")
         if _is_as_indexed(record):
-            tiny = make_thumbnail(rgb_HW3, size_px=PLACEHOLDER_PX, format="WEBP", quality=_PLACEHOLDER_QUALITY)
+            tiny = make_thumbnail(rgb_HW3, size_px=PLACEHOLDER_PX, format="WEBP", quality=40)
             self._write(record.content_hash, size_px, webp, tiny)
         return webp
 
@@ -112,11 +109,11 @@ class Thumbnails:
                 self._db = _open(self.path)
             except (OSError, sqlite3.Error) as error:
                 _log.warning("Thumbnails can't be kept in %s: %s", self.path, error)
-                self._retry_at_s = time.monotonic() + _RETRY_S
+                self._retry_at_s = time.monotonic() + 60.0  # a disk that is full needn't stay so
         return self._db
 
     def _drop(self, error: sqlite3.Error) -> None:
-        """What is damaged is thrown away: it can be made again. What is only in use, or full, is kept."""
+        """Throw away what is damaged: it can be made again. What is only in use, or full, is kept."""
         _log.warning("%s: %s", self.path, error)
         if self._db is None or not isinstance(error, sqlite3.DatabaseError) or _is_passing(error):
             return

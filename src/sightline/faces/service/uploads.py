@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_UPLOAD_PIXELS = 100_000_000
 """Below the limit for the user's own files: what a stranger sends can take 23 bytes of memory a pixel."""
 MAX_IMAGE_BYTES = 16 * 2**20
-"""Of an image that an assistant sends along."""
+"""Largest image that an assistant sends along."""
 PREVIEW_PX = 160
 
 _KEPT = 32

@@ -25,7 +25,7 @@ from sightline.faces.web.metrics import add_metrics
 from sightline.faces.web.openapi import describe_api, refuse_unknown
 from sightline.faces.web.problems import add_problem_handlers
 from sightline.faces.web.routes import images, jobs, library, search
-from sightline.faces.web.security import ACCESS_COOKIE, OWN_SITES, Gate, HeadAsGet
+from sightline.faces.web.security import ACCESS_COOKIE, OWN_SITES, Guard, HeadAsGet
 
 STATIC = Path(__file__).parent / "static"
 PAGES = ("/", "/library", "/caption", "/compare", "/train", "/image/{image_id}")
@@ -75,7 +75,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_pages(app, config)
     describe_api(app)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Gate, config=config)
+    app.add_middleware(Guard, config=config)
     return app
 
 
@@ -111,7 +111,7 @@ def add_pages(app: FastAPI, config: ServeConfig) -> None:
 
 
 def static_version(folder: Path) -> str:
-    """What changes when any file of the page does."""
+    """A text that changes when any file of the page does."""
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -130,7 +130,7 @@ def _render(token: str, version: str, *, linked: bool) -> str:
 
 
 def _keep_access(config: ServeConfig) -> Response:
-    """The gate has checked the token: a cookie keeps it, and the address goes without it from now on."""
+    """The guard has checked the token: a cookie keeps it, and the address goes without it from now on."""
     response = RedirectResponse("/", status_code=303)
     response.set_cookie(ACCESS_COOKIE, config.access_token, httponly=True, samesite="strict", path="/")
     return response

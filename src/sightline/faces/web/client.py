@@ -25,13 +25,11 @@ Answer = TypeVar("Answer", bound=BaseModel)
 Picture = Path | bytes
 """A file, or the bytes of one."""
 Event = models.JobAnswer | models.LibraryEvent
-"""What a server tells of: a job in its state now, or a library in its size now."""
+"""One thing that a server tells of: a job in its state now, or a library in its size now."""
 
 PING: Final = "ping"
 """Comes right after what is so now, and then every 15 s."""
 
-_STREAM_TIMEOUT_S = 60.0
-"""A stream of events has a ping every 15 s."""
 
 _OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
 """Addresses that are about no library, or about a job, whose id is enough."""
@@ -133,7 +131,7 @@ class Client:
         return self._request("GET", f"/api/images/{image_id}/file").content
 
     def heatmap(self, image_id: int, words: str, *, model: str | None = None) -> models.HeatmapAnswer:
-        """Where words match an image."""
+        """Match of words in an image, by cell."""
         return self._get(f"/api/images/{image_id}/heatmap", models.HeatmapAnswer, q=words, model=model)
 
     def set_caption(self, image_id: int, text: str) -> models.CaptionsAnswer:
@@ -209,7 +207,7 @@ class Client:
                     return
 
     def events(self) -> Iterator[Event]:
-        """What happens on the server, as it happens: jobs as their state changes, libraries as they grow.
+        """Events of the server, as they happen: jobs as their state changes, libraries as they grow.
 
         It begins with the jobs that have not ended and the libraries' sizes, and goes on until the server stops or the
         iterator is closed.
@@ -218,7 +216,8 @@ class Client:
 
     def _listen(self, given: Mapping[str, str]) -> Iterator[Event | str]:
         try:
-            with self._http.stream("GET", "/api/events", params=given, timeout=_STREAM_TIMEOUT_S) as response:
+            # Pings come every 15 s.
+            with self._http.stream("GET", "/api/events", params=given, timeout=60.0) as response:
                 if response.is_error:
                     response.read()
                     raise RefusedError(_problem_of(response))
@@ -233,13 +232,13 @@ class Client:
         return self._get("/api/runs", models.RunsAnswer).runs
 
     def run(self, name: str, *, after: int = 0) -> models.RunDetailAnswer:
-        """One training run: its settings and its journal; to follow it, give `next` of the answer before as `after`."""
+        """One training run: its settings and its log; to follow it, give `next` of the answer before as `after`."""
         return self._get(f"/api/runs/{quote(name)}", models.RunDetailAnswer, after=after)
 
     # --- the library and the server -----------------------------------------------------------------------------
 
     def stats(self) -> models.StatsAnswer:
-        """What the library holds."""
+        """Contents of the library."""
         return self._get("/api/stats", models.StatsAnswer)
 
     def list_models(self) -> models.ModelsAnswer:
@@ -260,11 +259,11 @@ class Client:
         return self._get("/api/duplicates", models.DuplicatesAnswer, min_similarity=min_similarity)
 
     def compare(self, query: str, names: Sequence[str], *, limit: int = 12) -> models.CompareAnswer:
-        """What several models find for one query."""
+        """Hits of several models for one query."""
         return self._get("/api/compare", models.CompareAnswer, q=query, models=",".join(names), limit=limit)
 
     def health(self) -> models.HealthAnswer:
-        """Whether the server is ready."""
+        """Readiness of the server."""
         return self._get("/healthz", models.HealthAnswer)
 
     # --- requests -----------------------------------------------------------------------------------------------
@@ -344,5 +343,5 @@ def read_events(lines: Iterable[str]) -> Iterator[Event | str]:
 
 
 def has_ended(job: models.JobAnswer) -> bool:
-    """Whether nothing of a job is left to do."""
+    """True where nothing of a job is left to do."""
     return job.state in ("done", "failed", "cancelled")

@@ -1,4 +1,4 @@
-"""What a server serves, where it listens and what it allows."""
+"""Configuration of a server: what it serves, where it listens and what it allows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import re
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sightline.errors import InputError
@@ -14,10 +15,6 @@ from sightline.faces.service.library import ServiceConfig, existing_folder
 MAX_UPLOAD_BYTES = 32 * 1024 * 1024
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
-
-
-def _new_token() -> str:
-    return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +28,12 @@ class ServeConfig(ServiceConfig):
     allow_hosts: tuple[str, ...] = ()
     """Further names that it is reached by, at whatever port, such as a reverse proxy's."""
     require_access: bool = True
-    """Whether a server that others than this machine can reach demands the access token."""
+    """True where a server that others than this machine can reach demands the access token."""
     max_upload_bytes: int = MAX_UPLOAD_BYTES
-    token: str = field(default_factory=_new_token, repr=False)
-    """What requests that change something must carry; pages get it with their HTML."""
-    access_token: str = field(default_factory=_new_token, repr=False)
-    """What every request to a server that demands access must carry."""
+    token: str = field(default_factory=partial(secrets.token_urlsafe, 32), repr=False)
+    """The token that requests that change something must carry; pages get it with their HTML."""
+    access_token: str = field(default_factory=partial(secrets.token_urlsafe, 32), repr=False)
+    """The token that every request to a server that demands access must carry."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +47,7 @@ class ServeConfig(ServiceConfig):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can connect."""
+        """True where only this machine can connect."""
         if self.host == "localhost":
             return True
         try:
@@ -60,17 +57,17 @@ class ServeConfig(ServiceConfig):
 
     @property
     def demands_access(self) -> bool:
-        """Whether every request needs the access token: a proxy on this machine lets others in, too."""
+        """True where every request needs the access token: a proxy on this machine lets others in, too."""
         return self.require_access and (not self.is_local or bool(self.allow_hosts))
 
     @property
     def host_advice(self) -> str:
-        """What to do for who asked by a name that isn't this server's."""
+        """Advice for who asked by a name that isn't this server's."""
         return f"use {self.address}, or start it with --allow-host NAME if it is to be reached by this name"
 
     @property
     def address(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Address where a browser on this machine finds the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}/"
 

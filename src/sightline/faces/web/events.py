@@ -1,4 +1,4 @@
-"""What happens on the server, told to pages as it happens: Server-Sent Events.
+"""Events of the server, told to pages as they happen: Server-Sent Events.
 
 Only the latest event of each subject (a job, a library) is kept, since each tells the whole state of its subject. So
 memory doesn't grow with clients or time, a slow client misses nothing but what is superseded, and a client that comes
@@ -28,11 +28,11 @@ class Event:
     name: str
     """The type that scripts listen for: `job`, `library`."""
     subject: str
-    """What it tells of, among those of its name."""
+    """The thing that it tells of, among those of its name."""
     data: str
     """JSON."""
     lasting: bool
-    """Whether clients that come later are told, too."""
+    """True where clients that come later are told, too."""
 
 
 class Events:

@@ -37,7 +37,6 @@ _RANGES = re.compile(
     r"bytes=\s*(?:\d{1,18}-\d{0,18}|-\d{1,18})(?:\s*,\s*(?:\d{1,18}-\d{0,18}|-\d{1,18}))*\s*", re.ASCII
 )
 _YEAR_S = 365 * 24 * 3600
-_DISPLAY_QUALITY = 90
 
 
 def original(record: ImageRecord, headers: Headers) -> Response:
@@ -84,7 +83,7 @@ def displayed(record: ImageRecord, headers: Headers) -> Response:
         rgb_HW3 = read_picture(record.path).rgb
     except ImageError as error:
         raise unreadable(record, error) from error
-    jpeg = make_thumbnail(rgb_HW3, size_px=max(rgb_HW3.shape), quality=_DISPLAY_QUALITY)
+    jpeg = make_thumbnail(rgb_HW3, size_px=max(rgb_HW3.shape), quality=90)
     return Response(jpeg, media_type="image/jpeg", headers={"ETag": etag, "Cache-Control": "private, no-cache"})
 
 
@@ -121,7 +120,7 @@ def _look_at(record: ImageRecord) -> tuple[os.stat_result, str]:
 
 
 def _asks_for_ranges(headers: Headers, size_bytes: int) -> bool:
-    """Whether the request has ranges that can be served. Raises a 416 problem for those outside of the file."""
+    """True where the request has ranges that can be served. Raises a 416 problem for those outside of the file."""
     asked = headers.get("range", "")
     if not _RANGES.fullmatch(asked):
         return False

@@ -1,6 +1,6 @@
 """MCP over streamable HTTP, for this machine only and with a token that every request must carry.
 
-The web app's gate decides who may ask (host, origin, token, size of requests), before the SDK sees anything.
+The web app's guard decides who may ask (host, origin, token, size of requests), before the SDK sees anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sightline.errors import InputError
 from sightline.faces.service.library import ServiceConfig
 from sightline.faces.service.uploads import MAX_IMAGE_BYTES
 from sightline.faces.web.config import ServeConfig
-from sightline.faces.web.security import Gate
+from sightline.faces.web.security import Guard
 from sightline.faces.web.server import bind, make_settings
 
 if TYPE_CHECKING:
@@ -27,18 +27,16 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 MIN_TOKEN_CHARS = 16
 
-_MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES
-
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig(ServeConfig):
-    """Where the server listens.
+    """Configuration of the server: where it listens.
 
     Unlike the web app, it demands its token on this machine too: any local program could ask otherwise.
     """
 
     port: int = 8765
-    max_upload_bytes: int = _MAX_BODY_BYTES
+    max_upload_bytes: int = 2 * MAX_IMAGE_BYTES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +71,7 @@ def make_config(*, host: str, port: int, token: str | None, library: ServiceConf
 
 
 def make_app(server: MCPServer[Any], config: HttpConfig) -> ASGIApp:
-    """The ASGI app: the SDK's, behind the gate. No sessions: each request stands by itself."""
+    """The ASGI app: the SDK's, behind the guard. No sessions: each request stands by itself."""
     app = server.streamable_http_app(
         streamable_http_path=PATH,
         host=config.host,
@@ -81,7 +79,7 @@ def make_app(server: MCPServer[Any], config: HttpConfig) -> ASGIApp:
         stateless_http=True,
         max_request_body_size=config.max_upload_bytes,
     )
-    return Gate(app, config=config)
+    return Guard(app, config=config)
 
 
 def run_http(server: MCPServer[Any], config: HttpConfig, *, show_token: bool, notice: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.3, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """What one app counts."""
+    """Counters of one app."""
 
     def __init__(self, libraries: Libraries) -> None:
         self.registry = CollectorRegistry()

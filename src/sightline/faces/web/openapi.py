@@ -69,7 +69,7 @@ def _refuse(place: str, given: Iterable[str], described: Collection[str]) -> Non
 
 
 def _operation(request: Request) -> dict[str, Any]:
-    """What the description says of the request that is being answered."""
+    """The description's entry for the request that is being answered."""
     of_path = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
     found: dict[str, Any] = of_path.get(request.method.lower(), {})
     return found

@@ -95,7 +95,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     def answer_nobody(request: Request, error: ClientDisconnect) -> JSONResponse:
-        """Who hangs up amid a request gets no answer, and is no fault of ours that the log should tell of."""
+        """No answer for who hangs up amid a request: that is no fault of ours that the log should tell of."""
         gone = Problem(400, "The request ended before its body was complete.", kind="incomplete")
         return problem_response(gone, instance=request.url.path)
 

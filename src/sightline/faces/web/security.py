@@ -1,4 +1,4 @@
-"""Who may ask for what: hosts, origins, tokens, the size of requests, and the headers that protect a page.
+"""Rules of who may ask for what: hosts, origins, tokens, the size of requests, and the headers that protect a page.
 
 Everything is decided before a route sees the request.
 """
@@ -21,10 +21,10 @@ ACCESS_COOKIE = "sightline_access"
 TOKEN_HEADER = "x-sightline-token"
 SAFE_METHODS = ("GET", "HEAD")
 BODY_TIMEOUT_S = 30.0
-"""How long a client may send nothing while its request is incomplete."""
+"""Time that a client may send nothing while its request is incomplete."""
 
 OWN_SITES = frozenset({"same-origin", "none"})
-"""What `Sec-Fetch-Site` says of a request that our own page sends, or that the user typed."""
+"""Values of `Sec-Fetch-Site` in a request that our own page sends, or that the user typed."""
 
 _OPEN_PATHS = ("/healthz", "/static/")
 _FENCED_PATHS = ("/api/", "/mcp")
@@ -40,7 +40,7 @@ _HEADERS = {
 }
 
 
-class Gate:
+class Guard:
     """ASGI middleware that lets through what may pass, and answers the rest with a problem."""
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig) -> None:
@@ -107,7 +107,7 @@ class Gate:
     def _check_access(self, scope: Scope, headers: Headers) -> None:
         given = [_bearer(headers), _cookie(headers)]
         if scope["path"] == "/" and scope["method"] in SAFE_METHODS:
-            given.append(_query_token(scope))
+            given += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])[:1]
         if not any(_is_equal(token, self._config.access_token) for token in given if token):
             raise Problem(
                 401,
@@ -134,7 +134,7 @@ class Gate:
             )
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of ours sent it; a proxy may tell us another host than the browser has."""
+        """True where a page of ours sent it; a proxy may tell us another host than the browser has."""
         netloc = _netloc(origin)
         return netloc == host or _split_host(netloc.lower())[0] in self._config.allow_hosts
 
@@ -260,8 +260,3 @@ def _cookie(headers: Headers) -> str:
         if name == ACCESS_COOKIE:
             return value
     return ""
-
-
-def _query_token(scope: Scope) -> str:
-    query: bytes = scope["query_string"]
-    return parse_qs(query.decode("latin-1")).get("token", [""])[0]

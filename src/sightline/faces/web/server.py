@@ -17,7 +17,6 @@ from sightline.faces.web.app import create_app
 from sightline.faces.web.config import ServeConfig
 
 _BACKLOG = 2048
-_GRACE_S = 3
 _OPEN_FILES = 8192
 
 
@@ -87,7 +86,7 @@ def _allow_many_connections() -> None:
 
 
 def make_settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
-    """How uvicorn runs an app of ours. Its log has no line for each request: addresses hold what people look for."""
+    """Settings of uvicorn for an app of ours. No log line for each request: addresses hold what people look for."""
     return uvicorn.Config(
         app,
         host=config.host,
@@ -98,7 +97,7 @@ def make_settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         lifespan="on",
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=3,
     )
 
 

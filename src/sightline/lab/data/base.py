@@ -29,7 +29,7 @@ _ORDER_STREAM, _STEP_STREAM = 0, 1
 
 
 class ImageSource(Protocol):
-    """Where one image comes from: a file, a stretch of a tar, a row of a table, a scene that is rendered.
+    """Origin of one image: a file, a stretch of a tar, a row of a table, a scene that is rendered.
 
     Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read. One that
     keeps an encoded file to be had as it is also has `read_bytes()`.
@@ -176,10 +176,6 @@ class DatasetReader(Protocol):
     def load(self, path: Path, *, split: Split) -> Dataset:
         """Read one split. Raises InputError naming file, line and what was expected."""
         ...
-
-
-OnProgress = Callable[[int, int, str], None]
-"""Takes images done, images in all, and a few words."""
 
 
 def check_split(split: str) -> Split:

@@ -20,8 +20,8 @@ from PIL import Image
 from sightline.core.images.decode import read_picture
 from sightline.core.images.files import hash_bytes
 from sightline.errors import ImageError
-from sightline.kit.work import map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, ImageSource, OnProgress, Pair, read_encoded
+from sightline.kit.work import Progress, map_ahead, usable_cpus
+from sightline.lab.data.base import Dataset, ImageSource, Pair, read_encoded
 
 MAX_DISTANCE = 4
 """Bits in which the perceptual hashes of near duplicates may differ."""
@@ -30,11 +30,6 @@ MAX_DIFFERENCE = 16
 each against itself at JPEG quality 40, or at half size and quality 75: the most is 11, and 97% of the hashes differ in
 at most 4 bits. Rendered scenes whose hashes are equal differ by 42 and more."""
 
-_AHEAD = 512
-_MANY_IMAGES = 10
-_PLACES_NAMED = 20
-"""Longest list of places in JSON: a caption may be shared by thousands."""
-_ENOUGH_PX = 64
 _THUMBNAIL_PX = 8
 _BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 """First bit and length: of hashes that differ in four bits, one of five blocks is equal."""
@@ -63,7 +58,8 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        named = [str(place) for place in self.places[:_PLACES_NAMED]]
+        # Longest list of places in JSON: a caption may be shared by thousands.
+        named = [str(place) for place in self.places[:20]]
         return {"n_pictures": len(self.places), "pictures": named, "detail": self.detail}
 
 
@@ -107,7 +103,7 @@ _Hashed = dict[str, list[tuple[Place, ImageHash]]]
 """Split -> its readable images."""
 
 
-def check_datasets(datasets: Sequence[Dataset], *, on_progress: OnProgress | None = None) -> CheckReport:
+def check_datasets(datasets: Sequence[Dataset], *, on_progress: Progress | None = None) -> CheckReport:
     """Read all images and captions of some splits of one source. Never raises for what is wrong with them."""
     hashed, unreadable = _read_all(datasets, on_progress)
     findings = [
@@ -126,12 +122,12 @@ def _finding(kind: str, title: str, cases: Sequence[Case], *, serious: bool = Fa
     return Finding(kind=kind, title=title, cases=tuple(cases), serious=serious)
 
 
-def _read_all(datasets: Sequence[Dataset], on_progress: OnProgress | None) -> tuple[_Hashed, list[Case]]:
+def _read_all(datasets: Sequence[Dataset], on_progress: Progress | None) -> tuple[_Hashed, list[Case]]:
     total = sum(map(len, datasets))
     hashed: _Hashed = {dataset.split: [] for dataset in datasets}
     unreadable: list[Case] = []
     pairs = ((dataset.split, pair) for dataset in datasets for pair in dataset)
-    results = map_ahead(_try_to_hash, pairs, threads=usable_cpus(), ahead=_AHEAD)
+    results = map_ahead(_try_to_hash, pairs, threads=usable_cpus(), ahead=512)
     for done, (place, outcome) in enumerate(results, start=1):
         if isinstance(outcome, ImageHash):
             hashed[place.split].append((place, outcome))
@@ -181,7 +177,7 @@ def _check_captions(datasets: Sequence[Dataset]) -> Iterator[Finding]:
 
 def _shared(used: Mapping[str, Sequence[Place]], *, n_images: int) -> Iterator[Case]:
     """Captions of at least ten images, in small sets of at least three and 1%; the most frequent first."""
-    many = min(_MANY_IMAGES, max(3, n_images // 100))
+    many = min(10, max(3, n_images // 100))
     for caption, places in sorted(used.items(), key=lambda entry: -len(entry[1])):
         if len(places) >= many:
             yield Case(places=tuple(places), detail=caption)
@@ -210,7 +206,7 @@ def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
 def hash_image(source: ImageSource) -> ImageHash:
     """Read an image and hash it. Raises ImageError where it can't be read."""
     data = read_encoded(source)
-    rgb_HW3 = source.read() if data is None else read_picture(data, min_side_px=_ENOUGH_PX).rgb
+    rgb_HW3 = source.read() if data is None else read_picture(data, min_side_px=64).rgb
     content = hash_bytes(data if data is not None else f"{rgb_HW3.shape}".encode() + rgb_HW3.tobytes())
     image = Image.fromarray(rgb_HW3)
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)

@@ -15,7 +15,6 @@ from sightline.lab.data.base import Dataset, Pair
 
 SAMPLE_PICTURES = 200
 """Whose sizes are looked at."""
-_LONGEST_BAR = 60
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
@@ -128,5 +127,5 @@ def _spread(values: Sequence[int]) -> Spread:
 def _gather_lengths(lengths: Counter[int]) -> dict[int, int]:
     gathered: Counter[int] = Counter()
     for words, captions in lengths.items():
-        gathered[min(words, _LONGEST_BAR)] += captions
+        gathered[min(words, 60)] += captions
     return dict(sorted(gathered.items()))

@@ -37,7 +37,7 @@ IMAGE_FOLDERS = (
     "flickr30k-images",
     "flickr30k_images/flickr30k_images",
 )
-"""Where images lie, below the folder of the address or one of its subfolders; the folder itself counts too."""
+"""Folders of images, below the folder of the address or one of its subfolders; the folder itself counts too."""
 
 _SPLIT_LIST = re.compile(r"(?:flickr_?(?:8|30)k[._])?(train|dev|val|test)(?:images)?\.txt", re.IGNORECASE)
 """`Flickr_8k.trainImages.txt`, and `train.txt` as Flickr30k Entities has it."""

@@ -47,7 +47,6 @@ _ROWS_PER_TASK = 64
 _FEWEST_FOR_PROCESSES = 512
 """Fewer images are read in the time in which worker processes start."""
 
-_SAVE_EVERY_S = 5.0
 _SPARE_BYTES = 16 * 2**20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -70,7 +69,7 @@ class PixelCache:
     problems: tuple[PixelProblem, ...]
     """The rows that are not readable, in order."""
     folder: Path
-    """Where it lies; may be deleted whenever nobody uses it, and is then made again."""
+    """Its place; may be deleted whenever nobody uses it, and is then made again."""
 
 
 def open_pixel_cache(
@@ -187,7 +186,7 @@ class PartialCache:
         for index, reason in problems:
             self.states_N[first + index] = UNREADABLE
             self.reasons[first + index] = reason
-        if time.monotonic() - self.saved_at > _SAVE_EVERY_S:
+        if time.monotonic() - self.saved_at > 5.0:
             self.save()
 
     def save(self) -> None:

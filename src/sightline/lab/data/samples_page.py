@@ -24,14 +24,14 @@ _IMAGES_OF_CASE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What a page shows."""
+    """Content of a page."""
 
     title: str
     datasets: Sequence[Dataset]
     facts: Sequence[SplitFacts] = ()
     report: CheckReport | None = None
     seed: int = 0
-    """Of the choice of samples."""
+    """Seed of the choice of samples."""
 
 
 def write_samples_page(target: Path, content: PageContent) -> None:

@@ -27,7 +27,6 @@ N_VAL_PER_CLASS = 40
 """The last rows of each class in parquet shards, in file order, are `val`: never trained on."""
 
 _MAX_CACHED_BYTES = 512 * 2**20
-_MAX_CACHED_FILES = 4096
 
 _Names = tuple[tuple[str, ...], ...]
 
@@ -224,7 +223,7 @@ def _read_labels(path: Path) -> list[Any]:
         raise InputError(f"{path} can't be read as parquet: {str(error).splitlines()[0]}") from error
 
 
-@lru_cache(maxsize=_MAX_CACHED_FILES)
+@lru_cache(maxsize=4096)
 def _starts_of_groups(path: Path) -> tuple[int, ...]:
     """The first row of each row group, and the number of all rows."""
     metadata = import_pyarrow().read_metadata(path)

@@ -299,7 +299,7 @@ def _read_tar(path: Path) -> TarIndex:
 
 
 class _DamagedTarError(Exception):
-    """Where a tar can't be read on, as the rest of a sentence about it."""
+    """The place where a tar can't be read on, as the rest of a sentence about it."""
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, _Stretch]]:

@@ -24,17 +24,15 @@ from typing import Any
 from sightline.core.images.decode import read_info
 from sightline.core.images.files import EXTENSIONS, is_image_name
 from sightline.errors import DataError, ImageError, InputError
-from sightline.kit.work import map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, OnProgress, Pair, Split, read_encoded
+from sightline.kit.work import Progress, map_ahead, usable_cpus
+from sightline.lab.data.base import Dataset, Pair, Split, read_encoded
 
 SHARD_SIZE = 1_000
 """Images of a webdataset shard."""
 SUFFIX_OF_FORMAT = {name: ending[1:] for ending, name in reversed(EXTENSIONS.items())} | {"PPM": "ppm"}
 """Format as Pillow names it -> its most usual extension, without a dot."""
 
-_AHEAD = 128
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]')
-_MODE = 0o644
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ class Sample:
 
 
 def convert_datasets(
-    datasets: Sequence[Dataset], target: Path, *, to: str, on_progress: OnProgress | None = None
+    datasets: Sequence[Dataset], target: Path, *, to: str, on_progress: Progress | None = None
 ) -> ConvertReport:
     """Write some splits of one source to the new folder `target`, in the format `to` (a key of WRITERS).
 
@@ -107,7 +105,7 @@ def convert_datasets(
 
 
 def _write_all(
-    datasets: Sequence[Dataset], writer: DatasetWriter, target: Path, on_progress: OnProgress | None
+    datasets: Sequence[Dataset], writer: DatasetWriter, target: Path, on_progress: Progress | None
 ) -> ConvertReport:
     total = sum(map(len, datasets))
     pictures: dict[str, int] = {dataset.split: 0 for dataset in datasets}
@@ -115,7 +113,7 @@ def _write_all(
     captions = 0
     pairs = ((dataset, pair) for dataset in datasets for pair in dataset)
     try:
-        for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=_AHEAD), start=1):
+        for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=128), start=1):
             if isinstance(sample, Sample):
                 writer.add(sample)
                 pictures[sample.split] += 1
@@ -366,7 +364,7 @@ class ShardWriter:
         """Add one sample: suffix without a dot -> content. Raises OSError, as on a full disk."""
         for suffix, content in members.items():
             member = tarfile.TarInfo(f"{key}.{suffix}")
-            member.size, member.mode = len(content), _MODE
+            member.size, member.mode = len(content), 0o644
             self._tar.addfile(member, io.BytesIO(content))
 
     def finish(self) -> None:

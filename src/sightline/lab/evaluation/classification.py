@@ -54,8 +54,6 @@ HOLE = "{}"
 NamesUsed = Literal["first", "all"]
 """Names of a class that become sentences: the most usual one, or its synonyms too."""
 _SMALLEST_NORM = 1e-6
-_PATIENCE = 2
-"""Values of C tried after the best so far."""
 
 
 @cache
@@ -115,7 +113,6 @@ class ZeroshotConfig(EvalConfig):
     names: NamesUsed = "first"
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         super().__post_init__()
         for template in self.templates:
             check_template(template, where="Prompt")
@@ -250,7 +247,6 @@ class ProbeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
             raise InputError(f"cs must be positive and ascending, got {list(self.cs)}.")
         if not 0 < self.held_out < 1:
@@ -381,7 +377,7 @@ def _choose_c(
     for c in config.cs:  # each fit starts where the last ended
         model, _ = _fit(model.set_params(C=c), scaled_BD[~held_B], label_B[~held_B])
         reached.append(float(model.score(scaled_BD[held_B], label_B[held_B])))
-        if len(reached) - 1 - int(np.argmax(reached)) >= _PATIENCE:
+        if len(reached) - 1 - int(np.argmax(reached)) >= 2:  # values of C tried after the best so far
             break
     best = int(np.argmax(reached))
     return config.cs[best], reached[best]

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     AnyModel = MeasuredModel | ModelProcess
 
-_TIMED_PICTURES = 64
-_TIMED_QUERIES = 64
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
 StageProgress = Callable[[str, int, int], None]
@@ -58,7 +56,7 @@ class ComparisonConfig(EvalConfig):
     rounds: int = 5
     """Turns of each model; speeds are medians of them."""
     seconds: float = 0.5
-    """Of one measurement, at least."""
+    """Length of one measurement, at least."""
     neighbours: int = 10
     """First places of a ranking in which agreement is counted."""
     quality: str | None = None
@@ -67,7 +65,6 @@ class ComparisonConfig(EvalConfig):
     """Prompts of zero-shot classification."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         super().__post_init__()
         if self.rounds < 1 or self.neighbours < 1 or not self.seconds > 0:
             raise InputError("rounds and neighbours must be at least 1, and seconds above 0.")
@@ -84,7 +81,7 @@ class Speed:
 
     @classmethod
     def of(cls, rates_per_s: Sequence[float]) -> Speed:
-        """Of all rounds."""
+        """Summary of all rounds."""
         return cls(per_s=median(rates_per_s), range_per_s=(min(rates_per_s), max(rates_per_s)))
 
 
@@ -199,8 +196,8 @@ def _load_models(
     stack: contextlib.ExitStack,
     report: StageProgress,
 ) -> _Running:
-    images = [pair.image for pair in data.dataset.pairs[:_TIMED_PICTURES]]
-    queries = data.queries[:_TIMED_QUERIES]
+    images = [pair.image for pair in data.dataset.pairs[:64]]
+    queries = data.queries[:64]
     running: _Running = {}
     for done, name in enumerate(names):
         report(f"loading {name}", done, len(names))

@@ -53,7 +53,7 @@ class Quality:
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     results: Mapping[str, Results] = field(default_factory=dict)
-    """Of the metrics that are plain means, for comparing models query by query."""
+    """Results of the metrics that are plain means, for comparing models query by query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class SimilarityTable:
 
     texts: tuple[str, ...]
     ids: tuple[str, ...]
-    """Of the images."""
+    """Ids of the images."""
     models: Mapping[str, tuple[tuple[float, ...], ...]]
     """Cosines of one model don't compare with those of another; their order does."""
 
@@ -219,7 +219,7 @@ def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The likeness of two rankings, as means over all queries."""
+    """Agreement of two rankings, as means over all queries."""
 
     overlap: float
     """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
@@ -264,7 +264,7 @@ def measure_agreement(
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementMatrix:
-    """The likeness of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
+    """Agreement of each two models' rankings; both matrices are symmetric, with ones on the diagonal."""
 
     models: tuple[str, ...]
     k: int

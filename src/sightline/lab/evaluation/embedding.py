@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
     from sightline.lab.data.base import Dataset, Pair
 
-_MAX_THREADS = 8
 _TEXTS_AT_ONCE = 256
 
 CountProgress = Callable[[int, int], None]
@@ -62,7 +61,7 @@ class EmbeddedDataset(EmbeddedImages):
     owner_T: NDArray[np.int64]
     """Index of each text's image into `image_BD`."""
     ids: tuple[str, ...]
-    """Of the images."""
+    """Ids of the images."""
     texts: tuple[str, ...]
 
 
@@ -151,7 +150,6 @@ class EvalConfig:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         check_batch_size(self.batch_size)
 
 
@@ -185,7 +183,7 @@ def read_ahead(
         except ImageError as error:
             return Problem(id=pair.id, reason=error.reason)
 
-    threads = min(_MAX_THREADS, usable_cpus())
+    threads = min(8, usable_cpus())
     return map_ahead(read, dataset, threads=threads, ahead=ahead or 16 * threads)
 
 

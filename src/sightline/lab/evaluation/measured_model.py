@@ -44,10 +44,8 @@ if TYPE_CHECKING:
 
 SPEED_BATCH = 32
 """Images that are encoded at once when a model is timed."""
-_WARM_UP_RUNS = 2
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
 _KIB = 1024
 _CLOSING_S = 5.0
 
@@ -58,13 +56,13 @@ class ModelFacts:
 
     dim: int
     precision: str
-    """Of the weights: `fp32`, `int8`."""
+    """Precision of the weights: `fp32`, `int8`."""
     runtime: str
     """The runtime: `onnx:CPUExecutionProvider`, `torch:cpu`."""
     weights_hash: str
     input_px: int
     disk_bytes: int
-    """Of the files that this runtime reads: graphs or weights, and the tokenizer."""
+    """Size of the files that this runtime reads: graphs or weights, and the tokenizer."""
     exported: bool
     """True where loading had to make the model's ONNX graphs first, which leaves PyTorch in memory."""
 
@@ -93,7 +91,7 @@ class MeasuredModel:
         forget_peak()  # reading images may have taken more than the model will
         self._before_bytes = resident_bytes()
         encoder = self._encoder = load_encoder(card, runtime=self._runtime)
-        for _ in range(_WARM_UP_RUNS):
+        for _ in range(2):  # warm-up
             encoder.encode_images(self._pixels_BSS3)
             encoder.encode_texts([queries[0]])
         loaded = encoder.runtime  # which opens what isn't open yet
@@ -192,7 +190,7 @@ def peak_resident_bytes() -> int | None:
 def forget_peak() -> None:
     """Count the most from now on; only Linux can, elsewhere it stays that of the whole life of the process."""
     with contextlib.suppress(OSError):
-        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+        _CLEAR.write_text("5", encoding="ascii")  # the number that resets the peak
 
 
 def _runs_per_s(

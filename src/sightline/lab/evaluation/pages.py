@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from sightline.lab.data.base import Dataset, Pair
 
 THUMBNAIL_PX = 200
-_QUALITY = 72
 _WIDTH, _HEIGHT = 420, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, _WIDTH - 14, 14, _HEIGHT - 36
 _SIDE = 420
 _DOTS_AT_MOST = 800
-_BINS = 48
 
 
 @dataclass(kw_only=True)
@@ -41,7 +39,7 @@ class Thumbnails:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Thumbnails:
-        """Of all images of a data set, by their ids; none is read yet."""
+        """Thumbnails of all images of a data set, by their ids; none is read yet."""
         return cls(pairs={pair.id: pair for pair in dataset})
 
     def well(self, id_: str) -> Markup:
@@ -52,7 +50,7 @@ class Thumbnails:
             except ImageError as error:
                 self._made[id_] = render_page("lab/evaluation/well.html", reason=error.reason)
             else:
-                self._made[id_] = frame_image(rgb_HW3, id_, size_px=THUMBNAIL_PX, quality=_QUALITY)
+                self._made[id_] = frame_image(rgb_HW3, id_, size_px=THUMBNAIL_PX, quality=72)
         return self._made[id_]
 
 
@@ -109,7 +107,7 @@ def draw_histograms(matched_N: NDArray[np.float32], other_N: NDArray[np.float32]
     ends = (float(min(matched_N.min(), other_N.min())), float(max(matched_N.max(), other_N.max())))
     if ends[0] == ends[1]:
         ends = (ends[0] - 0.5, ends[1] + 0.5)
-    shares = [np.histogram(numbers_N, bins=_BINS, range=ends)[0] / len(numbers_N) for numbers_N in (other_N, matched_N)]
+    shares = [np.histogram(numbers_N, bins=48, range=ends)[0] / len(numbers_N) for numbers_N in (other_N, matched_N)]
     x_at = _Scale(low=ends[0], high=ends[1], start=_LEFT, end=_RIGHT)
     y_at = _Scale(low=0.0, high=float(max(share_S.max() for share_S in shares)), start=_BOTTOM, end=_TOP)
     areas = [(kind, _steps_path(share_S, x_at, y_at)) for kind, share_S in zip(("text", "image"), shares, strict=True)]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _CASES = 8
 _SHOWN = 4
 """Results of each case."""
-_ASKED = 6
-"""Images whose neighbours are shown."""
 _PAIRS_AT_MOST = 50_000
 
 
@@ -184,7 +182,7 @@ def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDa
 def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:
     """The page as HTML; some hundred thumbnails at most, so about one megabyte."""
     ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, _ASKED).astype(int))
+    rows = np.unique(np.linspace(0, len(embedded.ids) - 1, 6).astype(int))  # images whose neighbours are shown
     return render_page(
         "lab/evaluation/retrieval.html",
         title="Retrieval, seen closely",

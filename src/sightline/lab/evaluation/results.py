@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 _DECIMALS = 6
-"""Of figures in JSON: finer than any difference that a data set can show."""
+"""Decimals of figures in JSON: finer than any difference that a data set can show."""
 _CHUNK_CELLS = 4_000_000
 """Counts held at a time."""
 TIE_TOLERANCE = 1e-6
@@ -221,7 +221,6 @@ class Ranks:
     """Average precision over all relevant candidates of the query."""
 
     def __len__(self) -> int:
-        """Number of queries."""
         return len(self.better_Q)
 
     @property

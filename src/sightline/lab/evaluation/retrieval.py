@@ -45,7 +45,6 @@ class RetrievalConfig(EvalConfig):
     ks: tuple[int, ...] = (1, 5, 10)
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         super().__post_init__()
         check_ks(self.ks)
 

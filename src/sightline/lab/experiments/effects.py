@@ -29,8 +29,6 @@ LEAST_NOISE_DF = 3
 NoiseSource = Literal["seeds", "residual", "none"]
 Verdict = Literal["matters", "within noise", "can't tell"]
 _NO_NOISE = "too few runs to know the noise"
-_ROUNDING = 1e-16
-"""Of the total sum of squares: what is smaller is rounding."""
 _TINY = 1e-9
 Array = NDArray[np.float64]
 
@@ -56,10 +54,10 @@ class LevelMean:
 
     label: str
     mean: float
-    """Of the plain runs where `adjusted` is false."""
+    """Mean of the plain runs where `adjusted` is false."""
     n_runs: int
     half_width: float | None = None
-    """Of the 95% t-interval; None where the noise isn't known."""
+    """Half the 95% t-interval; None where the noise isn't known."""
     adjusted: bool = True
     """True where every combination of the others counts the same."""
 
@@ -73,7 +71,7 @@ class LevelMean:
 class _Tested:
     verdict: Verdict = "can't tell"
     why: str = ""
-    """Of a verdict that couldn't be given."""
+    """Reason of a verdict that couldn't be given."""
     f: float | None = None
     df: int = 0
     p: float | None = None
@@ -88,7 +86,7 @@ class Effect(_Tested):
     factor: Factor
     means: tuple[LevelMean, ...]
     difference_half_width: float | None = None
-    """Of the 95% interval of the difference between the best and the worst level."""
+    """Half the 95% interval of the difference between the best and the worst level."""
 
     @property
     def spread(self) -> float:
@@ -281,14 +279,16 @@ class _Data:
         return Noise(source="residual", sd=math.sqrt(self._squares(model.residual_squares) / df), df=df)
 
     def _squares(self, squares: float) -> float:
-        return 0.0 if squares < _ROUNDING * max(self.total, 1.0) else squares
+        # Of the total sum of squares: what is smaller is rounding.
+        return 0.0 if squares < 1e-16 * max(self.total, 1.0) else squares
 
     def effect(self, factor: Factor, noise: Noise) -> Effect:
         """The cost of leaving a factor out of the additive model."""
         others = [other for other in self.study.factors if other is not factor]
         without = self._fit(additive_design(others, len(self.study.runs)))
         df = self.additive.rank - without.rank
-        effect = Effect(factor=factor, means=self._level_means(factor, noise), df=df)
+        means = tuple(self._level_mean(factor, level, noise) for level in range(len(factor.levels)))
+        effect = Effect(factor=factor, means=means, df=df)
         if df < len(factor.levels) - 1:
             return replace(effect, why="its levels and those of other settings changed together")
         if not noise.is_known:
@@ -311,9 +311,6 @@ class _Data:
         squares = self._squares(self.additive.residual_squares - model.residual_squares)
         f, p = f_test(squares, df, noise_variance=noise.sd**2, noise_df=noise.df)
         return replace(pair, f=f, p=p)
-
-    def _level_means(self, factor: Factor, noise: Noise) -> tuple[LevelMean, ...]:
-        return tuple(self._level_mean(factor, level, noise) for level in range(len(factor.levels)))
 
     def _level_mean(self, factor: Factor, level: int, noise: Noise) -> LevelMean:
         value_N = self.study.value_R[factor.level_R == level]

@@ -41,8 +41,6 @@ FINE_CELLS = 16
 SMOOTHING = 0.3
 """Standard deviation of the blur of a woven map, in cells of the model: neighbours come from different shifts, whose
 levels differ a little. On scenes the strongest point of `map` then lies within the thing in 7 more of 100 cases."""
-_REACH = 3
-"""Standard deviations after which the blur ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +250,7 @@ def shift_pixels(pixels_SS3: NDArray[np.uint8], *, cell_px: float, n_shifts: int
 
 def blur(heat_THW: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
     """Gaussian blur with a standard deviation of `sigma` places; beyond the edge, its values go on."""
-    reach = math.ceil(_REACH * sigma)
+    reach = math.ceil(3 * sigma)  # standard deviations after which the blur ends
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
     for axis in (1, 2):

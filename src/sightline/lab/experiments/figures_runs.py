@@ -36,9 +36,6 @@ from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, s
 MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""
 MOST_FINALS = 30
-_SMOOTHED_FRACTION = 0.04
-_MOST_LOSS = 2.0
-"""Times that at chance: what a run that blows up leaves of the others' curves."""
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 MOST_PANELS = 6
 """Settings or pairs that are drawn, the ones with the largest effects."""
@@ -124,7 +121,8 @@ def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
                 axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=NEUTRAL)
         quality.set_ylim(bottom=0 if not study.lower_is_better else None)
         show_metric_axis(quality.yaxis, study.metric)
-        loss.set_ylim(0, min(_MOST_LOSS, max(1.05, loss.get_ylim()[1])))
+        # Times that at chance: what a run that blows up leaves of the others' curves.
+        loss.set_ylim(0, min(2.0, max(1.05, loss.get_ylim()[1])))
         if norm.lines:
             scale_by_powers(norm)
         for axes in panels[1]:
@@ -171,11 +169,6 @@ def draw_compute(study: Study, styles: RunStyles) -> bytes:
         RunStyles(runs=styles.runs, labels=styles.labels, factors=styles.factors[:1]).explain(figure, lines=False)
 
     return draw_figure(draw, height_in=2.9 + styles.legend_height_in)
-
-
-def has_curves(study: Study) -> bool:
-    """True where some run has a log."""
-    return any(run.rows for run in study.runs)
 
 
 def draw_effects(study: Study, analysis: Analysis) -> bytes:
@@ -250,13 +243,10 @@ def draw_scaling(scaling: Scaling) -> bytes:
 def _points(run: RunResult, kind: str, name: str) -> Points:
     """Images seen and values of one name in a run's log."""
     batch_size = run.config.batch_size if run.config is not None else 1
-    found = [(row["step"] * batch_size, row[name]) for row in run.rows if row["kind"] == kind and _is_number(row, name)]
+    rows = [row for row in run.rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
+    found = [(row["step"] * batch_size, row[name]) for row in rows]
     seen, values = zip(*found, strict=True) if found else ((), ())
     return np.array(seen, dtype=np.float64), np.array(values, dtype=np.float64)
-
-
-def _is_number(row: dict[str, Any], name: str) -> bool:
-    return isinstance(row.get(name), int | float)
 
 
 def _relative_loss(run: RunResult) -> Points:
@@ -266,7 +256,7 @@ def _relative_loss(run: RunResult) -> Points:
     return (seen, loss / chance) if len(chance) == len(loss) and (chance > 0).all() else (seen[:0], loss[:0])
 
 
-def _smooth(points: Points, *, fraction: float = _SMOOTHED_FRACTION) -> Points:
+def _smooth(points: Points, *, fraction: float = 0.04) -> Points:
     """A running mean over a few percent of the points, shorter at both ends."""
     seen, values = points
     window = round(len(values) * fraction)

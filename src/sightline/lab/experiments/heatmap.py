@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
     from sightline.lab.experiments.explain import Match
 
-Kind = Literal["cosine", "probability"]
+HeatmapKind = Literal["cosine", "probability"]
 _BATCH = 32
 MOST_LETTERS = 60
 CELL_IN = 0.62
@@ -76,7 +76,7 @@ class SimilarityHeatmap:
     """The similarity of every text with every image."""
 
     model: str
-    kind: Kind
+    kind: HeatmapKind
     """`cosine`, or `probability`: of each text for an image, so that the columns add up to 1."""
     texts: tuple[str, ...]
     pictures: tuple[HeatmapPicture, ...]

@@ -58,7 +58,7 @@ def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Repo
         *([_final_section(study, finals)] if finals else []),
         *_effects_sections(study, analysis),
         *([_scaling_section(scaling)] if scaling is not None else []),
-        *([_curves_section(study, styles)] if figures_runs.has_curves(study) else []),
+        *([_curves_section(study, styles)] if any(run.rows for run in study.runs) else []),
         *space_sections,
         _compute_section(study, styles),
         *([_left_out_section(study)] if study.left_out else []),

@@ -23,7 +23,7 @@ from sightline.lab.experiments.summary import is_share, p_value
 from sightline.lab.training.log import COLOURS
 
 MOST_ROWS = 60
-"""Of a table."""
+"""Most rows of a table."""
 WIDTH_IN = 7.2
 """Text width of a printed page; nothing in a figure is smaller than 8 points there."""
 DPI = 150
@@ -59,7 +59,7 @@ class Plot:
     """A figure."""
 
     name: str
-    """Of its file, without suffix."""
+    """Name of its file, without suffix."""
     png: bytes
     caption: str
 

@@ -53,7 +53,7 @@ _MAP = (
 _SAMPLES = "The best and the worst searches by text. Framed: the right picture; below each: the cosine."
 PAIRS_SHOWN = 10
 CASES_SHOWN = 3
-"""Of the best and of the worst retrievals each."""
+"""Number of the best and of the worst retrievals each."""
 FOUND_SHOWN = 5
 _LINES_SHOWN = 60
 _SIDE_PX = 96

@@ -19,7 +19,6 @@ RunStateName = Literal["complete", "pruned", "stopped", "failed", "running"]
 SWEEP_FILE = "sweep.json"
 TRIALS_FOLDER = "trials"
 
-_NO_RESULT = "it is running, or its process died; go on with it (--resume)"
 _QUALITIES = ("mean_recall", "acc1")
 """The metrics that decide which weights are kept."""
 
@@ -39,9 +38,9 @@ class RunResult:
     reason: str | None = None
     """The reason why it failed, was pruned or stopped."""
     rows: Sequence[Row] = ()
-    """Of its log."""
+    """Rows of its log."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the weights that were kept, on the val pairs."""
+    """Metrics of the weights that were kept, on the val pairs."""
     images_seen: int = 0
     took_s: float | None = None
 
@@ -155,7 +154,7 @@ def _from_log(run: RunResult, config: TrainConfig) -> RunResult:
     return replace(
         run,
         state="complete" if is_done else "running",
-        reason=None if is_done else _NO_RESULT,
+        reason=None if is_done else "it is running, or its process died; go on with it (--resume)",
         metrics=_best_of(run.rows, from_start=config.init is not None),
         images_seen=last["step"] * config.batch_size,
     )

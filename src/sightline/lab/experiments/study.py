@@ -20,14 +20,12 @@ from sightline.errors import InputError
 from sightline.lab.experiments.results import RunResult
 
 _USUAL_METRICS = ("mean_recall", "acc1")
-_LOWER_IS_BETTER = ("_rank", "loss")
 SEED = "seed"
 """The setting whose change is noise: runs that differ in it alone are replicates."""
 MOST_LEVELS = 6
 """Numbers of more levels than this were drawn from a range, and are taken together in thirds."""
 _THIRDS = 3
 _WITHOUT_EFFECT = ("keep_checkpoints", "log_steps", "checkpoint_epochs")
-_MISSING = "not set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class Study:
     @property
     def lower_is_better(self) -> bool:
         """True where small values of the metric are good."""
-        return self.metric.endswith(_LOWER_IS_BETTER)
+        return self.metric.endswith(("_rank", "loss"))
 
     @property
     def best(self) -> int | None:
@@ -126,7 +124,7 @@ def find_factors(runs: Sequence[RunResult]) -> list[Factor]:
         names = list(dict.fromkeys(name for settings in values for name in settings))
     factors: list[Factor] = []
     for name in names:
-        column = [settings.get(name) if name in settings else _MISSING for settings in values]
+        column = [settings.get(name) if name in settings else "not set" for settings in values]
         if name == SEED or name in _WITHOUT_EFFECT or len({_key(value) for value in column}) < 2:
             continue
         factor = _make_factor(name, column)

@@ -29,7 +29,6 @@ from sightline.lab.experiments.effects import (
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study, count_cells, format_value, run_settings
 
-_REASONS_NAMED = 3
 _STATES = {
     "complete": "ended without a value of {metric}",
     "failed": "failed",
@@ -252,9 +251,7 @@ def _say_left_out(study: Study) -> list[str]:
 
 def _reasons(runs: Sequence[RunResult]) -> str:
     reasons = Counter(run.reason.rstrip(".") for run in runs if run.reason)
-    shown = [
-        f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.most_common(_REASONS_NAMED)
-    ]
+    shown = [f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.most_common(3)]
     return f": {'; '.join(shown)}" if shown else ""
 
 
@@ -301,7 +298,7 @@ class Final:
     runs: tuple[RunResult, ...]
     values: tuple[float, ...]
     half_width: float | None
-    """Of the mean's 95% t-interval; None where no two runs of the study differ in their seed alone."""
+    """Half the mean's 95% t-interval; None where no two runs of the study differ in their seed alone."""
 
     @property
     def mean(self) -> float:
@@ -351,7 +348,7 @@ class Scaling:
     exponent: float
     factor: float
     half_width: float | None
-    """Of the exponent's 95% t-interval; None with fewer than 3 degrees of freedom."""
+    """Half the exponent's 95% t-interval; None with fewer than 3 degrees of freedom."""
     df: int
     bends: bool | None
     """True where the levels lie off a straight line by more than noise; None where that can't be told."""

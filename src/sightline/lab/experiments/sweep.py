@@ -14,13 +14,13 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
-from sightline.kit.work import Notice
+from sightline.kit.work import Notice, Progress
 from sightline.lab.experiments.results import RunResult, is_run, read_sweep
 from sightline.lab.experiments.sweep_config import (
     DEFAULT_TRIALS,
@@ -51,16 +51,13 @@ _TOLD = ("ALARM", "left out", "going on")
 """Lines of a run that are repeated; the others stand in its log."""
 _FORMAT = 1
 
-TrialProgress = Callable[[int, int, str], None]
-"""Takes the trials that have ended, their number, and a note on the one under way."""
-
 
 def run_sweep(
     config: SweepConfig,
     output: Path,
     *,
     report: Notice = lambda line: None,
-    progress: TrialProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
 ) -> list[RunResult]:
     """Train the trials of a sweep in the folder `output`, or go on with those that are left; all of the folder's runs.
 
@@ -86,7 +83,7 @@ class Sweep:
     """One process that works on a sweep."""
 
     def __init__(
-        self, config: SweepConfig, folder: SweepFolder, queue: TrialQueue, *, report: Notice, progress: TrialProgress
+        self, config: SweepConfig, folder: SweepFolder, queue: TrialQueue, *, report: Notice, progress: Progress
     ) -> None:
         self.config, self.folder, self.queue = config, folder, queue
         self.report, self.progress = report, progress
@@ -214,10 +211,10 @@ class Sweep:
             config = make_config(self.config.recipe, settings, smoke=self.config.smoke)
         steps, pruned = 0, False
 
-        def show(step: int, total_steps: int, note: str) -> None:
+        def show(step: int, total_steps: int | None, note: str) -> None:
             nonlocal steps
-            steps = total_steps
-            self.progress(done, total, f"trial {claim.number}, step {step:,}/{total_steps:,}: {note}")
+            steps = total_steps or step
+            self.progress(done, total, f"trial {claim.number}, step {step:,}/{steps:,}: {note}")
 
         def on_measure(step: int, metrics: Mapping[str, float]) -> str | None:
             nonlocal pruned

@@ -41,7 +41,7 @@ METRICS = (
 """Metrics that trials can be compared by; the last three of pairs with classes."""
 _MOST_SMOKE_PICTURES = 4096
 DEFAULT_TRIALS = 20
-"""Of a sweep that draws its trials."""
+"""Trials of a sweep that draws them."""
 MOST_CELLS = 10_000
 """A grid of more would not end; samplers draw from such."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -49,7 +49,6 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _LOG_RATIO = 10.0
 """A range of positive numbers that is at least so wide is drawn from by order of magnitude."""
 _LOCK_FILE = "sweep.lock"
-_LONGEST_NAME = 60
 _ADVICE = "Make room, and run the same command again."
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
@@ -77,10 +76,9 @@ class SweepConfig:
     """Add the grid's values to those of the sweep that is in the folder."""
     retry_failed: bool = False
     seed: int = 0
-    """Of what samplers draw; the runs' own is a setting."""
+    """Seed of what samplers draw; the runs' own is a setting."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         for name, value, allowed in (("sampler", self.sampler, SAMPLERS), ("prune", self.pruner, PRUNERS)):
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
@@ -334,7 +332,7 @@ class SweepFolder:
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
         """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
-        return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip('-_.')}"
+        return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:60].rstrip('-_.')}"
 
 
 def make_identity() -> str:

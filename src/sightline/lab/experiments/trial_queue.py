@@ -155,7 +155,8 @@ class TrialQueue:
             for axis in self.axes:
                 if axis.key not in params:
                     params[axis.key] = trial._suggest(axis.key, make_distribution(axis, self._config.sampler))
-        cell = {axis.key: _as_value(axis.key, params[axis.key]) for axis in self.axes}
+        drawn = {axis.key: params[axis.key] for axis in self.axes}
+        cell = {key: parse_setting(key, value) if isinstance(value, str) else value for key, value in drawn.items()}
         return Claim(number=trial.number, cell=cell, trial=trial, lock=lock)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
@@ -273,10 +274,6 @@ def _params_of(trial: FrozenTrial) -> dict[str, Any]:
     """Settings that a trial was asked to have or that were drawn, as Optuna has them."""
     params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
     return params
-
-
-def _as_value(key: str, param: Any) -> Any:
-    return parse_setting(key, param) if isinstance(param, str) else param
 
 
 def _as_param(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -17,14 +17,10 @@ from sightline.lab.data.scenes.dataset import load_scenes
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
-StepProgress = Callable[[int, int, str], None]
-"""Takes steps done, steps in all, and a note."""
 MOST_PICTURES = 4096
 """More than that in one run is a mistake: prompts times seeds."""
 MAX_PROMPT_CHARS = 1000
 _SCENES = re.compile(r"scenes(?::([0-9]{1,9}))?")
-_DEFAULT_SCENES = 50
-_RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class GuidedConfig:
     seeds: int = 4
     """Images of each prompt, each from other noise."""
     seed: int = 0
-    """Of the first image's noise and of all that is random."""
+    """Seed of the first image's noise and of all that is random."""
     parameterisation: Parameterisation = "fourier"
     views: int = 4
     """Changed copies of an image that are looked at in each step."""
@@ -62,7 +58,7 @@ class GuidedConfig:
     bank: int = 2000
     """Texts that the prompt is told from."""
     precision: Precision = "bf16"
-    """Of the models' forward and backward passes: `bf16` is autocast, `fp32` exact and slower."""
+    """Precision of the models' forward and backward passes: `bf16` is autocast, `fp32` exact and slower."""
     frames: int = 16
     """Images kept on the way, for the GIF; 0 keeps none."""
 
@@ -152,7 +148,7 @@ def load_prompts(source: str) -> list[str]:
     read or holds no line, and more scenes than can be told apart.
     """
     if match := _SCENES.fullmatch(source):
-        pairs = load_scenes(split="val", limit=int(match[1] or _DEFAULT_SCENES))
+        pairs = load_scenes(split="val", limit=int(match[1] or 50))
         return [pair.captions[number % len(pair.captions)] for number, pair in enumerate(pairs)]
     path = expand(source)
     try:
@@ -211,7 +207,7 @@ def _captions_of(address: str, limit: int) -> list[str]:
 
 def _data_of(model: str) -> str | None:
     """The address of what a model's run was trained on, where its folder tells."""
-    path = Path(model.removeprefix("dir:")).expanduser() / _RUN_FILE
+    path = Path(model.removeprefix("dir:")).expanduser() / "run.json"
     if not model.startswith("dir:") or not path.is_file():
         return None
     try:

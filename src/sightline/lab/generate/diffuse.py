@@ -21,7 +21,6 @@ from sightline.kit.config import expand
 from sightline.lab.generate.config import DiffusionConfig
 
 _INDEX = "model_index.json"
-_ADVICE = f"diffusers needs its extra: {install_advice('generate')}"
 
 
 class TextToImage:
@@ -44,7 +43,7 @@ class TextToImage:
         have to be run, or the pipeline doesn't make images from words.
         """
         if find_spec("diffusers") is None or find_spec("torch") is None:
-            raise ModelError(_ADVICE)
+            raise ModelError(f"diffusers needs its extra: {install_advice('generate')}")
         folder = _find_folder(name, download=download)
         parts = _check_folder(folder)
         from diffusers import AutoPipelineForText2Image, DiffusionPipeline

@@ -27,7 +27,6 @@ _PLAIN = frozenset({
 })
 # fmt: on
 """Words without which a prompt hardly means anything else."""
-_MOST_WORDS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Feedback:
 
     prompt: str
     words: Sequence[WordShare]
-    """Of each word that means something, the one matched least first."""
+    """Shares of the words that mean something, the one matched least first."""
     bank_rank: int
     """Place of the prompt among the bank's texts for the best image, from 1."""
     bank_size: int
@@ -131,7 +130,7 @@ def explain_words(image_SD: NDArray[np.float32], encoder: Encoder, prompt: str) 
 
     Leave-one-out: exact for what it measures, blind to words that say the same twice.
     """
-    spans = [match for match in _WORD.finditer(prompt) if match[0].lower() not in _PLAIN][:_MOST_WORDS]
+    spans = [match for match in _WORD.finditer(prompt) if match[0].lower() not in _PLAIN][:24]
     if len(_WORD.findall(prompt)) < 2:
         return []
     without = [_tidy(prompt[: span.start()] + prompt[span.end() :]) for span in spans]

@@ -22,7 +22,8 @@ from sightline.core.models.files import find_weights, resolve_folder, torch_inst
 from sightline.core.models.loading import load_encoder
 from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import ModelError, install_advice
-from sightline.lab.generate.config import GuidedConfig, StepProgress
+from sightline.kit.work import Progress
+from sightline.lab.generate.config import GuidedConfig
 from sightline.lab.generate.judge import MadePicture
 from sightline.lab.generate.parameterise import Pictures, draw_views, fit_size, make_start
 
@@ -32,7 +33,6 @@ _ADVICE = (
 )
 _VIEWS_PX = 512 * 64 * 64
 """Pixels of views that are looked at together: a few hundred MB of activations in a small tower."""
-_CURVE_POINTS = 40
 
 
 def load_guide(name: str, *, download: bool = False) -> TorchEncoder:
@@ -62,7 +62,7 @@ class Texts:
     """Vectors that one model makes of the words of a run."""
 
     prompt_ND: Tensor
-    """Of each image."""
+    """Prompt of each image."""
     bank_TD: Tensor
     avoid_AD: Tensor
 
@@ -131,7 +131,7 @@ def make_guided(
     *,
     words: Words,
     config: GuidedConfig,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[MadePicture]:
     """An image for each prompt, in order; the mean over all encoders decides.
@@ -173,7 +173,7 @@ class _Run:
         self._curves: list[list[tuple[int, float]]] = [[] for _ in prompts]
         self._frames: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
         self._shown = _spread(config.steps, config.frames)
-        self._measured = _spread(config.steps, _CURVE_POINTS) | {0, config.steps}
+        self._measured = _spread(config.steps, 40) | {0, config.steps}
 
     def go(self, show: Callable[[int, str], None], interrupted: Callable[[], bool]) -> list[MadePicture]:
         """All steps, or as many as there are until someone interrupts."""
@@ -206,8 +206,10 @@ class _Run:
         ]
 
     def _step(self, step: int) -> None:
+        # Level for the first half, then falling in a line, so that details settle.
+        pace = min(1.0, 2 * (1 - (step - 1) / self._config.steps))
         for group in self._optimiser.param_groups:
-            group["lr"] = self._config.learning_rate * _pace(step, self._config.steps)
+            group["lr"] = self._config.learning_rate * pace
         image_N3HW = self._pictures()
         loss_N = self._config.smoothness * _roughness(image_N3HW)
         for guide in self._guides:
@@ -250,11 +252,6 @@ def _spread(steps: int, count: int) -> set[int]:
     if count <= 1:
         return {steps} if count else set()
     return {round(steps * i / (count - 1)) for i in range(count)}
-
-
-def _pace(step: int, steps: int) -> float:
-    """The learning rate as a fraction: level for the first half, then falling in a line, so that details settle."""
-    return min(1.0, 2 * (1 - (step - 1) / steps))
 
 
 def _roughness(image_N3HW: Tensor) -> Tensor:

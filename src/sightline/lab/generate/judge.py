@@ -58,7 +58,7 @@ class Verdict:
     prompt: str
     seed: int
     rank: float
-    """Of the right prompt among all, from 1; ties count by their expectation."""
+    """Rank of the right prompt among all, from 1; ties count by their expectation."""
     similarity: float
     """The judge's cosine to the right prompt."""
     taken_for: str
@@ -78,7 +78,7 @@ class Judgement:
     n_prompts: int
     """Among how many prompts it had to find the right one."""
     verdicts: Sequence[Verdict]
-    """Of the image of each prompt that its maker finds best."""
+    """Verdicts on the image of each prompt that its maker finds best."""
     interval: tuple[float, float]
     """95% interval of the rate (Wilson 1927)."""
 

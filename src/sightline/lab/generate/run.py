@@ -24,35 +24,30 @@ from sightline.core.models.files import Runtime, find_graphs, find_local_folder,
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit.files import replacing
+from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
     MOST_PICTURES,
     DiffusionConfig,
     GuidedConfig,
-    StepProgress,
     check_prompts,
     load_bank,
 )
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
 from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
-from sightline.lab.generate.sheet import Sheet, write_sheet
+from sightline.lab.generate.sheet import Sheet, format_sheet
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
-    from sightline.kit.work import Notice
+    from sightline.kit.work import Notice, Progress
 
-_BANK = 256
-"""Texts that a ranked image is told from."""
 SETTINGS_FILE = "generate.json"
 SHEET_FILE = "sheet.html"
 FRAMES_DIR = "frames"
-_GIF_PX = 256
-_FRAME_MS = 120
-_LAST_MS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +104,7 @@ def generate_guided(
     output: Path,
     *,
     report: Notice = lambda line: None,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make images by a model's gradients, keep them in `output`, and have them judged where a judge is named.
 
@@ -155,7 +150,7 @@ def generate_diffused(
     output: Path,
     *,
     report: Notice = lambda line: None,
-    progress: StepProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
 ) -> GenerateReport:
     """Make samples of each prompt and variant with a pipeline, rank and explain them by CLIP, keep all in `output`.
 
@@ -175,7 +170,7 @@ def generate_diffused(
     _check_count(len(wanted))
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
     judge = _load_judge(request.judge, (), prompts, download=request.download)
-    bank, bank_from = load_bank(request.against, [request.model], limit=_BANK)
+    bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
     pipeline = TextToImage.load(request.pipeline, download=request.download)
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
@@ -210,7 +205,7 @@ def _sample(
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
-    progress: StepProgress,
+    progress: Progress,
     interrupted: Callable[[], bool],
 ) -> list[MadePicture]:
     """The samples that were finished; their similarity is not known yet."""
@@ -279,10 +274,8 @@ def _keep(
         facts.append("No safety checker was run.")
     if result.stopped:
         facts.append(f"Stopped early: {result.stopped}.")
-    write_sheet(
-        result.output / SHEET_FILE,
-        Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts),
-    )
+    sheet = Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts)
+    write_page(result.output / SHEET_FILE, format_sheet(sheet))
     settings = {
         "engine": result.engine,
         **asked,
@@ -378,13 +371,11 @@ def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
 
 def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
     """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
-    factor = max(1, math.ceil(_GIF_PX / max(frames[0].shape[:2])))
+    factor = max(1, math.ceil(256 / max(frames[0].shape[:2])))
     height, width = (factor * side for side in frames[0].shape[:2])
     first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
     with _writing(path) as partial:
-        first.save(
-            partial, "GIF", save_all=True, append_images=rest, duration=[_FRAME_MS] * len(rest) + [_LAST_MS], loop=0
-        )
+        first.save(partial, "GIF", save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
 
 
 @contextlib.contextmanager

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.core.images.preprocess import data_uri, make_thumbnail
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.generate.feedback import Feedback
 from sightline.lab.generate.judge import Judgement, MadePicture
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_STRIP = 8
-"""Most frames of a strip."""
-_FEW_PROMPTS = 6
-"""Up to so many prompts, each has a section of its own with frames of its best image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +27,6 @@ class Sheet:
     """Sentences at the end."""
 
 
-def write_sheet(target: Path, sheet: Sheet) -> Path:
-    """Write the sheet as one file; its path. Raises InputError where it can't be written."""
-    return write_page(target, format_sheet(sheet))
-
-
 def format_sheet(sheet: Sheet) -> str:
     """The sheet as HTML."""
     prompts = list(dict.fromkeys(picture.prompt for picture in sheet.pictures))
@@ -49,7 +38,7 @@ def format_sheet(sheet: Sheet) -> str:
         lead=f"{count} of {of}. Similarity is the cosine to the prompt.",
         pictures=sheet.pictures,
         prompts=prompts,
-        few=_FEW_PROMPTS,
+        few=6,  # up to so many prompts, each has a section of its own with frames of its best image
         feedback=sheet.feedback,
         facts=sheet.facts,
         judgement=sheet.judgement,
@@ -86,5 +75,5 @@ def _trace(picture: MadePicture) -> str:
 
 def _strip(frames: Sequence[NDArray[np.uint8]]) -> list[int]:
     """Some of the frames, evenly from noise to the end."""
-    count = min(_STRIP, len(frames))
+    count = min(8, len(frames))  # most frames of a strip
     return [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]

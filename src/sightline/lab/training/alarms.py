@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from sightline.errors import TrainingError
 
-Kind = Literal[
+AlarmKind = Literal[
     "chance", "above_chance", "collapsed_images", "collapsed_texts", "temperature", "gradient", "learning_rate", "drop"
 ]
 
@@ -69,7 +69,7 @@ class StepFacts:
 class Alarm:
     """One thing that is wrong since `step`: `message` says what, why and what to do."""
 
-    kind: Kind
+    kind: AlarmKind
     step: int
     message: str
 
@@ -160,7 +160,7 @@ class Alarms:
         alarms._starts.update(values["starts"])
         return alarms
 
-    def _edge(self, kind: Kind, step: int, *, on: bool, message: str, key: str | None = None) -> Alarm | None:
+    def _edge(self, kind: AlarmKind, step: int, *, on: bool, message: str, key: str | None = None) -> Alarm | None:
         """The alarm where its cause is there now and wasn't before."""
         key = key or kind
         if not on:

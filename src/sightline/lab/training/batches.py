@@ -17,7 +17,7 @@ from torch import Tensor
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.inputs import Tokenizer
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, Pair, batch_rows, fingerprint_of, step_seed, steps_per_epoch
+from sightline.lab.data.base import Dataset, batch_rows, fingerprint_of, step_seed, steps_per_epoch
 from sightline.lab.data.pixel_cache import PixelCache
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
@@ -219,8 +219,11 @@ class Batches:
         self.order = np.concatenate([np.tile(first, config.data_repeats - 1), self.usable])
         self.fixed = tokenizer.spec.padding == "fixed"
         self.captions = tokenize([pair.captions for pair in dataset], tokenizer)
-        negatives = [_negatives_of(pair) for pair in dataset] if config.negatives_per_caption else []
-        falsified = [texts for by_caption in negatives for texts in by_caption]
+        falsified = [  # for each caption the sentences that falsify it
+            [n.negative for n in pair.negatives if n.caption == caption]
+            for pair in (dataset if config.negatives_per_caption else ())
+            for caption in pair.captions
+        ]
         self.negatives = tokenize(falsified, tokenizer) if any(falsified) else None
         self.words = FrequentWords(self.captions, count=config.words_count) if config.words_weight else None
         # Images of one class share their names, so each is a positive of all the others' names.
@@ -323,8 +326,3 @@ class Batches:
 def _ends(part: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
     """The beginning of each part among things in the parts' order, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=n_parts))])
-
-
-def _negatives_of(pair: Pair) -> list[list[str]]:
-    """For each caption of a pair, in order, the sentences that falsify it."""
-    return [[n.negative for n in pair.negatives if n.caption == caption] for caption in pair.captions]

@@ -99,7 +99,7 @@ class TrainConfig:
     """Addresses of further pairs that are mixed in. Texts of one set are never held against images of another, of
     which nobody knows whether they fit."""
     data_repeats: int = 1
-    """How often an epoch takes each image of `data` while it takes those of `more_data` once."""
+    """Number of times an epoch takes each image of `data` while it takes those of `more_data` once."""
     val_data: str | None = None
     """Address of the pairs that are measured on; None takes those of `data`."""
     val_split: str = "val"
@@ -140,13 +140,13 @@ class TrainConfig:
     """An encoder's name, or a `.npy` of one row for each image of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0
     teacher_map: bool = True
-    """Whether a linear map, thrown away afterwards, leads from the image vectors to the teacher's; false holds the
+    """True where a linear map, thrown away afterwards, leads from the image vectors to the teacher's; false holds the
     vectors themselves against those of a teacher with the same joint space."""
     words_weight: float = 0.0
     """Weight of predicting, from the image map's cells, the frequent words and word pairs of an image's captions.
     It fades linearly to nothing over the run."""
     words_count: int = 512
-    """How many of them."""
+    """Number of these words."""
 
     # --- optimiser
     batch_size: int = 256
@@ -194,7 +194,6 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for settings that can't be met."""
         _check_finite(self)
         _check_choice(self, "loss", get_args(LossName))
         _check_choice(self, "precision", get_args(TrainingPrecision))

@@ -189,7 +189,7 @@ def _as_json(value: Any) -> Any:
 class _Panel:
     title: str
     name: str
-    """Of the value in rows of kind `train`."""
+    """Name of the value in rows of kind `train`."""
     smooth: bool = True
     log: bool = False
 
@@ -264,9 +264,9 @@ def _smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def _draw_panel(axes: Any, panel: _Panel, runs: Mapping[str, Sequence[Row]]) -> None:
-    log = panel.log and all(min(values) > 0 for _, values in _all_points(runs, panel))
-    for colour, rows in zip(_colours(runs), runs.values(), strict=True):
-        points = _points(rows, "train", panel.name)
+    found = [_points(rows, "train", panel.name) for rows in runs.values()]
+    log = panel.log and all(min(points[1]) > 0 for points in found if points)
+    for colour, rows, points in zip(_colours(runs), runs.values(), found, strict=True):
         if points:
             _draw_line(axes, *points, colour=colour, smooth=panel.smooth, log=log)
         if panel.name == "loss":
@@ -280,11 +280,6 @@ def _draw_panel(axes: Any, panel: _Panel, runs: Mapping[str, Sequence[Row]]) -> 
     if panel.name == "loss":
         used = {line.get_linestyle() for line in axes.lines}
         _explain_styles(axes, {"training": "-", "val": "--", "chance": ":"} if len(used) > 1 else {}, used)
-
-
-def _all_points(runs: Mapping[str, Sequence[Row]], panel: _Panel) -> list[tuple[list[int], list[float]]]:
-    found = [_points(rows, "train", panel.name) for rows in runs.values()]
-    return [points for points in found if points]
 
 
 def _colours(runs: Mapping[str, Sequence[Row]]) -> list[str]:

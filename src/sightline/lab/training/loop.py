@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.core.models.convolutional import Saved
 from sightline.errors import TrainingError
-from sightline.kit.work import Notice
+from sightline.kit.work import Notice, Progress
 from sightline.lab.training.alarms import StepFacts, mean_pairwise_cosine
 from sightline.lab.training.batches import Augmentation, Batch, Batches, Chunk, share_batch
 from sightline.lab.training.config import MAX_TEMPERATURE, TrainConfig
@@ -44,8 +44,8 @@ from sightline.lab.training.parallel import (
     refuse_false_batch_statistics,
     start_world,
 )
-from sightline.lab.training.plan import Plan
-from sightline.lab.training.recorder import OnMeasure, Recorder, Run, ShowProgress, Validator
+from sightline.lab.training.plan import TrainPlan
+from sightline.lab.training.recorder import OnMeasure, Recorder, Run, Validator
 from sightline.lab.training.run_folder import RunFolder
 from sightline.lab.training.texts import train_tokenizer, write_tokenizer
 from sightline.lab.training.towers import load_trained, make_towers
@@ -77,7 +77,7 @@ def train(
     *,
     resume: bool = False,
     report: Notice = lambda line: None,
-    progress: ShowProgress = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
     on_measure: OnMeasure = lambda step, metrics: None,
 ) -> TrainReport:
     """Train, measure and keep a model in the folder `output`, which is a model folder from its first measurement on.
@@ -172,7 +172,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Notice, 
     return Run(
         config=config,
         world=world,
-        plan=Plan.make(config, batches.steps_per_epoch),
+        plan=TrainPlan.make(config, batches.steps_per_epoch),
         model=model,
         objective=objective,
         optimiser=make_optimiser(trained, config),

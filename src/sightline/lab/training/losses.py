@@ -26,11 +26,6 @@ from sightline.core.models.torch_models import Towers
 from sightline.errors import InputError, TrainingError
 from sightline.lab.training.config import MAX_TEMPERATURE, LossName, TrainConfig
 
-_FIRST_BIAS = -10.0
-"""The start of the sigmoid loss's bias (SigLIP, algorithm 1)."""
-_RARE_LOGIT = -3.0
-"""A frequent word is in few captions."""
-
 
 def softmax_contrastive(
     image_BD: Tensor,
@@ -138,7 +133,7 @@ class LossSpec:
 
     name: LossName
     has_bias: bool
-    """Whether it learns a bias beside its scale; the paper starts them at -10 and 10 (SigLIP, algorithm 1)."""
+    """True where it learns a bias beside its scale; the paper starts them at -10 and 10 (SigLIP, algorithm 1)."""
 
     def __call__(
         self,
@@ -268,7 +263,7 @@ class WordsHead(nn.Module):
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, count)
-        nn.init.constant_(self.linear.bias, _RARE_LOGIT)
+        nn.init.constant_(self.linear.bias, -3.0)  # a frequent word is in few captions
 
     def forward(self, map_BHWD: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, K)."""
@@ -294,7 +289,8 @@ class Objective(nn.Module):
         self._model = [towers.model]  # in a list, so that it isn't a part of this module
         self._contrast = make_loss(config.loss)
         needs_bias = self._contrast.has_bias and not hasattr(towers.model, "logit_bias")
-        self.bias = nn.Parameter(torch.tensor(_FIRST_BIAS)) if needs_bias else None
+        # The start of the sigmoid loss's bias (SigLIP, algorithm 1).
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if needs_bias else None
         self.teacher_head = _lead_to_teacher(config, towers.dim, teacher_dim)
         if words_count and not towers.has_maps:
             raise TrainingError("words_weight needs a model that gives a map of its image's cells; this one has none.")

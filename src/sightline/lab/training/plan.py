@@ -10,7 +10,7 @@ from sightline.lab.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainPlan:
     """Counts of optimiser steps."""
 
     steps_per_epoch: int
@@ -20,7 +20,7 @@ class Plan:
     checkpoint_steps: int
 
     @classmethod
-    def make(cls, config: TrainConfig, steps_per_epoch: int) -> Plan:
+    def make(cls, config: TrainConfig, steps_per_epoch: int) -> TrainPlan:
         """The plan of a config whose data gives so many whole batches an epoch."""
         if config.samples_seen is None:
             total, counted = max(1, round(config.epochs * steps_per_epoch)), float(steps_per_epoch)
@@ -56,7 +56,7 @@ class Plan:
         return done % self.checkpoint_steps == 0 or done == self.total_steps
 
 
-def describe_plan(config: TrainConfig, plan: Plan, batches: Batches, *, world_size: int) -> list[str]:
+def describe_plan(config: TrainConfig, plan: TrainPlan, batches: Batches, *, world_size: int) -> list[str]:
     """A line for each derived number, with its formula."""
     usable, total, taken = len(batches.usable), len(batches.dataset), len(batches.order)
     captions = batches.captions

@@ -16,7 +16,6 @@ from sightline.errors import InputError
 from sightline.lab.training.config import TowersConfig, TrainConfig
 from sightline.lab.training.run_folder import RunFolder
 
-_SMOKE_DATA = "scenes:0"
 _NO_DATA = ""
 """In a recipe for pairs that only the user has: `--data` must name them."""
 
@@ -256,7 +255,7 @@ def _shrink(config: TrainConfig) -> TrainConfig:
     size_px = 32 if towers.architecture == "conv" else 2 * towers.patch_px
     return replace(
         config,
-        data=config.data or _SMOKE_DATA,
+        data=config.data or "scenes:0",
         init=None,
         limit=32,
         train_fraction=1.0,

@@ -21,7 +21,7 @@ from sightline.core.models.base import Encoder
 from sightline.core.models.files import WEIGHTS_FILE
 from sightline.core.models.torch_models import TorchEncoder, Towers
 from sightline.errors import TrainingError
-from sightline.kit.work import Notice, stop_on_interrupt
+from sightline.kit.work import Notice, Progress, stop_on_interrupt
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.pixel_cache import PixelCache
 from sightline.lab.evaluation.classification import default_templates, embed_classes, rank_classes
@@ -34,7 +34,7 @@ from sightline.lab.training.log import RunLog, draw_curves
 from sightline.lab.training.losses import Objective
 from sightline.lab.training.optimiser import WeightAverage, describe_groups, set_training_mode
 from sightline.lab.training.parallel import World, all_equal, highest
-from sightline.lab.training.plan import Plan, describe_plan
+from sightline.lab.training.plan import TrainPlan, describe_plan
 from sightline.lab.training.run_folder import (
     CURVES_FILE,
     PROBE_BEST_FILE,
@@ -54,9 +54,6 @@ MEAN_RECALL = "mean_recall"
 """Mean of recall@1, @5 and @10 in both directions: one number that decides which weights are kept."""
 
 _DRAW_EVERY_S = 30.0
-
-ShowProgress = Callable[[int, int, str], None]
-"""Takes steps done, their number, and a note with loss, rate and time left."""
 
 OnMeasure = Callable[[int, Mapping[str, float]], str | None]
 """Takes updates done and the metrics of a measurement; a reason that it returns ends the run."""
@@ -118,7 +115,7 @@ class Run:
 
     config: TrainConfig
     world: World
-    plan: Plan
+    plan: TrainPlan
     model: TrainedModel
     objective: Objective
     optimiser: torch.optim.AdamW
@@ -162,9 +159,7 @@ class RunState:
 class Recorder:
     """Keeps the records of one run in one process; of several ranks only the first writes and talks."""
 
-    def __init__(
-        self, run: Run, output: Path, *, report: Notice, progress: ShowProgress, on_measure: OnMeasure
-    ) -> None:
+    def __init__(self, run: Run, output: Path, *, report: Notice, progress: Progress, on_measure: OnMeasure) -> None:
         self.run, self.config, self.world, self.plan = run, run.config, run.world, run.plan
         self.output, self.report, self.progress, self.on_measure = output, report, progress, on_measure
         self.state = RunState()

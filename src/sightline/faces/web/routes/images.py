@@ -78,7 +78,7 @@ async def get_heatmap(
     model: PickedModel,
     q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["a dog"])],
 ) -> HeatmapAnswer:
-    """Where words match an image; 409 where the model has no map."""
+    """Match of words in an image; 409 where the model has no map."""
     return await library.compute(model, "pictures", images.make_heatmap, library, image_id, q, model)
 
 

@@ -101,7 +101,7 @@ def show_run(
     name: Annotated[str, InPath(max_length=1000, examples=["flickr8k-conv"])],
     after: Annotated[int, Query(ge=0, le=10**12, description="Leave out this many rows: those you have.")] = 0,
 ) -> RunDetailAnswer:
-    """One run: its settings, and what its journal says so far. Of many rows of kind `train` every n-th is given.
+    """One run: its settings, and what its log says so far. Of many rows of kind `train` every n-th is given.
 
     To follow a run, ask again with `after` set to `next` of the answer before; where `next` has become smaller, the
     run was resumed from an earlier step, and its rows start anew.

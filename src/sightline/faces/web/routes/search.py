@@ -141,7 +141,7 @@ async def compare_models(
     ],
     limit: Annotated[int, Query(ge=1, le=100)] = 12,
 ) -> CompareAnswer:
-    """What each of several models of the library finds, how long it takes, and how much of the first ten they share.
+    """Hits of each of several models of the library, how long it takes, and how much of the first ten they share.
 
     The time is that of embedding the words and ranking all images, with the model loaded.
     """

@@ -28,13 +28,12 @@ from sightline.lab.data.download.resuming import ResumeOptions, download_file
 
 RECEIPTS = "receipts.json"
 
-OnProgress = Callable[[str, int, int | None, str], None]
+FetchProgress = Callable[[str, int, int | None, str], None]
 """Takes what is done (`fetching val2017.zip`), how far it is, of how much, and a few words."""
 
 
 MAX_FILES = 2_000_000
 MAX_BYTES = 500_000_000_000
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ class ArchiveOptions:
 
 
 def get_archives(
-    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: OnProgress | None = None
+    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress | None = None
 ) -> dict[str, Receipt]:
     """Bring a publisher's archives into `folder`, unpacked; the receipts of those that were asked for, by file name.
 
@@ -153,7 +152,7 @@ def get_archives(
 
 
 def get_list(
-    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: OnProgress | None = None
+    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress | None = None
 ) -> Path:
     """Fetch a publisher's list of addresses into `folder`, unless it is there. Raises as `get_archives` does."""
     assert publisher.list_path is not None
@@ -181,7 +180,7 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _fetch(url: str, file: Path, options: ArchiveOptions, tell: OnProgress) -> bool:
+def _fetch(url: str, file: Path, options: ArchiveOptions, tell: FetchProgress) -> bool:
     """Fetch a file unless it is there; True where it was fetched."""
     if file.is_file():
         return False
@@ -189,7 +188,7 @@ def _fetch(url: str, file: Path, options: ArchiveOptions, tell: OnProgress) -> b
     return True
 
 
-def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptions, tell: OnProgress) -> None:
+def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptions, tell: FetchProgress) -> None:
     receipts = read_receipts(folder)
     known = receipts.get(archive.name)
     if known is not None and _count_files(folder, archive) >= known.files:
@@ -281,7 +280,7 @@ def unpack_zip(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # `zipfile` stops at the announced size and raises BadZipFile where the CRC differs
                 with opened.open(member) as source, path.open("xb") as file:
-                    shutil.copyfileobj(source, file, _PIECE_BYTES)
+                    shutil.copyfileobj(source, file, 1 << 20)
                 if on_files is not None:
                     on_files(done, len(chosen))
         _move(staging, target)

@@ -27,16 +27,11 @@ from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.lab.data.writing import SUFFIX_OF_FORMAT
 
 USER_AGENT = "sightline (data set download)"
-_REDIRECTS = {301, 302, 303, 307, 308}
 _OPTED_OUT = {"noai", "noimageai"}
 """Words of the header X-Robots-Tag by which a site says that its images are not for training models."""
-_KEEP_IDLE_S = 5.0
-_LONGEST_WAIT_S = 60.0
 _PORTS = {"http": 80, "https": 443}
-_HIGHEST_PORT = 65_535
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPv4InIPv6 = ipaddress.IPv6Network("::/96")
-_LOOK_UP_THREADS = 32
 
 _ENOUGH_TO_CHECK_PX = 64
 """A JPEG decoded at reduced scale is read to its end all the same."""
@@ -75,7 +70,7 @@ def check_url(text: str, *, allow_loopback: bool = False) -> httpx2.URL:
         raise ImageError("malformed URL") from error
     if url.scheme not in _PORTS:
         raise ImageError("refused: neither http nor https")
-    if not url.host or (url.port or 0) > _HIGHEST_PORT:
+    if not url.host or (url.port or 0) > 65_535:
         raise ImageError("malformed URL")
     if url.userinfo:
         raise ImageError("refused: credentials in the URL")
@@ -116,7 +111,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, *, allow_loopback: bool = False) -> None:
         self._allow_loopback = allow_loopback
         self._inner = httpcore2.AnyIOBackend()
-        self._look_ups = ThreadPoolExecutor(_LOOK_UP_THREADS, thread_name_prefix="look-up")
+        self._look_ups = ThreadPoolExecutor(32, thread_name_prefix="look-up")
 
     async def connect_tcp(
         self,
@@ -185,7 +180,7 @@ class Fetcher:
         self._limits = limits
         self._backend = CheckedBackend(allow_loopback=limits.allow_loopback)
         self._pool = httpcore2.AsyncConnectionPool(
-            max_connections=connections, keepalive_expiry=_KEEP_IDLE_S, network_backend=self._backend
+            max_connections=connections, keepalive_expiry=5.0, network_backend=self._backend
         )
 
     async def __aenter__(self) -> Self:
@@ -201,7 +196,7 @@ class Fetcher:
             try:
                 return await self._try_in_time(url)
             except TemporaryFailure as failure:
-                if tried == self._limits.tries or failure.wait_s > _LONGEST_WAIT_S:
+                if tried == self._limits.tries or failure.wait_s > 60.0:
                     raise
                 await asyncio.sleep(max(backoff_s(tried, first_s=self._limits.retry_wait_s), failure.wait_s))
         raise AssertionError("tries is at least 1")
@@ -247,7 +242,7 @@ class Fetcher:
             "GET", target, headers=headers, extensions={"timeout": {**timeouts, "write": limits.read_timeout_s}}
         ) as response:
             answer = httpx2.Headers(response.headers)
-            if response.status in _REDIRECTS and "location" in answer:
+            if response.status in {301, 302, 303, 307, 308} and "location" in answer:
                 return _join(url, answer["location"], allow_loopback=limits.allow_loopback)
             _check_answer(response.status, answer)
             return await _read(response, limits.max_bytes)

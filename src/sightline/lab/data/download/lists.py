@@ -37,7 +37,6 @@ from sightline.lab.data.writing import ShardWriter, encode_json, name_shard
 PLAN = "download.json"
 PROGRESS = "progress.jsonl"
 FAILURES = "failures.jsonl"
-_OPEN_SHARDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +304,7 @@ class _Run:
                 self._rows_done += len(rows)
                 self._rows_before += len(rows)
             else:
-                while len(self._open) >= _OPEN_SHARDS:
+                while len(self._open) >= 3:
                     self._shard_closed.clear()
                     await self._shard_closed.wait()
                 self._open[number] = _OpenShard(number, len(rows), self._log.folder / name_shard(number))

@@ -12,7 +12,7 @@ from sightline.lab.data.base import Dataset, Pair, Split, check_split, fingerpri
 from sightline.lab.data.scenes.grammar import (
     GRAMMAR_VERSION,
     Chance,
-    Kind,
+    ObjectKind,
     Scene,
     Statement,
     draw_scene,
@@ -114,9 +114,9 @@ class _Gathering:
     """Scenes with captions of which each fits its own scene alone."""
 
     def __init__(self) -> None:
-        self.scenes: dict[Kind, list[Scene]] = defaultdict(list)
+        self.scenes: dict[ObjectKind, list[Scene]] = defaultdict(list)
         """By all that can be said of a thing in them."""
-        self.statements: dict[Kind, list[Statement]] = defaultdict(list)
+        self.statements: dict[ObjectKind, list[Statement]] = defaultdict(list)
         """By their first mention."""
 
     def welcomes(self, scene: Scene) -> bool:

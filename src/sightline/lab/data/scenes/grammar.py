@@ -85,7 +85,7 @@ MIDDLE_REACH = 0.1
 MIDDLE_LIMIT = 0.22
 
 
-class Kind(NamedTuple):
+class ObjectKind(NamedTuple):
     """A description of a thing: each attribute, or None where it is left out."""
 
     size: str | None = None
@@ -106,7 +106,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
 class SceneObject(NamedTuple):
     """One thing in a scene, with its place and what makes it look less alike."""
 
-    kind: Kind
+    kind: ObjectKind
     """All four attributes."""
     x: float
     """The centre's."""
@@ -128,7 +128,7 @@ class Scene:
     objects: tuple[SceneObject, ...]
     ground: RGB
     noise_seed: int | None
-    """Where the background is photographic noise, the seed of its noise; None where it is plain."""
+    """Seed of the background where that is photographic noise; None where it is plain."""
 
     @property
     def bag(self) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def _place(chance: Chance, colours: Sequence[str], shapes: Sequence[str]) -> tup
     for colour, shape, size, radius, (x, y) in zip(colours, shapes, sizes, radii, centres, strict=True):
         tilt = chance.within(-0.08, 0.08)
         jitter = (chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER, chance.below(19) - _MAX_JITTER)
-        kind = Kind(size, chance.pick(TEXTURES), colour, shape)
+        kind = ObjectKind(size, chance.pick(TEXTURES), colour, shape)
         objects.append(SceneObject(kind, x, y, radius, tilt, chance.below(4), jitter))
     return tuple(objects)
 
@@ -230,7 +230,7 @@ def _arrange(chance: Chance, radii: Sequence[float]) -> list[tuple[float, float]
     return centres
 
 
-def grounds_for(kinds: Sequence[Kind]) -> list[RGB]:
+def grounds_for(kinds: Sequence[ObjectKind]) -> list[RGB]:
     """The backgrounds on which such things, and the stripes and dots on them, are plain to see."""
     return [
         ground
@@ -256,19 +256,19 @@ _CONTRASTS = {
 }
 
 
-def iterate_kinds(kind: Kind) -> Iterator[Kind]:
+def iterate_kinds(kind: ObjectKind) -> Iterator[ObjectKind]:
     """All that can be said of a thing: its kind with any attributes left out."""
     for size in (kind.size, None):
         for texture in (kind.texture, None):
             for colour in (kind.colour, None):
                 for shape in (kind.shape, None):
-                    yield Kind(size, texture, colour, shape)
+                    yield ObjectKind(size, texture, colour, shape)
 
 
 class Mention(NamedTuple):
     """One thing that a sentence speaks of, and where in the image it is said to be."""
 
-    kind: Kind
+    kind: ObjectKind
     place: str | None = None
 
 
@@ -278,8 +278,8 @@ class Statement(NamedTuple):
     mentions: tuple[Mention, ...]
     relations: tuple[tuple[str, int, int], ...] = ()
     """(relation, i, j): mention i is left of mention j."""
-    counts: tuple[tuple[int, Kind], ...] = ()
-    absent: tuple[Kind, ...] = ()
+    counts: tuple[tuple[int, ObjectKind], ...] = ()
+    absent: tuple[ObjectKind, ...] = ()
 
 
 def is_true(statement: Statement, scene: Scene) -> bool:
@@ -292,7 +292,7 @@ def may_be_true(statement: Statement, scene: Scene) -> bool:
     return _holds(statement, scene, strict=False)
 
 
-def fits(kind: Kind, thing: SceneObject) -> bool:
+def fits(kind: ObjectKind, thing: SceneObject) -> bool:
     """True where a thing is of this kind; an attribute that is left out fits all."""
     size, texture, colour, shape = kind
     real = thing.kind

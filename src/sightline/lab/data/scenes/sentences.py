@@ -17,8 +17,8 @@ from sightline.lab.data.scenes.grammar import (
     RELATIONS,
     VALUES,
     Chance,
-    Kind,
     Mention,
+    ObjectKind,
     Scene,
     SceneObject,
     Statement,
@@ -131,11 +131,11 @@ def fill(template: Template, things: Sequence[SceneObject], chance: Chance) -> S
     """A statement of these things, taken in this order, by a template; None where it can't say anything true."""
     if max(template.mentioned) >= len(things):
         return None
-    kinds: dict[int, Kind] = {}
+    kinds: dict[int, ObjectKind] = {}
     places: dict[int, str] = {}
     relations: list[tuple[str, int, int]] = []
-    counts: list[tuple[int, Kind]] = []
-    absent: list[Kind] = []
+    counts: list[tuple[int, ObjectKind]] = []
+    absent: list[ObjectKind] = []
     for slot in template.slots:
         one = things[slot.first]
         if slot.asks == "mention":
@@ -188,8 +188,10 @@ def _templates_of(*families: str) -> tuple[Template, ...]:
     return tuple(template for template in load_templates() if template.family in families)
 
 
-def _keep(kind: Kind, attributes: Sequence[str]) -> Kind:
-    return Kind._make(value if name in attributes else None for name, value in zip(Kind._fields, kind, strict=True))
+def _keep(kind: ObjectKind, attributes: Sequence[str]) -> ObjectKind:
+    return ObjectKind._make(
+        value if name in attributes else None for name, value in zip(ObjectKind._fields, kind, strict=True)
+    )
 
 
 def _choose_place(thing: SceneObject, chance: Chance) -> str | None:
@@ -199,10 +201,10 @@ def _choose_place(thing: SceneObject, chance: Chance) -> str | None:
     return chance.pick(telling or known) if known else None
 
 
-def _find_absent(things: Sequence[SceneObject], attributes: Sequence[str], chance: Chance) -> Kind | None:
+def _find_absent(things: Sequence[SceneObject], attributes: Sequence[str], chance: Chance) -> ObjectKind | None:
     """Something that isn't there, of colours and shapes that are as far as possible: a near miss."""
     for try_ in range(8):
-        kind = Kind(
+        kind = ObjectKind(
             **{
                 name: getattr(chance.pick(things).kind, name) if try_ < 4 else chance.pick(VALUES[name])
                 for name in attributes
@@ -214,7 +216,7 @@ def _find_absent(things: Sequence[SceneObject], attributes: Sequence[str], chanc
 
 
 @cache
-def _name(kind: Kind, *, plural: bool = False) -> str:
+def _name(kind: ObjectKind, *, plural: bool = False) -> str:
     noun = kind.shape or "shape"
     if plural:
         noun = _PLURALS.get(noun, noun + "s")
@@ -271,7 +273,7 @@ def _swap_attributes(statement: Statement) -> Iterator[Statement]:
     """Two things exchange an attribute."""
     for i, j in combinations(range(len(statement.mentions)), 2):
         one, other = statement.mentions[i].kind, statement.mentions[j].kind
-        for name, value, swapped in zip(Kind._fields, one, other, strict=True):
+        for name, value, swapped in zip(ObjectKind._fields, one, other, strict=True):
             if value is not None and swapped is not None and value != swapped:
                 yield _with_kinds(statement, {i: one._replace(**{name: swapped}), j: other._replace(**{name: value})})
 
@@ -279,7 +281,7 @@ def _swap_attributes(statement: Statement) -> Iterator[Statement]:
 def _replace_attribute(statement: Statement, chance: Chance) -> Iterator[Statement]:
     """A thing gets another value of an attribute."""
     for i, (kind, _) in enumerate(statement.mentions):
-        for name, value in zip(Kind._fields, kind, strict=True):
+        for name, value in zip(ObjectKind._fields, kind, strict=True):
             if value is not None:
                 other = chance.pick([known for known in VALUES[name] if known != value])
                 yield _with_kinds(statement, {i: kind._replace(**{name: other})})
@@ -303,7 +305,7 @@ def _deny(statement: Statement, scene: Scene) -> Iterator[Statement]:
     for i, kind in enumerate(statement.absent):
         for thing in scene.objects:
             if not any(fits(mention.kind, thing) for mention in statement.mentions):
-                there = Kind(*(real if said else None for said, real in zip(kind, thing.kind, strict=True)))
+                there = ObjectKind(*(real if said else None for said, real in zip(kind, thing.kind, strict=True)))
                 yield statement._replace(absent=(*statement.absent[:i], there, *statement.absent[i + 1 :]))
 
 
@@ -316,6 +318,6 @@ def _contradicts_itself(statement: Statement) -> bool:
     )
 
 
-def _with_kinds(statement: Statement, kinds: Mapping[int, Kind]) -> Statement:
+def _with_kinds(statement: Statement, kinds: Mapping[int, ObjectKind]) -> Statement:
     mentions = [Mention(kinds.get(i, mention.kind), mention.place) for i, mention in enumerate(statement.mentions)]
     return statement._replace(mentions=tuple(mentions))

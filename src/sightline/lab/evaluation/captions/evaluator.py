@@ -315,7 +315,7 @@ def _check_entry(entry: Any, *, where: str) -> tuple[str, str]:
 
 def _find_rows(keys: Sequence[str], dataset: Dataset, *, path: Path) -> list[int]:
     """The row that each id means. Raises InputError for ids that mean none, or several."""
-    indexes = [_index(dataset, name) for name in (str, _file_name, _stem, _number)]
+    indexes = [_index(dataset, name) for name in (str, lambda id_: PurePosixPath(id_).name, _stem, _number)]
     found = [next((index[key] for index in indexes if key in index), []) for key in keys]
     if unknown := [key for key, rows in zip(keys, found, strict=True) if not rows]:
         raise InputError(
@@ -340,10 +340,6 @@ def _result_ids(dataset: Dataset) -> list[int] | list[str]:
     if None in numbers or len(set(numbers)) < len(numbers):
         return [pair.id for pair in dataset]
     return [int(number) for number in numbers if number is not None]
-
-
-def _file_name(id_: str) -> str:
-    return PurePosixPath(id_).name
 
 
 def _stem(id_: str) -> str:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from sightline.core.images.preprocess import Preprocessing
 
-_BATCH = 16
 _GREEDY = GenerationConfig(beams=1)
 
 
@@ -86,7 +85,7 @@ def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate
 def _batches(pictures: Iterable[Path], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
     """Resized pixels of what can be read, some at a time."""
     readable = (pixels for path in pictures if (pixels := _read(path, preprocessing)) is not None)
-    while batch := list(islice(readable, _BATCH)):
+    while batch := list(islice(readable, 16)):
         yield np.stack(batch)
 
 
