@@ -153,6 +153,8 @@ def forget_lost(store: Store, plan: Plan, report: IndexReport, *, prune: bool) -
     for file in plan.lost_failures:
         if look.confirms(file):
             failures[file.scope.root].append(file.scope.relative_of(file.key))
+    if not gone and not failures:
+        return
     with uninterrupted():
         report.removed += store.delete(gone) if gone else 0
         for root, relatives in failures.items():

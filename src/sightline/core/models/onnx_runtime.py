@@ -237,8 +237,7 @@ class OnnxEncoder:
 
         Runs side by side never wait for each other within an image, which threads of one run do after every layer.
         """
-        cpus = usable_cpus()
-        many = count >= 2 * cpus > 2 and self._threads is None and available_providers()[0] == CPU
+        many = count >= 2 * self._cpus > 2 and self._threads is None and available_providers()[0] == CPU
         side_by_side = many or True in self._image_towers  # a second copy of the weights isn't worth its memory
         if side_by_side not in self._image_towers:
             threads = 1 if side_by_side else self._threads
@@ -259,13 +258,17 @@ class OnnxEncoder:
 
         side_by_side = tower is self._image_towers.get(True)
         if side_by_side:
-            per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / usable_cpus())))
+            per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / self._cpus)))
         batches = pixel_batches(self.card, pixels_BHW3, per_run=per_run)
-        return np.concatenate(list((self._cpus.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
+        return np.concatenate(list((self._pool.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
 
     @cached_property
-    def _cpus(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(usable_cpus(), thread_name_prefix="image-tower")
+    def _cpus(self) -> int:
+        return usable_cpus()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._cpus, thread_name_prefix="image-tower")
 
 
 def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: int | None) -> _Tower:

@@ -21,7 +21,7 @@ from sightline.core.store import rows, vectors
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
-from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted, rank_nearest
+from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import StoreStats
 from sightline.errors import InputError, StoreError
@@ -231,12 +231,12 @@ class SqliteStore:
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
             wanted = Wanted(
-                query=vectors.normalise_query(vector, known),
+                query=vector,
                 k=_checked_k(k),
                 kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
                 excluded=excluded,
             )
-            return rank_nearest(db, known, self._matrices.current(db, known), wanted)
+            return self._matrices.nearest(db, known, wanted)
 
     # Images
 

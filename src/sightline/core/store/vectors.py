@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.types import Embedding, ModelIdentity
-from sightline.errors import InputError, StoreError
+from sightline.errors import StoreError
 
 NORM_TOLERANCE = 0.01
 """Largest distance from 1 of the length of a vector that is given to the store."""
@@ -237,17 +237,3 @@ def compare_vectors(
         return id_C, cosine_C
     wanted_C = np.isin(id_C, ids_M)
     return id_C[wanted_C], cosine_C[wanted_C]
-
-
-def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:
-    """A query (D,) at length 1. Raises InputError for another dimension, zero, NaN or infinity."""
-    query = np.asarray(vector, dtype=np.float32)
-    dim, name = model.identity.dim, model.identity.name
-    if query.shape != (dim,):
-        raise InputError(f"The query has shape {query.shape}, but vectors of {name!r} have shape ({dim},).")
-    largest = float(np.abs(query).max())
-    if not np.isfinite(largest) or largest == 0:
-        raise InputError("The query vector is zero or holds NaN or infinity; it has no direction to search in.")
-    # Divided by the largest first: squares of very large or small numbers leave float32's range.
-    query = query / np.float32(largest)
-    return np.asarray(query / np.linalg.norm(query), dtype=np.float32)
