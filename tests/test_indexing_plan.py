@@ -10,11 +10,10 @@ from sightline.errors import StoreError
 
 
 def make_tasks(folder, count):
-    scopes = [Scope(folder / "one"), Scope(folder / "two", "inner")]
     return [
         Task(
-            scope=scopes[i % 2],
-            key=f"ünï-\udcff-{i}\n.jpg",
+            root=folder / ("one", "two")[i % 2],
+            relative=f"inner/ünï-\udcff-{i}\n.jpg",
             size_bytes=i,
             mtime_ns=10**18 + i,
             row_id=i if i % 3 else None,

@@ -210,9 +210,9 @@ class _Pipeline:
     def _skip(self, reading: Reading, reason: str) -> None:
         """Remember a failure; a row that the file has from better days stays."""
         task = reading.task
-        self._report.skipped.append(SkippedFile(path=task.path, reason=reason))
+        self._report.skipped.append(SkippedFile(path=task.root / task.relative, reason=reason))
         failure = Failure(
-            root=task.scope.root,
+            root=task.root,
             relative=task.relative,
             size_bytes=task.size_bytes,
             mtime_ns=_NEVER_MATCHES_NS if reading.retry else task.mtime_ns,

@@ -57,25 +57,16 @@ class Scope:
 class Task:
     """A file to read, with its size and mtime when it was found."""
 
-    scope: Scope
-    key: str
-    """Path below the scope's folder."""
+    root: Path
+    """A root of the store."""
+    relative: str
+    """Path below it."""
     size_bytes: int
     mtime_ns: int
     row_id: int | None
     """The row of this path, where there is one."""
     needs_pixels: bool = False
     """True where it is decoded even if the content is known."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.scope.folder / self.key
-
-    @property
-    def relative(self) -> str:
-        """Path below the scope's root."""
-        return self.scope.relative_of(self.key)
 
 
 class LostFile(NamedTuple):
@@ -101,16 +92,16 @@ class TaskSpool:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES, mode="w+", encoding="ascii")  # noqa: SIM115
-        self._scopes: dict[Scope, int] = {}
+        self._roots: dict[Path, int] = {}
         self.left = 0
         """Number of tasks that were not taken yet."""
         self._reading: Iterator[Task] | None = None
 
     def append(self, task: Task) -> None:
         """Add a task at the end."""
-        scope = self._scopes.setdefault(task.scope, len(self._scopes))
+        root = self._roots.setdefault(task.root, len(self._roots))
         # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
-        line = json.dumps([scope, task.key, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
+        line = json.dumps([root, task.relative, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
         with _explained_errors():
             self._file.write(line + "\n")
         self.left += 1
@@ -124,14 +115,14 @@ class TaskSpool:
         return taken
 
     def _read(self) -> Iterator[Task]:
-        scopes = list(self._scopes)
+        roots = list(self._roots)
         with _explained_errors():
             self._file.seek(0)  # writes what is buffered
         for line in self._file:
-            scope, key, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
+            root, relative, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
             yield Task(
-                scope=scopes[scope],
-                key=key,
+                root=roots[root],
+                relative=relative,
                 size_bytes=size_bytes,
                 mtime_ns=mtime_ns,
                 row_id=row_id,
@@ -263,8 +254,8 @@ class Planner:
                 return
         self.plan.tasks.append(
             Task(
-                scope=scope,
-                key=file.relative,
+                root=scope.root,
+                relative=scope.relative_of(file.relative),
                 size_bytes=file.size_bytes,
                 mtime_ns=file.mtime_ns,
                 row_id=row.id if row else None,
@@ -293,8 +284,8 @@ class Planner:
         if failure is None or (failure.size_bytes, failure.mtime_ns) != stamp:
             self.plan.tasks.append(
                 Task(
-                    scope=Scope(record.root),
-                    key=record.relative,
+                    root=record.root,
+                    relative=record.relative,
                     size_bytes=size_bytes,
                     mtime_ns=mtime_ns,
                     row_id=record.id,

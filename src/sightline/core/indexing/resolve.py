@@ -64,7 +64,8 @@ class Resolver:
 
     def resolve(self, reading: Reading, *, may_overwrite: bool) -> Resolution | Literal["pixels", "later"]:
         """`pixels` where the content is new and was read without them; `later` for what would overwrite a row."""
-        row = self._store.find_path(reading.task.path) if reading.task.row_id is not None else None
+        task = reading.task
+        row = self._store.find_path(task.root / task.relative) if task.row_id is not None else None
         if row is not None and row.content_hash == reading.content_hash:
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
@@ -223,7 +224,7 @@ def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | 
     """The record of the file that was read, in the row of its path where there is one."""
     task = reading.task
     return ImageRecord(
-        root=task.scope.root,
+        root=task.root,
         relative=task.relative,
         size_bytes=task.size_bytes,
         mtime_ns=task.mtime_ns,
