@@ -266,7 +266,14 @@ def put_entries(
     )
     _refresh_texts(db, wanted)
     put_captions(db, {id_: found.captions for id_, found in zip(ids, shared, strict=True) if found.captions})
-    _put_failures(db, roots, failures)
+    failed = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
+    db.executemany(
+        "insert or replace into failures (root_id, relative, size_bytes, mtime_ns, reason) values (?, ?, ?, ?, ?)",
+        [
+            (*place, failure.size_bytes, failure.mtime_ns, storable_text(failure.reason))
+            for place, failure in zip(failed, failures, strict=True)
+        ],
+    )
     prune_roots(db)
     return ids
 
@@ -277,18 +284,6 @@ def delete_images(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     mark_dropped(db, wanted)
     db.execute(f"delete from texts where rowid {_OF_IDS}", (wanted,))
     return db.execute(f"delete from images where id {_OF_IDS}", (wanted,)).rowcount
-
-
-def _put_failures(db: sqlite3.Connection, roots: Roots, failures: Sequence[Failure]) -> None:
-    """Remember failures, each in place of an older one of the same file."""
-    places = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
-    db.executemany(
-        "insert or replace into failures (root_id, relative, size_bytes, mtime_ns, reason) values (?, ?, ?, ?, ?)",
-        [
-            (*place, failure.size_bytes, failure.mtime_ns, storable_text(failure.reason))
-            for place, failure in zip(places, failures, strict=True)
-        ],
-    )
 
 
 def read_failures(db: sqlite3.Connection, roots: Roots, folder: Path | None) -> list[Failure]:
