@@ -28,6 +28,7 @@ from sightline.errors import SightlineError
 ROOT = Path(sightline.__file__).parent
 PHOTOS = 4
 WORDS = "a cat"
+COMPREHENSIONS = {"<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
 ONE_STEP = ("batch_size=16", "samples_seen=16")
 
 
@@ -69,9 +70,12 @@ class Recorder:
             self.entered[file] += 1
 
     def _file_of(self, code: CodeType) -> str | None:
-        """A function's file; None for those of others, and for bodies of modules and classes."""
+        """A function's file; None for those of others, and for bodies of modules and classes with their loops."""
         if code not in self._files:
-            is_ours = code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(f"{ROOT}{os.sep}")
+            is_body = not code.co_flags & inspect.CO_OPTIMIZED or (
+                code.co_name in COMPREHENSIONS and "<locals>" not in code.co_qualname
+            )
+            is_ours = not is_body and code.co_filename.startswith(f"{ROOT}{os.sep}")
             self._files[code] = str(Path(code.co_filename).relative_to(ROOT)) if is_ours else None
         return self._files[code]
 

@@ -119,7 +119,7 @@ def test_retry_failures_tries_again(store, folder, monkeypatch):
     read, really_read = [], FileReader._read
 
     def note(self, task, reading):
-        read.append(task.key)
+        read.append(task.relative)
         really_read(self, task, reading)
 
     monkeypatch.setattr(FileReader, "_read", note)

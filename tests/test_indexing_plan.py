@@ -10,11 +10,10 @@ from sightline.errors import StoreError
 
 
 def make_tasks(folder, count):
-    scopes = [Scope(folder / "one"), Scope(folder / "two", "inner")]
     return [
         Task(
-            scope=scopes[i % 2],
-            key=f"ünï-\udcff-{i}\n.jpg",
+            root=folder / ("one", "two")[i % 2],
+            relative=f"inner/ünï-\udcff-{i}\n.jpg",
             size_bytes=i,
             mtime_ns=10**18 + i,
             row_id=i if i % 3 else None,
@@ -31,8 +30,11 @@ def test_tasks_come_back_as_they_went_in(tmp_path, monkeypatch, memory_bytes):
     kept = TaskSpool()
     for task in tasks:
         kept.append(task)
-    assert len(kept) == 30
-    assert list(kept) == tasks
+    assert kept.left == 30
+    assert kept.take(7) == tasks[:7]
+    assert kept.left == 23
+    assert kept.take(100) == tasks[7:]
+    assert (kept.left, kept.take(1)) == (0, [])
     kept.close()
 
 
@@ -65,7 +67,7 @@ def test_a_temporary_folder_that_is_full_at_the_end_is_the_same_error(tmp_path, 
     kept.close()
     monkeypatch.setattr(kept, "_file", FullFile())
     with pytest.raises(StoreError, match="TMPDIR"):
-        list(kept)
+        kept.take(1)
     kept.close()
 
 

@@ -39,7 +39,7 @@ def graph_path(tmp_path):
 def test_names_shapes_and_results(graph_path):
     graph = open_session(graph_path)
     assert (graph.inputs, graph.outputs) == (("ids", "x"), ("y", "z"))
-    assert graph.shape("y") == ("batch", 2)
+    assert graph.shapes["y"] == ("batch", 2)
     results = graph.run({"ids": np.array([[1, 2]]), "x": np.array([[0.5, 0.5]], np.float32)})
     assert results["y"].tolist() == [[1.5, 2.5]]
     assert results["z"].tolist() == [[-1.5, -2.5]]

@@ -107,7 +107,7 @@ def test_batches_given_to_the_runtime_are_bounded(encoder, monkeypatch):
         graph, "run", lambda feeds, names: sizes.append(len(feeds["pixel_values"])) or run(feeds, names)
     )
     encoder.encode_images(random_pixels(19, 32))
-    assert sizes == [8, 8, 3]
+    assert sorted(sizes) == [3, 8, 8]  # threads run them side by side, in any order
 
 
 def test_int8_graphs_are_used_where_they_are_all_there_is(folders, tmp_path):

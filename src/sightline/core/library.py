@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Match, Part, SearchConfig
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, Hit
+    from sightline.core.types import Caption, Hit, ModelIdentity
 
 _MODEL_SETTING = "model"
 
@@ -108,9 +108,12 @@ class Library:
     @property
     def default_model(self) -> str | None:
         """The default that was set, as long as its vectors are there, else the model that came first."""
-        known = self.store.models()
-        default = self.store.setting(_MODEL_SETTING)
-        return default if default in known else next(iter(known), None)
+        return self._default_of(self.store.models())
+
+    def _default_of(self, known: Mapping[str, ModelIdentity]) -> str | None:
+        if len(known) > 1 and (default := self.store.setting(_MODEL_SETTING)) in known:
+            return default
+        return next(iter(known), None)
 
     @property
     def encoder(self) -> Encoder:
@@ -189,8 +192,8 @@ class Library:
         from sightline.core.models.precision import EncoderGate
         from sightline.core.models.quantise.gate import needs_gate, quantise_encoder
 
-        least = EncoderGate().min_images
         if needs_gate(self.encoder):
+            least = EncoderGate().min_images
             pixels = sample_pictures(roots, self.encoder.card.preprocessing, least, config=config)
             if len(pixels) >= least:
                 quantise_encoder(self.encoder.card, pixels, sample="pictures of a library")
@@ -268,6 +271,8 @@ class Library:
         known = self.store.models()
         if not known:
             return False
+        if self._chosen_model is None:
+            self._chosen_model = self._default_of(known)
         if self.model not in known:
             self._known_model(self.model)
         if known.get(self.model) != self.encoder.identity:

@@ -1,4 +1,4 @@
-"""Paths as a user gives them, where Sightline keeps things, and the limits that protect it.
+"""Paths as a user gives them, where Sightline keeps things, and the precision of models.
 
 Environment variables override each default.
 """
@@ -13,9 +13,6 @@ from sightline.errors import InputError
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 """`auto` is int8 where its gate was passed, else fp32."""
-
-DEFAULT_MAX_PIXELS = 250_000_000
-"""Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
 
 
 def expand(path: str | Path) -> Path:
@@ -48,16 +45,6 @@ def cache_dir() -> Path:
         return Path(named).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache_home).expanduser() / "sightline"
-
-
-def max_pixels() -> int:
-    """Largest number of pixels a picture may have. Raises InputError where the variable is not a positive number."""
-    named = os.environ.get("SIGHTLINE_MAX_PIXELS")
-    if named is None:
-        return DEFAULT_MAX_PIXELS
-    if not named.isdecimal() or int(named) == 0:
-        raise InputError(f"SIGHTLINE_MAX_PIXELS is {named!r}; it must be a positive whole number of pixels.")
-    return int(named)
 
 
 def precision() -> PrecisionChoice:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -237,7 +237,7 @@ class Sentence:
     condition: str | None = None
     medium: str | None = None
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The sentence in words, without a full stop: `a black and white photo of a man with a camera`."""
         several = self.subject.number == "many" or self.count is not None
@@ -253,3 +253,8 @@ class Sentence:
         words = [word.removesuffix("'s").rstrip("s") for word in re.findall(r"[\w'-]+", self.text.lower())]
         content = [word for word in words if not _FUNCTION_WORD.fullmatch(word)]
         return len(set(content)) < len(content)
+
+
+def without_repetitions(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """The sentences that don't repeat themselves."""
+    return [sentence for sentence in sentences if not sentence.repeats_itself()]

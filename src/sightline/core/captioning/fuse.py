@@ -60,7 +60,8 @@ def fuse(
         for similarity, log_prob in zip(similarities, log_probs, strict=True)
     ]
     order = sorted(range(len(pool)), key=lambda i: (-fused[i], -similarities[i]))
-    return [replace(pool[i], best=place == 0) for place, i in enumerate(order)]
+    ordered = [pool[i] for i in order]
+    return [replace(ordered[0], best=True), *(replace(one, best=False) if one.best else one for one in ordered[1:])]
 
 
 def _filled(values: Sequence[float | None], *, what: str) -> list[float]:
@@ -77,10 +78,11 @@ def _merge(clip: Sequence[Caption], generated: Sequence[Caption]) -> list[Captio
     merged: dict[str, Caption] = {}
     for caption in (*generated, *clip):
         key = " ".join(caption.text.casefold().split()).rstrip(".")
-        first = merged.setdefault(key, caption)
-        merged[key] = replace(
-            first,
-            similarity=caption.similarity if first.similarity is None else first.similarity,
-            log_prob=caption.log_prob if first.log_prob is None else first.log_prob,
-        )
+        if (first := merged.get(key)) is not None:
+            caption = replace(
+                first,
+                similarity=caption.similarity if first.similarity is None else first.similarity,
+                log_prob=caption.log_prob if first.log_prob is None else first.log_prob,
+            )
+        merged[key] = caption
     return list(merged.values())

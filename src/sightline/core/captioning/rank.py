@@ -24,7 +24,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sightline.core.captioning.bank import DETAILS, Bank, Detail, Facet, Kind, Noun, Sentence, load_bank
+from sightline.core.captioning.bank import (
+    DETAILS,
+    Bank,
+    Detail,
+    Facet,
+    Kind,
+    Noun,
+    Sentence,
+    load_bank,
+    without_repetitions,
+)
 from sightline.core.types import Caption
 from sightline.errors import ModelError
 from sightline.kit.config import cache_dir
@@ -214,9 +224,8 @@ class BankRanker:
         least_gain = self._config.gain_nats / self._temperature
         extended: Cosines = {}
         for sentence in self._sort(cosines)[: self._config.beam]:
-            for longer in self._add_details(sentence, fit_N):
-                if not longer.repeats_itself():
-                    extended[longer] = max(cosines[sentence] + least_gain, extended.get(longer, -1.0))
+            for longer in without_repetitions(list(self._add_details(sentence, fit_N))):
+                extended[longer] = max(cosines[sentence] + least_gain, extended.get(longer, -1.0))
         return extended
 
     def _add_details(self, sentence: Sentence, fit_N: NDArray[np.float32]) -> Iterator[Sentence]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import stat
 import threading
@@ -39,7 +40,6 @@ from PIL import (  # importing a plugin registers its format
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
-from sightline.kit.config import max_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +50,8 @@ SCALED_DECODE_MARGIN = 2.0
 differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
 levels, correlation 0.9976 (worst 0.9656)."""
 
+DEFAULT_MAX_PIXELS = 250_000_000
+"""Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
 _LARGE_PIXELS = 25_000_000
 _large_picture = threading.Lock()
 """Pillow needs 8 to 23 bytes a pixel, so of larger images it decodes one at a time, however many threads ask: a file
@@ -193,7 +195,11 @@ def _readable_formats() -> tuple[str, ...]:
 
 
 def _refuse_huge(width: int, height: int) -> None:
-    limit = max_pixels()
+    """Raise ImageError for more pixels than are allowed, InputError where the variable is not a positive number."""
+    named = os.environ.get("SIGHTLINE_MAX_PIXELS")
+    if named is not None and (not named.isdecimal() or int(named) == 0):
+        raise InputError(f"SIGHTLINE_MAX_PIXELS is {named!r}; it must be a positive whole number of pixels.")
+    limit = DEFAULT_MAX_PIXELS if named is None else int(named)
     if width * height > limit:
         reason = f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)"
         raise ImageError(reason, may_pass=True)

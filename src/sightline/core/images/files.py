@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from sightline.errors import ImageError, InputError, install_advice
@@ -83,6 +84,8 @@ _LIBRARY_LOG = "library.db-wal"
 _LIBRARY_MARK, _APPLICATION_ID = b"SIGH", slice(68, 72)
 """Our application id, and where it stands in an SQLite file."""
 _START_BYTES = 2**18
+_FILES_AHEAD = 32
+"""Files that a walk looks at before it gives them away."""
 _INT64 = range(-(2**63), 2**63)
 _Identity = tuple[int, int] | str
 """Device and inode: the folder itself, whatever path led to it. Its real path where the file system has no inodes."""
@@ -217,7 +220,9 @@ def walk_images(
         raise InputError(f"{root} doesn't exist; give an existing folder of images.") from error
     except OSError as error:
         raise InputError(f"{root} can't be read: {explain_os_error(error)}; give a folder you may read.") from error
-    return _Walk(root=root, on_problem=on_problem, may_follow=may_follow, entered={identity}).files()
+    return chain.from_iterable(
+        _Walk(root=root, on_problem=on_problem, may_follow=may_follow, entered={identity}).files()
+    )
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int]:
@@ -281,16 +286,25 @@ class _Walk:
     may_follow: Callable[[Path], bool] | None
     entered: set[_Identity]
 
-    def files(self) -> Iterator[FoundFile]:
+    def files(self) -> Iterator[list[FoundFile]]:
+        """A few files at a time, those before a problem before it is told of."""
         folders, links = [""], deque[str]()
         while folders or links:
             folder = folders.pop() if folders else self._follow(links.popleft())
             if folder is None:
                 continue
             listing = self._list(folder)
+            found: list[FoundFile] = []
             for name in listing.files:
-                if (found := self._inspect(folder, name)) is not None:
+                file = self._inspect(folder, name)
+                if isinstance(file, FoundFile):
+                    found.append(file)
+                if isinstance(file, str) or len(found) == _FILES_AHEAD:
                     yield found
+                    found = []
+                if isinstance(file, str):
+                    self.on_problem(Path(self._join(folder + name)), file)
+            yield found
             folders.extend(reversed([name for name in listing.below if self._enter(name)]))
             links.extend(listing.linked)
 
@@ -351,18 +365,16 @@ class _Walk:
             if error.errno != errno.ELOOP or is_image_name(entry.name):
                 found.problems.append((entry.path, explain_os_error(error)))
 
-    def _inspect(self, folder: str, name: str) -> FoundFile | None:
-        """The file behind an image's name; None where it is none that can be read."""
+    def _inspect(self, folder: str, name: str) -> FoundFile | str:
+        """The file behind an image's name, or the reason why it is none that can be read."""
         path = self._join(folder + name)
         try:
             status = os.stat(path)  # noqa: PTH116 - called for every file
         except OSError as error:
             dangling = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
-            self.on_problem(Path(path), "dangling symlink" if dangling else explain_os_error(error))
-            return None
+            return "dangling symlink" if dangling else explain_os_error(error)
         reason = missing_support(name) if stat.S_ISREG(status.st_mode) else "not a regular file"
         if reason:
-            self.on_problem(Path(path), reason)
-            return None
+            return reason
         size_bytes, mtime_ns = file_stamp(status)
         return FoundFile(root=self.root, relative=folder + name, size_bytes=size_bytes, mtime_ns=mtime_ns)

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +30,7 @@ from sightline.kit.work import uninterrupted
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sightline.core.indexing.plan import Plan, Task
+    from sightline.core.indexing.plan import Plan, Task, TaskSpool
     from sightline.core.models.base import Encoder
     from sightline.core.store.base import Entry, Store
     from sightline.core.types import Embedding
@@ -79,7 +79,7 @@ def index(
         _make_room(store, encoder, report)
         planner.walk(scopes, model=encoder.card.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
-        meter.total = len(plan.tasks)
+        meter.total = plan.tasks.left
         _Pipeline(store, encoder, plan=plan, config=config, report=report).run(meter)
         if not report.interrupted:
             forget_lost(store, plan, report, prune=config.remove_missing == "always")
@@ -96,7 +96,9 @@ def index(
 def _make_room(store: Store, encoder: Encoder, report: IndexReport) -> None:
     identity = encoder.identity
     former = store.models().get(identity.name)
-    if former is not None and former != identity and encoder.card.source == "package":
+    if former == identity:
+        return
+    if former is not None and encoder.card.source == "package":
         aside = store.set_model_aside(identity.name)
         report.warnings.append(
             f"The library held vectors of an older {identity.name}. They are kept as {aside}, and the pictures are "
@@ -126,9 +128,9 @@ class _Pipeline:
         """
         pool = ReaderPool(self._read, self._readers)
         try:
-            self._drain(pool, iter(self._plan.tasks), meter)
+            self._drain(pool, self._plan.tasks, meter)
             self._may_overwrite = True
-            self._drain(pool, iter(self._plan.later), meter)
+            self._drain(pool, self._plan.later, meter)
         except KeyboardInterrupt:
             self._report.interrupted = True
         finally:
@@ -136,7 +138,7 @@ class _Pipeline:
             self._flush()
             self._report.stage_seconds |= {"embed": self._embedder.seconds, "write": self._writer.seconds}
 
-    def _drain(self, pool: ReaderPool, tasks: Iterator[Task], meter: ProgressMeter) -> None:
+    def _drain(self, pool: ReaderPool, tasks: TaskSpool, meter: ProgressMeter) -> None:
         self._fill(pool, tasks)
         while len(pool):
             started = time.monotonic()
@@ -158,11 +160,12 @@ class _Pipeline:
         while self._embedder.waiting:
             self._embed()
 
-    def _fill(self, pool: ReaderPool, tasks: Iterator[Task]) -> None:
+    def _fill(self, pool: ReaderPool, tasks: TaskSpool) -> None:
         """Keep enough under way that readers have work while the encoder is busy with a batch."""
-        window = 2 * self._embedder.batch_size + 2 * self._readers
-        while len(pool) < window and (task := next(tasks, None)) is not None:
-            pool.submit(task)
+        free = 2 * self._embedder.batch_size + 2 * self._readers - len(pool)
+        if tasks.left and free >= self._readers:
+            for task in tasks.take(free):
+                pool.submit(task)
 
     def _settle(self, reading: Reading) -> Literal["done", "pixels", "later"]:
         """Send a reading on its way, unless its pixels turn out to be needed, or others have to be read first."""
@@ -207,9 +210,9 @@ class _Pipeline:
     def _skip(self, reading: Reading, reason: str) -> None:
         """Remember a failure; a row that the file has from better days stays."""
         task = reading.task
-        self._report.skipped.append(SkippedFile(path=task.path, reason=reason))
+        self._report.skipped.append(SkippedFile(path=task.root / task.relative, reason=reason))
         failure = Failure(
-            root=task.scope.root,
+            root=task.root,
             relative=task.relative,
             size_bytes=task.size_bytes,
             mtime_ns=_NEVER_MATCHES_NS if reading.retry else task.mtime_ns,
@@ -383,13 +386,13 @@ class Writer:
 
         A Ctrl-C waits until it is done. What the store refuses is not tried again.
         """
-        started = time.monotonic()
-        ids: list[int] = []
+        started = self._flushed_at = time.monotonic()
+        if not self._entries and not self._failures:
+            return set()
         with uninterrupted():
             entries, failures = self._entries, self._failures
             self._entries, self._failures = [], []
-            if entries or failures:
-                ids = self._store.upsert(entries, failures=failures)
+            ids = self._store.upsert(entries, failures=failures)
         self._flushed_at = time.monotonic()
         self.seconds += self._flushed_at - started
         if self.first_added is None:

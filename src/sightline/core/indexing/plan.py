@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,25 +57,16 @@ class Scope:
 class Task:
     """A file to read, with its size and mtime when it was found."""
 
-    scope: Scope
-    key: str
-    """Path below the scope's folder."""
+    root: Path
+    """A root of the store."""
+    relative: str
+    """Path below it."""
     size_bytes: int
     mtime_ns: int
     row_id: int | None
     """The row of this path, where there is one."""
     needs_pixels: bool = False
     """True where it is decoded even if the content is known."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.scope.folder / self.key
-
-    @property
-    def relative(self) -> str:
-        """Path below the scope's root."""
-        return self.scope.relative_of(self.key)
 
 
 class LostFile(NamedTuple):
@@ -95,35 +87,42 @@ class LostFile(NamedTuple):
 class TaskSpool:
     """Tasks in order of arrival; the first 16 MiB of them in memory, more in a temporary file.
 
-    Raises StoreError where the temporary folder is full.
+    All are added before the first is taken. Raises StoreError where the temporary folder is full.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES, mode="w+", encoding="ascii")  # noqa: SIM115
-        self._scopes: dict[Scope, int] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self._roots: dict[Path, int] = {}
+        self.left = 0
+        """Number of tasks that were not taken yet."""
+        self._reading: Iterator[Task] | None = None
 
     def append(self, task: Task) -> None:
         """Add a task at the end."""
-        scope = self._scopes.setdefault(task.scope, len(self._scopes))
+        root = self._roots.setdefault(task.root, len(self._roots))
         # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
-        line = json.dumps([scope, task.key, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
+        line = json.dumps([root, task.relative, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
         with _explained_errors():
             self._file.write(line + "\n")
-        self._count += 1
+        self.left += 1
 
-    def __iter__(self) -> Iterator[Task]:
-        scopes = list(self._scopes)
+    def take(self, count: int) -> list[Task]:
+        """The next tasks, at most `count`."""
+        if self._reading is None:
+            self._reading = self._read()
+        taken = list(islice(self._reading, count))
+        self.left -= len(taken)
+        return taken
+
+    def _read(self) -> Iterator[Task]:
+        roots = list(self._roots)
         with _explained_errors():
             self._file.seek(0)  # writes what is buffered
         for line in self._file:
-            scope, key, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
+            root, relative, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
             yield Task(
-                scope=scopes[scope],
-                key=key,
+                root=roots[root],
+                relative=relative,
                 size_bytes=size_bytes,
                 mtime_ns=mtime_ns,
                 row_id=row_id,
@@ -173,15 +172,15 @@ class Planner:
 
         Raises InputError for what is no readable folder, unless the store knows it from before.
         """
-        scopes = {scope.folder: scope for scope in map(self._scope, folders)}
+        scopes = {scope.folder: scope for scope in (Scope(*self._store.resolve_root(folder)) for folder in folders)}
         for folder in scopes:
-            if next(iter(self._store.scan(root=folder)), None) is None and not self._store.failures(folder):
+            try:
                 walk_images(folder, on_problem=lambda path, reason: None)  # says at once what is wrong with a folder
-        outer = sorted(folder for folder in scopes if scopes.keys().isdisjoint(folder.parents))
-        return [self._scope(folder) for folder in outer]  # again: taking in inner roots can have changed them
-
-    def _scope(self, folder: Path) -> Scope:
-        return Scope(*self._store.resolve_root(folder))
+            except InputError:
+                if next(iter(self._store.scan(root=folder)), None) is None and not self._store.failures(folder):
+                    raise
+        # A scope whose root became part of another one lies in that one's folder, which was given too: it is left out.
+        return [scopes[folder] for folder in sorted(scopes) if scopes.keys().isdisjoint(folder.parents)]
 
     def walk(self, scopes: Sequence[Scope], *, model: str, on_seen: Callable[[], None]) -> None:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
@@ -255,8 +254,8 @@ class Planner:
                 return
         self.plan.tasks.append(
             Task(
-                scope=scope,
-                key=file.relative,
+                root=scope.root,
+                relative=scope.relative_of(file.relative),
                 size_bytes=file.size_bytes,
                 mtime_ns=file.mtime_ns,
                 row_id=row.id if row else None,
@@ -269,9 +268,11 @@ class Planner:
 
         Those whose files can't be reached now stay as they are.
         """
+        ids = sorted(self.plan.missing_vectors)
+        if not ids:
+            return
         walked = {scope.folder for scope in scopes}
         failures = {(failure.root, failure.relative): failure for failure in self._store.failures()}
-        ids = sorted(self.plan.missing_vectors)
         for start in range(0, len(ids), 1000):
             for record in self._store.get(ids[start : start + 1000]):
                 if walked.isdisjoint((record.path, *record.path.parents)):
@@ -283,8 +284,8 @@ class Planner:
         if failure is None or (failure.size_bytes, failure.mtime_ns) != stamp:
             self.plan.tasks.append(
                 Task(
-                    scope=Scope(record.root),
-                    key=record.relative,
+                    root=record.root,
+                    relative=record.relative,
                     size_bytes=size_bytes,
                     mtime_ns=mtime_ns,
                     row_id=record.id,

@@ -72,7 +72,7 @@ class FileReader:
 
     def _read(self, task: Task, reading: Reading) -> None:
         started = time.perf_counter()
-        path = task.path
+        path = task.root / task.relative
         source: Path | bytes
         if task.size_bytes > _LARGE_FILE_BYTES:
             path.open("rb").close()  # what the system refuses is an OSError here, as for smaller files

@@ -64,7 +64,8 @@ class Resolver:
 
     def resolve(self, reading: Reading, *, may_overwrite: bool) -> Resolution | Literal["pixels", "later"]:
         """`pixels` where the content is new and was read without them; `later` for what would overwrite a row."""
-        row = self._store.find_path(reading.task.path) if reading.task.row_id is not None else None
+        task = reading.task
+        row = self._store.find_path(task.root / task.relative) if task.row_id is not None else None
         if row is not None and row.content_hash == reading.content_hash:
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
@@ -153,6 +154,8 @@ def forget_lost(store: Store, plan: Plan, report: IndexReport, *, prune: bool) -
     for file in plan.lost_failures:
         if look.confirms(file):
             failures[file.scope.root].append(file.scope.relative_of(file.key))
+    if not gone and not failures:
+        return
     with uninterrupted():
         report.removed += store.delete(gone) if gone else 0
         for root, relatives in failures.items():
@@ -221,7 +224,7 @@ def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | 
     """The record of the file that was read, in the row of its path where there is one."""
     task = reading.task
     return ImageRecord(
-        root=task.scope.root,
+        root=task.root,
         relative=task.relative,
         size_bytes=task.size_bytes,
         mtime_ns=task.mtime_ns,

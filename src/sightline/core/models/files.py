@@ -100,16 +100,7 @@ def read_json(path: Path) -> Any:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits; read again only where its size or modification time changed."""
-    status = path.stat()
-    key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
-    entry = _read_hashes().get(key)
-    if entry is not None and entry[:2] == stamp:
-        return str(entry[2])
-    digest = compute_hash(path)
-    with contextlib.suppress(OSError):  # without a writable cache every start hashes again, and all still works
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        write_json(cache_dir() / _HASHES_FILE, {**_read_hashes(), key: [*stamp, digest]})
-    return digest
+    return _hash_each([path])[0]
 
 
 def compute_hash(path: Path) -> str:
@@ -120,7 +111,7 @@ def compute_hash(path: Path) -> str:
 
 def hash_files(paths: Iterable[Path]) -> str:
     """One hash over several files: the file's own for a single one, else of the sorted list of theirs."""
-    digests = [hash_file(path) for path in paths]
+    digests = _hash_each(paths)
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(sorted(digests)).encode("ascii")).hexdigest()
@@ -128,16 +119,41 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
     """Compare the files that are there with the card's hashes. Raises ModelError naming each that differs."""
-    changed = [
-        relative
-        for relative, digest in expected.items()
-        if (folder / relative).is_file() and hash_file(folder / relative) != digest.lower()
-    ]
+    there = [relative for relative in expected if (folder / relative).is_file()]
+    digests = _hash_each(folder / relative for relative in there)
+    changed = [name for name, digest in zip(there, digests, strict=True) if digest != expected[name].lower()]
     if changed:
         raise ModelError(
             f"{folder}: the content of {', '.join(sorted(changed))} is not what the model's card says (SHA-256). "
             "The file is damaged or was replaced; delete it and fetch the model again."
         )
+
+
+def weights_hash(card: ModelCard, folder: Path) -> str:
+    """The identity of the weights: the card's own hash, else that of the safetensors, else of the ONNX graphs."""
+    if card.weights_hash is not None:
+        return card.weights_hash
+    if weights := find_weights(folder):
+        return hash_files(weights)
+    graphs = find_graphs(folder, card)
+    if graphs is None:
+        raise ModelError(f"{folder} has neither model.safetensors nor ONNX graphs.")
+    return hash_files(graphs.values())
+
+
+def _hash_each(paths: Iterable[Path]) -> list[str]:
+    known, digests = _read_hashes(), []
+    for path in paths:
+        status = path.stat()
+        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        entry = known.get(key)
+        if entry is None or entry[:2] != stamp:
+            entry = [*stamp, compute_hash(path)]
+            with contextlib.suppress(OSError):  # without a writable cache every start hashes again, and all still works
+                cache_dir().mkdir(parents=True, exist_ok=True)
+                write_json(cache_dir() / _HASHES_FILE, {**_read_hashes(), key: entry})
+        digests.append(str(entry[2]))
+    return digests
 
 
 def _read_hashes() -> dict[str, list[int | str]]:

@@ -5,7 +5,7 @@ Shape suffixes: B images, b those of a batch, T texts, L length in tokens, S sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +71,11 @@ class Tokenizer:
         ids = list(self._backend.encode(self._prepare(text), add_special_tokens=add_special).ids)
         return self._marked(ids) if add_special else ids
 
-    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids_of(self, texts: Sequence[str], add_special: bool = True) -> list[list[int]]:
         """`ids` of many texts at once, on all cores."""
-        encodings = self._backend.encode_batch([self._prepare(text) for text in texts])
-        return [self._marked(list(encoding.ids)) for encoding in encodings]
+        prepared = [self._prepare(text) for text in texts]
+        rows = [list(found.ids) for found in self._backend.encode_batch(prepared, add_special_tokens=add_special)]
+        return [self._marked(ids) for ids in rows] if add_special else rows
 
     def truncate(self, ids: list[int]) -> list[int]:
         """Ids of one text cut to what the model can read, so that the end token stays."""
@@ -164,7 +165,7 @@ def check_pixels(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> None:
 
 def pixel_batches(
     card: ModelCard, pixels_BHW3: NDArray[np.uint8], *, per_run: int = IMAGES_PER_RUN
-) -> Iterator[NDArray[np.uint8]]:
+) -> list[NDArray[np.uint8]]:
     """Pixels (B, S, S, 3) uint8 -> batches (b, S, S, 3) of a bounded size. Raises ModelError as `check_pixels` does.
 
     No images give a batch of one black image, whose result the caller cuts off: empty batches fail in some published
@@ -173,8 +174,7 @@ def pixel_batches(
     check_pixels(card, pixels_BHW3)
     if len(pixels_BHW3) == 0:
         pixels_BHW3 = np.zeros((1, *pixels_BHW3.shape[1:]), np.uint8)
-    for start in range(0, len(pixels_BHW3), per_run):
-        yield pixels_BHW3[start : start + per_run]
+    return [pixels_BHW3[start : start + per_run] for start in range(0, len(pixels_BHW3), per_run)]
 
 
 def normalised_batches(
@@ -184,24 +184,16 @@ def normalised_batches(
     return map(card.preprocessing.normalise, pixel_batches(card, pixels_BHW3, per_run=per_run))
 
 
-def encode_sorted(
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    *,
-    encode: Callable[[NDArray[np.int64]], NDArray[np.float32]],
-    dim: int,
-    per_run: int = TEXTS_PER_RUN,
-) -> NDArray[np.float32]:
-    """Texts -> L2-normalised rows (T, D) in the order given, computed in batches of texts of like length.
+def text_batches(
+    tokenizer: Tokenizer, texts: Sequence[str], *, per_run: int = TEXTS_PER_RUN
+) -> list[tuple[list[int], NDArray[np.int64]]]:
+    """Texts -> batches of texts of like length: where each stands among `texts`, and the ids (t, L) of all.
 
     A batch is padded to its longest text, so sorting by length first saves most of the padding.
     """
-    embeds_TD = np.zeros((len(texts), dim), np.float32)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    for start in range(0, len(order), per_run):
-        chosen = order[start : start + per_run]
-        embeds_TD[chosen] = encode(tokenizer.encode([texts[index] for index in chosen]))
-    return normalise_rows(embeds_TD)
+    batches = [order[start : start + per_run] for start in range(0, len(order), per_run)]
+    return [(chosen, tokenizer.encode([texts[index] for index in chosen])) for chosen in batches]
 
 
 def normalise_rows(x_BD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,12 +18,12 @@ from sightline.core.models.files import (
     find_graphs,
     find_local_folder,
     find_weights,
-    hash_files,
     is_available,
     only_int8,
     resolve_folder,
     torch_installed,
     verify_files,
+    weights_hash,
 )
 from sightline.errors import ModelError
 from sightline.kit import config
@@ -170,18 +170,6 @@ def require_torch(card: ModelCard, folder: Path) -> None:
         raise ModelError(f"{folder} holds no PyTorch weights of {card.name}; use the runtime `onnx`.")
     if not torch_installed():
         raise ModelError(f"{card.name} has PyTorch weights only, and PyTorch is not installed; {TORCH_ADVICE}.")
-
-
-def weights_hash(card: ModelCard, folder: Path) -> str:
-    """The identity of the weights: the card's own hash, else that of the safetensors, else of the ONNX graphs."""
-    if card.weights_hash is not None:
-        return card.weights_hash
-    if weights := find_weights(folder):
-        return hash_files(weights)
-    graphs = find_graphs(folder, card)
-    if graphs is None:
-        raise ModelError(f"{folder} has neither model.safetensors nor ONNX graphs.")
-    return hash_files(graphs.values())
 
 
 def default_model_name(*, confirm: Callable[[str], bool] | None) -> tuple[str, str | None]:

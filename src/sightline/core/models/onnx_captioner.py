@@ -129,7 +129,7 @@ class _CachedDecoder:
         return self._graph.run(feeds, outputs)
 
     def _no_past(self, count: int) -> list[NDArray[np.float32]]:
-        shapes = [self._graph.shape(name) for name in self._past_names]
+        shapes = [self._graph.shapes[name] for name in self._past_names]
         return [np.zeros((count, int(str(shape[2])), 0, int(str(shape[4]))), np.float32) for shape in shapes]
 
     def _select(self, places_G: NDArray[np.int64]) -> list[NDArray[np.float32]]:

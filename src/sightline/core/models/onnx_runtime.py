@@ -23,9 +23,9 @@ from sightline.core.models.inputs import (
     IMAGES_PER_RUN,
     TEXTS_PER_RUN,
     Tokenizer,
-    encode_sorted,
     normalise_rows,
     pixel_batches,
+    text_batches,
 )
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
@@ -73,12 +73,11 @@ class OnnxGraph:
         self.provider: str = session.get_providers()[0]
         self.rows_interact = ".int8." in path.name and not independent
         self._session = session
+        self.shapes: Mapping[str, tuple[int | str | None, ...]] = {
+            node.name: tuple(node.shape) for node in [*session.get_inputs(), *session.get_outputs()]
+        }
+        """Declared shapes of inputs and outputs; a name or None stands where one is dynamic."""
         self._dtypes = {node.name: _DTYPES.get(node.type) for node in session.get_inputs()}
-        self._shapes = {node.name: tuple(node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
-
-    def shape(self, name: str) -> tuple[int | str | None, ...]:
-        """Declared shape of an input or output; a name or None stands where it is dynamic."""
-        return self._shapes[name]
 
     def dtype(self, name: str) -> type[np.generic] | None:
         """Declared type of an input; None for one that numpy doesn't have."""
@@ -219,10 +218,14 @@ class OnnxEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
-        per_run = (
-            1 if self._text_tower.graph.rows_interact else TEXTS_PER_RUN
-        )  # alone, a text's vector depends on nothing else
-        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim, per_run=per_run)
+        tower = self._text_tower
+        per_run = 1 if tower.graph.rows_interact else TEXTS_PER_RUN  # alone, a text's vector depends on nothing else
+        embeds_TD = np.zeros((len(texts), self.dim), np.float32)
+        for chosen, ids_TL in text_batches(self._tokenizer, texts, per_run=per_run):
+            # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
+            feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
+            embeds_TD[chosen] = tower.graph.run(feeds, [tower.output])[tower.output]
+        return normalise_rows(embeds_TD)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
@@ -234,8 +237,7 @@ class OnnxEncoder:
 
         Runs side by side never wait for each other within an image, which threads of one run do after every layer.
         """
-        cpus = usable_cpus()
-        many = count >= 2 * cpus > 2 and self._threads is None and available_providers()[0] == CPU
+        many = count >= 2 * self._cpus > 2 and self._threads is None and available_providers()[0] == CPU
         side_by_side = many or True in self._image_towers  # a second copy of the weights isn't worth its memory
         if side_by_side not in self._image_towers:
             threads = 1 if side_by_side else self._threads
@@ -256,20 +258,17 @@ class OnnxEncoder:
 
         side_by_side = tower is self._image_towers.get(True)
         if side_by_side:
-            per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / usable_cpus())))
+            per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / self._cpus)))
         batches = pixel_batches(self.card, pixels_BHW3, per_run=per_run)
-        return np.concatenate(list((self._cpus.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
+        return np.concatenate(list((self._pool.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
 
     @cached_property
-    def _cpus(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(usable_cpus(), thread_name_prefix="image-tower")
+    def _cpus(self) -> int:
+        return usable_cpus()
 
-    def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
-        feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
-        tower = self._text_tower
-        embeds_TD: NDArray[np.float32] = tower.graph.run(feeds, [tower.output])[tower.output]
-        return embeds_TD
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._cpus, thread_name_prefix="image-tower")
 
 
 def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: int | None) -> _Tower:
@@ -279,7 +278,7 @@ def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: i
         raise ModelError(
             f"{graph.path} has the outputs {', '.join(graph.outputs)}; expected one of {', '.join(names)}."
         )
-    declared = graph.shape(output)[-1]
+    declared = graph.shapes[output][-1]
     if isinstance(declared, int) and declared != card.dim:
         raise ModelError(f"{graph.path} gives {declared} dimensions, the card of {card.name} says {card.dim}.")
     return _Tower(graph=graph, output=output)

@@ -106,7 +106,8 @@ class SentenceWriter(Generic[_Memory]):
 
     def _score(self, decoder: Decoder, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         limit = self.card.text.context_length - 1
-        sequences = [self._tokenizer.ids(text, add_special=False)[:limit] for several in texts for text in several]
+        flat = [text for several in texts for text in several]
+        sequences = [ids[:limit] for ids in self._tokenizer.ids_of(flat, add_special=False)]
         images = [image for image, several in enumerate(texts) for _ in several]
         scores = iter(score_tokens(decoder, sequences, images, frame=self._frame("")))
         return [[next(scores) for _ in several] for several in texts]

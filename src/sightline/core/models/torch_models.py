@@ -22,7 +22,7 @@ from sightline.core.models.cards import ModelCard
 from sightline.core.models.convolutional import OwnCaptioner
 from sightline.core.models.files import find_weights
 from sightline.core.models.generation import Decoder
-from sightline.core.models.inputs import Tokenizer, encode_sorted, normalise_rows, normalised_batches
+from sightline.core.models.inputs import Tokenizer, normalise_rows, normalised_batches, text_batches
 from sightline.core.models.lite import comes_as_graphs, load_own_captioner, load_own_clip
 from sightline.core.models.sentences import SentenceWriter
 from sightline.core.types import ModelIdentity, Precision
@@ -69,7 +69,11 @@ class TorchEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
-        return encode_sorted(self._tokenizer, texts, encode=self._run_texts, dim=self.dim)
+        embeds_TD = np.zeros((len(texts), self.dim), np.float32)
+        with torch.inference_mode():
+            for chosen, ids_TL in text_batches(self._tokenizer, texts):
+                embeds_TD[chosen] = _array(self.towers.embed_texts(torch.from_numpy(ids_TL).to(self.device)))
+        return normalise_rows(embeds_TD)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
@@ -81,10 +85,6 @@ class TorchEncoder:
             for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
                 parts.append(_array(self.towers.embed_images(torch.from_numpy(batch_B3SS).to(self.device))[output]))
         return np.concatenate(parts)[: len(pixels_BHW3)]
-
-    def _run_texts(self, ids_TL: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return _array(self.towers.embed_texts(torch.from_numpy(ids_TL).to(self.device)))
 
 
 class Towers(torch.nn.Module):

@@ -316,11 +316,12 @@ def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
 
 def _as_picture(body: str) -> Path | None:
     """The file that a part names: whatever begins like a path, and a bare name that ends like an image's."""
-    path = _expand(body)
-    named = is_image_name(body)
-    if is_file(path) and (named or _PATH_START.match(body)):
+    is_path = _PATH_START.match(body) is not None
+    if not is_path and not is_image_name(body):
+        return None
+    if is_file(path := _expand(body)):
         return path
-    if not _PATH_START.match(body) and not (named and not re.search(r"\s", body)):
+    if not is_path and re.search(r"\s", body):
         return None
     raise InputError(
         f"There is no picture {body}. Check the path; join a picture and words with +, as in ./a.jpg + red"

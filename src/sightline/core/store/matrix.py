@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.store.vectors import ModelRow, are_among, compare_vectors, list_models, read_halves
-from sightline.errors import StoreError
+from sightline.errors import InputError, StoreError
 
 MAGIC = b"SIGHTMTX"
 FORMAT_VERSION = 1
@@ -97,6 +97,19 @@ class Matrices:
         if len(matrix.missing) or matrix.lacking > _LACKING_FRACTION * matrix.count:
             self._start_build(model, matrix)
         return matrix
+
+    def nearest(self, db: sqlite3.Connection, model: ModelRow, wanted: Wanted) -> list[tuple[int, float]]:
+        """The k nearest rows as (id, cosine), best first, ties by id. Raises InputError as `normalise_query` does."""
+        query_D = normalise_query(wanted.query, model)
+        matrix = self.current(db, model)
+        ids_C = _propose(matrix, wanted, query_D)
+        if len(matrix.missing):
+            mask_M = wanted.mask(matrix.missing)
+            ids_C = np.concatenate([ids_C, matrix.missing if mask_M is None else matrix.missing[mask_M]])
+        every = len(ids_C) > _READ_ALL_FRACTION * matrix.count
+        ids_C, cosine_C = compare_vectors(db, model, ids_C, query_D, every=every)
+        best = np.lexsort((ids_C, -cosine_C))[: wanted.k]
+        return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
 
     def wait(self) -> None:
         """Wait until no file is being made."""
@@ -380,7 +393,7 @@ class Wanted:
     """A query for the nearest rows."""
 
     query: NDArray[np.float32]
-    """(D,), at length 1."""
+    """(D,), of any length."""
     k: int
     kept: NDArray[np.int64] | None
     """Ids of the images that meet the filter; None where there is none."""
@@ -397,17 +410,18 @@ class Wanted:
         return mask_M
 
 
-def rank_nearest(db: sqlite3.Connection, model: ModelRow, matrix: Matrix, wanted: Wanted) -> list[tuple[int, float]]:
-    """The k nearest rows as (id, cosine), best first, ties by id."""
-    ids_C = _propose(matrix, wanted)
-    if len(matrix.missing):
-        mask_M = wanted.mask(matrix.missing)
-        ids_C = np.concatenate([ids_C, matrix.missing if mask_M is None else matrix.missing[mask_M]])
-    ids_C, cosine_C = compare_vectors(
-        db, model, ids_C, wanted.query, every=len(ids_C) > _READ_ALL_FRACTION * matrix.count
-    )
-    best = np.lexsort((ids_C, -cosine_C))[: wanted.k]
-    return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
+def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:
+    """A query (D,) at length 1. Raises InputError for another dimension, zero, NaN or infinity."""
+    query = np.asarray(vector, dtype=np.float32)
+    dim, name = model.identity.dim, model.identity.name
+    if query.shape != (dim,):
+        raise InputError(f"The query has shape {query.shape}, but vectors of {name!r} have shape ({dim},).")
+    largest = float(np.abs(query).max())
+    if not np.isfinite(largest) or largest == 0:
+        raise InputError("The query vector is zero or holds NaN or infinity; it has no direction to search in.")
+    # Divided by the largest first: squares of very large or small numbers leave float32's range.
+    query = query / np.float32(largest)
+    return np.asarray(query / np.linalg.norm(query), dtype=np.float32)
 
 
 def scan(
@@ -423,12 +437,12 @@ def scan(
     return distances_N
 
 
-def _propose(matrix: Matrix, wanted: Wanted) -> NDArray[np.int64]:
+def _propose(matrix: Matrix, wanted: Wanted, query_D: NDArray[np.float32]) -> NDArray[np.int64]:
     """The rows that can be among the k nearest: those that rounding may have put behind the k-th, and all that tie."""
     mask_N = wanted.mask(matrix.ids)
     if matrix.alive is not None:
         mask_N = matrix.alive if mask_N is None else mask_N & matrix.alive
-    distance_N = scan(matrix.blocks, quantise(wanted.query[None]), mask_N)
+    distance_N = scan(matrix.blocks, quantise(query_D[None]), mask_N)
     available = int(np.count_nonzero(np.isfinite(distance_N)))
     k = min(wanted.k, available)
     if k == 0:

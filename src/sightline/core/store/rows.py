@@ -7,6 +7,7 @@ it was reached. SQLite holds text only as UTF-8 while file systems hold any byte
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sightline.core.store.base import Entry, Failure
-from sightline.core.store.vectors import VectorBlob, ids_json, mark_dropped, put_vectors, read_blobs
+from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
 from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
 from sightline.errors import InputError, StoreError
 
@@ -80,7 +81,7 @@ class Roots:
 
     def find(self, db: sqlite3.Connection, folder: Path) -> Scope | None:
         """The scope of a folder that is a known root or lies in one."""
-        return next((scope for scope, holds in self._related(db, folder) if holds), None)
+        return next((scope for scope, holds in self.related(db, folder) if holds), None)
 
     def condition(self, db: sqlite3.Connection, folder: Path, *, table: str) -> Sql:
         """True for the rows of `table` (images or failures) of a folder, also one given through symbolic links."""
@@ -96,10 +97,10 @@ class Roots:
 
     def scopes(self, db: sqlite3.Connection, folder: Path) -> list[Scope]:
         """The library's part in a folder: a part of one root, or all roots inside it; empty where there is none."""
-        related = self._related(db, folder)
+        related = self.related(db, folder)
         return [scope for scope, holds in related if holds] or [scope for scope, _ in related]
 
-    def _related(self, db: sqlite3.Connection, folder: Path) -> list[tuple[Scope, bool]]:
+    def related(self, db: sqlite3.Connection, folder: Path) -> list[tuple[Scope, bool]]:
         """The roots that hold a folder or lie in it: the scope they share with it, and whether they hold it."""
         folder = normalise(folder)
         related = []
@@ -204,10 +205,27 @@ def _below(path: Path, root: Path) -> str:
     return "" if below == "." else below
 
 
-def read_records(db: sqlite3.Connection, roots: Mapping[int, Path], condition: Sql) -> list[ImageRecord]:
+def read_records(db: sqlite3.Connection, roots: Roots, condition: Sql) -> list[ImageRecord]:
     """The records that meet a condition, in no order."""
-    rows = db.execute(f"{_SELECT} where {condition.text}", condition.parameters)
-    return [_to_record(row, roots) for row in rows]
+    rows = db.execute(f"{_SELECT} where {condition.text}", condition.parameters).fetchall()
+    located = roots.load(db) if rows else {}
+    return [_to_record(row, located) for row in rows]
+
+
+def get_records(db: sqlite3.Connection, roots: Roots, ids: Sequence[int]) -> list[ImageRecord]:
+    """The records of those ids that are there, in the order asked."""
+    by_id = {record.id: record for record in read_records(db, roots, having_ids(ids))}
+    return [by_id[id_] for id_ in ids if id_ in by_id]
+
+
+def find_record(db: sqlite3.Connection, roots: Roots, path: Path) -> ImageRecord | None:
+    """The record of a file, by absolute path, also through symbolic links."""
+    for candidate in dict.fromkeys((normalise(path), resolve(path))):
+        if scope := roots.find(db, candidate):
+            place = (scope.root_id, path_to_sql(scope.prefix))
+            if found := read_records(db, roots, Sql("root_id = ? and relative = ?", place)):
+                return found[0]
+    return None
 
 
 def read_ids(db: sqlite3.Connection, condition: Sql, *, order_by: str = "id") -> list[int]:
@@ -221,8 +239,15 @@ def having_ids(ids: Iterable[int]) -> Sql:
     return Sql(f"images.id {_OF_IDS}", (ids_json(ids),))
 
 
-def put_entries(db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry]) -> list[int]:
-    """Write images with their vectors; their ids in order. Raises StoreError and InputError."""
+def ids_json(ids: Iterable[int]) -> str:
+    """Ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+    return json.dumps([int(id_) for id_ in ids])
+
+
+def put_entries(
+    db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()
+) -> list[int]:
+    """Write images with their vectors, then failures; the images' ids in order. Raises StoreError and InputError."""
     entries = _renew_lost(db, entries)
     places = _find_places(db, roots, [(entry.image.root, entry.image.relative) for entry in entries])
     shared = _read_shared(db, entries)
@@ -234,12 +259,22 @@ def put_entries(db: sqlite3.Connection, roots: Roots, entries: Sequence[Entry]) 
         db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
+    wanted = ids_json(ids)
     db.execute(
         f"delete from failures where (root_id, relative) in (select root_id, relative from images where id {_OF_IDS})",
-        (ids_json(ids),),
+        (wanted,),
     )
-    _refresh_texts(db, set(ids))
+    _refresh_texts(db, wanted)
     put_captions(db, {id_: found.captions for id_, found in zip(ids, shared, strict=True) if found.captions})
+    failed = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
+    db.executemany(
+        "insert or replace into failures (root_id, relative, size_bytes, mtime_ns, reason) values (?, ?, ?, ?, ?)",
+        [
+            (*place, failure.size_bytes, failure.mtime_ns, storable_text(failure.reason))
+            for place, failure in zip(failed, failures, strict=True)
+        ],
+    )
+    prune_roots(db)
     return ids
 
 
@@ -251,23 +286,12 @@ def delete_images(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     return db.execute(f"delete from images where id {_OF_IDS}", (wanted,)).rowcount
 
 
-def put_failures(db: sqlite3.Connection, roots: Roots, failures: Sequence[Failure]) -> None:
-    """Remember failures, each in place of an older one of the same file."""
-    places = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
-    db.executemany(
-        "insert or replace into failures (root_id, relative, size_bytes, mtime_ns, reason) values (?, ?, ?, ?, ?)",
-        [
-            (*place, failure.size_bytes, failure.mtime_ns, storable_text(failure.reason))
-            for place, failure in zip(places, failures, strict=True)
-        ],
-    )
-
-
-def read_failures(db: sqlite3.Connection, roots: Roots, condition: Sql) -> list[Failure]:
-    """The failures that meet a condition, by root and path."""
+def read_failures(db: sqlite3.Connection, roots: Roots, folder: Path | None) -> list[Failure]:
+    """The failures, by root and path; all or those below a folder."""
+    below = Sql("true") if folder is None else roots.condition(db, folder, table="failures")
     paths = roots.load(db)
     sql = "select root_id, relative, size_bytes, mtime_ns, reason from failures"
-    rows = db.execute(f"{sql} where {condition.text} order by root_id, relative", condition.parameters)
+    rows = db.execute(f"{sql} where {below.text} order by root_id, relative", below.parameters)
     return [
         Failure(root=paths[root], relative=path_from_sql(relative), size_bytes=size, mtime_ns=mtime_ns, reason=reason)
         for root, relative, size, mtime_ns, reason in rows
@@ -295,14 +319,14 @@ def put_captions(db: sqlite3.Connection, captions: Mapping[int, Sequence[Caption
         "insert into captions (image_id, source, text, similarity, log_prob, model, best) values (?, ?, ?, ?, ?, ?, ?)",
         [_caption_values(image_id, caption) for image_id, given in captions.items() for caption in given],
     )
-    _refresh_texts(db, captions)
+    _refresh_texts(db, ids_json(captions))
 
 
 def remove_captions(db: sqlite3.Connection, ids: Iterable[int], source: CaptionSource) -> int:
     """Drop the captions of one source; the number dropped."""
-    ids = list(ids)
-    dropped = db.execute(f"delete from captions where source = ? and image_id {_OF_IDS}", (source, ids_json(ids)))
-    _refresh_texts(db, ids)
+    wanted = ids_json(ids)
+    dropped = db.execute(f"delete from captions where source = ? and image_id {_OF_IDS}", (source, wanted))
+    _refresh_texts(db, wanted)
     return dropped.rowcount
 
 
@@ -355,9 +379,8 @@ def match_expression(text: str) -> str:
     return " OR ".join(f'"{word}"' for word in words) + "*" if words else ""
 
 
-def _refresh_texts(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Index again the names and captions of images."""
-    wanted = ids_json(ids)
+def _refresh_texts(db: sqlite3.Connection, wanted: str) -> None:
+    """Index again the names and captions of images (`ids_json`)."""
     db.execute(f"delete from texts where rowid {_OF_IDS}", (wanted,))
     rows = db.execute(
         "select id, name, (select group_concat(text, char(10)) from captions where image_id = images.id) "
@@ -387,6 +410,8 @@ def _find_places(db: sqlite3.Connection, roots: Roots, files: Sequence[tuple[Pat
 def _renew_lost(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose row was deleted meanwhile become new ones."""
     given = [entry.image.id for entry in entries if entry.image.id is not None]
+    if not given:
+        return list(entries)
     lost = set(given).difference(read_ids(db, having_ids(given)))
     return [
         replace(entry, image=replace(entry.image, id=None)) if entry.image.id in lost else entry for entry in entries
@@ -404,15 +429,18 @@ class _Shared(NamedTuple):
 def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shared]:
     """Whatever each entry gets from `same_pixels_as`: read before the write, which can change those rows too."""
     wanted = {entry.same_pixels_as for entry in entries if entry.same_pixels_as is not None}
-    hashes = dict(db.execute(f"select id, content_hash from images where id {_OF_IDS}", (ids_json(wanted),)))
-    blobs, captions = read_blobs(db, wanted), read_captions(db, list(wanted))
+    if not wanted:
+        return [_Shared()] * len(entries)
+    listed = ids_json(wanted)
+    hashes = dict(db.execute(f"select id, content_hash from images where id {_OF_IDS}", (listed,)))
+    blobs, captions = read_blobs(db, listed), read_captions(db, list(wanted))
     shared = []
     for entry in entries:
         source = entry.same_pixels_as
         if source is None or hashes.get(source) != entry.image.content_hash:
             shared.append(_Shared())
         else:
-            shared.append(_Shared(True, blobs[source], () if entry.keep_vectors else captions[source]))
+            shared.append(_Shared(True, blobs.get(source, ()), () if entry.keep_vectors else captions[source]))
     return shared
 
 

@@ -21,7 +21,7 @@ from sightline.core.store import rows, vectors
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
-from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted, rank_nearest
+from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import StoreStats
 from sightline.errors import InputError, StoreError
@@ -231,12 +231,12 @@ class SqliteStore:
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
             wanted = Wanted(
-                query=vectors.normalise_query(vector, known),
+                query=vector,
                 k=_checked_k(k),
                 kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
                 excluded=excluded,
             )
-            return rank_nearest(db, known, self._matrices.current(db, known), wanted)
+            return self._matrices.nearest(db, known, wanted)
 
     # Images
 
@@ -247,9 +247,7 @@ class SqliteStore:
         of it. A row that another one is renamed onto is removed.
         """
         with self._database.writing() as db:
-            ids = rows.put_entries(db, self._roots, entries)
-            rows.put_failures(db, self._roots, failures)
-            rows.prune_roots(db)
+            ids = rows.put_entries(db, self._roots, entries, failures=failures)
         self._written += sum(len(entry.embeddings) for entry in entries)
         return ids
 
@@ -263,7 +261,7 @@ class SqliteStore:
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
         """Records in the order asked. Raises StoreError for an unknown id."""
         with self._database.reading() as db:
-            records = self._records(db, ids)
+            records = rows.get_records(db, self._roots, ids)
             if len(records) < len(ids):
                 rows.check_known(db, ids)
             return records
@@ -277,13 +275,8 @@ class SqliteStore:
     def _scan(self, ids: Sequence[int]) -> Iterator[ImageRecord]:
         for start in range(0, len(ids), _SCAN_ROWS):
             with self._database.reading() as db:
-                records = self._records(db, ids[start : start + _SCAN_ROWS])
+                records = rows.get_records(db, self._roots, ids[start : start + _SCAN_ROWS])
             yield from records
-
-    def _records(self, db: sqlite3.Connection, ids: Sequence[int]) -> list[ImageRecord]:
-        records = rows.read_records(db, self._roots.load(db), rows.having_ids(ids))
-        by_id = {record.id: record for record in records}
-        return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id."""
@@ -317,19 +310,12 @@ class SqliteStore:
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""
         with self._database.reading() as db:
-            for candidate in dict.fromkeys((rows.normalise(path), rows.resolve(path))):
-                if (scope := self._roots.find(db, candidate)) is None:
-                    continue
-                place = (scope.root_id, rows.path_to_sql(scope.prefix))
-                condition = Sql("root_id = ? and relative = ?", place)
-                if found := rows.read_records(db, self._roots.load(db), condition):
-                    return found[0]
-        return None
+            return rows.find_record(db, self._roots, path)
 
     def find_hash(self, content_hash: str) -> list[ImageRecord]:
         """Every record with these bytes, by id."""
         with self._database.reading() as db:
-            return rows.read_records(db, self._roots.load(db), Sql("content_hash = ? order by id", (content_hash,)))
+            return rows.read_records(db, self._roots, Sql("content_hash = ? order by id", (content_hash,)))
 
     def resolve_root(self, path: Path) -> tuple[Path, str]:
         """Under which root a folder is indexed, and its path below that root (empty for the root itself).
@@ -339,10 +325,11 @@ class SqliteStore:
         """
         folder = rows.resolve(path)
         with self._database.reading() as db:
-            if scope := self._roots.find(db, folder):
-                return self._roots.load(db)[scope.root_id], scope.prefix
-            adopts = bool(self._roots.scopes(db, folder))
-        if adopts and not self._database.read_only:
+            related = self._roots.related(db, folder)
+            for scope, holds in related:
+                if holds:
+                    return self._roots.load(db)[scope.root_id], scope.prefix
+        if related and not self._database.read_only:
             with self._database.writing() as db:
                 self._roots.ensure(db, folder)
         return folder, ""
@@ -378,8 +365,7 @@ class SqliteStore:
     def failures(self, root: Path | None = None) -> list[Failure]:
         """Files that could not be read, by path; all or those below a folder."""
         with self._database.reading() as db:
-            below = Sql("true") if root is None else self._roots.condition(db, root, table="failures")
-            return rows.read_failures(db, self._roots, below)
+            return rows.read_failures(db, self._roots, root)
 
     def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
         """Drop remembered failures of files that are gone."""

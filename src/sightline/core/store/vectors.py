@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.types import Embedding, ModelIdentity
-from sightline.errors import InputError, StoreError
+from sightline.errors import StoreError
 
 NORM_TOLERANCE = 0.01
 """Largest distance from 1 of the length of a vector that is given to the store."""
@@ -122,12 +122,12 @@ def encode_vector(embedding: Embedding, model: ModelRow) -> bytes:
     return vector.astype("<f2").tobytes()
 
 
-def read_blobs(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, list[VectorBlob]]:
-    """All vectors of images as they are stored."""
-    blobs: dict[int, list[VectorBlob]] = {id_: [] for id_ in ids}
+def read_blobs(db: sqlite3.Connection, wanted: str) -> dict[int, list[VectorBlob]]:
+    """All vectors of images (a JSON array of ids) as they are stored."""
+    blobs: dict[int, list[VectorBlob]] = {}
     sql = "select image_id, model_id, precision, vector from vectors where image_id in (select value from json_each(?))"
-    for image_id, *blob in db.execute(sql, (ids_json(blobs),)):
-        blobs[image_id].append(VectorBlob(*blob))
+    for image_id, *blob in db.execute(sql, (wanted,)):
+        blobs.setdefault(image_id, []).append(VectorBlob(*blob))
     return blobs
 
 
@@ -164,17 +164,12 @@ def put_vectors(
 
 
 def mark_dropped(db: sqlite3.Connection, wanted: str) -> None:
-    """Give the models that have vectors of these images (`ids_json`) a new generation, before they are deleted."""
+    """Give the models that have vectors of images (a JSON array of ids) a new generation, before they are deleted."""
     db.execute(
         "update models set generation = ? where id in "
         "(select model_id from vectors where image_id in (select value from json_each(?)))",
         (next_generation(db), wanted),
     )
-
-
-def ids_json(ids: Iterable[int]) -> str:
-    """Ids as the JSON array that `json_each` reads: any number of them is one parameter."""
-    return json.dumps([int(id_) for id_ in ids])
 
 
 def are_among(ids_M: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -197,7 +192,7 @@ def read_halves(
     parameters: tuple[int | str, ...] = (model.id,)
     if ids is not None:
         sql += " and image_id in (select value from json_each(?))"
-        parameters = (model.id, ids_json(ids))
+        parameters = (model.id, json.dumps([int(id_) for id_ in ids]))
     cursor = db.execute(sql + " order by image_id", parameters)
     while rows := cursor.fetchmany(chunk_rows):
         found, blobs = zip(*rows, strict=True)
@@ -242,17 +237,3 @@ def compare_vectors(
         return id_C, cosine_C
     wanted_C = np.isin(id_C, ids_M)
     return id_C[wanted_C], cosine_C[wanted_C]
-
-
-def normalise_query(vector: NDArray[np.float32], model: ModelRow) -> NDArray[np.float32]:
-    """A query (D,) at length 1. Raises InputError for another dimension, zero, NaN or infinity."""
-    query = np.asarray(vector, dtype=np.float32)
-    dim, name = model.identity.dim, model.identity.name
-    if query.shape != (dim,):
-        raise InputError(f"The query has shape {query.shape}, but vectors of {name!r} have shape ({dim},).")
-    largest = float(np.abs(query).max())
-    if not np.isfinite(largest) or largest == 0:
-        raise InputError("The query vector is zero or holds NaN or infinity; it has no direction to search in.")
-    # Divided by the largest first: squares of very large or small numbers leave float32's range.
-    query = query / np.float32(largest)
-    return np.asarray(query / np.linalg.norm(query), dtype=np.float32)

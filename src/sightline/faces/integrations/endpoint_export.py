@@ -23,8 +23,9 @@ from sightline.core.models.files import (
     compute_hash,
     find_graphs,
     resolve_folder,
+    weights_hash,
 )
-from sightline.core.models.loading import cached_export, weights_hash
+from sightline.core.models.loading import cached_export
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_handler import CAPTIONER_FOLDER, ENCODER_FOLDER
 from sightline.kit.files import replacing

@@ -61,9 +61,9 @@ _PLACES = (
 
 def needs_gate(encoder: Encoder) -> bool:
     """True where asking the gate could make an encoder faster: it runs fp32 on the CPU, never judged."""
-    if config.precision() != "auto" or not runs_on_cpu() or find_spec("onnx") is None:
-        return False
     if not isinstance(encoder, OnnxEncoder) or encoder.precision == "int8":
+        return False
+    if config.precision() != "auto" or not runs_on_cpu() or find_spec("onnx") is None:
         return False
     graphs = find_graphs(encoder.folder, encoder.card)  # its own may be mixed: a tower each
     return graphs is not None and "image" not in read_verdicts(graphs)
