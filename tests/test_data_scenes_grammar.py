@@ -17,7 +17,7 @@ from sightline.lab.data.scenes.grammar import (
     TEXTURES,
     VALUES,
     Chance,
-    Kind,
+    ObjectKind,
     draw_scene,
     grounds_for,
     split_of,
@@ -81,7 +81,9 @@ def test_sizes_are_far_apart():
 def test_some_background_suits_every_three_colours_and_textures():
     for colours in itertools.combinations_with_replacement(COLOURS, 3):
         for textures in itertools.product(("solid", "dotted"), repeat=3):
-            kinds = [Kind("small", texture, colour, "ring") for texture, colour in zip(textures, colours, strict=True)]
+            kinds = [
+                ObjectKind("small", texture, colour, "ring") for texture, colour in zip(textures, colours, strict=True)
+            ]
             assert grounds_for(kinds), kinds
 
 

@@ -39,4 +39,9 @@ def test_both_are_rebuilt_from_the_shared_material_and_a_second_run_finds_them_d
     command = command[: command.index("--install")]
     subprocess.run([*command, "--stages", "clip", "captioner"], check=True, env=environment)
     rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[logged:]]
-    assert {row["stage"] for row in rows} == {"corpus", "features", "captioner", "half way"}  # nothing was learned again
+    assert {row["stage"] for row in rows} == {
+        "corpus",
+        "features",
+        "captioner",
+        "half way",
+    }  # nothing was learned again

@@ -12,16 +12,16 @@ from sightline.lab.training.log import LOG_FILE, TENSORBOARD_FOLDER, RunLog, rea
 
 
 def write_run(folder, steps, *, resume_step=None):
-    with RunLog(folder, resume_step=resume_step, tensorboard=False) as journal:
+    with RunLog(folder, resume_step=resume_step, tensorboard=False) as run_log:
         for step in steps:
-            journal.write("train", step, {"loss": 1 / step, "ids": ["ü.jpg"]})
+            run_log.write("train", step, {"loss": 1 / step, "ids": ["ü.jpg"]})
             if step % 3 == 0:
-                journal.write("val", step, {"image_retrieval_recall@1": step / 10})
+                run_log.write("val", step, {"image_retrieval_recall@1": step / 10})
 
 
 def test_each_row_is_one_object_and_on_disk_at_once(tmp_path):
-    with RunLog(tmp_path / "run", tensorboard=False) as journal:
-        journal.write("train", 1, {"loss": 2.5, "note": "line\nbreak"})
+    with RunLog(tmp_path / "run", tensorboard=False) as run_log:
+        run_log.write("train", 1, {"loss": 2.5, "note": "line\nbreak"})
         lines = (tmp_path / "run" / LOG_FILE).read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 1, "kind": "train", "loss": 2.5, "note": "line\nbreak"}]
 
@@ -38,8 +38,8 @@ def test_a_log_is_read_by_its_folder_or_its_file(tmp_path):
 
 def test_numpys_numbers_are_taken_and_what_is_not_finite_becomes_null(tmp_path):
     values = {"a": np.float32(0.5), "b": np.int64(3), "c": math.nan, "d": math.inf, "e": True, "f": None}
-    with RunLog(tmp_path, tensorboard=False) as journal:
-        journal.write("train", 1, values)
+    with RunLog(tmp_path, tensorboard=False) as run_log:
+        run_log.write("train", 1, values)
     (row,) = read_log(tmp_path)
     assert row == {"step": 1, "kind": "train", "a": 0.5, "b": 3, "c": None, "d": None, "e": True, "f": None}
 
@@ -117,17 +117,17 @@ def test_a_missing_log_is_an_input_error(tmp_path):
 
 
 def test_a_value_can_not_take_the_name_of_the_step(tmp_path):
-    with RunLog(tmp_path, tensorboard=False) as journal, pytest.raises(InputError, match="step can't be a value"):
-        journal.write("train", 1, {"step": 2})
+    with RunLog(tmp_path, tensorboard=False) as run_log, pytest.raises(InputError, match="step can't be a value"):
+        run_log.write("train", 1, {"step": 2})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path):
     (tmp_path / LOG_FILE).symlink_to("/dev/full")
-    journal = RunLog(tmp_path, tensorboard=False)
+    run_log = RunLog(tmp_path, tensorboard=False)
     with pytest.raises(TrainingError, match="No space left on device"):
-        journal.write("train", 1, {})
-    journal._file.buffer.raw.close()  # type: ignore[attr-defined]
+        run_log.write("train", 1, {})
+    run_log._file.buffer.raw.close()  # type: ignore[attr-defined]
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path):
@@ -141,9 +141,9 @@ def test_numbers_reach_tensorboard_and_resuming_hides_the_steps_that_come_again(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def write(steps, resume_step=None):
-        with RunLog(tmp_path, resume_step=resume_step) as journal:
+        with RunLog(tmp_path, resume_step=resume_step) as run_log:
             for step in steps:
-                journal.write("train", step, {"loss": float(step), "lr": np.float32(2), "ids": "a", "flag": True})
+                run_log.write("train", step, {"loss": float(step), "lr": np.float32(2), "ids": "a", "flag": True})
 
     write(range(1, 8))
     write(range(5, 10), resume_step=4)
@@ -158,9 +158,9 @@ def test_numbers_reach_tensorboard_and_resuming_hides_the_steps_that_come_again(
 def test_without_tensorboard_there_is_one_notice_and_the_log(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     notices = []
-    with RunLog(tmp_path, notice=notices.append) as journal:
+    with RunLog(tmp_path, notice=notices.append) as run_log:
         for step in (1, 2):
-            journal.write("train", step, {"loss": 1.0})
+            run_log.write("train", step, {"loss": 1.0})
     assert len(notices) == 1
     assert "sightline-images[train]" in notices[0]
     assert [path.name for path in tmp_path.iterdir()] == [LOG_FILE]

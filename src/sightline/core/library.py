@@ -14,7 +14,7 @@ from sightline.kit.config import expand, is_file
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
-    from sightline.core.indexing.report import IndexConfig, IndexReport, Progress
+    from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Match, Part, SearchConfig
@@ -164,7 +164,7 @@ class Library:
         self,
         *folders: str | Path,
         config: IndexConfig | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[IndexProgress], None] | None = None,
     ) -> IndexReport:
         """Bring the library up to date with folders; without any, with all folders that it knows.
 

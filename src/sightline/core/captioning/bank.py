@@ -35,7 +35,7 @@ _FUNCTION_WORD = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class NounKind:
     """Traits that nouns of one kind share: the lists (for companions, the kinds) that each detail may come from."""
 
     name: str
@@ -58,7 +58,7 @@ class Option:
 class Bank:
     """Everything that composed captions are made of, in the order of the file."""
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, NounKind]
     options: tuple[Option, ...]
 
     @property
@@ -80,7 +80,7 @@ def parse_bank(text: str) -> Bank:
     return Bank(kinds=kinds, options=(*_parse_subjects(table), *_parse_details(table)))
 
 
-def _parse_kind(name: str, table: Mapping[str, Any]) -> Kind:
+def _parse_kind(name: str, table: Mapping[str, Any]) -> NounKind:
     entry = table["kinds"][name]
     lists = {detail: tuple(entry[detail]) for detail in DETAILS if detail in entry}
     for detail, named in lists.items():
@@ -89,7 +89,7 @@ def _parse_kind(name: str, table: Mapping[str, Any]) -> Kind:
             raise InputError(
                 f"The bank's kind {name!r} names {sorted(unknown)} for {detail}; there are {sorted(known)}."
             )
-    return Kind(name=name, lists=lists, link=entry.get("link", "with"))
+    return NounKind(name=name, lists=lists, link=entry.get("link", "with"))
 
 
 def _parse_subjects(table: Mapping[str, Any]) -> Iterator[Option]:

@@ -29,8 +29,8 @@ from sightline.core.captioning.bank import (
     Bank,
     Detail,
     Facet,
-    Kind,
     Noun,
+    NounKind,
     Sentence,
     load_bank,
     without_repetitions,
@@ -265,7 +265,7 @@ class BankRanker:
         return sorted((varied + rest)[:top_k], key=ordered.index)
 
 
-def open_details(sentence: Sentence, kind: Kind) -> list[Detail]:
+def open_details(sentence: Sentence, kind: NounKind) -> list[Detail]:
     """The details that a sentence's kind allows, that it lacks, and that its subject's grammar permits."""
     noun = sentence.subject
     barred: set[Detail] = set()

@@ -35,7 +35,7 @@ CSV_COLUMNS = ("filepath", "title", "similarity", "log_prob", "source", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class WritePlan:
     """Images that are left to caption."""
 
     todo: tuple[Path, ...]
@@ -48,7 +48,7 @@ class Plan:
 class CaptionWriter(ABC):
     """Keeps captions in files. A context manager; all errors are InputError or StoreError."""
 
-    def plan(self, paths: Iterable[Path]) -> Plan:
+    def plan(self, paths: Iterable[Path]) -> WritePlan:
         """The images that are left to caption, each once, in the order given.
 
         Raises InputError where some have captions and neither to keep nor to replace them was asked.
@@ -63,7 +63,7 @@ class CaptionWriter(ABC):
                 existing += 1
             else:
                 todo.append(path)
-        return Plan(todo=tuple(todo), existing=existing, refused=tuple(refused))
+        return WritePlan(todo=tuple(todo), existing=existing, refused=tuple(refused))
 
     @abstractmethod
     def has(self, path: Path) -> bool:
@@ -327,7 +327,7 @@ class SidecarWriter(CaptionWriter):
         below = folder.relative_to(root)
         return self._folder / below if len(self._roots) == 1 else self._folder / root.name / below
 
-    def plan(self, paths: Iterable[Path]) -> Plan:
+    def plan(self, paths: Iterable[Path]) -> WritePlan:
         """As promised; also raises InputError where two images of different folders would share a text file."""
         photos = {path.absolute(): path for path in paths}
         targets = Counter(self.target(path) for path in photos)

@@ -21,7 +21,7 @@ import numpy as np
 
 from sightline.core.indexing.plan import Planner
 from sightline.core.indexing.reading import FileReader, Reading
-from sightline.core.indexing.report import IndexConfig, IndexReport, Progress, ProgressMeter, SkippedFile
+from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.store.base import Failure
 from sightline.core.types import Embedding
@@ -54,7 +54,7 @@ def index(
     folders: Sequence[Path],
     *,
     config: IndexConfig | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[IndexProgress], None] | None = None,
 ) -> IndexReport:
     """Bring a store up to date with folders for one model, reading only what is new or changed.
 

@@ -53,7 +53,7 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class IndexProgress:
     """A moment of a run."""
 
     seen: int
@@ -139,7 +139,7 @@ class IndexReport:
 class ProgressMeter:
     """Watches a plan and a report, and calls `on_progress` now and then."""
 
-    def __init__(self, plan: Plan, report: IndexReport, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, plan: Plan, report: IndexReport, on_progress: Callable[[IndexProgress], None] | None) -> None:
         self._plan = plan
         self._report = report
         self._on_progress = on_progress
@@ -157,7 +157,7 @@ class ProgressMeter:
         rate = self._images_per_s(now)
         left = None if self.total is None else self.total - self.done
         self._on_progress(
-            Progress(
+            IndexProgress(
                 seen=self._plan.seen,
                 unchanged=self._report.unchanged,
                 embedded=self._report.embedded,

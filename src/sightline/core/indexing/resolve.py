@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexReport
     from sightline.core.store.base import Store
 
-Kind = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
+Change = Literal["added", "updated", "renamed", "copied", "touched", "unchanged"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
     """The row to write for a file; the entry lacks this run's vector where `needs_vector`."""
 
-    kind: Kind
+    kind: Change
     entry: Entry
     needs_vector: bool
     claimed: ImageRecord | None = None
@@ -93,7 +93,7 @@ class Resolver:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
         record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)
-        kind: Kind = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
+        kind: Change = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
         return self._resolve_known(kind, record)
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
@@ -101,7 +101,7 @@ class Resolver:
         is_urgent = row is not None or source.id not in self._plan.lost
         return replace(resolution, claimed=source, displaced=row, is_urgent=is_urgent)
 
-    def _resolve_known(self, kind: Kind, record: ImageRecord) -> Resolution:
+    def _resolve_known(self, kind: Change, record: ImageRecord) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
         source = None
         if lacks_vector := record.id in self._plan.missing_vectors:

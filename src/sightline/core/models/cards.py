@@ -26,7 +26,7 @@ STARTER = "starter"
 STARTER_CAPTIONER = "starter-captioner"
 _PACKAGE_NAMES = {STARTER: PACKAGE_FOLDERS["encoder"], STARTER_CAPTIONER: PACKAGE_FOLDERS["captioner"]}
 
-Kind = Literal["encoder", "captioner"]
+ModelKind = Literal["encoder", "captioner"]
 Family = Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captioner"]
 _REQUIRED = ("name", "kind", "family", "image", "text")
 _DESCRIPTION = (
@@ -67,7 +67,7 @@ class ModelCard:
     """Facts about a model, before its weights are loaded. `sightline.json` of a model folder is this, as JSON."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     family: Family
     source: str
     """Hub repository (`openai/clip-vit-base-patch32`), folder, or `package` for what ships with Sightline."""
@@ -160,7 +160,7 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
 def card_from_json(values: Any, *, origin: str) -> ModelCard:
     """Plain JSON values -> the card; `origin` names where they came from in the ModelError of a bad key or value."""
     _check_keys(values, required=_REQUIRED, optional=("dim", *_DESCRIPTION), origin=origin)
-    _check_choice(values["kind"], get_args(Kind), f"{origin}: kind")
+    _check_choice(values["kind"], get_args(ModelKind), f"{origin}: kind")
     _check_choice(values["family"], get_args(Family), f"{origin}: family")
     dim = values.get("dim")
     if values["kind"] == "encoder" and not (isinstance(dim, int) and dim > 0):
@@ -253,7 +253,7 @@ def find_card(name: str, *, fetch: bool = True) -> ModelCard:
     )
 
 
-def resolve_name(name: str, *, kind: Kind) -> str:
+def resolve_name(name: str, *, kind: ModelKind) -> str:
     """The full name of a model, under which libraries keep its vectors: a relative `dir:` becomes absolute.
 
     Raises ModelError for a name that isn't known, or that is a model of another kind.

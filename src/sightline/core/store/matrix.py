@@ -91,7 +91,7 @@ class Matrices:
         if matrix is None or matrix.generation != model.generation:
             matrix = self._newest(model, matrix)
         if matrix is None or matrix.generation != model.generation:
-            plan = Plan.make(db, model, matrix)
+            plan = MatrixPlan.make(db, model, matrix)
             matrix = plan.updated(db, read=len(plan.missing) <= READ_ROWS)
         self._loaded[model.id] = matrix
         if len(matrix.missing) or matrix.lacking > _LACKING_FRACTION * matrix.count:
@@ -159,9 +159,9 @@ class Matrices:
         with suppress(StoreError), self._open_reader() as db:
             models = {model.id: model for model in list_models(db).values()}
             if model_id in models:
-                self._built[model_id] = self._make(db, Plan.make(db, models[model_id], old))
+                self._built[model_id] = self._make(db, MatrixPlan.make(db, models[model_id], old))
 
-    def _make(self, db: sqlite3.Connection, plan: Plan) -> Matrix:
+    def _make(self, db: sqlite3.Connection, plan: MatrixPlan) -> Matrix:
         path = self.path(plan.model.id)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def quantise(vectors_ND: NDArray[np.float32]) -> NDArray[np.int8]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class MatrixPlan:
     """The way to a matrix that is up to date: rows that are kept from an old one, and those that SQLite must give."""
 
     model: ModelRow
@@ -240,7 +240,7 @@ class Plan:
     """For each vector the row of the old matrix that still holds, or -1."""
 
     @classmethod
-    def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> Plan:
+    def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> MatrixPlan:
         """Compare an old matrix, if there is one, with the vectors as they are now."""
         none = np.empty(0, dtype=np.int64)
         old = old or _whole(0, none, none, np.empty((0, model.identity.dim), dtype=np.int8))
@@ -308,7 +308,7 @@ class Plan:
         return _whole(self.model.generation, self.ids, self.generations, rows)
 
 
-def write_matrix(path: Path, plan: Plan, db: sqlite3.Connection) -> None:
+def write_matrix(path: Path, plan: MatrixPlan, db: sqlite3.Connection) -> None:
     """Write a matrix beside its place and rename it there, so that readers see a whole file. Raises OSError."""
     _remove_leftovers(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)

@@ -26,7 +26,7 @@ from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.core.indexing.report import IndexReport, Progress
+    from sightline.core.indexing.report import IndexProgress, IndexReport
     from sightline.core.library import Library
     from sightline.core.types import Hit
 
@@ -84,7 +84,7 @@ def _ask(question: str) -> bool:
     return click.confirm(question, err=True)
 
 
-def _show_progress(bar: ProgressBar, event: Progress) -> None:
+def _show_progress(bar: ProgressBar, event: IndexProgress) -> None:
     if event.total is None:
         bar.show(event.seen, note="files found")
         return

@@ -24,7 +24,7 @@ from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionFailure, DualCaption
-    from sightline.core.indexing.report import IndexReport, Progress
+    from sightline.core.indexing.report import IndexProgress, IndexReport
 
 MAX_SKIPPED = 100
 _BATCH_S = 1.0
@@ -105,7 +105,7 @@ def _find_todo(job: JobAnswer, library: Library, served: OpenLibrary) -> Iterabl
     return dict.fromkeys(found)
 
 
-def _describe(event: Progress, job: JobAnswer) -> JobProgress:
+def _describe(event: IndexProgress, job: JobAnswer) -> JobProgress:
     """The progress of an index run; what earlier runs of the same job did counts too."""
     before = 0 if event.total is None else _done_before(job, event.total)
     return JobProgress(
