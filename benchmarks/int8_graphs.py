@@ -12,7 +12,8 @@ import onnx
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.cards import find_card
-from sightline.core.models.loading import fp32_graphs, weights_hash
+from sightline.core.models.files import weights_hash
+from sightline.core.models.loading import fp32_graphs
 from sightline.core.models.onnx_runtime import OnnxEncoder
 from sightline.core.models.quantise.towers import Transformer
 
