@@ -35,7 +35,7 @@ def test_a_file_that_is_no_picture_is_refused_with_words(open_page, world):
 def test_models_are_compared_side_by_side(open_page, world):
     page = open_page("/compare")
     page.get_by_role("searchbox", name="Query to compare models on").fill("a cat")
-    page.get_by_text("models share 100%").wait_for()
+    page.locator("#page-other").get_by_text("models share 100%").wait_for()  # it is announced, too
     columns = page.locator(".compare-column")
     assert columns.count() == 2
     assert columns.first.locator("li").count() == columns.last.locator("li").count() == 12
@@ -43,7 +43,7 @@ def test_models_are_compared_side_by_side(open_page, world):
     assert "Time" in columns.first.inner_text()
     page.wait_for_url("**/compare?q=a+cat&models=*")
     page.reload()
-    page.get_by_text("models share 100%").wait_for()
+    page.locator("#page-other").get_by_text("models share 100%").wait_for()  # it is announced, too
     page.get_by_role("checkbox", name="starter", exact=True).uncheck()
     page.get_by_text("Choose a second model").wait_for()
 

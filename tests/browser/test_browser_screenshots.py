@@ -153,7 +153,7 @@ def test_caption(open_page, take, showcase, theme):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_compare(open_page, take, theme):
     page = open_page("/compare?q=a+cat", viewport=DESK, color_scheme=theme)
-    page.get_by_text("models share 100%").wait_for()
+    page.locator("#page-other").get_by_text("models share 100%").wait_for()
     take(page, f"compare-{theme}")
 
 
