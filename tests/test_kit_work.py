@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from sightline.kit.retry import backoff_s
-from sightline.kit.work import map_ahead, uninterrupted, usable_cpus
+from sightline.kit.work import RecentRate, map_ahead, uninterrupted, usable_cpus
 
 
 def test_results_come_in_order():
@@ -64,3 +64,10 @@ def test_ctrl_c_waits_for_the_end_of_a_write():
         write()
     assert done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_rate_is_that_of_the_last_seconds():
+    rate = RecentRate(10.0)
+    assert rate.at(0.0, 0) == 0.0
+    assert rate.at(2.0, 10) == 5.0
+    assert rate.at(11.0, 100) == 10.0  # since 2 s: what lies before the window is forgotten

@@ -87,11 +87,8 @@ class Objective:
 
     def pairs(self, model: LiteClip, feature_BF: Tensor, row_B: Tensor, generator: torch.Generator) -> Tensor:
         """Pictures against captions, both ways."""
-        count, n_pictures = len(row_B), len(self.captions_N5E)
-        drawn_B2 = torch.rand(count, 5, generator=generator).argsort(1)[:, :2]
-        other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
-        others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
-        own_TE = self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1)
+        count = len(row_B)
+        own_TE, others_TE, other_T = self.draw_captions(row_B, generator)
         image_BD = embed_features(model, feature_BF)
         text_TD = _embed_texts(model, torch.cat([own_TE, others_TE]))
         owner_T, scale = torch.cat([row_B.repeat_interleave(2), other_T]), model.logit_scale.exp().clamp(max=100)
@@ -104,6 +101,14 @@ class Objective:
         if self.remembered:
             self.last = [*self.last, (row_B, image_BD.detach())][-self.remembered :]
         return F.cross_entropy(logits_TB, torch.arange(count).repeat_interleave(2)) / 2 - chosen_B.mean() / 2
+
+    def draw_captions(self, row_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Two captions of each picture (2B, E), others (T, E) and the pictures that those are of (T,)."""
+        drawn_B2 = torch.rand(len(row_B), 5, generator=generator).argsort(1)[:, :2]
+        n_pictures = len(self.captions_N5E)
+        other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
+        others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
+        return self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1), others_TE, other_T
 
     def classes(
         self, model: LiteClip, source_BF: Tensor, generator: torch.Generator, named: tuple[Tensor, Tensor] | None = None
@@ -143,11 +148,8 @@ class Distillation(Objective):
 
     def pairs(self, model: LiteClip, feature_BF: Tensor, row_B: Tensor, generator: torch.Generator) -> Tensor:
         """Divergence from the teachers' shares: pictures and captions, then other pictures and all texts."""
-        count, n_pictures = len(row_B), len(self.captions_N5E)
-        drawn_B2 = torch.rand(count, 5, generator=generator).argsort(1)[:, :2]
-        other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
-        others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
-        own_TE = self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1)
+        count = len(row_B)
+        own_TE, others_TE, _ = self.draw_captions(row_B, generator)
         text_TE = torch.cat([own_TE, others_TE, self.names.draw(generator)])
         n_own, n_captions = len(own_TE), len(own_TE) + len(others_TE)
         mixed_BF = _mix(feature_BF, generator)

@@ -88,3 +88,19 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class RecentRate:
+    """Things done a second, over the last `window_s` seconds."""
+
+    def __init__(self, window_s: float = 10.0) -> None:
+        self._window_s = window_s
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, done: int) -> float:
+        """Take how many are done at a moment (of `time.monotonic`); the rate since the window began, 0 at first."""
+        self._recent.append((now, done))
+        while now - self._recent[0][0] > self._window_s and len(self._recent) > 2:
+            self._recent.popleft()
+        since, before = self._recent[0]
+        return (done - before) / (now - since) if now > since else 0.0

@@ -5,7 +5,6 @@ Shape suffixes: B images, H W height and width, S size_px of a model, T texts, D
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +20,14 @@ from sightline.core.images.decode import read_picture
 from sightline.core.models.base import GenerationConfig
 from sightline.core.types import Caption
 from sightline.errors import ImageError, InputError
-from sightline.kit.work import map_ahead
+from sightline.kit.work import map_ahead, usable_cpus
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Captioner, Encoder
 
-_DECODERS = min(4, os.cpu_count() or 1)
+_DECODERS = min(4, usable_cpus())
 
 
 @dataclass(frozen=True, kw_only=True)

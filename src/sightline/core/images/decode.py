@@ -40,6 +40,7 @@ from PIL import (  # importing a plugin registers its format
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
+from sightline.kit.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -420,5 +421,4 @@ def _clean(value: object) -> str:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if not isinstance(text, str):
         return ""
-    printable = "".join(character if character.isprintable() else " " for character in text.split("\0")[0])
-    return " ".join(printable.split())
+    return one_line(text.split("\0")[0])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 from sightline.errors import InputError
 from sightline.kit.text import printable
+from sightline.kit.work import RecentRate, usable_cpus
 
 if TYPE_CHECKING:
     from sightline.core.indexing.plan import Plan
 
 
 _INTERVAL_S = 0.1
-_WINDOW_S = 10.0
-"""Events come at most ten a second, with a rate over the last seconds."""
+"""Events come at most ten a second."""
 
 RemoveMissing = Literal["safe", "always"]
 
@@ -37,7 +36,7 @@ class IndexConfig:
     missing, as an unmounted disk looks; `always` forgets them even then."""
     retry_failures: bool = False
     """Read again unchanged files that could not be read before."""
-    readers: int = field(default_factory=lambda: min(16, max(2, os.cpu_count() or 1)))
+    readers: int = field(default_factory=lambda: min(16, max(2, usable_cpus())))
     """Threads that read and decode; each may hold a whole picture."""
     max_batch_size: int = 64
     """Most images encoded at once; the batch grows up to it as long as one takes less than half a second."""
@@ -144,7 +143,7 @@ class ProgressMeter:
         self._report = report
         self._on_progress = on_progress
         self._told_at = 0.0
-        self._recent: deque[tuple[float, int]] = deque()
+        self._rate = RecentRate()
         self.done = 0
         self.total: int | None = None
 
@@ -154,7 +153,7 @@ class ProgressMeter:
         if self._on_progress is None or (now - self._told_at < _INTERVAL_S and not force):
             return
         self._told_at = now
-        rate = self._images_per_s(now)
+        rate = self._rate.at(now, self.done)
         left = None if self.total is None else self.total - self.done
         self._on_progress(
             IndexProgress(
@@ -169,10 +168,3 @@ class ProgressMeter:
                 unreadable=self._report.skipped,
             )
         )
-
-    def _images_per_s(self, now: float) -> float:
-        self._recent.append((now, self.done))
-        while now - self._recent[0][0] > _WINDOW_S and len(self._recent) > 2:
-            self._recent.popleft()
-        since, done = self._recent[0]
-        return (self.done - done) / (now - since) if now > since else 0.0

@@ -21,6 +21,7 @@ from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.models import require_captioner, require_here
 from sightline.faces.service.schemas import FolderAnswer, FoldersAnswer, JobAnswer, JobProgress, SkippedFile
 from sightline.kit.text import valid_text
+from sightline.kit.work import RecentRate
 
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionFailure, DualCaption
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MAX_SKIPPED = 100
 _BATCH_S = 1.0
 """Time that a batch of captions should take: a job ends between two."""
-_WINDOW_S = 10.0
 
 Tell = Callable[[JobProgress], None]
 """Takes a job's progress; raises to end the job at this point, with what was done kept."""
@@ -143,7 +143,8 @@ class _CaptionMeter:
         self._skipped: deque[SkippedFile] = deque(maxlen=MAX_SKIPPED)
         self._total = total
         self._before = _done_before(job, total)
-        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._rate = RecentRate()
+        self._rate.at(time.monotonic(), 0)
 
     def count(self, result: DualCaption | CaptionFailure) -> JobProgress:
         """Take one result."""
@@ -157,7 +158,7 @@ class _CaptionMeter:
 
     def progress(self) -> JobProgress:
         """State of the work now."""
-        rate = self._rate(time.monotonic())
+        rate = self._rate.at(time.monotonic(), self.done)
         left = self._total - self.done
         return JobProgress(
             done=self._before + self.done,
@@ -168,13 +169,6 @@ class _CaptionMeter:
             skipped=list(self._skipped),
             skipped_count=self.skipped_count,
         )
-
-    def _rate(self, now: float) -> float:
-        self._recent.append((now, self.done))
-        while now - self._recent[0][0] > _WINDOW_S and len(self._recent) > 2:
-            self._recent.popleft()
-        since, done = self._recent[0]
-        return (self.done - done) / (now - since) if now > since else 0.0
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
