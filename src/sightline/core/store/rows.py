@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
 from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
-from sightline.errors import InputError, StoreError
+from sightline.errors import InputError, StoreError, UnknownImageError
 
 SqlPath = str | bytes
 """TEXT where a path is valid UTF-8, else BLOB."""
@@ -346,10 +346,11 @@ def read_captions(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, list[
 
 
 def check_known(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Raise StoreError where an id is no row of `images`."""
+    """Raise UnknownImageError where an id is no row of `images`."""
     if unknown := (wanted := set(ids)).difference(read_ids(db, having_ids(wanted))):
         listed = ", ".join(str(id_) for id_ in sorted(unknown)[:5])
-        raise StoreError(f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}.")
+        message = f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}."
+        raise UnknownImageError(message, ids=frozenset(unknown))
 
 
 def match_texts(db: sqlite3.Connection, text: str, k: int, condition: Sql) -> list[tuple[int, float]]:

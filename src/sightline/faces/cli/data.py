@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from sightline.kit.work import Progress
     from sightline.lab.data.base import Dataset
     from sightline.lab.data.checks import CheckReport
-    from sightline.lab.data.download.archives import ArchiveOptions, Publisher
+    from sightline.lab.data.download.archives import ArchiveOptions, FetchProgress, Phase, Publisher
     from sightline.lab.data.download.lists import ListOptions, ListReport
     from sightline.lab.data.facts import SplitFacts
 
@@ -127,14 +126,14 @@ def _list_options(options: dict[str, Any]) -> ListOptions:
     return take_fields(ListOptions, {**options, **limits})
 
 
-def _in_phases(bar: ProgressBar) -> Callable[[str, int, int | None, str], None]:
+def _in_phases(bar: ProgressBar) -> FetchProgress:
     """Shows what is done in turn, each on a bar of its own; bytes in megabytes."""
 
-    def show(what: str, done: int, total: int | None, words: str) -> None:
-        if what != bar.what:
-            bar.begin(what)
-            notice(what)
-        if what.startswith("fetching"):
+    def show(phase: Phase, done: int, total: int | None, words: str) -> None:
+        if str(phase) != bar.what:
+            bar.begin(str(phase))
+            notice(str(phase))
+        if phase.doing == "fetching":
             done, total = done // 1_000_000, None if total is None else total // 1_000_000
             words = f"MB, {words}"
         bar.show(done, total, words)
