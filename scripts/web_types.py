@@ -25,6 +25,7 @@ _SHOWN = (
     schemas.RunDetailAnswer,
     schemas.RunAnswer,
     schemas.StatsAnswer,
+    schemas.WordAnswer,
 )
 _NAMES = {"SearchAnswer": "SearchAnswer", "ImageAnswer": "Picture", "ModelAnswer": "ModelEntry"}
 """Where a script's name for an answer is another one than its own without `Answer`."""

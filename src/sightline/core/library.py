@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, Part, SearchConfig
+    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.search.query import Part
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, Hit, ModelIdentity
+    from sightline.core.types import Caption, Hit, ModelIdentity, TaughtWord
 
 _MODEL_SETTING = "model"
 
@@ -181,9 +183,20 @@ class Library:
             raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
         config = config or IndexConfig()
         report = index(self.store, self._judged_encoder(roots, config), roots, config=config, on_progress=on_progress)
+        if not report.interrupted:
+            self._learn_words()
         if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
             self.store.set_setting(_MODEL_SETTING, default)
         return report
+
+    def _learn_words(self) -> None:
+        """Show the model the examples of taught words that it hasn't seen, while they are there."""
+        if words := self.store.words():
+            from sightline.core.search.teaching import learn
+
+            for word in words:
+                with suppress(InputError):  # a search with the word will say that it has to be taught again
+                    learn(self.store, self.encoder, word)
 
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
@@ -229,20 +242,35 @@ class Library:
         match: Match = "pictures",
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
+        like: Sequence[str | Path] = (),
+        unlike: Sequence[str | Path] = (),
     ) -> list[Hit]:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
-        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
-        Raises InputError for a broken query or filter.
+        `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
+        of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
+        `pictures` (cosine), `captions` (full text) or `both`. Raises InputError for a broken query or filter, and for
+        an image that isn't there or can't be read.
         """
-        from sightline.core.search.engine import SearchConfig, parse_query
+        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.query import Part, parse_query
 
         settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
-        return self._search(parse_query(query, add=add, subtract=subtract), settings)
+        marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
+        marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
+        parts = parse_query(query, add=add, subtract=subtract) if query or add or subtract or not marks else []
+        return self._search([*parts, *marks], settings)
+
+    def _marked(self, path: Path) -> Path:
+        """A file, or an image of the library whose file may be gone. Raises InputError for neither."""
+        if is_file(path) or self._row(path) is not None:
+            return path
+        raise InputError(f"There is no picture {path}, and none in this library. Mark one that a search has found.")
 
     def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like another one, which need not be in the library and is left out itself."""
-        from sightline.core.search.engine import Part, SearchConfig
+        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.query import Part
 
         path = expand(image)
         if not is_file(path):
@@ -253,6 +281,30 @@ class Library:
         from sightline.core.search.engine import search
 
         return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
+
+    def teach(self, name: str, images: Iterable[str | Path], *, kind: str | None = None) -> TaughtWord:
+        """Teach a word of one's own by three to ten images, which queries use like any other; the word as it is now.
+
+        A word that is known gets further examples. `kind` says what it is in a word of the language, such as `dog`: it
+        stands for the name inside of sentences. Raises InputError for a name that can't be one, an image that can't be
+        read, and a library without images.
+        """
+        from sightline.core.search.teaching import read_example, teach
+
+        if not self._require_vectors():
+            raise InputError("The library is empty, and a word is taught against its images: sightline index FOLDER")
+        examples = (read_example(self.store, expand(path)) for path in images)
+        return teach(self.store, self.encoder, name, examples, kind=kind)
+
+    def forget(self, name: str) -> None:
+        """Forget a taught word; images stay. Raises InputError where there is none of that name."""
+        from sightline.core.search.teaching import forget
+
+        forget(self.store, name)
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        return self.store.words()
 
     def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
         """Groups of exact copies; with a similarity (0.95, say) also of near ones."""

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats
+    from sightline.core.types import (
+        Caption,
+        CaptionSource,
+        Embedding,
+        ImageRecord,
+        ModelIdentity,
+        StoreStats,
+        TaughtWord,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +129,17 @@ class Store(Protocol):
         """The k nearest rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here."""
         ...
 
-    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
-        """Full-text matches in captions and file names: (id, relevance), best first."""
+    def match(
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+    ) -> list[tuple[int, float]]:
+        """Full-text matches in captions and file names: (id, relevance), best first.
+
+        Images that hold all words of a text of `without`, articles aside, are left out.
+        """
+        ...
+
+    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
         ...
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
@@ -138,6 +155,29 @@ class Store(Protocol):
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of images, the best first; images without captions map to an empty list."""
+        ...
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        ...
+
+    def put_word(self, word: TaughtWord) -> None:
+        """Keep a word in place of one of the same name (in any case); vectors of examples that it had before stay."""
+        ...
+
+    def remove_word(self, name: str) -> bool:
+        """Forget a word with its examples; False where there is none."""
+        ...
+
+    def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
+        """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
+        ...
+
+    def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep vectors (D,) of a word's examples by content hash, also without the images being in the library.
+
+        Raises StoreError for a vector that is refused.
+        """
         ...
 
     def failures(self, root: Path | None = None) -> list[Failure]:

@@ -353,11 +353,18 @@ def check_known(db: sqlite3.Connection, ids: Iterable[int]) -> None:
         raise UnknownImageError(message, ids=frozenset(unknown))
 
 
-def match_texts(db: sqlite3.Connection, text: str, k: int, condition: Sql) -> list[tuple[int, float]]:
-    """Rows whose name or captions hold any word of `text`, by BM25: (id, relevance), best first, ties by id."""
+def match_texts(
+    db: sqlite3.Connection, text: str, k: int, condition: Sql, *, without: Sequence[str] = ()
+) -> list[tuple[int, float]]:
+    """Rows whose name or captions hold any word of `text`, by BM25: (id, relevance), best first, ties by id.
+
+    Those that hold all words of one of `without` are left out.
+    """
     expression = match_expression(text)
     if not expression:
         return []
+    if unwanted := holding_expression(without):
+        expression = f"({expression}) NOT ({unwanted})"
     rows = db.execute(
         "select texts.rowid, -texts.rank from texts join images on images.id = texts.rowid "
         f"where texts match ? and {condition.text} order by texts.rank, texts.rowid limit ?",
@@ -378,6 +385,25 @@ def match_expression(text: str) -> str:
     """User text -> an FTS5 expression that can't be malformed: any of its words, the last one as a prefix too."""
     words = _SEPARATORS.sub(" ", storable_text(text)).split()
     return " OR ".join(f'"{word}"' for word in words) + "*" if words else ""
+
+
+def read_holding(db: sqlite3.Connection, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+    """The images among `ids` whose name and captions hold all words of one of some texts."""
+    if not (expression := holding_expression(texts)):
+        return set()
+    rows = db.execute(f"select rowid from texts where texts match ? and rowid {_OF_IDS}", (expression, ids_json(ids)))
+    return {int(row[0]) for row in rows}
+
+
+def holding_expression(texts: Sequence[str]) -> str:
+    """User texts -> an FTS5 expression for all words of any of them but for articles; empty where there are none."""
+    phrases = []
+    for text in texts:
+        words = _SEPARATORS.sub(" ", storable_text(text)).split()
+        content = [word for word in words if word.lower() not in ("a", "an", "the")] or words
+        if content:
+            phrases.append("(" + " AND ".join(f'"{word}"' for word in content) + ")")
+    return " OR ".join(phrases)
 
 
 def _refresh_texts(db: sqlite3.Connection, wanted: str) -> None:

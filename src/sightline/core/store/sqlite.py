@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.store import rows, vectors
+from sightline.core.store import rows, vectors, words
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
@@ -29,7 +29,7 @@ from sightline.errors import InputError, StoreError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity
+    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, TaughtWord
 
 _SCAN_ROWS = 1000
 _KEPT_ANSWERS = 8
@@ -336,14 +336,24 @@ class SqliteStore:
 
     # Captions and text
 
-    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
+    def match(
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+    ) -> list[tuple[int, float]]:
         """Full-text matches in captions and file names: (id, relevance), best first.
 
         Rows match that hold any of the words (English endings ignored), the last word also as a beginning. Relevance is
-        BM25, so rows with more and rarer words come first; it is comparable within one result only.
+        BM25, so rows with more and rarer words come first; it is comparable within one result only. Rows that hold all
+        words of a text of `without`, articles aside, are left out.
         """
         with self._database.reading() as db:
-            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
+            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where), without=without)
+
+    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
+        if not texts:
+            return set()
+        with self._database.reading() as db:
+            return rows.read_holding(db, texts, ids)
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay."""
@@ -359,6 +369,33 @@ class SqliteStore:
         """Captions of images, the best first; images without captions map to an empty list."""
         with self._database.reading() as db:
             return rows.read_captions(db, ids)
+
+    # Words of the user's own
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        with self._database.reading() as db:
+            return words.list_words(db)
+
+    def put_word(self, word: TaughtWord) -> None:
+        """Keep a word in place of one of the same name; vectors of examples that it had before stay."""
+        with self._database.writing() as db:
+            words.put_word(db, word)
+
+    def remove_word(self, name: str) -> bool:
+        """Forget a word with its examples; False where there is none."""
+        with self._database.writing() as db:
+            return words.remove_word(db, name)
+
+    def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
+        """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
+        with self._database.reading() as db:
+            return words.read_example_vectors(db, vectors.get_model(db, model), name)
+
+    def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep vectors (D,) of a word's examples by content hash."""
+        with self._database.writing() as db:
+            words.put_example_vectors(db, vectors.get_model(db, model), name, given)
 
     # Failures, settings, figures
 

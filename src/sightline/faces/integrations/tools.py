@@ -25,6 +25,7 @@ from sightline.faces.integrations.tools_schemas import (
     DuplicateGroup,
     DuplicatesRequest,
     DuplicatesResult,
+    ForgetWordRequest,
     ImageDescription,
     LibraryStats,
     Request,
@@ -33,14 +34,17 @@ from sightline.faces.integrations.tools_schemas import (
     SetCaptionRequest,
     SimilarRequest,
     StatsRequest,
+    TeachWordRequest,
     ToolResult,
+    WordKept,
+    WordsLeft,
     png_bytes,
 )
-from sightline.faces.service import images
+from sightline.faces.service import images, search
 from sightline.faces.service.duplicates import describe_differences
 from sightline.faces.service.library import OpenLibrary, shared_libraries, show_stats
 from sightline.faces.service.rankings import Cursor, read_cursor, write_cursor
-from sightline.faces.service.schemas import PartRequest
+from sightline.faces.service.schemas import PartRequest, TeachRequest
 from sightline.faces.service.search import Asked, answer, join_parts
 from sightline.kit.text import neutralise
 
@@ -176,7 +180,13 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
     Raises InputError for a broken query, filter or cursor, ModelError where the model can't run.
     """
     parts = [
-        PartRequest(text=part.text, id=part.image_id, upload=_keep_upload(library, part.image), weight=part.weight)
+        PartRequest(
+            text=part.text,
+            id=part.image_id,
+            upload=_keep_upload(library, part.image),
+            weight=part.weight,
+            mark=part.mark,
+        )
         for part in request.parts
     ]
     return _search(
@@ -265,7 +275,34 @@ def _show_group(library: OpenLibrary, group: Group) -> DuplicateGroup:
 @_tool("Library statistics")
 def library_stats(library: OpenLibrary, request: StatsRequest) -> LibraryStats:
     """Count what the library holds: images, captions, folders, models, files that could not be read."""
-    return LibraryStats.model_validate({**dict(show_stats(library)), "writable": library.allow_write})
+    words = tuple(word.name for word in library.words())
+    return LibraryStats.model_validate({**dict(show_stats(library)), "words": words, "writable": library.allow_write})
+
+
+@_tool("Teach a word", writes=True)
+def teach_word(library: OpenLibrary, request: TeachWordRequest) -> WordKept:
+    """Teach the library a word of the user's own by images that show it; searches use it like any other word.
+
+    Raises InputError where the library is open for reading only, for an unknown image and a name that can't be one.
+    """
+    _require_writing(library)
+    asked = TeachRequest(name=request.name, images=list(request.image_ids), kind=request.kind.strip() or None)
+    return WordKept.model_validate(search.teach_word(library, asked))
+
+
+@_tool("Forget a word", writes=True)
+def forget_word(library: OpenLibrary, request: ForgetWordRequest) -> WordsLeft:
+    """Forget a word that was taught; its images stay.
+
+    Raises InputError where the library is open for reading only, and for an unknown word.
+    """
+    _require_writing(library)
+    return WordsLeft(words=tuple(word.name for word in search.forget_word(library, request.name).words))
+
+
+def _require_writing(library: OpenLibrary) -> None:
+    if not library.allow_write:
+        raise InputError("The library is open for reading only; the one who started this can allow writing.")
 
 
 @_tool("Set a caption", writes=True)
@@ -274,8 +311,7 @@ def set_caption(library: OpenLibrary, request: SetCaptionRequest) -> CaptionKept
 
     Raises InputError where the library is open for reading only, and for an unknown image.
     """
-    if not library.allow_write:
-        raise InputError("The library is open for reading only; the one who started this can allow writing.")
+    _require_writing(library)
     now = images.set_caption(library, request.image_id, request.text)
     kept = next(caption for caption in now.captions if caption.source == "user")
     return CaptionKept.model_validate({"image_id": request.image_id, "caption": kept, "previous": now.previous})

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sightline.core.search.engine import Match
-from sightline.core.types import CaptionSource
+from sightline.core.types import MAX_EXAMPLES, CaptionSource
+from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import MAX_CANDIDATES
@@ -134,11 +135,17 @@ class QueryPart(Request):
     weight: float = Field(
         default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="How much it counts; below 0 it leads away."
     )
+    mark: bool = Field(
+        default=False,
+        description="True for a hit that is right (weight above 0) or wrong (below): the list is ranked anew by it.",
+    )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> QueryPart:
         if sum(value is not None for value in (self.text, self.image_id, self.image)) != 1:
             raise ValueError("a part has exactly one of text, image_id and image")
+        if self.mark and self.text is not None:
+            raise ValueError("only an image is marked right or wrong")
         if self.weight == 0:
             raise ValueError("weight must be a number other than 0")
         return self
@@ -151,7 +158,7 @@ class SearchRequest(Request):
         default="",
         max_length=MAX_TEXT,
         description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`. "
-        "Without a query, all images come, the newest first.",
+        "Words that were taught (library_stats lists them) count too. Without a query, all images come, newest first.",
     )
     parts: Annotated[
         tuple[QueryPart, ...],
@@ -234,6 +241,28 @@ class SetCaptionRequest(Request):
     text: str = Field(
         min_length=1, max_length=MAX_TEXT, description="One sentence; it replaces the user's earlier one."
     )
+
+
+class TeachWordRequest(Request):
+    """A word of the user's own, and images that show what it means."""
+
+    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS, description="The word, such as Rex.")
+    image_ids: Annotated[
+        tuple[ImageId, ...],
+        BeforeValidator(_read_json_list),
+        Field(min_length=1, max_length=MAX_EXAMPLES, description="Images of the library; three to ten are best."),
+    ]
+    kind: str = Field(
+        default="",
+        max_length=MAX_WORD_CHARS,
+        description="What it is, such as dog: it stands for the name inside of sentences.",
+    )
+
+
+class ForgetWordRequest(Request):
+    """The word to forget."""
+
+    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS)
 
 
 # --- what is answered -------------------------------------------------------------------------------------------
@@ -362,7 +391,28 @@ class LibraryStats(ToolResult):
     offline_folders: tuple[PathText, ...] = Field(description="Those that are not there now.")
     unreadable: int = Field(description="Files that could not be read.")
     size_bytes: int
-    writable: bool = Field(description="Whether set_caption is allowed.")
+    words: tuple[NameText, ...] = Field(description="Words of the user's own that were taught by example.")
+    writable: bool = Field(description="Whether set_caption and teach_word are allowed.")
+
+
+class WordKept(ToolResult):
+    """A word that was taught."""
+
+    name: NameText
+    kind: NameText | None
+    examples: int = Field(description="How many images it was taught with.")
+    images: tuple[int, ...] = Field(description="Those of them that are in the library now.")
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The examples."""
+        return self.images
+
+
+class WordsLeft(ToolResult):
+    """The words that are left."""
+
+    words: tuple[NameText, ...]
 
 
 class CaptionKept(ToolResult):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sightline.core.types import CaptionSource, read_source
+from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, read_source
 
 MAX_TEXT = 2000
 """Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
@@ -61,11 +61,18 @@ class PartRequest(RequestModel):
     id: ImageId | None = None
     upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])] | None = None
     weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, examples=[1.0])
+    mark: bool = Field(
+        default=False,
+        description="True for an image that was marked right (weight above 0) or wrong (below): the list is ranked "
+        "anew, with the right ones in it and without the wrong ones.",
+    )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> PartRequest:
         if sum(value is not None for value in (self.text, self.id, self.upload)) != 1:
             raise ValueError("a part has exactly one of text, id and upload")
+        if self.mark and self.text is not None:
+            raise ValueError("only an image is marked right or wrong")
         if self.weight == 0:
             raise ValueError("weight must be a number other than 0")
         return self
@@ -108,6 +115,35 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
+
+
+class TeachRequest(RequestModel):
+    """A word of the user's own, and images of the library that show what it means."""
+
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, examples=["Rex"])
+    images: list[ImageId] = Field(min_length=1, max_length=MAX_EXAMPLES, description="Three to ten are best.")
+    kind: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        description="What it is in a word of the language: it stands for the name inside of sentences.",
+        examples=["dog"],
+    )
+
+
+class WordAnswer(Model):
+    """A word that was taught by example."""
+
+    name: str = Field(examples=["Rex"])
+    kind: str | None = Field(examples=["dog"])
+    examples: int = Field(description="Number of images that it was taught with.", examples=[3])
+    images: list[int] = Field(description="Those of them that are in the library now.", examples=[[12, 15]])
+
+
+class WordsAnswer(Model):
+    """All words that were taught, by name."""
+
+    words: list[WordAnswer]
 
 
 class UploadAnswer(Model):

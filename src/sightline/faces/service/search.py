@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from sightline.core.search.engine import Match, Part, Query, SearchConfig, embed_pixels, parse_query, prepare, rank
+from sightline.core.search.engine import Match, Query, SearchConfig, embed_pixels, prepare, rank
+from sightline.core.search.query import Part, parse_query
+from sightline.core.search.teaching import teach
+from sightline.core.types import Example
 from sightline.errors import InputError
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
@@ -29,12 +32,16 @@ from sightline.faces.service.schemas import (
     PartRequest,
     QueryPart,
     SearchAnswer,
+    TeachRequest,
+    WordAnswer,
+    WordsAnswer,
 )
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
+    from sightline.core.types import TaughtWord
 
 MAX_PARTS = 32
 MAX_MODELS = 4
@@ -166,9 +173,10 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
 
 def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Part:
     if part.id is not None:
-        return Part(row=library.image(part.id).id, weight=part.weight)
+        return Part(row=library.image(part.id).id, weight=part.weight, is_mark=part.mark)
     if part.upload is not None:
-        return Part(vector=library.shared.uploads.get(part.upload).vector(encoder), weight=part.weight)
+        vector_D = library.shared.uploads.get(part.upload).vector(encoder)
+        return Part(vector=vector_D, weight=part.weight, is_mark=part.mark)
     return Part(text=part.text, weight=part.weight)
 
 
@@ -205,6 +213,37 @@ def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
     if not nearest:
         return None
     return f"No image reaches the similarity {asked.min_similarity:g}; the nearest has {nearest[0][1]:.3f}."
+
+
+# --- words of the user's own ------------------------------------------------------------------------------------
+
+
+def list_words(library: OpenLibrary) -> WordsAnswer:
+    """Words that were taught by example, by name."""
+    return WordsAnswer(words=[_show_word(library, word) for word in library.words()])
+
+
+def teach_word(library: OpenLibrary, request: TeachRequest) -> WordAnswer:
+    """Give a word examples, images of the library. Raises NotFoundError for one that is gone, InputError for a name."""
+    records = [library.image(id_) for id_ in request.images]
+    examples = [Example(path=record.path, content_hash=record.content_hash) for record in records]
+    word = teach(library.store, library.checked_encoder(library.model), request.name, examples, kind=request.kind)
+    library.changed()
+    return _show_word(library, word)
+
+
+def forget_word(library: OpenLibrary, name: str) -> WordsAnswer:
+    """Forget a word; those that are left. Raises NotFoundError where there is none of that name."""
+    library.forget(name)
+    library.changed()
+    return list_words(library)
+
+
+def _show_word(library: OpenLibrary, word: TaughtWord) -> WordAnswer:
+    rows = [record.id for example in word.examples for record in library.store.find_hash(example.content_hash)[:1]]
+    return WordAnswer(
+        name=word.name, kind=word.kind, examples=len(word.examples), images=[row for row in rows if row is not None]
+    )
 
 
 # --- models side by side ----------------------------------------------------------------------------------------

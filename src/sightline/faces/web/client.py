@@ -116,6 +116,19 @@ class Client:
         """Give a picture to search with: `parts=[PartRequest(upload=answer.key)]`."""
         return self._send("POST", "/api/uploads", models.UploadAnswer, files=[_as_file(image)])
 
+    def words(self) -> list[models.WordAnswer]:
+        """Words of the user's own that were taught by example."""
+        return self._get("/api/words", models.WordsAnswer).words
+
+    def teach(self, name: str, images: Sequence[int], *, kind: str | None = None) -> models.WordAnswer:
+        """Teach a word by images of the library, best three to ten; `kind` says what it is, such as `dog`."""
+        request = models.TeachRequest(name=name, images=list(images), kind=kind)
+        return self._send("POST", "/api/words", models.WordAnswer, json=request.model_dump())
+
+    def forget(self, name: str) -> list[models.WordAnswer]:
+        """Forget a word; those that are left."""
+        return self._send("DELETE", f"/api/words/{quote(name)}", models.WordsAnswer).words
+
     # --- images -------------------------------------------------------------------------------------------------
 
     def image(self, image_id: int) -> models.ImageAnswer:

@@ -1,4 +1,4 @@
-"""Routes: finding images by words, by images, by both; models side by side; vectors for programs; duplicates."""
+"""Routes: finding images by words and images, words that are taught, models side by side, vectors, duplicates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as FormFile
 
-from sightline.core.search.engine import Match, parse_query
+from sightline.core.search.engine import Match
+from sightline.core.search.query import parse_query
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import show_duplicates
@@ -24,7 +26,10 @@ from sightline.faces.service.schemas import (
     EmbedAnswer,
     EmbedRequest,
     SearchAnswer,
+    TeachRequest,
     UploadAnswer,
+    WordAnswer,
+    WordsAnswer,
 )
 from sightline.faces.service.search import (
     AGREE_AT,
@@ -32,11 +37,14 @@ from sightline.faces.service.search import (
     answer,
     embed_texts,
     embed_uploads,
+    forget_word,
     join_parts,
+    list_words,
     rank_timed,
     read_model_names,
     read_parts,
     show_comparison,
+    teach_word,
 )
 from sightline.faces.service.uploads import Upload
 from sightline.faces.web.files import read_upload
@@ -67,7 +75,8 @@ Words = Annotated[
     str | None,
     Query(
         max_length=MAX_TEXT,
-        description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`.",
+        description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`; "
+        '`-people` and `-"deep snow"` too. Words that were taught count as the images do that they were taught with.',
         examples=["dogs in the snow"],
     ),
 ]
@@ -75,7 +84,8 @@ Parts = Annotated[
     str | None,
     Query(
         max_length=50_000,
-        description="Further parts, as a JSON list of objects with one of `text`, `id` and `upload`, and `weight`.",
+        description="Further parts, as a JSON list of objects with one of `text`, `id` and `upload`, `weight`, and "
+        "`mark`: true for a hit that was marked right or, with a weight below 0, wrong.",
         examples=['[{"text": "beach"}, {"id": 12, "weight": -0.5}]'],
     ),
 ]
@@ -128,6 +138,26 @@ async def upload_image(library: PickedLibrary, model: PickedModel, file: Annotat
 
 def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
     return library.shared.uploads.add(read_upload(file), library.encoder_of(model))
+
+
+@router.get("/words", tags=["words"])
+def get_words(library: PickedLibrary) -> WordsAnswer:
+    """Words of the user's own that were taught by example."""
+    return list_words(library)
+
+
+@router.post("/words", tags=["words"])
+async def teach(library: PickedLibrary, request: TeachRequest) -> WordAnswer:
+    """Teach a word by images of the library: queries use it like any other. One that is known gets further examples."""
+    return await library.compute(library.model, "pictures", teach_word, library, request)
+
+
+@router.delete("/words/{name}", tags=["words"])
+def forget(
+    library: PickedLibrary, name: Annotated[str, InPath(min_length=1, max_length=MAX_TEXT, examples=["Rex"])]
+) -> WordsAnswer:
+    """Forget a word; the images stay."""
+    return forget_word(library, name)
 
 
 @router.get("/compare", tags=["compare"])

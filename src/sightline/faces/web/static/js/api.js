@@ -183,6 +183,15 @@ export const api = {
   /** @returns {Promise<{default: string | null, models: import("./types.js").ModelEntry[]}>} */
   models: () => request("/api/models"),
 
+  /** @returns {Promise<{words: import("./types.js").Word[]}>} */
+  words: () => request("/api/words"),
+
+  /** @param {string} name @param {number[]} images @param {string} kind "" for none @returns {Promise<import("./types.js").Word>} */
+  teach: (name, images, kind) => request("/api/words", { method: "POST", json: { name, images, kind: kind || null } }),
+
+  /** @param {string} name @returns {Promise<{words: import("./types.js").Word[]}>} */
+  forget: (name) => request(`/api/words/${encodeURIComponent(name)}`, { method: "DELETE" }),
+
   /** @param {string} name */
   useModel: (name) => request("/api/models/default", { method: "PUT", json: { name } }),
 

@@ -166,6 +166,12 @@
  * @property {number} size_bytes
  * @property {string} version
  * @property {string[]} pages
+ *
+ * @typedef {object} Word
+ * @property {string} name
+ * @property {string | null} kind
+ * @property {number} examples
+ * @property {number[]} images
  */
 
 export {};
