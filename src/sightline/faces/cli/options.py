@@ -116,6 +116,11 @@ where_option = click.option(
 chat_url_option = click.option(
     "--chat-url", metavar="URL", help="Of a chat endpoint, as in https://host/v1 [default: $SIGHTLINE_CHAT_URL]."
 )
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="The part measured; all, where there are no splits [default: val, else test].",
+)
 figures_option = click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the JSON.")
 captioner_option = click.option(
     "--captioner", metavar="NAME", help="The generator of captions [default: blip-base or the starter]."
