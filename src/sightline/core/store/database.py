@@ -196,7 +196,11 @@ def _run_script(name: str, db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (partial(_run_script, "schema_1.sql"), partial(_run_script, "schema_2.sql"))
+MIGRATIONS: tuple[Migration, ...] = (
+    partial(_run_script, "schema_1.sql"),
+    partial(_run_script, "schema_2.sql"),
+    partial(_run_script, "schema_3.sql"),
+)
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
