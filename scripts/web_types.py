@@ -20,7 +20,7 @@ _SHOWN = (
     schemas.DualCaptionAnswer,
     schemas.JobAnswer,
     schemas.ModelAnswer,
-    schemas.DuplicateGroupAnswer,
+    schemas.DuplicatesAnswer,
     schemas.FoldersAnswer,
     schemas.RunDetailAnswer,
     schemas.RunAnswer,

@@ -6,11 +6,10 @@ from PIL import Image
 
 from colour_world import open_colours, record
 from sightline.core.search.background import Background
-from sightline.core.search.duplicates import find_exact, find_near
 from sightline.core.search.engine import SearchConfig, aim, fuse_rankings, prepare, rank, search
 from sightline.core.search.query import Part
 from sightline.core.store.base import Entry
-from sightline.core.types import Caption, Embedding
+from sightline.core.types import Caption
 from sightline.errors import InputError, StoreError
 
 
@@ -102,25 +101,28 @@ def test_impossible_settings_are_refused(settings, message):
         SearchConfig(**settings)
 
 
-def test_duplicates_exact_and_near(library):
-    store, encoder, photos = library
-    Image.new("RGB", (16, 16), (255, 2, 0)).save(photos / "almost-red.png")
-    (photos / "copy.png").write_bytes((photos / "red.png").read_bytes())
-    for name, colour, content, size in [("almost-red", (255, 2, 0), "x", 16), ("copy", (255, 0, 0), "red.png", 8)]:
-        vector = encoder.encode_images(np.full((1, 8, 8, 3), colour, np.uint8))[0]
-        entry = Entry(
-            image=record(photos / f"{name}.png", content, size),
-            embeddings=[Embedding(model="colours", vector=vector)],
-        )
-        store.upsert([entry])
-    exact = find_exact(store)
-    assert [[r.path.stem for r in group.images] for group in exact] == [["copy", "red"]]
-    near = find_near(store, "colours", min_similarity=0.999)
-    assert [[r.path.stem for r in group.images] for group in near] == [["almost-red", "copy", "red"]]
-    assert 0.999 <= near[0].similarity < 1
-    assert [len(g.images) for g in find_near(store, "colours", min_similarity=1.0)] == [2]
-    with pytest.raises(InputError, match="above 0"):
-        find_near(store, "colours", min_similarity=0.0)
+def test_equal_bytes_take_one_place_and_are_counted(library):
+    store, _, photos = library
+    red = store.find_path(photos / "red.png")
+    for number in range(5):
+        again = photos / f"again {number}.png"
+        again.write_bytes(red.path.read_bytes())
+        store.upsert([Entry(image=record(again, red.content_hash), same_pixels_as=red.id)])
+    hits = run(library, Part(text="red"), top=3)
+    assert (hits[0].image.path.stem, [hit.copies for hit in hits]) == ("red", [5, 0, 0])
+    assert len({hit.image.content_hash for hit in hits}) == 3
+    every = run(library, Part(text="red"), top=7, each_copy=True)
+    assert [hit.copies for hit in every] == [0] * 7
+    assert len({hit.image.content_hash for hit in every}) == 2
+    assert len(run(library, Part(text="red"), top=100)) == 6
+    assert [hit.image.path.stem for hit in run(library, Part(text="red"), top=1, where="name like 'again%'")] == [
+        "again 0"
+    ]
+    like_it = run(library, Part(image=photos / "red.png"), top=2)
+    assert [hit.copies for hit in like_it] == [5, 0], "the query's own image is no hit, its copies are one"
+    store.put_captions({red.id: [Caption(text="a wall", source="user")]})
+    (wall,) = run(library, Part(text="red"), top=3, match="captions", where="caption = 'a wall'")
+    assert wall.copies == 5
 
 
 def test_a_row_of_the_library_is_a_part_by_its_id(library):

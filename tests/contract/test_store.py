@@ -687,3 +687,48 @@ def test_full_text_leaves_out_what_holds_all_of_an_unwanted_text(store):
     assert store.holding(["a snowing"], ids) == {ids[0], ids[2]}
     assert store.holding(["snow"], ids[:1]) == {ids[0]}
     assert store.holding([], ids) == set()
+
+
+# Copies
+
+
+def sketch(level):
+    return np.full((32, 32), level, np.uint8)
+
+
+def test_a_sketch_is_kept_for_a_content_and_goes_with_its_last_row(store, reopen):
+    first, second, plain = store.upsert(
+        [
+            replace(entry("a.jpg", content_hash="same"), sketch=sketch(7)),
+            entry("b.jpg", content_hash="same"),
+            entry("c.jpg", content_hash="other"),
+        ]
+    )
+    assert store.missing_sketches() == {plain}
+    store.put_sketches({"other": sketch(9), "of no row": sketch(1)})
+    ids, sketches = reopen().sketches()
+    assert ids.tolist() == [first, plain]
+    assert sketches[:, 0, 0].tolist() == [7, 9]
+    store.delete([first])
+    assert store.sketches()[0].tolist() == [second, plain]
+    store.upsert([entry("b.jpg", content_hash="edited", keep_vectors=False)])
+    assert store.sketches()[0].tolist() == [plain]
+    assert store.missing_sketches() == {second}
+    store.upsert([entry("d.jpg", content_hash="same")])
+    assert len(store.missing_sketches()) == 2, "a sketch outlived its last row"
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((32, 32), np.float32)])
+def test_a_sketch_of_another_shape_or_type_is_refused(store, wrong):
+    store.upsert([entry("a.jpg", content_hash="x")])
+    with pytest.raises(StoreError, match=r"A sketch is \(32, 32\) uint8"):
+        store.put_sketches({"x": wrong})
+
+
+def test_rows_of_equal_content_are_told_also_after_a_write(store, reopen):
+    a, b, _ = store.upsert([entry("a.jpg", content_hash="x"), entry("b.jpg", content_hash="x"), entry("c.jpg")])
+    assert store.equal_rows() == {a: a, b: a}
+    (d,) = reopen().upsert([entry("d.jpg", content_hash="x")])
+    assert store.equal_rows() == {a: a, b: a, d: a}
+    store.delete([a, d])
+    assert store.equal_rows() == {}

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Match, SearchConfig
     from sightline.core.search.query import Part
+    from sightline.core.search.set_aside import MoveReport
     from sightline.core.store.sqlite import SqliteStore
     from sightline.core.types import Caption, Hit, ModelIdentity, TaughtWord
+    from sightline.kit.work import Progress
 
 _MODEL_SETTING = "model"
 
@@ -240,6 +242,7 @@ class Library:
         where: str | None = None,
         min_similarity: float | None = None,
         match: Match = "pictures",
+        each_copy: bool = False,
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
         like: Sequence[str | Path] = (),
@@ -249,13 +252,14 @@ class Library:
 
         `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
         of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
-        `pictures` (cosine), `captions` (full text) or `both`. Raises InputError for a broken query or filter, and for
-        an image that isn't there or can't be read.
+        `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
+        with `each_copy` one each. Raises InputError for a broken query or filter, and for an image that isn't there or
+        can't be read.
         """
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part, parse_query
 
-        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
+        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match, each_copy=each_copy)
         marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
         marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
         parts = parse_query(query, add=add, subtract=subtract) if query or add or subtract or not marks else []
@@ -306,13 +310,36 @@ class Library:
         """Words that were taught by example, by name."""
         return self.store.words()
 
-    def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
-        """Groups of exact copies; with a similarity (0.95, say) also of near ones."""
-        from sightline.core.search.duplicates import find_exact, find_near
+    def duplicates(
+        self, *, exact_only: bool = False, min_similarity: float | None = None, on_progress: Progress | None = None
+    ) -> list[DuplicateGroup]:
+        """Groups of exact copies and of copies by their pixels; with a cosine (0.9, say) also of what is alike.
 
-        if min_similarity is None:
+        Images that were indexed before there were sketches are read first, which is kept. `on_progress` takes what is
+        done of how many and the name of the step; what it raises ends the search. Images whose file can't be read are
+        compared by their bytes alone.
+        """
+        from sightline.core.search.duplicates import draw_sketches, find_duplicates, find_exact
+
+        if exact_only:
             return find_exact(self.store)
-        return find_near(self.store, self.model, min_similarity=min_similarity) if self._require_vectors() else []
+        tell = on_progress or (lambda done, total, what: None)
+        if not self.store.read_only:
+            draw_sketches(self.store, on_progress=tell)
+        model = self.model if min_similarity is not None and self._require_vectors() else None
+        return find_duplicates(self.store, model=model, min_similarity=min_similarity, on_progress=tell)
+
+    def set_aside(self, groups: Iterable[DuplicateGroup], folder: str | Path) -> MoveReport:
+        """Move all files but the one to keep of each group of copies to a folder; see `core.search.set_aside`."""
+        from sightline.core.search.set_aside import set_aside
+
+        return set_aside(self.store, groups, expand(folder))
+
+    def undo_set_aside(self, log: str | Path) -> MoveReport:
+        """Move the files that a log of `set_aside` names back to where they were."""
+        from sightline.core.search.set_aside import undo
+
+        return undo(self.store, expand(log))
 
     def _require_vectors(self) -> bool:
         """True where there is anything to search.

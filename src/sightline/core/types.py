@@ -116,6 +116,8 @@ class Hit:
     """Cosine to the query in [-1, 1]; higher is closer."""
     caption: str | None = None
     """The image's best caption where one is stored."""
+    copies: int = 0
+    """Other images of the library with the same bytes, which this one stands for."""
 
 
 MAX_EXAMPLES = 100

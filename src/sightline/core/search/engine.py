@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +48,8 @@ class SearchConfig:
     """Hits below this cosine are left out. None keeps all: no constant fits every query."""
     match: Match = "pictures"
     """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+    each_copy: bool = False
+    """True gives each exact copy a place of its own; else the best placed one stands for all."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -75,7 +78,8 @@ def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: Sea
 
     Raises InputError for a broken filter or an image that can't be read, and for full text without words.
     """
-    return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
+    found = rank(store, encoder.card.name, prepare(store, encoder, parts), config=config)
+    return make_hits(store, found, each_copy=config.each_copy)
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
@@ -116,8 +120,23 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
 def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
     """The best rows with their cosines, best first: `config.top` of them, less those below the minimum similarity.
 
-    Raises InputError for a broken filter, and for full text without words.
+    Exact copies take one place, unless `config.each_copy`. Raises InputError for a broken filter, and for full text
+    without words.
     """
+    equal = {} if config.each_copy else store.equal_rows()
+    depth = config.top
+    while True:
+        found = _rank_rows(store, model, query, config=replace(config, top=depth))
+        first = {equal.get(row, row): (row, similarity) for row, similarity in reversed(found)}
+        if len(found) < depth or len(first) >= config.top:
+            break
+        depth = min(4 * depth, config.top + len(equal))
+    kept = {row for row, _ in first.values()}
+    return [(row, similarity) for row, similarity in found if row in kept][: config.top]
+
+
+def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
+    """Every row, copies too."""
     if config.match == "pictures":
         found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
     else:
@@ -177,14 +196,26 @@ def correct(
     return _direction(direction_D)
 
 
-def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
+def make_hits(store: Store, found: Sequence[tuple[int, float]], *, each_copy: bool = False) -> list[Hit]:
     """Rows with similarities -> hits with their records and best captions, in the same order."""
     ids = [row for row, _ in found]
-    captions = store.captions(ids)
+    captions, copies = store.captions(ids), {} if each_copy else count_copies(store, ids)
     return [
-        Hit(image=image, similarity=similarity, caption=captions[row][0].text if captions[row] else None)
+        Hit(
+            image=image,
+            similarity=similarity,
+            caption=captions[row][0].text if captions[row] else None,
+            copies=copies.get(row, 0),
+        )
         for image, (row, similarity) in zip(store.get(ids), found, strict=True)
     ]
+
+
+def count_copies(store: Store, rows: Iterable[int]) -> dict[int, int]:
+    """The number of other rows with the same content, for each row that has such."""
+    equal = store.equal_rows()
+    counts = Counter(equal.values())
+    return {row: counts[equal[row]] - 1 for row in rows if row in equal}
 
 
 def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:

@@ -37,6 +37,8 @@ class Entry:
     """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
     place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
     or has other content by then."""
+    sketch: NDArray[np.uint8] | None = None
+    """`make_sketch` of the pixels, where they were decoded; kept for the content, whichever rows have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,22 @@ class Store(Protocol):
 
     def missing_vectors(self, model: str, root: Path | None = None) -> set[int]:
         """Ids of the rows that have no vector of this model."""
+        ...
+
+    def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
+        ...
+
+    def missing_sketches(self) -> set[int]:
+        """Ids of the rows whose content has no sketch."""
+        ...
+
+    def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
+        ...
+
+    def equal_rows(self) -> Mapping[int, int]:
+        """The rows that share their content with others -> the lowest id among those."""
         ...
 
     def query(

@@ -197,7 +197,7 @@ def _run_script(name: str, db: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: tuple[Migration, ...] = tuple(
-    partial(_run_script, name) for name in ("schema_1.sql", "schema_2.sql", "schema_words.sql")
+    partial(_run_script, name) for name in ("schema_1.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 )
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 

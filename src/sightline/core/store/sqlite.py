@@ -153,6 +153,7 @@ class SqliteStore:
         self._written = 0
         self._state: tuple[int, int] | None = None
         self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
+        self._equal_rows: dict[int, int] | None = None
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -161,6 +162,11 @@ class SqliteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def read_only(self) -> bool:
+        """True where nothing in `library.db` may change."""
+        return self._database.read_only
 
     def close(self) -> None:
         """Release files; closing twice is harmless, any other use afterwards raises StoreError.
@@ -219,6 +225,31 @@ class SqliteStore:
             known = vectors.get_model(db, model)
             scope = self._condition(db, root=root)
             return set(rows.read_ids(db, Sql(f"{scope.text} and not {_HAS_VECTOR}", (*scope.parameters, known.id))))
+
+    # Copies
+
+    def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
+        with self._database.reading() as db:
+            return rows.read_sketches(db)
+
+    def missing_sketches(self) -> set[int]:
+        """Ids of the rows whose content has no sketch."""
+        with self._database.reading() as db:
+            return rows.read_unsketched(db)
+
+    def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
+        with self._database.writing() as db:
+            rows.put_sketches(db, sketches)
+
+    def equal_rows(self) -> Mapping[int, int]:
+        """The rows that share their content with others -> the lowest id among those; kept until the next write."""
+        with self._database.reading() as db:
+            self._forget_if_written(db)
+            if self._equal_rows is None:
+                self._equal_rows = rows.read_equal_rows(db)
+            return self._equal_rows
 
     def query(
         self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
@@ -291,11 +322,7 @@ class SqliteStore:
 
     def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
         """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""
-        # The first number changes with every commit of other connections, the second with every change of this one.
-        state = int(db.execute("pragma data_version").fetchone()[0]), db.total_changes
-        if state != self._state:
-            self._state = state
-            self._answers.clear()
+        self._forget_if_written(db)
         if condition not in self._answers:
             # By way of one text, which takes half the time of rows.
             sql = f"select group_concat(id) from (select images.id as id from images where {condition.text})"
@@ -306,6 +333,14 @@ class SqliteStore:
         if len(self._answers) > _KEPT_ANSWERS:
             self._answers.popitem(last=False)
         return self._answers[condition]
+
+    def _forget_if_written(self, db: sqlite3.Connection) -> None:
+        # The first number changes with every commit of other connections, the second with every change of this one.
+        state = int(db.execute("pragma data_version").fetchone()[0]), db.total_changes
+        if state != self._state:
+            self._state = state
+            self._answers.clear()
+            self._equal_rows = None
 
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""

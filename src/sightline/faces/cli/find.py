@@ -1,4 +1,4 @@
-"""The library: `index`, `search`, `similar`, `duplicates`, `info` and `remove`."""
+"""The library: `index`, `search`, `similar`, `info` and `remove`."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     "both",
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
+@click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
 @click.option("--expand", "writer", metavar="NAME", help="Search for what this text model writes of the words, too.")
 @click.option("--expansions", metavar="FILE", help="... or for these lines, with {} for the words; or: standard.")
 @chat_url_option
@@ -205,9 +206,14 @@ def _show_hits(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as
         for hit in hits:
             print_json(_hit_as_json(hit))
     else:
-        rows = [(f"{hit.similarity:.3f}", str(hit.image.path), hit.caption or "") for hit in hits]
+        rows = [(f"{hit.similarity:.3f}", _place(hit), hit.caption or "") for hit in hits]
         captioned = any(caption for *_, caption in rows)
         print_table(["similarity", "path", *(["caption"] * captioned)], [row[: 2 + captioned] for row in rows])
+
+
+def _place(hit: Hit) -> str:
+    copies = f"  (+{hit.copies} {'copy' if hit.copies == 1 else 'copies'})" if hit.copies else ""
+    return f"{hit.image.path}{copies}"
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -216,6 +222,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
         "path": str(hit.image.path),
         "similarity": round(hit.similarity, 6),
         "caption": hit.caption,
+        "copies": hit.copies,
         **asdict(hit.image.info),
     }
 
@@ -271,35 +278,6 @@ def teach(
         click.echo(f"{printable(word.name)}{what}  {len(word.examples)} example{'s' * (len(word.examples) != 1)}")
     if not listing and len(words[0].examples) < MIN_EXAMPLES:
         notice(f"Three to ten examples tell it better apart: sightline teach {printable(words[0].name)} IMAGE ...")
-
-
-@click.command()
-@click.option(
-    "--near",
-    "min_similarity",
-    type=click.FloatRange(0, 1, min_open=True),
-    metavar="COSINE",
-    help="Near duplicates too, from this similarity on; 0.95 is a good start.",
-)
-@json_option
-@model_option
-@library_option
-def duplicates(*, min_similarity: float | None, as_json: bool, model: str | None, library_dir: Path | None) -> None:
-    """List pictures that are there more than once: exact copies, or near ones. Nothing is deleted."""
-    from sightline.core.library import Library
-
-    with Library.open(library_dir, model=model, create=False) as library:
-        groups = library.duplicates(min_similarity=min_similarity)
-    for group in groups:
-        if as_json:
-            images = [{"id": i.id, "path": str(i.path), "size_bytes": i.size_bytes} for i in group.images]
-            print_json({"kind": group.kind, "similarity": round(group.similarity, 4), "images": images})
-            continue
-        click.echo(click.style(f"{group.kind}  {group.similarity:.3f}", bold=True))
-        for image in group.images:
-            click.echo(f"  {image.info.width} x {image.info.height}  {printable(str(image.path))}")
-    if not groups and not as_json:
-        notice("No duplicates.")
 
 
 @click.command()

@@ -13,9 +13,10 @@ from sightline.faces.cli.caption import caption, write
 from sightline.faces.cli.compare import compare
 from sightline.faces.cli.data import data
 from sightline.faces.cli.doctor import doctor
+from sightline.faces.cli.duplicates import duplicates
 from sightline.faces.cli.evaluate import evaluate
 from sightline.faces.cli.explain import explain, generate, heatmap
-from sightline.faces.cli.find import duplicates, index, info, remove, search, similar, teach
+from sightline.faces.cli.find import index, info, remove, search, similar, teach
 from sightline.faces.cli.models import endpoint, export, models
 from sightline.faces.cli.options import CommandGroup
 from sightline.faces.cli.serve import mcp, serve

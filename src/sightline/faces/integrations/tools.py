@@ -41,7 +41,7 @@ from sightline.faces.integrations.tools_schemas import (
     png_bytes,
 )
 from sightline.faces.service import images, search
-from sightline.faces.service.duplicates import describe_differences
+from sightline.faces.service.duplicates import describe_differences, read_wanted
 from sightline.faces.service.library import OpenLibrary, shared_libraries, show_stats
 from sightline.faces.service.rankings import Cursor, read_cursor, write_cursor
 from sightline.faces.service.schemas import PartRequest, TeachRequest
@@ -190,7 +190,12 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         for part in request.parts
     ]
     return _search(
-        library, request, join_parts(request.query, parts), min_similarity=request.min_similarity, match=request.match
+        library,
+        request,
+        join_parts(request.query, parts),
+        min_similarity=request.min_similarity,
+        match=request.match,
+        each_copy=request.each_copy,
     )
 
 
@@ -241,21 +246,23 @@ def caption_image(library: OpenLibrary, request: CaptionRequest) -> CaptionResul
 
 @_tool("Find duplicates")
 def find_duplicates(library: OpenLibrary, request: DuplicatesRequest) -> DuplicatesResult:
-    """Find images that are in the library more than once, as exact copies or, with min_similarity, as near ones.
+    """Find images that are in the library more than once: copies by bytes or pixels; with min_similarity, alike ones.
 
     Raises InputError for a cursor of another request or an older library, and where too many images are alike.
     """
-    version, digest = library.version, f"duplicates {request.min_similarity}"
+    digest = f"duplicates {request.kind} {request.min_similarity}"
     place = read_cursor(request.cursor, query=digest) if request.cursor else None
-    if place is not None and place.version != version:
+    if place is not None and place.version != library.version:
         raise InputError("The library has changed since this cursor was given: ask again without one.")
-    groups = library.shared.duplicates.find(library, request.min_similarity).result()
+    found = library.shared.duplicates.find(library, read_wanted(request.kind, request.min_similarity)).result()
+    version, groups = library.version, found.of_kind(request.kind)  # the first search may draw sketches: a write
     start = place.offset if place is not None else 0
     end = start + request.limit
     following = Cursor(query=digest, version=version, offset=end)
     return DuplicatesResult(
         groups=tuple(_show_group(library, group) for group in groups[start:end]),
         total=len(groups),
+        not_compared=found.not_compared,
         next_cursor=write_cursor(following) if end < len(groups) else None,
     )
 
@@ -265,8 +272,10 @@ def _show_group(library: OpenLibrary, group: Group) -> DuplicateGroup:
     shown = {
         "kind": group.kind,
         "similarity": group.similarity,
+        "reason": group.reason,
         "count": len(group.images),
-        "images": images.show_hits(library, [(image.id or 0, None) for image in first]),
+        "images": images.show_hits(library, [(image.id or 0, None) for image in first], each_copy=True),
+        "links": sorted(group.links),
         "differences": describe_differences(first),
     }
     return DuplicateGroup.model_validate(shown)

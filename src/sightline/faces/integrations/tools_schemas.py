@@ -11,7 +11,7 @@ import base64
 import binascii
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -21,7 +21,7 @@ from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import MAX_CANDIDATES
-from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT
+from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind
 from sightline.faces.service.uploads import MAX_IMAGE_BYTES
 from sightline.kit.text import neutralise
 
@@ -172,6 +172,7 @@ class SearchRequest(Request):
     min_similarity: float | None = Field(
         default=None, ge=-1, le=1, description="Leave out images of a lower cosine. No constant fits every query."
     )
+    each_copy: bool = Field(default=False, description="Give exact copies places of their own.")
     limit: Limit = 10
     cursor: PageCursor = ""
     pictures: ImageCount = 0
@@ -219,11 +220,12 @@ class CaptionRequest(ImageRequest):
 class DuplicatesRequest(Request):
     """The measure of what counts as a duplicate."""
 
+    kind: DuplicateKind | None = Field(default=None, description="Only groups of this kind.")
     min_similarity: float | None = Field(
         default=None,
         ge=MIN_SIMILARITY,
         le=1,
-        description="Also images that look alike, of at least this cosine, such as 0.95. Without it only exact copies.",
+        description="Also other shots of one scene, of at least this cosine, such as 0.9. Without it only copies.",
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many groups an answer has at most.")] = 10
     cursor: PageCursor = ""
@@ -292,6 +294,7 @@ class FoundImage(ToolResult):
     similarity: Cosine | None
     caption: CaptionText | None
     taken_at: NameText | None
+    copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
 
 
 class SearchResult(ToolResult):
@@ -360,10 +363,12 @@ class CaptionResult(ToolResult):
 class DuplicateGroup(ToolResult):
     """Images that show the same."""
 
-    kind: Literal["exact", "near"]
+    kind: DuplicateKind
     similarity: Cosine
+    reason: str = Field(description="Why the first one is to be kept.")
     count: int = Field(description="How many images there are in the group.")
-    images: tuple[FoundImage, ...] = Field(description="The first twenty, the largest picture first.")
+    images: tuple[FoundImage, ...] = Field(description="The first twenty, the one to keep first.")
+    links: tuple[int, ...] = Field(description="Ids of those that are links, or another name of a file in the group.")
     differences: tuple[PathText, ...] = Field(description="What tells them apart, as `size 2.1 MB / 0.4 MB`.")
 
 
@@ -372,6 +377,7 @@ class DuplicatesResult(ToolResult):
 
     groups: tuple[DuplicateGroup, ...]
     total: int = Field(description="How many groups there are in all.")
+    not_compared: int = Field(description="Images that were compared by their bytes alone: their files can't be read.")
     next_cursor: str | None
 
     @property

@@ -96,6 +96,7 @@ class HitAnswer(Model):
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
+    copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
     content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
     thumbnail: str = Field(examples=["/api/images/12/thumbnail?v=5f1d7a84"])
@@ -370,13 +371,30 @@ class FoldersAnswer(Model):
     folders: list[FolderAnswer] = []
 
 
+DuplicateKind = Annotated[
+    Literal["exact", "copy", "alike"],
+    Field(
+        description="`exact`: the same bytes. `copy`: the same picture in other bytes, such as a smaller one, a part, "
+        "mirrored or turned. `alike`: other shots of one scene."
+    ),
+]
+
+
+class DuplicateImageAnswer(ImageAnswer):
+    """An image of a group."""
+
+    keep: bool = Field(default=False, description="Whether it is the one to keep.")
+    link: bool = Field(default=False, description="Whether it is a link, or another name of a file in the group.")
+
+
 class DuplicateGroupAnswer(Model):
     """Images that show the same."""
 
-    kind: Literal["exact", "near"]
-    similarity: float
+    kind: DuplicateKind
+    similarity: float = Field(description="The least that joined it: of pixels, or the cosine of what is alike.")
+    reason: str = Field(default="", description="Why the first one is to be kept.", examples=["most pixels"])
     count: int = Field(description="How many images there are in the group.")
-    images: list[ImageAnswer] = Field(description="The first fifty, the largest picture first.")
+    images: list[DuplicateImageAnswer] = Field(description="The first fifty, the one to keep first.")
     differences: list[str] = Field(examples=[["size 2.1 MB / 0.4 MB"]])
 
 
@@ -385,6 +403,9 @@ class DuplicatesAnswer(Model):
 
     groups: list[DuplicateGroupAnswer]
     total: int = Field(description="How many groups there are in all.")
+    not_compared: int = Field(
+        default=0, description="Images that were compared by their bytes alone: their files can't be read now."
+    )
 
 
 # --- comparing and training -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -61,6 +61,8 @@ class Asked:
     where: str | None = None
     min_similarity: float | None = None
     match: Match = "pictures"
+    each_copy: bool = False
+    """True gives each exact copy a place of its own; without parts they have it anyway."""
 
     @property
     def digest(self) -> str:
@@ -69,7 +71,13 @@ class Asked:
 
     def config(self, top: int) -> SearchConfig:
         """The engine's configuration for it, `top` rows deep."""
-        return SearchConfig(top=max(top, 1), where=self.where, min_similarity=self.min_similarity, match=self.match)
+        return SearchConfig(
+            top=max(top, 1),
+            where=self.where,
+            min_similarity=self.min_similarity,
+            match=self.match,
+            each_copy=self.each_copy,
+        )
 
 
 def join_parts(
@@ -116,7 +124,7 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
     return SearchAnswer(
-        hits=show_hits(library, found),
+        hits=show_hits(library, found, each_copy=asked.each_copy or not asked.parts),
         next=write_cursor(following) if found and end < total else None,
         total=total,
         took_ms=round((time.perf_counter() - start_s) * 1000, 2),
@@ -168,7 +176,17 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
         ids = store.ids(where=asked.where, model=asked.model)
         embedded, own = len(ids), len(query.exclude.intersection(ids.tolist()))
     known = asked.min_similarity is None and asked.match != "captions"
-    return rows, embedded - own if known else None
+    return rows, embedded - own - _count_copies(library, asked, query) if known else None
+
+
+def _count_copies(library: OpenLibrary, asked: Asked, query: Query) -> int:
+    """Number of rows of a ranking that another one stands for."""
+    equal = {} if asked.each_copy else library.store.equal_rows()
+    if not equal:
+        return 0
+    ranked = set(library.store.ids(where=asked.where, model=asked.model).tolist()) - query.exclude
+    among = [first for row, first in equal.items() if row in ranked]
+    return len(among) - len(set(among))
 
 
 def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Part:
@@ -208,7 +226,7 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
 def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
     if asked.min_similarity is None:
         return None
-    freely = Asked(parts=asked.parts, model=asked.model, where=asked.where, match=asked.match)
+    freely = replace(asked, min_similarity=None)
     nearest = _make_ranking(library, freely).page(0, 1)
     if not nearest:
         return None

@@ -95,9 +95,9 @@ class Client:
     ) -> models.SearchAnswer:
         """One page of what words, and further parts, find; without either all images, the newest first.
 
-        `how` are `where`, `min_similarity`, `match`, `model` and `like`, as the API has them.
+        `how` are `where`, `min_similarity`, `match`, `each_copy`, `model` and `like`, as the API has them.
         """
-        if unknown := how.keys() - {"where", "min_similarity", "match", "model", "like"}:
+        if unknown := how.keys() - {"where", "min_similarity", "match", "each_copy", "model", "like"}:
             raise InputError(f"A search knows no {', '.join(sorted(unknown))}.")
         described = [part.model_dump(exclude_none=True) for part in parts]
         asked = {"q": query or None, "parts": json.dumps(described) if described else None, "limit": limit}
@@ -267,9 +267,11 @@ class Client:
         answer = self._request("GET", "/api/libraries")
         return TypeAdapter(list[models.LibraryAnswer]).validate_json(answer.content)
 
-    def duplicates(self, *, min_similarity: float | None = None) -> models.DuplicatesAnswer:
-        """Images that are there more than once: exact copies, and near ones from a similarity on."""
-        return self._get("/api/duplicates", models.DuplicatesAnswer, min_similarity=min_similarity)
+    def duplicates(
+        self, *, kind: models.DuplicateKind | None = None, min_similarity: float | None = None
+    ) -> models.DuplicatesAnswer:
+        """Images that are there more than once: copies, and what is alike from a similarity on; or of one kind."""
+        return self._get("/api/duplicates", models.DuplicatesAnswer, kind=kind, min_similarity=min_similarity)
 
     def compare(self, query: str, names: Sequence[str], *, limit: int = 12) -> models.CompareAnswer:
         """Hits of several models for one query."""
@@ -281,8 +283,8 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, kind: type[Answer], **params: str | float | None) -> Answer:
-        return kind.model_validate_json(self._request("GET", path, params=params).content)
+    def _get(self, path: str, answer: type[Answer], **params: str | float | None) -> Answer:
+        return answer.model_validate_json(self._request("GET", path, params=params).content)
 
     def _send(self, method: str, path: str, kind: type[Answer], **content: Any) -> Answer:
         headers = {"X-Sightline-Token": self._page_token()}

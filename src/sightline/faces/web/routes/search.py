@@ -15,13 +15,14 @@ from starlette.datastructures import UploadFile as FormFile
 from sightline.core.search.engine import Match
 from sightline.core.search.query import parse_query
 from sightline.errors import InputError
-from sightline.faces.service.duplicates import MIN_SIMILARITY
+from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted
 from sightline.faces.service.images import show_duplicates
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.schemas import (
     MAX_ID,
     MAX_TEXT,
     CompareAnswer,
+    DuplicateKind,
     DuplicatesAnswer,
     EmbedAnswer,
     EmbedRequest,
@@ -111,6 +112,7 @@ async def search(
     match: Annotated[
         Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
     ] = "pictures",
+    each_copy: Annotated[bool, Query(description="Give exact copies places of their own.")] = False,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> SearchAnswer:
@@ -121,6 +123,7 @@ async def search(
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
         match=match,
+        each_copy=each_copy,
     )
 
     def find() -> SearchAnswer:
@@ -212,20 +215,22 @@ async def _read_images(request: Request) -> list[bytes]:
 @router.get("/duplicates", tags=["duplicates"])
 async def list_duplicates(
     library: PickedLibrary,
+    kind: Annotated[DuplicateKind | None, Query(description="Only groups of this kind.")] = None,
     min_similarity: Annotated[
         float | None,
-        Query(ge=MIN_SIMILARITY, le=1, description="Also near ones, of at least this cosine.", examples=[0.95]),
+        Query(ge=MIN_SIMILARITY, le=1, description="Also what is alike, of at least this cosine.", examples=[0.9]),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> DuplicatesAnswer:
-    """Groups of images with the same bytes; with `min_similarity`, also of those that look alike.
+    """Groups of copies, by their bytes and by their pixels; with `min_similarity`, also of other shots of one scene.
 
-    Nothing is deleted: what to do with them is the user's choice. Near ones of a large library take a while: every pair
-    is compared, once, and the answer is kept until the library changes.
+    Nothing is deleted: what to do with them is the user's choice. Of a large library it takes a while: every pair is
+    compared, once, and the answer is kept until the library changes.
     """
-    future = await run_in_threadpool(library.shared.duplicates.find, library, min_similarity)
+    future = await run_in_threadpool(library.shared.duplicates.find, library, read_wanted(kind, min_similarity))
     # Awaited here, not in a thread: however many clients wait for a long search, other requests have theirs.
-    groups = await asyncio.shield(asyncio.wrap_future(future))
+    found = await asyncio.shield(asyncio.wrap_future(future))
+    groups = found.of_kind(kind)
     shown = await run_in_threadpool(show_duplicates, library, groups[offset : offset + limit])
-    return DuplicatesAnswer(groups=shown, total=len(groups))
+    return DuplicatesAnswer(groups=shown, total=len(groups), not_compared=found.not_compared)

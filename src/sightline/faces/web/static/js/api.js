@@ -196,12 +196,13 @@ export const api = {
   useModel: (name) => request("/api/models/default", { method: "PUT", json: { name } }),
 
   /**
-   * @param {number | null} min_similarity null for exact copies only
+   * @param {import("./types.js").DuplicateGroup["kind"]} kind
+   * @param {number | null} min_similarity of what is alike
    * @param {{offset: number, limit: number, signal?: AbortSignal}} page
-   * @returns {Promise<{groups: import("./types.js").DuplicateGroup[], total: number}>}
+   * @returns {Promise<import("./types.js").Duplicates>}
    */
-  duplicates: (min_similarity, { offset, limit, signal }) =>
-    request("/api/duplicates", { params: { min_similarity, offset, limit }, signal }),
+  duplicates: (kind, min_similarity, { offset, limit, signal }) =>
+    request("/api/duplicates", { params: { kind, min_similarity, offset, limit }, signal }),
 
   /**
    * @param {string} words @param {string[]} models @param {number} limit @param {AbortSignal} [signal]

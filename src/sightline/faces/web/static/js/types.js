@@ -22,11 +22,41 @@
  * @property {number} took_ms
  *
  * @typedef {object} DuplicateGroup
- * @property {"exact" | "near"} kind
+ * @property {"exact" | "copy" | "alike"} kind
  * @property {number} similarity
+ * @property {string} reason
  * @property {number} count
- * @property {Picture[]} images
+ * @property {DuplicateImage[]} images
  * @property {string[]} differences
+ *
+ * @typedef {object} DuplicateImage
+ * @property {number} id
+ * @property {string} path
+ * @property {string} name
+ * @property {string} folder
+ * @property {number} width
+ * @property {number} height
+ * @property {string} format
+ * @property {number} size_bytes
+ * @property {string | null} taken_at
+ * @property {string | null} camera
+ * @property {number | null} latitude
+ * @property {number | null} longitude
+ * @property {string} content_hash
+ * @property {string} modified_at
+ * @property {string} thumbnail
+ * @property {string | null} placeholder
+ * @property {Caption[]} captions
+ * @property {number[]} duplicates
+ * @property {string[]} models
+ * @property {boolean} exists
+ * @property {boolean} keep
+ * @property {boolean} link
+ *
+ * @typedef {object} Duplicates
+ * @property {DuplicateGroup[]} groups
+ * @property {number} total
+ * @property {number} not_compared
  *
  * @typedef {object} Folder
  * @property {string} name
@@ -55,6 +85,7 @@
  * @property {number} height
  * @property {number | null} similarity
  * @property {string | null} caption
+ * @property {number} copies
  * @property {string | null} taken_at
  * @property {string} content_hash
  * @property {string} thumbnail
