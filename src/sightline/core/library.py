@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Match, Part, SearchConfig
+    from sightline.core.search.rerank import SecondLook
     from sightline.core.store.sqlite import SqliteStore
     from sightline.core.types import Caption, Hit, ModelIdentity
+    from sightline.kit.work import Progress
 
 _MODEL_SETTING = "model"
 
@@ -35,6 +37,7 @@ class Library:
         self.store = store
         self._chosen_model = model
         self._encoders: dict[str, Encoder] = {}
+        self._looks: dict[str | None, SecondLook] = {}
 
     @classmethod
     def open(
@@ -229,16 +232,19 @@ class Library:
         match: Match = "pictures",
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
+        rerank: int = 0,
+        reranker: str | None = None,
     ) -> list[Hit]:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
-        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
-        Raises InputError for a broken query or filter.
+        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`. The
+        first `rerank` are read again by `reranker`, a matcher or a captioner (default: `blip-itm-base` where it can run
+        now, else the default captioner). Raises InputError for a broken query or filter, ModelError for the reranker.
         """
         from sightline.core.search.engine import SearchConfig, parse_query
 
-        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
-        return self._search(parse_query(query, add=add, subtract=subtract), settings)
+        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match, rerank=rerank)
+        return self._search(parse_query(query, add=add, subtract=subtract), settings, reranker=reranker)
 
     def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like another one, which need not be in the library and is left out itself."""
@@ -249,10 +255,28 @@ class Library:
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
 
-    def _search(self, parts: Sequence[Part], config: SearchConfig) -> list[Hit]:
+    def _search(self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None) -> list[Hit]:
         from sightline.core.search.engine import search
 
-        return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
+        if not self._require_vectors():
+            return []
+        return search(self.store, self.encoder, parts, config=config, look_again=lambda: self.second_look(reranker))
+
+    def second_look(self, reranker: str | None = None) -> SecondLook:
+        """What reads hits again: a matcher or captioner by name, loaded. Raises ModelError where it can't run."""
+        if reranker not in self._looks:
+            from sightline.core.models.loading import load_matcher
+            from sightline.core.search.rerank import SecondLook
+
+            self._looks[reranker] = SecondLook(load_matcher(reranker), self.path)
+        return self._looks[reranker]
+
+    def look_ahead(self, reranker: str | None = None, *, on_progress: Progress | None = None) -> int:
+        """Keep what a second look sees of each image, so that `rerank` reads no files; how many images are kept.
+
+        Raises InputError where it is too large to be kept, ModelError where the model can't run.
+        """
+        return self.second_look(reranker).look_ahead(self.store.scan(), on_progress=on_progress)
 
     def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
         """Groups of exact copies; with a similarity (0.95, say) also of near ones."""
@@ -406,7 +430,6 @@ def default_captioner(*, own_candidates: bool = False) -> str:
     """
     if own_candidates:
         return "none"
-    from sightline.core.models.cards import find_card
-    from sightline.core.models.files import is_available
+    from sightline.core.models import loading
 
-    return "blip-base" if is_available(find_card("blip-base")) else "starter-captioner"
+    return loading.default_captioner()

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sightline.core.images.files import is_image_name
+from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import expand, is_file
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
+    from sightline.core.search.rerank import SecondLook
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord
 
@@ -55,6 +57,8 @@ class SearchConfig:
     """Hits below this cosine are left out. None keeps all: no constant fits every query."""
     match: Match = "pictures"
     """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+    rerank: int = 0
+    """Hits at the top that are read again by a model that takes image and words together; 0 reads none again."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -63,6 +67,8 @@ class SearchConfig:
             raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
         if self.match not in ("pictures", "captions", "both"):
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
+        if not 0 <= self.rerank <= MAX_RERANK:
+            raise InputError(f"rerank is {self.rerank}; it must be from 0, for no second look, to {MAX_RERANK} hits.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,16 +78,36 @@ class Query:
     vector_D: NDArray[np.float32]
     words: str
     """Those of the positive parts, for full text."""
+    texts: tuple[tuple[str, float], ...]
+    """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
 
 
-def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
+def search(
+    store: Store,
+    encoder: Encoder,
+    parts: Sequence[Part],
+    *,
+    config: SearchConfig,
+    look_again: Callable[[], SecondLook] | None = None,
+) -> list[Hit]:
     """Hits, best first. An image of the query that is in the library is not among them.
 
-    Raises InputError for a broken filter or an image that can't be read, and for full text without words.
+    `look_again` gives what `config.rerank` needs. Raises InputError for a broken filter or an image that can't be read,
+    and for full text or a second look without words.
     """
-    return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
+    query = prepare(store, encoder, parts)
+    if not config.rerank or look_again is None:
+        return make_hits(store, rank(store, encoder.card.name, query, config=config))
+    require_words(query.texts)
+    deeper = replace(config, top=max(config.top, config.rerank))
+    found = rank(store, encoder.card.name, query, config=deeper)
+    head, rest = found[: config.rerank], found[config.rerank :]
+    ids = [row for row, _ in head]
+    records = dict(zip(ids, store.get(ids), strict=True))
+    head = look_again().reorder(head, records, query.texts, nats_per_cosine=encoder.card.nats_per_cosine)
+    return make_hits(store, [*head, *rest][: config.top])
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
@@ -91,6 +117,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     return Query(
         vector_D=combine(vectors_PD, [part.weight for part in parts]),
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
+        texts=tuple((part.text, part.weight) for part in parts if part.text is not None),
         exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
     )
 

@@ -180,7 +180,12 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         for part in request.parts
     ]
     return _search(
-        library, request, join_parts(request.query, parts), min_similarity=request.min_similarity, match=request.match
+        library,
+        request,
+        join_parts(request.query, parts),
+        min_similarity=request.min_similarity,
+        match=request.match,
+        rerank=request.rerank,
     )
 
 

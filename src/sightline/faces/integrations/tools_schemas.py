@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sightline.core.search.engine import Match
+from sightline.core.search.rerank import MAX_RERANK
 from sightline.core.types import CaptionSource
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
@@ -164,6 +165,12 @@ class SearchRequest(Request):
     )
     min_similarity: float | None = Field(
         default=None, ge=-1, le=1, description="Leave out images of a lower cosine. No constant fits every query."
+    )
+    rerank: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_RERANK,
+        description="Read so many of the first again, image and words together: better order, some time. 50 is enough.",
     )
     limit: Limit = 10
     cursor: PageCursor = ""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from sightline.core.models.cards import ModelKind
 from sightline.core.types import CaptionSource, read_source
 
 MAX_TEXT = 2000
@@ -288,7 +289,7 @@ class ModelAnswer(Model):
     """A model that is known."""
 
     name: str
-    kind: Literal["encoder", "captioner"]
+    kind: ModelKind
     vectors: int = Field(description="Images of this library that have its vector.")
     available: bool = Field(description="Whether it can run now, without network.")
     dim: int | None

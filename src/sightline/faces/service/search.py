@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.search.engine import Match, Part, Query, SearchConfig, embed_pixels, parse_query, prepare, rank
+from sightline.core.search.rerank import require_words
 from sightline.errors import InputError
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
@@ -54,6 +55,7 @@ class Asked:
     where: str | None = None
     min_similarity: float | None = None
     match: Match = "pictures"
+    rerank: int = 0
 
     @property
     def digest(self) -> str:
@@ -62,7 +64,13 @@ class Asked:
 
     def config(self, top: int) -> SearchConfig:
         """The engine's configuration for it, `top` rows deep."""
-        return SearchConfig(top=max(top, 1), where=self.where, min_similarity=self.min_similarity, match=self.match)
+        return SearchConfig(
+            top=max(top, 1),
+            where=self.where,
+            min_similarity=self.min_similarity,
+            match=self.match,
+            rerank=self.rerank,
+        )
 
 
 def join_parts(
@@ -141,12 +149,33 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
     available, total = _count(library, asked, query)
 
+    read_again = _make_second_look(library, asked, query, encoder) if asked.rerank else None
+
     def rank_to(depth: int) -> Found:
-        return [*rank(store, asked.model, query, config=asked.config(depth))]
+        found = rank(store, asked.model, query, config=asked.config(depth))
+        return [*(found if read_again is None else read_again(found))]
 
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=asked.match == "pictures")
     ranking.page(0, 1)  # a broken query fails before it is kept
     return ranking
+
+
+def _make_second_look(
+    library: OpenLibrary, asked: Asked, query: Query, encoder: Encoder
+) -> Callable[[list[tuple[int, float]]], list[tuple[int, float]]]:
+    """What reads the head of a ranking again, once: the first depth of rankings is no less than any head."""
+    require_words(query.texts)
+    heads: list[list[tuple[int, float]]] = []
+
+    def read_again(found: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        if not heads:
+            head = found[: asked.rerank]
+            records = library.records([row for row, _ in head])
+            temperature = encoder.card.nats_per_cosine
+            heads.append(library.second_look().reorder(head, records, query.texts, nats_per_cosine=temperature))
+        return [*heads[0], *found[asked.rerank :]]
+
+    return read_again
 
 
 def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int | None]:
@@ -200,7 +229,7 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
 def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
     if asked.min_similarity is None:
         return None
-    freely = Asked(parts=asked.parts, model=asked.model, where=asked.where, match=asked.match)
+    freely = replace(asked, min_similarity=None, rerank=0)
     nearest = _make_ranking(library, freely).page(0, 1)
     if not nearest:
         return None

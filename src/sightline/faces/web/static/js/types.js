@@ -110,7 +110,7 @@
  *
  * @typedef {object} ModelEntry
  * @property {string} name
- * @property {"encoder" | "captioner"} kind
+ * @property {"encoder" | "captioner" | "matcher"} kind
  * @property {number} vectors
  * @property {boolean} available
  * @property {number | null} dim
