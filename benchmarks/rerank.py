@@ -88,7 +88,7 @@ def read_lists(library: Library, words_of: Mapping[str, str], reranker: str | No
         query = prepare(library.store, library.encoder, [Part(text=words)])
         found = rank(library.store, model, query, config=SearchConfig(top=DEPTH))
         records = dict(zip([row for row, _ in found], library.store.get([row for row, _ in found]), strict=True))
-        nats = look.match(records, query.texts)
+        nats = look.match(records, query.text_parts)
         cosines.append([cosine for _, cosine in found])
         matches.append([nats[row] for row, _ in found])
         owns.append([records[row].path.name == name for row, _ in found])

@@ -78,7 +78,7 @@ class Query:
     vector_D: NDArray[np.float32]
     words: str
     """Those of the positive parts, for full text."""
-    texts: tuple[tuple[str, float], ...]
+    text_parts: tuple[tuple[str, float], ...]
     """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
@@ -100,13 +100,13 @@ def search(
     query = prepare(store, encoder, parts)
     if not config.rerank or look_again is None:
         return make_hits(store, rank(store, encoder.card.name, query, config=config))
-    require_words(query.texts)
+    require_words(query.text_parts)
     deeper = replace(config, top=max(config.top, config.rerank))
     found = rank(store, encoder.card.name, query, config=deeper)
     head, rest = found[: config.rerank], found[config.rerank :]
     ids = [row for row, _ in head]
     records = dict(zip(ids, store.get(ids), strict=True))
-    head = look_again().reorder(head, records, query.texts, nats_per_cosine=encoder.card.nats_per_cosine)
+    head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
     return make_hits(store, [*head, *rest][: config.top])
 
 
@@ -117,7 +117,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     return Query(
         vector_D=combine(vectors_PD, [part.weight for part in parts]),
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
-        texts=tuple((part.text, part.weight) for part in parts if part.text is not None),
+        text_parts=tuple((part.text, part.weight) for part in parts if part.text is not None),
         exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
     )
 

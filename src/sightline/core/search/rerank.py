@@ -113,7 +113,8 @@ class SecondLook:
         memory_NMC = np.stack([memories[records[row].content_hash] for row in rows])
         total = sum(weight for _, weight in words if weight > 0)
         parts = [weight / total * self.matcher.match(memory_NMC, text) for text, weight in words]
-        return dict(zip(rows, np.sum(parts, axis=0, dtype=np.float64).tolist(), strict=True))
+        nats_N: NDArray[np.float64] = np.sum(parts, axis=0, dtype=np.float64)
+        return dict(zip(rows, nats_N.tolist(), strict=True))
 
     def look_ahead(self, records: Iterable[ImageRecord], *, on_progress: Progress | None = None) -> int:
         """See images before any query does, so that none has to wait for their files; how many are kept now.
@@ -238,8 +239,8 @@ def _pack(memory_MC: NDArray[np.float32]) -> bytes:
     """Scales (M,) float16, then cells (M, C) int8."""
     scale_M = (np.abs(memory_MC).max(axis=1) / 127).astype(np.float16)
     divisor_M1 = np.maximum(scale_M.astype(np.float32), 1e-7)[:, None]
-    cells_MC = np.clip(np.round(memory_MC / divisor_M1), -127, 127).astype(np.int8)
-    return scale_M.tobytes() + cells_MC.tobytes()
+    cells_MC: NDArray[np.int8] = np.clip(np.round(memory_MC / divisor_M1), -127, 127).astype(np.int8)
+    return bytes(scale_M.tobytes() + cells_MC.tobytes())
 
 
 def _unpack(data: bytes, cells: int) -> NDArray[np.float32]:

@@ -89,6 +89,9 @@ class HitAnswer(Model):
     width: int = Field(description="Of the upright picture, in pixels.", examples=[4000])
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
+    probability: float | None = Field(
+        default=None, description="How probably it shows what was asked; null where that isn't known.", examples=[0.83]
+    )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
     content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
@@ -109,6 +112,17 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
+    likely: int | None = Field(
+        default=None,
+        description="How many of the first hits there are before only unlikely ones follow; null where it isn't known.",
+        examples=[42],
+    )
+    verdict: Literal["found", "nothing"] | None = Field(
+        default=None, description="Whether anything here shows what was asked, as far as that can be told."
+    )
+    notices: list[str] = Field(
+        default=[], description="What the model couldn't read of the query, a sentence each.", examples=[[]]
+    )
 
 
 class UploadAnswer(Model):

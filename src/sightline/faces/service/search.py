@@ -164,7 +164,7 @@ def _make_second_look(
     library: OpenLibrary, asked: Asked, query: Query, encoder: Encoder
 ) -> Callable[[list[tuple[int, float]]], list[tuple[int, float]]]:
     """What reads the head of a ranking again, once: the first depth of rankings is no less than any head."""
-    require_words(query.texts)
+    require_words(query.text_parts)
     heads: list[list[tuple[int, float]]] = []
 
     def read_again(found: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -172,7 +172,7 @@ def _make_second_look(
             head = found[: asked.rerank]
             records = library.records([row for row, _ in head])
             temperature = encoder.card.nats_per_cosine
-            heads.append(library.second_look().reorder(head, records, query.texts, nats_per_cosine=temperature))
+            heads.append(library.second_look().reorder(head, records, query.text_parts, nats_per_cosine=temperature))
         return [*heads[0], *found[asked.rerank :]]
 
     return read_again

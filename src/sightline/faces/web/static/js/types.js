@@ -54,6 +54,7 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} similarity
+ * @property {number | null} probability
  * @property {string | null} caption
  * @property {string | null} taken_at
  * @property {string} content_hash
@@ -148,6 +149,9 @@
  * @property {string} model
  * @property {QueryPart[]} parts
  * @property {string | null} note
+ * @property {number | null} likely
+ * @property {"found" | "nothing" | null} verdict
+ * @property {string[]} notices
  *
  * @typedef {object} SkippedFile
  * @property {string} path
