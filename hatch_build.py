@@ -21,7 +21,7 @@ VARIABLE = "SIGHTLINE_REPOSITORY_URL"
 CLONE_PLACEHOLDER = "git clone ADDRESS"
 """README can't know its own repository; on a package's page the address is filled in."""
 
-_PICTURES = (".gif", ".jpg", ".jpeg", ".png", ".svg", ".webp")
+_IMAGES = (".gif", ".jpg", ".jpeg", ".png", ".svg", ".webp")
 _TARGET = re.compile(r'(\]\(|^\[[^\]]+\]: +|\b(?:src|href)=")(?![a-z][a-z0-9+.-]*:|//|#)([^)"\s]+)', re.MULTILINE)
 """What a link or a picture of Markdown or HTML points at, where that is relative, after what stands before it."""
 _SCP_ADDRESS = re.compile(r"(?:[^@/]+@)?([\w-]+(?:\.[\w-]+)+):(?!/)(.+)")
@@ -98,7 +98,7 @@ def make_absolute(text: str, *, address: str, ref: str) -> str:
 
     def lead(match: re.Match[str]) -> str:
         before, target = match.groups()
-        kind = "raw" if target.lower().endswith(_PICTURES) else "blob"
+        kind = "raw" if target.lower().endswith(_IMAGES) else "blob"
         return f"{before}{address}/{kind}/{ref}/{target.removeprefix('./')}"
 
     return _TARGET.sub(lead, text).replace(CLONE_PLACEHOLDER, f"git clone {address}")

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.faces.demo.photos import load_photos
 
 DPI = 100
@@ -26,7 +26,7 @@ COMMITTED_PX = 320
 """Longest side of any photograph in what is committed."""
 LINE_IN = 0.155
 """Height of a line of text below a picture."""
-PICTURE_ASPECT = 0.8
+IMAGE_ASPECT = 0.8
 """Height of the room for a picture, of its width."""
 
 Pixels = NDArray[np.uint8]
@@ -81,14 +81,14 @@ def load_shown(path: Path) -> Pixels:
     """A photo as it may be committed: at most 320 pixels; a grey tile where the demo's licence list forbids it."""
     if not may_be_shown(path.name):
         return np.full((240, 320, 3), 225, np.uint8)
-    return shrink(read_picture(path, min_side_px=COMMITTED_PX).rgb)
+    return shrink(read_image(path, min_side_px=COMMITTED_PX).rgb)
 
 
 def shrink(rgb_HW3: Pixels) -> Pixels:
     """A picture with at most 320 pixels a side."""
-    picture = PIL.Image.fromarray(rgb_HW3)
-    picture.thumbnail((COMMITTED_PX, COMMITTED_PX))
-    return np.asarray(picture, np.uint8)
+    image = PIL.Image.fromarray(rgb_HW3)
+    image.thumbnail((COMMITTED_PX, COMMITTED_PX))
+    return np.asarray(image, np.uint8)
 
 
 def may_be_shown(name: str) -> bool:
@@ -96,17 +96,17 @@ def may_be_shown(name: str) -> bool:
     return {photo.file: photo.redistributable for photo in load_photos()}.get(name, True)
 
 
-def draw_pictures(
-    pictures: Sequence[Pixels], texts: Sequence[str] = (), *, columns: int = 5, size_in: float = 1.9
+def draw_images(
+    images: Sequence[Pixels], texts: Sequence[str] = (), *, columns: int = 5, size_in: float = 1.9
 ) -> Figure:
     """Pictures in rows, each in a cell of one size, with its text below, wrapped to the cell."""
-    wrapped = [_wrap(text, size_in) for text in [*texts, *[""] * (len(pictures) - len(texts))]]
+    wrapped = [_wrap(text, size_in) for text in [*texts, *[""] * (len(images) - len(texts))]]
     under_in = 0.1 + LINE_IN * max((text.count("\n") + 1 if text else 0 for text in wrapped), default=0)
-    cell_in = (size_in, PICTURE_ASPECT * size_in, under_in)
-    rows = -(-len(pictures) // columns)
+    cell_in = (size_in, IMAGE_ASPECT * size_in, under_in)
+    rows = -(-len(images) // columns)
     figure = new_figure(columns * size_in, rows * sum(cell_in[1:]), layout=None)
-    for place, (picture, text) in enumerate(zip(pictures, wrapped, strict=True)):
-        _draw_cell(figure, divmod(place, columns), cell_in, picture, text)
+    for place, (image, text) in enumerate(zip(images, wrapped, strict=True)):
+        _draw_cell(figure, divmod(place, columns), cell_in, image, text)
     return figure
 
 
@@ -115,11 +115,11 @@ def draw_hits(
 ) -> Figure:
     """A row of results for each query: its words to the left, then pictures, best first, with what is known of each."""
     columns = max(map(len, rows.values()))
-    cell_in = (size_in, PICTURE_ASPECT * size_in, 0.1 + LINE_IN)
+    cell_in = (size_in, IMAGE_ASPECT * size_in, 0.1 + LINE_IN)
     figure = new_figure(words_in + columns * size_in, len(rows) * sum(cell_in[1:]), layout=None)
     for row, (query, hits) in enumerate(rows.items()):
-        for column, (picture, text) in enumerate(hits):
-            _draw_cell(figure, (row, column), cell_in, picture, text, left_in=words_in)
+        for column, (image, text) in enumerate(hits):
+            _draw_cell(figure, (row, column), cell_in, image, text, left_in=words_in)
         x, y = (words_in - 0.15) / figure.get_figwidth(), 1 - (row + 0.5 * cell_in[1] / sum(cell_in[1:])) / len(rows)
         figure.text(x, y, query, ha="right", va="center", fontsize=9.5)
     return figure
@@ -129,7 +129,7 @@ def _draw_cell(
     figure: Figure,
     place: tuple[int, int],
     cell_in: tuple[float, float, float],
-    picture: Pixels,
+    image: Pixels,
     text: str,
     *,
     left_in: float = 0.0,
@@ -140,7 +140,7 @@ def _draw_cell(
     bottom_in = full_in[1] - row * (height_in + under_in) - height_in
     box_in = (left_in + column * width_in + gap_in, bottom_in, width_in - 2 * gap_in, height_in - gap_in)
     axes = figure.add_axes(tuple(np.array(box_in) / np.tile(full_in, 2)), anchor="S")
-    axes.imshow(picture, interpolation="nearest" if max(picture.shape) <= 96 else "antialiased")
+    axes.imshow(image, interpolation="nearest" if max(image.shape) <= 96 else "antialiased")
     axes.set_axis_off()
     x, y = (left_in + (column + 0.5) * width_in) / full_in[0], (bottom_in - 0.04) / full_in[1]
     figure.text(x, y, text, ha="center", va="top", fontsize=8.5)
@@ -179,13 +179,13 @@ def draw_table_of_colours(
     return image
 
 
-def draw_map(axes: Any, picture: Pixels, map_HW: NDArray[np.floating[Any]], title: str = "") -> Any:
+def draw_map(axes: Any, image: Pixels, map_HW: NDArray[np.floating[Any]], title: str = "") -> Any:
     """A picture with a coarse map over it, smoothly enlarged: dark where words match least; the overlay."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     low, high = float(map_HW.min()), float(map_HW.max())
     enlarged = PIL.Image.fromarray(((map_HW - low) / max(high - low, 1e-9)).astype(np.float32))
     weight_HW = np.clip(np.asarray(enlarged.resize((width, height), PIL.Image.Resampling.BICUBIC)), 0, 1)
-    axes.imshow(picture)
+    axes.imshow(image)
     overlay = axes.imshow(weight_HW, cmap="magma", alpha=0.6, vmin=0, vmax=1)
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)

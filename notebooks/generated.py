@@ -15,7 +15,7 @@ from PIL import Image
 
 from sightline.lab.experiments.notebooks import SCENES, find_study_model, study_folder, train_small
 from sightline.lab.generate.config import GuidedConfig, load_prompts
-from sightline.lab.generate.judge import MadePicture, wilson_interval
+from sightline.lab.generate.judge import MadeImage, wilson_interval
 from sightline.lab.generate.run import GuidedRequest, generate_guided
 
 MAKER, JUDGE = "scenes-0", "scenes-1"
@@ -30,7 +30,7 @@ class Generated:
 
     asked: dict[str, Any]
     """`generate.json`."""
-    pictures: Sequence[MadePicture]
+    images: Sequence[MadeImage]
     maker: Path
     judge: Path
 
@@ -55,9 +55,9 @@ class Generated:
         """The share that guessing gets right."""
         return float(self.asked["judgement"]["chance"])
 
-    def judged_picture(self, verdict: dict[str, Any]) -> MadePicture:
+    def judged_image(self, verdict: dict[str, Any]) -> MadeImage:
         """The picture that a verdict is on."""
-        return next(p for p in self.pictures if (p.prompt, p.seed) == (verdict["prompt"], verdict["seed"]))
+        return next(p for p in self.images if (p.prompt, p.seed) == (verdict["prompt"], verdict["seed"]))
 
 
 def find_model(name: str, work: Path, *, smoke: bool, data: str = SCENES) -> Path:
@@ -76,7 +76,7 @@ def load_or_make(work: Path, *, smoke: bool) -> Generated:
     asked = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     return Generated(
         asked=asked,
-        pictures=[_read(folder, entry) for entry in asked["pictures"]],
+        images=[_read(folder, entry) for entry in asked["pictures"]],
         maker=find_model(MAKER, work, smoke=smoke),
         judge=find_model(JUDGE, work, smoke=smoke),
     )
@@ -94,12 +94,12 @@ def _make(work: Path, *, smoke: bool) -> Path:
     return work / GENERATED
 
 
-def _read(folder: Path, entry: dict[str, Any]) -> MadePicture:
+def _read(folder: Path, entry: dict[str, Any]) -> MadeImage:
     def pixels(name: str) -> np.ndarray:
         with Image.open(folder / name) as image:
             return np.asarray(image.convert("RGB"))
 
-    return MadePicture(
+    return MadeImage(
         prompt=entry["prompt"],
         seed=entry["seed"],
         rgb=pixels(entry["file"]),

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks" / "run.py"
 GRID = ("lr=1e-3,2e-3,4e-3", "batch_size=64,128", "train_fraction=0.1,0.3,1.0")
 SMOKE_GRID = ("lr=1e-3,2e-3", "train_fraction=0.5,1.0")
-PICTURES, SMOKE_PICTURES = 50, 4
+IMAGES, SMOKE_IMAGES = 50, 4
 POINTING = (("scenes-0", "map"), ("scenes-0", "gradient"), ("scenes-vit-0", "gradient"), ("scenes-vit-0", "attention"))
 FULL_MARK, SMOKE_MARK = "study.full", "study.smoke"
 """Empty files that say which kind of run a folder holds: models of seconds must never pass for the study's."""
@@ -104,7 +104,7 @@ class Study:
         made = place.with_name("generated.partial")
         models = [f"dir:{self.output / name}" for name in ("scenes-0", "scenes-1")]
         few = ("--set", "steps=3", "--set", "bank=8") if self.smoke else ()
-        prompts = f"scenes:{SMOKE_PICTURES if self.smoke else PICTURES}"
+        prompts = f"scenes:{SMOKE_IMAGES if self.smoke else IMAGES}"
         command = _sightline("generate", "--prompts", prompts, "--model", models[0], "--judge", models[1], *few)
         return Step(
             name="generated",

@@ -17,7 +17,7 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (40, 60, 200), 
 PER_SPLIT = 12
 
 
-def picture(number, side=64):
+def image(number, side=64):
     """A square of one colour on noise, no two alike, and two captions of it."""
     name, colour = list(COLOURS.items())[number % len(COLOURS)]
     pixels = np.random.default_rng(number).integers(60, 200, (side, side + 16, 3)).astype(np.uint8)
@@ -29,18 +29,18 @@ def picture(number, side=64):
 def make_photos(home):
     """`photo.jpg`, `beach.jpg`, `photos/` and `Pictures/`: one taken on a holiday of 2024, one saved twice."""
     for number, path in enumerate(("photo.jpg", "beach.jpg", "photos/a.jpg", "photos/b.jpg", "Pictures/a.jpg")):
-        _save(picture(number)[0], home / path)
-    picture(4)[0].save(home / "Pictures" / "again.jpg", quality=60)
+        _save(image(number)[0], home / path)
+    image(4)[0].save(home / "Pictures" / "again.jpg", quality=60)
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2024:07:14 12:00:00"
     (home / "Pictures" / "holiday").mkdir()
-    picture(5)[0].save(home / "Pictures" / "holiday" / "harbour.jpg", exif=exif)
+    image(5)[0].save(home / "Pictures" / "holiday" / "harbour.jpg", exif=exif)
 
 
 def make_sets(folder):
     """A set of each kind that the pages and recipes name, in the layouts that docs/data.md gives."""
     pairs = [(split, number) for split in SPLITS for number in range(PER_SPLIT)]
-    made = {(split, n): picture(SPLITS.index(split) * PER_SPLIT + n) for split, n in pairs}
+    made = {(split, n): image(SPLITS.index(split) * PER_SPLIT + n) for split, n in pairs}
     _write_flickr8k(folder / "flickr8k", made)
     _write_coco(folder / "coco", made)
     _write_cc(folder / "cc", made)

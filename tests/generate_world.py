@@ -7,7 +7,7 @@ from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.cards import ModelCard
 from sightline.core.models.torch_models import ConvTowers, TorchEncoder
 from sightline.core.types import ModelIdentity, Precision
-from sightline.lab.generate.judge import MadePicture
+from sightline.lab.generate.judge import MadeImage
 from sightline.lab.training.texts import text_spec
 from training_models import make_conv
 from training_world import word_tokenizer
@@ -55,11 +55,11 @@ class ColourEncoder:
         return _unit(np.array(rows, np.float32))
 
 
-def picture(prompt, rgb, *, seed=0, similarity=0.5, frames=()):
+def made_image(prompt, rgb, *, seed=0, similarity=0.5, frames=()):
     """A plain picture of one colour."""
     pixels = np.broadcast_to(np.array(rgb, np.uint8), (8, 8, 3)).copy()
     curve = ((0, 0.1), (2, similarity))
-    return MadePicture(
+    return MadeImage(
         prompt=prompt, seed=seed, rgb=pixels, similarity=similarity, steps=2, took_s=0.1, curve=curve, frames=frames
     )
 

@@ -40,7 +40,7 @@ def main():
         sys.exit(f"{folder} has its fixtures; they are never made anew.")
     with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
         made = Path(scratch).resolve() / folder.name
-        draw_pictures(made)
+        draw_images(made)
         train(made / "trained" / "scenes")
         fill_library(made)
         record_jobs(made)
@@ -55,7 +55,7 @@ def call(*words, allowed=(0,)):
     assert done.returncode in allowed, done.returncode
 
 
-def draw_pictures(made):
+def draw_images(made):
     """Shapes in folders of two roots: with EXIF, a copy, a name beyond ASCII, one that can't be read, one left out."""
     photos, album = made / "photos", made / "album"
     exif = Image.Exif()
@@ -74,14 +74,14 @@ def draw_pictures(made):
 
 
 def draw(shape, colour, *, size_px=(SIDE_PX, SIDE_PX)):
-    picture = Image.fromarray(np.full((size_px[1], size_px[0], 3), 235, np.uint8))
-    getattr(ImageDraw.Draw(picture), shape)((12, 12, size_px[0] - 12, size_px[1] - 12), fill=colour)
-    return picture
+    image = Image.fromarray(np.full((size_px[1], size_px[0], 3), 235, np.uint8))
+    getattr(ImageDraw.Draw(image), shape)((12, 12, size_px[0] - 12, size_px[1] - 12), fill=colour)
+    return image
 
 
-def save(path, picture, **options):
+def save(path, image, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    image.save(path, **options)
 
 
 def train(run):
@@ -153,7 +153,7 @@ def talk(client, photos, recorder):
     client.set_caption(red, "a red ball")
     client.remove_caption(red)
     client.embed_texts(["a red circle", "a dog"], model="starter")
-    client.embed_pictures([photos / "yellow.gif"])
+    client.embed_images([photos / "yellow.gif"])
     client.caption(photos / "yellow.gif")
     client.caption(photos / "yellow.gif", candidates=["a yellow square", "a dog"])
     client.duplicates()

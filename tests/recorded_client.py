@@ -139,10 +139,10 @@ def wait_for_jobs(http, *, timeout_s=60.0):
 
 
 @contextlib.contextmanager
-def keep_from_writing(library, picture):
+def keep_from_writing(library, image):
     """Indexing finds one picture touched, and waits to write that down: jobs behind it stay queued."""
-    status = picture.stat()
-    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    status = image.stat()
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
     with contextlib.closing(sqlite3.connect(library / "library.db", isolation_level=None)) as db:
         db.execute("begin immediate")
         try:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 
-def make_picture(seed=0, *, size=(60, 40), kind="JPEG"):
+def make_image(seed=0, *, size=(60, 40), kind="JPEG"):
     rgb = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, kind)
@@ -137,26 +137,26 @@ class _Handler(BaseHTTPRequestHandler):
         return int(digits or 0)
 
     def rude_good(self, visit):
-        self._send(make_picture(self._seed()), headers=[("Set-Cookie", "track=me")])
+        self._send(make_image(self._seed()), headers=[("Set-Cookie", "track=me")])
 
     def rude_slow(self, visit):
         """A good picture after a while."""
         self.server.stop.wait(0.15)
-        self._send(make_picture(self._seed()))
+        self._send(make_image(self._seed()))
 
     def rude_together(self, visit):
         """A good picture once as many ask at the same time as `crowd` has parties."""
         self.server.crowd.wait()
-        self._send(make_picture(self._seed()))
+        self._send(make_image(self._seed()))
 
     def rude_png(self, visit):
-        self._send(make_picture(self._seed(), kind="PNG"))
+        self._send(make_image(self._seed(), kind="PNG"))
 
     def rude_large(self, visit):
-        self._send(make_picture(self._seed(), size=(400, 300)))
+        self._send(make_image(self._seed(), size=(400, 300)))
 
     def rude_pixel(self, visit):
-        self._send(make_picture(0, size=(1, 1), kind="PNG"))
+        self._send(make_image(0, size=(1, 1), kind="PNG"))
 
     def rude_stall(self, visit):
         self.send_response(200)
@@ -192,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def rude_break(self, visit):
-        picture = make_picture(1)
-        self._send(picture[: len(picture) // 2], length=len(picture))
+        image = make_image(1)
+        self._send(image[: len(image) // 2], length=len(image))
         self._hang_up()
 
     def rude_break_once(self, visit):
@@ -203,18 +203,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.rude_good(visit)
 
     def rude_says_more(self, visit):
-        picture = make_picture(2)
-        self._send(picture, length=len(picture) + 5000)
+        image = make_image(2)
+        self._send(image, length=len(image) + 5000)
         self._hang_up()
 
     def rude_says_less(self, visit):
-        picture = make_picture(3)
-        self._send(picture, length=len(picture) // 2)
+        image = make_image(3)
+        self._send(image, length=len(image) // 2)
         self._hang_up()
 
     def rude_says_huge(self, visit):
         """A good picture that announces gigabytes."""
-        self._send(make_picture(4), length=10**12)
+        self._send(make_image(4), length=10**12)
         self._hang_up()
 
     def rude_endless(self, visit):
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"\x1f\x8b" + bytes(100), headers=[("Content-Encoding", "gzip")])
 
     def rude_opted_out(self, visit):
-        self._send(make_picture(5), headers=[("X-Robots-Tag", "otherbot: index, noai, noimageai")])
+        self._send(make_image(5), headers=[("X-Robots-Tag", "otherbot: index, noai, noimageai")])
 
     def rude_gone(self, visit):
         self._send(b"", status=404)

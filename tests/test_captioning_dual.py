@@ -7,9 +7,9 @@ import pytest
 
 from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from sightline.core.captioning import dual
-from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_images, caption_picture
+from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_image, caption_images
 from sightline.core.captioning.fuse import FusionWeights
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError, ModelError
 
@@ -24,11 +24,11 @@ def candidates(tmp_path):
 
 
 def test_every_caption_of_both_sides_has_both_values(tmp_path, candidates):
-    picture = paint(tmp_path / "a.png", "red", "white")
+    painted = paint(tmp_path / "a.png", "red", "white")
     config = CaptionConfig(top_k=2, candidates=candidates, generation=TWO)
     encoder, captioner = FakeEncoder(), FakeCaptioner()
-    (result,) = caption_images([picture], encoder=encoder, captioner=captioner, config=config)
-    assert result.path == picture
+    (result,) = caption_images([painted], encoder=encoder, captioner=captioner, config=config)
+    assert result.path == painted
     assert [c.text for c in result.clip] == ["a red tomato in the snow", "something red"]
     assert [c.text for c in result.generated] == ["something red", "something white"]
     pixels = np.array([[[220, 20, 20]] * 8 + [[250] * 3] * 8] * 16, np.uint8)[None]
@@ -41,10 +41,10 @@ def test_every_caption_of_both_sides_has_both_values(tmp_path, candidates):
 
 
 def test_the_best_stands_flagged_in_exactly_one_list(tmp_path, candidates):
-    picture = paint(tmp_path / "a.png", "red", "white")
+    image = paint(tmp_path / "a.png", "red", "white")
     for weights, source in ((FusionWeights(log_prob=0), "clip"), (FusionWeights(similarity=0), "generated")):
         config = CaptionConfig(candidates=candidates, generation=TWO, weights=weights)
-        (result,) = caption_images([picture], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=config)
+        (result,) = caption_images([image], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=config)
         flagged = [caption for caption in (*result.clip, *result.generated) if caption.best]
         assert flagged == [result.best]
         assert result.best.source == source
@@ -102,9 +102,9 @@ def test_each_file_is_decoded_once_large_enough_for_both_models(tmp_path, candid
 
     def watch(path, *, min_side_px):
         asked.append((path.name, min_side_px))
-        return read_picture(path, min_side_px=min_side_px)
+        return read_image(path, min_side_px=min_side_px)
 
-    monkeypatch.setattr(dual, "read_picture", watch)
+    monkeypatch.setattr(dual, "read_image", watch)
     paths = [paint(tmp_path / f"{i}.png", "red") for i in range(3)]
     config = CaptionConfig(candidates=candidates)
     list(caption_images(paths, encoder=FakeEncoder(size_px=16), captioner=FakeCaptioner(size_px=24), config=config))
@@ -112,13 +112,13 @@ def test_each_file_is_decoded_once_large_enough_for_both_models(tmp_path, candid
 
 
 def test_an_endless_stream_is_read_only_some_batches_ahead(tmp_path, candidates):
-    picture = paint(tmp_path / "a.png", "red")
+    image = paint(tmp_path / "a.png", "red")
     taken = []
 
     def endless():
         while True:
-            taken.append(picture)
-            yield picture
+            taken.append(image)
+            yield image
 
     config = CaptionConfig(candidates=candidates, batch_size=2)
     stream = caption_images(endless(), encoder=FakeEncoder(), config=config)
@@ -157,7 +157,7 @@ def test_a_captioner_that_scores_nan_is_an_error_not_a_caption(tmp_path, candida
         )
 
 
-def test_a_bad_candidates_file_is_found_before_any_picture_is_read(tmp_path):
+def test_a_bad_candidates_file_is_found_before_any_image_is_read(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         caption_images([tmp_path / "a.png"], encoder=FakeEncoder(), config=CaptionConfig(candidates=Path("no.txt")))
 
@@ -168,30 +168,30 @@ def test_numbers_below_one_are_refused(name):
         CaptionConfig(**{name: 0})  # type: ignore[arg-type]
 
 
-def test_one_decoded_picture_is_captioned_as_its_file_would_be_also_with_candidates_in_memory(tmp_path, candidates):
-    picture = paint(tmp_path / "a.png", "red", "white")
+def test_one_decoded_image_is_captioned_as_its_file_would_be_also_with_candidates_in_memory(tmp_path, candidates):
+    image = paint(tmp_path / "a.png", "red", "white")
     in_memory = CaptionConfig(candidates=("something red", "a red tomato in the snow"), generation=TWO)
-    (of_file,) = caption_images([picture], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
-    rgb = read_picture(picture).rgb
-    result = caption_picture(rgb, encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
+    (of_file,) = caption_images([image], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
+    rgb = read_image(image).rgb
+    result = caption_image(rgb, encoder=FakeEncoder(), captioner=FakeCaptioner(), config=in_memory)
     assert (result.clip, result.generated, result.best) == (of_file.clip, of_file.generated, of_file.best)
     assert [c.text for c in result.clip] == ["a red tomato in the snow", "something red"]
 
 
 def test_batches_grow_while_they_are_quick_and_captions_are_the_same(tmp_path, candidates, monkeypatch):
-    pictures = [paint(tmp_path / f"{number}.png", "red", "blue") for number in range(20)]
+    images = [paint(tmp_path / f"{number}.png", "red", "blue") for number in range(20)]
     sizes = []
     encoder = FakeEncoder()
     encode, seconds = encoder.encode_images, iter(range(100))
     monkeypatch.setattr(encoder, "encode_images", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))  # each batch takes one second
-    paced = list(caption_images(pictures, encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
+    paced = list(caption_images(images, encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
     assert sizes == [1, 2, 4, 8, 5]
-    whole = list(caption_images(pictures, encoder=FakeEncoder(), config=CaptionConfig(candidates=candidates)))
+    whole = list(caption_images(images, encoder=FakeEncoder(), config=CaptionConfig(candidates=candidates)))
     assert [result.best.text for result in paced] == [result.best.text for result in whole]
     sizes.clear()
     seconds = iter(range(0, 1000, 10))  # each takes ten: no batch is small enough
-    list(caption_images(pictures[:4], encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
+    list(caption_images(images[:4], encoder=encoder, config=CaptionConfig(candidates=candidates, batch_s=5.0)))
     assert sizes == [1, 1, 1, 1]
 
 

@@ -44,7 +44,7 @@ def test_the_users_caption_is_the_best_found_by_its_words_and_gives_back_the_one
     assert store.match("zebra", 5) == []
 
 
-def test_an_encoder_that_knows_the_picture_gives_the_caption_its_similarity(store, image):
+def test_an_encoder_that_knows_the_image_gives_the_caption_its_similarity(store, image):
     encoder = FakeEncoder()
     write_caption(store, image, "red", encoder=encoder)
     (caption,) = store.captions([image])[image]
@@ -86,7 +86,7 @@ def test_captions_that_say_nothing_or_far_too_much_are_refused(store, image):
     assert store.captions([image])[image] == []
 
 
-def test_a_picture_that_is_not_there_is_an_error(store):
+def test_an_image_that_is_not_there_is_an_error(store):
     with pytest.raises(StoreError, match="no image"):
         write_caption(store, 5, "words")
     with pytest.raises(StoreError, match="no image"):

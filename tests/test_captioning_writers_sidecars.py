@@ -42,10 +42,10 @@ def test_other_files_with_the_stem_are_no_photos(tmp_path):
     assert SidecarWriter(existing="refuse").target(photo) == tmp_path / "a.txt"
 
 
-def test_a_picture_without_an_image_name_is_never_its_own_sidecar(tmp_path):
-    picture, no_suffix = photos(tmp_path, "picture.txt", "IMG.2024")
+def test_an_image_without_an_image_name_is_never_its_own_sidecar(tmp_path):
+    image, no_suffix = photos(tmp_path, "picture.txt", "IMG.2024")
     writer = SidecarWriter(existing="replace")
-    assert writer.target(picture) == tmp_path / "picture.txt.txt"
+    assert writer.target(image) == tmp_path / "picture.txt.txt"
     assert writer.target(no_suffix) == tmp_path / "IMG.2024.txt"
 
 

@@ -85,12 +85,12 @@ def test_a_server_that_is_gone_leaves_the_plain_captions_with_a_notice(library, 
 
 def test_kept_texts_are_the_users_captions_and_never_replace_them(library, server, tmp_path):
     server.answer = lambda payload: chat_answer("Dogs on the beach.")
-    picture = library / "beach/a.png"
-    assert rows(run("merge", picture, "--writer", "chat:tiny", "--keep", "--json"))[0]["kept"] is True
-    result = run("merge", picture, "--writer", "chat:tiny", "--keep")
+    image = library / "beach/a.png"
+    assert rows(run("merge", image, "--writer", "chat:tiny", "--keep", "--json"))[0]["kept"] is True
+    result = run("merge", image, "--writer", "chat:tiny", "--keep")
     assert "0 texts are kept" in result.stderr
     with sl.Library.open(tmp_path / "library") as opened:
-        captions = opened.store.captions([opened.store.find_path(picture).id])
+        captions = opened.store.captions([opened.store.find_path(image).id])
     (texts,) = captions.values()
     assert (texts[0].text, texts[0].source, texts[0].best) == ("Dogs on the beach.", "user", True)
     assert {one.text for one in texts[1:]} == set(CAPTIONS["beach/a.png"])

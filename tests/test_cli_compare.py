@@ -41,7 +41,7 @@ def album(tmp_path):
     return tmp_path / "album"
 
 
-def test_own_pictures_are_compared_without_captions(run, fakes, album):
+def test_own_images_are_compared_without_captions(run, fakes, album):
     result = run("--models", "fast,slow", "--data", album, "--json")
     values = json.loads(result.stdout)
     assert result.exit_code == 0
@@ -81,7 +81,7 @@ def test_queries_limit_seed_and_metric_are_taken(run, fakes, album, tmp_path):
         run(*words, "--quality", "recall@3")
 
 
-def test_a_library_gives_its_pictures(run, fakes, album, tmp_path, monkeypatch):
+def test_a_library_gives_its_images(run, fakes, album, tmp_path, monkeypatch):
     from sightline.core.library import Library
 
     monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda *_, **__: FakeEncoder(name="starter"))
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_figures(run, fakes, alb
         run("--models", "fast", "--data", album, "--output", tmp_path / "c.json")
 
 
-def test_pictures_that_are_left_out_cost_the_exit_code(run, fakes, album):
+def test_images_that_are_left_out_cost_the_exit_code(run, fakes, album):
     (album / "broken.jpg").write_bytes(b"no picture")
     result = run("--models", "fast", "--data", album, "--json")
     assert result.exit_code == 1
@@ -145,7 +145,7 @@ def test_wrong_words_are_refused(run, fakes, album, monkeypatch, words, said):
 
 
 @pytest.mark.shared
-def test_the_starter_in_a_process_of_its_own_finds_flickr_pictures(run, tmp_path):
+def test_the_starter_in_a_process_of_its_own_finds_flickr_images(run, tmp_path):
     words = ("--models", "starter", "--data", f"flickr8k:{SHARED_DATA / 'flickr8k'}", "--limit", 60, "--rounds", 1)
     (model,) = json.loads(run(*words, "--json").stdout)["models"]
     assert model["metrics"]["image_retrieval_recall@10"] > 0.5  # chance is 0.17

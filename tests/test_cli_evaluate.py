@@ -92,7 +92,7 @@ def test_without_resamples_there_are_no_intervals(run, colours):
     assert "interval" not in run("retrieval", "--model", "m", "--data", "fake:1", "--resamples", 0).stdout
 
 
-def test_pictures_that_are_left_out_are_named_and_cost_the_exit_code(run, colours):
+def test_images_that_are_left_out_are_named_and_cost_the_exit_code(run, colours):
     result = run("retrieval", "--model", "m", "--data", "fake:broken", "--json")
     assert result.exit_code == 1
     assert only_json(result)["n_images"] == 3
@@ -208,7 +208,7 @@ def test_the_starter_knows_colours_in_class_folders(run, tmp_path):
 
 
 @pytest.mark.shared
-def test_the_starter_finds_flickr_pictures(run):
+def test_the_starter_finds_flickr_images(run):
     words = ("--model", "starter", "--data", f"flickr8k:{SHARED_DATA / 'flickr8k'}", "--limit", 100, "--json")
     values = only_json(run("retrieval", *words))
     assert (values["split"], values["n_images"], values["n_texts"]) == ("val", 100, 500)

@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
         yield [f"dir:{base / str(seed)}" for seed in range(2)]
 
 
-def test_words_become_pictures_gifs_a_sheet_and_settings(runs, tmp_path):
+def test_words_become_images_gifs_a_sheet_and_settings(runs, tmp_path):
     output = tmp_path / "out"
     code, out, err = call_main(
         "generate", *WORDS, "--model", runs[0], "--output", output, *QUICK, "--seeds", "2", "--frames", "3", "--json"
@@ -163,7 +163,7 @@ def test_what_cannot_be_done_is_said_and_leaves_no_folder(runs, tmp_path, option
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_pictures_is_not_overwritten(runs, tmp_path):
+def test_a_folder_with_images_is_not_overwritten(runs, tmp_path):
     (tmp_path / "generate.json").write_text("{}")
     code, _, err = call_main("generate", *WORDS, "--model", runs[0], "--output", tmp_path, *QUICK)
     assert code == 2
@@ -171,7 +171,7 @@ def test_a_folder_with_pictures_is_not_overwritten(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_model_recognises_half_of_the_pictures(tmp_path):
+def test_a_second_model_recognises_half_of_the_images(tmp_path):
     study = os.environ.get("SIGHTLINE_STUDY")
     if not study or not all((Path(study) / f"scenes-{seed}" / "model.safetensors").is_file() for seed in range(2)):
         pytest.skip("needs two trained models: SIGHTLINE_STUDY names a folder with scenes-0 and scenes-1")

@@ -126,7 +126,7 @@ def test_the_first_are_read_again_with_what_was_kept_when_they_were_indexed(run,
     assert fused == sorted(fused, reverse=True)
 
 
-def test_search_by_a_picture_leaves_it_out(run, indexed):
+def test_search_by_an_image_leaves_it_out(run, indexed):
     _, out, _ = run("search", indexed / "red.png", "+", "2:sky", "-", "people", "--json")
     assert names(out) == {"green.png", "sea.png"}
     assert names(run("similar", indexed / "red.png", "--json")[1]) == {"green.png", "sea.png"}
@@ -265,7 +265,7 @@ def test_own_candidates_replace_no_captions_that_are_kept(run, indexed, candidat
     assert {one.source for one in kept()["sea.png"]} == {"clip", "generated"}
 
 
-def test_captions_without_a_library_and_of_broken_pictures(run, photos):
+def test_captions_without_a_library_and_of_broken_images(run, photos):
     (photos / "broken.png").write_bytes(b"nothing")
     code, out, err = run("caption", photos, "--model", "starter", "--captioner", "none", "--json")
     assert code == 1
@@ -275,7 +275,7 @@ def test_captions_without_a_library_and_of_broken_pictures(run, photos):
     assert "1 of 4 pictures could not be captioned" in err
 
 
-def test_a_picture_that_is_gone_or_refused_is_counted_and_the_others_are_captioned(run, indexed, tmp_path):
+def test_an_image_that_is_gone_or_refused_is_counted_and_the_others_are_captioned(run, indexed, tmp_path):
     (indexed / "red.png").unlink()
     code, out, err = run("caption", "--captioner", "none", "--json")
     assert (code, len(out)) == (1, 2)

@@ -97,7 +97,7 @@ def test_a_library_of_0_1_is_brought_up_to_date_and_loses_nothing(home):
         assert old in {model.weights_hash for model in library.store.models().values()}
 
 
-def test_a_library_of_0_1_takes_new_pictures(home):
+def test_a_library_of_0_1_takes_new_images(home):
     with sl.Library.open(home / "library") as library:
         report = library.index()
         assert (report.added, report.embedded) == (1, 6), "what was left out by a pattern, and all by today's starter"

@@ -113,7 +113,7 @@ def test_a_clean_set_has_no_findings():
     assert (report.pictures, report.captions, report.findings, report.has_problems) == (3, 3, (), False)
 
 
-def test_unreadable_pictures_are_named_with_their_reason(tmp_path):
+def test_unreadable_images_are_named_with_their_reason(tmp_path):
     whole = save(tmp_path / "whole.jpg", 1)
     cut = FileImage(path=tmp_path / "cut.jpg")
     cut.path.write_bytes(whole.path.read_bytes()[:-500])
@@ -150,7 +150,7 @@ def test_captions_that_are_missing_empty_or_there_twice():
     assert not findings["caption_twice"].serious
 
 
-def test_captions_of_many_pictures_are_worth_knowing_but_class_names_are_not():
+def test_captions_of_many_images_are_worth_knowing_but_class_names_are_not():
     pairs = [pair(str(number), Rendered(number), "a photo") for number in range(3)]
     pairs += [pair(f"x{number}", Rendered(number + 10), "two of these") for number in range(2)]
     pairs += [pair(f"c{number}", Rendered(number + 20), "tench", label=0) for number in range(4)]
@@ -176,7 +176,7 @@ def test_the_same_file_in_two_splits_and_twice_in_one(tmp_path):
     assert not findings["same_in_split"].serious
 
 
-def test_a_picture_saved_anew_is_a_near_duplicate_and_another_is_not(tmp_path):
+def test_an_image_saved_anew_is_a_near_duplicate_and_another_is_not(tmp_path):
     original = save(tmp_path / "a.png", 1)
     again = save(tmp_path / "a.jpg", 1, quality=50)
     smaller = tmp_path / "small.jpg"
@@ -194,7 +194,7 @@ def test_a_picture_saved_anew_is_a_near_duplicate_and_another_is_not(tmp_path):
     ]
 
 
-def test_flat_pictures_of_other_colours_are_not_alike():
+def test_flat_images_of_other_colours_are_not_alike():
     def flat(*colour):
         return ImageHash(str(colour), 0, bytes(colour) * 64)
 
@@ -245,7 +245,7 @@ def test_encoded_bytes_are_those_of_the_file_or_none(tmp_path):
         read_encoded(FileImage(path=tmp_path / "none.png"))
 
 
-def test_progress_tells_every_picture():
+def test_progress_tells_every_image():
     told = []
     check_datasets([make_dataset([pair("a"), pair("b", Broken())])], on_progress=lambda *words: told.append(words))
     assert [words[:2] for words in told] == [(1, 2), (2, 2)]
@@ -300,7 +300,7 @@ def test_a_page_is_written_whole(tmp_path):
 
 
 @pytest.mark.shared
-def test_real_pictures_saved_anew_are_found_among_others():
+def test_real_images_saved_anew_are_found_among_others():
     dataset = load_dataset(f"flickr8k:{SHARED_DATA / 'flickr8k'}", split="val", limit=60)
 
     @dataclass(frozen=True)

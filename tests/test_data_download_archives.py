@@ -160,7 +160,7 @@ def test_an_archive_is_unpacked_once_with_a_receipt(server, tmp_path):
     assert server.hits["/zips/val.zip"] == 1
 
 
-def test_pictures_that_were_deleted_come_back_and_must_be_the_same_archive(server, tmp_path):
+def test_images_that_were_deleted_come_back_and_must_be_the_same_archive(server, tmp_path):
     publisher = make_publisher(server, ZIP)
     get(publisher, tmp_path)
     (tmp_path / "val" / "1.jpg").unlink()

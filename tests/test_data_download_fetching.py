@@ -9,17 +9,17 @@ import time
 
 import pytest
 
-from rude_server import RudeServer, make_bomb, make_picture
+from rude_server import RudeServer, make_bomb, make_image
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import retry_after_s
 from sightline.lab.data.download.fetching import (
     Fetcher,
     FetchLimits,
-    PictureLimits,
+    ImageLimits,
     check_address,
     check_url,
     is_public,
-    keep_picture,
+    keep_image,
 )
 
 LIMITS = {
@@ -53,8 +53,8 @@ def reason(url, **limits):
     return failure.value.reason
 
 
-def test_a_picture_comes_as_it_is(server):
-    assert fetch(f"{server.url}/good/3.jpg") == make_picture(3)
+def test_an_image_comes_as_it_is(server):
+    assert fetch(f"{server.url}/good/3.jpg") == make_image(3)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_what_a_rude_server_does_is_a_reason_and_only_what_may_pass_is_tried_aga
 
 
 def test_a_second_try_may_succeed(server):
-    assert fetch(f"{server.url}/break-once/4.jpg") == make_picture(4)
-    assert fetch(f"{server.url}/busy-once/5.jpg") == make_picture(5)
+    assert fetch(f"{server.url}/break-once/4.jpg") == make_image(4)
+    assert fetch(f"{server.url}/busy-once/5.jpg") == make_image(5)
 
 
 def test_a_redirect_to_an_allowed_address_is_followed(server):
-    assert fetch(f"{server.url}/to-good") == make_picture(7)
+    assert fetch(f"{server.url}/to-good") == make_image(7)
 
 
 def test_no_cookie_and_no_credentials_are_sent(server, monkeypatch, tmp_path):
@@ -108,7 +108,7 @@ def test_no_cookie_and_no_credentials_are_sent(server, monkeypatch, tmp_path):
 def test_a_proxy_of_the_environment_is_not_used(server, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
-    assert fetch(f"{server.url}/good/3.jpg") == make_picture(3)
+    assert fetch(f"{server.url}/good/3.jpg") == make_image(3)
 
 
 def test_a_closed_port_is_tried_again_and_then_a_reason():
@@ -142,7 +142,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeyp
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     port = server.server_address[1]
-    assert fetch(f"http://pictures.example:{port}/good/1.jpg") == make_picture(1)
+    assert fetch(f"http://pictures.example:{port}/good/1.jpg") == make_image(1)
     assert [host for host in asked if host == "pictures.example"] == ["pictures.example"]
     assert server.headers_seen[-1]["Host"] == f"pictures.example:{port}"
 
@@ -247,7 +247,7 @@ def test_over_tls_the_certificate_is_asked_for_by_the_hosts_name(secure_server, 
     running, certificate, names = secure_server
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     port = running.server_address[1]
-    assert fetch(f"https://pictures.example:{port}/good/1.jpg") == make_picture(1)
+    assert fetch(f"https://pictures.example:{port}/good/1.jpg") == make_image(1)
     assert names == ["pictures.example"]
     assert reason(f"https://other.example:{port}/good/1.jpg") == "certificate not accepted"
 
@@ -311,10 +311,10 @@ def test_limits_that_allow_nothing_are_refused(name, value):
 
 def test_a_bomb_is_refused_before_its_pixels_are_made():
     with pytest.raises(ImageError, match="too large: 9000 x 9000"):
-        keep_picture(make_bomb(9000, 9000), PictureLimits())
+        keep_image(make_bomb(9000, 9000), ImageLimits())
 
 
 @pytest.mark.parametrize("changes", [{"max_pixels": 0}, {"min_side_px": 0}, {"max_side_px": 0}, {"quality": 101}])
-def test_picture_limits_are_checked(changes):
+def test_image_limits_are_checked(changes):
     with pytest.raises(InputError, match=next(iter(changes))):
-        PictureLimits(**changes)
+        ImageLimits(**changes)

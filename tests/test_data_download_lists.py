@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rude_server import RudeServer, make_picture
+from rude_server import RudeServer, make_image
 from sightline.errors import InputError, SightlineError
 from sightline.lab.data import writing
-from sightline.lab.data.download.fetching import FetchLimits, PictureLimits
+from sightline.lab.data.download.fetching import FetchLimits, ImageLimits
 from sightline.lab.data.download.lists import ListOptions, download_list
 
 LIMITS = FetchLimits(
@@ -68,7 +68,7 @@ def leftovers(folder):
     return sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("."))
 
 
-def test_good_pictures_become_samples_with_their_caption_and_facts(server, tmp_path):
+def test_good_images_become_samples_with_their_caption_and_facts(server, tmp_path):
     urls = write_list(tmp_path / "list.tsv", server, ["/good/1.jpg", "/png/2.png", "/good/3.jpg"])
     report = download_list(urls, tmp_path / "out", options(shard_size=2))
     assert (report.pictures, report.failed, report.shards, report.interrupted) == (3, 0, 2, False)
@@ -78,12 +78,12 @@ def test_good_pictures_become_samples_with_their_caption_and_facts(server, tmp_p
         "000001": {"png", "txt", "json"},
         "000010": {"jpg", "txt", "json"},
     }
-    assert found["000000"]["jpg"] == make_picture(1)
+    assert found["000000"]["jpg"] == make_image(1)
     assert found["000000"]["txt"] == b"picture 0 of /good/1.jpg"
     facts = json.loads(found["000000"]["json"])
     assert (facts["url"], facts["width"], facts["height"]) == (f"{server.url}/good/1.jpg", 60, 40)
-    assert facts["sha256"] == hashlib.sha256(make_picture(1)).hexdigest()
-    assert report.size_bytes == sum(len(make_picture(s, kind=f)) for s, f in ((1, "JPEG"), (2, "PNG"), (3, "JPEG")))
+    assert facts["sha256"] == hashlib.sha256(make_image(1)).hexdigest()
+    assert report.size_bytes == sum(len(make_image(s, kind=f)) for s, f in ((1, "JPEG"), (2, "PNG"), (3, "JPEG")))
     assert leftovers(tmp_path / "out") == []
 
 
@@ -201,16 +201,16 @@ def test_a_limited_run_can_be_continued_without_the_limit_and_loses_nothing_by_a
     assert len(samples(out)) == 3
 
 
-def test_larger_pictures_can_be_made_smaller_and_smaller_ones_keep_their_bytes(server, tmp_path):
+def test_larger_images_can_be_made_smaller_and_smaller_ones_keep_their_bytes(server, tmp_path):
     urls = write_list(tmp_path / "list.tsv", server, ["/large/1.jpg", "/good/2.jpg"])
-    download_list(urls, tmp_path / "out", options(picture=PictureLimits(max_side_px=100, quality=70)))
+    download_list(urls, tmp_path / "out", options(image=ImageLimits(max_side_px=100, quality=70)))
     found = samples(tmp_path / "out")
     large, small = found[min(found)], found[max(found)]
     assert Image.open(io.BytesIO(large["jpg"])).size == (100, 75)
     facts = json.loads(large["json"])
     assert (facts["width"], facts["height"], facts["original_width"], facts["original_height"]) == (100, 75, 400, 300)
-    assert facts["sha256"] == hashlib.sha256(make_picture(1, size=(400, 300))).hexdigest()
-    assert small["jpg"] == make_picture(2)
+    assert facts["sha256"] == hashlib.sha256(make_image(1, size=(400, 300))).hexdigest()
+    assert small["jpg"] == make_image(2)
 
 
 def test_another_list_or_other_options_in_the_same_folder_are_refused(server, tmp_path):

@@ -52,7 +52,7 @@ def load(path, split="train"):
     return READER.load(path, split=split)
 
 
-def test_a_saved_set_gives_pictures_and_captions(tmp_path):
+def test_a_saved_set_gives_images_and_captions(tmp_path):
     folder = save(tmp_path, make_rows({"caption": texts("one", " two \n lines ", "three")}))
     dataset = load(folder)
     assert [(pair.id, pair.captions) for pair in dataset] == [
@@ -131,7 +131,7 @@ def test_missing_columns_list_those_that_are_there(tmp_path):
         load(save(tmp_path / "b", make_rows({"title": texts("a")}, n=1)))
 
 
-def test_another_name_of_the_picture_column_is_found(tmp_path):
+def test_another_name_of_the_image_column_is_found(tmp_path):
     assert load(save(tmp_path, make_rows({"text": texts("a")}, n=1, image="jpg")))[0].image.read().shape == (4, 6, 3)
 
 
@@ -153,7 +153,7 @@ def test_a_folder_of_parquet_files_is_read(tmp_path):
     assert dataset[2].image.read()[0, 0, 0] == 20
 
 
-def test_pictures_that_are_missing_or_broken_are_image_errors(tmp_path):
+def test_images_that_are_missing_or_broken_are_image_errors(tmp_path):
     cells = [None, {"bytes": b"no picture", "path": None}]
     folder = save(tmp_path, make_rows({"text": texts("a", "b"), "image": (datasets.Image(), cells)}, image=None))
     dataset = load(folder)
@@ -167,7 +167,7 @@ def test_pictures_that_are_missing_or_broken_are_image_errors(tmp_path):
     ("path", "reason"),
     [("https://example.org/a.png", "an address, not a file"), ("gone.png", "no such file"), ("", "holds no picture")],
 )
-def test_pictures_that_lie_elsewhere_are_only_read_from_files(path, reason, monkeypatch):
+def test_images_that_lie_elsewhere_are_only_read_from_files(path, reason, monkeypatch):
     cells = [{"image": {"bytes": None, "path": path}}]
     monkeypatch.setattr(hugging_face, "_open_column", lambda *_: cells)
     with pytest.raises(ImageError, match=reason):

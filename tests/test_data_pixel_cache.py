@@ -56,7 +56,7 @@ def shades(n, *, start=20):
     return make_dataset([MadeImage(start + row % 200) for row in range(n)])
 
 
-def write_pictures(folder, n, *, rng):
+def write_images(folder, n, *, rng):
     folder.mkdir(exist_ok=True)
     for row in range(n):
         noise = rng.integers(0, 256, (6, 8, 3), np.uint8)
@@ -100,7 +100,7 @@ def test_the_pixels_are_mapped_read_only_and_lie_in_the_cache_folder():
 
 
 def test_processes_and_threads_give_the_same_pixels(tmp_path, rng, with_processes, monkeypatch):
-    dataset = write_pictures(tmp_path / "pictures", 10, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 10, rng=rng)
     started = []
     make = pixel_worker.WorkerProcess
     monkeypatch.setattr(pixel_cache, "WorkerProcess", lambda: started.append(1) or make())
@@ -139,7 +139,7 @@ def test_mean_and_std_do_not_change_pixels():
 
 
 def test_a_file_that_changes_in_place_is_read_again(tmp_path, rng):
-    dataset = write_pictures(tmp_path / "pictures", 2, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 2, rng=rng)
     before = open_pixel_cache(dataset, preprocessing=SQUASH)
     Image.new("RGB", (64, 48), "red").save(tmp_path / "pictures" / "1.jpg")
     after = open_pixel_cache(dataset, preprocessing=SQUASH)
@@ -148,10 +148,10 @@ def test_a_file_that_changes_in_place_is_read_again(tmp_path, rng):
 
 
 @pytest.mark.parametrize("processes", [True, False])
-def test_unreadable_pictures_are_named_and_stop_nothing(tmp_path, rng, processes, request):
+def test_unreadable_images_are_named_and_stop_nothing(tmp_path, rng, processes, request):
     if processes:
         request.getfixturevalue("with_processes")
-    dataset = write_pictures(tmp_path / "pictures", 6, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 6, rng=rng)
     (tmp_path / "pictures" / "1.jpg").unlink()
     (tmp_path / "pictures" / "4.jpg").write_bytes(b"no picture")
     for _ in range(2):
@@ -171,14 +171,14 @@ def test_all_that_a_source_may_raise_is_a_problem():
     assert [problem.reason for problem in cache.problems] == reasons
 
 
-def test_no_readable_picture_at_all_is_an_error_that_leaves_nothing(tmp_path):
+def test_no_readable_image_at_all_is_an_error_that_leaves_nothing(tmp_path):
     dataset = make_dataset([MadeImage(13)] * 3)
     with pytest.raises(InputError, match="None of the 3 pictures of made:x can be read; the first, p0: unlucky"):
         open_pixel_cache(dataset, preprocessing=SQUASH, folder=tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_dataset_without_pictures_and_no_worker_are_refused():
+def test_a_dataset_without_images_and_no_worker_are_refused():
     with pytest.raises(InputError, match="made:x has no pictures in its split train"):
         open_pixel_cache(make_dataset([]), preprocessing=SQUASH)
     with pytest.raises(InputError, match="n_workers must be at least 1; it is 0"):
@@ -278,7 +278,7 @@ def test_a_disk_that_gets_full_keeps_what_was_written(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_a_worker_tells_of_a_full_disk(tmp_path, rng):
-    dataset = write_pictures(tmp_path / "pictures", 1, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 1, rng=rng)
     worker = pixel_worker.WorkerProcess()
     try:
         sources = [dataset[0].image]
@@ -300,7 +300,7 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
 
 
 def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path, rng, with_processes, monkeypatch):
-    dataset = write_pictures(tmp_path / "pictures", 12, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 12, rng=rng)
     make = pixel_worker.WorkerProcess
 
     def start_killed():
@@ -316,7 +316,7 @@ def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path, rng, 
     assert open_pixel_cache(dataset, preprocessing=SQUASH, n_workers=2).readable_N.all()
 
 
-def test_pictures_of_lazy_pairs_are_taken_without_composing_their_captions():
+def test_images_of_lazy_pairs_are_taken_without_composing_their_captions():
     class LazyPairs(list):
         def image_at(self, row):
             return MadeImage(100 + row)
@@ -327,7 +327,7 @@ def test_pictures_of_lazy_pairs_are_taken_without_composing_their_captions():
 
 
 def test_an_input_error_of_a_source_reaches_the_caller_from_a_worker(tmp_path, with_processes, monkeypatch, rng):
-    dataset = write_pictures(tmp_path / "pictures", 4, rng=rng)
+    dataset = write_images(tmp_path / "pictures", 4, rng=rng)
     monkeypatch.setenv("SIGHTLINE_MAX_PIXELS", "many")
     with pytest.raises(InputError, match="SIGHTLINE_MAX_PIXELS is 'many'"):
         open_pixel_cache(dataset, preprocessing=SQUASH, n_workers=2)
@@ -390,7 +390,7 @@ def start_script(tmp_path, **options):
 
 
 def test_two_processes_share_one_build_from_scripts_without_a_main_guard(tmp_path, rng):
-    write_pictures(tmp_path / "pictures", 40, rng=rng)
+    write_images(tmp_path / "pictures", 40, rng=rng)
     scripts = [start_script(tmp_path) for _ in range(2)]
     outputs = [script.communicate(timeout=60) for script in scripts]
     assert [script.returncode for script in scripts] == [0, 0], outputs
@@ -402,7 +402,7 @@ def test_two_processes_share_one_build_from_scripts_without_a_main_guard(tmp_pat
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_ends_the_workers_and_the_next_run_goes_on(tmp_path, rng):
-    write_pictures(tmp_path / "pictures", 400, rng=rng)
+    write_images(tmp_path / "pictures", 400, rng=rng)
     script = start_script(tmp_path, start_new_session=True)
     while script.stdout.readline() != "done 40\n":
         assert script.poll() is None

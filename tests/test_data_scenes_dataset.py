@@ -72,7 +72,7 @@ def test_training_pairs_are_a_lazy_sequence():
         train[10]
 
 
-def test_a_picture_can_be_had_without_its_captions():
+def test_an_image_can_be_had_without_its_captions():
     train = load_scenes(2, limit=10)
     assert [train.pairs.image_at(i) for i in range(10)] == [pair.image for pair in train]  # type: ignore[attr-defined]
 
@@ -123,7 +123,7 @@ def test_no_caption_is_told_of_two_test_scenes(test_scenes):
     assert len(set(captions)) == len(captions) == 5 * N_TOLD_APART
 
 
-def test_a_picture_knows_its_scene(test_scenes):
+def test_an_image_knows_its_scene(test_scenes):
     pair = test_scenes[0]
     words = re.findall(r"\w+", " ".join(pair.captions))
     assert {thing.kind.colour for thing in pair.image.scene().objects} & set(words)

@@ -56,7 +56,7 @@ def test_about_half_of_the_scenes_have_two_objects_the_others_three_and_half_of_
     assert 0.4 < np.mean([scene.noise_seed is not None for scene in SCENES]) < 0.6
 
 
-def test_objects_lie_inside_the_picture_and_apart():
+def test_objects_lie_inside_the_image_and_apart():
     for scene in SCENES:
         for thing in scene.objects:
             assert thing.x - thing.radius >= GAP

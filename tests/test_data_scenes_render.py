@@ -40,7 +40,7 @@ def test_pixels_are_as_version_1_fixed_them():
     assert digest.hexdigest() == "596a911e7e3a27c3", SCENES_CHANGED
 
 
-def test_a_picture_is_rendered_at_its_size_and_the_same_each_time():
+def test_an_image_is_rendered_at_its_size_and_the_same_each_time():
     image = SceneImage(seed=0, split="train", number=4, size_px=80)
     rgb = image.read()
     assert (rgb.shape, rgb.dtype) == ((80, 80, 3), np.uint8)
@@ -97,14 +97,14 @@ def test_the_middle_of_a_solid_thing_has_its_colour():
 @pytest.mark.parametrize("colour", ["red", "white", "black", "blue"])
 def test_textures_are_visible_even_on_small_things(shape, colour):
     for grain in range(4):
-        pictures = {
+        images = {
             texture: render_scene(
                 scene_with(shape=shape, colour=colour, size="small", texture=texture, grain=grain), 64
             )
             for texture in TEXTURES
         }
         for one, other in itertools.combinations(TEXTURES, 2):
-            differing = np.abs(pictures[one].astype(int) - pictures[other]).max(axis=2) > 40
+            differing = np.abs(images[one].astype(int) - images[other]).max(axis=2) > 40
             assert differing.sum() >= 6, (one, other, grain)
 
 

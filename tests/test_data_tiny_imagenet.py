@@ -162,7 +162,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
         load(tmp_path / "t")
 
 
-def test_pictures_are_read_a_row_group_at_a_time(tmp_path, monkeypatch):
+def test_images_are_read_a_row_group_at_a_time(tmp_path, monkeypatch):
     train = load(write_shards(tmp_path / "t", [0, 1] * 60))
     groups = []
     read = tiny_imagenet._read_group
@@ -176,7 +176,7 @@ def test_pictures_are_read_a_row_group_at_a_time(tmp_path, monkeypatch):
     assert len(tiny_imagenet._columns.columns) == 1
 
 
-def test_threads_read_the_same_pictures(tmp_path, monkeypatch):
+def test_threads_read_the_same_images(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_imagenet, "_MAX_CACHED_BYTES", 0)
     val = load(write_shards(tmp_path / "t", [0, 1] * 45), "val")
     seen = [None] * 4
@@ -192,7 +192,7 @@ def test_threads_read_the_same_pictures(tmp_path, monkeypatch):
     assert seen == [list(range(10, 90))] * 4
 
 
-def test_rows_without_a_picture_are_image_errors(tmp_path):
+def test_rows_without_an_image_are_image_errors(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": pa.array([None, b"no picture", b""], pa.binary())}), path)
     for row, reason in ((0, "holds no picture"), (1, "not an image"), (2, "empty"), (3, "fewer rows"), (-1, "fewer")):

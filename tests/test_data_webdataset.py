@@ -18,7 +18,7 @@ from sightline.lab.data.webdataset import READER, TarImage, expand_braces, index
 CC12M = SHARED_DATA / "webdataset" / "cc12m-train-0000.tar"
 
 
-def picture(colour, kind="PNG"):
+def image(colour, kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6), colour).save(buffer, kind)
     return buffer.getvalue()
@@ -35,7 +35,7 @@ def write_tar(path, members, **options):
 
 
 def sample(key, caption="a red thing", colour="red"):
-    return [(f"{key}.png", picture(colour)), (f"{key}.txt", caption.encode())]
+    return [(f"{key}.png", image(colour)), (f"{key}.txt", caption.encode())]
 
 
 def write_shard(path, *keys):
@@ -71,7 +71,7 @@ def test_a_cut_copy_of_a_real_shard_says_where_and_how_much_is_whole(tmp_path):
         load(cut)
 
 
-def test_a_sample_is_a_picture_and_its_text_read_from_their_place(tmp_path):
+def test_a_sample_is_an_image_and_its_text_read_from_their_place(tmp_path):
     dataset = load(write_tar(tmp_path / "a.tar", [*sample("x/1"), *sample("x/2", " two\n lines ", "blue")]))
     assert [pair.id for pair in dataset] == ["a/x/1", "a/x/2"]
     assert dataset[1].captions == ("two lines",)
@@ -85,10 +85,10 @@ def test_a_sample_is_a_picture_and_its_text_read_from_their_place(tmp_path):
 
 def test_the_key_ends_at_the_first_dot_of_the_file_name_and_folders_belong_to_it(tmp_path):
     members = [
-        ("./v1.0/a.seg.png", picture("white")),
-        ("./v1.0/a.PNG", picture("red")),
+        ("./v1.0/a.seg.png", image("white")),
+        ("./v1.0/a.PNG", image("red")),
         ("./v1.0/a.txt", b"red"),
-        ("v2.0/a.jpeg", picture("blue", "JPEG")),
+        ("v2.0/a.jpeg", image("blue", "JPEG")),
         ("v2.0/a.txt", b"blue"),
     ]
     dataset = load(write_tar(tmp_path / "s.tar", members))
@@ -106,7 +106,7 @@ def test_the_key_ends_at_the_first_dot_of_the_file_name_and_folders_belong_to_it
     ],
 )
 def test_without_a_txt_captions_come_from_the_json(tmp_path, content, captions):
-    members = [("1.png", picture("red")), ("1.json", json.dumps(content).encode())]
+    members = [("1.png", image("red")), ("1.json", json.dumps(content).encode())]
     assert load(write_tar(tmp_path / "s.tar", members))[0].captions == captions
 
 
@@ -115,21 +115,21 @@ def test_the_txt_wins_over_the_json(tmp_path):
     assert load(write_tar(tmp_path / "s.tar", members))[0].captions == ("from txt",)
 
 
-def test_samples_without_picture_or_text_are_left_out_with_their_names(tmp_path, caplog, monkeypatch):
+def test_samples_without_image_or_text_are_left_out_with_their_names(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(webdataset, "_MAX_TEXT_BYTES", 1000)
     members = [
         *sample("good"),
-        ("alone.png", picture("red")),
+        ("alone.png", image("red")),
         ("words.txt", b"no picture"),
-        ("blank.png", picture("red")),
+        ("blank.png", image("red")),
         ("blank.txt", b" \n"),
-        ("latin.png", picture("red")),
+        ("latin.png", image("red")),
         ("latin.txt", "caf\xe9".encode("latin-1")),
-        ("broken.png", picture("red")),
+        ("broken.png", image("red")),
         ("broken.json", b'{"caption": '),
-        ("long.png", picture("red")),
+        ("long.png", image("red")),
         ("long.txt", b"x" * 1001),
-        ("number.png", picture("red")),
+        ("number.png", image("red")),
         ("number.json", b'{"caption": 3}'),
     ]
     write_tar(tmp_path / "s.tar", members)
@@ -144,7 +144,7 @@ def test_samples_without_picture_or_text_are_left_out_with_their_names(tmp_path,
 
 
 def test_nothing_usable_is_an_error(tmp_path):
-    write_tar(tmp_path / "s.tar", [("a.png", picture("red"))])
+    write_tar(tmp_path / "s.tar", [("a.png", image("red"))])
     with pytest.raises(InputError, match="no sample with a picture and a text among 1 shards"):
         load(tmp_path / "s.tar")
 
@@ -283,7 +283,7 @@ def test_the_fingerprint_is_the_same_wherever_the_shards_lie_and_follows_caption
     assert load(here).fingerprint == load(there).fingerprint != load(other).fingerprint
 
 
-def test_a_picture_whose_tar_changed_or_went_is_an_image_error(tmp_path):
+def test_an_image_whose_tar_changed_or_went_is_an_image_error(tmp_path):
     path = write_shard(tmp_path / "s.tar", "1")
     image = load(path)[0].image
     path.write_bytes(path.read_bytes()[:520])

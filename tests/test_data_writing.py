@@ -110,7 +110,7 @@ def test_converting_twice_gives_the_same_again(source, tmp_path):
     ]
 
 
-def test_shards_end_after_a_number_of_pictures(source, tmp_path, monkeypatch):
+def test_shards_end_after_a_number_of_images(source, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "SHARD_SIZE", 1)
     convert_datasets(source, tmp_path / "out", to="webdataset")
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tar"))

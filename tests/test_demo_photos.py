@@ -37,7 +37,7 @@ def test_each_photo_has_three_queries_and_no_query_stands_twice() -> None:
     assert len({query for photo in photos for query in photo.queries}) == 45
 
 
-def test_enough_photos_are_redistributable_to_make_the_committed_picture() -> None:
+def test_enough_photos_are_redistributable_to_make_the_committed_image() -> None:
     assert sum(photo.redistributable for photo in load_photos()) >= MIN_PHOTOS
 
 

@@ -90,7 +90,7 @@ def test_what_came_from_outside_is_shown_as_text(photo: Path, tmp_path: Path) ->
     assert HOSTILE in [image["alt"] for image in page.named("img")]
 
 
-def test_every_picture_has_an_alternative_text(photo: Path, tmp_path: Path) -> None:
+def test_every_image_has_an_alternative_text(photo: Path, tmp_path: Path) -> None:
     images = write(tmp_path, **full_sheet(photo)).named("img")
     assert [image["alt"] for image in images] == [HOSTILE, "", "a red field", "a red field"]
 
@@ -103,7 +103,7 @@ def test_both_captions_are_shown_with_their_figures_and_the_chosen_one_is_marked
     assert text.count("chosen") == 1
 
 
-def test_a_query_shows_its_picture_signs_and_weights(photo: Path, tmp_path: Path) -> None:
+def test_a_query_shows_its_image_signs_and_weights(photo: Path, tmp_path: Path) -> None:
     text = "|".join(write(tmp_path, **full_sheet(photo)).texts)
     assert f"red.png|−|blue|+|2 ×|{HOSTILE}" in text
 

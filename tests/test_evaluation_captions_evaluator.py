@@ -125,7 +125,7 @@ def test_ragged_batches_give_the_same_captions_and_report_progress(batch_size):
     assert len(seen) == -(-3 // batch_size)
 
 
-def test_pictures_that_can_t_be_read_are_left_out_and_named(tmp_path):
+def test_images_that_can_t_be_read_are_left_out_and_named(tmp_path):
     output = tmp_path / "out.json"
     with_broken = dataset(FIRE, BROKEN, SEA, GRASS)
     result = CaptionEvaluator(QUICK).run(FakeCaptioner(), with_broken, encoder=FakeEncoder(), output=output)
@@ -134,7 +134,7 @@ def test_pictures_that_can_t_be_read_are_left_out_and_named(tmp_path):
     assert [entry["image_id"] for entry in json.loads(output.read_text())] == [1, 2, 3]
 
 
-def test_a_batch_of_broken_pictures_is_passed_over():
+def test_a_batch_of_broken_images_is_passed_over():
     written = generate_captions(
         FakeCaptioner(), dataset(BROKEN, pair("8.png", "broken", "x"), SEA), GenerationConfig(), batch_size=2
     )
@@ -174,7 +174,7 @@ def test_a_results_file_is_measured_by_number(tmp_path):
     assert json.dumps(result.to_dict())
 
 
-def test_a_broken_picture_is_left_out_of_clipscore_alone(tmp_path):
+def test_a_broken_image_is_left_out_of_clipscore_alone(tmp_path):
     path = results(tmp_path, _1="something red", _9="something lost", _2="something blue")
     result = evaluate_results_file(path, dataset(FIRE, BROKEN, SEA), encoder=FakeEncoder(), config=QUICK)
     assert result.n_images == 3
@@ -189,7 +189,7 @@ def test_a_results_file_of_a_part_is_refused(tmp_path):
         evaluate_results_file(results(tmp_path, _1="something red"), COLOURS)
 
 
-def test_one_picture_can_be_measured():
+def test_one_image_can_be_measured():
     scores = score_words(["A red fire."], [["a red fire", "fire"]])
     assert scores.metrics()["Bleu_3"] == pytest.approx(1)
     assert scores.metrics()["CIDEr"] == 0

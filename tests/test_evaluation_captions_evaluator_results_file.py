@@ -41,7 +41,7 @@ def test_names_without_numbers_are_ids_too(tmp_path):
     assert read_results(path, NAMES) == ["2", "1", "3"]
 
 
-def test_an_id_that_fits_several_pictures_is_refused(tmp_path):
+def test_an_id_that_fits_several_images_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"1 picture whose id fits several of fake:colours: dog_one\.jpg"):
         read_results(results(tmp_path, ("cat", "1"), ("dog_one.jpg", "2")), NAMES)
 
@@ -52,12 +52,12 @@ def test_unknown_ids_are_refused_with_their_count(tmp_path):
         read_results(path, COCO)
 
 
-def test_missing_pictures_are_refused_with_their_count(tmp_path):
+def test_missing_images_are_refused_with_their_count(tmp_path):
     with pytest.raises(InputError, match=r"no caption for 1 picture of fake:colours's 2 \(val\): val2014/.*391895"):
         read_results(results(tmp_path, (42, "x")), COCO)
 
 
-def test_a_picture_with_two_captions_is_refused(tmp_path):
+def test_an_image_with_two_captions_is_refused(tmp_path):
     path = results(tmp_path, (42, "x"), ("COCO_val2014_000000000042", "y"), (391895, "z"))
     with pytest.raises(InputError, match="1 picture with several captions: val2014/COCO_val2014_000000000042"):
         read_results(path, COCO)
@@ -100,7 +100,7 @@ def test_what_is_written_has_coco_s_numbers_and_reads_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
 
 
-def test_pictures_without_a_number_of_their_own_keep_their_ids(tmp_path):
+def test_images_without_a_number_of_their_own_keep_their_ids(tmp_path):
     path = tmp_path / "out.json"
     write_results(path, {one.id: "x" for one in NAMES}, NAMES)
     assert [entry["image_id"] for entry in json.loads(path.read_text())] == [one.id for one in NAMES]
@@ -109,7 +109,7 @@ def test_pictures_without_a_number_of_their_own_keep_their_ids(tmp_path):
     assert read_results(path, twins) == ["x", "x"]
 
 
-def test_pictures_without_a_caption_are_left_out(tmp_path):
+def test_images_without_a_caption_are_left_out(tmp_path):
     path = tmp_path / "out.json"
     write_results(path, {COCO[1].id: "a sea"}, COCO)
     assert json.loads(path.read_text()) == [{"image_id": 391895, "caption": "a sea"}]

@@ -95,7 +95,7 @@ def test_damaged_int8_graphs_fail_and_fp32_stays(photos, monkeypatch):
     assert precision_of(load_captioner(NAME)) == "fp32"
 
 
-def test_too_few_pictures_give_no_verdict(photos):
+def test_too_few_images_give_no_verdict(photos):
     with pytest.raises(InputError, match="judged by at least 256 pictures; 6 can be read"):
         gate_captioner(NAME, photos)
     assert precision_of(load_captioner(NAME)) == "fp32"

@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_library(rng):
 
 
 @pytest.mark.usefixtures("needs_sklearn")
-def test_the_c_that_does_best_on_held_out_pictures_is_chosen(rng):
+def test_the_c_that_does_best_on_held_out_images_is_chosen(rng):
     # nearly all dimensions are noise, so weak regularisation learns the noise
     images, labels = blobs(rng, 60, n_classes=2, noise=0.3)
     images = np.hstack([images, rng.normal(0, 1, (60, 200))]).astype(np.float32)
@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_met_are_refused(settings, message):
         ProbeConfig(**settings)
 
 
-def test_training_pictures_that_teach_nothing_are_refused(rng):
+def test_training_images_that_teach_nothing_are_refused(rng):
     with pytest.raises(InputError, match="at least two classes"):
         fit_probe(random_units(rng, 5), np.zeros(5, int), n_classes=2)
     with pytest.raises(InputError, match="Row 0 of the training embeddings"):

@@ -38,7 +38,7 @@ def test_hand_computed_accuracies():
     assert metrics == pytest.approx({"acc1": 0.5, "acc5": 5 / 6, "mean_per_class_recall": 0.5})
 
 
-def test_mean_per_class_recall_weighs_classes_alike_and_leaves_out_those_without_pictures():
+def test_mean_per_class_recall_weighs_classes_alike_and_leaves_out_those_without_images():
     classes, images = unit(0, 90, 180), unit(1, 2, 3, 91)
     metrics = rank_classes(images, classes, np.array([0, 0, 0, 0])).metrics()
     assert (metrics["acc1"], metrics["mean_per_class_recall"]) == (0.75, 0.75)
@@ -118,7 +118,7 @@ def test_the_evaluator_measures_an_encoder():
     assert [problem.id for problem in result.problems] == ["d"]
 
 
-def test_the_evaluator_refuses_pictures_without_classes_and_a_wrong_prompt():
+def test_the_evaluator_refuses_images_without_classes_and_a_wrong_prompt():
     with pytest.raises(InputError, match=r"fake:colours has no classes\. Give a folder"):
         ZeroshotEvaluator().run(FakeEncoder(), dataset(pair("a", "red", "red")))
     with pytest.raises(InputError, match="Prompt: 'a photo'"):

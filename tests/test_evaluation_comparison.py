@@ -35,7 +35,7 @@ def test_quality_is_that_of_the_evaluators(start):
     assert comparison.n_images == 3
 
 
-def test_pictures_with_classes_are_classified_and_names_are_no_captions_to_find_them_by(start):
+def test_images_with_classes_are_classified_and_names_are_no_captions_to_find_them_by(start):
     comparison = compare(["fast", "blind"], labelled(), start)
     fast, blind = (row.quality.metrics for row in comparison.rows)
     assert fast == {"acc1": 1, "mean_per_class_recall": 1}
@@ -71,14 +71,14 @@ def test_random_weights_have_speed_and_no_quality(start):
     assert values["pareto"] == ["fast"]
 
 
-def test_only_random_weights_are_timed_on_pictures_of_any_kind(start):
+def test_only_random_weights_are_timed_on_images_of_any_kind(start):
     comparison = compare([], captioned(), start, random=["noise"])
     assert comparison.metric is None
     assert comparison.similarities is None
     assert comparison_to_dict(comparison)["pareto"] == []
 
 
-def test_own_pictures_have_agreement_and_no_quality(start):
+def test_own_images_have_agreement_and_no_quality(start):
     data = bare("red", "blue", "blue", "red", "red", "red")
     comparison = compare(["fast", "slow", "blind"], data, start)
     assert comparison.metric is None
@@ -152,14 +152,14 @@ def test_every_model_is_closed_also_after_an_error(start, monkeypatch):
     assert set(InProcess.closed) == {"fast", "slow"}
 
 
-def test_pictures_that_cannot_be_read_are_named_once(start):
+def test_images_that_cannot_be_read_are_named_once(start):
     comparison = compare(["fast", "slow"], bare("red", "broken", "blue"), start)
     assert [problem.id for problem in comparison.problems] == ["1.jpg"]
     assert comparison.n_images == 2
     assert comparison_to_dict(comparison)["left_out"] == [{"id": "1.jpg", "reason": "truncated JPEG"}]
 
 
-def test_pictures_that_only_some_models_could_read_are_no_comparison(start, monkeypatch):
+def test_images_that_only_some_models_could_read_are_no_comparison(start, monkeypatch):
     embed = MeasuredModel.embed_images
 
     def lose_one(self, dataset, **options):

@@ -6,13 +6,13 @@ from sightline.core.models.cards import find_card
 from sightline.errors import InputError
 from sightline.lab.evaluation.comparison_data import (
     DEFAULT_QUERIES,
-    gather_pictures,
-    is_own_pictures,
+    gather_images,
+    is_own_images,
     load_benchmark,
     load_published,
     pull_commands,
     read_queries,
-    take_pictures,
+    take_images,
 )
 
 
@@ -29,9 +29,9 @@ def captioned(folder):
     return folder
 
 
-def test_a_folder_of_albums_is_pictures_and_no_data_set_with_classes(album):
-    assert is_own_pictures(str(album))
-    data = gather_pictures(str(album))
+def test_a_folder_of_albums_is_images_and_no_data_set_with_classes(album):
+    assert is_own_images(str(album))
+    data = gather_images(str(album))
     assert [pair.id for pair in data.dataset] == ["2023/red.png", "2024/blue.png", "2024/trip/green.png"]
     assert data.dataset.name == f"pictures:{album}"
     assert (data.captioned, data.labelled, data.swapped, data.split) == (False, False, False, None)
@@ -39,44 +39,44 @@ def test_a_folder_of_albums_is_pictures_and_no_data_set_with_classes(album):
     assert data.dataset[0].image.read().shape == (32, 32, 3)
 
 
-def test_a_folder_with_captions_is_a_data_set_unless_it_is_said_to_be_pictures(tmp_path):
+def test_a_folder_with_captions_is_a_data_set_unless_it_is_said_to_be_images(tmp_path):
     folder = captioned(tmp_path)
-    assert not is_own_pictures(str(folder))
-    assert is_own_pictures(f"pictures:{folder}")
-    assert [pair.captions for pair in gather_pictures(f"pictures:{folder}").dataset] == [()]
+    assert not is_own_images(str(folder))
+    assert is_own_images(f"pictures:{folder}")
+    assert [pair.captions for pair in gather_images(f"pictures:{folder}").dataset] == [()]
     data = load_benchmark(str(folder), split="train")
     assert data.captioned
     assert data.queries == ("something red",)
     assert data.split == "train"
 
 
-def test_other_addresses_are_no_pictures(tmp_path):
-    assert not is_own_pictures("scenes")
-    assert not is_own_pictures("coco:/nowhere")
-    assert not is_own_pictures(str(tmp_path / "none"))
+def test_other_addresses_are_no_images(tmp_path):
+    assert not is_own_images("scenes")
+    assert not is_own_images("coco:/nowhere")
+    assert not is_own_images(str(tmp_path / "none"))
 
 
 def test_the_limit_chooses_by_the_seed(album):
-    assert len(gather_pictures(str(album), limit=2).dataset) == 2
-    chosen = {tuple(pair.id for pair in gather_pictures(str(album), limit=1, seed=seed).dataset) for seed in range(9)}
+    assert len(gather_images(str(album), limit=2).dataset) == 2
+    chosen = {tuple(pair.id for pair in gather_images(str(album), limit=1, seed=seed).dataset) for seed in range(9)}
     assert len(chosen) > 1
 
 
 def test_what_cannot_be_followed_is_reported(album):
     (album / "away.png").symlink_to(album / "nowhere.png")
-    (problem,) = gather_pictures(str(album)).problems
+    (problem,) = gather_images(str(album)).problems
     assert problem.reason == "dangling symlink"
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no pictures"):
-        gather_pictures(f"pictures:{tmp_path}")
+        gather_images(f"pictures:{tmp_path}")
     with pytest.raises(InputError, match="index some first"):
-        take_pictures("library:x", [])
+        take_images("library:x", [])
 
 
-def test_pictures_of_a_library_are_named_by_their_path(album):
-    data = take_pictures("library:x", sorted(album.rglob("*.png")), queries=("a", "b", "a"), limit=2)
+def test_images_of_a_library_are_named_by_their_path(album):
+    data = take_images("library:x", sorted(album.rglob("*.png")), queries=("a", "b", "a"), limit=2)
     assert data.dataset.name == "library:x"
     assert len(data.dataset) == 2
     assert data.queries == ("a", "b")

@@ -5,12 +5,12 @@ from evaluation_fakes import unit
 from sightline.lab.evaluation.comparison_quality import choose_corners, tabulate
 
 
-def test_each_text_meets_the_picture_that_fits_it_best():
+def test_each_text_meets_the_image_that_fits_it_best():
     spaces = {"one": (unit(0, 60, 120), unit(121, 1, 61, 200))}
     assert choose_corners(spaces) == [(0, 1), (1, 2), (2, 0)]
 
 
-def test_no_picture_is_shown_twice():
+def test_no_image_is_shown_twice():
     spaces = {"one": (unit(0, 1, 2), unit(0, 50, 90))}
     assert [image for _, image in choose_corners(spaces)] == [0, 1, 2]
 
@@ -29,7 +29,7 @@ def test_the_table_has_cosines_of_every_model():
     assert table.models["two"][1] == pytest.approx((0, -1), abs=1e-6)
 
 
-def test_few_pictures_or_texts_give_a_small_table():
+def test_few_images_or_texts_give_a_small_table():
     assert len(choose_corners({"one": (unit(0, 10, 20, 30), unit(0))})) == 1
     assert len(choose_corners({"one": (unit(0), unit(*range(50)))})) == 1
     assert len(choose_corners({"one": (unit(*range(100)), unit(*range(100)))})) == 6

@@ -36,7 +36,7 @@ def test_all_vectors_lie_in_the_order_of_the_data_set(batch_size):
     assert max(encoder.batches[:-1]) <= batch_size
 
 
-def test_progress_counts_every_picture():
+def test_progress_counts_every_image():
     seen = []
     embed_images(FakeEncoder(), RAGGED, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(n, 5) for n in range(1, 6)]
@@ -59,7 +59,7 @@ def test_no_texts_give_no_vectors():
     assert embed_texts(FakeEncoder(), []).shape == (0, 16)
 
 
-def test_pictures_are_read_ahead_of_the_encoder_but_not_without_bound():
+def test_images_are_read_ahead_of_the_encoder_but_not_without_bound():
     read, lock = [], threading.Lock()
 
     class Counted(Colour):
@@ -128,7 +128,7 @@ def test_a_model_that_gives_nan_is_named():
         embed_texts(Plane(), ["nan"])
 
 
-def test_another_error_of_a_picture_is_not_swallowed():
+def test_another_error_of_an_image_is_not_swallowed():
     broken = dataset(pair("a", "no such colour", "x"))
     with pytest.raises(KeyError):
         embed_images(FakeEncoder(), broken)

@@ -12,7 +12,7 @@ from captioning_fakes import paint
 from comparison_fakes import BrokenImage, FaultyImage
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError, ModelError
-from sightline.lab.evaluation.comparison_data import gather_pictures
+from sightline.lab.evaluation.comparison_data import gather_images
 from sightline.lab.evaluation.embedding import embed_images, embed_texts
 from sightline.lab.evaluation.measured_model import ModelProcess
 
@@ -21,7 +21,7 @@ from sightline.lab.evaluation.measured_model import ModelProcess
 def data(tmp_path):
     for colour in ("red", "green", "blue"):
         paint(tmp_path / "own" / f"{colour}.png", colour)
-    return gather_pictures(str(tmp_path / "own"), queries=("red", "something blue"))
+    return gather_images(str(tmp_path / "own"), queries=("red", "something blue"))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_comparison_has_all_its_sections(monkeypatch, tmp_path):
     assert "noise" not in quality
 
 
-def test_own_pictures_have_no_quality_on_their_page(monkeypatch, tmp_path):
+def test_own_images_have_no_quality_on_their_page(monkeypatch, tmp_path):
     data = bare("red", "blue", "green")
     _, text = read_page(format_comparison(compare(monkeypatch, tmp_path, data)))
     assert "Quality" not in text
@@ -65,14 +65,14 @@ def test_random_weights_alone_make_a_page(monkeypatch, tmp_path):
 def retrieval_page(data):
     evaluator = RetrievalEvaluator(RetrievalConfig(bootstrap=Bootstrap(resamples=20)))
     encoder = Plane()
-    encoder.encode_images = lambda pixels: np.stack([_look(picture) for picture in pixels])
+    encoder.encode_images = lambda pixels: np.stack([_look(image) for image in pixels])
     embedded = evaluator.embed(encoder, data)
     return format_retrieval(data, embedded=embedded, result=evaluator.measure(encoder, data, embedded))
 
 
-def _look(picture):
+def _look(image):
     """Red lies at 0 degrees, blue at 90, green at 45."""
-    angle = {0: 0.0, 1: 45.0, 2: 90.0}[int(picture.mean(axis=(0, 1)).argmax())]
+    angle = {0: 0.0, 1: 45.0, 2: 90.0}[int(image.mean(axis=(0, 1)).argmax())]
     return np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))], np.float32)
 
 
@@ -99,11 +99,11 @@ def test_captions_and_names_are_escaped():
     assert "&lt;script&gt;" in page
 
 
-def test_one_picture_makes_a_page():
+def test_one_image_makes_a_page():
     read_page(retrieval_page(dataset(pair("a.jpg", "red", "10"))))
 
 
-def test_thumbnails_are_bounded_and_a_broken_picture_says_why():
+def test_thumbnails_are_bounded_and_a_broken_image_says_why():
     class Large:
         def read(self, *, min_side_px=None):
             return np.random.default_rng(0).integers(0, 255, (900, 600, 3), np.uint8)

@@ -156,12 +156,12 @@ def test_the_evaluator_measures_an_encoder():
     assert result.took_s > 0
 
 
-def test_the_evaluator_refuses_a_picture_without_caption():
+def test_the_evaluator_refuses_an_image_without_caption():
     with pytest.raises(InputError, match="fake:colours: bare has no caption"):
         RetrievalEvaluator().run(FakeEncoder(), dataset(pair("bare", "red")))
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_with_its_captions():
+def test_an_image_that_cannot_be_read_is_left_out_with_its_captions():
     broken = dataset(*COLOURED.pairs[:2], pair("x.jpg", "broken", "red", "blue"), COLOURED.pairs[2])
     result = RetrievalEvaluator().run(FakeEncoder(), broken)
     assert result.metrics == RetrievalEvaluator().run(FakeEncoder(), COLOURED).metrics

@@ -10,7 +10,7 @@ from sightline.lab.experiments.explain import (
     Match,
     blur,
     choose_method,
-    explain_picture,
+    explain_image,
     load_explainable,
     seen_area,
     shift_pixels,
@@ -28,7 +28,7 @@ def match_of(heat, *, area=None, columns=4):
 def test_the_strongest_point_lies_on_the_thing_between_cells_too():
     encoder = MappingEncoder(size_px=16)
     for row, column in ((0, 0), (2, 6), (12, 12), (5, 9)):
-        (match,) = explain_picture(encoder, square_at(row, column), ["red"])
+        (match,) = explain_image(encoder, square_at(row, column), ["red"])
         x, y = match.place
         assert column <= x * 16 < column + 4, (row, column, match.place)
         assert row <= y * 16 < row + 4, (row, column, match.place)
@@ -41,7 +41,7 @@ def test_each_words_have_a_map_of_their_own():
     encoder = MappingEncoder(size_px=16)
     rgb = square_at(0, 0)
     rgb[12:, 12:] = (20, 20, 220)
-    red, blue = explain_picture(encoder, rgb, ["red", "blue"])
+    red, blue = explain_image(encoder, rgb, ["red", "blue"])
     assert red.place < (0.3, 0.3)
     assert blue.place > (0.7, 0.7)
     assert red.strength.deviations > 2
@@ -51,14 +51,14 @@ def test_each_words_have_a_map_of_their_own():
 def test_a_map_holds_cosines_of_its_places():
     encoder = MappingEncoder(size_px=16)
     plain = np.full((16, 16, 3), (220, 20, 20), np.uint8)
-    (match,) = explain_picture(encoder, plain, ["red"])
+    (match,) = explain_image(encoder, plain, ["red"])
     cell = encoder.encode_maps(plain[None])[0, 0, 0]
     expected = float(cell[0] / np.linalg.norm(cell))
     np.testing.assert_allclose(match.heat_HW, expected, atol=1e-5)
     assert match.strength.deviations == pytest.approx(0, abs=1)
 
 
-def test_places_are_told_in_the_whole_picture_where_the_model_crops():
+def test_places_are_told_in_the_whole_image_where_the_model_crops():
     area = seen_area(Preprocessing(size_px=8, resize_mode="crop"), 200, 100)
     assert area == Area(left=0.25, top=0, width=0.5, height=1)
     assert seen_area(Preprocessing(size_px=8, resize_mode="squash"), 200, 100) == Area(left=0, top=0, width=1, height=1)
@@ -106,7 +106,7 @@ def test_json_values_are_plain():
 @pytest.mark.parametrize("words", [[], [""], ["red", "  "]])
 def test_no_words_are_refused(words):
     with pytest.raises(InputError, match="no words to look for"):
-        explain_picture(MappingEncoder(), square_at(0, 0), words)
+        explain_image(MappingEncoder(), square_at(0, 0), words)
 
 
 def test_an_unknown_method_lists_the_known_ones():
@@ -116,13 +116,13 @@ def test_an_unknown_method_lists_the_known_ones():
 
 def test_a_model_without_a_map_says_what_to_use():
     with pytest.raises(ModelError, match="no map of where words match"):
-        explain_picture(MaplessEncoder(), square_at(0, 0), ["red"])
+        explain_image(MaplessEncoder(), square_at(0, 0), ["red"])
 
 
 @pytest.mark.parametrize("method", ["gradient", "attention"])
 def test_graphs_alone_have_no_gradients(method):
     with pytest.raises(ModelError, match=r"runs by fake, which gives no gradients\. Use --method map"):
-        explain_picture(MappingEncoder(), square_at(0, 0), ["red"], method=method)
+        explain_image(MappingEncoder(), square_at(0, 0), ["red"], method=method)
 
 
 def test_maps_that_are_not_finite_are_refused():
@@ -131,14 +131,14 @@ def test_maps_that_are_not_finite_are_refused():
             return super().encode_maps(pixels_BHW3) * np.nan
 
     with pytest.raises(ModelError, match="NaN or infinity"):
-        explain_picture(Broken(), square_at(0, 0), ["red"])
+        explain_image(Broken(), square_at(0, 0), ["red"])
 
 
 def test_the_starter_is_explained_by_its_map_without_torch():
     encoder = load_explainable("starter")
     assert encoder.runtime.startswith("onnx")
     rgb = square_at(40, 200, side=256, size=60)[:, :]
-    red, blue = explain_picture(encoder, rgb, ["a red square", "a blue sky"])
+    red, blue = explain_image(encoder, rgb, ["a red square", "a blue sky"])
     assert red.method == "map"
     assert red.heat_HW.shape[0] >= 16
     assert np.isfinite(blue.heat_HW).all()

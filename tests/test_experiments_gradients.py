@@ -83,7 +83,7 @@ def test_attention_leaves_the_model_as_it_was(clip):
     assert all(parameter.grad is None for parameter in clip.towers.parameters())
 
 
-def test_pictures_do_not_mix(clip):
+def test_images_do_not_mix(clip):
     pixels, texts = random_pixels(3, 32), vectors(clip)
     for cells in (gradient_cells, attention_cells):
         together = cells(clip, pixels, texts)

@@ -9,7 +9,7 @@ from page_checks import read_page
 from sightline.errors import InputError
 from sightline.lab.experiments.explain import Area, Match
 from sightline.lab.experiments.heatmap import (
-    HeatmapPicture,
+    HeatmapImage,
     cluster_order,
     draw_heatmap,
     draw_matches,
@@ -24,9 +24,9 @@ from sightline.lab.experiments.heatmap import (
 NAMES = ["red", "blue", "red", "green"]
 
 
-def pictures(names=NAMES):
+def images(names=NAMES):
     return [
-        HeatmapPicture(name=f"{name}-{number}.png", rgb=np.full((20, 30, 3), COLOURS[name], np.uint8))
+        HeatmapImage(name=f"{name}-{number}.png", rgb=np.full((20, 30, 3), COLOURS[name], np.uint8))
         for number, name in enumerate(names)
     ]
 
@@ -36,24 +36,24 @@ def size_of(path):
         return image.size
 
 
-def test_values_are_cosines_of_each_text_with_each_picture():
+def test_values_are_cosines_of_each_text_with_each_image():
     encoder = FakeEncoder()
-    heatmap = make_similarity_heatmap(encoder, pictures(), ["red", "a dog", "red"])
+    heatmap = make_similarity_heatmap(encoder, images(), ["red", "a dog", "red"])
     assert heatmap.kind == "cosine"
     assert heatmap.values_TB.shape == (3, 4)
-    pixels = np.stack([encoder.card.preprocessing.resize(picture.rgb) for picture in pictures()])
+    pixels = np.stack([encoder.card.preprocessing.resize(image.rgb) for image in images()])
     expected = encoder.encode_texts(["red", "a dog", "red"]) @ encoder.encode_images(pixels).T
     np.testing.assert_allclose(heatmap.values_TB, expected, atol=1e-6)
     assert heatmap.values_TB[0].argmax() in (0, 2)
 
 
-def test_probabilities_are_over_the_texts_of_a_picture():
+def test_probabilities_are_over_the_texts_of_an_image():
     cosine = np.array([[0.30, 0.1], [0.28, 0.1]])
     share = softmax_over_texts(cosine, 100.0)
     np.testing.assert_allclose(share.sum(axis=0), 1)
     assert share[0, 0] == pytest.approx(1 / (1 + np.exp(-2)))
     assert share[0, 1] == pytest.approx(0.5)
-    heatmap = make_similarity_heatmap(FakeEncoder(temperature=50.0), pictures(), ["red", "blue"], probability=True)
+    heatmap = make_similarity_heatmap(FakeEncoder(temperature=50.0), images(), ["red", "blue"], probability=True)
     assert heatmap.kind == "probability"
     np.testing.assert_allclose(heatmap.values_TB.sum(axis=0), 1)
 
@@ -82,13 +82,13 @@ def test_clusters_lie_together_and_every_row_stays():
 
 
 def test_a_clustered_heatmap_moves_values_with_their_names():
-    plain = make_similarity_heatmap(FakeEncoder(), pictures(), ["red", "blue", "tomato"])
-    moved = make_similarity_heatmap(FakeEncoder(), pictures(), ["red", "blue", "tomato"], cluster=True)
-    names = [picture.name for picture in moved.pictures]
+    plain = make_similarity_heatmap(FakeEncoder(), images(), ["red", "blue", "tomato"])
+    moved = make_similarity_heatmap(FakeEncoder(), images(), ["red", "blue", "tomato"], cluster=True)
+    names = [image.name for image in moved.images]
     assert abs(names.index("red-0.png") - names.index("red-2.png")) == 1
     for row, text in enumerate(moved.texts):
         for column, name in enumerate(names):
-            before = [picture.name for picture in plain.pictures].index(name)
+            before = [image.name for image in plain.images].index(name)
             assert moved.values_TB[row, column] == plain.values_TB[plain.texts.index(text), before]
 
 
@@ -96,18 +96,18 @@ def test_nothing_to_compare_is_refused():
     with pytest.raises(InputError, match="at least one picture and one text"):
         make_similarity_heatmap(FakeEncoder(), [], ["red"])
     with pytest.raises(InputError, match="at least one picture and one text"):
-        make_similarity_heatmap(FakeEncoder(), pictures(), [])
+        make_similarity_heatmap(FakeEncoder(), images(), [])
     with pytest.raises(InputError, match="The probability of one text among itself is 1"):
-        make_similarity_heatmap(FakeEncoder(), pictures(), ["red"], probability=True)
+        make_similarity_heatmap(FakeEncoder(), images(), ["red"], probability=True)
 
 
 @pytest.mark.parametrize("probability", [False, True])
 def test_a_drawing_grows_with_its_cells(tmp_path, probability):
     pytest.importorskip("matplotlib")
     texts = ["red", "blue"]
-    small = make_similarity_heatmap(FakeEncoder(), pictures(["red"]), texts, probability=probability)
+    small = make_similarity_heatmap(FakeEncoder(), images(["red"]), texts, probability=probability)
     large = make_similarity_heatmap(
-        FakeEncoder(), pictures(NAMES * 2), ["red $x$", "東京", "a " * 90, *texts], probability=probability
+        FakeEncoder(), images(NAMES * 2), ["red $x$", "東京", "a " * 90, *texts], probability=probability
     )
     first = size_of(draw_heatmap(small, tmp_path / "small.png"))
     second = size_of(draw_heatmap(large, tmp_path / "large.png"))
@@ -118,12 +118,12 @@ def test_a_drawing_grows_with_its_cells(tmp_path, probability):
 
 def test_names_and_words_that_are_no_utf8_or_one_long_word_are_drawn(tmp_path, rng):
     pytest.importorskip("matplotlib")
-    picture = HeatmapPicture(name="caf\udce9\x1b.png", rgb=np.zeros((8, 8, 3), np.uint8))
-    heatmap = make_similarity_heatmap(FakeEncoder(), [picture], ["red", "a" * 300])
+    image = HeatmapImage(name="caf\udce9\x1b.png", rgb=np.zeros((8, 8, 3), np.uint8))
+    heatmap = make_similarity_heatmap(FakeEncoder(), [image], ["red", "a" * 300])
     heatmap = replace(heatmap, model="dir:\udce9", texts=("caf\udce9", "a" * 300))
     assert draw_heatmap(heatmap, tmp_path / "h.png").is_file()
     match = a_match("b\udcff", rng.random((4, 4), np.float32))
-    assert draw_matches(picture.rgb, [match], tmp_path / "e.png").is_file()
+    assert draw_matches(image.rgb, [match], tmp_path / "e.png").is_file()
 
 
 def test_a_line_is_cut_and_holds_only_what_can_be_drawn():
@@ -134,12 +134,12 @@ def test_a_line_is_cut_and_holds_only_what_can_be_drawn():
 
 def test_equal_cosines_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    heatmap = make_similarity_heatmap(FakeEncoder(), pictures(["red", "red"]), ["red"])
+    heatmap = make_similarity_heatmap(FakeEncoder(), images(["red", "red"]), ["red"])
     assert draw_heatmap(heatmap, tmp_path / "a.png").stat().st_size > 0
 
 
 def test_a_page_holds_texts_names_and_numbers_escaped(tmp_path):
-    heatmap = make_similarity_heatmap(FakeEncoder(), pictures(), ["red", "<b>blue</b>"])
+    heatmap = make_similarity_heatmap(FakeEncoder(), images(), ["red", "<b>blue</b>"])
     text = write_heatmap_page(heatmap, tmp_path / "h.html").read_text(encoding="utf-8")
     read_page(text)
     assert "<b>blue" not in text
@@ -154,7 +154,7 @@ def a_match(words, heat, method="map"):
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_picture_and_a_panel_for_each_words(tmp_path, count, rng):
+def test_an_image_and_a_panel_for_each_words(tmp_path, count, rng):
     pytest.importorskip("matplotlib")
     rgb = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)
     matches = [a_match(f"words {i} $\\frac$ 東京", rng.random((16, 16), np.float32)) for i in range(count)]

@@ -94,10 +94,10 @@ def test_noise_is_half_of_the_interval_of_a_mean(rng):
     assert measure_noise(result_N) == measure_noise(result_N)
 
 
-def test_results_of_one_picture_are_not_independent(rng):
-    by_picture = np.repeat(rng.normal(size=30), 10)
+def test_results_of_one_image_are_not_independent(rng):
+    by_image = np.repeat(rng.normal(size=30), 10)
     group_N = np.repeat(np.arange(30), 10)
-    assert measure_noise(by_picture, group_N) > 2.5 * measure_noise(by_picture)  # type: ignore[arg-type]
+    assert measure_noise(by_image, group_N) > 2.5 * measure_noise(by_image)  # type: ignore[arg-type]
 
 
 def test_noise_of_one_group_or_of_mismatched_groups_is_refused():

@@ -109,7 +109,7 @@ def test_words_of_another_thing_point_elsewhere():
     assert wrong["pointing_on_another"] > right["pointing_on_another"]
 
 
-def test_pictures_without_known_places_are_refused():
+def test_images_without_known_places_are_refused():
     photos = dataset(pair("a.jpg", "red", "red"))
     with pytest.raises(InputError, match="doesn't say where things are; the pointing game needs scenes: --data scenes"):
         pointing_game(MappingEncoder(), photos)

@@ -29,7 +29,7 @@ from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import FileImage
 from sightline.lab.experiments.report import make_report, write_report
 from sightline.lab.experiments.report_parts import format_html, format_markdown, write_report_files
-from sightline.lab.experiments.report_space import ValPictures, describe_space
+from sightline.lab.experiments.report_space import ValImages, describe_space
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.log import RunLog
 from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
@@ -136,7 +136,7 @@ def test_nothing_of_a_figure_is_cut_off(rng):
         assert all((edge == 255).all() for edge in edges), name
 
 
-def test_vectors_before_and_after_are_shown_with_pictures(probed_run):
+def test_vectors_before_and_after_are_shown_with_images(probed_run):
     report = make_report([probed_run])
     assert list(plots(report)) == ["curves", "similarities", "samples", "space"]
     section = next(section for section in report.sections if section.title == "Modality gap and temperature")
@@ -148,7 +148,7 @@ def test_vectors_before_and_after_are_shown_with_pictures(probed_run):
     assert after > before + 0.5
 
 
-def test_without_the_val_pictures_the_rest_is_shown_with_a_note(probed_run):
+def test_without_the_val_images_the_rest_is_shown_with_a_note(probed_run):
     moved = replace(probed_run, config=probed_run.config.changed(["val_data=folder:/nowhere/at/all"]))
     report = make_report([moved])
     assert "samples" not in plots(report)
@@ -159,17 +159,17 @@ def test_without_the_val_pictures_the_rest_is_shown_with_a_note(probed_run):
 
 
 def test_other_pairs_than_those_of_the_vectors_are_not_shown(probed_run):
-    other = ValPictures.of(probed_run.config.changed(["val_data=scenes:7"]), probed_run.probe("best"))
+    other = ValImages.of(probed_run.config.changed(["val_data=scenes:7"]), probed_run.probe("best"))
     assert other.missing == "scenes:7 holds other pairs now than when the run was measured."
-    assert ValPictures.of(probed_run.config, probed_run.probe("best")).missing is None
+    assert ValImages.of(probed_run.config, probed_run.probe("best")).missing is None
 
 
-def test_a_picture_that_cannot_be_read_is_grey(probed_run):
-    pictures = ValPictures.of(probed_run.config, probed_run.probe("best"))
+def test_an_image_that_cannot_be_read_is_grey(probed_run):
+    images = ValImages.of(probed_run.config, probed_run.probe("best"))
     first = probed_run.probe("best").ids[0]
-    assert pictures.read(first).std() > 1
-    broken = replace(pictures.pairs[first], image=FileImage(path=probed_run.path / "nothing.png"))
-    assert ValPictures(pairs={first: broken}).read(first).std() == 0
+    assert images.read(first).std() > 1
+    broken = replace(images.pairs[first], image=FileImage(path=probed_run.path / "nothing.png"))
+    assert ValImages(pairs={first: broken}).read(first).std() == 0
 
 
 def test_runs_without_probes_say_that_there_are_none():
@@ -225,7 +225,7 @@ def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
     bad = "<img src=x onerror=alert(1)> $\\frac$ [a](b) | 好 \udce9\x1b"
     runs = [replace(make_run(), name=f"{bad}{number}", reason=bad, state=state) for number, state in enumerate(STATES)]
     report = make_report(with_rows(runs))
-    html, markdown = format_html(report), format_markdown(report, pictures="a b")
+    html, markdown = format_html(report), format_markdown(report, images="a b")
     assert write_report_files(report, tmp_path / "r.html").markdown.stat().st_size > 0
     assert "<img src=x" not in html
     assert not re.search(r"(?<!\\)<img src=x", markdown)
@@ -237,7 +237,7 @@ def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
 STATES = ("complete", "complete", "failed")
 
 
-def test_page_markdown_and_pictures_lie_side_by_side(tmp_path):
+def test_page_markdown_and_images_lie_side_by_side(tmp_path):
     report, files = write_report(
         with_rows(make_sweep(SEEDED, lambda **_: 0.3)), tmp_path / "sub folder" / "my report.html"
     )

@@ -19,7 +19,7 @@ def test_the_exponent_is_recovered(rng):
     assert scaling.interval[0] < 0.3 < scaling.interval[1]
     assert scaling.is_beyond_noise
     assert scaling.df == 7
-    assert scaling.in_pictures
+    assert scaling.in_images
     assert sorted(set(scaling.amount_R)) == pytest.approx([2000, 4000, 8000, 16000, 32000])
     assert scaling.predict(40_000) == pytest.approx(0.2 * 1.3**0.5, rel=0.05)
     assert scaling.at_equal_compute
@@ -70,7 +70,7 @@ def test_without_a_limit_the_amount_is_a_fraction():
         for fraction in (0.1, 0.3, 1.0)
     ]
     scaling = fit_scaling(Study.of(runs))
-    assert not scaling.in_pictures
+    assert not scaling.in_images
     assert scaling.amount_R.tolist() == [0.1, 0.3, 1.0]
 
 

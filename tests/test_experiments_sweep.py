@@ -449,7 +449,7 @@ def test_a_storage_that_fails_ends_the_sweep_and_not_the_trial(training, tmp_pat
     assert [trial.state for trial in run_sweep(sweep_config("lr=1e-3"), tmp_path / "sweep")] == ["complete"]
 
 
-def test_smoke_trials_have_pictures_enough_for_the_grid(training, tmp_path):
+def test_smoke_trials_have_images_enough_for_the_grid(training, tmp_path):
     run_sweep(sweep_config("batch_size=8,64", "train_fraction=0.5,1", smoke=True), tmp_path / "sweep")
     assert {config.limit for config in training.configs} == {129}
 

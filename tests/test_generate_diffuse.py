@@ -33,7 +33,7 @@ def pipeline(folder):
     return TextToImage.load(str(folder))
 
 
-def test_a_seed_decides_the_picture_and_words_change_it(pipeline):
+def test_a_seed_decides_the_image_and_words_change_it(pipeline):
     first, again, other, worded = (
         pipeline.draw(prompt, seed=seed, config=TWO_STEPS)
         for prompt, seed in (("a dog", 1), ("a dog", 1), ("a dog", 2), ("snow", 1))
@@ -51,7 +51,7 @@ def test_size_and_words_to_avoid_reach_the_pipeline(pipeline):
     assert not np.array_equal(plain, pipeline.draw("a dog", seed=1, config=config, avoid=["snow"]))
 
 
-def test_a_picture_that_is_stopped_is_none(pipeline):
+def test_an_image_that_is_stopped_is_none(pipeline):
     seen = []
     assert pipeline.draw("a dog", seed=1, config=TWO_STEPS, on_step=lambda step: seen.append(step)) is None
     assert seen == [1]  # what remains is skipped
@@ -126,7 +126,7 @@ def test_samples_are_ranked_explained_and_compared_with_variants(tmp_path, folde
     seen = []
     output = tmp_path / "out"
     report = generate_diffused(request, output, progress=lambda done, total, note: seen.append((done, total)))
-    assert [(p.prompt, p.seed) for p in report.pictures] == [
+    assert [(p.prompt, p.seed) for p in report.images] == [
         *((request.prompts[0], seed) for seed in range(3)),
         *(("a dog", seed) for seed in range(3)),
     ]
@@ -149,7 +149,7 @@ def test_variants_need_a_single_prompt(tmp_path, folder):
 
 
 @pytest.mark.hub
-def test_a_real_pipeline_makes_pictures_that_fit_their_words(tmp_path):
+def test_a_real_pipeline_makes_images_that_fit_their_words(tmp_path):
     name = os.environ.get("SIGHTLINE_PIPELINE", "stabilityai/sd-turbo")
     config = DiffusionConfig(steps=2, seeds=2, guidance=0.0)
     request = DiffusionRequest(

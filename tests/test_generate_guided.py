@@ -49,9 +49,9 @@ def test_a_start_is_decided_by_its_seed_alone(kind):
 
 @pytest.mark.parametrize("kind", ["fourier", "network"])
 def test_gradients_reach_every_parameter(kind):
-    pictures = make_start(kind, [0, 1], 16)
-    (pictures() * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))).sum().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in pictures.parameters())
+    made_images = make_start(kind, [0, 1], 16)
+    (made_images() * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in made_images.parameters())
 
 
 def test_a_fourier_start_is_smoother_than_noise():
@@ -60,7 +60,7 @@ def test_a_fourier_start_is_smoother_than_noise():
     assert rough < 0.5 * 2 * image.var()  # independent pixels differ by twice their variance
 
 
-def test_views_without_changes_are_the_picture():
+def test_views_without_changes_are_the_image():
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     views = draw_views(image, 16, GuidedConfig(views=2, **STILL), chances(0, 1))
     torch.testing.assert_close(views, image.repeat_interleave(2, 0), atol=1e-5, rtol=0)
@@ -92,7 +92,7 @@ def test_the_last_view_is_blurred_most():
     assert float(views[2].mean()) == pytest.approx(float(image.mean()), abs=0.02)
 
 
-def test_a_larger_picture_is_shrunk_to_the_models_size():
+def test_a_larger_image_is_shrunk_to_the_models_size():
     image = torch.zeros(1, 3, 32, 32)
     image[..., ::2] = 1
     shrunk = fit_size(image, 16)
@@ -136,16 +136,16 @@ def test_steps_raise_the_similarity_to_the_words(kind):
     config = GuidedConfig(steps=40, views=2, frames=3, parameterisation=kind, smoothness=1, precision="fp32")
     prompts = [SeededPrompt(prompt="a red circle", seed=0), SeededPrompt(prompt="a blue square", seed=1)]
     made = make_guided(prompts, [make_encoder()], words=Words(bank=BANK), config=config)
-    for picture, one in zip(made, prompts, strict=True):
-        assert (picture.prompt, picture.seed, picture.steps) == (one.prompt, one.seed, 40)
-        assert picture.rgb.shape == (16, 16, 3)
-        assert picture.similarity > picture.curve[0][1] + 0.1
-        assert picture.curve[-1] == (40, pytest.approx(picture.similarity))
-        assert len(picture.frames) == 3  # type: ignore[unreachable]
-        assert np.array_equal(picture.frames[-1], picture.rgb)
+    for made_image, one in zip(made, prompts, strict=True):
+        assert (made_image.prompt, made_image.seed, made_image.steps) == (one.prompt, one.seed, 40)
+        assert made_image.rgb.shape == (16, 16, 3)
+        assert made_image.similarity > made_image.curve[0][1] + 0.1
+        assert made_image.curve[-1] == (40, pytest.approx(made_image.similarity))
+        assert len(made_image.frames) == 3  # type: ignore[unreachable]
+        assert np.array_equal(made_image.frames[-1], made_image.rgb)
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_not_on_its_neighbours():
+def test_an_image_depends_on_its_prompt_and_seed_not_on_its_neighbours():
     prompts = [SeededPrompt(prompt="a red circle", seed=0), SeededPrompt(prompt="a blue square", seed=1)]
     both = make_guided(prompts, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
     (alone,) = make_guided(prompts[1:], [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT))
@@ -156,21 +156,21 @@ def test_a_picture_depends_on_its_prompt_and_seed_not_on_its_neighbours():
 def test_several_models_are_averaged_and_decide_the_size():
     prompts = [SeededPrompt(prompt="a red circle", seed=0)]
     encoders = [make_encoder(0), make_encoder(1)]
-    (picture,) = make_guided(prompts, encoders, words=Words(bank=BANK), config=GuidedConfig(size_px=24, **SHORT))
-    assert picture.rgb.shape == (24, 24, 3)
-    image = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None] / 255
+    (made_image,) = make_guided(prompts, encoders, words=Words(bank=BANK), config=GuidedConfig(size_px=24, **SHORT))
+    assert made_image.rgb.shape == (24, 24, 3)
+    image = torch.from_numpy(made_image.rgb).permute(2, 0, 1)[None] / 255
     own = [float(Guide(e, ["a red circle"], words=Words(bank=BANK)).similarity(image)) for e in encoders]
-    assert picture.similarity == pytest.approx(np.mean(own), abs=5e-3)
+    assert made_image.similarity == pytest.approx(np.mean(own), abs=5e-3)
 
 
-def test_an_interrupt_keeps_pictures_as_they_are_and_leaves_the_rest_out(monkeypatch):
+def test_an_interrupt_keeps_images_as_they_are_and_leaves_the_rest_out(monkeypatch):
     monkeypatch.setattr("sightline.lab.generate.guided._VIEWS_PX", 16 * 16)  # one picture at a time
     asked = iter([False, False, True, True])
     prompts = [SeededPrompt(prompt="a red circle", seed=seed) for seed in range(3)]
     made = make_guided(
         prompts, [make_encoder()], words=Words(bank=BANK), config=GuidedConfig(**SHORT), interrupted=lambda: next(asked)
     )
-    assert [(picture.seed, picture.steps) for picture in made] == [(0, 2)]
+    assert [(made_image.seed, made_image.steps) for made_image in made] == [(0, 2)]
     assert made[0].curve[-1][0] == 2
 
 

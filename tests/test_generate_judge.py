@@ -13,26 +13,26 @@ pytest.importorskip("torch")
 
 from PIL import Image
 
-from generate_world import COLOURS, ColourEncoder, picture
+from generate_world import COLOURS, ColourEncoder, made_image
 from page_checks import read_page
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import check_prompts, load_bank, load_prompts
 from sightline.lab.generate.feedback import explain_words, give_feedback
-from sightline.lab.generate.judge import check_judge, judge_pictures, wilson_interval
-from sightline.lab.generate.run import claim_folder, name_pictures, write_pictures, write_settings
+from sightline.lab.generate.judge import check_judge, judge_images, wilson_interval
+from sightline.lab.generate.run import claim_folder, name_images, write_images, write_settings
 from sightline.lab.generate.sheet import Sheet, format_sheet
 
 RED, GREEN, BLUE = (f"a {name} circle" for name in COLOURS)
 
 
-def test_the_judge_counts_pictures_whose_prompt_fits_best():
-    pictures = [
-        picture(RED, (255, 0, 0)),
-        picture(GREEN, (0, 0, 255)),
-        picture(BLUE, (0, 10, 255), seed=0, similarity=0.9),
-        picture(BLUE, (255, 0, 0), seed=1, similarity=0.2),
+def test_the_judge_counts_images_whose_prompt_fits_best():
+    made_images = [
+        made_image(RED, (255, 0, 0)),
+        made_image(GREEN, (0, 0, 255)),
+        made_image(BLUE, (0, 10, 255), seed=0, similarity=0.9),
+        made_image(BLUE, (255, 0, 0), seed=1, similarity=0.2),
     ]
-    judgement = judge_pictures(pictures, ColourEncoder("other"), prompts=[RED, GREEN, BLUE])
+    judgement = judge_images(made_images, ColourEncoder("other"), prompts=[RED, GREEN, BLUE])
     assert (judgement.n_right, judgement.n_prompts, judgement.judge) == (2, 3, "other")
     assert judgement.rate == pytest.approx(2 / 3)
     assert judgement.chance == pytest.approx(1 / 3)
@@ -43,13 +43,13 @@ def test_the_judge_counts_pictures_whose_prompt_fits_best():
 
 
 def test_a_tie_is_not_counted_as_right():
-    judgement = judge_pictures([picture(RED, (255, 255, 0))], ColourEncoder(), prompts=[RED, GREEN])
+    judgement = judge_images([made_image(RED, (255, 255, 0))], ColourEncoder(), prompts=[RED, GREEN])
     assert judgement.verdicts[0].rank == pytest.approx(1.5)
     assert judgement.n_right == 0
 
 
-def test_prompts_without_pictures_are_candidates_all_the_same():
-    judgement = judge_pictures([picture(RED, (255, 0, 0))], ColourEncoder(), prompts=[RED, GREEN, BLUE])
+def test_prompts_without_images_are_candidates_all_the_same():
+    judgement = judge_images([made_image(RED, (255, 0, 0))], ColourEncoder(), prompts=[RED, GREEN, BLUE])
     assert (judgement.n_right, judgement.n_prompts, len(judgement.verdicts)) == (1, 3, 1)
 
 
@@ -72,13 +72,13 @@ def test_vectors_that_are_not_finite_are_the_judges_fault():
     judge = ColourEncoder()
     judge.encode_images = lambda pixels: np.full((len(pixels), 4), np.nan, np.float32)
     with pytest.raises(ModelError, match="colours gives vectors that aren't finite"):
-        judge_pictures([picture(RED, (255, 0, 0))], judge, prompts=[RED, GREEN])
+        judge_images([made_image(RED, (255, 0, 0))], judge, prompts=[RED, GREEN])
 
 
-def test_words_that_are_not_in_the_picture_come_first():
+def test_words_that_are_not_in_the_image_come_first():
     encoder = ColourEncoder()
-    pictures = [picture("a red and blue thing", (255, 0, 0), seed=seed) for seed in range(2)]
-    image_SD = encoder.encode_images(np.stack([each.rgb for each in pictures]))
+    made_images = [made_image("a red and blue thing", (255, 0, 0), seed=seed) for seed in range(2)]
+    image_SD = encoder.encode_images(np.stack([each.rgb for each in made_images]))
     words = explain_words(image_SD, encoder, "a red and blue thing")
     assert [share.word for share in words] == ["blue", "thing", "red"]
     vectors = encoder.encode_texts(["red blue", "red"])
@@ -89,11 +89,11 @@ def test_words_that_are_not_in_the_picture_come_first():
 
 
 def test_feedback_names_what_is_missing_and_which_seed_is_best():
-    pictures = [
-        picture("a red and blue circle", (255, 0, 0), seed=0),
-        picture("a red and blue circle", (255, 0, 60), seed=1),
+    made_images = [
+        made_image("a red and blue circle", (255, 0, 0), seed=0),
+        made_image("a red and blue circle", (255, 0, 60), seed=1),
     ]
-    feedback = give_feedback(pictures, ColourEncoder(), bank=[RED, GREEN, "a red and blue circle"], n_cut=3)
+    feedback = give_feedback(made_images, ColourEncoder(), bank=[RED, GREEN, "a red and blue circle"], n_cut=3)
     lines = "\n".join(feedback.lines)
     assert "last 3 tokens" in lines
     assert "Matched least: 'blue'" in lines
@@ -102,8 +102,8 @@ def test_feedback_names_what_is_missing_and_which_seed_is_best():
     assert "1 of 2 other texts fit the best picture better" in lines
 
 
-def test_feedback_on_a_fitting_picture_finds_nothing_missing():
-    feedback = give_feedback([picture(RED, (255, 0, 0))], ColourEncoder(), bank=[GREEN, BLUE])
+def test_feedback_on_a_fitting_image_finds_nothing_missing():
+    feedback = give_feedback([made_image(RED, (255, 0, 0))], ColourEncoder(), bank=[GREEN, BLUE])
     assert feedback.bank_rank == 1
     assert "better than any of 2 other texts" in feedback.lines[0]
     assert not any("fits best" in line for line in feedback.lines)  # of a single sample
@@ -118,8 +118,8 @@ def test_feedback_on_a_fitting_picture_finds_nothing_missing():
     ],
 )
 def test_variants_are_compared_at_equal_seeds(greens, verdict):
-    base = [picture(RED, (255, 0, 0), seed=seed) for seed in range(4)]
-    variant = [picture("something red", (255, green, 0), seed=seed) for seed, green in enumerate(greens)]
+    base = [made_image(RED, (255, 0, 0), seed=seed) for seed in range(4)]
+    variant = [made_image("something red", (255, green, 0), seed=seed) for seed, green in enumerate(greens)]
     feedback = give_feedback(base, ColourEncoder(), bank=[GREEN], variants=[variant])
     (result,) = feedback.variants
     assert result.n == len(greens)
@@ -128,8 +128,8 @@ def test_variants_are_compared_at_equal_seeds(greens, verdict):
 
 
 def test_a_better_variant_is_recommended():
-    base = [picture(RED, (255, 200 + seed, 0), seed=seed) for seed in range(4)]
-    variant = [picture("something red", (255, seed, 0), seed=seed) for seed in range(4)]
+    base = [made_image(RED, (255, 200 + seed, 0), seed=seed) for seed in range(4)]
+    variant = [made_image("something red", (255, seed, 0), seed=seed) for seed in range(4)]
     (result,) = give_feedback(base, ColourEncoder(), bank=[GREEN], variants=[variant]).variants
     encoder = ColourEncoder()
     text = encoder.encode_texts([RED])[0]
@@ -178,12 +178,12 @@ def test_the_bank_is_what_the_model_was_trained_on_or_of_the_package(tmp_path):
         load_bank("nothing:here", ["starter"], limit=2)
 
 
-def test_pictures_gifs_and_frames_are_written(tmp_path):
+def test_images_gifs_and_frames_are_written(tmp_path):
     frames = tuple(np.full((8, 8, 3), shade, np.uint8) for shade in (0, 100, 255))
-    entries = write_pictures(tmp_path, [picture(RED, (255, 0, 0), frames=frames), picture(BLUE, (0, 0, 255))])
+    entries = write_images(tmp_path, [made_image(RED, (255, 0, 0), frames=frames), made_image(BLUE, (0, 0, 255))])
     assert entries[0]["file"] == "001-a-red-circle-seed0.png"
     with Image.open(tmp_path / entries[0]["file"]) as image:
-        assert np.array_equal(np.asarray(image), picture(RED, (255, 0, 0)).rgb)
+        assert np.array_equal(np.asarray(image), made_image(RED, (255, 0, 0)).rgb)
     with Image.open(tmp_path / entries[0]["gif"]) as gif:
         assert (gif.n_frames, gif.size, gif.info["loop"]) == (3, (256, 256), 0)  # type: ignore[attr-defined]
     assert all((tmp_path / name).is_file() for name in entries[0]["frames"])
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_names_of_files_are_tame_whatever_the_prompt():
-    names = name_pictures([picture(prompt, (0, 0, 0)) for prompt in ("../../etc/passwd", "日本", "x" * 900)])
+    names = name_images([made_image(prompt, (0, 0, 0)) for prompt in ("../../etc/passwd", "日本", "x" * 900)])
     assert names == ["001-etc-passwd-seed0", "002-prompt-seed0", f"003-{'x' * 40}-seed0"]
 
 
@@ -236,9 +236,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 def test_the_sheet_shows_failures_first_and_escapes_words():
     script = "<script>alert(1)</script>"
     prompts = [RED, script, *(f"number {n}" for n in range(8))]
-    pictures = [picture(RED, (255, 0, 0)), picture(script, (255, 0, 0))]
-    judgement = judge_pictures(pictures, ColourEncoder(), prompts=prompts)
-    page = format_sheet(Sheet(pictures=pictures, judgement=judgement, facts=["Made so."]))
+    made_images = [made_image(RED, (255, 0, 0)), made_image(script, (255, 0, 0))]
+    judgement = judge_images(made_images, ColourEncoder(), prompts=prompts)
+    page = format_sheet(Sheet(images=made_images, judgement=judgement, facts=["Made so."]))
     images, text = read_page(page)
     assert len(images) == 4  # once with the verdict, once with its prompt
     assert text.index("Not recognised (1)") < text.index("Recognised (1)")
@@ -249,15 +249,15 @@ def test_the_sheet_shows_failures_first_and_escapes_words():
 
 def test_the_sheet_of_few_prompts_shows_frames_words_and_advice():
     frames = tuple(np.full((8, 8, 3), shade, np.uint8) for shade in (0, 100, 255))
-    pictures = [picture("a red and blue circle", (255, 0, 0), frames=frames)]
-    feedback = give_feedback(pictures, ColourEncoder(), bank=[GREEN])
-    images, text = read_page(format_sheet(Sheet(pictures=pictures, feedback=[feedback])))
+    made_images = [made_image("a red and blue circle", (255, 0, 0), frames=frames)]
+    feedback = give_feedback(made_images, ColourEncoder(), bank=[GREEN])
+    images, text = read_page(format_sheet(Sheet(images=made_images, feedback=[feedback])))
     assert len(images) == 1 + 3
     assert "What each word adds" in text
     assert feedback.lines[0] in text.replace("&#x27;", "'")
 
 
 def test_the_sheet_of_a_run_that_made_nothing_is_a_page():
-    images, text = read_page(format_sheet(Sheet(pictures=[], facts=["Stopped early: interrupted."])))
+    images, text = read_page(format_sheet(Sheet(images=[], facts=["Stopped early: interrupted."])))
     assert images == []
     assert "0 pictures" in text

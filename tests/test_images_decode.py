@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image, features
 
-from sightline.core.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_info, read_picture
+from sightline.core.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_image, read_info
 from sightline.errors import InputError
 
 WIDTH, HEIGHT = 160, 96
@@ -56,52 +56,52 @@ def test_lossless_formats_give_exactly_their_pixels_from_files_and_bytes(tmp_pat
     data = encoded(Image.fromarray(scene()), format_name, **options)
     (tmp_path / "named wrongly.xyz").write_bytes(data)
     for source in (data, tmp_path / "named wrongly.xyz"):
-        picture = read_picture(source)
-        assert np.array_equal(picture.rgb, scene())
-        assert picture.rgb.dtype == np.uint8
-        assert picture.rgb.flags.c_contiguous
-        assert picture.rgb.flags.writeable
-        assert (picture.info.width, picture.info.height, picture.info.format) == (WIDTH, HEIGHT, format_name)
-        assert read_info(source) == picture.info
+        image = read_image(source)
+        assert np.array_equal(image.rgb, scene())
+        assert image.rgb.dtype == np.uint8
+        assert image.rgb.flags.c_contiguous
+        assert image.rgb.flags.writeable
+        assert (image.info.width, image.info.height, image.info.format) == (WIDTH, HEIGHT, format_name)
+        assert read_info(source) == image.info
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"keep_rgb": True, "subsampling": 0}], ids=str
 )
 def test_jpeg(options):
-    picture = read_picture(encoded(Image.fromarray(scene()), "JPEG", quality=95, **options))
-    assert difference(picture.rgb, scene()) < 2
-    assert picture.info.format == "JPEG"
+    image = read_image(encoded(Image.fromarray(scene()), "JPEG", quality=95, **options))
+    assert difference(image.rgb, scene()) < 2
+    assert image.info.format == "JPEG"
 
 
 def test_avif():
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    picture = read_picture(encoded(Image.fromarray(scene()), "AVIF", quality=90))
-    assert difference(picture.rgb, scene()) < 3
-    assert picture.info.format == "AVIF"
+    image = read_image(encoded(Image.fromarray(scene()), "AVIF", quality=90))
+    assert difference(image.rgb, scene()) < 3
+    assert image.info.format == "AVIF"
 
 
 def test_heic():
     heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
     heif.from_pillow(Image.fromarray(scene())).save(file, quality=90)
-    picture = read_picture(file.getvalue())
-    assert difference(picture.rgb, scene()) < 3
-    assert picture.info.format == "HEIF"
+    image = read_image(file.getvalue())
+    assert difference(image.rgb, scene()) < 3
+    assert image.info.format == "HEIF"
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF", "PPM", "BMP", "GIF"])
-def test_grey_and_one_bit_pictures(format_name, mode):
+def test_grey_and_one_bit_images(format_name, mode):
     image = Image.fromarray(scene()).convert(mode)
-    rgb = read_picture(encoded(image, format_name)).rgb
+    rgb = read_image(encoded(image, format_name)).rgb
     assert np.array_equal(rgb, np.asarray(image.convert("RGB")))
 
 
 def test_grey_jpeg():
     image = Image.fromarray(scene()).convert("L")
-    rgb = read_picture(encoded(image, "JPEG", quality=95)).rgb
+    rgb = read_image(encoded(image, "JPEG", quality=95)).rgb
     assert difference(rgb, np.asarray(image.convert("RGB"))) < 2
 
 
@@ -119,22 +119,22 @@ def cmyk_jpeg(kind):
 @pytest.mark.parametrize("kind", ["Adobe", "YCCK", "no marker"])
 @pytest.mark.parametrize("min_side_px", [None, 12])
 def test_cmyk_jpegs(kind, min_side_px):
-    picture = read_picture(cmyk_jpeg(kind), min_side_px=min_side_px)
-    reference = np.asarray(Image.fromarray(scene()).resize(picture.rgb.shape[1::-1], Image.Resampling.BOX))
-    assert difference(picture.rgb, reference) < 3
-    assert (picture.info.width, picture.info.height) == (WIDTH, HEIGHT)
-    assert (picture.rgb.shape[1] < WIDTH) == (min_side_px is not None)
+    image = read_image(cmyk_jpeg(kind), min_side_px=min_side_px)
+    reference = np.asarray(Image.fromarray(scene()).resize(image.rgb.shape[1::-1], Image.Resampling.BOX))
+    assert difference(image.rgb, reference) < 3
+    assert (image.info.width, image.info.height) == (WIDTH, HEIGHT)
+    assert (image.rgb.shape[1] < WIDTH) == (min_side_px is not None)
 
 
 def test_cmyk_tiff():
-    picture = read_picture(encoded(Image.fromarray(scene()).convert("CMYK"), "TIFF"))
-    assert np.array_equal(picture.rgb, scene())
+    image = read_image(encoded(Image.fromarray(scene()).convert("CMYK"), "TIFF"))
+    assert np.array_equal(image.rgb, scene())
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_16_bit_grey_is_scaled_not_clipped(format_name):
     levels = np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
-    rgb = read_picture(encoded(Image.fromarray(levels), format_name)).rgb
+    rgb = read_image(encoded(Image.fromarray(levels), format_name)).rgb
     expected = np.repeat((levels / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
     assert np.abs(rgb.astype(int) - expected).max() <= 1
 
@@ -147,20 +147,20 @@ def test_16_bit_rgb_png_is_scaled_not_clipped():
 
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert np.array_equal(read_picture(data).rgb, scene())
+    assert np.array_equal(read_image(data).rgb, scene())
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0, 5000.0])
 def test_float_tiff_in_the_usual_ranges(top):
     levels = np.linspace(0, top, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
     levels[0, 0] = np.nan
-    rgb = read_picture(encoded(Image.fromarray(levels), "TIFF")).rgb
+    rgb = read_image(encoded(Image.fromarray(levels), "TIFF")).rgb
     assert np.abs(rgb[..., 0] - np.nan_to_num(levels) / top * 255).max() <= 0.51
 
 
 def test_32_bit_integers_are_stretched():
     levels = np.linspace(-7_000_000, 9_000_000, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.int32)
-    rgb = read_picture(encoded(Image.fromarray(levels), "TIFF")).rgb
+    rgb = read_image(encoded(Image.fromarray(levels), "TIFF")).rgb
     assert (rgb.min(), rgb.max()) == (0, 255)
     assert np.abs(rgb[..., 0] - np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)).max() <= 1
 
@@ -177,14 +177,14 @@ def with_hole():
 @pytest.mark.parametrize(("format_name", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
 def test_transparent_parts_are_laid_on_white(format_name, options):
     rgba, expected = with_hole()
-    rgb = read_picture(encoded(Image.fromarray(rgba), format_name, **options)).rgb
+    rgb = read_image(encoded(Image.fromarray(rgba), format_name, **options)).rgb
     assert np.abs(rgb.astype(int) - expected).max() <= 1
 
 
 def test_grey_with_alpha_is_laid_on_white():
     rgba, _ = with_hole()
     image = Image.fromarray(rgba).convert("LA")
-    rgb = read_picture(encoded(image, "PNG")).rgb
+    rgb = read_image(encoded(image, "PNG")).rgb
     assert (rgb[:, : WIDTH // 2] == 255).all()
     assert np.array_equal(rgb[HEIGHT // 2 :, WIDTH // 2 :, 0], np.asarray(image.getchannel("L"))[HEIGHT // 2 :, 80:])
 
@@ -195,7 +195,7 @@ def test_palette_with_transparency_is_laid_on_white(transparency):
     image.putpalette([255, 0, 0, 0, 0, 0, 0, 0, 255])
     image.paste(1, (10, 0, 20, 10))
     image.paste(2, (20, 0, 30, 10))
-    rgb = read_picture(encoded(image, "PNG", transparency=transparency)).rgb
+    rgb = read_image(encoded(image, "PNG", transparency=transparency)).rgb
     middle = 0 if transparency == 0 else 127
     assert [rgb[5, x].tolist() for x in (5, 15, 25)] == [[255, 255, 255], [middle] * 3, [0, 0, 255]]
 
@@ -203,7 +203,7 @@ def test_palette_with_transparency_is_laid_on_white(transparency):
 def test_a_transparent_colour_of_rgb_png_is_laid_on_white():
     image = Image.new("RGB", (4, 4), (9, 9, 9))
     image.putpixel((1, 1), (1, 2, 3))
-    rgb = read_picture(encoded(image, "PNG", transparency=(9, 9, 9))).rgb
+    rgb = read_image(encoded(image, "PNG", transparency=(9, 9, 9))).rgb
     assert (rgb[0, 0].tolist(), rgb[1, 1].tolist()) == ([255, 255, 255], [1, 2, 3])
 
 
@@ -211,21 +211,21 @@ def test_a_transparent_colour_of_rgb_png_is_laid_on_white():
 def test_the_first_frame_of_an_animation_is_read(format_name):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:])
-    rgb = read_picture(data).rgb
+    rgb = read_image(data).rgb
     assert np.abs(rgb.astype(int) - [200, 0, 0]).max() <= 4
 
 
-def test_a_multi_picture_jpeg_is_its_first_picture():
+def test_a_multi_image_jpeg_is_its_first_image():
     frames = [Image.fromarray(scene()), Image.new("RGB", (40, 40))]
-    picture = read_picture(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:], quality=95))
-    assert difference(picture.rgb, scene()) < 2
-    assert picture.info.format == "JPEG"
+    image = read_image(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:], quality=95))
+    assert difference(image.rgb, scene()) < 2
+    assert image.info.format == "JPEG"
 
 
 @pytest.mark.parametrize("min_side_px", [24, 50, 100, 300, 5000])
 def test_a_scaled_jpeg_is_large_enough_and_looks_like_the_full_one(min_side_px):
     data = encoded(Image.fromarray(scene(1000, 600)), "JPEG", quality=92)
-    full, scaled = read_picture(data), read_picture(data, min_side_px=min_side_px)
+    full, scaled = read_image(data), read_image(data, min_side_px=min_side_px)
     assert min(scaled.rgb.shape[:2]) >= min(SCALED_DECODE_MARGIN * min_side_px, 600)
     assert (scaled.rgb.shape[0] < 600) == (min_side_px <= 100)
     assert scaled.info == full.info
@@ -248,7 +248,7 @@ SHRUNK: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", SHRUNK)
-def test_a_large_picture_is_shrunk_before_it_is_flattened_and_looks_like_the_full_one(kind, monkeypatch):
+def test_a_large_image_is_shrunk_before_it_is_flattened_and_looks_like_the_full_one(kind, monkeypatch):
     image = Image.fromarray(scene(900, 600))
     if kind in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(scene(900, 600)[..., 0]))
@@ -260,7 +260,7 @@ def test_a_large_picture_is_shrunk_before_it_is_flattened_and_looks_like_the_ful
         return flatten_to_rgb(image)
 
     monkeypatch.setattr("sightline.core.images.decode.flatten_to_rgb", flatten)
-    full, scaled = read_picture(data), read_picture(data, min_side_px=50)
+    full, scaled = read_image(data), read_image(data, min_side_px=50)
     assert flattened == [(900, 600), (150, 100)]
     assert scaled.info == full.info
     expected = np.array(Image.fromarray(full.rgb).reduce(6))
@@ -269,10 +269,10 @@ def test_a_large_picture_is_shrunk_before_it_is_flattened_and_looks_like_the_ful
 
 def test_deep_grey_keeps_its_range_whatever_size_is_asked():
     data = encoded(Image.fromarray(np.full((600, 900), 65535, np.uint16)), "PNG")
-    assert read_picture(data, min_side_px=50).rgb.min() == 255
+    assert read_image(data, min_side_px=50).rgb.min() == 255
 
 
-def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
+def test_of_very_large_images_one_is_decoded_at_a_time(monkeypatch):
     monkeypatch.setattr("sightline.core.images.decode._LARGE_PIXELS", 1000)
     data = encoded(Image.fromarray(scene()), "PNG")
     lock, under_way, most = threading.Lock(), 0, 0
@@ -289,7 +289,7 @@ def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
 
     monkeypatch.setattr("sightline.core.images.decode.flatten_to_rgb", flatten)
     with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(read_picture, [data] * 8))) == 8
+        assert len(list(pool.map(read_image, [data] * 8))) == 8
     assert most == 1
     two = threading.Barrier(2, timeout=60)
     monkeypatch.setattr("sightline.core.images.decode._LARGE_PIXELS", 10**6)
@@ -297,35 +297,35 @@ def test_of_very_large_pictures_one_is_decoded_at_a_time(monkeypatch):
         "sightline.core.images.decode.flatten_to_rgb", lambda image: (two.wait() and None) or flatten(image)
     )
     with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(read_picture, [data] * 8))) == 8  # none would end were there no second beside it
+        assert len(list(pool.map(read_image, [data] * 8))) == 8  # none would end were there no second beside it
 
 
 def test_stray_bytes_in_a_jpeg_do_no_harm():
     data = encoded(Image.fromarray(scene()), "JPEG", quality=95)
     for odd in (data[:-2] + b"stray" + data[-2:], data + b"a video may follow" * 100):
-        assert difference(read_picture(odd).rgb, scene()) < 2
-        assert difference(read_picture(odd, min_side_px=200).rgb, scene()) < 2
+        assert difference(read_image(odd).rgb, scene()) < 2
+        assert difference(read_image(odd, min_side_px=200).rgb, scene()) < 2
 
 
 def test_a_minimum_side_below_one_is_refused():
     with pytest.raises(InputError, match="min_side_px"):
-        read_picture(b"", min_side_px=0)
+        read_image(b"", min_side_px=0)
 
 
-def test_many_threads_decode_at_once_without_mixing_pictures():
+def test_many_threads_decode_at_once_without_mixing_images():
     kinds = ["JPEG", "PNG", "GIF", "TIFF"]
     images = [Image.new("RGB", (64, 64), (index * 8, 255 - index * 8, 128)) for index in range(24)]
     files = [encoded(image, kinds[index % 4]) for index, image in enumerate(images)]
     with ThreadPoolExecutor(8) as pool:
-        pictures = list(pool.map(read_picture, files * 8))
-    for picture, image in zip(pictures, images * 8, strict=True):
-        assert np.abs(picture.rgb.astype(int) - np.asarray(image)).max() <= 3
+        decoded = list(pool.map(read_image, files * 8))
+    for one, image in zip(decoded, images * 8, strict=True):
+        assert np.abs(one.rgb.astype(int) - np.asarray(image)).max() <= 3
 
 
 def steps_beside_a_decode(data):
     """How often this thread got to run while another one decoded."""
     started, finished, steps = threading.Event(), threading.Event(), 0
-    worker = threading.Thread(target=lambda: (started.set(), read_picture(data), finished.set()))
+    worker = threading.Thread(target=lambda: (started.set(), read_image(data), finished.set()))
     worker.start()
     started.wait()
     while not finished.wait(0.001):
@@ -335,7 +335,7 @@ def steps_beside_a_decode(data):
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
-def test_other_threads_run_while_a_large_picture_is_decoded(format_name):
+def test_other_threads_run_while_a_large_image_is_decoded(format_name):
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), format_name)
     assert any(steps_beside_a_decode(data) > 3 for _ in range(50))  # where others use the machine, late at times

@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import ExifTags, Image, features
 
 from sightline.core.images import decode
-from sightline.core.images.decode import quiet_pillow, read_info, read_picture
+from sightline.core.images.decode import quiet_pillow, read_image, read_info
 from sightline.core.images.files import HEIF_MISSING
 from sightline.errors import ImageError, InputError
 
@@ -34,7 +34,7 @@ def encoded(image, format_name, **options):
 
 def reason(source, **options):
     with pytest.raises(ImageError) as caught:
-        read_picture(source, **options)
+        read_image(source, **options)
     return caught.value.reason
 
 
@@ -116,15 +116,15 @@ def test_a_small_file_of_many_pixels_is_refused_before_they_are_decoded(monkeypa
 
 def test_our_limit_counts_not_pillows(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert read_picture(encoded(texture(), "PNG")).rgb.shape == (160, 240, 3)
-    assert read_picture(encoded(texture(), "GIF")).rgb.shape == (160, 240, 3)
+    assert read_image(encoded(texture(), "PNG")).rgb.shape == (160, 240, 3)
+    assert read_image(encoded(texture(), "GIF")).rgb.shape == (160, 240, 3)
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_a_limit_that_is_no_number_is_the_users_error_not_the_images(monkeypatch):
     monkeypatch.setenv("SIGHTLINE_MAX_PIXELS", "many")
     with pytest.raises(InputError, match="SIGHTLINE_MAX_PIXELS") as caught:
-        read_picture(encoded(texture(), "PNG"))
+        read_image(encoded(texture(), "PNG"))
     assert not isinstance(caught.value, ImageError)
 
 
@@ -201,7 +201,7 @@ def damaged_variants(data, rng):
 
 
 @pytest.mark.parametrize("format_name", [*FORMATS, "AVIF", "HEIF"])
-def test_random_damage_gives_a_picture_or_an_image_error_and_no_noise(format_name, rng, capfd, monkeypatch):
+def test_random_damage_gives_an_image_or_an_image_error_and_no_noise(format_name, rng, capfd, monkeypatch):
     if format_name == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     if format_name == "AVIF" and not features.check("avif"):
@@ -214,7 +214,7 @@ def test_random_damage_gives_a_picture_or_an_image_error_and_no_noise(format_nam
     data = encoded(texture().resize((90, 60)), format_name, **options)
     outcomes = set()
     for broken in damaged_variants(data, rng):
-        for read in (read_picture, read_info):
+        for read in (read_image, read_info):
             try:
                 outcomes.add(type(read(broken)).__name__)
             except ImageError as error:
@@ -240,7 +240,7 @@ def test_pillows_warnings_stay_inside(recwarn):
         warnings.simplefilter("always")
         with pytest.warns(UserWarning, match="Truncated File Read"):
             Image.open(io.BytesIO(data)).load()
-    assert read_picture(data).rgb[0, 0].tolist() == [10, 20, 30]
+    assert read_image(data).rgb[0, 0].tolist() == [10, 20, 30]
     assert len(recwarn) == 0
 
 
@@ -271,6 +271,6 @@ def test_reading_an_image_leaves_no_open_file(tmp_path):
         (tmp_path / format_name).write_bytes(encoded(texture(), format_name))
     before = len(list(Path("/proc/self/fd").iterdir()))
     for format_name in FORMATS:
-        read_picture(tmp_path / format_name)
+        read_image(tmp_path / format_name)
         read_info(tmp_path / format_name)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

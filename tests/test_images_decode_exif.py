@@ -9,8 +9,8 @@ from sightline.core.images.decode import (
     parse_date,
     parse_orientation,
     parse_position,
+    read_image,
     read_info,
-    read_picture,
 )
 
 GPS = ExifTags.GPS
@@ -51,7 +51,7 @@ def test_a_photo_tells_when_where_and_with_what(format_name):
         details={ExifTags.Base.DateTimeOriginal: "2024:05:01 12:30:59"},
         gps=position(),
     )
-    for info in (read_info(data), read_picture(data).info):
+    for info in (read_info(data), read_image(data).info):
         assert (info.width, info.height, info.format) == (40, 30, format_name)
         assert info.taken_at == "2024-05-01T12:30:59"
         assert info.camera == "Canon EOS 5D"
@@ -59,7 +59,7 @@ def test_a_photo_tells_when_where_and_with_what(format_name):
         assert info.longitude == pytest.approx(7.25)
 
 
-def test_a_picture_without_exif_tells_nothing():
+def test_an_image_without_exif_tells_nothing():
     file = io.BytesIO()
     Image.new("RGB", (4, 3)).save(file, "JPEG")
     info = read_info(file.getvalue())
@@ -163,7 +163,7 @@ def test_orientations(value, expected):
 def test_broken_exif_never_fails_a_read(format_name, exif):
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, format_name, exif=exif)
-    assert read_picture(file.getvalue()).rgb.shape == (30, 40, 3)
+    assert read_image(file.getvalue()).rgb.shape == (30, 40, 3)
     assert read_info(file.getvalue()).taken_at is None
 
 

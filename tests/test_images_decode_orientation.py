@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, features
 
-from sightline.core.images.decode import read_info, read_picture
+from sightline.core.images.decode import read_image, read_info
 
 WIDTH, HEIGHT = 320, 192
 BACK = {
@@ -55,11 +55,11 @@ def test_every_orientation_is_turned_upright(format_name, options, orientation):
     if format_name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     data = taken(orientation, format_name, **options)
-    picture = read_picture(data)
-    assert picture.rgb.shape == (HEIGHT, WIDTH, 3)
-    assert np.abs(picture.rgb.astype(int) - upright()).mean() < 2
-    assert (picture.info.width, picture.info.height) == (WIDTH, HEIGHT)
-    assert read_info(data) == picture.info
+    image = read_image(data)
+    assert image.rgb.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.rgb.astype(int) - upright()).mean() < 2
+    assert (image.info.width, image.info.height) == (WIDTH, HEIGHT)
+    assert read_info(data) == image.info
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -71,19 +71,19 @@ def test_heic_is_turned_once(orientation):
     file = io.BytesIO()  # given as bytes, the orientation is also written as HEIF's own turn, as phones do
     BACK[orientation](Image.fromarray(upright())).save(file, "HEIF", exif=exif.tobytes(), quality=90)
     assert (b"irot" in file.getvalue() or b"imir" in file.getvalue()) == (orientation > 1)
-    picture = read_picture(file.getvalue())
-    assert picture.rgb.shape == (HEIGHT, WIDTH, 3)
-    assert np.abs(picture.rgb.astype(int) - upright()).mean() < 3
-    assert read_info(file.getvalue()) == picture.info
+    image = read_image(file.getvalue())
+    assert image.rgb.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.rgb.astype(int) - upright()).mean() < 3
+    assert read_info(file.getvalue()) == image.info
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_scaled_jpegs_are_turned_upright_too(orientation):
-    picture = read_picture(taken(orientation, "JPEG", quality=95, subsampling=0), min_side_px=24)
-    assert picture.rgb.shape == (48, 80, 3)
+    image = read_image(taken(orientation, "JPEG", quality=95, subsampling=0), min_side_px=24)
+    assert image.rgb.shape == (48, 80, 3)
     expected = np.asarray(Image.fromarray(upright()).resize((80, 48), Image.Resampling.BOX))
-    assert np.abs(picture.rgb.astype(int) - expected).mean() < 2
-    assert (picture.info.width, picture.info.height) == (WIDTH, HEIGHT)
+    assert np.abs(image.rgb.astype(int) - expected).mean() < 2
+    assert (image.info.width, image.info.height) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -92,7 +92,7 @@ def test_an_impossible_orientation_counts_as_upright(orientation):
     exif[ExifTags.Base.Orientation] = orientation
     file = io.BytesIO()
     Image.fromarray(upright()).save(file, "JPEG", exif=exif)
-    assert read_picture(file.getvalue()).rgb.shape == (HEIGHT, WIDTH, 3)
+    assert read_image(file.getvalue()).rgb.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_exif_behind_the_pixels_of_a_png_counts():
@@ -102,5 +102,5 @@ def test_exif_behind_the_pixels_of_a_png_counts():
     moved = data.replace(chunk, b"")
     end = moved.index(b"IEND") - 4
     moved = moved[:end] + chunk + moved[end:]
-    assert np.array_equal(read_picture(moved).rgb, upright())
-    assert read_info(moved) == read_picture(moved).info
+    assert np.array_equal(read_image(moved).rgb, upright())
+    assert read_info(moved) == read_image(moved).info

@@ -79,6 +79,6 @@ def test_a_preprocessing_that_no_tower_takes_is_refused(wrong, said):
     "array",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
 )
-def test_an_array_that_is_no_picture_is_refused(array):
+def test_an_array_that_is_no_image_is_refused(array):
     with pytest.raises(InputError, match="uint8"):
         Preprocessing(size_px=8, resize_mode="crop").resize(array)

@@ -24,7 +24,7 @@ def test_the_longer_side_fits_the_aspect_is_kept_and_nothing_grows(width, height
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "WEBP"])
-def test_a_thumbnail_looks_like_its_picture(format_name):
+def test_a_thumbnail_looks_like_its_image(format_name):
     rgb = gradient(600, 400)
     thumbnail = Image.open(io.BytesIO(make_thumbnail(rgb, size_px=150, format=format_name, quality=90)))
     assert thumbnail.format == format_name

@@ -104,7 +104,7 @@ def test_touched_photos_are_hashed_but_not_decoded(store, encoder, folder, monke
     [path] = write_photos(folder, 1)
     index(store, encoder, [folder])
     touch(path)
-    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_image", None)
     assert counts(index(store, encoder, [folder])) == {"touched": 1}
     assert rows(store)[path.name].mtime_ns == path.stat().st_mtime_ns
     assert counts(index(store, encoder, [folder])) == {"unchanged": 1}
@@ -191,7 +191,7 @@ def test_a_library_that_was_moved_keeps_its_rows(store, encoder, folder, monkeyp
     caption(store, before[paths[0].name])
     elsewhere = folder.with_name("elsewhere")
     folder.rename(elsewhere)
-    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_image", None)
     assert counts(index(store, encoder, [elsewhere])) == {"renamed": 20}
     after = rows(store)
     assert {name: record.id for name, record in after.items()} == {name: r.id for name, r in before.items()}

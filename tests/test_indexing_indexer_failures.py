@@ -40,9 +40,9 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
-def saved(picture, file_format, **options):
+def saved(image, file_format, **options):
     stream = io.BytesIO()
-    picture.save(stream, file_format, **options)
+    image.save(stream, file_format, **options)
     return stream.getvalue()
 
 
@@ -223,7 +223,7 @@ def test_large_files_are_hashed_in_pieces_and_read_by_the_decoder(store, folder,
 
 def test_a_bug_in_the_reader_is_not_taken_for_a_bad_file(store, folder, monkeypatch):
     write_photos(folder, 1)
-    monkeypatch.setattr("sightline.core.indexing.reading.read_picture", None)
+    monkeypatch.setattr("sightline.core.indexing.reading.read_image", None)
     with pytest.raises(TypeError):
         index(store, PooledEncoder(), [folder])
 

@@ -218,7 +218,7 @@ def test_a_run_over_a_part_gives_no_caption_to_other_content_and_loses_none_that
 
 
 @pytest.mark.parametrize("max_rows", [1, 256])
-def test_the_users_words_stay_where_an_edited_picture_is_also_saved_under_a_new_name(tmp_path, monkeypatch, max_rows):
+def test_the_users_words_stay_where_an_edited_image_is_also_saved_under_a_new_name(tmp_path, monkeypatch, max_rows):
     monkeypatch.setattr(indexer, "_MAX_ROWS", max_rows)
     album = Album(tmp_path)
     album.put({"b/1.png": 0})

@@ -28,23 +28,23 @@ def starter():
 
 
 def change_pixels(path):
-    with Image.open(path) as picture:
-        changed = picture.convert("RGB").transpose(Image.Transpose.ROTATE_180)
+    with Image.open(path) as image:
+        changed = image.convert("RGB").transpose(Image.Transpose.ROTATE_180)
     changed.save(path, "JPEG", quality=90)
 
 
 @pytest.mark.shared
 def test_scaled_decoding_keeps_vectors():
-    from sightline.core.images.decode import read_picture
+    from sightline.core.images.decode import read_image
 
     encoder = starter()
     preprocessing = encoder.card.preprocessing
     paths = sorted((FLICKR8K.parents[1] / "coco-mini" / "train2017").glob("*.jpg"))[:40]
 
     def embed(min_side_px):
-        pictures = [read_picture(path, min_side_px=min_side_px) for path in paths]
-        assert (min_side_px is None) == all(one.rgb.shape[1] == one.info.width for one in pictures)
-        return encoder.encode_images(np.stack([preprocessing.resize(one.rgb) for one in pictures]))
+        images = [read_image(path, min_side_px=min_side_px) for path in paths]
+        assert (min_side_px is None) == all(one.rgb.shape[1] == one.info.width for one in images)
+        return encoder.encode_images(np.stack([preprocessing.resize(one.rgb) for one in images]))
 
     cosines = (embed(None) * embed(preprocessing.size_px)).sum(axis=1)
     assert cosines.min() >= 0.995
@@ -93,7 +93,7 @@ def test_seven_thousand_photos_stay_up_to_date(tmp_path, monkeypatch):
     store.close()
 
 
-def test_the_eight_orientations_of_a_picture_embed_alike(tmp_path):
+def test_the_eight_orientations_of_an_image_embed_alike(tmp_path):
     encoder = starter()
     from skimage import data
 

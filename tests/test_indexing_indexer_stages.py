@@ -81,7 +81,7 @@ def test_a_stopped_pool_drops_what_is_queued_and_waits_for_no_slow_file():
     assert len(started) <= 2
 
 
-def test_only_a_bounded_number_of_pictures_is_read_ahead(tmp_path, monkeypatch):
+def test_only_a_bounded_number_of_images_is_read_ahead(tmp_path, monkeypatch):
     write_photos(tmp_path / "photos", 400)
     read, ahead = [], []
     really_read = FileReader.__call__

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.indexing.reading import draw_files, sample_pictures
+from sightline.core.indexing.reading import draw_files, sample_images
 from sightline.core.indexing.report import IndexConfig
 from sightline.core.library import Library
 from sightline.core.models.precision import EncoderGate, Verdict
@@ -17,7 +17,7 @@ from sightline.faces.cli.main import sightline
 SQUARE = Preprocessing(size_px=8, resize_mode="squash")
 
 
-def write_pictures(folder, count, *, start=0):
+def write_images(folder, count, *, start=0):
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(start, start + count):
         colour = (index * 7 % 256, index * 3 % 256, index % 256)
@@ -25,24 +25,24 @@ def write_pictures(folder, count, *, start=0):
     return folder
 
 
-def test_the_same_files_give_the_same_pictures(tmp_path):
-    folder = write_pictures(tmp_path / "photos", 30)
-    first = sample_pictures([folder], SQUARE, 10)
+def test_the_same_files_give_the_same_images(tmp_path):
+    folder = write_images(tmp_path / "photos", 30)
+    first = sample_images([folder], SQUARE, 10)
     assert first.shape == (10, 8, 8, 3)
-    np.testing.assert_array_equal(sample_pictures([folder], SQUARE, 10), first)
-    assert len({picture.tobytes() for picture in first}) == 10
+    np.testing.assert_array_equal(sample_images([folder], SQUARE, 10), first)
+    assert len({image.tobytes() for image in first}) == 10
     chosen = sorted(int(path.stem) for path in draw_files([folder])[:10])
     assert chosen != list(range(10))  # not simply the first
 
 
 def test_what_can_not_be_read_is_replaced_and_what_is_excluded_left_alone(tmp_path):
-    folder = write_pictures(tmp_path / "photos", 20)
+    folder = write_images(tmp_path / "photos", 20)
     for index in range(5):
         (folder / f"{index}.png").write_bytes(b"no picture")
-    write_pictures(folder / "raw", 10, start=100)
-    assert len(sample_pictures([folder], SQUARE, 15, config=IndexConfig(exclude=("raw",)))) == 15
-    assert len(sample_pictures([folder], SQUARE, 20, config=IndexConfig(exclude=("raw",)))) == 15
-    assert len(sample_pictures([folder], SQUARE, 21, config=IndexConfig(exclude=("raw",)))) == 0
+    write_images(folder / "raw", 10, start=100)
+    assert len(sample_images([folder], SQUARE, 15, config=IndexConfig(exclude=("raw",)))) == 15
+    assert len(sample_images([folder], SQUARE, 20, config=IndexConfig(exclude=("raw",)))) == 15
+    assert len(sample_images([folder], SQUARE, 21, config=IndexConfig(exclude=("raw",)))) == 0
     assert len(draw_files([folder, tmp_path / "gone"])) == 30
 
 
@@ -60,16 +60,16 @@ class Gated:
         self.needed = False
 
 
-def test_indexing_asks_the_gate_once_there_are_enough_pictures(tmp_path, monkeypatch):
+def test_indexing_asks_the_gate_once_there_are_enough_images(tmp_path, monkeypatch):
     monkeypatch.setattr(EncoderGate, "min_images", 12)
     monkeypatch.setattr(EncoderGate, "__init__", lambda self: None)
     gated = Gated(monkeypatch)
-    folder = write_pictures(tmp_path / "photos", 11)
+    folder = write_images(tmp_path / "photos", 11)
     with Library.open(tmp_path / "library", model="starter") as library:
         library.index(folder)
         assert gated.asked == []
         before = library.encoder
-        write_pictures(folder, 1, start=11)
+        write_images(folder, 1, start=11)
         library.index()
         side = before.card.preprocessing.size_px
         assert gated.asked == [("starter", (12, side, side, 3), "pictures of a library")]
@@ -78,8 +78,8 @@ def test_indexing_asks_the_gate_once_there_are_enough_pictures(tmp_path, monkeyp
         assert len(gated.asked) == 1
 
 
-def test_models_quantise_needs_pictures_and_fp32_graphs(tmp_path):
-    folder = write_pictures(tmp_path / "photos", 3)
+def test_models_quantise_needs_images_and_fp32_graphs(tmp_path):
+    folder = write_images(tmp_path / "photos", 3)
     runner = CliRunner()
     few = runner.invoke(sightline, ["models", "quantise", "starter", "--images", str(folder)])
     assert isinstance(few.exception, Exception)
@@ -97,7 +97,7 @@ def test_models_quantise_tells_the_verdict(tmp_path, monkeypatch, passed, code):
         return {"image": verdict, "text": verdict}
 
     monkeypatch.setattr("sightline.core.models.quantise.gate.quantise_encoder", quantise)
-    folder = write_pictures(tmp_path / "photos", 1)
+    folder = write_images(tmp_path / "photos", 1)
     result = CliRunner().invoke(sightline, ["models", "quantise", "starter", "--images", str(folder), "--json"])
     assert result.exit_code == code
     assert "the image tower" in result.stderr

@@ -149,8 +149,8 @@ def test_an_endpoint_of_one_model_serves_its_tasks_only(tmp_path):
     with pytest.raises(InputError, match=r"no task 'feature-extraction' here\. Tasks: card, image-to-text"):
         handler({"inputs": "words"})
     encoder = EndpointHandler(str(export_endpoint("starter", tmp_path / "encoder").folder))
-    picture = Image.new("RGB", (20, 30), "red")
-    assert len(encoder({"inputs": picture})) == 384
+    image = Image.new("RGB", (20, 30), "red")
+    assert len(encoder({"inputs": image})) == 384
 
 
 def test_a_folder_of_the_users_is_not_replaced_and_an_endpoint_is(tmp_path):
@@ -221,7 +221,7 @@ def test_zero_shot_classification_is_softmax_of_the_models_own_cosines(handler, 
     assert many[1][0]["score"] == pytest.approx(ranked[0]["score"], abs=1e-4)
 
 
-def test_pictures_come_as_base64_data_urls_bytes_or_decoded(handler):
+def test_images_come_as_base64_data_urls_bytes_or_decoded(handler):
     content = png(random_pixels(1, 128)[0])
     first = ask(handler, "image-feature-extraction", as_text(content))
     assert len(first) == 384
@@ -248,14 +248,14 @@ def test_the_hubs_own_client_talks_to_it(exported, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     from huggingface_hub import InferenceClient
 
-    picture = paint(tmp_path / "sea.png", "blue").read_bytes()
+    image = paint(tmp_path / "sea.png", "blue").read_bytes()
     with run_endpoint(exported.folder) as url:
         client = InferenceClient(model=url, token="none")
         vectors = client.feature_extraction(["a dog", "the sea"])
         assert vectors.shape == (2, 384)
         np.testing.assert_allclose(vectors, load_encoder("starter").encode_texts(["a dog", "the sea"]), atol=1e-5)
-        assert client.image_to_text(picture).generated_text.strip()
-        labels = client.zero_shot_image_classification(picture, ["sea", "dog"])
+        assert client.image_to_text(image).generated_text.strip()
+        labels = client.zero_shot_image_classification(image, ["sea", "dog"])
         assert {one.label for one in labels} == {"sea", "dog"}
 
 
@@ -305,14 +305,14 @@ def test_bad_requests_are_told_what_is_allowed(handler, monkeypatch, request_, r
         ({"url": "x"}, "not a base64 string"),
     ],
 )
-def test_bad_pictures_are_named_with_the_reason(handler, monkeypatch, image, reason):
+def test_bad_images_are_named_with_the_reason(handler, monkeypatch, image, reason):
     monkeypatch.setattr(handler, "limits", EndpointLimits(max_image_bytes=200_000, max_image_pixels=10_000))
     good = as_text(png(np.zeros((8, 8, 3), np.uint8)))
     with pytest.raises(InputError, match=rf"Image 2 can't be read: .*{reason}"):
         ask(handler, "image-feature-extraction", [good, image])
 
 
-def test_too_many_pictures_or_bytes_are_refused(exported):
+def test_too_many_images_or_bytes_are_refused(exported):
     handler = EndpointHandler(
         str(exported.folder), limits=EndpointLimits(max_images=2, max_maps=1, max_request_bytes=900)
     )
@@ -342,7 +342,7 @@ def test_bad_options_of_captions_are_refused(handler, parameters, reason):
 
 
 @pytest.mark.parametrize("texts", [None, "a", [["a"]], [["a"], [1]], [["a"] * 200, ["a"] * 200]])
-def test_texts_to_score_must_be_a_list_for_each_picture(handler, texts):
+def test_texts_to_score_must_be_a_list_for_each_image(handler, texts):
     small = as_text(png(np.zeros((8, 8, 3), np.uint8)))
     with pytest.raises(InputError, match="texts"):
         ask(handler, "caption-scores", [small, small], texts=texts)

@@ -112,7 +112,7 @@ def test_answers_are_plain_values_of_the_schema(tools):
     assert tools["library_stats"]()["images"] == found["total"]
 
 
-def test_pictures_are_pillow_images_and_never_paths(tools, library):
+def test_images_are_pillow_images_and_never_paths(tools, library):
     with Image.open(library.parent / "photos" / "horse.png") as horse:
         assert tools["similar_images"](image=horse, limit=1)["hits"][0]["name"] == "horse.png"
         ranked = tools["caption_image"](image=horse, candidates=["a horse", "a cat"])

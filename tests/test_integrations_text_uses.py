@@ -88,7 +88,7 @@ def test_a_sentence_that_several_queries_share_is_embedded_once():
     assert sorted(encoder.texts_seen) == ["a photo", "dog", "sea"]
 
 
-def test_it_is_an_encoder_with_the_pictures_of_the_one_inside(tmp_path):
+def test_it_is_an_encoder_with_the_images_of_the_one_inside(tmp_path):
     inner = FakeEncoder()
     expanding = ExpandingEncoder(inner, FixedExpander(["{}"]))
     assert isinstance(expanding, Encoder)
@@ -278,7 +278,7 @@ def test_clusters_are_found_and_ordered_by_size():
     assert set(cluster_vectors(vectors, 1).tolist()) == {0}
 
 
-def test_equal_pictures_still_make_as_many_clusters_as_asked():
+def test_equal_images_still_make_as_many_clusters_as_asked():
     vectors = np.repeat(np.eye(4, dtype=np.float32)[:1], 6, axis=0)
     assert sorted(set(cluster_vectors(vectors, 4).tolist())) == [0, 1, 2, 3]
 

@@ -17,7 +17,7 @@ from sightline.faces.integrations.tools import TOOLS, call_tool
 from sightline.faces.integrations.tools_schemas import MAX_CAPTION_CHARS, MAX_NAME_CHARS, FoundImage
 from sightline.faces.service.library import Libraries
 from sightline.kit.text import neutralise
-from web_world import index, open_for_tools, picture_bytes, write_photos
+from web_world import image_bytes, index, open_for_tools, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_null_stands_for_the_default_of_every_argument():
     assert request.read(dict.fromkeys(request.request.model_fields)) == request.read({})
 
 
-def test_base64_may_come_as_a_data_address_and_nothing_else_is_a_picture():
-    data = picture_bytes()
+def test_base64_may_come_as_a_data_address_and_nothing_else_is_an_image():
+    data = image_bytes()
     text = base64.b64encode(data).decode()
     read = TOOLS["similar_images"].read
     for given in (text, f"data:image/png;base64,{text}", data):
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_loaded_is_logged_at_the_start_and_told_by_the_se
         library.libraries._warming.join()
         assert "The model can't be loaded" in caplog.text
         with pytest.raises(SightlineError):
-            call_tool(library, "similar_images", {"image": picture_bytes()})
+            call_tool(library, "similar_images", {"image": image_bytes()})
 
 
 def test_libraries_are_opened_once_for_all_tools_and_again_after_closing(folder):

@@ -49,19 +49,19 @@ def clip():
     return LiteClip(CONFIG).eval()
 
 
-def pictures(count=3):
+def images(count=3):
     return torch.randn(count, 3, CONFIG.size_px, CONFIG.size_px, generator=torch.Generator().manual_seed(1))
 
 
 def test_images_and_texts_are_unit_vectors_of_one_space(clip):
-    image_BD, map_BHWD = clip.encode_images(pictures())
+    image_BD, map_BHWD = clip.encode_images(images())
     text_TD = clip.encode_texts(torch.tensor([[2, 7, 3, 0], [2, 8, 9, 3]]))
     assert (image_BD.shape, map_BHWD.shape, text_TD.shape) == ((3, 12), (3, 2, 2, 12), (2, 12))
     torch.testing.assert_close(torch.cat([image_BD, text_TD]).norm(dim=1), torch.ones(5))
 
 
 def test_an_image_is_the_normalised_mean_of_its_map(clip):
-    image_BD, map_BHWD = clip.encode_images(pictures())
+    image_BD, map_BHWD = clip.encode_images(images())
     torch.testing.assert_close(F.normalize(map_BHWD.mean(dim=(1, 2)), dim=-1), image_BD)
 
 
@@ -95,7 +95,7 @@ def test_a_saved_clip_loads_as_it_was_and_as_what_it_is(clip, tmp_path):
     loaded = load_own_clip(tmp_path)
     assert isinstance(loaded, LiteClip)
     assert loaded.config == CONFIG
-    torch.testing.assert_close(loaded.encode_images(pictures())[0], clip.encode_images(pictures())[0])
+    torch.testing.assert_close(loaded.encode_images(images())[0], clip.encode_images(images())[0])
     with pytest.raises(ModelError, match="'sightline-lite-clip'; expected 'sightline-clip'"):
         ConvClip.from_pretrained(tmp_path)
 
@@ -108,7 +108,7 @@ def test_its_towers_load_by_the_family_of_our_own_clips(clip, tmp_path):
     )  # fmt: skip
     towers = load_towers(card, tmp_path)
     np.testing.assert_allclose(
-        towers.embed_images(pictures())[0].detach(), clip.encode_images(pictures())[0].detach(), rtol=1e-5
+        towers.embed_images(images())[0].detach(), clip.encode_images(images())[0].detach(), rtol=1e-5
     )
 
 
@@ -152,17 +152,17 @@ def test_the_likeliest_nouns_and_classes_are_found_with_their_probabilities(capt
 
 
 def test_the_memory_is_cells_and_what_was_found_in_them(captioner):
-    memory_BNE = captioner.encode_images(pictures())
+    memory_BNE = captioner.encode_images(images())
     assert memory_BNE.shape == (3, 4 + 4, 16)
     renamed = LiteCaptioner(CAPTIONER).eval()
     renamed.load_state_dict(captioner.state_dict())
     renamed.concepts.weight.data[[0, 1]] = renamed.concepts.weight.data[[1, 0]]  # what stands for a noun changes
-    changed_N = (renamed.encode_images(pictures()) != memory_BNE).any(2).any(0)
+    changed_N = (renamed.encode_images(images()) != memory_BNE).any(2).any(0)
     assert changed_N.tolist() == [False] * 4 + [True, False, False, False]
 
 
 def test_a_told_concept_changes_what_is_said_and_nothing_looks_ahead(captioner):
-    ids, memory = torch.tensor([[1, 5, 6, 7]]), captioner.encode_images(pictures(1))
+    ids, memory = torch.tensor([[1, 5, 6, 7]]), captioner.encode_images(images(1))
     logits = captioner.decode(ids, memory)
     assert logits.shape == (1, 4, 30)
     assert not torch.allclose(logits, captioner.decode(ids, memory[:, :-1]))
@@ -173,7 +173,7 @@ def test_a_saved_captioner_loads_as_what_it_is(captioner, tmp_path):
     captioner.save_pretrained(tmp_path / "lite")
     loaded = load_own_captioner(tmp_path / "lite")
     assert isinstance(loaded, LiteCaptioner)
-    torch.testing.assert_close(loaded.encode_images(pictures(1)), captioner.encode_images(pictures(1)))
+    torch.testing.assert_close(loaded.encode_images(images(1)), captioner.encode_images(images(1)))
     ConvCaptioner(ConvCaptionerConfig(size_px=32, image_width=4, text_width=16)).save_pretrained(tmp_path / "conv")
     assert isinstance(load_own_captioner(tmp_path / "conv"), ConvCaptioner)
     with pytest.raises(ModelError, match=r"has no config\.json"):

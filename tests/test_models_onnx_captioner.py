@@ -153,8 +153,8 @@ def test_blip_base_describes_the_merlion(runtime):
     if not named or not (Path(named) / "merlion.png").is_file():
         pytest.skip("set SIGHTLINE_HUB_IMAGES to a folder with LAVIS' merlion.png")
     captioner = load_captioner("blip-base", runtime=runtime, download=True)
-    with Image.open(Path(named) / "merlion.png") as picture:
-        rgb = np.asarray(picture.convert("RGB"))
+    with Image.open(Path(named) / "merlion.png") as image:
+        rgb = np.asarray(image.convert("RGB"))
     config = GenerationConfig(beams=3, prompt="a picture of", min_tokens=9, max_tokens=29, no_repeat_ngram=0)
     ((caption,),) = captioner.generate(captioner.card.preprocessing.resize(rgb)[None], config)
     assert caption.text == "a large fountain spewing water into the air"

@@ -38,8 +38,8 @@ def test_neighbours_are_counted_without_the_row_itself():
 
 
 def test_neighbours_among_other_rows():
-    pictures = at_angles(0, 30, 60, 90)
-    measured = compare_vectors(at_angles(40, 80), at_angles(10, 80), gate=PLAIN, among_ND=pictures)
+    images = at_angles(0, 30, 60, 90)
+    measured = compare_vectors(at_angles(40, 80), at_angles(10, 80), gate=PLAIN, among_ND=images)
     assert measured["neighbour_overlap"] == pytest.approx((1 + 2) / 4)  # 30 60 against 0 30, and 60 90 twice
 
 

@@ -173,7 +173,7 @@ def test_a_bad_layer_is_found_and_left_in_fp32(folders, shared_cache, pixels):
     assert load_encoder(f"dir:{folders['partly']}").precision == "int8"
 
 
-def test_too_few_pictures_are_no_gate(folders, shared_cache):
+def test_too_few_images_are_no_gate(folders, shared_cache):
     with pytest.raises(InputError, match="needs 256 pictures that can be read; these are 255"):
         quantise(folders["plain"], varied_pixels(255, 32))
     assert load_encoder(f"dir:{folders['plain']}").precision == "fp32"

@@ -27,7 +27,7 @@ from sightline.core.models.remote import (
     load_remote_captioner,
     load_remote_encoder,
 )
-from sightline.core.search.engine import embed_picture
+from sightline.core.search.engine import embed_image
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.endpoint_export import export_endpoint
 from sightline.faces.integrations.endpoint_handler import EndpointHandler
@@ -306,7 +306,7 @@ def test_indexing_that_loses_its_endpoint_keeps_what_it_has_and_resumes(library,
     assert (report.embedded, report.unchanged) == (len(photos) - kept, kept)
     assert sum(len(request["inputs"]) for request in server.requests) == len(photos) - kept
     ids, there = library.store.vectors("starter")
-    here = [embed_picture(local, record.path) for record in library.store.get(ids.tolist())]
+    here = [embed_image(local, record.path) for record in library.store.get(ids.tolist())]
     assert len(ids) == 20
     assert cosines(there, np.stack(here)).min() > 0.999  # kept in half precision
 

@@ -15,7 +15,7 @@ from sightline.core.models.sentences import SentenceWriter, tidy
 from sightline.errors import InputError, ModelError
 
 TOKENS = ["[PAD]", "[BOS]", "[SEP]", "a", "picture", "of", "dog", "cat", "runs", "[UNK]"]
-PAD, BOS, EOS, A, PICTURE, OF, DOG, CAT, RUNS, UNK = range(len(TOKENS))
+PAD, BOS, EOS, A, IMAGE, OF, DOG, CAT, RUNS, UNK = range(len(TOKENS))
 CARD = ModelCard(
     name="toy",
     kind="captioner",
@@ -93,7 +93,7 @@ def test_only_leading_boilerplate_and_stray_spaces_are_removed(text, tidied):
 
 
 def test_captions_name_their_writer_and_their_probability():
-    writer, _ = make_writer([(A, DOG, RUNS, EOS), (A, PICTURE, OF, A, CAT, EOS)])
+    writer, _ = make_writer([(A, DOG, RUNS, EOS), (A, IMAGE, OF, A, CAT, EOS)])
     ((dog,), (cat,)) = writer.generate(pixels(2), PLAIN)
     assert (dog.text, dog.source, dog.model) == ("a dog runs", "generated", "toy")
     assert cat.text == "a cat"
@@ -104,7 +104,7 @@ def test_captions_name_their_writer_and_their_probability():
 
 def test_sentences_that_read_alike_are_given_once_and_empty_ones_never():
     # "a picture of a dog" and "a dog" differ in tokens only; "[UNK]" has no words.
-    writer, _ = make_writer([(A, PICTURE, OF, A, DOG, EOS)])
+    writer, _ = make_writer([(A, IMAGE, OF, A, DOG, EOS)])
     config = replace(PLAIN, beams=8, num_candidates=8)
     (captions,) = writer.generate(pixels(1), config)
     texts = [caption.text for caption in captions]
@@ -141,7 +141,7 @@ def test_large_batches_are_described_in_parts():
     assert [len(several) for several in scores] == [image % 3 for image in range(40)]
 
 
-def test_pictures_are_looked_at_once_for_writing_and_scoring():
+def test_images_are_looked_at_once_for_writing_and_scoring():
     described = []
     writer, _ = make_writer([(A, DOG, EOS)] * 2, described=described)
     writer.generate(pixels(2), PLAIN)

@@ -172,7 +172,7 @@ def test_an_output_that_shows_a_path_of_this_machine_is_refused(runner, small, c
     assert "of this machine only" in capfd.readouterr().err
 
 
-def test_pictures_are_not_searched_for_paths(runner):
+def test_images_are_not_searched_for_paths(runner):
     home = str(Path.home())
     notebook = new_notebook(cells=[new_code_cell("x", outputs=[new_output("display_data", data={"image/png": home})])])
     runner.tidy(notebook)

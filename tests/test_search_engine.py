@@ -102,7 +102,7 @@ def test_plus_and_minus(library):
     assert less_blue.index("yellow") < less_blue.index("magenta")
 
 
-def test_the_query_picture_is_not_among_its_results(library):
+def test_the_query_image_is_not_among_its_results(library):
     _, _, photos = library
     hits = run(library, Part(image=photos / "red.png"), top=10)
     assert "red" not in names(hits)
@@ -110,18 +110,18 @@ def test_the_query_picture_is_not_among_its_results(library):
     assert names(hits)[0] == "pink"
 
 
-def test_a_picture_from_elsewhere_finds_its_copy(library, tmp_path):
+def test_an_image_from_elsewhere_finds_its_copy(library, tmp_path):
     Image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "elsewhere.png")
     assert names(run(library, Part(image=tmp_path / "elsewhere.png"), top=1)) == ["red"]
 
 
-def test_a_changed_picture_is_embedded_again_not_taken_from_the_store(library):
+def test_a_changed_image_is_embedded_again_not_taken_from_the_store(library):
     _, _, photos = library
     Image.new("RGB", (9, 9), (0, 0, 255)).save(photos / "red.png")
     assert names(run(library, Part(image=photos / "red.png"), top=1)) == ["blue"]
 
 
-def test_an_unreadable_query_picture_is_named(library, tmp_path):
+def test_an_unreadable_query_image_is_named(library, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"broken\.png can't be read"):
         run(library, Part(image=tmp_path / "broken.png"))
@@ -133,7 +133,7 @@ def test_filters_and_minimum_similarity(library):
     assert run(library, Part(text="red"), where="width > 100") == []
 
 
-def test_captions_are_found_by_words_and_fused_with_pictures(library):
+def test_captions_are_found_by_words_and_fused_with_images(library):
     store, _, _ = library
     row = next(r.id for r in store.scan() if r.relative == "blue.png")
     store.put_captions({row: [Caption(text="a red herring", source="user", best=True)]})
@@ -261,7 +261,7 @@ def test_only_negative_parts_point_away():
     np.testing.assert_allclose(combine(vectors([0, 2]), [-1]), [0, -1], atol=1e-6)
 
 
-def test_a_picture_minus_itself_is_the_picture():
+def test_an_image_minus_itself_is_the_image():
     np.testing.assert_allclose(combine(vectors([0.6, 0.8], [0.6, 0.8]), [1, -1]), [0.6, 0.8], atol=1e-6)
 
 

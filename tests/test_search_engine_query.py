@@ -34,7 +34,7 @@ def test_a_leading_minus_makes_the_first_part_negative():
     assert texts(parse_query(["-", "people"])) == [("people", -1.0)]
 
 
-def test_paths_and_bare_picture_names_are_pictures(tmp_path, monkeypatch):
+def test_paths_and_bare_image_names_are_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spaced = tmp_path / "my photo - beach.jpg"
     (tmp_path / "dog.jpg").touch()

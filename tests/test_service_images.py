@@ -19,7 +19,7 @@ from PIL import Image
 
 import sightline as sl
 from sightline.faces.service.thumbnails import Thumbnails
-from web_world import COLOURS, PATIENCE_S, index, open_app, write_photos, write_picture
+from web_world import COLOURS, PATIENCE_S, index, open_app, write_image, write_photos
 
 TURNED = {3: "bottom right", 6: "top right", 8: "bottom left", 1: "top left"}
 
@@ -120,7 +120,7 @@ def test_thumbnails_are_upright(tmp_path, orientation, corner):
 
 
 def test_a_thumbnail_is_made_once_kept_on_disk_and_cached_by_browsers(tmp_path, library, photos):
-    write_picture(photos / "large.png", COLOURS["red"], size=(1600, 1200))
+    write_image(photos / "large.png", COLOURS["red"], size=(1600, 1200))
     index(library, photos)
     with open_app(library) as client:
         hit = hit_of(client, "large.png")
@@ -147,7 +147,7 @@ def test_thumbnails_come_in_two_sizes(sharing, size):
 
 def test_a_file_that_changed_since_it_was_indexed_is_shown_but_not_kept(client, library, photos):
     hit = hit_of(client, "red.png")
-    write_picture(photos / "red.png", COLOURS["blue"], size=(50, 50))
+    write_image(photos / "red.png", COLOURS["blue"], size=(50, 50))
     shown = client.get(hit["thumbnail"])
     assert open_image(shown).size == (50, 50)
     assert hit_of(client, "red.png")["placeholder"] is None
@@ -214,7 +214,7 @@ def test_threads_share_thumbnails(library):
     thumbnails.close()
 
 
-def test_a_placeholder_is_the_picture_in_some_pixels_and_never_large(tmp_path):
+def test_a_placeholder_is_the_image_in_some_pixels_and_never_large(tmp_path):
     photos = tmp_path / "photos"
     half = np.zeros((600, 900, 3), np.uint8)
     half[:, :450], half[:, 450:] = COLOURS["red"], COLOURS["blue"]
@@ -317,14 +317,14 @@ def test_a_heatmap_has_a_cosine_for_each_cell(client, library):
     assert np.abs(values).max() <= 1
     with sl.Library.open(library) as opened:
         encoder = opened.encoder
-        from sightline.core.images.decode import read_picture
-        from sightline.lab.experiments.explain import explain_picture
+        from sightline.core.images.decode import read_image
+        from sightline.lab.experiments.explain import explain_image
 
         record = opened.store.get([hit["id"]])[0]
         pixels = encoder.card.preprocessing.resize(
-            read_picture(record.path, min_side_px=encoder.card.preprocessing.size_px).rgb
+            read_image(record.path, min_side_px=encoder.card.preprocessing.size_px).rgb
         )
-        (match,) = explain_picture(encoder, pixels, ["a red thing"], method="map")
+        (match,) = explain_image(encoder, pixels, ["a red thing"], method="map")
     np.testing.assert_allclose(values, match.heat_HW, atol=1e-5)
     assert answer["area"]["width"] <= 1
     assert client.get(f"/api/images/{hit['id']}/heatmap").status_code == 422
@@ -354,14 +354,14 @@ def test_a_hundred_thumbnails_at_once_do_not_keep_searches_waiting(library, monk
         assert {request.result().status_code for request in waiting} == {200}
 
 
-def test_a_picture_longer_than_jpeg_holds_is_shown_smaller(tmp_path):
+def test_an_image_longer_than_jpeg_holds_is_shown_smaller(tmp_path):
     """Its format is none that browsers show, so it is made a JPEG, whose sides are limited."""
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (70_000, 8), (200, 30, 30)).save(tmp_path / "photos" / "long.tif")
     with open_app(index(tmp_path / "library", tmp_path / "photos")) as client:
         shown = client.get("/api/images/1/file", params={"display": "true"})
         assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
-        with Image.open(io.BytesIO(shown.content)) as picture:
-            assert picture.size == (65_500, 8)
+        with Image.open(io.BytesIO(shown.content)) as image:
+            assert image.size == (65_500, 8)
         for size in (320, 640):
             assert client.get("/api/images/1/thumbnail", params={"size": size}).status_code == 200

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from sightline.faces.service.models import MAX_WAITING
-from web_world import PATIENCE_S, index, open_app, picture_bytes, wait_for, write_photos
+from web_world import PATIENCE_S, image_bytes, index, open_app, wait_for, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def captions_of(client, id_):
     return client.get(f"/api/images/{id_}/captions").json()["captions"]
 
 
-def test_any_picture_is_captioned_both_ways_and_kept_nowhere(client):
-    answer = client.post("/api/caption", files={"file": ("a.png", picture_bytes())})
+def test_any_image_is_captioned_both_ways_and_kept_nowhere(client):
+    answer = client.post("/api/caption", files={"file": ("a.png", image_bytes())})
     assert answer.status_code == 200, answer.text
     found = answer.json()
     assert [c["source"] for c in found["clip"]] == ["clip"] * 5
@@ -46,14 +46,14 @@ def test_any_picture_is_captioned_both_ways_and_kept_nowhere(client):
 
 def test_own_candidates_are_ranked_instead_of_composed_ones(client):
     lines = "# mine\na red square\n\na blue dog\na red square\n"
-    answer = client.post("/api/caption", files={"file": ("a.png", picture_bytes())}, data={"candidates": lines}).json()
+    answer = client.post("/api/caption", files={"file": ("a.png", image_bytes())}, data={"candidates": lines}).json()
     assert {c["text"] for c in answer["clip"]} == {"a red square", "a blue dog"}
     assert [c["similarity"] for c in answer["clip"]] == sorted((c["similarity"] for c in answer["clip"]), reverse=True)
 
 
 def test_the_best_is_an_own_candidate_unless_the_server_was_started_with_a_captioner(library, cache, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
-    asked = {"files": {"file": ("a.png", picture_bytes())}, "data": {"candidates": "a red square\na blue dog"}}
+    asked = {"files": {"file": ("a.png", image_bytes())}, "data": {"candidates": "a red square\na blue dog"}}
     with open_app(library, captioner=None) as client:
         composed = client.post("/api/caption", files=asked["files"]).json()
         assert [c["model"] for c in composed["generated"]] == ["starter-captioner"]
@@ -84,7 +84,7 @@ def test_an_image_of_the_library_is_captioned_and_keeps_them(client):
 def test_a_server_without_a_captioner_only_ranks(library, cache, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
     with open_app(library, captioner="none") as client:
-        answer = client.post("/api/caption", files={"file": ("a.png", picture_bytes())}).json()
+        answer = client.post("/api/caption", files={"file": ("a.png", image_bytes())}).json()
         assert (len(answer["clip"]), answer["generated"], answer["best"]["log_prob"]) == (5, [], None)
 
 
@@ -93,12 +93,12 @@ def test_a_server_without_a_captioner_only_ranks(library, cache, monkeypatch):
     [
         (b"", "empty"),
         (b"hello, I am text", "not an image"),
-        (picture_bytes()[:60], "can't be read"),
+        (image_bytes()[:60], "can't be read"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 500, "can't be read"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "can't be read"),
     ],
 )
-def test_uploads_that_are_no_pictures_are_refused_with_the_reason(client, data, says):
+def test_uploads_that_are_no_images_are_refused_with_the_reason(client, data, says):
     refused = client.post("/api/caption", files={"file": ("a.png", data)})
     assert refused.status_code == 422
     assert says in refused.json()["detail"]
@@ -106,7 +106,7 @@ def test_uploads_that_are_no_pictures_are_refused_with_the_reason(client, data, 
 
 def test_an_upload_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
     monkeypatch.setattr("sightline.faces.service.uploads.MAX_UPLOAD_PIXELS", 80 * 60 - 1)
-    refused = client.post("/api/caption", files={"file": ("a.png", picture_bytes())})
+    refused = client.post("/api/caption", files={"file": ("a.png", image_bytes())})
     assert (refused.status_code, "too large" in refused.json()["detail"]) == (422, True)
 
 
@@ -128,7 +128,7 @@ def test_requests_that_can_not_be_met_say_why(client, form, status, says):
 
 
 def test_a_file_and_an_id_are_one_too_many(client):
-    assert client.post("/api/caption", data={"id": "1"}, files={"file": ("a.png", picture_bytes())}).status_code == 422
+    assert client.post("/api/caption", data={"id": "1"}, files={"file": ("a.png", image_bytes())}).status_code == 422
 
 
 def test_an_image_whose_file_is_gone_says_so(tmp_path):
@@ -152,7 +152,7 @@ def test_too_many_requests_for_captions_leave_the_threads_of_searches_alone(clie
     holder = threading.Thread(target=hold_the_desk)
     holder.start()
     entered.wait(PATIENCE_S)
-    upload = {"file": ("a.png", picture_bytes())}
+    upload = {"file": ("a.png", image_bytes())}
     answers = []
     waiting = [
         threading.Thread(target=lambda: answers.append(client.post("/api/caption", files=upload).status_code))

@@ -29,9 +29,9 @@ from web_world import (
     submit,
     wait_for,
     wait_for_job,
+    write_image,
     write_many,
     write_photos,
-    write_picture,
 )
 
 MANY = 80
@@ -170,7 +170,7 @@ def test_a_library_among_its_photos_does_not_index_its_own_thumbnails(tmp_path):
     library = tmp_path / "library [1]"
     with open_app(library, model="starter", allow_roots=(tmp_path,)) as client:
         wait_for_job(client, submit(client, kind="index", folders=[str(tmp_path)]))
-        write_picture(library / "thumbnails" / "ab" / "made.png", (1, 2, 3))
+        write_image(library / "thumbnails" / "ab" / "made.png", (1, 2, 3))
         assert wait_for_job(client, submit(client, kind="index"))["summary"] == "3 unchanged"
 
 
@@ -194,7 +194,7 @@ def test_the_library_is_captioned_and_only_what_lacks_captions_is_captioned_agai
         assert again["summary"] == "1 captioned"
 
 
-def test_pictures_that_can_not_be_captioned_are_named(tmp_path):
+def test_images_that_can_not_be_captioned_are_named(tmp_path):
     photos = write_photos(tmp_path / "photos", ["red", "blue"])
     index(tmp_path / "library", photos)
     (photos / "red.png").unlink()
@@ -550,7 +550,7 @@ def start_server(tmp_path):
 
 def write_slow_photos(folder, count):
     """Pictures that take long to decode, whatever the machine; each with bytes of its own."""
-    original = write_picture(folder / "000.png", (30, 90, 60), size=(1500, 1500)).read_bytes()
+    original = write_image(folder / "000.png", (30, 90, 60), size=(1500, 1500)).read_bytes()
     for number in range(1, count):
         (folder / f"{number:03d}.png").write_bytes(original + bytes([number]))
     return folder

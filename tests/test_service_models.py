@@ -18,7 +18,7 @@ from sightline.errors import ModelError, OverloadedError
 from sightline.faces.service.models import Lane
 from sightline.faces.web.problems import explain
 from web_demo import run_on_a_socket
-from web_world import copy_model, index, open_for_tools, picture_bytes, wait_for, write_photos
+from web_world import copy_model, image_bytes, index, open_for_tools, wait_for, write_photos
 
 LONG_S = 60
 
@@ -105,7 +105,7 @@ def test_the_threads_of_searches_are_free_while_an_endpoint_says_nothing(silent)
             case 3:
                 return client.put("/api/images/1/captions", json={"text": f"red {number}"})
             case _:
-                files = {"file": picture_bytes((number, 0, 0))}
+                files = {"file": image_bytes((number, 0, 0))}
                 return client.post("/api/embed", files=files, params=slow)
 
     with ThreadPoolExecutor(45) as pool:

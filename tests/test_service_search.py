@@ -18,7 +18,7 @@ from sightline.errors import CursorError
 from sightline.faces.service import rankings
 from sightline.faces.service.rankings import Cursor, Ranking, Rankings, read_cursor, write_cursor
 from web_demo import make_demo_library
-from web_world import index, open_app, picture_bytes, write_many, write_photos
+from web_world import image_bytes, index, open_app, write_many, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -378,5 +378,5 @@ def test_a_ranking_that_ends_early_is_not_asked_again():
 
 def test_the_model_that_searches_use_can_be_named(tmp_path, client):
     assert ask(client, q="cat", model="starter")["model"] == "starter"
-    upload = client.post("/api/uploads", files={"file": picture_bytes()}, params={"model": "starter"})
+    upload = client.post("/api/uploads", files={"file": image_bytes()}, params={"model": "starter"})
     assert upload.json()["thumbnail"].startswith("data:image/webp;base64,")

@@ -18,7 +18,7 @@ from PIL import Image
 from sightline.errors import GoneError
 from sightline.faces.service import uploads
 from sightline.faces.web.problems import explain
-from web_world import index, open_app, picture_bytes, write_photos
+from web_world import image_bytes, index, open_app, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(client, monkeypatch):
     def decode(*_, **__):
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(uploads, "read_picture", decode)
+    monkeypatch.setattr(uploads, "read_image", decode)
     pixels = zlib.compress(bytes(3 * 11_000 * 11_000 // 100))  # a real one compresses a thousandfold
     assert len(pixels) < 2**20
     response = send(client, png_that_claims(11_000, 11_000))
@@ -99,13 +99,13 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(client, monkeypatch):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_pictures_of_every_format_are_taken_whatever_they_are_called(client, format):  # noqa: A002
+def test_images_of_every_format_are_taken_whatever_they_are_called(client, format):  # noqa: A002
     response = send(client, encode(format), name="../../etc/passwd\x00.exe", media_type="text/html")
     assert response.status_code == 200, response.text
     assert (response.json()["width"], response.json()["height"]) == (80, 60)
 
 
-def test_a_polyglot_is_a_picture_and_nothing_of_it_but_pixels_comes_back(client):
+def test_a_polyglot_is_an_image_and_nothing_of_it_but_pixels_comes_back(client):
     """A GIF that is also a script and a zip archive."""
     script = encode("GIF") + b"*/=1;alert(document.cookie);PK\x03\x04evil.html<script>"
     answer = send(client, script).json()
@@ -122,9 +122,9 @@ def test_a_polyglot_is_a_picture_and_nothing_of_it_but_pixels_comes_back(client)
 
 
 def test_the_same_bytes_have_the_same_key_and_are_embedded_once(client, monkeypatch):
-    first = send(client, picture_bytes((1, 2, 3))).json()
+    first = send(client, image_bytes((1, 2, 3))).json()
     monkeypatch.setattr(uploads, "embed_pixels", lambda *_: pytest.fail("it was embedded again"))
-    assert send(client, picture_bytes((1, 2, 3))).json() == first
+    assert send(client, image_bytes((1, 2, 3))).json() == first
     found = client.get("/api/search", params={"parts": f'[{{"upload": "{first["key"]}"}}]'})
     assert found.json()["parts"] == [{"label": "your picture", "weight": 1, "kind": "image"}]
 
@@ -148,16 +148,16 @@ def test_the_latest_uploads_are_kept_by_number_and_bytes(monkeypatch):
     encoder: Any = Encoder
     monkeypatch.setattr(uploads, "_KEPT", 3)
     kept = uploads.Uploads()
-    keys = [kept.add(picture_bytes((i, i, i)), encoder).key for i in range(4)]
+    keys = [kept.add(image_bytes((i, i, i)), encoder).key for i in range(4)]
     with pytest.raises(GoneError) as refused:
         kept.get(keys[0])
     problem = explain(refused.value)
     assert (problem.status_code, problem.kind) == (410, "upload-gone")
     assert kept.get(keys[1]).key == keys[1]
-    kept.add(picture_bytes((9, 9, 9)), encoder)
+    kept.add(image_bytes((9, 9, 9)), encoder)
     assert kept.get(keys[1]).vector(encoder).tolist() == [1, 1]
     monkeypatch.setattr(uploads, "_KEPT_BYTES", 10)
-    kept.add(picture_bytes((8, 8, 8)), encoder)
+    kept.add(image_bytes((8, 8, 8)), encoder)
     with pytest.raises(GoneError):
         kept.get(keys[1])
 
@@ -176,7 +176,7 @@ def test_the_latest_uploads_are_kept_by_number_and_bytes(monkeypatch):
         ("multipart/form-data; boundary=" + "b" * 10_000, b"x"),
         ("application/json", b"{}"),
         ("application/x-www-form-urlencoded", b"file=abc"),
-        ("image/png", picture_bytes()),
+        ("image/png", image_bytes()),
         ("", b""),
     ],
 )
@@ -187,21 +187,21 @@ def test_malformed_bodies_are_refused(client, path, content_type, body):
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_texts_and_pictures_are_embedded_as_the_model_does(client):
-    from sightline.core.images.decode import read_picture
+def test_texts_and_images_are_embedded_as_the_model_does(client):
+    from sightline.core.images.decode import read_image
     from sightline.core.models.loading import load_encoder
 
     encoder = load_encoder("starter")
     texts = client.post("/api/embed", json={"texts": ["a dog", "a cat"]}).json()
     assert (texts["model"], texts["dim"]) == ("starter", encoder.dim)
     np.testing.assert_allclose(texts["vectors"], encoder.encode_texts(["a dog", "a cat"]), atol=1e-6)
-    data = [encode(size=(300, 200)), picture_bytes()]
+    data = [encode(size=(300, 200)), image_bytes()]
     files = [("file", ("a", one)) for one in data]
-    pictures = client.post("/api/embed", files=files, params={"model": "starter"}).json()
+    images = client.post("/api/embed", files=files, params={"model": "starter"}).json()
     preprocessing = encoder.card.preprocessing
-    pixels = np.stack([preprocessing.resize(read_picture(one, min_side_px=preprocessing.size_px).rgb) for one in data])
+    pixels = np.stack([preprocessing.resize(read_image(one, min_side_px=preprocessing.size_px).rgb) for one in data])
     expected = np.stack([encoder.encode_images(one[None])[0] for one in pixels])
-    np.testing.assert_allclose(pictures["vectors"], expected, atol=1e-5)
+    np.testing.assert_allclose(images["vectors"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["x" * 2001], ["a"] * 257, [1], None, "a", [None], {"0": "a"}])
@@ -221,7 +221,7 @@ def test_json_that_is_none(client, body):
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_too_many_pictures_at_once_are_refused(client):
-    files = [("file", ("a", picture_bytes()))] * 33
+def test_too_many_images_at_once_are_refused(client):
+    files = [("file", ("a", image_bytes()))] * 33
     response = client.post("/api/embed", files=files)
     assert (response.status_code, response.headers["content-type"]) == (400, "application/problem+json")

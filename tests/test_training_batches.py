@@ -18,7 +18,7 @@ from training_world import word_tokenizer
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
 WORDS = " ".join([*NUMBERS, "picture", "number", "is", "not", "surely"])
-N_PICTURES = 12
+N_IMAGES = 12
 SIDE = 8
 STILL = Augmentation(crop_min=1.0, flip=False, colour_jitter=0.0)
 LIVELY = Augmentation(crop_min=0.5, aspect_jitter=1.5, flip=True, colour_jitter=0.3)
@@ -44,7 +44,7 @@ def make_batches(
     *, labels=None, padding="longest", usable_N=None, teacher_ND=None, crops=None, sizes=(), augmentation=LIVELY,
     rank=0, world_size=1, **changes,
 ):  # fmt: skip
-    pairs = [make_pair(n, label=None if labels is None else labels[n]) for n in range(N_PICTURES)]
+    pairs = [make_pair(n, label=None if labels is None else labels[n]) for n in range(N_IMAGES)]
     settings = {
         "batch_size": 6, "seed": 1, "captions_per_image": 2, "negatives_per_caption": 1, "words_weight": 1.0,
         "words_count": 9,
@@ -64,8 +64,8 @@ def make_batches(
 
 def batches_of(dataset, *, tokenizer, config, usable_N=None, **options):
     pixels = PixelCache(
-        pixels_NSS3=np.random.default_rng(0).integers(0, 256, (N_PICTURES, SIDE, SIDE, 3), np.uint8),
-        readable_N=np.ones(N_PICTURES, bool) if usable_N is None else usable_N,
+        pixels_NSS3=np.random.default_rng(0).integers(0, 256, (N_IMAGES, SIDE, SIDE, 3), np.uint8),
+        readable_N=np.ones(N_IMAGES, bool) if usable_N is None else usable_N,
         problems=(),
         folder=Path(),
     )
@@ -148,17 +148,17 @@ def test_steps_and_seeds_differ():
     # One epoch after the other: each picture once, then again in another order, cropped in another way.
     epochs = [[see(batches, step) for step in range(first, first + 2)] for first in (0, 2)]
     orders = [np.concatenate([batch.rows for batch in epoch]).tolist() for epoch in epochs]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(N_PICTURES))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(N_IMAGES))
     assert orders[0] != orders[1]
     images = [
         torch.cat([batch.image_B3SS for batch in epoch])[np.argsort(o)] for epoch, o in zip(epochs, orders, strict=True)
     ]
-    assert ((images[0] - images[1]).abs().amax(dim=(1, 2, 3)) > 0.05).sum() >= N_PICTURES - 1
+    assert ((images[0] - images[1]).abs().amax(dim=(1, 2, 3)) > 0.05).sum() >= N_IMAGES - 1
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_ranks_together_see_the_batch_of_one(n_ranks):
-    teacher_ND = np.random.default_rng(1).standard_normal((N_PICTURES, 3)).astype(np.float32)
+    teacher_ND = np.random.default_rng(1).standard_normal((N_IMAGES, 3)).astype(np.float32)
     ranks = [make_batches(rank=rank, world_size=n_ranks, teacher_ND=teacher_ND) for rank in range(n_ranks)]
     alone = make_batches(teacher_ND=teacher_ND)
     for step in (0, 3):
@@ -171,14 +171,14 @@ def sizes_of(batch):
 
 
 def test_chunks_together_are_the_batch_and_the_last_may_be_smaller():
-    teacher_ND = np.zeros((N_PICTURES, 3), np.float32)
+    teacher_ND = np.zeros((N_IMAGES, 3), np.float32)
     batches = make_batches(chunk_size=4, teacher_ND=teacher_ND)
     assert sizes_of(batches.at(2)) == [4, 2]
     assert_parts_make_the_whole(see(batches, 2), see(make_batches(teacher_ND=teacher_ND), 2))
 
 
 def test_chunks_of_ranks_together_are_the_batch():
-    teacher_ND = np.zeros((N_PICTURES, 3), np.float32)
+    teacher_ND = np.zeros((N_IMAGES, 3), np.float32)
     ranks = [make_batches(rank=rank, world_size=2, chunk_size=2, teacher_ND=teacher_ND) for rank in range(2)]
     assert [sizes_of(rank.at(1)) for rank in ranks] == [[2, 1], [2, 1]]
     assert_parts_make_the_whole(see(ranks, 1), see(make_batches(teacher_ND=teacher_ND), 1))
@@ -196,7 +196,7 @@ def test_a_chunk_size_beyond_the_batch_changes_nothing():
     assert_same(see(make_batches(chunk_size=100), 0), see(make_batches(), 0))
 
 
-def test_texts_belong_to_the_pictures_that_they_describe():
+def test_texts_belong_to_the_images_that_they_describe():
     for step in range(4):
         batch = see(make_batches(negatives_per_caption=0), step)
         assert batch.targets.group_B.tolist() == batch.rows.tolist()
@@ -250,19 +250,19 @@ def test_pairs_without_negatives_give_none():
     assert (see(plain, 0).targets.group_T >= 0).all()
 
 
-def test_pictures_of_one_label_share_a_group():
-    labels = [n % 3 for n in range(N_PICTURES)]
+def test_images_of_one_label_share_a_group():
+    labels = [n % 3 for n in range(N_IMAGES)]
     batch = see(make_batches(labels=labels), 0)
-    assert batch.targets.group_B.tolist() == [N_PICTURES + row % 3 for row in batch.rows]
+    assert batch.targets.group_B.tolist() == [N_IMAGES + row % 3 for row in batch.rows]
     for sentence, group, _ in texts_of(batch):
         number = next(i for i, name in enumerate(NUMBERS) if name in sentence.split())
-        assert group in (NO_GROUP, N_PICTURES + number % 3)
+        assert group in (NO_GROUP, N_IMAGES + number % 3)
 
 
-def test_a_picture_without_a_label_is_a_group_of_its_own():
-    labels = [0, None] * (N_PICTURES // 2)
+def test_an_image_without_a_label_is_a_group_of_its_own():
+    labels = [0, None] * (N_IMAGES // 2)
     batch = see(make_batches(labels=labels), 0)
-    assert batch.targets.group_B.tolist() == [row if row % 2 else N_PICTURES for row in batch.rows]
+    assert batch.targets.group_B.tolist() == [row if row % 2 else N_IMAGES for row in batch.rows]
 
 
 def test_an_epoch_takes_the_first_set_as_often_as_asked_and_every_text_knows_its_set():
@@ -289,27 +289,27 @@ def test_fixed_crops_come_again_and_bring_their_own_teacher_row():
         batch = see(batches, step)
         owners = crops.owners()[batch.targets.teacher_BD[:, 0].long()]
         assert owners.tolist() == batch.rows.tolist()
-        for crop, picture in zip(batch.targets.teacher_BD[:, 0].tolist(), batch.image_B3SS, strict=True):
-            assert torch.equal(seen.setdefault(crop, picture), picture)
+        for crop, image in zip(batch.targets.teacher_BD[:, 0].tolist(), batch.image_B3SS, strict=True):
+            assert torch.equal(seen.setdefault(crop, image), image)
     assert len(seen) == 20
     whole = see(make_batches(augmentation=STILL), 0)
-    first_of = {row: int(crops.first_N[row]) for row in range(N_PICTURES)}
-    for row, picture in zip(whole.rows, whole.image_B3SS, strict=True):
-        torch.testing.assert_close(seen[first_of[int(row)]], picture, atol=1e-5, rtol=0)
+    first_of = {row: int(crops.first_N[row]) for row in range(N_IMAGES)}
+    for row, image in zip(whole.rows, whole.image_B3SS, strict=True):
+        torch.testing.assert_close(seen[first_of[int(row)]], image, atol=1e-5, rtol=0)
 
 
-def test_pictures_that_cannot_be_read_never_occur():
-    usable_N = np.ones(N_PICTURES, bool)
+def test_images_that_cannot_be_read_never_occur():
+    usable_N = np.ones(N_IMAGES, bool)
     usable_N[[0, 7, 11]] = False
     batches = make_batches(usable_N=usable_N, batch_size=4)
     assert batches.steps_per_epoch == 2
     seen = {int(row) for step in range(20) for row in see(batches, step).rows}
-    assert seen == set(range(N_PICTURES)) - {0, 7, 11}
+    assert seen == set(range(N_IMAGES)) - {0, 7, 11}
     assert batches.ids_of(see(batches, 0).rows) == [f"p{row}" for row in see(batches, 0).rows]
 
 
-def test_fewer_usable_pictures_than_a_batch_are_refused():
-    usable_N = np.arange(N_PICTURES) < 5
+def test_fewer_usable_images_than_a_batch_are_refused():
+    usable_N = np.arange(N_IMAGES) < 5
     with pytest.raises(InputError, match="made has 5 usable pictures, fewer than one batch of 6"):
         make_batches(usable_N=usable_N)
 
@@ -324,7 +324,7 @@ def test_a_batch_is_padded_to_its_longest_text_or_to_the_models_length():
         assert longest.dtype == torch.int64
 
 
-def test_pixels_are_the_pictures_own_normalised():
+def test_pixels_are_the_images_own_normalised():
     batches = make_batches(augmentation=STILL)
     batch = see(batches, 0)
     rgb = batches._pixels_NSS3[batch.rows].astype(np.float32) / 255
@@ -333,12 +333,12 @@ def test_pixels_are_the_pictures_own_normalised():
     assert batch.image_B3SS.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_pictures_may_be_trained_on_at_another_size():
+def test_images_may_be_trained_on_at_another_size():
     assert see(make_batches(train_px=5), 0).image_B3SS.shape == (6, 3, 5, 5)
 
 
 def test_teacher_and_words_are_those_of_the_rows():
-    teacher_ND = np.arange(N_PICTURES, dtype=np.float32)[:, None]
+    teacher_ND = np.arange(N_IMAGES, dtype=np.float32)[:, None]
     batches = make_batches(teacher_ND=teacher_ND)
     batch = see(batches, 0)
     assert batch.targets.teacher_BD[:, 0].tolist() == batch.rows.tolist()

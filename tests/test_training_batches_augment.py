@@ -11,7 +11,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(n=6, side=16, seed=0):
+def images(n=6, side=16, seed=0):
     return torch.randint(0, 256, (n, side, side, 3), generator=seeded(seed), dtype=torch.uint8)
 
 
@@ -32,13 +32,13 @@ def sides_and_centres(n, augmentation):
     return affine_B23[:, [0, 1], [0, 1]].T, affine_B23[:, :, 2].T
 
 
-def test_no_change_gives_the_picture_back_exactly():
-    pixels = pictures()
+def test_no_change_gives_the_image_back_exactly():
+    pixels = images()
     assert torch.equal(changed(pixels, NOTHING), pixels.permute(0, 3, 1, 2).float() / 255)
 
 
-def test_no_change_to_another_size_is_the_whole_picture_with_antialiasing():
-    pixels = pictures(side=32)
+def test_no_change_to_another_size_is_the_whole_image_with_antialiasing():
+    pixels = images(side=32)
     smaller = changed(pixels, NOTHING, size_px=8)
     assert smaller.shape == (6, 3, 8, 8)
     expected = pixels.permute(0, 3, 1, 2).float().div(255)
@@ -46,8 +46,8 @@ def test_no_change_to_another_size_is_the_whole_picture_with_antialiasing():
     assert smaller.std() < 0.6 * expected.std()  # each pixel is a mean of many, not one of them
 
 
-def test_mirroring_alone_gives_the_picture_or_its_mirror_image():
-    pixels = pictures(64)
+def test_mirroring_alone_gives_the_image_or_its_mirror_image():
+    pixels = images(64)
     plain = pixels.permute(0, 3, 1, 2).float() / 255
     image_B3SS = changed(pixels, Augmentation(crop_min=1.0, flip=True, colour_jitter=0.0))
     same, mirrored = ((image_B3SS - other).abs().amax(dim=(1, 2, 3)) < 1e-5 for other in (plain, plain.flip(dims=(3,))))
@@ -65,7 +65,7 @@ def test_without_flip_left_never_becomes_right():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_crops_stay_inside_the_picture(flip):
+def test_crops_stay_inside_the_image(flip):
     augmentation = Augmentation(crop_min=0.3, aspect_jitter=3.0, flip=flip)
     sides_2B, centres_2B = sides_and_centres(2000, augmentation)
     assert (sides_2B.abs() + centres_2B.abs()).max() <= 1 + 1e-6
@@ -100,7 +100,7 @@ def test_the_aspect_ratio_stays_within_its_bounds_and_reaches_them_both_ways():
     assert torch.equal(width_B, height_B)
 
 
-def test_a_crop_shows_the_part_of_the_picture_that_lies_under_it():
+def test_a_crop_shows_the_part_of_the_image_that_lies_under_it():
     augmentation = Augmentation(crop_min=0.5, flip=False, colour_jitter=0.0)
     (width_B, _), (x_B, _) = sides_and_centres(100, augmentation)
     image_B3SS = changed(ramp(100), augmentation)
@@ -110,14 +110,14 @@ def test_a_crop_shows_the_part_of_the_picture_that_lies_under_it():
         torch.testing.assert_close(image_B3SS[:, 0, 0, edge], at_B.clamp(0, 15) * 10 / 255, atol=1e-5, rtol=0)
 
 
-def test_the_same_generator_gives_the_same_pictures_and_another_seed_others():
-    first, again, other = (changed(pictures(), EVERYTHING, seed=seed) for seed in (1, 1, 2))
+def test_the_same_generator_gives_the_same_images_and_another_seed_others():
+    first, again, other = (changed(images(), EVERYTHING, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=0.05)
 
 
 def test_parts_of_the_changes_are_those_of_the_whole_batch():
-    pixels = pictures(8)
+    pixels = images(8)
     changes = draw_changes(8, EVERYTHING, seeded())
     whole = augment(pixels, 12, EVERYTHING, changes)
     parts = [augment(pixels[rows], 12, EVERYTHING, changes.part(rows)) for rows in (slice(0, 3), slice(3, 8))]
@@ -127,7 +127,7 @@ def test_parts_of_the_changes_are_those_of_the_whole_batch():
 def test_colours_change_but_stay_colours():
     augmentation = Augmentation(crop_min=1.0, flip=False, colour_jitter=0.5)
     assert not augmentation.changes_place
-    image_B3SS = changed(pictures(50), augmentation)
+    image_B3SS = changed(images(50), augmentation)
     assert image_B3SS.min() >= 0
     assert image_B3SS.max() <= 1
     grey = torch.full((50, 4, 4, 3), 128, dtype=torch.uint8)
@@ -141,7 +141,7 @@ def test_colours_change_but_stay_colours():
 
 
 def test_saturation_of_zero_would_be_grey_and_contrast_of_zero_plain():
-    pixels = pictures(2)
+    pixels = images(2)
     changes = draw_changes(2, EVERYTHING, seeded())
     only_colour = Augmentation(crop_min=1.0, flip=False, colour_jitter=0.4)
     changes.colour_3B[:] = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])

@@ -103,7 +103,7 @@ def test_no_number_is_taken_from_a_saved_run_without_a_look(name):
         TrainConfig.from_dict(values)
 
 
-def test_a_patch_must_divide_the_picture():
+def test_a_patch_must_divide_the_image():
     with pytest.raises(InputError, match="must divide"):
         config().changed(["towers.architecture=vit", "towers.size_px=64", "towers.patch_px=12"])
 

@@ -58,14 +58,14 @@ def test_a_run_is_drawn_from_its_folder_its_file_and_its_rows(tmp_path):
     with RunLog(tmp_path / "run", tensorboard=False) as run_log:
         for row in rows:
             run_log.write(row["kind"], row["step"], {k: v for k, v in row.items() if k not in ("step", "kind")})
-    pictures = [
+    images = [
         draw_curves(source, tmp_path / f"{number}.png").read_bytes()
         for number, source in enumerate([tmp_path / "run", str(tmp_path / "run" / "log.jsonl"), rows])
     ]
-    assert pictures[0] == pictures[1] == pictures[2]
-    with Image.open(tmp_path / "0.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width >= 1200
+    assert images[0] == images[1] == images[2]
+    with Image.open(tmp_path / "0.png") as image:
+        assert image.format == "PNG"
+        assert image.width >= 1200
     assert has_colour(tmp_path / "0.png", COLOURS[0])
     assert not has_colour(tmp_path / "0.png", COLOURS[3])
 
@@ -124,7 +124,7 @@ def test_several_runs_have_colours_of_their_own_and_their_names(tmp_path, figure
     ]
 
 
-def test_many_runs_stay_inside_the_picture(tmp_path, figures):
+def test_many_runs_stay_inside_the_image(tmp_path, figures):
     draw_curves({f"run {number}": make_rows(20) for number in range(12)}, tmp_path / "curves.png")
     assert min(text.get_position()[1] for text in axes_of(figures[0])[""].texts) > 0
 
@@ -155,7 +155,7 @@ def test_nothing_to_draw_is_an_input_error(tmp_path, source):
         draw_curves(source, tmp_path / "curves.png")
 
 
-def test_an_old_picture_stays_where_the_new_one_can_not_be_written(tmp_path, monkeypatch):
+def test_an_old_image_stays_where_the_new_one_can_not_be_written(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     target = draw_curves(make_rows(), tmp_path / "curves.png")

@@ -219,7 +219,7 @@ def test_a_teacher_pulls_image_vectors(world, tmp_path):
     assert np.mean(distances[-3:]) < 0.75 * np.mean(distances[:3])
 
 
-def test_a_teacher_of_other_pictures_is_refused(world, tmp_path):
+def test_a_teacher_of_other_images_is_refused(world, tmp_path):
     np.save(tmp_path / "teacher.npy", np.ones((3, 5), np.float32))
     with pytest.raises(InputError, match="a row for each pair"):
         train(small_config(world, teacher=str(tmp_path / "teacher.npy")), tmp_path / "run")
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_model_is_refused(world, tmp_path):
         train(small_config(world, "vit"), tmp_path / "vit", resume=True)
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_named(world, tmp_path):
+def test_images_that_cannot_be_read_are_left_out_and_named(world, tmp_path):
     (tmp_path / "pairs" / "train" / "03.png").write_bytes(b"no picture")
     lines = []
     train(small_config(world, epochs=1), tmp_path / "run", report=lines.append)
@@ -266,7 +266,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(world, tmp_path):
     assert "pictures: 23 usable of 24; captions: 48" in lines[1]
 
 
-def test_too_few_pictures_for_a_batch_are_refused(world, tmp_path):
+def test_too_few_images_for_a_batch_are_refused(world, tmp_path):
     with pytest.raises(InputError, match="fewer than one batch"):
         train(small_config(world, batch_size=64), tmp_path / "run")
 

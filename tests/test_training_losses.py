@@ -359,7 +359,7 @@ def test_texts_of_another_set_are_no_negatives(name):
     assert chances[1] < chance_loss(name, group, group)
 
 
-def test_a_picture_that_is_alone_in_its_set_has_no_loss_and_a_finite_gradient():
+def test_an_image_that_is_alone_in_its_set_has_no_loss_and_a_finite_gradient():
     image_BD, text_TD = make_features(3, 3)
     image_BD.requires_grad_()
     known_BT = torch.eye(3, dtype=torch.bool)

@@ -119,7 +119,7 @@ def test_a_run_stopped_before_its_first_checkpoint_measures_its_start_once(world
     assert read_log(tmp_path / "broken") == read_log(tmp_path / "whole")
 
 
-def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world, tmp_path):
+def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_images(world, tmp_path):
     for changes in ({"batch_size": 4}, {"batch_size": 8, "train_fraction": 0.5}):
         config = small_config(world, samples_seen=48, epochs=2, **changes)
         run = tmp_path / str(len(changes))
@@ -131,7 +131,7 @@ def test_batch_sizes_and_parts_of_the_data_see_the_same_number_of_pictures(world
         assert any("= round(48 samples / batch of" in line for line in lines)
 
 
-def test_a_part_of_the_pictures_is_taken_from_the_pixels_of_all(world, tmp_path, monkeypatch):
+def test_a_part_of_the_images_is_taken_from_the_pixels_of_all(world, tmp_path, monkeypatch):
     import sightline.lab.training.pairs as pairs_of_run
 
     opened = []

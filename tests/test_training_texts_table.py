@@ -73,7 +73,7 @@ def test_a_vocabulary_beyond_16_bits_keeps_its_ids():
     assert table.ids_CL[0, 1] == 2**16 - 1 + 4
 
 
-def test_texts_are_drawn_of_each_pictures_own_without_repetition(table):
+def test_texts_are_drawn_of_each_images_own_without_repetition(table):
     seen = set()
     for seed in range(50):
         places, owner = table.draw(rows(2, 0), 2, np.random.default_rng(seed))
@@ -85,14 +85,14 @@ def test_texts_are_drawn_of_each_pictures_own_without_repetition(table):
     assert seen == {(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)}
 
 
-def test_a_picture_with_fewer_texts_than_asked_for_gives_all_and_one_without_gives_none(table):
+def test_an_image_with_fewer_texts_than_asked_for_gives_all_and_one_without_gives_none(table):
     places, owner = table.draw(rows(3, 1, 2), 5, np.random.default_rng(0))
     assert owner.tolist() == [0, 2, 2, 2]
     assert places[0] == 4
     assert sorted(places[1:]) == [1, 2, 3]
 
 
-def test_pictures_without_any_text_and_no_pictures_draw_nothing(table):
+def test_images_without_any_text_and_no_images_draw_nothing(table):
     for chosen in (rows(1), rows(1, 1), rows()):
         places, owner = table.draw(chosen, 2, np.random.default_rng(0))
         assert (places.tolist(), owner.tolist()) == ([], [])

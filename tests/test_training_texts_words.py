@@ -39,7 +39,7 @@ def test_the_most_frequent_words_and_pairs_by_hand():
     assert label(FrequentWords(TABLE, count=7), 2) == [[1, 1, 1, 0, 0, 1, 1]]  # and blue, blue red
 
 
-def test_words_are_found_in_any_caption_of_a_picture_but_pairs_only_within_one():
+def test_words_are_found_in_any_caption_of_an_image_but_pairs_only_within_one():
     table = tiny_table([[[RED], [RING]], [[RED, RING]]])
     assert label(FrequentWords(table, count=9), 0, 1) == [[1, 1, 0], [1, 1, 1]]
 

@@ -18,7 +18,7 @@ from sightline.errors import StoreError, TrainingError
 from sightline.faces.service.jobs import Jobs
 from sightline.faces.web.app import create_app
 from sightline.faces.web.config import ServeConfig
-from web_world import PATIENCE_S, index, open_app, picture_bytes, submit, wait_for, wait_for_job, write_photos
+from web_world import PATIENCE_S, image_bytes, index, open_app, submit, wait_for, wait_for_job, write_photos
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_fp32_of_a_model_that_comes_in_int8_is_refused_wherever_it_would_run(lib
         assert refused in client.get("/healthz").json()["detail"]
         for answer in (
             client.get("/api/search", params={"q": "red"}),
-            client.post("/api/caption", files={"file": ("a.png", picture_bytes())}),
+            client.post("/api/caption", files={"file": ("a.png", image_bytes())}),
             client.post("/api/embed", json={"texts": ["red"]}),
         ):
             assert (answer.status_code, refused in answer.json()["detail"]) == (409, True)

@@ -13,7 +13,7 @@ from sightline.errors import InputError
 from sightline.faces.service.schemas import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
 from sightline.faces.web.client import Client, RefusedError, has_ended, read_events
 from web_demo import make_demo_library, run_on_a_socket
-from web_world import picture_bytes, wait_for
+from web_world import image_bytes, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def client(demo):
         yield client
 
 
-def test_a_client_searches_by_words_rows_and_pictures(client, demo):
+def test_a_client_searches_by_words_rows_and_images(client, demo):
     found = client.search("a cat", limit=3)
     assert (len(found.hits), found.total) == (3, 15)
     assert client.search("a cat", limit=3, cursor=found.next).hits[0].id not in {hit.id for hit in found.hits}
@@ -66,9 +66,9 @@ def test_a_client_reads_what_an_older_server_calls_the_source_of_a_sentence():
 
 def test_a_client_embeds_and_captions(client):
     texts = client.embed_texts(["a", "b"])
-    pictures = client.embed_pictures([picture_bytes()])
-    assert (len(texts.vectors), len(pictures.vectors), len(pictures.vectors[0])) == (2, 1, texts.dim)
-    caption = client.caption(picture_bytes(), candidates=["a red field", "a dog"])
+    images = client.embed_images([image_bytes()])
+    assert (len(texts.vectors), len(images.vectors), len(images.vectors[0])) == (2, 1, texts.dim)
+    caption = client.caption(image_bytes(), candidates=["a red field", "a dog"])
     assert {one.text for one in caption.clip} == {"a red field", "a dog"}
 
 

@@ -17,16 +17,16 @@ import pytest
 pytest.importorskip("fastapi")
 
 import sightline
-from web_world import copy_model, index, open_app, picture_bytes, write_photos, write_picture
+from web_world import copy_model, image_bytes, index, open_app, write_image, write_photos
 
-WORDS, MODEL, FOLDER, OWN, NUMBER, PICTURE = "words", "model", "folder", "own", "number", "picture"
+WORDS, MODEL, FOLDER, OWN, NUMBER, IMAGE = "words", "model", "folder", "own", "number", "picture"
 STATUSES = {
     WORDS: {200, 409, 422},  # words are only words; 409 where an image has no map
     MODEL: {409},
     FOLDER: {403, 422},
     OWN: {200, 400, 404, 410, 422},  # a name of what the server itself made: libraries, jobs, runs, cursors, keys
     NUMBER: {404, 405, 422},  # numbers, choices and patterns; in a path a slash leads elsewhere
-    PICTURE: {200, 422},
+    IMAGE: {200, 422},
 }
 KINDS = {
     "q": WORDS,
@@ -48,7 +48,7 @@ KINDS = {
     "job_id": OWN,
     "last-event-id": OWN,
     "GET /api/runs/{name} name": OWN,
-    "file": PICTURE,
+    "file": IMAGE,
 }
 """What free texts are, by name, or by method, path and name. Numbers and choices need no entry."""
 
@@ -123,9 +123,9 @@ class Given:
         if self.method in ("GET", "DELETE"):
             content = {}
         elif self.place == "form" or self.operation in ("POST /api/uploads", "POST /api/caption"):
-            given = {} if self.kind == PICTURE or self.place != "form" else {self.name: value}
-            name = "".join(one for one in value if one.isprintable()) if self.kind == PICTURE else "picture.png"
-            data = value.encode() if self.kind == PICTURE and "\0" not in value else picture_bytes()
+            given = {} if self.kind == IMAGE or self.place != "form" else {self.name: value}
+            name = "".join(one for one in value if one.isprintable()) if self.kind == IMAGE else "picture.png"
+            data = value.encode() if self.kind == IMAGE and "\0" not in value else image_bytes()
             content = {"data": given, "files": {"file": (name, data)}}
         address = self.path.format(**in_path)
         method = "HEAD" if self.path == "/api/events" else self.method  # the stream would never end
@@ -208,7 +208,7 @@ class World:
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("requests")
     library = index(folder / "library", write_photos(folder / "allowed" / "photos"))
-    write_picture(folder / "secret" / "red.png", (200, 0, 0))
+    write_image(folder / "secret" / "red.png", (200, 0, 0))
     (folder / "runs").mkdir()
     own_model = copy_model(folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -216,7 +216,7 @@ def world(tmp_path_factory):
         with open_app(library, allow_roots=(folder / "allowed",), runs=folder / "runs") as client:
             for path in ("/api/search?q=warm", "/api/models", "/api/images/1", "/api/images/1/thumbnail"):
                 assert client.get(path).status_code == 200  # imports and files of the first use
-            caption = client.post("/api/caption", files={"file": picture_bytes()})
+            caption = client.post("/api/caption", files={"file": image_bytes()})
             assert caption.status_code == 200
             document = client.get("/api/openapi.json").json()
             yield World(client=client, listener=listener, folder=folder, own_model=own_model, document=document)

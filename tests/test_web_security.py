@@ -13,7 +13,7 @@ from sightline.errors import InputError
 from sightline.faces.web import security
 from sightline.faces.web.app import create_app, static_version
 from sightline.faces.web.config import ServeConfig
-from web_world import PATIENCE_S, index, open_app, picture_bytes, write_photos
+from web_world import PATIENCE_S, image_bytes, index, open_app, write_photos
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -225,7 +225,7 @@ def test_unknown_parameters_are_refused_and_the_known_ones_named(client, path, n
 
 @pytest.mark.parametrize("path", ["/api/uploads", "/api/embed", "/api/caption"])
 def test_unknown_fields_of_forms_are_refused(client, path):
-    refused = client.post(path, files={"file": picture_bytes()}, data={"surprise": "a"})
+    refused = client.post(path, files={"file": image_bytes()}, data={"surprise": "a"})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.surprise")
 
 
@@ -324,7 +324,7 @@ def test_large_bodies_are_refused_before_and_while_they_are_read(tmp_path):
         assert (unannounced.status_code, kind(unannounced)) == (413, "/problems/too-large")
         in_form = client.post("/api/uploads", content=endless(), headers=headers)
         assert in_form.status_code in (400, 413)
-        assert client.post("/api/uploads", files={"file": picture_bytes()}).status_code == 200
+        assert client.post("/api/uploads", files={"file": image_bytes()}).status_code == 200
 
 
 def test_a_client_that_stops_sending_is_let_go(client, monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 60, 220), "grey": (120, 120, 120)}
 
 
-def write_picture(path, colour, *, seed=0, size=(120, 90)):
+def write_image(path, colour, *, seed=0, size=(120, 90)):
     noise = np.random.default_rng(seed).integers(-15, 15, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
@@ -24,7 +24,7 @@ def write_picture(path, colour, *, seed=0, size=(120, 90)):
 
 def write_photos(folder, names=("red", "green", "blue")):
     for name in names:
-        write_picture(folder / f"{name}.png", COLOURS[name])
+        write_image(folder / f"{name}.png", COLOURS[name])
     return folder
 
 
@@ -38,7 +38,7 @@ def write_many(folder, count, *, start=0):
     return folder
 
 
-def picture_bytes(colour=(200, 30, 30), *, format="PNG"):  # noqa: A002
+def image_bytes(colour=(200, 30, 30), *, format="PNG"):  # noqa: A002
     buffer = io.BytesIO()
     Image.new("RGB", (80, 60), colour).save(buffer, format)
     return buffer.getvalue()

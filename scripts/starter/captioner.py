@@ -39,7 +39,7 @@ from sightline.lab.evaluation.captions.metrics import score_words
 from sightline.lab.training.texts import PAD_ID, TokenTable, text_spec, tokenize, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
-TOKENIZER, PICTURES = "captioner-tokenizer", "captioner.pt"
+TOKENIZER, IMAGES = "captioner-tokenizer", "captioner.pt"
 VOCABULARY = 4000
 TEMPLATES = ("a {}", "a close up of a {}", "a picture of a {}")
 """What is said of pictures with a name and no caption."""
@@ -127,7 +127,7 @@ class Taught(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Images:
     """Cells of pictures and the concepts that are found in them by layers that never saw them."""
 
     cells_NKMC: NDArray[np.float16]
@@ -152,9 +152,9 @@ class Material:
 
     tokenizer: Tokenizer
     concepts: Concepts
-    seen: Pictures
+    seen: Images
     captions: TokenTable  # five of each picture
-    named: Pictures
+    named: Images
     words: list[str]  # what captions call each named picture
     name_ids: TokenTable  # the templates of each named picture's word
     teller: Teller
@@ -192,9 +192,9 @@ def train_captioner(
     taught = Taught(model, ConceptRows(concepts, tokenizer, model.tokens))
     layers = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(_GIVEN)}
     _learn_language(taught, material, corpus.folder, recipe, log)
-    _learn_pictures(taught, material, corpus, recipe, log)
+    _learn_images(taught, material, corpus, recipe, log)
     _learn_from_itself(taught, material, corpus, recipe, log)
-    _meet_half_way(taught, corpus.folder / PICTURES)
+    _meet_half_way(taught, corpus.folder / IMAGES)
     log.write(stage="half way", **check(taught, material, corpus, recipe.n_checked))
     model.load_state_dict(layers, strict=False)
     with torch.no_grad():
@@ -257,9 +257,9 @@ def _prepare(
     with torch.no_grad():
         return Material(
             tokenizer=tokenizer, concepts=concepts,
-            seen=Pictures(cells_NKMC=train_NKMC, **_find(model, pooled_NKC, noun_NKN)),
+            seen=Images(cells_NKMC=train_NKMC, **_find(model, pooled_NKC, noun_NKN)),
             captions=tokenize([pair.captions for pair in corpus.train], tokenizer),
-            named=Pictures(cells_NKMC=named_NKMC, **_find(model, pooled, torch.sigmoid(layer(pooled)))),
+            named=Images(cells_NKMC=named_NKMC, **_find(model, pooled, torch.sigmoid(layer(pooled)))),
             words=words, name_ids=tokenize(sentences, tokenizer),
             teller=Teller(concepts, told, n_told=2 * model.config.told),
             told=tokenize(told, tokenizer), group_of=np.repeat(np.arange(len(told)), [len(group) for group in told]),
@@ -298,16 +298,16 @@ def _learn_language(taught: Taught, material: Material, folder: Path, recipe: Ca
                 log.write(stage="language", epoch=epoch, step=index, of=n_steps, loss=round(loss.item(), 3))
 
 
-def _learn_pictures(taught: Taught, material: Material, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> None:
+def _learn_images(taught: Taught, material: Material, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> None:
     """Next-token training on pictures with captions, on some with names, and on sentences without pictures."""
-    n_pictures = len(corpus.train)
+    n_images = len(corpus.train)
     training = Training(
-        taught, corpus.folder / PICTURES, epochs=recipe.epochs, steps=n_pictures // recipe.batch,
+        taught, corpus.folder / IMAGES, epochs=recipe.epochs, steps=n_images // recipe.batch,
         rate=recipe.rate, seed=recipe.seed + 5,
     )  # fmt: skip
     for epoch, generator in training.epochs():
         rng = np.random.default_rng([recipe.seed + 1, epoch])
-        order = torch.randperm(n_pictures, generator=generator)
+        order = torch.randperm(n_images, generator=generator)
         for row_B in order[: training.n_steps * recipe.batch].split(recipe.batch):
             memory_BME = taught.see(*material.seen.draw(row_B, generator, noisy=True))
             place, owner = material.captions.draw(row_B.numpy(), 5, rng)

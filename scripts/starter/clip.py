@@ -113,7 +113,7 @@ def look_up(model: LiteClip, corpus: Corpus, classes: Classes, classifier: Class
     folder = corpus.folder / "features"
     folder.mkdir(exist_ok=True)
 
-    def pictures(name: str, dataset: Dataset, crops: int) -> Tensor:
+    def images(name: str, dataset: Dataset, crops: int) -> Tensor:
         path = folder / f"{TOWER}-{USED_PX}-{name}.npy"
         pooled = tower_features(model.image_tower, dataset, path, size_px=USED_PX, crops=crops)
         return torch.from_numpy(pooled.astype(np.float32))
@@ -124,8 +124,8 @@ def look_up(model: LiteClip, corpus: Corpus, classes: Classes, classifier: Class
     names = classes.texts()
     return Known(
         classifier=classifier,
-        features_NKF=pictures("train", corpus.train, recipe.crops),
-        val_NF=pictures("val", corpus.val, 0)[:, 0],
+        features_NKF=images("train", corpus.train, recipe.crops),
+        val_NF=images("val", corpus.val, 0)[:, 0],
         captions_N5E=texts("train", [text for pair in corpus.train for text in pair.captions]).unflatten(0, (-1, 5)),
         val_TE=texts("val", [text for pair in corpus.val for text in pair.captions]),
         names=NameFeatures(classes, texts("names", names), texts("photos", [f"a photo of a {name}" for name in names])),

@@ -107,7 +107,7 @@ def tuned_cells(
 
 def pool(cells_NKMF: NDArray[np.float16]) -> NDArray[np.float32]:
     """The means over cells (N, K, F)."""
-    return np.stack([picture.astype(np.float32).mean(1) for picture in cells_NKMF])
+    return np.stack([image.astype(np.float32).mean(1) for image in cells_NKMF])
 
 
 @torch.inference_mode()

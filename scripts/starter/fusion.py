@@ -17,7 +17,7 @@ from classes import load_classes
 from corpus import held_out_rows
 from nouns import agreement
 
-from sightline.core.captioning.dual import CaptionConfig, DualCaption, caption_picture
+from sightline.core.captioning.dual import CaptionConfig, DualCaption, caption_image
 from sightline.core.captioning.fuse import FusionWeights, fuse
 from sightline.core.captioning.rank import ComposeConfig
 from sightline.core.models.loading import load_captioner, load_encoder
@@ -60,7 +60,7 @@ def _names(named: Dataset) -> list[list[str]]:
 def _caption(dataset: Dataset) -> list[DualCaption]:
     encoder, captioner = load_encoder("starter"), load_captioner("starter-captioner")
     return [
-        caption_picture(pair.image.read(), encoder=encoder, captioner=captioner, config=CaptionConfig())
+        caption_image(pair.image.read(), encoder=encoder, captioner=captioner, config=CaptionConfig())
         for pair in dataset
     ]
 

@@ -38,7 +38,7 @@ class Classifier:
         """(B, F) -> (B, C)."""
         return F.linear(feature_BF, self.weight_CF, self.bias_C)
 
-    def pseudo_pictures(self, source_BF: Tensor, class_P: Tensor, generator: torch.Generator) -> Tensor:
+    def pseudo_images(self, source_BF: Tensor, class_P: Tensor, generator: torch.Generator) -> Tensor:
         """Features that stand for pictures of the classes (P, F), as long as those of pictures are on the average."""
         length = source_BF.norm(dim=1).mean()
         direction_CF = F.normalize(self.weight_CF - self.weight_CF.mean(0), dim=1)
@@ -105,8 +105,8 @@ class Objective:
     def draw_captions(self, row_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Two captions of each picture (2B, E), others (T, E) and the pictures that those are of (T,)."""
         drawn_B2 = torch.rand(len(row_B), 5, generator=generator).argsort(1)[:, :2]
-        n_pictures = len(self.captions_N5E)
-        other_T = torch.randint(n_pictures, (min(OTHERS, n_pictures),), generator=generator)
+        n_images = len(self.captions_N5E)
+        other_T = torch.randint(n_images, (min(OTHERS, n_images),), generator=generator)
         others_TE = self.captions_N5E[other_T, torch.randint(5, other_T.shape, generator=generator)]
         return self.captions_N5E[row_B[:, None], drawn_B2].flatten(0, 1), others_TE, other_T
 
@@ -115,7 +115,7 @@ class Objective:
     ) -> Tensor:
         """Pseudo-pictures made of `source_BF` against names and kinds; `named` are true ones, with their classes."""
         class_P = torch.randint(len(self.names.first_C), (PSEUDO,), generator=generator)
-        feature_PF = self.classifier.pseudo_pictures(source_BF, class_P, generator)
+        feature_PF = self.classifier.pseudo_images(source_BF, class_P, generator)
         if named is not None:
             feature_PF, class_P = torch.cat([feature_PF, named[0]]), torch.cat([class_P, named[1]])
         image_PD, scale = embed_features(model, feature_PF), model.logit_scale.exp().clamp(max=100)
@@ -155,7 +155,7 @@ class Distillation(Objective):
         mixed_BF = _mix(feature_BF, generator)
         named_MF = self.named_NF[torch.randint(len(self.named_NF), (TAUGHT,), generator=generator)]
         class_P = torch.randint(len(self.names.first_C), (TAUGHT,), generator=generator)
-        pseudo_PF = self.classifier.pseudo_pictures(torch.cat([mixed_BF, named_MF]), class_P, generator)
+        pseudo_PF = self.classifier.pseudo_images(torch.cat([mixed_BF, named_MF]), class_P, generator)
         feature_XF = torch.cat([mixed_BF, named_MF, pseudo_PF])
         total = sum(weight for _, weight in self.teachers)
         with torch.no_grad():

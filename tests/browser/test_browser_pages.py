@@ -6,7 +6,7 @@ from browser.waiting import hand_over, wait_until
 from browser.world import write_rows
 
 
-def test_a_picture_is_captioned_both_ways_and_with_own_candidates(open_page, world):
+def test_an_image_is_captioned_both_ways_and_with_own_candidates(open_page, world):
     page = open_page("/caption")
     page.get_by_text("Drop or paste a picture").wait_for()
     hand_over(page, world.photos / "chelsea.png", "drop")
@@ -24,7 +24,7 @@ def test_a_picture_is_captioned_both_ways_and_with_own_candidates(open_page, wor
     assert "no captioner is at work" in written.inner_text()
 
 
-def test_a_file_that_is_no_picture_is_refused_with_words(open_page, world):
+def test_a_file_that_is_no_image_is_refused_with_words(open_page, world):
     page = open_page("/caption")
     page.watch.expected.append("422")
     page.get_by_text("Drop or paste a picture").wait_for()

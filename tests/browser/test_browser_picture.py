@@ -12,10 +12,10 @@ from browser.waiting import ask, ids_of, wait_until
 def cat(open_page, address):
     """The page of a captioned picture that is there twice."""
     with urlopen(f"{address}/api/search?where=name='chelsea.png'") as answer:
-        picture = json.load(answer)["hits"][0]["id"]
-    page = open_page(f"/image/{picture}")
+        image = json.load(answer)["hits"][0]["id"]
+    page = open_page(f"/image/{image}")
     page.get_by_role("heading", name="chelsea.png").wait_for()
-    page.picture = picture
+    page.image = image
     return page
 
 
@@ -52,11 +52,11 @@ def test_a_caption_is_kept_and_undone(cat):
     field.press("Enter")
     cat.get_by_text("Caption kept").wait_for()
     assert cat.locator(".best-caption").inner_text() == "Chelsea, the cat of this house"
-    assert ask(cat, f"/api/images/{cat.picture}")["captions"][0]["source"] == "user"
+    assert ask(cat, f"/api/images/{cat.image}")["captions"][0]["source"] == "user"
     cat.get_by_role("button", name="Undo").click()
     cat.get_by_text("Your caption is removed").wait_for()
     assert cat.locator(".best-caption").inner_text() == "a cat looking at the camera"
-    assert all(caption["source"] != "user" for caption in ask(cat, f"/api/images/{cat.picture}")["captions"])
+    assert all(caption["source"] != "user" for caption in ask(cat, f"/api/images/{cat.image}")["captions"])
 
 
 def test_a_removed_caption_comes_back(cat):
@@ -107,7 +107,7 @@ def test_zooming_with_keys_wheel_and_double_click(cat):
     assert cat.evaluate(scale) == 2.5
 
 
-def test_where_words_match_is_shown_over_the_picture(cat):
+def test_where_words_match_is_shown_over_the_image(cat):
     cat.get_by_role("button", name="Where words match").click()
     cat.get_by_role("textbox", name="Words to look for in the picture").fill("the eyes of a cat")
     cat.locator(".heat-legend", has_text="dark").wait_for()
@@ -128,10 +128,10 @@ def test_where_words_match_is_shown_over_the_picture(cat):
     assert not cat.locator(".heat-bar").is_visible()
 
 
-def test_a_picture_is_used_in_the_query(cat):
+def test_an_image_is_used_in_the_query(cat):
     cat.get_by_role("button", name="More like this").click()
     cat.get_by_role("dialog", name="Picture").wait_for(state="hidden")
-    assert cat.url.endswith(f"/?p=1%40{cat.picture}")
+    assert cat.url.endswith(f"/?p=1%40{cat.image}")
     again = ids_of(cat, "chelsea again")
     wait_until(cat, "id => document.querySelector('.tile a')?.dataset.id === id", str(again[0]))
     cat.go_back()
@@ -143,7 +143,7 @@ def test_a_picture_is_used_in_the_query(cat):
     cat.locator(".chip:not(.negative)").wait_for()
 
 
-def test_a_picture_without_captions_is_captioned_at_once(page):
+def test_an_image_without_captions_is_captioned_at_once(page):
     flower = ids_of(page, "flower")[0]
     page.goto(f"/image/{flower}")
     page.get_by_role("button", name="Caption it").click()
@@ -151,7 +151,7 @@ def test_a_picture_without_captions_is_captioned_at_once(page):
     assert ask(page, f"/api/images/{flower}")["captions"]
 
 
-def test_an_unknown_picture_says_so(page):
+def test_an_unknown_image_says_so(page):
     page.watch.expected.append("404")
     page.goto("/image/999999")
     page.get_by_text("no image with the id 999999").wait_for()

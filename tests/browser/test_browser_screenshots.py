@@ -87,7 +87,7 @@ def test_search(open_page, take, theme):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_picture(open_page, take, theme):
+def test_an_image(open_page, take, theme):
     page = open_page(SEARCH, viewport=DESK, color_scheme=theme)
     page.locator(".tile img.shown").first.wait_for()
     page.locator(f".tile a[data-id='{ids_of(page, 'coffee')[0]}']").click()
@@ -184,7 +184,7 @@ def test_pages_on_a_phone(open_page, take, name):
 
 
 @pytest.mark.slow
-def test_search_and_a_picture_on_a_phone(open_page, take):
+def test_search_and_an_image_on_a_phone(open_page, take):
     page = open_page(SEARCH, viewport=PHONE, has_touch=True, is_mobile=True)
     page.locator(".tile img.shown").first.wait_for()
     take(page, "phone-search", for_docs=True)

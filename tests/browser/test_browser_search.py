@@ -63,7 +63,7 @@ def test_a_late_answer_never_replaces_a_newer_one(open_page):
 
 
 @pytest.mark.parametrize("way", ["pick", "drop", "paste"])
-def test_a_picture_can_be_picked_dropped_and_pasted(page, world, way):
+def test_an_image_can_be_picked_dropped_and_pasted(page, world, way):
     photo = world.photos / "chelsea.png"
     if way == "pick":
         with page.expect_file_chooser() as chooser:
@@ -77,7 +77,7 @@ def test_a_picture_can_be_picked_dropped_and_pasted(page, world, way):
     assert page.locator(".chip").count() == 1
 
 
-def test_what_is_no_picture_is_refused_with_words(page, world):
+def test_what_is_no_image_is_refused_with_words(page, world):
     page.watch.expected.append("422")
     page.set_input_files("#picture-file", world.photos / "broken.jpg")
     page.get_by_text("can't be read").wait_for()
@@ -199,7 +199,7 @@ def test_everything_works_with_the_keyboard_alone(page):
     page.get_by_role("dialog", name="Keyboard").wait_for(state="hidden")
 
 
-def test_a_picture_of_the_results_joins_the_query(page):
+def test_an_image_of_the_results_joins_the_query(page):
     search_box(page).fill("a cat")
     wait_for_best(page, "a cat")
     page.keyboard.press("Enter")

@@ -32,7 +32,7 @@ def scroll_to(page, share):
     wait_until(page, ALL_SEEN_ARE_THERE)
 
 
-def test_any_of_a_hundred_thousand_pictures_is_a_scroll_away(wall):
+def test_any_of_a_hundred_thousand_images_is_a_scroll_away(wall):
     scroll_to(wall, 0.5)
     middle = wall.evaluate(SEEN)
     assert 0.4 * MANY_ROWS < min(middle) < 0.6 * MANY_ROWS
@@ -43,7 +43,7 @@ def test_any_of_a_hundred_thousand_pictures_is_a_scroll_away(wall):
     assert 0 in wall.evaluate(SEEN)
 
 
-def test_the_keyboard_reaches_the_end_and_the_picture_there_opens(wall):
+def test_the_keyboard_reaches_the_end_and_the_image_there_opens(wall):
     wall.watch.expected.append("404")  # the rows are real, their files aren't
     wall.locator(".tile a").first.focus()
     wall.keyboard.press("End")
@@ -121,7 +121,7 @@ def test_nothing_shifts_while_the_page_comes_up_and_results_change(open_page):
     assert page.evaluate("window.shift") < 0.02
 
 
-def test_pictures_that_are_still_coming_are_seen_blurred(open_page):
+def test_images_that_are_still_coming_are_seen_blurred(open_page):
     page = open_page("/")
     wait_until(page, ALL_SEEN_ARE_THERE)
     page.route("**/thumbnail?*", lambda route: None)  # none of them ever comes

@@ -53,7 +53,7 @@ def build_world(folder: Path) -> World:
     world = World(folder)
     gather_photos(load_photos(), world.photos)
     _add_odd_files(world.photos)
-    _add_many_pictures(folder / "pictures" / "many", count=2_000)
+    _add_many_images(folder / "pictures" / "many", count=2_000)
     _build_demo(world)
     _build_big(world)
     for name in ("empty", "growing"):
@@ -71,7 +71,7 @@ def _add_odd_files(photos: Path) -> None:
     (photos / "broken.jpg").write_bytes((photos / "flower.jpg").read_bytes()[:3000])
 
 
-def _add_many_pictures(folder: Path, *, count: int) -> None:
+def _add_many_images(folder: Path, *, count: int) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(count):

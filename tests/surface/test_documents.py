@@ -134,14 +134,14 @@ def test_a_session_shows_what_its_commands_print(desk, block):
         printed = out if words[0] not in START else err.splitlines()
         assert bare(shown[0]) == bare(printed[0]), line
         assert len(shown) == len(printed), line
-        assert pictures_in(shown)[:1] == pictures_in(printed)[:1], line
+        assert images_in(shown)[:1] == images_in(printed)[:1], line
 
 
 def bare(line):
     return re.sub(r"\d+(\.\d+)?", "0", re.sub(r"/\S*/", "/", line))
 
 
-def pictures_in(lines):
+def images_in(lines):
     return re.findall(r"[\w-]+\.(?:png|jpg)", "\n".join(lines))
 
 

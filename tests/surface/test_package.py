@@ -95,7 +95,7 @@ def test_every_relative_link_of_the_readme_leads_to_a_file():
     assert [target for target in targets if not (REPOSITORY / target.partition("#")[0]).exists()] == []
 
 
-def test_links_lead_to_files_and_pictures_of_the_ref():
+def test_links_lead_to_files_and_images_of_the_ref():
     text = """
 ![A](docs/a.webp) and [b](./docs/b.md#c), [![badge](b.svg)](LICENSE); <img src="docs/D.PNG"> [kept](https://a.b/c) [on
 the page](#x) [mail](mailto:a@b.c)

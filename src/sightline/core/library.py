@@ -190,14 +190,14 @@ class Library:
 
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
-        from sightline.core.indexing.reading import sample_pictures
+        from sightline.core.indexing.reading import sample_images
         from sightline.core.models.loading import load_encoder
         from sightline.core.models.precision import EncoderGate
         from sightline.core.models.quantise.gate import needs_gate, quantise_encoder
 
         if needs_gate(self.encoder):
             least = EncoderGate().min_images
-            pixels = sample_pictures(roots, self.encoder.card.preprocessing, least, config=config)
+            pixels = sample_images(roots, self.encoder.card.preprocessing, least, config=config)
             if len(pixels) >= least:
                 quantise_encoder(self.encoder.card, pixels, sample="pictures of a library")
                 self._encoders[self.model] = load_encoder(self.model)
@@ -246,11 +246,11 @@ class Library:
         settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match, rerank=rerank)
         return self._search(parse_query(query, add=add, subtract=subtract), settings, reranker=reranker)
 
-    def similar(self, photo: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
+    def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like another one, which need not be in the library and is left out itself."""
         from sightline.core.search.engine import Part, SearchConfig
 
-        path = expand(photo)
+        path = expand(image)
         if not is_file(path):
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
@@ -321,7 +321,7 @@ class Library:
         passes over images of this library that have captions. A file that isn't there or can't be read is given as a
         failure. Raises ModelError where a model can't run, before the first picture.
         """
-        chosen = self.pictures() if paths is None else list_pictures(paths)
+        chosen = self.images() if paths is None else list_images(paths)
         if skip_existing:
             chosen = [path for path in chosen if not self._has_captions(self._row(path))]
         results = _caption(chosen, encoder=self.encoder, captioner=captioner, config=config)
@@ -359,7 +359,7 @@ class Library:
             captions = [replace(caption, best=False) for caption in captions]
         self.store.put_captions({image_id: captions})
 
-    def pictures(self, *, where: str | None = None) -> list[Path]:
+    def images(self, *, where: str | None = None) -> list[Path]:
         """Files of the library's images, by folder and path, under a filter."""
         return [record.path for record in self.store.scan(where=where)]
 
@@ -395,21 +395,21 @@ def caption(
     from sightline.core.models.loading import default_model_name, load_encoder
 
     encoder = load_encoder(model or default_model_name(confirm=None)[0])
-    return _caption(list_pictures(paths), encoder=encoder, captioner=captioner, config=config)
+    return _caption(list_images(paths), encoder=encoder, captioner=captioner, config=config)
 
 
-def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
+def list_images(paths: Iterable[str | Path]) -> list[Path]:
     """Images as given, and those below folders, each once; what can't be read or isn't there stays in the list."""
     from sightline.core.images.files import walk_images
 
-    pictures: dict[Path, None] = {}
+    images: dict[Path, None] = {}
     for path in map(expand, paths):
         if path.is_dir():
-            files = walk_images(path, on_problem=lambda problem, _: pictures.setdefault(problem))
-            pictures.update((file.path, None) for file in files)
+            files = walk_images(path, on_problem=lambda problem, _: images.setdefault(problem))
+            images.update((file.path, None) for file in files)
         else:
-            pictures[path] = None
-    return list(pictures)
+            images[path] = None
+    return list(images)
 
 
 def _caption(

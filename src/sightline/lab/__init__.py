@@ -71,10 +71,10 @@ def compare(models: Sequence[str], data: str | ComparisonData, **settings: Any) 
     `settings` and errors are those of `compare_models`.
     """
     from sightline.lab.evaluation.comparison import compare_models
-    from sightline.lab.evaluation.comparison_data import gather_pictures, is_own_pictures, load_benchmark
+    from sightline.lab.evaluation.comparison_data import gather_images, is_own_images, load_benchmark
 
     if isinstance(data, str):
-        data = gather_pictures(data) if is_own_pictures(data) else load_benchmark(data, split="val")
+        data = gather_images(data) if is_own_images(data) else load_benchmark(data, split="val")
     return compare_models(models, data, **settings)
 
 

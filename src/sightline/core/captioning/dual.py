@@ -16,7 +16,7 @@ import numpy as np
 from sightline.core.captioning.bank import read_candidates
 from sightline.core.captioning.fuse import FusionWeights, fuse
 from sightline.core.captioning.rank import BankRanker, ListRanker, Ranker, embed_texts
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.models.base import GenerationConfig
 from sightline.core.types import Caption
 from sightline.errors import ImageError, InputError
@@ -90,7 +90,7 @@ def caption_images(
     return _Run(encoder, captioner, config or CaptionConfig()).stream(paths)
 
 
-def caption_picture(
+def caption_image(
     rgb_HW3: NDArray[np.uint8],
     *,
     encoder: Encoder,
@@ -136,10 +136,10 @@ class _Run:
 
     def _read(self, path: Path) -> _Ready | CaptionFailure:
         try:
-            picture = read_picture(path, min_side_px=self._min_side_px)
+            image = read_image(path, min_side_px=self._min_side_px)
         except ImageError as error:
             return CaptionFailure(path=path, reason=error.reason)
-        return self.make_ready(path, picture.rgb)
+        return self.make_ready(path, image.rgb)
 
     def make_ready(self, path: Path, rgb_HW3: NDArray[np.uint8]) -> _Ready:
         """A decoded image at the size of each model."""

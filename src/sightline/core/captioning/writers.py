@@ -329,16 +329,16 @@ class SidecarWriter(CaptionWriter):
 
     def plan(self, paths: Iterable[Path]) -> WritePlan:
         """As promised; also raises InputError where two images of different folders would share a text file."""
-        photos = {path.absolute(): path for path in paths}
-        targets = Counter(self.target(path) for path in photos)
+        images = {path.absolute(): path for path in paths}
+        targets = Counter(self.target(path) for path in images)
         if shared := next((target for target, number in targets.items() if number > 1), None):
             raise InputError(f"Several photos would share {shared}. Caption their folders in separate runs.")
         if self._existing == "refuse" and (taken := [target for target in targets if target.exists()]):
             raise InputError(
-                f"{len(taken)} of {len(photos)} photos have a text file already, the first is {taken[0]}. "
+                f"{len(taken)} of {len(images)} photos have a text file already, the first is {taken[0]}. "
                 "Keep these with --skip-existing, or write them anew with --overwrite."
             )
-        return super().plan(photos.values())
+        return super().plan(images.values())
 
     def has(self, path: Path) -> bool:
         """True where the image's text file exists; never, where they are to be replaced."""

@@ -54,7 +54,7 @@ levels, correlation 0.9976 (worst 0.9656)."""
 DEFAULT_MAX_PIXELS = 250_000_000
 """Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
 _LARGE_PIXELS = 25_000_000
-_large_picture = threading.Lock()
+_large_image = threading.Lock()
 """Pillow needs 8 to 23 bytes a pixel, so of larger images it decodes one at a time, however many threads ask: a file
 of some kilobytes can hold as many pixels as the limit allows."""
 
@@ -78,7 +78,7 @@ _FULL_16_BIT = 65535
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class DecodedImage:
     """Upright pixels (H, W, 3) uint8 RGB, and what the file says of itself."""
 
     rgb: NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Picture:
     """Facts of the full image, even where `rgb` is a scaled decode."""
 
 
-def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Picture:
+def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> DecodedImage:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
     With `min_side_px`, an image may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
@@ -104,7 +104,7 @@ def read_picture(source: Path | bytes, *, min_side_px: int | None = None) -> Pic
         orientation, facts = _read_exif(image)
         turn = _TURNS.get(orientation)
         upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
-        return Picture(upright_HW3, _describe(image, size, orientation, facts))
+        return DecodedImage(upright_HW3, _describe(image, size, orientation, facts))
 
 
 def read_info(source: Path | bytes) -> ImageInfo:
@@ -231,7 +231,7 @@ def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]
 def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]:
     if smallest_px is not None and image.format in {"JPEG", "MPO"}:
         image.draft(image.mode, (smallest_px, smallest_px))
-    with _large_picture if image.width * image.height > _LARGE_PIXELS else nullcontext():
+    with _large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
         image.load()
         return flatten_to_rgb(_shrink(image, smallest_px) if smallest_px is not None else image)
 

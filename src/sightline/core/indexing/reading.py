@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.images.files import explain_os_error, hash_bytes, hash_file, walk_images
 from sightline.core.indexing.plan import Exclusion, Task
 from sightline.core.indexing.report import IndexConfig
@@ -83,13 +83,13 @@ class FileReader:
         reading.read_s = time.perf_counter() - started
         # What has a row waits until others are read, or is only touched: no pixels at first.
         if task.needs_pixels or (task.row_id is None and reading.content_hash not in self._known_hashes):
-            picture = read_picture(source, min_side_px=self._preprocessing.size_px)
-            reading.info = picture.info
-            reading.pixels = self._preprocessing.resize(picture.rgb)
+            image = read_image(source, min_side_px=self._preprocessing.size_px)
+            reading.info = image.info
+            reading.pixels = self._preprocessing.resize(image.rgb)
             reading.decode_s = time.perf_counter() - started - reading.read_s
 
 
-def sample_pictures(
+def sample_images(
     folders: Sequence[Path], preprocessing: Preprocessing, count: int, *, config: IndexConfig | None = None
 ) -> NDArray[np.uint8]:
     """Pixels (B, S, S, 3) of `count` images below folders, drawn evenly, always the same ones of the same files.
@@ -98,9 +98,9 @@ def sample_pictures(
     what can't be read: indexing does that.
     """
     drawn = draw_files(folders, config=config)
-    pictures = list(itertools.islice(_readable(drawn, preprocessing), count)) if len(drawn) >= count else []
+    images = list(itertools.islice(_readable(drawn, preprocessing), count)) if len(drawn) >= count else []
     side = preprocessing.size_px
-    return np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
 
 
 def draw_files(folders: Sequence[Path], *, config: IndexConfig | None = None) -> list[Path]:
@@ -125,7 +125,7 @@ def _readable(paths: Iterable[Path], preprocessing: Preprocessing) -> Iterator[N
 
     def read(path: Path) -> NDArray[np.uint8] | None:
         try:
-            return preprocessing.resize(read_picture(path, min_side_px=preprocessing.size_px).rgb)
+            return preprocessing.resize(read_image(path, min_side_px=preprocessing.size_px).rgb)
         except (ImageError, OSError):
             return None
 

@@ -182,15 +182,15 @@ def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
     return sorted(gains, key=lambda row: (-gains[row], row))
 
 
-def embed_picture(encoder: Encoder, path: Path) -> NDArray[np.float32]:
+def embed_image(encoder: Encoder, path: Path) -> NDArray[np.float32]:
     """An image file -> its vector (D,). Raises InputError, naming the file, where it can't be read."""
-    from sightline.core.images.decode import read_picture  # takes a tenth of a search by words
+    from sightline.core.images.decode import read_image  # takes a tenth of a search by words
 
     try:
-        picture = read_picture(path, min_side_px=encoder.card.preprocessing.size_px)
+        image = read_image(path, min_side_px=encoder.card.preprocessing.size_px)
     except ImageError as error:
         raise InputError(f"The picture {path} can't be read: {error.reason}.") from error
-    return embed_pixels(encoder, picture.rgb)
+    return embed_pixels(encoder, image.rgb)
 
 
 def embed_pixels(encoder: Encoder, rgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -224,7 +224,7 @@ def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | N
             return stored_D
         path = path or row.path
     assert path is not None  # a part that is neither words nor vector is a file or a row
-    return embed_picture(encoder, path)
+    return embed_image(encoder, path)
 
 
 def _is_unchanged(path: Path, row: ImageRecord) -> bool:
@@ -336,12 +336,12 @@ def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
     if allow_files:
         if re.match(r"^https?://", body):
             raise InputError(f"{body} is a web address, which is not fetched. Save the picture and name the file.")
-        if image := _as_picture(body):
+        if image := _as_image(body):
             return Part(weight=weight, image=image)
     return Part(weight=weight, text=body)
 
 
-def _as_picture(body: str) -> Path | None:
+def _as_image(body: str) -> Path | None:
     """The file that a part names: whatever begins like a path, and a bare name that ends like an image's."""
     is_path = _PATH_START.match(body) is not None
     if not is_path and not is_image_name(body):

@@ -164,13 +164,13 @@ class SecondLook:
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8] | None:
         """The file's pixels (S, S, 3), if it still is what was indexed."""
-        from sightline.core.images.decode import read_picture  # takes a tenth of a search by words
+        from sightline.core.images.decode import read_image  # takes a tenth of a search by words
 
         preprocessing = self.matcher.card.preprocessing
         try:
             if file_stamp(record.path.stat()) != (record.size_bytes, record.mtime_ns):
                 return None
-            return preprocessing.resize(read_picture(record.path, min_side_px=preprocessing.size_px).rgb)
+            return preprocessing.resize(read_image(record.path, min_side_px=preprocessing.size_px).rgb)
         except (ImageError, OSError):
             return None
 

@@ -83,7 +83,7 @@ def caption(
     captions in the library keep these.
     """
     from sightline.core.captioning.writers import open_writer
-    from sightline.core.library import Library, caption, list_pictures
+    from sightline.core.library import Library, caption, list_images
 
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other.")
@@ -96,10 +96,10 @@ def caption(
         Library.open(library_dir, model=model, create=False) if in_library else nullcontext() as library,
         open_writer(format_, output, roots=paths, existing=existing) if format_ else nullcontext() as writer,
     ):
-        pictures = list_pictures(paths) if library is None or paths else library.pictures()
-        if not pictures:
+        images = list_images(paths) if library is None or paths else library.images()
+        if not images:
             notice("There is no picture to caption.")
-        todo, failed = _plan(writer, pictures) if writer else (pictures, 0)
+        todo, failed = _plan(writer, images) if writer else (images, 0)
         if library is None:
             results = caption(todo, model=model, captioner=captioner, config=config)
         else:
@@ -110,7 +110,7 @@ def caption(
             notice(f"{len(todo) - unreadable:,} captions written.")
         failed += unreadable
     if failed:
-        notice(f"{failed:,} of {len(pictures):,} pictures could not be captioned.")
+        notice(f"{failed:,} of {len(images):,} pictures could not be captioned.")
         raise SystemExit(1)
 
 
@@ -122,9 +122,9 @@ def _make_caption_config(*, candidates: Path | None, top: int, batch_size: int, 
     return CaptionConfig(top_k=top, candidates=candidates, generation=generated, batch_size=batch_size)
 
 
-def _plan(writer: CaptionWriter, pictures: Sequence[Path]) -> tuple[Sequence[Path], int]:
+def _plan(writer: CaptionWriter, images: Sequence[Path]) -> tuple[Sequence[Path], int]:
     """The pictures that are left to caption, and how many the format can't hold."""
-    plan = writer.plan(pictures)
+    plan = writer.plan(images)
     if plan.existing:
         notice(f"{plan.existing:,} pictures have their captions and are passed over.")
     for refused in plan.refused:

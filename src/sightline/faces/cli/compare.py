@@ -131,12 +131,12 @@ def _load(
         from sightline.core.library import Library
 
         with Library.open(library_dir) as library:
-            name, paths = f"library:{library.path}", library.pictures()
-        loaded = source.take_pictures(name, paths, limit=own_limit, seed=seed)
-    elif source.is_own_pictures(data):
+            name, paths = f"library:{library.path}", library.images()
+        loaded = source.take_images(name, paths, limit=own_limit, seed=seed)
+    elif source.is_own_images(data):
         if split is not None:
             raise click.UsageError("--split: pictures without captions have no splits.")
-        loaded = source.gather_pictures(data, limit=own_limit, seed=seed)
+        loaded = source.gather_images(data, limit=own_limit, seed=seed)
     else:
         loaded = source.load_benchmark(data, split=split or _SPLIT, limit=limit, seed=seed, classes=classes)
     return loaded if asked is None else replace(loaded, queries=asked)

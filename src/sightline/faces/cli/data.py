@@ -120,10 +120,10 @@ def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool
 
 
 def _list_options(options: dict[str, Any]) -> ListOptions:
-    from sightline.lab.data.download.fetching import FetchLimits, PictureLimits
+    from sightline.lab.data.download.fetching import FetchLimits, ImageLimits
     from sightline.lab.data.download.lists import ListOptions
 
-    limits = {"fetch": take_fields(FetchLimits, options), "picture": take_fields(PictureLimits, options)}
+    limits = {"fetch": take_fields(FetchLimits, options), "image": take_fields(ImageLimits, options)}
     return take_fields(ListOptions, {**options, **limits})
 
 

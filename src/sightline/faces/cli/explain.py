@@ -26,7 +26,7 @@ from sightline.kit.text import printable
 if TYPE_CHECKING:
     from sightline.lab.evaluation.results import Problem
     from sightline.lab.experiments.explain import Match
-    from sightline.lab.experiments.heatmap import HeatmapPicture, SimilarityHeatmap
+    from sightline.lab.experiments.heatmap import HeatmapImage, SimilarityHeatmap
     from sightline.lab.generate.run import GenerateReport
 
 _WORDS_WIDTH = 60
@@ -72,11 +72,11 @@ def heatmap(
     if not rows:
         raise click.UsageError("Give texts to compare with: --text 'a dog' --text 'a cat', or --texts FILE.")
     encoder = load_encoder(model or _default_model())
-    pictures, problems = _read_pictures(images)
-    if not pictures:
+    heatmap_images, problems = _read_images(images)
+    if not heatmap_images:
         end_by_problems(problems)
         raise click.UsageError("There are no images in what was given.")
-    result = make_similarity_heatmap(encoder, pictures, rows, probability=probability, cluster=cluster)
+    result = make_similarity_heatmap(encoder, heatmap_images, rows, probability=probability, cluster=cluster)
     if output is not None:
         _write_heatmap(result, output)
     if as_json:
@@ -119,17 +119,17 @@ def explain(
     \b
     sightline explain photo.jpg "a red car" "a tree" --output explain.png
     """
-    from sightline.core.images.decode import read_picture
+    from sightline.core.images.decode import read_image
     from sightline.errors import ImageError, InputError
-    from sightline.lab.experiments.explain import explain_picture, load_explainable
+    from sightline.lab.experiments.explain import explain_image, load_explainable
 
     _require_ending(output, (".png",))
     try:
-        rgb_HW3 = read_picture(photo).rgb
+        rgb_HW3 = read_image(photo).rgb
     except ImageError as error:
         raise InputError(f"{photo} can't be read: {error.reason}.") from error
     encoder = load_explainable(model or _default_model(), method=method)
-    matches = explain_picture(encoder, rgb_HW3, words, method=method)
+    matches = explain_image(encoder, rgb_HW3, words, method=method)
     if output is not None:
         from sightline.lab.experiments.heatmap import draw_matches
 
@@ -163,7 +163,7 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
     from sightline.lab.experiments.heatmap import short_line
 
     notice(f"{result.model}, {result.kind}")
-    names = [picture.name[-24:] for picture in result.pictures]
+    names = [image.name[-24:] for image in result.images]
     rows = [
         [short_line(text, _WORDS_WIDTH), *(f"{value:.3f}" for value in row)]
         for text, row in zip(result.texts, result.values_TB, strict=True)
@@ -203,21 +203,21 @@ def _read_lines(file: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _read_pictures(images: Sequence[Path]) -> tuple[list[HeatmapPicture], list[Problem]]:
+def _read_images(images: Sequence[Path]) -> tuple[list[HeatmapImage], list[Problem]]:
     """Files and the files of folders, in order, and what couldn't be read."""
-    from sightline.core.images.decode import read_picture
+    from sightline.core.images.decode import read_image
     from sightline.errors import ImageError
     from sightline.lab.evaluation.results import Problem
-    from sightline.lab.experiments.heatmap import HeatmapPicture
+    from sightline.lab.experiments.heatmap import HeatmapImage
 
-    pictures: list[HeatmapPicture] = []
+    heatmap_images: list[HeatmapImage] = []
     problems: list[Problem] = []
     for path in _files_of(images, problems):
         try:
-            pictures.append(HeatmapPicture(name=path.name, rgb=read_picture(path, min_side_px=256).rgb))
+            heatmap_images.append(HeatmapImage(name=path.name, rgb=read_image(path, min_side_px=256).rgb))
         except ImageError as error:
             problems.append(Problem(id=str(path), reason=error.reason))
-    return pictures, problems
+    return heatmap_images, problems
 
 
 def _files_of(images: Sequence[Path], problems: list[Any]) -> Iterator[Path]:
@@ -348,9 +348,9 @@ def _require_torch() -> None:
 
 def _show_generated(report: GenerateReport, *, as_json: bool) -> None:
     """stdout: one object, or a table with the best first; stderr: how it went and where everything is."""
-    from sightline.lab.generate.run import SETTINGS_FILE, SHEET_FILE, name_pictures
+    from sightline.lab.generate.run import SETTINGS_FILE, SHEET_FILE, name_images
 
-    named = sorted(zip(name_pictures(report.pictures), report.pictures, strict=True), key=lambda p: -p[1].similarity)
+    named = sorted(zip(name_images(report.images), report.images, strict=True), key=lambda p: -p[1].similarity)
     judgement = report.judgement
     if as_json:
         value: dict[str, Any] = {
@@ -383,6 +383,6 @@ def _show_generated(report: GenerateReport, *, as_json: bool) -> None:
             )
     if report.stopped:
         notice(f"{report.stopped}; what there was is kept. For the rest, run it again with another --output.")
-    count = max(len(report.pictures), 1)
-    notice(f"{len(report.pictures)} pictures in {report.took_s:.0f} s ({report.took_s / count:.1f} s each).")
+    count = max(len(report.images), 1)
+    notice(f"{len(report.images)} pictures in {report.took_s:.0f} s ({report.took_s / count:.1f} s each).")
     notice(f"Look at {report.output / SHEET_FILE}; settings and figures: {report.output / SETTINGS_FILE}")

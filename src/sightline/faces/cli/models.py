@@ -133,11 +133,11 @@ def use(name: str, *, library_dir: Path | None) -> None:
 
 
 def _judge_encoder(card: ModelCard, folders: Sequence[Path]) -> Mapping[str, Verdict]:
-    from sightline.core.indexing.reading import sample_pictures
+    from sightline.core.indexing.reading import sample_images
     from sightline.core.models.precision import EncoderGate
     from sightline.core.models.quantise.gate import quantise_encoder
 
-    pixels = sample_pictures(folders, card.preprocessing, EncoderGate().min_images)
+    pixels = sample_images(folders, card.preprocessing, EncoderGate().min_images)
     return quantise_encoder(card, pixels, sample=f"pictures of {', '.join(map(str, folders))}", tell=notice)
 
 
@@ -227,12 +227,12 @@ def cost(
 
     Some batches are sent and timed: images x seconds x price.
     """
-    from sightline.core.library import list_pictures
+    from sightline.core.library import list_images
     from sightline.core.models.remote import estimate_cost, load_remote_encoder
 
     if (images is None) == (not folders):
         raise click.UsageError("Say what to index: folders, or --images N.")
-    count = images if images is not None else len(list_pictures(folders))
+    count = images if images is not None else len(list_images(folders))
     estimate = estimate_cost(load_remote_encoder(url), count, price_per_hour=price_per_hour)
     if as_json:
         facts = {"images": count, "images_per_s": 1 / estimate.image_s, "seconds": estimate.seconds}

@@ -271,14 +271,14 @@ def report(*, runs: tuple[Path, ...], output: Path, metric: str | None, as_json:
 
     made, files = lab.report(runs, output, metric=metric)
     if as_json:
-        written = {"html": str(files.html), "markdown": str(files.markdown), "pictures": str(files.pictures)}
+        written = {"html": str(files.html), "markdown": str(files.markdown), "pictures": str(files.images)}
         print_json(
             {"title": made.title, "summary": list(made.summary), "settings": _effects_as_json(made.analysis), **written}
         )
         return
     for sentence in made.summary:
         notice(printable(sentence))
-    notice(f"The same as Markdown: {files.markdown}, with its pictures in {files.pictures}.")
+    notice(f"The same as Markdown: {files.markdown}, with its pictures in {files.images}.")
     click.echo(str(files.html))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.core.search.engine import Part
 from sightline.core.types import Caption, Hit
@@ -79,7 +79,7 @@ def write_contact_sheet(target: Path, sheet: Sheet) -> Path:
 def _inline(path: Path, size_px: int) -> tuple[str | None, str]:
     """A file -> its thumbnail as a data URI, or None and the reason."""
     try:
-        picture = read_picture(path, min_side_px=size_px)
+        image = read_image(path, min_side_px=size_px)
     except ImageError as error:
         return None, error.reason
-    return data_uri(make_thumbnail(picture.rgb, size_px=size_px), format="JPEG"), ""
+    return data_uri(make_thumbnail(image.rgb, size_px=size_px), format="JPEG"), ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sightline.core.images.decode import flatten_to_rgb, read_info, read_picture
+from sightline.core.images.decode import flatten_to_rgb, read_image, read_info
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import ModelCard, card_to_json, read_card
 from sightline.core.models.files import CARD_FILE, verify_files
@@ -258,7 +258,7 @@ def _decode(value: Any, number: int, min_side_px: int, limits: EndpointLimits) -
         content = _bytes_of(value, limits)
         info = read_info(content)
         _check_pixels(info.width, info.height, limits)
-        return read_picture(content, min_side_px=min_side_px).rgb
+        return read_image(content, min_side_px=min_side_px).rgb
     except ImageError as error:
         raise InputError(f"Image {number} can't be read: {error.reason}.") from error
 

@@ -23,7 +23,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergedPicture:
+class MergedImage:
     """A picture of the library with its merged captions."""
 
     image: ImageRecord
@@ -52,7 +52,7 @@ def merge_in_library(
     max_chars: int = 125,
     style: Style = "sentence",
     keep: bool = False,
-) -> Iterator[MergedPicture]:
+) -> Iterator[MergedImage]:
     """Merge the captions of the pictures named (default: of all that have captions), as they are done.
 
     With `keep`, what the model wrote becomes the user's caption; one that the user has is never replaced. Raises
@@ -68,7 +68,7 @@ def merge_in_library(
             kept = keep and one.changed and all(caption.source != "user" for caption in captions)
             if kept and image.id is not None:
                 write_caption(library.store, image.id, one.text)
-            yield MergedPicture(image=image, captions=given, written=one, kept=kept)
+            yield MergedImage(image=image, captions=given, written=one, kept=kept)
 
 
 def name_albums(

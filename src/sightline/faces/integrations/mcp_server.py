@@ -86,11 +86,11 @@ def _call(library: OpenLibrary, tool: LibraryTool, arguments: dict[str, Any]) ->
     result = tool.call(library, request)
     structured = result.model_dump(mode="json")
     content: list[ContentBlock] = [TextContent(text=json.dumps(structured, ensure_ascii=False))]
-    content += _show_pictures(library, result, getattr(request, "pictures", 0))
+    content += _show_images(library, result, getattr(request, "pictures", 0))
     return CallToolResult(content=content, structured_content=structured)
 
 
-def _show_pictures(library: OpenLibrary, result: ToolResult, count: int) -> Iterable[ContentBlock]:
+def _show_images(library: OpenLibrary, result: ToolResult, count: int) -> Iterable[ContentBlock]:
     """The first pictures of an answer, each after the line that says which it is."""
     shown = result.image_ids[:count]
     size_px = SIZES_PX[len(result.image_ids) == 1]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_LIMIT = 50
-MAX_PICTURES = 12
+MAX_IMAGES = 12
 MAX_PARTS = 16
 MAX_CURSOR_CHARS = 300
 
@@ -114,9 +114,9 @@ Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many images an
 PageCursor = Annotated[
     str, Field(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of the answer before, for what follows.")
 ]
-Pictures = Annotated[
+ImageCount = Annotated[
     int,
-    Field(ge=0, le=MAX_PICTURES, description="How many of the images come as small pictures too, first ones first."),
+    Field(ge=0, le=MAX_IMAGES, description="How many of the images come as small pictures too, first ones first."),
 ]
 
 
@@ -174,29 +174,29 @@ class SearchRequest(Request):
     )
     limit: Limit = 10
     cursor: PageCursor = ""
-    pictures: Pictures = 0
+    pictures: ImageCount = 0
 
 
-class PictureRequest(Request):
+class ImageRequest(Request):
     """An image of the library, or a picture that is sent along."""
 
     image_id: ImageId | None = None
     image: ImageData | None = None
 
     @model_validator(mode="after")
-    def _is_one_picture(self) -> PictureRequest:
+    def _is_one_image(self) -> ImageRequest:
         if (self.image_id is None) == (self.image is None):
             raise ValueError("give either image_id or image")
         return self
 
 
-class SimilarRequest(PictureRequest):
+class SimilarRequest(ImageRequest):
     """The image that others are to be like."""
 
     where: Filter = ""
     limit: Limit = 10
     cursor: PageCursor = ""
-    pictures: Pictures = 0
+    pictures: ImageCount = 0
 
 
 class DescribeRequest(Request):
@@ -206,7 +206,7 @@ class DescribeRequest(Request):
     pictures: Annotated[int, Field(ge=0, le=1, description="1 sends a small picture along.")] = 1
 
 
-class CaptionRequest(PictureRequest):
+class CaptionRequest(ImageRequest):
     """The image to caption."""
 
     candidates: Annotated[
@@ -227,7 +227,7 @@ class DuplicatesRequest(Request):
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many groups an answer has at most.")] = 10
     cursor: PageCursor = ""
-    pictures: Pictures = 0
+    pictures: ImageCount = 0
 
 
 class StatsRequest(Request):

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 
 from sightline.core.captioning.bank import parse_candidates
-from sightline.core.captioning.dual import CaptionConfig, caption_picture
+from sightline.core.captioning.dual import CaptionConfig, caption_image
 from sightline.core.captioning.editing import remove_caption, write_caption
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
 from sightline.faces.service.duplicates import describe_differences
 from sightline.faces.service.library import OpenLibrary
@@ -29,7 +29,7 @@ from sightline.faces.service.schemas import (
 )
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
-from sightline.lab.experiments.explain import explain_picture
+from sightline.lab.experiments.explain import explain_image
 
 if TYPE_CHECKING:
     from sightline.core.search.duplicates import DuplicateGroup
@@ -131,8 +131,8 @@ def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) ->
     """
     record, encoder = library.image(image_id), library.encoder_of(model)
     try:
-        picture = read_picture(record.path, min_side_px=encoder.card.preprocessing.size_px)
-        (match,) = explain_picture(encoder, picture.rgb, [words], method="map")
+        image = read_image(record.path, min_side_px=encoder.card.preprocessing.size_px)
+        (match,) = explain_image(encoder, image.rgb, [words], method="map")
     except ImageError as error:
         raise unreadable(record, error) from error
     except ModelError as error:
@@ -220,11 +220,11 @@ def caption_now(
         encoder = library.encoder
         sides_px = [model.card.preprocessing.size_px for model in (encoder, captioner) if model is not None]
         if isinstance(source, int):
-            picture = read_picture(library.image(source).path, min_side_px=max(sides_px))
+            image = read_image(library.image(source).path, min_side_px=max(sides_px))
         else:
-            picture = decode_upload(source, min_side_px=max(sides_px))
+            image = decode_upload(source, min_side_px=max(sides_px))
         config = CaptionConfig(candidates=candidates)
-        result = caption_picture(picture.rgb, encoder=encoder, captioner=captioner, config=config)
+        result = caption_image(image.rgb, encoder=encoder, captioner=captioner, config=config)
         took_ms = round((time.perf_counter() - start_s) * 1000, 2)
     if keep and isinstance(source, int) and candidates is None:
         library.keep_captions(source, result)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.images.preprocess import data_uri, make_thumbnail
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Thumbnails:
 
         Raises ImageError where the file is gone or can't be read.
         """
-        rgb_HW3 = read_picture(record.path, min_side_px=size_px // 2).rgb
+        rgb_HW3 = read_image(record.path, min_side_px=size_px // 2).rgb
         webp = make_thumbnail(rgb_HW3, size_px=size_px, format="WEBP")
         if _is_as_indexed(record):
             tiny = make_thumbnail(rgb_HW3, size_px=PLACEHOLDER_PX, format="WEBP", quality=40)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sightline.core.images.decode import Picture, read_info, read_picture
+from sightline.core.images.decode import DecodedImage, read_image, read_info
 from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.core.search.engine import embed_pixels
 from sightline.errors import GoneError, ImageError, InputError
@@ -46,8 +46,8 @@ class Upload:
         """The picture's vector (D,) by a model, computed once."""
         name = encoder.card.name
         if name not in self.vectors:
-            picture = decode_upload(self.data, min_side_px=encoder.card.preprocessing.size_px)
-            self.vectors[name] = embed_pixels(encoder, picture.rgb)
+            image = decode_upload(self.data, min_side_px=encoder.card.preprocessing.size_px)
+            self.vectors[name] = embed_pixels(encoder, image.rgb)
         return self.vectors[name]
 
 
@@ -64,11 +64,11 @@ class Uploads:
         with self._lock:
             upload = self._kept.get(key)
         if upload is None:
-            picture = decode_upload(data, min_side_px=max(PREVIEW_PX, encoder.card.preprocessing.size_px))
-            preview = data_uri(make_thumbnail(picture.rgb, size_px=PREVIEW_PX, format="WEBP"), "WEBP")
-            info = picture.info
+            image = decode_upload(data, min_side_px=max(PREVIEW_PX, encoder.card.preprocessing.size_px))
+            preview = data_uri(make_thumbnail(image.rgb, size_px=PREVIEW_PX, format="WEBP"), "WEBP")
+            info = image.info
             upload = Upload(key=key, data=data, width=info.width, height=info.height, preview=preview)
-            upload.vectors[encoder.card.name] = embed_pixels(encoder, picture.rgb)
+            upload.vectors[encoder.card.name] = embed_pixels(encoder, image.rgb)
         with self._lock:
             self._kept[key] = upload
             self._kept.move_to_end(key)
@@ -85,7 +85,7 @@ class Uploads:
             return self._kept[key]
 
 
-def decode_upload(data: bytes, *, min_side_px: int | None = None) -> Picture:
+def decode_upload(data: bytes, *, min_side_px: int | None = None) -> DecodedImage:
     """Bytes that a client sent -> upright pixels. Raises InputError that says why they can't be read.
 
     How many pixels there are is looked at before any is decoded.
@@ -94,6 +94,6 @@ def decode_upload(data: bytes, *, min_side_px: int | None = None) -> Picture:
         info = read_info(data)
         if info.width * info.height > MAX_UPLOAD_PIXELS:
             raise ImageError(f"too large: {info.width} x {info.height} pixels; uploads may have {MAX_UPLOAD_PIXELS:,}")
-        return read_picture(data, min_side_px=min_side_px)
+        return read_image(data, min_side_px=min_side_px)
     except ImageError as error:
         raise InputError(f"The picture can't be read: {error.reason}.", kind="image") from error

@@ -22,7 +22,7 @@ from sightline.errors import InputError, SightlineError
 from sightline.faces.service import schemas as models
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Picture = Path | bytes
+ImageFile = Path | bytes
 """A file, or the bytes of one."""
 Event = models.JobAnswer | models.LibraryEvent
 """One thing that a server tells of: a job in its state now, or a library in its size now."""
@@ -112,9 +112,9 @@ class Client:
             if (cursor := page.next) is None:
                 return
 
-    def upload(self, picture: Picture) -> models.UploadAnswer:
+    def upload(self, image: ImageFile) -> models.UploadAnswer:
         """Give a picture to search with: `parts=[PartRequest(upload=answer.key)]`."""
-        return self._send("POST", "/api/uploads", models.UploadAnswer, files=[_as_file(picture)])
+        return self._send("POST", "/api/uploads", models.UploadAnswer, files=[_as_file(image)])
 
     # --- images -------------------------------------------------------------------------------------------------
 
@@ -149,18 +149,18 @@ class Client:
         request = {"texts": list(texts)}
         return self._send("POST", "/api/embed", models.EmbedAnswer, params={"model": model}, json=request)
 
-    def embed_pictures(self, pictures: Sequence[Picture], *, model: str | None = None) -> models.EmbedAnswer:
+    def embed_images(self, images: Sequence[ImageFile], *, model: str | None = None) -> models.EmbedAnswer:
         """Vectors of pictures, of length 1."""
-        files = [_as_file(picture) for picture in pictures]
+        files = [_as_file(image) for image in images]
         return self._send("POST", "/api/embed", models.EmbedAnswer, params={"model": model}, files=files)
 
-    def caption(self, picture: Picture, *, candidates: Sequence[str] = ()) -> models.DualCaptionAnswer:
+    def caption(self, image: ImageFile, *, candidates: Sequence[str] = ()) -> models.DualCaptionAnswer:
         """Both kinds of captions of a picture; `candidates` are ranked in place of composed ones.
 
         The best is one of these then, unless the server was started with a captioner named.
         """
         fields = {"candidates": "\n".join(candidates)} if candidates else {}
-        return self._send("POST", "/api/caption", models.DualCaptionAnswer, files=[_as_file(picture)], data=fields)
+        return self._send("POST", "/api/caption", models.DualCaptionAnswer, files=[_as_file(image)], data=fields)
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -301,13 +301,13 @@ class Client:
         return InputError(f"Nothing answers at {self._http.base_url}: {error}. Is `sightline serve` running?")
 
 
-def _as_file(picture: Picture) -> tuple[str, tuple[str, bytes]]:
-    if isinstance(picture, bytes):
-        return "file", ("picture", picture)
+def _as_file(image: ImageFile) -> tuple[str, tuple[str, bytes]]:
+    if isinstance(image, bytes):
+        return "file", ("picture", image)
     try:
-        return "file", (picture.name, picture.read_bytes())
+        return "file", (image.name, image.read_bytes())
     except OSError as error:
-        raise InputError(f"The picture {picture} can't be read: {error.strerror}.") from error
+        raise InputError(f"The picture {image} can't be read: {error.strerror}.") from error
 
 
 def _problem_of(response: httpx2.Response) -> models.ProblemAnswer:

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from sightline.core.images.decode import read_info, read_picture
+from sightline.core.images.decode import read_image, read_info
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.core.types import ImageRecord
 from sightline.errors import ImageError, InputError
@@ -80,7 +80,7 @@ def displayed(record: ImageRecord, headers: Headers) -> Response:
     if kept := not_modified(headers, etag):
         return kept
     try:
-        rgb_HW3 = read_picture(record.path).rgb
+        rgb_HW3 = read_image(record.path).rgb
     except ImageError as error:
         raise unreadable(record, error) from error
     jpeg = make_thumbnail(rgb_HW3, size_px=max(rgb_HW3.shape), quality=90)

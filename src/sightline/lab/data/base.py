@@ -52,9 +52,9 @@ class FileImage:
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where the file can't be read."""
-        from sightline.core.images.decode import read_picture
+        from sightline.core.images.decode import read_image
 
-        return read_picture(self.path, min_side_px=min_side_px).rgb
+        return read_image(self.path, min_side_px=min_side_px).rgb
 
     def read_bytes(self) -> bytes:
         """The file as it is. Raises ImageError where it can't be read."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.images.files import hash_bytes
 from sightline.errors import ImageError
 from sightline.kit.work import Progress, map_ahead, usable_cpus
@@ -206,7 +206,7 @@ def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
 def hash_image(source: ImageSource) -> ImageHash:
     """Read an image and hash it. Raises ImageError where it can't be read."""
     data = read_encoded(source)
-    rgb_HW3 = source.read() if data is None else read_picture(data, min_side_px=64).rgb
+    rgb_HW3 = source.read() if data is None else read_image(data, min_side_px=64).rgb
     content = hash_bytes(data if data is not None else f"{rgb_HW3.shape}".encode() + rgb_HW3.tobytes())
     image = Image.fromarray(rgb_HW3)
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)

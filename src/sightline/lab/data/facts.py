@@ -13,7 +13,7 @@ from typing import Any
 from sightline.errors import ImageError, InputError
 from sightline.lab.data.base import Dataset, Pair
 
-SAMPLE_PICTURES = 200
+SAMPLE_IMAGES = 200
 """Whose sizes are looked at."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
@@ -60,16 +60,16 @@ class SplitFacts:
         return asdict(self)
 
 
-def describe_split(dataset: Dataset, *, sample: int = SAMPLE_PICTURES, seed: int = 0) -> SplitFacts:
+def describe_split(dataset: Dataset, *, sample: int = SAMPLE_IMAGES, seed: int = 0) -> SplitFacts:
     """Figures of one split, sizes from a sample of images. Raises InputError for a split without images."""
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in {dataset.split}; there is nothing to describe.")
-    per_picture: list[int] = []
+    per_image: list[int] = []
     lengths: Counter[int] = Counter()
     vocabulary: set[str] = set()
     negatives: Counter[str] = Counter()
     for pair in dataset:
-        per_picture.append(len(pair.captions))
+        per_image.append(len(pair.captions))
         negatives.update(negative.kind for negative in pair.negatives)
         for caption in pair.captions:
             words = split_words(caption)
@@ -80,7 +80,7 @@ def describe_split(dataset: Dataset, *, sample: int = SAMPLE_PICTURES, seed: int
         split=dataset.split,
         pictures=len(dataset),
         captions=lengths.total(),
-        captions_per_picture=_spread(per_picture),
+        captions_per_picture=_spread(per_image),
         words_per_caption=_spread(list(lengths.elements())) if lengths else None,
         vocabulary=len(vocabulary),
         caption_lengths=_gather_lengths(lengths),

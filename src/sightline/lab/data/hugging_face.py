@@ -38,17 +38,17 @@ class HuggingFaceImage:
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where the row holds no image that can be decoded."""
-        from sightline.core.images.decode import read_picture
+        from sightline.core.images.decode import read_image
 
         cell = _open_column(self.source, self.split, self.column)[self.row][self.column] or {}
         data, path = cell.get("bytes"), cell.get("path")
         if data is not None:
-            return read_picture(data, min_side_px=min_side_px).rgb
+            return read_image(data, min_side_px=min_side_px).rgb
         if not path:
             raise ImageError("the row holds no picture")
         if "://" in path:
             raise ImageError("the picture is an address, not a file")
-        return read_picture(Path(path), min_side_px=min_side_px).rgb
+        return read_image(Path(path), min_side_px=min_side_px).rgb
 
 
 class HuggingFaceReader:

@@ -247,7 +247,7 @@ def _fill(
     progress(done, len(dataset))
     # where captions are composed when a pair is taken, its image alone is to be had sooner
     image_at = getattr(dataset.pairs, "image_at", lambda row: dataset.pairs[row].image)
-    with _readers(dataset, n_pictures=len(dataset) - done, n_workers=n_workers) as (pool, idle):
+    with _readers(dataset, n_images=len(dataset) - done, n_workers=n_workers) as (pool, idle):
 
         def read(first: int, count: int) -> tuple[int, int, Problems]:
             sources = [image_at(row) for row in range(first, first + count)]
@@ -269,14 +269,14 @@ def _fill(
 
 @contextmanager
 def _readers(
-    dataset: Dataset, *, n_pictures: int, n_workers: int
+    dataset: Dataset, *, n_images: int, n_workers: int
 ) -> Iterator[tuple[ThreadPoolExecutor, queue.SimpleQueue[Callable[[Task], Problems]]]]:
     """A pool of threads and as many readers; both end at once when the block is left.
 
     Sources of others are read in this process: a worker couldn't import a class that a script defines.
     """
-    own = n_pictures > 0 and type(dataset.pairs[0].image).__module__.partition(".")[0] == "sightline"
-    in_processes = own and n_pictures >= _FEWEST_FOR_PROCESSES and n_workers > 1
+    own = n_images > 0 and type(dataset.pairs[0].image).__module__.partition(".")[0] == "sightline"
+    in_processes = own and n_images >= _FEWEST_FOR_PROCESSES and n_workers > 1
     idle: queue.SimpleQueue[Callable[[Task], Problems]] = queue.SimpleQueue()
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="pixels")
     with ExitStack() as stack:

@@ -183,9 +183,9 @@ class ParquetImage:
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where the row can't be read or decoded."""
-        from sightline.core.images.decode import read_picture
+        from sightline.core.images.decode import read_image
 
-        return read_picture(self._read_bytes(), min_side_px=min_side_px).rgb
+        return read_image(self._read_bytes(), min_side_px=min_side_px).rgb
 
     def _read_bytes(self) -> bytes:
         """The image's file as the row holds it. Raises ImageError where it can't be read."""

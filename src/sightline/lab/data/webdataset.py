@@ -186,9 +186,9 @@ class TarImage:
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """Upright RGB (H, W, 3) uint8. Raises ImageError where the stretch can't be read or decoded."""
-        from sightline.core.images.decode import read_picture
+        from sightline.core.images.decode import read_image
 
-        return read_picture(self.read_bytes(), min_side_px=min_side_px).rgb
+        return read_image(self.read_bytes(), min_side_px=min_side_px).rgb
 
     def read_bytes(self) -> bytes:
         """The image's file as it lies in the tar. Raises ImageError where it can't be read."""
@@ -356,14 +356,14 @@ def _split_name(name: str) -> tuple[str, str]:
 def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]]) -> TarIndex:
     samples, left_out = [], []
     for key, by_extension in parts.items():
-        picture = next((by_extension[e] for e in by_extension if format_of(f"picture.{e}") and "." not in e), None)
+        image = next((by_extension[e] for e in by_extension if format_of(f"picture.{e}") and "." not in e), None)
         captions = _read_captions(file, by_extension)
-        if picture is None:
+        if image is None:
             left_out.append((key, "no picture"))
         elif not captions:
             left_out.append((key, "no text" if by_extension.keys().isdisjoint({"txt", "json"}) else "no usable text"))
         else:
-            samples.append(TarSample(key=key, offset=picture[0], size_bytes=picture[1], captions=captions))
+            samples.append(TarSample(key=key, offset=image[0], size_bytes=image[1], captions=captions))
     return TarIndex(samples=tuple(samples), left_out=tuple(left_out))
 
 

@@ -108,7 +108,7 @@ def _write_all(
     datasets: Sequence[Dataset], writer: DatasetWriter, target: Path, on_progress: Progress | None
 ) -> ConvertReport:
     total = sum(map(len, datasets))
-    pictures: dict[str, int] = {dataset.split: 0 for dataset in datasets}
+    images: dict[str, int] = {dataset.split: 0 for dataset in datasets}
     skipped: list[SkippedPair] = []
     captions = 0
     pairs = ((dataset, pair) for dataset in datasets for pair in dataset)
@@ -116,13 +116,13 @@ def _write_all(
         for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=128), start=1):
             if isinstance(sample, Sample):
                 writer.add(sample)
-                pictures[sample.split] += 1
+                images[sample.split] += 1
                 captions += len(sample.captions)
             else:
                 skipped.append(sample)
             if on_progress is not None:
                 on_progress(done, total, f"{len(skipped):,} left out")
-        if not any(pictures.values()):
+        if not any(images.values()):
             reason = f", the first because: {skipped[0].reason}" if skipped else ""
             raise InputError(f"None of {total} pairs could be written{reason}. Look at it: sightline data check DATA")
         writer.finish()
@@ -135,7 +135,7 @@ def _write_all(
     }
     return ConvertReport(
         target=target,
-        pictures=pictures,
+        pictures=images,
         captions=captions,
         skipped=tuple(skipped),
         lost=tuple(name for name, is_lost in lost.items() if is_lost),

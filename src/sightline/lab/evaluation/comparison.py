@@ -145,7 +145,7 @@ def compare_models(
         running = _load_models(names, data, config=config, start=start, stack=stack, report=report)
         rows = _time_models(running, random=random, config=config, report=report)
         vectors = {name: _embed(running[name][0], name, data, config=config, report=report) for name in models}
-    _require_same_pictures(vectors)
+    _require_same_images(vectors)
     rows, metric = _add_quality(rows, data, vectors, config=config)
     first = next(iter(vectors.values()), None)
     return Comparison(
@@ -238,7 +238,7 @@ def _time_models(
     ]
 
 
-def _require_same_pictures(vectors: Mapping[str, Vectors]) -> None:
+def _require_same_images(vectors: Mapping[str, Vectors]) -> None:
     """Raises InputError where a file could be read by one model's process and not by another's."""
     rows = [tuple(one.images.row_B) for one in vectors.values()]
     if any(other != rows[0] for other in rows[1:]):

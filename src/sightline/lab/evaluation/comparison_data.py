@@ -24,7 +24,7 @@ from sightline.lab.evaluation.classification import default_templates, fill
 from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
 from sightline.lab.evaluation.results import Problem
 
-PICTURES = "pictures"
+IMAGES = "pictures"
 """The kind before the colon of a folder that is taken as images without captions, whatever else it holds."""
 OWN_LIMIT = 1000
 """Images taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
@@ -87,12 +87,12 @@ def load_benchmark(
     return ComparisonData(dataset=dataset, queries=_own_queries(dataset, seed=seed), split=dataset.split)
 
 
-def is_own_pictures(address: str) -> bool:
+def is_own_images(address: str) -> bool:
     """True where an address is `pictures:FOLDER`, or a bare folder that no format of data sets recognises.
 
     A folder of folders of images is an album here, not a data set with classes; `classes:FOLDER` says so.
     """
-    if address.startswith(f"{PICTURES}:"):
+    if address.startswith(f"{IMAGES}:"):
         return True
     folder = expand(address)
     if not folder.is_dir():
@@ -101,11 +101,11 @@ def is_own_pictures(address: str) -> bool:
     return not any(find_reader(kind).recognises(folder) for kind in kinds)
 
 
-def gather_pictures(
+def gather_images(
     address: str, *, queries: Sequence[str] = DEFAULT_QUERIES, limit: int | None = OWN_LIMIT, seed: int = 0
 ) -> ComparisonData:
     """The images below a folder, `limit` of them by `seed`. Raises InputError for a folder without any."""
-    folder = expand(address.removeprefix(f"{PICTURES}:"))
+    folder = expand(address.removeprefix(f"{IMAGES}:"))
     problems: list[Problem] = []
 
     def note(path: Path, reason: str) -> None:
@@ -114,10 +114,10 @@ def gather_pictures(
     found = [(file.relative, file.path) for file in walk_images(folder, on_problem=note)]
     if not found:
         raise InputError(f"{folder} holds no pictures; give a folder of pictures, or a data set as KIND:PATH.")
-    return _of_files(f"{PICTURES}:{folder}", found, queries=queries, limit=limit, seed=seed, problems=tuple(problems))
+    return _of_files(f"{IMAGES}:{folder}", found, queries=queries, limit=limit, seed=seed, problems=tuple(problems))
 
 
-def take_pictures(
+def take_images(
     name: str,
     paths: Iterable[Path],
     *,
@@ -228,5 +228,5 @@ def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:
     if captions:
         return tuple(dict.fromkeys(captions))
     raise InputError(
-        f"{dataset.name} has neither captions nor classes. To compare models on pictures alone write {PICTURES}:FOLDER."
+        f"{dataset.name} has neither captions nor classes. To compare models on pictures alone write {IMAGES}:FOLDER."
     )

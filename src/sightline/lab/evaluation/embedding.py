@@ -109,12 +109,12 @@ def embed_images(
     waiting: list[NDArray[np.uint8]] = []
     preprocessing = encoder.card.preprocessing
     source = read_ahead(dataset, preprocessing) if pixels is None else _cached(dataset, pixels, preprocessing.size_px)
-    for row, picture in enumerate(source):
-        if isinstance(picture, Problem):
-            problems.append(picture)
+    for row, image in enumerate(source):
+        if isinstance(image, Problem):
+            problems.append(image)
         else:
             rows.append(row)
-            waiting.append(picture)
+            waiting.append(image)
         if waiting and (len(waiting) == batch_size or row + 1 == len(dataset)):
             vectors.append(encoder.encode_images(np.stack(waiting)))
             _require_finite(vectors[-1], encoder, what="pictures")

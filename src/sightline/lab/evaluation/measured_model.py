@@ -153,18 +153,18 @@ def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
 
     Raises InputError where none can be read.
     """
-    pictures: list[NDArray[np.uint8]] = []
+    pixels: list[NDArray[np.uint8]] = []
     problem = "there are none"
     for image in images:
-        if len(pictures) == SPEED_BATCH:
+        if len(pixels) == SPEED_BATCH:
             break
         try:
-            pictures.append(preprocessing.resize(image.read()))
+            pixels.append(preprocessing.resize(image.read()))
         except ImageError as error:
             problem = error.reason
-    if not pictures:
+    if not pixels:
         raise InputError(f"None of {len(images)} pictures can be read, so no model can be timed: {problem}.")
-    return np.stack(list(itertools.islice(itertools.cycle(pictures), SPEED_BATCH)))
+    return np.stack(list(itertools.islice(itertools.cycle(pixels), SPEED_BATCH)))
 
 
 def resident_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""Places in an image where words match: `explain_pixels` for what a model sees, `explain_picture` for a photo.
+"""Places in an image where words match: `explain_pixels` for what a model sees, `explain_image` for a photo.
 
 Three ways to ask a model: `map` (its cells in the joint space), `gradient`, `attention`; `experiments/pointing.py`
 measures them where the true place is known.
@@ -133,7 +133,7 @@ class Match:
         return Strength(here=here, elsewhere=mean, deviations=(here - mean) / spread if spread > 0 else 0.0)
 
 
-def explain_picture(
+def explain_image(
     encoder: Encoder, rgb_HW3: NDArray[np.uint8], words: Sequence[str], *, method: MethodChoice = "auto"
 ) -> list[Match]:
     """The places where a photo (H, W, 3) matches each of some words.

@@ -229,11 +229,11 @@ def draw_scaling(scaling: Scaling) -> bytes:
         number_ticks(
             axes.xaxis,
             list(amounts),
-            [f"{amount:,.0f}" if scaling.in_pictures else f"{amount:g}" for amount in amounts],
+            [f"{amount:,.0f}" if scaling.in_images else f"{amount:g}" for amount in amounts],
         )
         ticks = _error_ticks(*axes.get_ylim())
         number_ticks(axes.yaxis, ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.set_xlabel("training pictures" if scaling.in_pictures else "part of the training pictures")
+        axes.set_xlabel("training pictures" if scaling.in_images else "part of the training pictures")
         axes.set_ylabel(plain(scaling.error_name))
         axes.legend(loc="best")
 

@@ -62,7 +62,7 @@ DPI = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatmapPicture:
+class HeatmapImage:
     """One image of a heatmap."""
 
     name: str
@@ -79,7 +79,7 @@ class SimilarityHeatmap:
     kind: HeatmapKind
     """`cosine`, or `probability`: of each text for an image, so that the columns add up to 1."""
     texts: tuple[str, ...]
-    pictures: tuple[HeatmapPicture, ...]
+    images: tuple[HeatmapImage, ...]
     values_TB: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,14 +88,14 @@ class SimilarityHeatmap:
             "model": self.model,
             "kind": self.kind,
             "texts": list(self.texts),
-            "images": [picture.name for picture in self.pictures],
+            "images": [image.name for image in self.images],
             "values": [[round(float(value), 6) for value in row] for row in self.values_TB],
         }
 
 
 def make_similarity_heatmap(
     encoder: Encoder,
-    pictures: Sequence[HeatmapPicture],
+    images: Sequence[HeatmapImage],
     texts: Sequence[str],
     *,
     probability: bool = False,
@@ -107,14 +107,14 @@ def make_similarity_heatmap(
     of these texts, if it were one of them. `cluster` puts texts that are alike side by side, and images too; else
     they stay in the order given. Raises InputError without images or texts, and for probabilities of a single text.
     """
-    if not pictures or not texts:
+    if not images or not texts:
         raise InputError(
             "A heatmap needs at least one picture and one text: sightline heatmap a.jpg b.jpg --text 'a dog'"
         )
     if probability and len(texts) < 2:
         raise InputError("The probability of one text among itself is 1; give two texts or more, or leave it out.")
     resize = encoder.card.preprocessing.resize
-    pixels = [resize(picture.rgb) for picture in pictures]
+    pixels = [resize(image.rgb) for image in images]
     image_BD = np.concatenate(
         [encoder.encode_images(np.stack(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)]
     )
@@ -124,19 +124,19 @@ def make_similarity_heatmap(
         model=encoder.card.name,
         kind="probability" if probability else "cosine",
         texts=tuple(texts),
-        pictures=tuple(pictures),
+        images=tuple(images),
         values_TB=softmax_over_texts(cosine_TB, temperature_of(encoder)) if probability else cosine_TB,
     )
     return reorder(heatmap, cluster_order(text_TD), cluster_order(image_BD)) if cluster else heatmap
 
 
-def reorder(heatmap: SimilarityHeatmap, texts: Sequence[int], pictures: Sequence[int]) -> SimilarityHeatmap:
+def reorder(heatmap: SimilarityHeatmap, texts: Sequence[int], images: Sequence[int]) -> SimilarityHeatmap:
     """The same with its rows and columns in another order."""
     return replace(
         heatmap,
         texts=tuple(heatmap.texts[row] for row in texts),
-        pictures=tuple(heatmap.pictures[column] for column in pictures),
-        values_TB=heatmap.values_TB[np.ix_(texts, pictures)],
+        images=tuple(heatmap.images[column] for column in images),
+        values_TB=heatmap.values_TB[np.ix_(texts, images)],
     )
 
 
@@ -178,17 +178,17 @@ def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
 
     Raises InputError without matplotlib, and where the file can't be written.
     """
-    n_texts, n_pictures = heatmap.values_TB.shape
+    n_texts, n_images = heatmap.values_TB.shape
     labels = ["\n".join(textwrap.wrap(short_line(text, MOST_LETTERS), 30)) for text in heatmap.texts]
     widest = max(len(line) for label in labels for line in label.split("\n"))
-    width_in = CELL_IN * n_pictures + 0.085 * widest + 1.3
+    width_in = CELL_IN * n_images + 0.085 * widest + 1.3
     figure = new_figure(max(width_in, 4.0), CELL_IN * (n_texts + 1.1) + 0.9)
     heads, body = figure.subplots(2, 1, height_ratios=(1.05, n_texts), sharex=True)
     shown = body.imshow(heatmap.values_TB, cmap=_CELL_COLOURS, aspect="auto", **_limits(heatmap))
     body.set_yticks(range(n_texts), labels, fontsize=9, parse_math=False)
-    names = [short_line(picture.name, _NAME_LETTERS) for picture in heatmap.pictures]
+    names = [short_line(image.name, _NAME_LETTERS) for image in heatmap.images]
     body.set_xticks(
-        range(n_pictures), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+        range(n_images), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
     )
     body.tick_params(length=0)
     body.spines[:].set_visible(False)
@@ -208,7 +208,7 @@ def write_heatmap_page(heatmap: SimilarityHeatmap, target: Path) -> Path:
         "lab/experiments/heatmap.html",
         title=f"Heatmap of {heatmap.model}",
         lead=_LEADS[heatmap.kind],
-        columns=[_head(picture) for picture in heatmap.pictures],
+        columns=[_head(image) for image in heatmap.images],
         rows=list(zip(heatmap.texts, heatmap.values_TB.tolist(), strict=True)),
         between=(limits["vmin"], limits["vmax"]),
     )
@@ -302,16 +302,16 @@ def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
 
     axis.set_axis_off()
     axis.set_ylim(0, 1)
-    for column, picture in enumerate(heatmap.pictures):
-        small = Image.fromarray(picture.rgb)
+    for column, image in enumerate(heatmap.images):
+        small = Image.fromarray(image.rgb)
         small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
         zoom = CELL_IN * 72 * 0.9 / max(small.size)
         axis.add_artist(AnnotationBbox(OffsetImage(np.asarray(small), zoom=zoom), (column, 0.45), frameon=False, pad=0))
 
 
-def _head(picture: HeatmapPicture) -> Markup:
+def _head(image: HeatmapImage) -> Markup:
     """A column's image above its name."""
-    return frame_image(picture.rgb, picture.name, size_px=2 * _THUMBNAIL_PX) + short_line(picture.name, 24)
+    return frame_image(image.rgb, image.name, size_px=2 * _THUMBNAIL_PX) + short_line(image.name, 24)
 
 
 def _title(match: Match) -> str:

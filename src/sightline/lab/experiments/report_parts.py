@@ -100,16 +100,14 @@ class ReportFiles:
 
     html: Path
     markdown: Path
-    pictures: Path
+    images: Path
 
 
 def report_files(output: Path) -> ReportFiles:
     """The files of a report by that of its page. Raises InputError where that is no HTML file."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"A report is a page: --output must end in .html, as in report.html; it is {output.name}.")
-    return ReportFiles(
-        html=output, markdown=output.with_suffix(".md"), pictures=output.with_name(f"{output.stem}-files")
-    )
+    return ReportFiles(html=output, markdown=output.with_suffix(".md"), images=output.with_name(f"{output.stem}-files"))
 
 
 def write_report_files(report: Report, output: Path) -> ReportFiles:
@@ -117,13 +115,13 @@ def write_report_files(report: Report, output: Path) -> ReportFiles:
     files = report_files(output)
     write_page(files.html, format_html(report))
     try:
-        files.pictures.mkdir(exist_ok=True)
+        files.images.mkdir(exist_ok=True)
         for section in report.sections:
             for plot in section.plots:
-                (files.pictures / f"{plot.name}.png").write_bytes(plot.png)
+                (files.images / f"{plot.name}.png").write_bytes(plot.png)
     except OSError as error:
-        raise InputError(f"{files.pictures} can't be written: {error.strerror}. Choose another --output.") from error
-    write_page(files.markdown, format_markdown(report, pictures=files.pictures.name))
+        raise InputError(f"{files.images} can't be written: {error.strerror}. Choose another --output.") from error
+    write_page(files.markdown, format_markdown(report, images=files.images.name))
     return files
 
 
@@ -138,14 +136,14 @@ def format_html(report: Report) -> str:
     )
 
 
-def format_markdown(report: Report, *, pictures: str) -> str:
+def format_markdown(report: Report, *, images: str) -> str:
     """The same in Markdown; `pictures` is their folder beside it."""
     blocks = [f"# {_plain(report.title)}", _plain(report.lead), "## Summary"]
     blocks.append("\n".join(f"- {_plain(sentence)}" for sentence in report.summary))
     for section in report.sections:
         blocks += [f"## {_plain(section.title)}", *([_plain(section.note)] if section.note else [])]
         for plot in section.plots:
-            blocks += [f"![{_plain(plot.caption)}]({quote(pictures)}/{plot.name}.png)", f"*{_plain(plot.caption)}*"]
+            blocks += [f"![{_plain(plot.caption)}]({quote(images)}/{plot.name}.png)", f"*{_plain(plot.caption)}*"]
         blocks += [_format_table(table) for table in section.tables]
     return "\n\n".join(blocks) + "\n"
 

@@ -76,7 +76,7 @@ def describe_space(study: Study) -> tuple[list[Section], list[str]]:
     return sections, _say_space(run, start, best)
 
 
-def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
+def draw_similarities(probes: Sequence[Probe], images: ValImages) -> bytes:
     """Cosines of the first val texts (rows) with the images (columns); one panel for each probe, one scale."""
     n_pairs = min(PAIRS_SHOWN, len(probes[-1].ids))
     similarity_NN = [probe.text_ND[:n_pairs] @ probe.image_ND[:n_pairs].T for probe in probes]
@@ -88,7 +88,7 @@ def draw_similarities(probes: Sequence[Probe], pictures: ValPictures) -> bytes:
         panels = []
         for column, (probe, similarity) in enumerate(zip(probes, similarity_NN, strict=True)):
             heads, axes = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
-            _draw_strip(heads, probe.ids[:n_pairs], pictures)
+            _draw_strip(heads, probe.ids[:n_pairs], images)
             heads.set_title(_title(probe))
             shown = axes.imshow(similarity, vmin=low, vmax=high, cmap="cividis", aspect="auto")
             axes.set_xticks(range(n_pairs), [str(1 + place) for place in range(n_pairs)])
@@ -128,7 +128,7 @@ def find_samples(probe: Probe) -> RetrievalCases:
     return find_cases(embedded, ranks, n=CASES_SHOWN, shown=FOUND_SHOWN)
 
 
-def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: int) -> bytes:
+def draw_samples(cases: RetrievalCases, images: ValImages, *, n_images: int) -> bytes:
     """Images that some texts found: the right image first, then the ones that were found, the right one framed."""
     rows = [*cases.best, *cases.worst]
 
@@ -139,15 +139,15 @@ def draw_samples(cases: RetrievalCases, pictures: ValPictures, *, n_pictures: in
         for row, case in enumerate(rows):
             words = figure.add_subplot(grid[2 * row, :])
             words.axis("off")
-            where = f"right picture at {case.rank:,.0f} of {n_pictures:,}"
+            where = f"right picture at {case.rank:,.0f} of {n_images:,}"
             words.text(0, 0.1, f"{shorten(case.query, 84)}  ({where})", va="bottom", transform=words.transAxes)
-            _draw_case(figure, grid, 2 * row + 1, case, pictures)
+            _draw_case(figure, grid, 2 * row + 1, case, images)
 
     return draw_figure(draw, height_in=0.1 + 1.45 * len(rows))
 
 
 @dataclass(kw_only=True)
-class ValPictures:
+class ValImages:
     """Small images by id; those that can't be read are grey. Each is read once."""
 
     pairs: Mapping[str, Pair]
@@ -156,7 +156,7 @@ class ValPictures:
     _read: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: TrainConfig, probe: Probe) -> ValPictures:
+    def of(cls, config: TrainConfig, probe: Probe) -> ValImages:
         """The pairs that a probe was made of, or the reason why they aren't there."""
         address = config.val_data or config.data
         try:
@@ -179,11 +179,11 @@ class ValPictures:
     def _square(self, id_: str) -> NDArray[np.uint8]:
         square = Image.new("RGB", (_SIDE_PX, _SIDE_PX), "#cccccc")
         try:
-            picture = Image.fromarray(self.pairs[id_].image.read(min_side_px=_SIDE_PX))
+            image = Image.fromarray(self.pairs[id_].image.read(min_side_px=_SIDE_PX))
         except ImageError:
             return np.asarray(square)
-        picture = ImageOps.contain(picture, (_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
-        square.paste(picture, ((_SIDE_PX - picture.width) // 2, (_SIDE_PX - picture.height) // 2))
+        image = ImageOps.contain(image, (_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+        square.paste(image, ((_SIDE_PX - image.width) // 2, (_SIDE_PX - image.height) // 2))
         return np.asarray(square)
 
 
@@ -191,18 +191,18 @@ def _space_section(run: RunResult, shown: Sequence[Probe]) -> Section:
     best = shown[-1]
     n_pairs = len(best.ids)
     assert run.config is not None  # it was measured
-    pictures = ValPictures.of(run.config, best)
+    images = ValImages.of(run.config, best)
     of = f"of {run.name}, the best run with vectors"
     plots = [
-        Plot(name="similarities", png=draw_similarities(shown, pictures), caption=_SIMILARITIES),
+        Plot(name="similarities", png=draw_similarities(shown, images), caption=_SIMILARITIES),
         Plot(name="space", png=draw_space(shown), caption=_MAP),
     ]
     note = f"Vectors {of}: its first {n_pairs:,} val pairs."
-    if pictures.missing is None and n_pairs > 1:
+    if images.missing is None and n_pairs > 1:
         cases = find_samples(best)
-        plots.insert(1, Plot(name="samples", png=draw_samples(cases, pictures, n_pictures=n_pairs), caption=_SAMPLES))
-    elif pictures.missing is not None:
-        note += f" Its pictures aren't shown: {pictures.missing}"
+        plots.insert(1, Plot(name="samples", png=draw_samples(cases, images, n_images=n_pairs), caption=_SAMPLES))
+    elif images.missing is not None:
+        note += f" Its pictures aren't shown: {images.missing}"
     return Section(title="What the model sees", note=note, plots=tuple(plots))
 
 
@@ -250,12 +250,12 @@ def _say_space(run: RunResult, start: Probe | None, best: Probe) -> list[str]:
     ]
 
 
-def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, pictures: ValPictures) -> None:
+def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, images: ValImages) -> None:
     shown: list[tuple[str, Match]] = [("asked for", case.answer)]
     shown += [(f"{place}.", match) for place, match in enumerate(case.found, start=1)]
     for column, (what, match) in enumerate(shown):
         axes = figure.add_subplot(grid[row, column])
-        axes.imshow(pictures.read(match.item))
+        axes.imshow(images.read(match.item))
         axes.grid(visible=False)
         axes.set(xticks=[], yticks=[])
         framed = match.right and column > 0
@@ -264,12 +264,12 @@ def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, pictures: 
         axes.set_xlabel(f"{what} {match.similarity:.3f}", fontsize=8, labelpad=2)
 
 
-def _draw_strip(axes: Any, ids: Sequence[str], pictures: ValPictures) -> None:
+def _draw_strip(axes: Any, ids: Sequence[str], images: ValImages) -> None:
     """Images side by side, as heads of columns; nothing where there are none."""
     axes.axis("off")
-    if pictures.missing is not None:
+    if images.missing is not None:
         return
-    axes.imshow(np.hstack([pictures.read(id_) for id_ in ids]), aspect="auto")
+    axes.imshow(np.hstack([images.read(id_) for id_ in ids]), aspect="auto")
 
 
 def _list_texts(axes: Any, texts: Sequence[str]) -> None:

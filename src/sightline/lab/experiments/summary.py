@@ -178,7 +178,7 @@ def _say_interactions(study: Study, analysis: Analysis) -> list[str]:
 
 
 def _say_scaling(scaling: Scaling) -> list[str]:
-    what = "training pictures" if scaling.in_pictures else "part of the training pictures"
+    what = "training pictures" if scaling.in_images else "part of the training pictures"
     fall = f"{scaling.error_name} goes with the number of {what} to the power of {-scaling.exponent:.3f}"
     if scaling.interval is None:
         sentence = f"{fall}; too few runs for an interval."
@@ -343,7 +343,7 @@ class Scaling:
     """Training images of each run, or its fraction of them."""
     error_R: NDArray[np.float64]
     """1 - metric for shares; the metric itself where lower is better. Adjusted for the other settings."""
-    in_pictures: bool
+    in_images: bool
     error_name: str
     exponent: float
     factor: float
@@ -378,14 +378,14 @@ def fit_scaling(study: Study) -> Scaling | None:
     scaled = [factor for factor in study.factors if factor.name in SCALED]
     if not scaled or not all(set(factor.together_with) <= _FOLLOW_THE_DATA for factor in scaled):
         return None
-    counts = [_count_pictures(run) for run in study.runs]
-    in_pictures = all(count is not None for count in counts)
-    amounts = counts if in_pictures else [float(run_settings(run).get("train_fraction", 1.0)) for run in study.runs]
+    counts = [_count_images(run) for run in study.runs]
+    in_images = all(count is not None for count in counts)
+    amounts = counts if in_images else [float(run_settings(run).get("train_fraction", 1.0)) for run in study.runs]
     amount_R = np.array(amounts, dtype=np.float64)
     error_R, error_name = errors_of(study)
     if len(np.unique(amount_R)) < 2 or error_R.min() <= 0:
         return None
-    return _fit(study, amount_R, error_R, error_name=error_name, in_pictures=in_pictures)
+    return _fit(study, amount_R, error_R, error_name=error_name, in_images=in_images)
 
 
 def errors_of(study: Study) -> tuple[Array, str]:
@@ -404,7 +404,7 @@ def _labels(study: Study, runs: Sequence[RunResult]) -> list[str]:
     return labels if len(set(labels)) == len(labels) else [run.name for run in runs]
 
 
-def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_pictures: bool) -> Scaling | None:
+def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_images: bool) -> Scaling | None:
     n_runs = len(study.runs)
     # Settings that change with the amount of data can't be averaged out beside it.
     others = [factor for factor in study.factors if factor.name not in SCALED]
@@ -426,7 +426,7 @@ def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_p
     return Scaling(
         amount_R=amount_R,
         error_R=np.exp(log_error_R - offset_R),
-        in_pictures=in_pictures,
+        in_images=in_images,
         error_name=error_name,
         exponent=-slope,
         factor=math.exp(model.coefficient_C[0]),
@@ -454,7 +454,7 @@ def _bends(line: LinearModel, base_RC: Array, amount_R: Array) -> bool | None:
     return p < 0.05
 
 
-def _count_pictures(run: RunResult) -> float | None:
+def _count_images(run: RunResult) -> float | None:
     """Images that a run trained on; None where only its share of them is known."""
     settings = run_settings(run)
     limit = settings.get("limit")

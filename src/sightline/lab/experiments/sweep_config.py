@@ -39,7 +39,7 @@ METRICS = (
     "acc1", "acc5", "mean_per_class_recall",
 )  # fmt: skip
 """Metrics that trials can be compared by; the last three of pairs with classes."""
-_MOST_SMOKE_PICTURES = 4096
+_MOST_SMOKE_IMAGES = 4096
 DEFAULT_TRIALS = 20
 """Trials of a sweep that draws them."""
 MOST_CELLS = 10_000
@@ -156,7 +156,7 @@ def smoke_settings(config: SweepConfig, axes: Sequence[Axis]) -> list[str]:
         values = axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
         largest = max(values) if axis.key == "batch_size" else largest
         smallest = min(values) if axis.key == "train_fraction" else smallest
-    needed = min(math.ceil(largest / smallest) + 1, _MOST_SMOKE_PICTURES)
+    needed = min(math.ceil(largest / smallest) + 1, _MOST_SMOKE_IMAGES)
     return [f"limit={needed}"] if base.limit is not None and needed > base.limit else []
 
 

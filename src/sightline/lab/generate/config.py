@@ -17,7 +17,7 @@ from sightline.lab.data.scenes.dataset import load_scenes
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
-MOST_PICTURES = 4096
+MOST_IMAGES = 4096
 """More than that in one run is a mistake: prompts times seeds."""
 MAX_PROMPT_CHARS = 1000
 _SCENES = re.compile(r"scenes(?::([0-9]{1,9}))?")

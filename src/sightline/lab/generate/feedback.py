@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
 from sightline.lab.evaluation.embedding import embed_texts
-from sightline.lab.generate.judge import MadePicture, embed_pictures
+from sightline.lab.generate.judge import MadeImage, embed_images
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # fmt: off
@@ -91,11 +91,11 @@ class Feedback:
 
 
 def give_feedback(
-    pictures: Sequence[MadePicture],
+    images: Sequence[MadeImage],
     encoder: Encoder,
     *,
     bank: Sequence[str],
-    variants: Sequence[Sequence[MadePicture]] = (),
+    variants: Sequence[Sequence[MadeImage]] = (),
     n_cut: int = 0,
 ) -> Feedback:
     """Feedback on the images of one prompt; `variants` holds those of each other wording, of the same seeds.
@@ -103,18 +103,18 @@ def give_feedback(
     `n_cut` is how many tokens at the prompt's end the pipeline didn't read. Raises ModelError where a vector isn't
     finite.
     """
-    prompt = pictures[0].prompt
-    image_SD = embed_pictures(encoder, [picture.rgb for picture in pictures])
+    prompt = images[0].prompt
+    image_SD = embed_images(encoder, [image.rgb for image in images])
     similarity_S = image_SD @ embed_texts(encoder, [prompt])[0]
     words = explain_words(image_SD, encoder, prompt)
     others = [text for text in dict.fromkeys(bank) if text != prompt]
     best = int(similarity_S.argmax())
     rank = 1 + int((embed_texts(encoder, others) @ image_SD[best] > similarity_S[best]).sum()) if others else 1
-    results = [_compare(pictures, similarity_S, some, encoder) for some in variants if some]
+    results = [_compare(images, similarity_S, some, encoder) for some in variants if some]
     lines = [
         _say_fit(rank, len(others)),
-        *_say_words(words, len(pictures)),
-        *_say_spread(pictures, similarity_S),
+        *_say_words(words, len(images)),
+        *_say_spread(images, similarity_S),
         *map(_say_variant, results),
     ]
     if n_cut:
@@ -144,14 +144,14 @@ def explain_words(image_SD: NDArray[np.float32], encoder: Encoder, prompt: str) 
 
 
 def _compare(
-    pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32], other: Sequence[MadePicture], encoder: Encoder
+    images: Sequence[MadeImage], similarity_S: NDArray[np.float32], other: Sequence[MadeImage], encoder: Encoder
 ) -> VariantResult:
     """A wording against the first one, seed by seed: the same noise, so that only the words differ."""
-    first = {picture.seed: float(similarity_S[n]) for n, picture in enumerate(pictures)}
-    shared = [picture for picture in other if picture.seed in first]
-    text_D = embed_texts(encoder, [pictures[0].prompt])[0]
-    similarity = embed_pictures(encoder, [picture.rgb for picture in shared]) @ text_D
-    differences = [float(value) - first[picture.seed] for value, picture in zip(similarity, shared, strict=True)]
+    first = {image.seed: float(similarity_S[n]) for n, image in enumerate(images)}
+    shared = [image for image in other if image.seed in first]
+    text_D = embed_texts(encoder, [images[0].prompt])[0]
+    similarity = embed_images(encoder, [image.rgb for image in shared]) @ text_D
+    differences = [float(value) - first[image.seed] for value, image in zip(similarity, shared, strict=True)]
     return VariantResult(
         prompt=shared[0].prompt,
         difference=float(np.mean(differences)),
@@ -190,12 +190,12 @@ def _say_words(words: Sequence[WordShare], n: int) -> list[str]:
     return [f"Every word adds to the similarity; '{one.word}' adds least ({one.gain:+.3f})." for one in words[:1]]
 
 
-def _say_spread(pictures: Sequence[MadePicture], similarity_S: NDArray[np.float32]) -> list[str]:
-    if len(pictures) < 2:
+def _say_spread(images: Sequence[MadeImage], similarity_S: NDArray[np.float32]) -> list[str]:
+    if len(images) < 2:
         return []
     best, worst = int(similarity_S.argmax()), int(similarity_S.argmin())
     return [
-        f"Seed {pictures[best].seed} fits best ({similarity_S[best]:.3f}), seed {pictures[worst].seed} worst "
+        f"Seed {images[best].seed} fits best ({similarity_S[best]:.3f}), seed {images[worst].seed} worst "
         f"({similarity_S[worst]:.3f}); the samples' standard deviation is {float(similarity_S.std(ddof=1)):.3f}."
     ]
 

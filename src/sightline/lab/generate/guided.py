@@ -24,8 +24,8 @@ from sightline.core.models.torch_models import TorchEncoder
 from sightline.errors import ModelError, install_advice
 from sightline.kit.work import Progress
 from sightline.lab.generate.config import GuidedConfig
-from sightline.lab.generate.judge import MadePicture
-from sightline.lab.generate.parameterise import Pictures, draw_views, fit_size, make_start
+from sightline.lab.generate.judge import MadeImage
+from sightline.lab.generate.parameterise import Images, draw_views, fit_size, make_start
 
 _ADVICE = (
     "Use a model that you trained (`sightline train scenes-scratch --output RUN`, then --model dir:RUN), or another "
@@ -133,7 +133,7 @@ def make_guided(
     config: GuidedConfig,
     progress: Progress = lambda done, total, note: None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[MadePicture]:
+) -> list[MadeImage]:
     """An image for each prompt, in order; the mean over all encoders decides.
 
     An image depends on its prompt, its seed and the settings, not on the images beside it (up to rounding). Once
@@ -143,7 +143,7 @@ def make_guided(
     size_px = config.size_px or max(encoder.card.preprocessing.size_px for encoder in encoders)
     group = _group_size(encoders, config)
     groups = [prompts[start : start + group] for start in range(0, len(prompts), group)]
-    made: list[MadePicture] = []
+    made: list[MadeImage] = []
     for number, some in enumerate(groups):
         if interrupted():
             break
@@ -152,8 +152,8 @@ def make_guided(
             progress(number * config.steps + done, len(groups) * config.steps, note)
 
         guides = [Guide(encoder, [each.prompt for each in some], words=words) for encoder in encoders]
-        pictures = make_start(config.parameterisation, [each.seed for each in some], size_px)
-        run = _Run(some, guides, pictures.to(encoders[0].device), config)
+        images = make_start(config.parameterisation, [each.seed for each in some], size_px)
+        run = _Run(some, guides, images.to(encoders[0].device), config)
         made += run.go(show, interrupted)
     return made
 
@@ -162,20 +162,20 @@ class _Run:
     """Images that are made side by side."""
 
     def __init__(
-        self, prompts: Sequence[SeededPrompt], guides: Sequence[Guide], pictures: Pictures, config: GuidedConfig
+        self, prompts: Sequence[SeededPrompt], guides: Sequence[Guide], images: Images, config: GuidedConfig
     ) -> None:
         self._prompts = prompts
         self._guides = guides
-        self._pictures = pictures
+        self._images = images
         self._config = config
         self._chances = [torch.Generator().manual_seed(each.seed) for each in prompts]
-        self._optimiser = torch.optim.Adam(pictures.parameters(), lr=config.learning_rate)
+        self._optimiser = torch.optim.Adam(images.parameters(), lr=config.learning_rate)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in prompts]
         self._frames: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
         self._shown = _spread(config.steps, config.frames)
         self._measured = _spread(config.steps, 40) | {0, config.steps}
 
-    def go(self, show: Callable[[int, str], None], interrupted: Callable[[], bool]) -> list[MadePicture]:
+    def go(self, show: Callable[[int, str], None], interrupted: Callable[[], bool]) -> list[MadeImage]:
         """All steps, or as many as there are until someone interrupts."""
         started = time.perf_counter()
         similarity_N = self._look(0)
@@ -190,9 +190,9 @@ class _Run:
         similarity_N = self._look(step, last=True)
         took_s = (time.perf_counter() - started) / len(self._prompts)
         with torch.no_grad():
-            pixels_NHW3 = _to_pixels(self._pictures())
+            pixels_NHW3 = _to_pixels(self._images())
         return [
-            MadePicture(
+            MadeImage(
                 prompt=each.prompt,
                 seed=each.seed,
                 rgb=pixels_NHW3[n],
@@ -210,7 +210,7 @@ class _Run:
         pace = min(1.0, 2 * (1 - (step - 1) / self._config.steps))
         for group in self._optimiser.param_groups:
             group["lr"] = self._config.learning_rate * pace
-        image_N3HW = self._pictures()
+        image_N3HW = self._images()
         loss_N = self._config.smoothness * _roughness(image_N3HW)
         for guide in self._guides:
             loss_N = loss_N + guide.loss(image_N3HW, self._config, self._chances) / len(self._guides)
@@ -226,7 +226,7 @@ class _Run:
     def _look(self, step: int, *, last: bool = False) -> Tensor:
         """Measure the images as they are, and keep frames: the mean similarity over the guides (N,)."""
         with torch.no_grad():
-            image_N3HW = self._pictures()
+            image_N3HW = self._images()
             similarity_N = torch.stack([guide.similarity(image_N3HW) for guide in self._guides]).mean(0).cpu()
             frames_NHW3 = _to_pixels(image_N3HW) if step in self._shown or (last and self._config.frames) else None
         for n, curve in enumerate(self._curves):

@@ -24,7 +24,7 @@ _Z95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MadePicture:
+class MadeImage:
     """One image, made from words and noise."""
 
     prompt: str
@@ -120,12 +120,12 @@ class Judgement:
         }
 
 
-def best_of_each(pictures: Sequence[MadePicture]) -> list[MadePicture]:
+def best_of_each(images: Sequence[MadeImage]) -> list[MadeImage]:
     """The image with the highest similarity of each prompt, in the order of the prompts."""
-    best: dict[str, MadePicture] = {}
-    for picture in pictures:
-        if picture.prompt not in best or picture.similarity > best[picture.prompt].similarity:
-            best[picture.prompt] = picture
+    best: dict[str, MadeImage] = {}
+    for image in images:
+        if image.prompt not in best or image.similarity > best[image.prompt].similarity:
+            best[image.prompt] = image
     return list(best.values())
 
 
@@ -142,27 +142,27 @@ def check_judge(judge: Encoder, makers: Sequence[Encoder], prompts: Sequence[str
         )
 
 
-def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: Sequence[str]) -> Judgement:
+def judge_images(images: Sequence[MadeImage], judge: Encoder, *, prompts: Sequence[str]) -> Judgement:
     """The prompt that the judge finds most fitting for the best image of each prompt, best by its maker's similarity.
 
     Raises ModelError where the judge gives vectors that aren't finite.
     """
     candidates = list(dict.fromkeys(prompts))
-    chosen = best_of_each(pictures)
-    image_ND = embed_pictures(judge, [picture.rgb for picture in chosen])
+    chosen = best_of_each(images)
+    image_ND = embed_images(judge, [image.rgb for image in chosen])
     text_PD = embed_texts(judge, candidates)
-    right = [np.array([candidates.index(picture.prompt)]) for picture in chosen]
+    right = [np.array([candidates.index(image.prompt)]) for image in chosen]
     ranks = rank_embeddings(image_ND, text_PD, right)
     similarity_NP = image_ND @ text_PD.T
     verdicts = [
         Verdict(
-            prompt=picture.prompt,
-            seed=picture.seed,
+            prompt=image.prompt,
+            seed=image.seed,
             rank=float(ranks.expected_ranks[n]),
             similarity=float(similarity_NP[n, right[n][0]]),
             taken_for=candidates[int(similarity_NP[n].argmax())],
         )
-        for n, picture in enumerate(chosen)
+        for n, image in enumerate(chosen)
     ]
     n_right = sum(verdict.right for verdict in verdicts)
     return Judgement(
@@ -173,9 +173,9 @@ def judge_pictures(pictures: Sequence[MadePicture], judge: Encoder, *, prompts: 
     )
 
 
-def embed_pictures(encoder: Encoder, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def embed_images(encoder: Encoder, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Images of any size (H, W, 3) -> unit vectors (N, D). Raises ModelError where one isn't finite."""
-    pixels_NSS3 = np.stack([encoder.card.preprocessing.resize(rgb) for rgb in pictures])
+    pixels_NSS3 = np.stack([encoder.card.preprocessing.resize(rgb) for rgb in images])
     image_ND = encoder.encode_images(pixels_NSS3)
     try:
         require_finite_rows(image_ND, what="vectors of pictures")

@@ -31,7 +31,7 @@ _LAYERS = 3
 _FREQUENCY = 12.0
 
 
-class Pictures(nn.Module):
+class Images(nn.Module):
     """N images of one size, each with parameters of its own."""
 
     def forward(self) -> Tensor:
@@ -39,7 +39,7 @@ class Pictures(nn.Module):
         raise NotImplementedError
 
 
-class FourierPictures(Pictures):
+class FourierImages(Images):
     """The spectrum of each colour channel, scaled so that high frequencies are weak.
 
     So one step of Adam changes large and small structures alike, and neighbouring pixels together (Olah, Mordvintsev
@@ -66,7 +66,7 @@ class FourierPictures(Pictures):
         return _to_rgb(channels_N3HW)
 
 
-class NetworkPictures(Pictures):
+class NetworkImages(Images):
     """A small network from a pixel's coordinates to its colour, one for each image, with sines between its layers.
 
     What it draws is smooth and has no size of its own (Sitzmann et al. 2020, arXiv:2006.09661).
@@ -96,9 +96,9 @@ class NetworkPictures(Pictures):
         return _to_rgb(channels_N3HW)
 
 
-def make_start(kind: Parameterisation, seeds: Sequence[int], size_px: int) -> Pictures:
+def make_start(kind: Parameterisation, seeds: Sequence[int], size_px: int) -> Images:
     """Images before the first step, the same for a seed whatever is beside it."""
-    return FourierPictures(seeds, size_px) if kind == "fourier" else NetworkPictures(seeds, size_px)
+    return FourierImages(seeds, size_px) if kind == "fourier" else NetworkImages(seeds, size_px)
 
 
 def _to_rgb(channels_N3HW: Tensor) -> Tensor:

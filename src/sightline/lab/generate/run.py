@@ -27,7 +27,7 @@ from sightline.kit.files import replacing
 from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
-    MOST_PICTURES,
+    MOST_IMAGES,
     DiffusionConfig,
     GuidedConfig,
     check_prompts,
@@ -35,7 +35,7 @@ from sightline.lab.generate.config import (
 )
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
-from sightline.lab.generate.judge import Judgement, MadePicture, check_judge, embed_pictures, judge_pictures
+from sightline.lab.generate.judge import Judgement, MadeImage, check_judge, embed_images, judge_images
 from sightline.lab.generate.sheet import Sheet, format_sheet
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class GenerateReport:
 
     output: Path
     engine: str
-    pictures: Sequence[MadePicture]
+    images: Sequence[MadeImage]
     """In the order in which they were asked for."""
     stopped: str | None
     """The reason why it ended early; None where it didn't."""
@@ -124,7 +124,7 @@ def generate_guided(
     claim_folder(output)
     report(f"{len(prompts) * config.seeds} pictures by {', '.join(request.models)}; told from {len(bank)} {bank_from}")
     with stop_on_interrupt() as interrupted:
-        pictures = make_guided(
+        images = make_guided(
             seed_prompts(prompts, config),
             encoders,
             words=Words(bank=bank, avoid=check_prompts(request.avoid) if request.avoid else ()),
@@ -132,14 +132,14 @@ def generate_guided(
             progress=progress,
             interrupted=interrupted,
         )
-        stopped = _why_stopped(pictures, len(prompts) * config.seeds, config.steps)
+        stopped = _why_stopped(images, len(prompts) * config.seeds, config.steps)
     result = GenerateReport(
         output=output,
         engine="clip",
-        pictures=pictures,
+        images=images,
         stopped=stopped,
         took_s=time.perf_counter() - started,
-        judgement=judge_pictures(pictures, judge, prompts=prompts) if judge and pictures else None,
+        judgement=judge_images(images, judge, prompts=prompts) if judge and images else None,
     )
     asked = {"models": list(request.models), "told_from": bank_from, "avoid": list(request.avoid)}
     return _keep(result, prompts, asked, config)
@@ -175,18 +175,18 @@ def generate_diffused(
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
     with stop_on_interrupt() as interrupted:
-        pictures = _sample(pipeline, wanted, request, progress=progress, interrupted=interrupted)
-        stopped = _why_stopped(pictures, len(wanted), request.config.steps)
-    pictures = _ranked(pictures, ranker)
-    own = [picture for picture in pictures if picture.prompt in prompts]
+        images = _sample(pipeline, wanted, request, progress=progress, interrupted=interrupted)
+        stopped = _why_stopped(images, len(wanted), request.config.steps)
+    images = _ranked(images, ranker)
+    own = [image for image in images if image.prompt in prompts]
     result = GenerateReport(
         output=output,
         engine=f"diffusers:{request.pipeline}",
-        pictures=pictures,
+        images=images,
         stopped=stopped,
         took_s=time.perf_counter() - started,
-        judgement=judge_pictures(own, judge, prompts=prompts) if judge and own else None,
-        feedback=_feedback(pictures, prompts, variants, ranker=ranker, bank=bank, pipeline=pipeline),
+        judgement=judge_images(own, judge, prompts=prompts) if judge and own else None,
+        feedback=_feedback(images, prompts, variants, ranker=ranker, bank=bank, pipeline=pipeline),
     )
     asked = {
         "pipeline": request.pipeline,
@@ -207,10 +207,10 @@ def _sample(
     *,
     progress: Progress,
     interrupted: Callable[[], bool],
-) -> list[MadePicture]:
+) -> list[MadeImage]:
     """The samples that were finished; their similarity is not known yet."""
     steps = request.config.steps
-    made: list[MadePicture] = []
+    made: list[MadeImage] = []
     for number, (prompt, seed) in enumerate(wanted):
         started = time.perf_counter()
 
@@ -222,26 +222,26 @@ def _sample(
         if rgb is None:
             break
         took_s = time.perf_counter() - started
-        made.append(MadePicture(prompt=prompt, seed=seed, rgb=rgb, similarity=0.0, steps=steps, took_s=took_s))
+        made.append(MadeImage(prompt=prompt, seed=seed, rgb=rgb, similarity=0.0, steps=steps, took_s=took_s))
         if interrupted():  # a pipeline that can't be left within an image
             break
     return made
 
 
-def _ranked(pictures: Sequence[MadePicture], ranker: Encoder) -> list[MadePicture]:
+def _ranked(images: Sequence[MadeImage], ranker: Encoder) -> list[MadeImage]:
     """The images with their similarity to their own prompt."""
     from sightline.lab.evaluation.embedding import embed_texts
 
-    if not pictures:
+    if not images:
         return []
-    image_ND = embed_pictures(ranker, [picture.rgb for picture in pictures])
-    text_ND = embed_texts(ranker, [picture.prompt for picture in pictures])
+    image_ND = embed_images(ranker, [image.rgb for image in images])
+    text_ND = embed_texts(ranker, [image.prompt for image in images])
     similarity_N = (image_ND * text_ND).sum(axis=1)
-    return [replace(picture, similarity=float(similarity_N[n])) for n, picture in enumerate(pictures)]
+    return [replace(image, similarity=float(similarity_N[n])) for n, image in enumerate(images)]
 
 
 def _feedback(
-    pictures: Sequence[MadePicture],
+    images: Sequence[MadeImage],
     prompts: Sequence[str],
     variants: Sequence[str],
     *,
@@ -249,7 +249,7 @@ def _feedback(
     bank: Sequence[str],
     pipeline: TextToImage,
 ) -> list[Feedback]:
-    of = {prompt: [picture for picture in pictures if picture.prompt == prompt] for prompt in [*prompts, *variants]}
+    of = {prompt: [image for image in images if image.prompt == prompt] for prompt in [*prompts, *variants]}
     return [
         give_feedback(
             of[prompt],
@@ -267,14 +267,14 @@ def _keep(
     result: GenerateReport, prompts: Sequence[str], asked: dict[str, Any], config: GuidedConfig | DiffusionConfig
 ) -> GenerateReport:
     """Write everything; the settings last, so that a folder with them is whole."""
-    entries = write_pictures(result.output, result.pictures)
+    entries = write_images(result.output, result.images)
     facts = [f"Made with {', '.join(asked['models'])}, told from {asked['told_from']}."]
     if "pipeline" in asked:
         facts = [f"Made by {asked['pipeline_class']} of {asked['pipeline']}, ranked by {asked['models'][0]}."]
         facts.append("No safety checker was run.")
     if result.stopped:
         facts.append(f"Stopped early: {result.stopped}.")
-    sheet = Sheet(pictures=result.pictures, judgement=result.judgement, feedback=result.feedback, facts=facts)
+    sheet = Sheet(images=result.images, judgement=result.judgement, feedback=result.feedback, facts=facts)
     write_page(result.output / SHEET_FILE, format_sheet(sheet))
     settings = {
         "engine": result.engine,
@@ -312,12 +312,12 @@ def _best_runtime(name: str) -> Runtime:
 
 
 def _check_count(count: int) -> None:
-    if count > MOST_PICTURES:
-        raise InputError(f"That would be {count:,} pictures; at most {MOST_PICTURES:,} are made in one run.")
+    if count > MOST_IMAGES:
+        raise InputError(f"That would be {count:,} pictures; at most {MOST_IMAGES:,} are made in one run.")
 
 
-def _why_stopped(pictures: Sequence[MadePicture], wanted: int, steps: int) -> str | None:
-    unfinished = wanted - sum(picture.steps == steps for picture in pictures)
+def _why_stopped(images: Sequence[MadeImage], wanted: int, steps: int) -> str | None:
+    unfinished = wanted - sum(image.steps == steps for image in images)
     return f"interrupted; {unfinished} of {wanted} pictures were not finished" if unfinished else None
 
 
@@ -332,25 +332,25 @@ def claim_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def name_pictures(pictures: Sequence[MadePicture]) -> list[str]:
+def name_images(images: Sequence[MadeImage]) -> list[str]:
     """Names of the images' files without ending: the prompt's number as they come, some of its words, the seed."""
     names: dict[str, str] = {}
-    for number, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures), start=1):
+    for number, prompt in enumerate(dict.fromkeys(image.prompt for image in images), start=1):
         words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:40].strip("-") or "prompt"
         names[prompt] = f"{number:03}-{words}"
-    return [f"{names[picture.prompt]}-seed{picture.seed}" for picture in pictures]
+    return [f"{names[image.prompt]}-seed{image.seed}" for image in images]
 
 
-def write_pictures(folder: Path, pictures: Sequence[MadePicture]) -> list[dict[str, Any]]:
+def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, Any]]:
     """PNGs, and where there are frames those and a GIF; what each image's entry in `generate.json` is."""
     entries = []
-    for picture, name in zip(pictures, name_pictures(pictures), strict=True):
-        entry = {"file": f"{name}.png", **picture.to_dict()}
-        _save_png(folder / f"{name}.png", picture.rgb)
-        if len(picture.frames) > 1:
+    for image, name in zip(images, name_images(images), strict=True):
+        entry = {"file": f"{name}.png", **image.to_dict()}
+        _save_png(folder / f"{name}.png", image.rgb)
+        if len(image.frames) > 1:
             entry |= {"gif": f"{name}.gif", "frames": []}
-            _save_gif(folder / f"{name}.gif", picture.frames)
-            for n, frame in enumerate(picture.frames):
+            _save_gif(folder / f"{name}.gif", image.frames)
+            for n, frame in enumerate(image.frames):
                 entry["frames"].append(f"{FRAMES_DIR}/{name}-{n:03}.png")
                 _save_png(folder / entry["frames"][-1], frame)
         entries.append(entry)

@@ -28,7 +28,7 @@ from sightline.kit.text import valid_text
 
 router = APIRouter(prefix="/api")
 
-_PICTURE = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
+_IMAGE = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/images/{image_id}", tags=["images"])
@@ -37,7 +37,7 @@ def get_image(image_id: Row, library: PickedLibrary) -> ImageAnswer:
     return images.show_image(library, library.image(image_id))
 
 
-@router.get("/images/{image_id}/thumbnail", tags=["images"], response_class=Response, responses={200: _PICTURE})
+@router.get("/images/{image_id}/thumbnail", tags=["images"], response_class=Response, responses={200: _IMAGE})
 async def get_thumbnail(
     image_id: Row,
     library: PickedLibrary,
@@ -56,9 +56,7 @@ async def get_thumbnail(
     return files.thumbnail(webp, etag=etag, kept=v == version)
 
 
-@router.get(
-    "/images/{image_id}/file", tags=["images"], response_class=Response, responses={200: _PICTURE, 206: _PICTURE}
-)
+@router.get("/images/{image_id}/file", tags=["images"], response_class=Response, responses={200: _IMAGE, 206: _IMAGE})
 async def get_file(
     image_id: Row,
     library: PickedLibrary,
@@ -131,11 +129,11 @@ async def caption_one(
     return await library.shared.desk.lane.run(_caption, library, file if file is not None else id or 0, ranked)
 
 
-def _caption(library: OpenLibrary, picture: UploadFile | int, candidates: tuple[str, ...] | None) -> DualCaptionAnswer:
-    if not isinstance(picture, int):
-        return images.caption_now(library, files.read_upload(picture), candidates=candidates)
+def _caption(library: OpenLibrary, image: UploadFile | int, candidates: tuple[str, ...] | None) -> DualCaptionAnswer:
+    if not isinstance(image, int):
+        return images.caption_now(library, files.read_upload(image), candidates=candidates)
     try:
-        return images.caption_now(library, picture, candidates=candidates, keep=True)
+        return images.caption_now(library, image, candidates=candidates, keep=True)
     except ImageError as error:
-        where = valid_text(library.image(picture).path)
+        where = valid_text(library.image(image).path)
         raise ConflictError(f"{where} can't be read: {error.reason}.", kind="image") from error

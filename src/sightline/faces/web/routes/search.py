@@ -47,7 +47,7 @@ from sightline.faces.web.routes import PickedLibrary, PickedModel
 
 router = APIRouter(prefix="/api")
 
-MAX_PICTURES = 32
+MAX_IMAGES = 32
 _EMBED_BODY = {
     "required": True,
     "content": {
@@ -127,9 +127,7 @@ async def search(
 
 
 @router.post("/uploads", tags=["search"])
-async def upload_picture(
-    library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]
-) -> UploadAnswer:
+async def upload_image(library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]) -> UploadAnswer:
     """Give a picture to search with: its key goes into `parts`. It is kept in memory only, and for a while."""
     upload = await library.compute(model, "pictures", _keep, library, file, model)
     return UploadAnswer(key=upload.key, width=upload.width, height=upload.height, thumbnail=upload.preview)
@@ -159,12 +157,12 @@ async def compare_models(
 
 
 @router.post("/embed", tags=["embed"], openapi_extra={"requestBody": _EMBED_BODY})
-async def embed_texts_or_pictures(request: Request, library: PickedLibrary, model: PickedModel) -> EmbedAnswer:
+async def embed_texts_or_images(request: Request, library: PickedLibrary, model: PickedModel) -> EmbedAnswer:
     """Vectors of texts (JSON) or of pictures (multipart, field `file`, once for each), of length 1."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        pictures = await _read_pictures(request)
-        return await library.compute(model, "pictures", embed_uploads, library, model, pictures)
+        images = await _read_images(request)
+        return await library.compute(model, "pictures", embed_uploads, library, model, images)
     if kind not in ("", "application/json"):
         raise Problem(415, f"{kind} can't be embedded; send application/json or multipart/form-data.")
     texts = _read_texts(await request.body())
@@ -179,8 +177,8 @@ def _read_texts(body: bytes) -> list[str]:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
 
 
-async def _read_pictures(request: Request) -> list[bytes]:
-    async with request.form(max_files=MAX_PICTURES, max_fields=10) as form:
+async def _read_images(request: Request) -> list[bytes]:
+    async with request.form(max_files=MAX_IMAGES, max_fields=10) as form:
         refuse_unknown_fields(request, form)
         files = [value for value in form.getlist("file") if isinstance(value, FormFile)]
         if not files:

@@ -20,7 +20,7 @@ from typing import Self
 import httpcore2
 import httpx2
 
-from sightline.core.images.decode import read_info, read_picture
+from sightline.core.images.decode import read_image, read_info
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
 from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
@@ -285,7 +285,7 @@ async def _read(response: httpcore2.Response, max_bytes: int) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureLimits:
+class ImageLimits:
     """Limits of the images that are accepted, and of those that are made smaller."""
 
     max_pixels: int = 50_000_000
@@ -311,7 +311,7 @@ def check_at_least_one(settings: object, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptPicture:
+class KeptImage:
     """An image as it is written."""
 
     data: bytes
@@ -324,7 +324,7 @@ class KeptPicture:
     """The hash of the bytes that were sent."""
 
 
-def keep_picture(data: bytes, limits: PictureLimits) -> KeptPicture:
+def keep_image(data: bytes, limits: ImageLimits) -> KeptImage:
     """Decode what was sent, to be sure that it is a whole image. Raises ImageError where it is none or too large."""
     _refuse_large(*_png_size(data), limits)  # before Pillow, which decodes a PNG to look for EXIF behind its pixels
     info = read_info(data)
@@ -334,14 +334,14 @@ def keep_picture(data: bytes, limits: PictureLimits) -> KeptPicture:
     longer, shorter = max(info.width, info.height), min(info.width, info.height)
     smaller = limits.max_side_px is not None and longer > limits.max_side_px
     side_px = max(1, shorter * (limits.max_side_px or 1) // longer) if smaller else _ENOUGH_TO_CHECK_PX
-    rgb_HW3 = read_picture(data, min_side_px=side_px).rgb
+    rgb_HW3 = read_image(data, min_side_px=side_px).rgb
     width, height, kept, suffix = info.width, info.height, data, SUFFIX_OF_FORMAT[info.format]
     if smaller:
         assert limits.max_side_px is not None
         kept, suffix = make_thumbnail(rgb_HW3, size_px=limits.max_side_px, quality=limits.quality), "jpg"
         small = read_info(kept)
         width, height = small.width, small.height
-    return KeptPicture(
+    return KeptImage(
         data=kept,
         suffix=suffix,
         width=width,
@@ -352,7 +352,7 @@ def keep_picture(data: bytes, limits: PictureLimits) -> KeptPicture:
     )
 
 
-def _refuse_large(width: int, height: int, limits: PictureLimits) -> None:
+def _refuse_large(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError(f"too large: {width} x {height} pixels, the limit is {limits.max_pixels}")
 

@@ -27,10 +27,10 @@ from sightline.lab.data.conceptual import UrlList, UrlRow, open_url_list
 from sightline.lab.data.download.fetching import (
     Fetcher,
     FetchLimits,
-    KeptPicture,
-    PictureLimits,
+    ImageLimits,
+    KeptImage,
     check_at_least_one,
-    keep_picture,
+    keep_image,
 )
 from sightline.lab.data.writing import ShardWriter, encode_json, name_shard
 
@@ -44,7 +44,7 @@ class ListOptions:
     """Settings of a list's download."""
 
     fetch: FetchLimits = field(default_factory=FetchLimits)
-    picture: PictureLimits = field(default_factory=PictureLimits)
+    image: ImageLimits = field(default_factory=ImageLimits)
     connections: int = 64
     shard_size: int = 10_000
     """Rows of the list a shard."""
@@ -155,8 +155,8 @@ def _plan(urls: UrlList, options: ListOptions) -> dict[str, Any]:
         "list": urls.path.name,
         "list_sha256": urls.sha256,
         "shard_size": options.shard_size,
-        "max_side_px": options.picture.max_side_px,
-        "quality": options.picture.quality,
+        "max_side_px": options.image.max_side_px,
+        "quality": options.image.quality,
     }
 
 
@@ -316,19 +316,19 @@ class _Run:
 
     async def _work(self, queue: asyncio.Queue[UrlRow | None], fetcher: Fetcher, decoders: ThreadPoolExecutor) -> None:
         while (row := await queue.get()) is not None:
-            outcome: KeptPicture | Failure
+            outcome: KeptImage | Failure
             try:
                 if row.problem is not None:
                     raise ImageError(row.problem)
                 data = await fetcher.fetch(row.url)
                 self._fetched_bytes += len(data)
                 loop = asyncio.get_running_loop()
-                outcome = await loop.run_in_executor(decoders, keep_picture, data, self._options.picture)
+                outcome = await loop.run_in_executor(decoders, keep_image, data, self._options.image)
             except ImageError as error:
                 outcome = Failure(row=row.row, url=row.url, reason=error.reason)
             self._take(row, outcome)
 
-    def _take(self, row: UrlRow, outcome: KeptPicture | Failure) -> None:
+    def _take(self, row: UrlRow, outcome: KeptImage | Failure) -> None:
         number, index = divmod(row.row, self._options.shard_size)
         shard = self._open[number]
         if isinstance(outcome, Failure):
@@ -370,16 +370,16 @@ class _Run:
         self._on_progress(self._rows_done, self._n_rows, f"{words}, {self._failed:,} failed")
 
 
-def _members(row: UrlRow, picture: KeptPicture, key: str) -> dict[str, bytes]:
+def _members(row: UrlRow, image: KeptImage, key: str) -> dict[str, bytes]:
     facts = {
         "key": key,
         "row": row.row,
         "url": row.url,
         "caption": row.caption,
-        "width": picture.width,
-        "height": picture.height,
-        "original_width": picture.original_width,
-        "original_height": picture.original_height,
-        "sha256": picture.sha256,
+        "width": image.width,
+        "height": image.height,
+        "original_width": image.original_width,
+        "original_height": image.original_height,
+        "sha256": image.sha256,
     }
-    return {picture.suffix: picture.data, "txt": row.caption.encode(), "json": encode_json(facts)}
+    return {image.suffix: image.data, "txt": row.caption.encode(), "json": encode_json(facts)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.images.decode import read_picture
+from sightline.core.images.decode import read_image
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import find_card
 from sightline.core.models.files import only_int8, resolve_folder
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _GREEDY = GenerationConfig(beams=1)
 
 
-def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: CaptionerGate | None = None) -> Verdict:
+def gate_captioner(model: str, images: Iterable[Path], *, thresholds: CaptionerGate | None = None) -> Verdict:
     """Compare a captioner's int8 graphs with its fp32 ones on images, and keep the verdict with the graphs.
 
     From then on `load_captioner` runs int8 where they passed. The graphs are made where they are missing. Images that
@@ -52,7 +52,7 @@ def gate_captioner(model: str, pictures: Iterable[Path], *, thresholds: Captione
         raise ModelError(f"{card.name} comes in int8 only: there is nothing to compare it with.")
     fp32, int8 = OnnxCaptioner(card, folder, graphs=graphs), OnnxCaptioner(card, folder, graphs=make_int8(graphs))
     texts: tuple[list[str], list[str]] = ([], [])
-    for batch_BSS3 in _batches(pictures, card.preprocessing):
+    for batch_BSS3 in _batches(images, card.preprocessing):
         for captioner, written in zip((fp32, int8), texts, strict=True):
             captions = captioner.generate(batch_BSS3, _GREEDY)
             written += [several[0].text if several else "" for several in captions]
@@ -82,15 +82,15 @@ def judge(fp32: Sequence[str], int8: Sequence[str], *, thresholds: CaptionerGate
     )
 
 
-def _batches(pictures: Iterable[Path], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+def _batches(images: Iterable[Path], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
     """Resized pixels of what can be read, some at a time."""
-    readable = (pixels for path in pictures if (pixels := _read(path, preprocessing)) is not None)
+    readable = (pixels for path in images if (pixels := _read(path, preprocessing)) is not None)
     while batch := list(islice(readable, 16)):
         yield np.stack(batch)
 
 
 def _read(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
     try:
-        return preprocessing.resize(read_picture(path, min_side_px=preprocessing.size_px).rgb)
+        return preprocessing.resize(read_image(path, min_side_px=preprocessing.size_px).rgb)
     except ImageError:
         return None
