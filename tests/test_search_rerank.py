@@ -129,9 +129,10 @@ def test_what_was_seen_is_kept_and_outlives_the_files(library, matcher, tmp_path
     assert matcher.seen == 4
     for path in (tmp_path / "photos").iterdir():
         path.unlink()
-    other = library._looks[None] = SecondLook(ColourMatcher(), tmp_path / "library", weight=1e4)
+    other = ColourMatcher()
+    library._looks[None] = SecondLook(other, tmp_path / "library", weight=1e4)
     assert names(library.search("lime", top=4, rerank=4)) == first
-    assert other.matcher.seen == 0
+    assert other.seen == 0
 
 
 def test_looking_ahead_keeps_all_and_drops_what_the_library_forgot(library, matcher, tmp_path):

@@ -131,7 +131,11 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
 @default_option(
-    "--rerank", type=int, default=0, metavar="N", help="Read the first N again, image and words together; 50 is enough."
+    "--rerank",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Read the first N again, image and words together; 20 are enough.",
 )
 @click.option(
     "--reranker", metavar="NAME", help="... with this matcher or captioner [default: blip-itm-base, if here]."

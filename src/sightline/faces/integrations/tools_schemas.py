@@ -170,7 +170,7 @@ class SearchRequest(Request):
         default=0,
         ge=0,
         le=MAX_RERANK,
-        description="Read so many of the first again, image and words together: better order, some time. 50 is enough.",
+        description="Read so many of the first again, image and words together, for a better order; 20 are enough.",
     )
     limit: Limit = 10
     cursor: PageCursor = ""
