@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BlipConfig, BlipForConditionalGeneration
+from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from sightline.core.models.cards import read_card
 from sightline.core.models.export import export_captioner
@@ -113,13 +113,31 @@ def make_blip_folder(folder, sizes=TINY, *, seed=0, end_bias=2.0):
             bias[tokens.index(word)] = -100.0
         bias[tokens.index("[SEP]")] = end_bias
         model.text_decoder.cls.predictions.decoder.bias.copy_(bias)
+    _save(model, folder, sizes)
+    return folder
+
+
+def make_matcher_folder(folder, sizes=TINY, *, seed=0):
+    """Save a BlipForImageTextRetrieval, in the layout of Salesforce/blip-itm-base-coco, with random weights."""
+    model = BlipForImageTextRetrieval(make_config(sizes, make_vocabulary(sizes))).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if values.dim() >= 2:
+                fan_in = values[0].numel() if "embedding" not in name else values.shape[-1]
+                values.normal_(std=1.5 / math.sqrt(fan_in), generator=generator)
+    _save(model, folder, sizes)
+    return folder
+
+
+def _save(model, folder, sizes):
+    """Weights, vocabulary and preprocessing, as transformers saves them."""
     model.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in make_vocabulary(sizes)), encoding="utf-8")
     side = {"height": sizes["size_px"], "width": sizes["size_px"]}
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     preprocessor = {"do_resize": True, "size": side, "image_mean": mean, "image_std": std, "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
-    return folder
 
 
 def make_config(sizes, tokens):

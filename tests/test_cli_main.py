@@ -107,6 +107,26 @@ def test_search_by_words_as_table_paths_and_json(run, indexed):
     assert [hit["similarity"] for hit in hits] == sorted((hit["similarity"] for hit in hits), reverse=True)
 
 
+def test_the_first_are_read_again_with_what_was_kept_when_they_were_indexed(run, photos):
+    assert run("index", photos, "--model", "starter", "--second-look")[0] == 0
+    for path in [*photos.glob("*.png")]:
+        path.rename(path.with_suffix(".moved"))  # only what was kept can be read again now
+    before, after = (rows(run("search", "the sea", "--rerank", n, "--json")[1]) for n in (0, 3))
+    similarity_of = {hit["path"]: hit["similarity"] for hit in before}
+    assert {hit["path"]: hit["similarity"] for hit in after} == similarity_of
+    from sightline.core.library import Library
+
+    with Library.open() as library:
+        records = {hit.image.id: hit.image for hit in library.search("the sea")}
+        nats = library.second_look().match(records, [("the sea", 1.0)])
+        assert len(nats) == 3
+        fused = [
+            library.encoder.card.nats_per_cosine * hit["similarity"] + library.second_look().weight * nats[hit["id"]]
+            for hit in after
+        ]
+    assert fused == sorted(fused, reverse=True)
+
+
 def test_search_by_an_image_leaves_it_out(run, indexed):
     _, out, _ = run("search", indexed / "red.png", "+", "2:sky", "-", "people", "--json")
     assert names(out) == {"green.png", "sea.png"}
@@ -129,6 +149,8 @@ def test_search_under_a_filter_and_with_nothing_found(run, indexed):
         (["search", "./gone.jpg"], 2, "no picture ./gone.jpg"),
         (["search", "sea", "--model", "ViT-B-32/openai"], 1, "no vectors of 'ViT-B-32/openai'"),
         (["search", "sea", "--top", "0"], 2, "0 is not in the range"),
+        (["search", "sea", "--rerank", "-1"], 2, "rerank is -1; it must be from 0, for no second look, to 250"),
+        (["search", "sea", "--rerank", "2", "--reranker", "starter"], 1, "reads image and words apart"),
         (["similar", "gone.jpg"], 2, "no picture gone.jpg"),
         (["remove"], 2, "Say what to remove"),
         (["remove", "/nowhere"], 2, "Nothing in this library lies at /nowhere"),

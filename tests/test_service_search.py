@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 import sightline as sl
+from sightline.core.search.rerank import SecondLook
 from sightline.errors import CursorError
 from sightline.faces.service import rankings
 from sightline.faces.service.rankings import Cursor, Ranking, Rankings, read_cursor, write_cursor
@@ -77,6 +78,24 @@ def test_words_give_what_the_command_line_gives(client, demo):
     ]
     assert (answer["total"], answer["next"], answer["note"], answer["model"]) == (15, None, None, "starter")
     assert answer["took_ms"] > 0
+
+
+def test_the_first_are_read_again_once_and_pages_follow_each_other(demo, monkeypatch):
+    with open_app(demo) as client:
+        plain = names(ask(client, q="a horse", limit=20))
+        calls, see = [], SecondLook.see
+        monkeypatch.setattr(SecondLook, "see", lambda self, records: calls.append(1) or see(self, records))
+        pages, cursor = [], None
+        for _ in range(4):
+            page = ask(client, q="a horse", rerank=6, limit=4, **({"cursor": cursor} if cursor else {}))
+            pages += names(page)
+            cursor = page["next"]
+        with sl.Library.open(demo) as library:
+            expected = [hit.image.path.name for hit in library.search("a horse", top=20, rerank=6)]
+        assert pages == expected
+        assert pages[6:] == plain[6:]
+        assert sorted(pages[:6]) == sorted(plain[:6])
+        assert len(calls) == 1 + 1, "once for all pages, and once for the library here"
 
 
 def test_a_hit_says_what_a_grid_needs(client):
@@ -175,6 +194,8 @@ def test_an_answer_without_hits_says_why(tmp_path):
         ({"where": "colour = 'red'"}, 422, "no field"),
         ({"where": "width > 'a'"}, 422, "number"),
         ({"min_similarity": 2}, 422, "less than or equal to 1"),
+        ({"q": "a", "rerank": 251}, 422, "less than or equal to 250"),
+        ({"like": 1, "rerank": 5}, 422, "the query looks for none"),
         ({"min_similarity": "nan", "q": "a"}, 422, "min_similarity"),
         ({"match": "all"}, 422, "query.match"),
         ({"limit": 0}, 422, "query.limit"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Match, SearchConfig
     from sightline.core.search.query import Part
+    from sightline.core.search.rerank import SecondLook
     from sightline.core.search.set_aside import MoveReport
     from sightline.core.store.sqlite import SqliteStore
     from sightline.core.types import Caption, Hit, ModelIdentity, TaughtWord
@@ -39,6 +40,7 @@ class Library:
         self.store = store
         self._chosen_model = model
         self._encoders: dict[str, Encoder] = {}
+        self._looks: dict[str | None, SecondLook] = {}
 
     @classmethod
     def open(
@@ -247,23 +249,28 @@ class Library:
         subtract: Sequence[str] = (),
         like: Sequence[str | Path] = (),
         unlike: Sequence[str | Path] = (),
+        rerank: int = 0,
+        reranker: str | None = None,
     ) -> list[Hit]:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
         `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
         of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
         `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
-        with `each_copy` one each. Raises InputError for a broken query or filter, and for an image that isn't there or
-        can't be read.
+        with `each_copy` one each. The first `rerank` are read again by `reranker`, a matcher or a captioner (default:
+        `blip-itm-base` where it can run now, else the default captioner). Raises InputError for a broken query or
+        filter and for an image that isn't there or can't be read, ModelError for the reranker.
         """
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part, parse_query
 
-        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match, each_copy=each_copy)
+        settings = SearchConfig(
+            top=top, where=where, min_similarity=min_similarity, match=match, each_copy=each_copy, rerank=rerank
+        )
         marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
         marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
         parts = parse_query(query, add=add, subtract=subtract) if query or add or subtract or not marks else []
-        return self._search([*parts, *marks], settings)
+        return self._search([*parts, *marks], settings, reranker=reranker)
 
     def _marked(self, path: Path) -> Path:
         """A file, or an image of the library whose file may be gone. Raises InputError for neither."""
@@ -281,10 +288,28 @@ class Library:
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
 
-    def _search(self, parts: Sequence[Part], config: SearchConfig) -> list[Hit]:
+    def _search(self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None) -> list[Hit]:
         from sightline.core.search.engine import search
 
-        return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
+        if not self._require_vectors():
+            return []
+        return search(self.store, self.encoder, parts, config=config, look_again=lambda: self.second_look(reranker))
+
+    def second_look(self, reranker: str | None = None) -> SecondLook:
+        """What reads hits again: a matcher or captioner by name, loaded. Raises ModelError where it can't run."""
+        if reranker not in self._looks:
+            from sightline.core.models.loading import load_matcher
+            from sightline.core.search.rerank import SecondLook
+
+            self._looks[reranker] = SecondLook(load_matcher(reranker), self.path)
+        return self._looks[reranker]
+
+    def look_ahead(self, reranker: str | None = None, *, on_progress: Progress | None = None) -> int:
+        """Keep what a second look sees of each image, so that `rerank` reads no files; how many images are kept.
+
+        Raises InputError where it is too large to be kept, ModelError where the model can't run.
+        """
+        return self.second_look(reranker).look_ahead(self.store.scan(), on_progress=on_progress)
 
     def teach(self, name: str, images: Iterable[str | Path], *, kind: str | None = None) -> TaughtWord:
         """Teach a word of one's own by three to ten images, which queries use like any other; the word as it is now.
@@ -485,7 +510,6 @@ def default_captioner(*, own_candidates: bool = False) -> str:
     """
     if own_candidates:
         return "none"
-    from sightline.core.models.cards import find_card
-    from sightline.core.models.files import is_available
+    from sightline.core.models import loading
 
-    return "blip-base" if is_available(find_card("blip-base")) else "starter-captioner"
+    return loading.default_captioner()

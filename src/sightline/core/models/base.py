@@ -1,6 +1,7 @@
 """The contracts that models meet, whatever runs them, and how a captioner is asked.
 
-Shape suffixes: B images, T texts, H W height and width, D dimension of the joint space.
+Shape suffixes: B images, T texts, H W height and width, D dimension of the joint space, M cells of an image's memory,
+C their width.
 """
 
 from __future__ import annotations
@@ -63,6 +64,24 @@ class Captioner(Protocol):
 
     def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """For each image, the mean log-probability for each token (nats) of each of its texts."""
+        ...
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """An image and words, read together -> how well they belong together. Slower than two vectors, and finer."""
+
+    card: ModelCard
+    runtime: str
+    image_side: str
+    """Names all that decides what `see` gives: equal for equal weights and preprocessing."""
+
+    def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resized RGB pixels -> the model's memory of each image (B, M, C): M cells of width C, whatever the words."""
+        ...
+
+    def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+        """Memories of images, and words -> (B,), in nats: differences say how much better one image fits the words."""
         ...
 
 

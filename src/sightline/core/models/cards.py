@@ -26,7 +26,7 @@ STARTER = "starter"
 STARTER_CAPTIONER = "starter-captioner"
 _PACKAGE_NAMES = {STARTER: PACKAGE_FOLDERS["encoder"], STARTER_CAPTIONER: PACKAGE_FOLDERS["captioner"]}
 
-ModelKind = Literal["encoder", "captioner"]
+ModelKind = Literal["encoder", "captioner", "matcher"]
 Family = Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captioner"]
 _REQUIRED = ("name", "kind", "family", "image", "text")
 _DESCRIPTION = (
@@ -260,9 +260,13 @@ def resolve_name(name: str, *, kind: ModelKind) -> str:
     """
     card = find_card(name)
     if card.kind != kind:
-        article = "an" if card.kind == "encoder" else "a"
-        raise ModelError(f"{name} is {article} {card.kind}, and this needs {kind}s, such as {STARTER!r}.")
+        raise ModelError(f"{name} is {article_of(card.kind)} {card.kind}, and this needs {kind}s, such as {STARTER!r}.")
     return card.name
+
+
+def article_of(kind: ModelKind) -> str:
+    """The article before a kind's name."""
+    return "an" if kind == "encoder" else "a"
 
 
 def _close_names(name: str, names: Sequence[str]) -> list[str]:

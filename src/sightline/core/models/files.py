@@ -39,7 +39,7 @@ PACKAGE_FOLDERS = {"encoder": _STARTER / "clip", "captioner": _STARTER / "captio
 TORCH_ADVICE = f"install it: {install_advice('torch')}"
 Runtime = Literal["auto", "onnx", "torch"]
 
-_GRAPHS_OF_KIND = {"encoder": ("image", "text"), "captioner": ("image", "decoder")}
+_GRAPHS_OF_KIND = {"encoder": ("image", "text"), "captioner": ("image", "decoder"), "matcher": ("image", "match")}
 _HASHES_FILE = "file-hashes.json"
 
 
@@ -52,7 +52,7 @@ def find_graphs(folder: Path, card: ModelCard) -> dict[str, Path] | None:
     own = {name: _first_file(folder / "onnx", name) for name in _GRAPHS_OF_KIND[card.kind]}
     if all(own.values()):
         return {name: path for name, path in own.items() if path is not None}
-    if card.kind == "captioner":
+    if card.kind != "encoder":
         return None
     image, text = ("onnx/vision_model.onnx", "onnx/text_model.onnx")
     if card.onnx is not None:

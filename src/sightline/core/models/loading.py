@@ -6,9 +6,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from sightline.core.models.cards import ENDPOINT_PREFIX, STARTER, STARTER_CAPTIONER, ModelCard, find_card, read_card
+from sightline.core.models.cards import (
+    ENDPOINT_PREFIX,
+    STARTER,
+    STARTER_CAPTIONER,
+    ModelCard,
+    article_of,
+    find_card,
+    read_card,
+)
 from sightline.core.models.files import (
     CARD_FILE,
     TORCH_ADVICE,
@@ -29,11 +37,15 @@ from sightline.errors import ModelError
 from sightline.kit import config
 
 if TYPE_CHECKING:
-    from sightline.core.models.base import Captioner, Encoder
+    from sightline.core.models.base import Captioner, Encoder, Matcher
     from sightline.kit.config import PrecisionChoice
     from sightline.kit.work import Notice
 
 DEFAULT_MODEL = "ViT-B-32/openai"
+DEFAULT_MATCHER = "blip-itm-base"
+_MATCHERS = (
+    f"{STARTER_CAPTIONER}, which ships with Sightline, blip-base or {DEFAULT_MATCHER} (sightline models pull NAME)"
+)
 _PROBE_TIMEOUT_S = 2.0
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +70,9 @@ def load_encoder(
         return load_remote_encoder(model)
     card = find_card(model) if isinstance(model, str) else model
     if card.kind != "encoder":
-        raise ModelError(f"{card.name} is a {card.kind}; searching needs an encoder, such as {STARTER!r}.")
+        raise ModelError(
+            f"{card.name} is {article_of(card.kind)} {card.kind}; searching needs an encoder, such as {STARTER!r}."
+        )
     folder = resolve_folder(card, download=download, runtime=runtime)
     if runtime == "torch":
         require_torch(card, folder)
@@ -97,8 +111,8 @@ def load_captioner(
     card = find_card(model) if isinstance(model, str) else model
     if card.kind != "captioner":
         raise ModelError(
-            f"{card.name} is an {card.kind}; captions are written by a captioner, such as {STARTER_CAPTIONER!r} or "
-            "'blip-base'."
+            f"{card.name} is {article_of(card.kind)} {card.kind}; captions are written by a captioner, such as "
+            f"{STARTER_CAPTIONER!r} or 'blip-base'."
         )
     folder = resolve_folder(card, download=download, runtime=runtime)
     if runtime == "torch":
@@ -114,6 +128,41 @@ def load_captioner(
     from sightline.core.models.onnx_captioner import OnnxCaptioner
 
     return OnnxCaptioner(card, folder, graphs=graphs)
+
+
+def load_matcher(model: str | ModelCard | None = None) -> Matcher:
+    """What reads an image and words together: the matcher or captioner of a name or card.
+
+    Without a name it is BLIP's matching head where that can run now, else the captioner that is used by default.
+    Raises ModelError where the model is unknown, not on this machine, damaged, needs the extra `torch`, or computes
+    elsewhere.
+    """
+    name = _default_matcher() if model is None else model
+    if isinstance(name, str) and name.startswith(ENDPOINT_PREFIX):
+        raise ModelError(f"{name} computes elsewhere, and a second look needs a model on this machine: {_MATCHERS}.")
+    card = find_card(name) if isinstance(name, str) else name
+    if card.kind == "encoder":
+        raise ModelError(
+            f"{card.name} is an encoder, which reads image and words apart. A second look takes {_MATCHERS}."
+        )
+    folder = resolve_folder(card, runtime="torch" if card.kind == "matcher" else "auto")
+    if card.kind == "captioner":
+        return cast("Matcher", load_captioner(card))  # all but those behind an endpoint are one
+    require_torch(card, folder)
+    from sightline.core.models.torch_matcher import TorchMatcher
+
+    return TorchMatcher(card, folder)
+
+
+def _default_matcher() -> str:
+    if is_available(find_card(DEFAULT_MATCHER)):
+        return DEFAULT_MATCHER
+    return default_captioner()
+
+
+def default_captioner() -> str:
+    """The captioner that is used where none is named: `blip-base` where it can run now, else the starter's."""
+    return "blip-base" if is_available(find_card("blip-base")) else STARTER_CAPTIONER
 
 
 def _run_as_they_are(graphs: Mapping[str, Path], precision: PrecisionChoice | None) -> bool:
@@ -139,9 +188,9 @@ def fp32_graphs(card: ModelCard, folder: Path) -> tuple[ModelCard, Path, dict[st
         card = replace(card, temperature=made.temperature, weights_hash=made.weights_hash)
         graphs = find_graphs(folder, card)
     if graphs is None:
-        article = "an" if card.kind == "encoder" else "a"
         raise ModelError(
-            f"{folder} lacks the graphs of {article} {card.kind}; delete that folder, and they are exported again."
+            f"{folder} lacks the graphs of {article_of(card.kind)} {card.kind}; delete that folder, and they "
+            "are exported again."
         )
     return card, folder, graphs
 

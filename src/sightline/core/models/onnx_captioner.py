@@ -9,7 +9,9 @@ width, V vocabulary; A images with running rows, R rows of each, K heads, P earl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.models.cards import ModelCard
-from sightline.core.models.files import find_graphs
+from sightline.core.models.files import find_graphs, hash_file
 from sightline.core.models.generation import Decoder
-from sightline.core.models.inputs import Tokenizer
+from sightline.core.models.inputs import Tokenizer, normalised_batches
 from sightline.core.models.onnx_runtime import OnnxGraph, open_session
 from sightline.core.models.sentences import SentenceWriter
 from sightline.core.types import Precision
@@ -31,6 +33,9 @@ IMAGES_PER_RUN = 2
 
 ROWS_PER_RUN = 16
 """Rows given to a decoder graph without a cache at once: its logits (N, L, V) are large, and more rows no faster."""
+
+MATCHED_AT_ONCE = 32
+"""Images whose memories are read with one text at once: as many rows as `_CachedDecoder` scores in one run."""
 
 SMALL_DECODER_BYTES = 16_000_000
 """An int8 decoder graph up to this size runs on one thread: more are no faster (16 images of the starter's: 54 ms on
@@ -65,6 +70,31 @@ class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
         small = ".int8." in graphs["decoder"].name and graphs["decoder"].stat().st_size <= SMALL_DECODER_BYTES
         self._decoder = open_session(graphs["decoder"], threads=1 if small else threads)
         self.runtime = f"onnx:{self._decoder.provider}"
+
+    @cached_property
+    def image_side(self) -> str:
+        """The image graph's content, and what is done to pixels before it."""
+        return hashlib.blake2b(
+            f"{hash_file(self._image.path)} {self.card.preprocessing}".encode(), digest_size=16
+        ).hexdigest()
+
+    def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resized RGB pixels (B, S, S, 3) uint8 -> what the decoder reads of each image (B, M, C)."""
+        batches = normalised_batches(self.card, pixels_BHW3, per_run=IMAGES_PER_RUN)
+        return np.concatenate([self._see(batch) for batch in batches])[: len(pixels_BHW3)]
+
+    def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+        """Log p(text | image) (B,): the sum over the text's tokens, as far as the model's context reaches, and EOS.
+
+        By Bayes' rule this ranks images as p(image | text) does where all are equally probable beforehand: the
+        probability of the text without an image is the same for each of them.
+        """
+        n_tokens = min(len(self._tokenizer.ids(text, add_special=False)), self.card.text.context_length - 1) + 1
+        means: list[float] = []
+        for first in range(0, len(memory_BMC), MATCHED_AT_ONCE):
+            part = memory_BMC[first : first + MATCHED_AT_ONCE]
+            means += [scores[0] for scores in self._score(self._describe(part), [[text]] * len(part))]
+        return np.array(means, np.float32) * n_tokens
 
     def _see(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         starts = range(0, len(pixel_values), IMAGES_PER_RUN)

@@ -269,6 +269,8 @@ def describe_runtime(card: ModelCard) -> dict[str, Any]:
     folder = None if card.name.startswith(ENDPOINT_PREFIX) else find_local_folder(card)
     if folder is None:
         return {}
+    if card.kind == "matcher":
+        return {"runtime": "torch", "precision": "fp32", "gate": "not asked: it runs in PyTorch only"}
     facts: dict[str, Any] = {"provider": available_providers()[0], "threads": usable_cpus()}
     if card.kind == "encoder":
         facts["images_per_run"] = CPU_IMAGES_PER_RUN if runs_on_cpu() else IMAGES_PER_RUN

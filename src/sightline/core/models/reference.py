@@ -32,9 +32,9 @@ def _row(card: ModelCard) -> str:
     source = f"[{card.source}](https://huggingface.co/{card.source})"
     preprocessing = card.preprocessing
     size = f"{preprocessing.size_px} px, {preprocessing.resize_mode}"
-    export = "yes" if card.onnx else "after one export"
+    export = "no" if card.kind == "matcher" else "yes" if card.onnx else "after one export"
     figures = ", ".join(f"{name} {value}" for name, value in card.figures.items() if name != "source")
-    published = f"{figures} ({card.figures['source']})"
+    published = f"{figures} ({card.figures['source']})" if figures else "-"
     cells = [f"`{card.name}`", source, size, str(card.dim or "-"), export, card.licence, published]
     return f"| {' | '.join(cells)} |"
 

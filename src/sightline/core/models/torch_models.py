@@ -159,7 +159,7 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
     classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
     if card.family not in classes:
         raise ModelError(f"{card.name} is a {card.kind} of family {card.family}; an encoder is needed.")
-    model, missing = _from_pretrained(classes[card.family], folder, what=f"{card.family} model")
+    model, missing = load_pretrained(classes[card.family], folder, what=f"{card.family} model")
     if missing:
         raise ModelError(
             f"{folder}: the weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); "
@@ -185,7 +185,7 @@ def choose_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _from_pretrained(model_class: Any, folder: Path, *, what: str) -> tuple[Any, list[str]]:
+def load_pretrained(model_class: Any, folder: Path, *, what: str) -> tuple[Any, list[str]]:
     """A model of transformers in fp32 and evaluation mode, and the names of the weights that it lacks."""
     try:
         with quiet_transformers():
@@ -270,7 +270,7 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
         raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
     from transformers import BlipForConditionalGeneration
 
-    model, missing = _from_pretrained(BlipForConditionalGeneration, folder, what="BLIP captioner")
+    model, missing = load_pretrained(BlipForConditionalGeneration, folder, what="BLIP captioner")
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} of the captioner's weights ({', '.join(missing[:3])}, ...): it holds "

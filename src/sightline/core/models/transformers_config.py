@@ -15,6 +15,9 @@ from sightline.errors import ModelError
 
 _MODEL_TYPES = ("clip", "siglip", "blip")
 
+_MATCHER_CLASS = "BlipForImageTextRetrieval"
+"""The class of a BLIP with a matching head, as `architectures` names it; the others write captions."""
+
 _LEGACY_CLIP_EOS_ID = 2
 """End id of CLIP texts in configurations of 2021; it means "the highest id of the vocabulary"."""
 
@@ -36,10 +39,11 @@ def describe_transformers_folder(folder: Path) -> dict[str, Any]:
             "(SigLIP 2 of fixed resolution has model_type siglip), and folders that Sightline made."
         )
     text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    kinds = {"blip": "matcher" if _MATCHER_CLASS in config.get("architectures", ()) else "captioner"}
     dims = {"clip": config.get("projection_dim", 512), "siglip": vision.get("hidden_size", 768)}
     return {
         "name": folder.name,
-        "kind": "captioner" if family == "blip" else "encoder",
+        "kind": kinds.get(family, "encoder"),
         "family": family,
         "dim": dims.get(family),
         "source": str(folder),

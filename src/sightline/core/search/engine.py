@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sightline.core.search.background import Background
+from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Encoder
     from sightline.core.search.query import Part
+    from sightline.core.search.rerank import SecondLook
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord
 
@@ -50,6 +52,8 @@ class SearchConfig:
     """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
     each_copy: bool = False
     """True gives each exact copy a place of its own; else the best placed one stands for all."""
+    rerank: int = 0
+    """Hits at the top that are read again by a model that takes image and words together; 0 reads none again."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -58,6 +62,8 @@ class SearchConfig:
             raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
         if self.match not in ("pictures", "captions", "both"):
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
+        if not 0 <= self.rerank <= MAX_RERANK:
+            raise InputError(f"rerank is {self.rerank}; it must be from 0, for no second look, to {MAX_RERANK} hits.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,17 +75,36 @@ class Query:
     """Those of the positive parts, for full text."""
     unwanted: tuple[str, ...] = ()
     """The texts of the negative parts, for full text."""
+    text_parts: tuple[tuple[str, float], ...] = ()
+    """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
 
 
-def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
+def search(
+    store: Store,
+    encoder: Encoder,
+    parts: Sequence[Part],
+    *,
+    config: SearchConfig,
+    look_again: Callable[[], SecondLook] | None = None,
+) -> list[Hit]:
     """Hits, best first. An image of the query that is in the library is not among them.
 
-    Raises InputError for a broken filter or an image that can't be read, and for full text without words.
+    `look_again` gives what `config.rerank` needs. Raises InputError for a broken filter or an image that can't be read,
+    and for full text or a second look without words.
     """
-    found = rank(store, encoder.card.name, prepare(store, encoder, parts), config=config)
-    return make_hits(store, found, each_copy=config.each_copy)
+    query = prepare(store, encoder, parts)
+    if not config.rerank or look_again is None:
+        return make_hits(store, rank(store, encoder.card.name, query, config=config), each_copy=config.each_copy)
+    require_words(query.text_parts)
+    deeper = replace(config, top=max(config.top, config.rerank))
+    found = rank(store, encoder.card.name, query, config=deeper)
+    head, rest = found[: config.rerank], found[config.rerank :]
+    ids = [row for row, _ in head]
+    records = dict(zip(ids, store.get(ids), strict=True))
+    head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
+    return make_hits(store, [*head, *rest][: config.top], each_copy=config.each_copy)
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
@@ -109,6 +134,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
         vector_D=vector_D,
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
         unwanted=tuple(part.text for part in parts if part.text is not None and part.weight < 0),
+        text_parts=tuple((part.text, part.weight) for part in parts if part.text is not None),
         exclude=frozenset(
             row.id
             for part, row in zip(parts, own_rows, strict=True)

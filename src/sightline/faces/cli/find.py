@@ -45,6 +45,7 @@ _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Pri
 )
 @click.option("--prune", is_flag=True, help="Forget images even where a whole folder is missing or empty.")
 @click.option("--retry", is_flag=True, help="Try unchanged files again that could not be read before.")
+@click.option("--second-look", is_flag=True, help="Keep what search --rerank sees of each image, so that it is quick.")
 @model_option
 @precision_option
 @json_option
@@ -55,6 +56,7 @@ def index(
     exclude: tuple[str, ...],
     prune: bool,
     retry: bool,
+    second_look: bool,
     model: str | None,
     as_json: bool,
     library_dir: Path | None,
@@ -69,13 +71,17 @@ def index(
     from sightline.core.library import Library
 
     config = IndexConfig(exclude=exclude, remove_missing="always" if prune else "safe", retry_failures=retry)
-    with Library.open(library_dir, model=model) as library, ProgressBar("indexing") as bar:
-        if reason := library.choose_model(confirm=_ask if sys.stdin.isatty() else None):
-            notice(reason)
-        default = library.default_model
-        report = library.index(*folders, config=config, on_progress=lambda event: _show_progress(bar, event))
-        if default not in (None, library.model):
-            notice(f"Searches use {default} as before; to change that: sightline models use {library.model}")
+    with Library.open(library_dir, model=model) as library:
+        with ProgressBar("indexing") as bar:
+            if reason := library.choose_model(confirm=_ask if sys.stdin.isatty() else None):
+                notice(reason)
+            default = library.default_model
+            report = library.index(*folders, config=config, on_progress=lambda event: _show_progress(bar, event))
+            if default not in (None, library.model):
+                notice(f"Searches use {default} as before; to change that: sightline models use {library.model}")
+        if second_look and not report.interrupted:
+            with ProgressBar("second look") as bar:
+                library.look_ahead(on_progress=bar.show)
     if as_json:
         print_json(_report_as_json(report))
     else:
@@ -131,6 +137,16 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
 @click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
+@default_option(
+    "--rerank",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Read the first N again, image and words together; 20 are enough.",
+)
+@click.option(
+    "--reranker", metavar="NAME", help="... with this matcher or captioner [default: blip-itm-base, if here]."
+)
 @click.option("--expand", "writer", metavar="NAME", help="Search for what this text model writes of the words, too.")
 @click.option("--expansions", metavar="FILE", help="... or for these lines, with {} for the words; or: standard.")
 @chat_url_option

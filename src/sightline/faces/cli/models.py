@@ -95,6 +95,8 @@ def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
     from sightline.core.models.cards import find_card
 
     card = find_card(name)
+    if card.kind == "matcher":
+        raise click.UsageError(f"{card.name} runs in PyTorch, in fp32; encoders and captioners can be quantised.")
     places = [folder.absolute() for folder in folders]
     verdicts = _judge_encoder(card, places) if card.kind == "encoder" else _judge_captioner(card, places)
     if as_json:
@@ -107,10 +109,14 @@ def quantise(name: str, *, folders: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("name")
 def pull(name: str) -> None:
     """Download a model, so that it runs without network from then on."""
+    from sightline.core.models.cards import find_card
     from sightline.core.models.loading import pull as download
 
     folder = download(name, progress=notice)
     notice(f"{name} is ready in {folder}")
+    if find_card(name).kind == "matcher":
+        notice("Read the first results again with it: sightline search --rerank 20 WORDS")
+        return
     notice(f"Add its vectors to your library: sightline index --model {name}   then: sightline models use {name}")
 
 

@@ -196,6 +196,7 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         min_similarity=request.min_similarity,
         match=request.match,
         each_copy=request.each_copy,
+        rerank=request.rerank,
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sightline.core.search.engine import Match
+from sightline.core.search.rerank import MAX_RERANK
 from sightline.core.types import MAX_EXAMPLES, CaptionSource
 from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
@@ -173,6 +174,12 @@ class SearchRequest(Request):
         default=None, ge=-1, le=1, description="Leave out images of a lower cosine. No constant fits every query."
     )
     each_copy: bool = Field(default=False, description="Give exact copies places of their own.")
+    rerank: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_RERANK,
+        description="Read so many of the first again, image and words together, for a better order; 20 are enough.",
+    )
     limit: Limit = 10
     cursor: PageCursor = ""
     pictures: ImageCount = 0

@@ -20,11 +20,12 @@ from sightline import __version__
 from sightline.core.library import Library
 from sightline.core.models.cards import ENDPOINT_PREFIX, known_cards, resolve_name
 from sightline.core.models.files import is_available
+from sightline.core.search.rerank import SecondLook
 from sightline.core.store.database import DATABASE_NAME
 from sightline.core.store.sqlite import open_store
 from sightline.errors import InputError, ModelError, NotFoundError, UnknownImageError
 from sightline.faces.service.duplicates import DuplicateFinder
-from sightline.faces.service.models import CaptionDesk, Encoders, Lane, Tower, require_here, require_name
+from sightline.faces.service.models import CaptionDesk, Encoders, Lane, Matchers, Tower, require_here, require_name
 from sightline.faces.service.rankings import Rankings
 from sightline.faces.service.schemas import LibraryAnswer, ModelAnswer, ModelsAnswer, SkippedFile, StatsAnswer
 from sightline.faces.service.thumbnails import Thumbnails
@@ -86,6 +87,7 @@ class Shared:
         self.lanes: dict[tuple[str, Tower], Lane] = {}
         """Two for each model: words never wait for images."""
         self.desk = CaptionDesk(captioner)
+        self.matchers = Matchers(captioner)
         self.duplicates = DuplicateFinder()
         self.decoding = anyio.CapacityLimiter(max(2, usable_cpus()))
         """Images are decoded by no more threads than there are processors, so that searches find a free one, however
@@ -120,6 +122,7 @@ class OpenLibrary(Library):
         self._checked: set[str] = set()
         self._changes = 0
         self._counted: tuple[str, StoreStats] | None = None
+        self._look: SecondLook | None = None
 
     @property
     def encoder(self) -> Encoder:
@@ -129,6 +132,12 @@ class OpenLibrary(Library):
     def models(self) -> list[str]:
         """Names of the models that a request may use: those with vectors here, and that of the command line."""
         return list(dict.fromkeys([*self.store.models(), self.model, *self._opened]))
+
+    def second_look(self, reranker: str | None = None) -> SecondLook:
+        """What reads hits again, with the matcher that all libraries share. Raises ModelError where it can't run."""
+        if self._look is None:
+            self._look = SecondLook(self.shared.matchers.get(reranker), None if self.config.read_only else self.path)
+        return self._look
 
     def model_name(self, model: str | None) -> str:
         """The name of the model that a request asks for, or that searches use. Raises ModelError for any other."""

@@ -21,14 +21,14 @@ import anyio
 from sightline.core.library import default_captioner
 from sightline.core.models.cards import find_card, known_cards
 from sightline.core.models.files import is_available
-from sightline.core.models.loading import load_captioner
+from sightline.core.models.loading import load_captioner, load_matcher
 from sightline.errors import BusyError, ModelError, OverloadedError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.models.base import Captioner, Encoder
+    from sightline.core.models.base import Captioner, Encoder, Matcher
     from sightline.core.models.cards import ModelCard
     from sightline.core.types import ModelIdentity, Precision
 
@@ -143,6 +143,27 @@ class Encoders:
                 require_here(name)  # or the name of a repository would be looked up on the hub
                 self._loaded[name] = SharedEncoder(load_encoder(name))
             return self._loaded[name]
+
+
+class Matchers:
+    """What reads image and words together, each loaded once. It has a lane of its own: BLIP's head takes minutes."""
+
+    def __init__(self, captioner: str | None) -> None:
+        self._default = None if captioner == "none" else captioner
+        self._lock = threading.Lock()
+        self._loaded: dict[str | None, Matcher] = {}
+        self.lane = Lane(threads=1, max_waiting=MAX_WAITING)
+
+    def get(self, name: str | None) -> Matcher:
+        """A matcher or captioner by name; without one the captioner chosen at the start, or what `load_matcher` takes.
+
+        Raises ModelError where it can't be loaded.
+        """
+        chosen = name or self._default
+        with self._lock:
+            if chosen not in self._loaded:
+                self._loaded[chosen] = load_matcher(chosen)
+            return self._loaded[chosen]
 
 
 class CaptionDesk:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from sightline.core.models.cards import ModelKind
 from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, read_source
 
 MAX_TEXT = 2000
@@ -95,6 +96,9 @@ class HitAnswer(Model):
     width: int = Field(description="Of the upright picture, in pixels.", examples=[4000])
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
+    probability: float | None = Field(
+        default=None, description="How probably it shows what was asked; null where that isn't known.", examples=[0.83]
+    )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
     copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
@@ -116,6 +120,17 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
+    likely: int | None = Field(
+        default=None,
+        description="How many of the first hits there are before only unlikely ones follow; null where it isn't known.",
+        examples=[42],
+    )
+    verdict: Literal["found", "nothing"] | None = Field(
+        default=None, description="Whether anything here shows what was asked, as far as that can be told."
+    )
+    notices: list[str] = Field(
+        default=[], description="What the model couldn't read of the query, a sentence each.", examples=[[]]
+    )
 
 
 class TeachRequest(RequestModel):
@@ -325,7 +340,7 @@ class ModelAnswer(Model):
     """A model that is known."""
 
     name: str
-    kind: Literal["encoder", "captioner"]
+    kind: ModelKind
     vectors: int = Field(description="Images of this library that have its vector.")
     available: bool = Field(description="Whether it can run now, without network.")
     dim: int | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.search.engine import Match, Query, SearchConfig, embed_pixels, prepare, rank
 from sightline.core.search.query import Part, parse_query
+from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
 from sightline.core.types import Example
 from sightline.errors import InputError
@@ -63,6 +64,7 @@ class Asked:
     match: Match = "pictures"
     each_copy: bool = False
     """True gives each exact copy a place of its own; without parts they have it anyway."""
+    rerank: int = 0
 
     @property
     def digest(self) -> str:
@@ -77,6 +79,7 @@ class Asked:
             min_similarity=self.min_similarity,
             match=self.match,
             each_copy=self.each_copy,
+            rerank=self.rerank,
         )
 
 
@@ -156,12 +159,33 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
     available, total = _count(library, asked, query)
 
+    read_again = _make_second_look(library, asked, query, encoder) if asked.rerank else None
+
     def rank_to(depth: int) -> Found:
-        return [*rank(store, asked.model, query, config=asked.config(depth))]
+        found = rank(store, asked.model, query, config=asked.config(depth))
+        return [*(found if read_again is None else read_again(found))]
 
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=asked.match == "pictures")
     ranking.page(0, 1)  # a broken query fails before it is kept
     return ranking
+
+
+def _make_second_look(
+    library: OpenLibrary, asked: Asked, query: Query, encoder: Encoder
+) -> Callable[[list[tuple[int, float]]], list[tuple[int, float]]]:
+    """What reads the head of a ranking again, once: the first depth of rankings is no less than any head."""
+    require_words(query.text_parts)
+    heads: list[list[tuple[int, float]]] = []
+
+    def read_again(found: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        if not heads:
+            head = found[: asked.rerank]
+            records = library.records([row for row, _ in head])
+            temperature = encoder.card.nats_per_cosine
+            heads.append(library.second_look().reorder(head, records, query.text_parts, nats_per_cosine=temperature))
+        return [*heads[0], *found[asked.rerank :]]
+
+    return read_again
 
 
 def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int | None]:
@@ -226,7 +250,7 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
 def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
     if asked.min_similarity is None:
         return None
-    freely = replace(asked, min_similarity=None)
+    freely = replace(asked, min_similarity=None, rerank=0)
     nearest = _make_ranking(library, freely).page(0, 1)
     if not nearest:
         return None

@@ -95,9 +95,9 @@ class Client:
     ) -> models.SearchAnswer:
         """One page of what words, and further parts, find; without either all images, the newest first.
 
-        `how` are `where`, `min_similarity`, `match`, `each_copy`, `model` and `like`, as the API has them.
+        `how` are `where`, `min_similarity`, `match`, `each_copy`, `rerank`, `model` and `like`, as the API has them.
         """
-        if unknown := how.keys() - {"where", "min_similarity", "match", "each_copy", "model", "like"}:
+        if unknown := how.keys() - {"where", "min_similarity", "match", "each_copy", "rerank", "model", "like"}:
             raise InputError(f"A search knows no {', '.join(sorted(unknown))}.")
         described = [part.model_dump(exclude_none=True) for part in parts]
         asked = {"q": query or None, "parts": json.dumps(described) if described else None, "limit": limit}

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile as FormFile
 
 from sightline.core.search.engine import Match
 from sightline.core.search.query import parse_query
+from sightline.core.search.rerank import MAX_RERANK
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted
 from sightline.faces.service.images import show_duplicates
@@ -113,6 +114,9 @@ async def search(
         Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
     ] = "pictures",
     each_copy: Annotated[bool, Query(description="Give exact copies places of their own.")] = False,
+    rerank: Annotated[
+        int, Query(ge=0, le=MAX_RERANK, description="Read so many of the first again, image and words together.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> SearchAnswer:
@@ -124,11 +128,14 @@ async def search(
         min_similarity=min_similarity,
         match=match,
         each_copy=each_copy,
+        rerank=rerank,
     )
 
     def find() -> SearchAnswer:
         return answer(library, asked, limit=limit, cursor=cursor)
 
+    if rerank:
+        return await library.shared.matchers.lane.run(find)
     return await (library.compute(model, "words", find) if asked.parts else run_in_threadpool(find))
 
 

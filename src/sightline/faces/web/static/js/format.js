@@ -44,6 +44,23 @@ export function formatDuration(milliseconds) {
  */
 export const formatSimilarity = (value) => value.toFixed(3).replace("-", "−");
 
+/**
+ * A probability; none is certain.
+ *
+ * @param {number} value
+ */
+export const formatProbability = (value) => `${Math.min(99, Math.max(1, Math.round(100 * value)))}%`;
+
+/**
+ * How well a picture fits the query: its probability where that is known, else its similarity; null without a query.
+ *
+ * @param {{probability: number | null, similarity: number | null}} hit
+ */
+export function formatMatch({ probability, similarity }) {
+  if (probability !== null) return formatProbability(probability);
+  return similarity === null ? null : formatSimilarity(similarity);
+}
+
 /** @param {number} value a rate for each second; a slow one is told for each minute */
 export function formatRate(value) {
   if (value < 0.5) return `${precise.format(value * 60)}/min`;

@@ -84,6 +84,7 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} similarity
+ * @property {number | null} probability
  * @property {string | null} caption
  * @property {number} copies
  * @property {string | null} taken_at
@@ -141,7 +142,7 @@
  *
  * @typedef {object} ModelEntry
  * @property {string} name
- * @property {"encoder" | "captioner"} kind
+ * @property {"encoder" | "captioner" | "matcher"} kind
  * @property {number} vectors
  * @property {boolean} available
  * @property {number | null} dim
@@ -179,6 +180,9 @@
  * @property {string} model
  * @property {QueryPart[]} parts
  * @property {string | null} note
+ * @property {number | null} likely
+ * @property {"found" | "nothing" | null} verdict
+ * @property {string[]} notices
  *
  * @typedef {object} SkippedFile
  * @property {string} path

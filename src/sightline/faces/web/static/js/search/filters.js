@@ -233,10 +233,11 @@ function buildFolder({ filters }, change, facts) {
 }
 
 /** @param {Query} query */
-function nameMore({ filters, match, min, model }) {
+function nameMore({ filters, match, min, again, model }) {
   const set = [
     match !== "pictures" && MATCH_NAMES[match],
     min && `≥ ${min}`,
+    again && "Second look",
     model,
     filters.where && "Own filter",
   ].filter(Boolean);
@@ -244,7 +245,7 @@ function nameMore({ filters, match, min, model }) {
 }
 
 /** @param {Query} query @param {Change} change @param {Facts} facts */
-function buildMore({ filters, match, min, model }, change, facts) {
+function buildMore({ filters, match, min, again, model }, change, facts) {
   const shown = h("output", { class: "numbers" }, min || "none");
   const range = h("input", {
     class: "range",
@@ -285,6 +286,22 @@ function buildMore({ filters, match, min, model }, change, facts) {
         "small",
         { class: "soft" },
         "Similarities differ from query to query and from model to model; none is right for all.",
+      ),
+    ),
+    h(
+      "label",
+      { class: "check" },
+      h("input", {
+        type: "checkbox",
+        checked: again,
+        onchange: (/** @type {Event} */ event) =>
+          change({ again: /** @type {HTMLInputElement} */ (event.target).checked }),
+      }),
+      h(
+        "span",
+        {},
+        "Second look",
+        h("small", { class: "soft" }, "Reads the first pictures again, together with the words: slower, better order."),
       ),
     ),
     facts.models.length > 1 && labelled("Model", models),

@@ -4,6 +4,7 @@
  * it is.
  */
 
+import { h } from "../dom.js";
 import { Rows } from "./rows.js";
 import { SECTION } from "./results.js";
 import { Blank, Tile } from "./tile.js";
@@ -24,6 +25,7 @@ export const ROW_HEIGHTS = { small: 132, medium: 204, large: 304 };
  * @property {(hit: import("../types.js").Hit, sign: 1 | -1) => void} onuse
  * @property {(index: number, hit: import("../types.js").Hit, sign: 1 | -1) => void} onmark right or wrong
  * @property {(hit: import("../types.js").Hit | undefined) => void} onscroll with the first picture on the screen
+ * @property {() => void} onfold what is less likely is to be left out again
  * @property {() => void} onleave the reader goes up, out of the wall
  * @property {(problem: import("../api.js").Problem) => void} onproblem
  */
@@ -51,6 +53,12 @@ export class Grid {
     this.list = list;
     this.events = events;
     list.tabIndex = -1;
+    this.line = h(
+      "li",
+      { class: "fold-line" },
+      h("span", {}, "Less likely"),
+      h("button", { class: "button small bare", type: "button", onclick: () => events.onfold() }, "Hide them"),
+    );
     addEventListener("scroll", () => this.#onScroll(), { passive: true });
     new ResizeObserver(() => this.#resize()).observe(list);
     list.addEventListener("click", (event) => this.#onClick(event));
@@ -81,6 +89,20 @@ export class Grid {
   /** Show similarities on the pictures, or not. */
   set showSimilarity(/** @type {boolean} */ value) {
     this.#showSimilarity = value;
+    this.render();
+  }
+
+  /** Leave out what is less likely, or show it: the wall gets shorter or longer, and the reader stays. @param {boolean} isFolded */
+  fold(isFolded) {
+    const results = this.#results;
+    if (!results) return;
+    const change = () => {
+      results.isFolded = isFolded && results.hasTail;
+      this.#rows?.reset(this.#makeFrame());
+    };
+    if (isFolded) change();
+    else this.#keepPlace(change);
+    this.#active = Math.min(this.#active, Math.max(0, results.total - 1));
     this.render();
   }
 
@@ -207,7 +229,16 @@ export class Grid {
       if (tile.element === next) next = next.nextElementSibling;
       else this.list.insertBefore(tile.element, next);
     }
+    this.#placeLine();
     this.#setTabStop(wanted.map(({ key }) => key));
+  }
+
+  /** The line between what is likely and what is less so, where both are shown. */
+  #placeLine() {
+    const top = this.#rows?.lineTop ?? null;
+    if (top === null) return this.line.remove();
+    this.line.style.transform = `translate(0, ${top}px)`;
+    if (!this.line.isConnected) this.list.append(this.line);
   }
 
   /** @param {number} index @param {import("../types.js").Hit | undefined} hit @param {string} key */

@@ -23,6 +23,20 @@ import { Results } from "./results.js";
 const TYPING_MS = 40;
 const DATE_SHOWN_MS = 900;
 
+/** @type {import("../types.js").SearchAnswer} */
+const NO_ANSWER = {
+  hits: [],
+  total: 0,
+  next: null,
+  took_ms: 0,
+  model: "",
+  parts: [],
+  note: null,
+  likely: null,
+  verdict: null,
+  notices: [],
+};
+
 export class SearchPage {
   /** @type {Query} */
   query = emptyQuery();
@@ -33,6 +47,8 @@ export class SearchPage {
   #askedKey = null;
   /** @type {string | null} */
   #shownKey = null;
+  /** The query whose less likely pictures the reader wants to see. @type {string | null} */
+  #unfoldedKey = null;
   #searchSoon = debounce(() => void this.search(), TYPING_MS);
   /** Words of another site's link, to be shown first, "" where there are none. */
   #foreignWords = "";
@@ -52,6 +68,7 @@ export class SearchPage {
     this.app = app;
     this.list = find("#results", root);
     this.message = find("#message", root);
+    this.notices = find("#notices", root);
     this.count = find("#count", root);
     this.busy = find("#busy");
     this.date = find("#date-pill", root);
@@ -72,6 +89,7 @@ export class SearchPage {
         this.mark(hit.id, sign);
       },
       onscroll: (hit) => this.#showDate(hit),
+      onfold: () => this.fold(true),
       onleave: () => this.box.focus(),
       onproblem: toastProblem,
     });
@@ -212,6 +230,19 @@ export class SearchPage {
     else if (!this.#latest.busy) void this.search({ stay: true });
   }
 
+  /** Show what is less likely too, or leave it out again. @param {boolean} isFolded */
+  fold(isFolded) {
+    const { results } = this;
+    if (!results) return;
+    this.#unfoldedKey = isFolded ? null : this.#shownKey;
+    const hadFocus = this.message.contains(document.activeElement) || this.grid.line.contains(document.activeElement);
+    this.list.hidden = isFolded && results.likely === 0;
+    this.grid.fold(isFolded);
+    this.#showMessage(results);
+    if (hadFocus) this.grid.focus(isFolded ? results.total - 1 : (results.likely ?? 0));
+    announce(isFolded ? `${formatPlural(results.total, "likely picture")}` : formatPlural(results.total, "picture"));
+  }
+
   #keyOf() {
     return JSON.stringify([chosenLibrary(), toParams(this.query)]);
   }
@@ -232,24 +263,72 @@ export class SearchPage {
 
   /** @param {Results} results @param {boolean} stay */
   #show(results, stay) {
+    if (this.#unfoldedKey === this.#shownKey) results.isFolded = false;
     this.list.hidden = results.total === 0;
     this.list.setAttribute("aria-busy", "false");
     this.grid.show(results, { stay });
     if (this.#focusNext >= 0) this.grid.focus(this.#focusNext);
     this.#focusNext = -1;
+    const { all, likely, hasTail } = results;
     fill(
       this.count,
-      h("strong", {}, formatCount(results.total)),
-      ` picture${results.total === 1 ? "" : "s"}`,
+      h("strong", {}, formatCount(likely ?? all)),
+      hasTail ? ` likely of ${formatCount(all)}` : ` picture${all === 1 ? "" : "s"}`,
       h("span", { class: "took" }, ` · ${formatDuration(results.took_ms)}`),
     );
     announce(
       results.total
-        ? `${formatPlural(results.total, "picture")}${isEmpty(this.query) ? "" : `, best match: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}`
-        : "Nothing found",
+        ? `${formatPlural(results.total, hasTail && results.isFolded ? "likely picture" : "picture")}${isEmpty(this.query) ? "" : `, best match: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}`
+        : all
+          ? "Nothing here matches"
+          : "Nothing found",
     );
-    fill(this.message, results.total === 0 && this.#explainNothing(results));
-    find("#similarity-toggle", this.root).hidden = isEmpty(this.query);
+    fill(this.notices, results.notices.join(" "));
+    this.notices.hidden = results.notices.length === 0;
+    this.#showMessage(results);
+    this.#showMatchToggle(results);
+  }
+
+  /** What is said below the wall, or in its place. @param {Results} results */
+  #showMessage(results) {
+    const { all, likely, isFolded } = results;
+    const showTail = (/** @type {string} */ label) => makeAction(label, () => this.fold(false), true);
+    if (all === 0) fill(this.message, this.#explainNothing(results));
+    else if (!isFolded) fill(this.message);
+    else if (likely === 0) fill(this.message, this.#explainNothingLikely(results, showTail("Show the nearest")));
+    else
+      fill(
+        this.message,
+        h(
+          "div",
+          { class: "fold" },
+          h("p", {}, formatPlural(all - (likely ?? 0), "less likely picture")),
+          makeAction("Show them", () => this.fold(false)),
+        ),
+      );
+  }
+
+  /** The button that shows numbers on pictures says which. @param {Results} results */
+  #showMatchToggle(results) {
+    const toggle = find("#similarity-toggle", this.root);
+    toggle.hidden = isEmpty(this.query);
+    const label = typeof results.hit(0)?.probability === "number" ? "Show probability" : "Show similarity";
+    toggle.setAttribute("aria-label", label);
+    toggle.title = label;
+  }
+
+  /** @param {Results} results @param {HTMLElement} action */
+  #explainNothingLikely({ all }, action) {
+    const whole = isFiltered(this.query) ? " that pass the filters" : "";
+    return makeMessage({
+      icon: "search",
+      title: "Nothing here matches",
+      text: `None of the ${formatPlural(all, "picture")}${whole} is likely to show this. Try other words, or fewer.`,
+      actions: [
+        action,
+        isFiltered(this.query) && makeAction("Clear filters", () => this.change({ filters: noFilters() })),
+      ],
+    });
   }
 
   #showHeld() {
@@ -264,15 +343,15 @@ export class SearchPage {
     this.list.hidden = false;
     fill(this.message);
     this.list.setAttribute("aria-busy", "true");
-    const unknown = { hits: [], total: 60, next: null, took_ms: 0, model: "", parts: [], note: null };
-    this.grid.show(new Results({}, unknown));
+    this.grid.show(new Results({}, { ...NO_ANSWER, total: 60 }));
   }
 
   /** @param {unknown} error */
   #showFailure(error) {
     this.list.hidden = true;
-    this.grid.show(new Results({}, { hits: [], total: 0, next: null, took_ms: 0, model: "", parts: [], note: null }));
+    this.grid.show(new Results({}, NO_ANSWER));
     fill(this.count);
+    this.notices.hidden = true;
     const gone = error instanceof Error && "status" in error && error.status === 410;
     fill(
       this.message,

@@ -30,7 +30,13 @@ export class Results {
    */
   constructor(params, answer) {
     this.params = params;
-    this.total = answer.total;
+    /** How many there are in all. */
+    this.all = answer.total;
+    /** How many of the first are likely, before only unlikely ones follow; null where that isn't known. */
+    this.likely = answer.verdict === "nothing" ? 0 : answer.likely;
+    /** Whether what is less likely is left out. */
+    this.isFolded = this.hasTail;
+    this.notices = answer.notices;
     this.took_ms = answer.took_ms;
     this.model = answer.model;
     this.note = answer.note;
@@ -61,6 +67,16 @@ export class Results {
   follow(onload, onproblem) {
     this.#onload = onload;
     this.#onproblem = onproblem;
+  }
+
+  /** Whether there are less likely ones after the likely. */
+  get hasTail() {
+    return this.likely !== null && this.likely < this.all;
+  }
+
+  /** How many are shown: the likely ones, or all. */
+  get total() {
+    return this.isFolded ? (this.likely ?? this.all) : this.all;
   }
 
   get sections() {
@@ -168,7 +184,7 @@ export class Results {
   /** @param {number} section @param {Hit[]} hits */
   #keep(section, hits) {
     this.#failed.delete(section);
-    this.#sections.set(section, hits.slice(0, this.sizeOf(section)));
+    this.#sections.set(section, hits.slice(0, this.all - section * SECTION));
     for (const old of this.#sections.keys()) {
       if (this.#sections.size <= KEPT_SECTIONS) break;
       if (old !== 0) this.#sections.delete(old);

@@ -9,6 +9,9 @@ import { SECTION } from "./results.js";
 /** @typedef {import("./layout.js").Box} Box */
 /** @typedef {{width: number, rowHeight: number, gap: number}} Frame */
 
+/** Height of the line between what is likely and what is less so. */
+export const LINE_PX = 56;
+
 /** Shapes that stand for unknown pictures, around the mean: equal boxes would look like a table. */
 const VARIETY = [1, 1.16, 0.8, 1.1, 0.94, 0.72, 1.2, 1];
 
@@ -126,16 +129,46 @@ export class Rows {
     if (!layout) {
       const aspects = this.#aspects.get(section);
       if (!aspects && this.#isTypical(section)) return this.#typical();
-      const isLast = section === this.results.sections - 1;
-      layout = justify(aspects ?? this.#guess(section), { ...this.frame, isLast });
+      const shapes = aspects?.slice(0, this.results.sizeOf(section)) ?? this.#guess(section);
+      layout = this.#justify(shapes, section);
       this.#layouts.set(section, layout);
     }
     return layout;
   }
 
+  /** A section's rows; those after the line begin anew below it. @param {ArrayLike<number>} shapes @param {number} section */
+  #justify(shapes, section) {
+    const isLast = section === this.results.sections - 1;
+    const line = this.#lineIn(section);
+    if (line < 0) return justify(shapes, { ...this.frame, isLast });
+    const above = justify(Array.prototype.slice.call(shapes, 0, line), { ...this.frame, isLast: true });
+    const below = justify(Array.prototype.slice.call(shapes, line), { ...this.frame, isLast });
+    const moved = above.height + LINE_PX;
+    const rows = (above.rowOf.at(-1) ?? -1) + 1;
+    return {
+      boxes: [...above.boxes, ...below.boxes.map((box) => ({ ...box, y: box.y + moved }))],
+      rowOf: [...above.rowOf, ...below.rowOf.map((row) => row + rows)],
+      height: moved + below.height,
+    };
+  }
+
+  /** Where in a section the line is: before which picture; -1 where it isn't in it. @param {number} section */
+  #lineIn(section) {
+    const { likely, isFolded, hasTail } = this.results;
+    if (isFolded || !hasTail || likely === null) return -1;
+    const at = likely - section * SECTION;
+    return at >= 0 && at < this.results.sizeOf(section) ? at : -1;
+  }
+
+  /** Top of the line, and null where there is none. */
+  get lineTop() {
+    const section = Math.floor((this.results.likely ?? 0) / SECTION);
+    return this.#lineIn(section) < 0 ? null : this.boxOf(this.results.likely ?? 0).y - LINE_PX;
+  }
+
   /** Whether a section that isn't known looks like all others that aren't. @param {number} section */
   #isTypical(section) {
-    return section < this.results.sections - 1;
+    return section < this.results.sections - 1 && this.#lineIn(section) < 0;
   }
 
   /** The layout of every section that isn't known: one for all, so none is made for a thousand. */

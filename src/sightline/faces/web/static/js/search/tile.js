@@ -2,7 +2,7 @@
 
 import { thumbnailAddress } from "../api.js";
 import { h, showPlaceholder } from "../dom.js";
-import { formatSimilarity } from "../format.js";
+import { formatMatch } from "../format.js";
 import { icon } from "../icons.js";
 
 /** @typedef {import("../types.js").Hit} Hit */
@@ -51,11 +51,13 @@ export class Tile {
     if (this.link.getAttribute("href") !== href) this.link.setAttribute("href", href);
     this.copies.hidden = !hit.copies;
     this.copies.textContent = `+${hit.copies}`;
-    const text = showSimilarity && hit.similarity !== null ? formatSimilarity(hit.similarity) : null;
+    const text = showSimilarity ? formatMatch(hit) : null;
     if (text === null) this.similarity?.remove();
     else {
-      this.similarity ??= h("span", { class: "similarity", title: "Similarity to the query (cosine)" });
+      this.similarity ??= h("span", { class: "similarity" });
       this.similarity.textContent = text;
+      this.similarity.title =
+        hit.probability === null ? "Similarity to the query (cosine)" : "How probably it shows what was asked";
       if (!this.similarity.isConnected) this.link.append(this.similarity);
     }
   }

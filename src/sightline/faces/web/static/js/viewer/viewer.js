@@ -2,6 +2,7 @@
 
 import { address as resource, api } from "../api.js";
 import { fill, find, h } from "../dom.js";
+import { formatCount, formatProbability } from "../format.js";
 import { icon } from "../icons.js";
 import { Latest } from "../latest.js";
 import { isPanelOpen } from "../popover.js";
@@ -90,6 +91,7 @@ export class Viewer {
     this.#index = this.page.results?.indexOf(id) ?? -1;
     const hit = this.#index >= 0 ? this.page.results?.hit(this.#index) : undefined;
     if (hit) this.stage.expect(hit);
+    if (this.#index >= (this.page.results?.total ?? 0)) this.page.fold(false);
     this.#showPlace();
     this.heatmap.follow(id);
     this.naming.show(id);
@@ -162,9 +164,12 @@ export class Viewer {
   #showPlace() {
     const total = this.page.results?.total ?? 0;
     const isKnown = this.#index >= 0 && total > 0;
+    const hit = this.page.results?.hit(this.#index);
+    const probability = hit?.probability ?? null;
     this.place.textContent = isKnown
-      ? `${(this.#index + 1).toLocaleString("en")} of ${total.toLocaleString("en")}`
+      ? `${formatCount(this.#index + 1)} of ${formatCount(total)}${probability === null ? "" : ` · ${formatProbability(probability)} likely`}`
       : "";
+    this.place.title = probability === null ? "" : "How probably it shows what was asked";
     this.buttons.previous.hidden = !isKnown || this.#index === 0;
     this.buttons.next.hidden = !isKnown || this.#index === total - 1;
   }
