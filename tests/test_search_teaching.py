@@ -143,6 +143,14 @@ def test_the_background_tells_examples_from_the_rest_whatever_all_have_in_common
     assert background.typicality(like.astype(np.float32), direction) > 3
 
 
+def test_the_background_of_a_library_is_measured_again_once_it_has_changed_by_a_tenth(library):
+    store, _, photos = library
+    first = Background.measure(store, "colours")
+    assert Background.measure(store, "colours") is first
+    store.delete([store.find_path(photos / "red.png").id])
+    assert Background.measure(store, "colours") is not first
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_library_of_few_images_has_a_background_too(rows):
     background = Background.of(np.eye(4, dtype=np.float32)[:rows])
