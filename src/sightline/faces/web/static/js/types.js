@@ -128,6 +128,7 @@
  * @property {string} modified_at
  * @property {number | null} step
  * @property {number | null} steps
+ * @property {boolean} ended
  * @property {Record<string, number>} metrics
  *
  * @typedef {object} RunDetail
@@ -135,6 +136,7 @@
  * @property {string} modified_at
  * @property {number | null} step
  * @property {number | null} steps
+ * @property {boolean} ended
  * @property {Record<string, number>} metrics
  * @property {Record<string, any>} config
  * @property {(Record<string, any>)[]} rows
