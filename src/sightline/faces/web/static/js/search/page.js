@@ -32,9 +32,7 @@ const NO_ANSWER = {
   model: "",
   parts: [],
   note: null,
-  likely: null,
   verdict: null,
-  notices: [],
 };
 
 export class SearchPage {
