@@ -99,7 +99,7 @@ def test_nothing_likely_says_so_and_what_can_be_done(told):
     assert not page.locator(".tile").first.is_visible()
     page.get_by_role("button", name="Show the nearest").click()
     page.locator(".tile a").first.wait_for()
-    assert page.get_by_text("Nothing here matches").count() == 0
+    assert page.get_by_role("heading", name="Nothing here matches").count() == 0
     page.get_by_role("button", name="Hide them").click()
     page.get_by_role("heading", name="Nothing here matches").wait_for()
     page.locator("#message").get_by_role("button", name="Clear filters").click()
