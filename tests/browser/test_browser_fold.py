@@ -19,8 +19,11 @@ INDICES = "() => [...document.querySelectorAll('.tile a')].map((link) => Number(
 def told(open_page):
     """Opens a page whose searches by words say what is given: how many are `likely`, and `notices`."""
 
+    pages = []
+
     def open_(path, *, likely=None, notices=(), **options):
         page = open_page("/?size=large", **options)
+        pages.append(page)
 
         def tell(route):
             answer = route.fetch()
@@ -37,7 +40,9 @@ def told(open_page):
         page.goto(path)
         return page
 
-    return open_
+    yield open_
+    for page in pages:
+        page.unroute_all(behavior="ignoreErrors")  # a search may be under way when a test ends
 
 
 def _offset_of(address):
