@@ -20,11 +20,12 @@ _SHOWN = (
     schemas.DualCaptionAnswer,
     schemas.JobAnswer,
     schemas.ModelAnswer,
-    schemas.DuplicateGroupAnswer,
+    schemas.DuplicatesAnswer,
     schemas.FoldersAnswer,
     schemas.RunDetailAnswer,
     schemas.RunAnswer,
     schemas.StatsAnswer,
+    schemas.WordAnswer,
 )
 _NAMES = {"SearchAnswer": "SearchAnswer", "ImageAnswer": "Picture", "ModelAnswer": "ModelEntry"}
 """Where a script's name for an answer is another one than its own without `Answer`."""

@@ -1,12 +1,17 @@
-"""`sightline data` from end to end, in this process."""
+"""`sightline data` from end to end, in this process.
 
+Covers: sightline.lab.data.download.subset.
+"""
+
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rude_server import RudeServer
+from rude_server import RudeServer, make_image
 from sightline.faces.cli.data import data
 from sightline.faces.cli.main import main, sightline
 from sightline.lab.data.download import archives
@@ -158,13 +163,7 @@ def mini(server, monkeypatch, **facts):
 
 
 def test_get_of_archives(run, server, monkeypatch, tmp_path):
-    import io
-    import zipfile
-
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as opened:
-        opened.writestr("val/1.jpg", b"one")
-    server.files["/v.zip"] = file.getvalue()
+    server.files["/v.zip"] = zipped({"val/1.jpg": b"one"})
     mini(server, monkeypatch, archives=(Archive(part="val", path="v.zip", members="val/*"),))
     code, out, err = run("get", "mini", "there")
     assert (code, out[-1]) == (0, "Ready: mini:there")
@@ -175,6 +174,44 @@ def test_get_of_archives(run, server, monkeypatch, tmp_path):
     assert server.hits["/v.zip"] == 1
     code, _, err = run("get", "mini", "--what", "test")
     assert (code, "its parts are val" in err) == (2, True)
+
+
+def test_get_of_some_images_brings_a_set_that_is_read(run, server, monkeypatch, tmp_path, caplog):
+    archives_of_coco = []
+    captions = {}
+    for part in ("train", "val"):
+        names = [f"{part}{number}.jpg" for number in range(20)]
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        notes = [{"id": n, "image_id": n, "caption": f"a {name}"} for n, name in enumerate(names)]
+        captions[f"annotations/captions_{part}2017.json"] = json.dumps({"images": images, "annotations": notes})
+        archives_of_coco.append(Archive(part=part, path=f"zips/{part}2017.zip", members=f"{part}2017/*"))
+        server.files.update({f"/{part}2017/{name}": make_image(n) for n, name in enumerate(names)})
+    server.files["/a.zip"] = zipped(captions)
+    archives_of_coco.append(Archive(part="annotations", path="a.zip", members="annotations/captions_*.json"))
+    publisher = Publisher(name="coco", title="C", page="p", licence="l", site="x", archives=tuple(archives_of_coco))
+    monkeypatch.setattr(archives, "load_publishers", lambda: {"coco": publisher})
+    words = ("get", "coco", "--mirror", server.url, "--allow-loopback")
+    code, out, _ = run(*words, "--images", 5)
+    assert (code, out) == (0, ["train: 5 of 5 images", "val: 5 of 5 images", "Ready: coco:coco"])
+    first = {path.name for path in (tmp_path / "coco" / "train2017").iterdir()}
+    server.files = {path: content for path, content in server.files.items() if path[-6:] != "19.jpg"}
+    code, out, _ = run(*words, "--images", 20, "--what", "train")
+    assert (code, out[:2]) == (0, ["train: 19 of 20 images", "    1 failed: HTTP 404"])
+    assert first < {path.name for path in (tmp_path / "coco" / "train2017").iterdir()}
+    assert {hits for path, hits in server.hits.items() if path != "/train2017/train19.jpg"} == {1}
+    code, out, _ = run("info", "coco:coco", "--json")
+    assert [json.loads(line)["pictures"] for line in out] == [19, 5]
+    assert "15 of 20 images that" in caplog.text
+    code, _, err = run("get", "mine", "--list", "list.tsv", "--images", 5)
+    assert (code, "a list has none" in err) == (2, True)
+
+
+def zipped(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return file.getvalue()
 
 
 def test_get_of_a_publishers_list(run, server, monkeypatch, tmp_path):

@@ -46,6 +46,7 @@ def colours(monkeypatch):
         return FakeEncoder(name=name)
 
     monkeypatch.setattr("sightline.lab.data.addressing.load_dataset", load)
+    monkeypatch.setattr("sightline.lab.data.addressing.available_splits", lambda address: ("train", "val", "test"))
     monkeypatch.setattr("sightline.core.models.loading.load_encoder", load_encoder)
     monkeypatch.setattr("sightline.core.models.loading.load_captioner", lambda name, runtime: FakeCaptioner())
     return asked

@@ -6,6 +6,7 @@ sightline.kit.config.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -182,15 +183,42 @@ def test_a_missing_library_is_named_with_the_way_to_make_one(run):
         assert "sightline index" in err
 
 
-def test_duplicates_exact_and_near(run, indexed):
+def test_duplicates_are_listed_moved_and_moved_back(run, indexed, tmp_path):
     assert "No duplicates" in run("duplicates")[2]
     (indexed / "copy.png").write_bytes((indexed / "red.png").read_bytes())
+    (indexed / "link.png").symlink_to("red.png")
     run("index")
-    groups = rows(run("duplicates", "--json")[1])
-    assert [(group["kind"], len(group["images"])) for group in groups] == [("exact", 2)]
-    near = rows(run("duplicates", "--near", "0.9999", "--json")[1])
-    assert {os.path.basename(image["path"]) for image in near[0]["images"]} == {"copy.png", "red.png"}  # noqa: PTH119
-    assert "exact  1.000" in run("duplicates")[1]
+    (group,) = rows(run("duplicates", "--json")[1])
+    images = {os.path.basename(image["path"]): image for image in group["images"]}  # noqa: PTH119
+    assert (group["kind"], group["reason"]) == ("exact", "oldest file")
+    assert {name: (image["keep"], image["link"]) for name, image in images.items()} == {
+        "red.png": (True, False),
+        "copy.png": (False, False),
+        "link.png": (False, True),
+    }
+    assert rows(run("duplicates", "--near", "0.9999", "--json")[1]) == [group]
+    shown = "\n".join(run("duplicates")[1])
+    assert "2 exact copies" in shown
+    assert re.search(r"(?m)^  keep .*red\.png$", shown)
+    assert re.search(r"(?m)^  link .*link\.png$", shown)
+    found = "\n".join(run("search", "red")[1])
+    assert "(+2 copies)" in found
+    assert "(+" not in "\n".join(run("search", "red", "--copies")[1])
+    code, _, err = run("duplicates", "--exact", "--move-to", tmp_path / "aside")
+    assert (code, (indexed / "copy.png").exists()) == (0, False)
+    (log,) = (tmp_path / "aside").glob("set-aside-*.jsonl")
+    assert str(log) in err
+    assert run("duplicates", "--undo", log)[0] == 0
+    assert (indexed / "copy.png").read_bytes() == (indexed / "red.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words", [["--exact", "--alike", "0.9"], ["--undo", "log", "--exact"], ["--undo", "log", "--move-to", "x"]]
+)
+def test_options_of_duplicates_that_exclude_each_other_are_refused(run, indexed, words):
+    code, _, err = run("duplicates", *words)
+    assert code == 2
+    assert "exclude each other" in err or "goes without other options" in err
 
 
 def test_remove_forgets_images_and_leaves_files(run, indexed):

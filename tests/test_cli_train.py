@@ -63,7 +63,7 @@ def test_a_finished_run_resumes_to_the_same_end(trained, tmp_path):
     run, (_, out, _) = trained
     copy = shutil.copytree(run, tmp_path / "run")
     run_log = read_log(run)
-    code, again, err = call_main("train", "scenes-scratch", "--resume", "--output", copy, "--json")
+    code, again, err = call_main("train", "--resume", "--output", copy, "--json")
     assert code == 0, err
     assert "going on after step 8 of 8" in err
     first, second = json.loads(out[0]), json.loads(again[0])

@@ -6,10 +6,31 @@ import pytest
 
 from conftest import SHARED_DATA
 from sightline.errors import InputError
-from sightline.lab.data.addressing import available_splits, find_reader, known_kinds, load_dataset, parse_address
+from sightline.lab.data.addressing import (
+    available_splits,
+    find_reader,
+    known_kinds,
+    load_dataset,
+    load_measured,
+    parse_address,
+)
 from sightline.lab.data.base import SPLITS
 
-KINDS = ("scenes", "flickr8k", "flickr30k", "coco", "cc", "folder", "csv", "webdataset", "tiny-imagenet", "hf")
+KINDS = (
+    "scenes",
+    "flickr8k",
+    "flickr30k",
+    "coco",
+    "cc",
+    "folder",
+    "csv",
+    "webdataset",
+    "tiny-imagenet",
+    "hf",
+    "sugarcrepe",
+    "aro",
+    "winoground",
+)
 
 
 @pytest.fixture
@@ -150,7 +171,31 @@ def test_images_have_absolute_paths_whatever_the_address(photos, monkeypatch):
 def test_splits_that_are_there(photos):
     assert available_splits(f"folder:{photos}") == available_splits(str(photos)) == ("train", "test")
     with pytest.raises(InputError, match=r"has no split val; it has: train, test\."):
-        load_dataset(str(photos), split="val")
+        load_dataset(str(photos), split="val", hold_out=False)
+
+
+def test_without_a_val_split_some_train_images_are_val_and_it_is_said(photos, caplog):
+    for index in range(20):
+        (photos / "train" / f"{index:02d}.jpg").write_bytes(bytes([index]))
+    train, val = (load_dataset(str(photos), split=split) for split in ("train", "val"))
+    assert sorted(ids_of(train) + ids_of(val)) == ids_of(load_dataset(str(photos), hold_out=False))
+    assert 1 <= len(val) <= 5
+    assert f"has no val split: {len(val)} of its 20 images are val" in caplog.text
+    assert caplog.text.count("has no val split") == 1
+    assert len(load_dataset(str(photos), split="test")) == 2
+
+
+def test_what_is_measured_is_val_or_else_test_and_all_where_nothing_divides_a_set(photos):
+    for index in range(20):
+        (photos / "train" / f"{index:02d}.jpg").write_bytes(bytes([index]))
+    assert load_measured(str(photos), split=None).split == "val"
+    with pytest.raises(InputError, match="has the splits train, test; --split all is for sets without"):
+        load_measured(str(photos), split="all")
+    assert len(load_measured(f"folder:{photos / 'train'}", split="all")) == 20
+    (photos / "train").rename(photos / "val")
+    assert load_measured(str(photos), split=None).split == "val"
+    (photos / "val").rename(photos.parent / "gone")
+    assert load_measured(str(photos), split=None).split == "test"
 
 
 def test_an_unknown_kind_has_no_reader():
@@ -188,4 +233,4 @@ def test_real_data_is_recognised_from_its_bare_path(folder, kind, splits):
 def test_a_limit_of_real_data():
     subset = load_dataset(f"flickr8k:{SHARED_DATA / 'flickr8k'}", split="val", limit=100)
     assert (len(subset), subset.n_captions) == (100, 500)
-    assert len(load_dataset(str(SHARED_DATA / "coco-mini"), limit=1_000)) == 80
+    assert len(load_dataset(str(SHARED_DATA / "coco-mini"), limit=1_000, hold_out=False)) == 80

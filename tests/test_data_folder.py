@@ -9,6 +9,9 @@ import os
 
 import pytest
 
+from sightline.core.captioning.dual import DualCaption
+from sightline.core.captioning.writers import open_writer
+from sightline.core.types import Caption
 from sightline.errors import InputError
 from sightline.lab.data.folder import READER
 
@@ -106,7 +109,7 @@ def test_one_image_in_two_splits_names_both_lines(tmp_path):
     ("line", "message"),
     [
         ('{"file_name": "a.jpg", "te', r":2: .*One JSON object a line was expected; is the file cut off\?"),
-        ('{"file_name": "a.jpg", "caption": "x"}', ":2: found file_name, caption; file_name and text were expected"),
+        ('{"file_name": "a.jpg", "words": "x"}', ":2: found file_name, words; file_name and text were expected"),
         ("[1]", ":2: found list; file_name and text"),
         ("{}", ":2: found nothing; file_name and text"),
         ('{"file_name": 3, "text": "x"}', ":2: 3 is no file name"),
@@ -135,14 +138,15 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
         read(tmp_path / "set")
 
 
-def test_absent_images_are_counted_and_three_are_named(tmp_path):
+def test_absent_images_are_left_out_counted_and_three_are_named(tmp_path, caplog):
     fill(tmp_path, "a.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     names = ["a.jpg", "b.jpg", "folder.jpg", "loop.jpg", "sub/c.jpg"]
     write_metadata(tmp_path, *(record(name, "x") for name in names))
-    with pytest.raises(InputError, match=r"^4 of 5 images that .*jsonl names .*: b.jpg, folder.jpg, loop.jpg, \.\.\."):
-        read(tmp_path)
+    assert list(read(tmp_path)) == ["a.jpg"]
+    assert "4 of 5 images that" in caplog.text
+    assert "are left out: b.jpg, folder.jpg, loop.jpg, ..." in caplog.text
 
 
 def test_an_image_without_a_caption_that_is_not_empty_is_named(tmp_path):
@@ -272,3 +276,61 @@ def test_looking_for_thousands_of_images_lists_each_folder_once(tmp_path, monkey
     )
     assert len(READER.load(tmp_path, split="train")) == 2_000
     assert sorted(path.name for path in listed) == ["0", "1", "2", "3"]
+
+
+def test_hugging_faces_table_is_read_and_its_split_folders_too(tmp_path):
+    fill(tmp_path, "train/a.jpg", "train/b c.jpg", "test/a.jpg")
+    (tmp_path / "train" / "metadata.csv").write_text('file_name,label,text\na.jpg,0,"one, two"\nb c.jpg,1,three\n')
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,text\na.jpg,four\n")
+    assert READER.recognises(tmp_path)
+    assert READER.splits(tmp_path) == ("train", "test")
+    assert read(tmp_path) == {"train/a.jpg": ["one, two"], "train/b c.jpg": ["three"]}
+    assert read(tmp_path, "test") == {"test/a.jpg": ["four"]}
+
+
+@pytest.mark.parametrize("format_", ["txt", "jsonl", "csv"])
+def test_what_caption_writes_is_read(tmp_path, format_):
+    photos = [tmp_path / name for name in ("a.jpg", "a.png", "sub/ü, b.jpg")]
+    fill(tmp_path, *(path.relative_to(tmp_path).as_posix() for path in photos))
+    output = None if format_ == "txt" else tmp_path / f"captions.{format_}"
+    with open_writer(format_, output, roots=[tmp_path]) as writer:
+        for number, path in enumerate(photos):
+            best = Caption(text=f"caption {number}", source="clip", model="m", similarity=0.5)
+            writer.write(DualCaption(path=path, best=best, clip=(best,), generated=()))
+    expected = {path.relative_to(tmp_path).as_posix(): [f"caption {n}"] for n, path in enumerate(photos)}
+    assert read(tmp_path) == expected
+    if output is not None:
+        assert read(output) == expected
+        assert READER.recognises(tmp_path) == (format_ == "jsonl")
+        (tmp_path / "more.csv").write_text("filepath,title\na.jpg,x\n")
+        with pytest.raises(InputError, match=r"has 2 files of captions: .*more.csv.*folder:"):
+            read(tmp_path)
+
+
+def test_a_file_of_captions_is_read_after_its_folder_has_moved(tmp_path, caplog):
+    fill(tmp_path, "new/one/a.jpg", "new/two/a.jpg")
+    lines = [{"path": f"/home/ann/photos/{name}/a.jpg", "best": {"text": name}} for name in ("one", "two")]
+    lines.append({"path": "/home/ann/photos/three/a.jpg", "best": {"text": "gone"}})
+    (tmp_path / "new" / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = READER.load(tmp_path / "new", split="train")
+    assert [pair.captions for pair in found] == [("one",), ("two",)]
+    assert [pair.image.path for pair in found] == [tmp_path / "new" / name / "a.jpg" for name in ("one", "two")]  # type: ignore[attr-defined]
+    assert "What lies in /home/ann/photos is read from" in caplog.text
+    assert "1 of 3 images" in caplog.text
+
+
+def test_sidecars_may_be_upper_case_and_one_of_a_full_name_goes_first(tmp_path):
+    fill(tmp_path, "A.JPG", "b.jpg", "b.png")
+    for name, text in (("A.TXT", "upper"), ("b.txt", "the first"), ("b.png.txt", "the second")):
+        (tmp_path / name).write_text(text)
+    assert READER.recognises(tmp_path)
+    assert read(tmp_path) == {"A.JPG": ["upper"], "b.jpg": ["the first"], "b.png": ["the second"]}
+    (tmp_path / "b.jpg.txt").write_text("the first, anew")  # as caption --skip-existing leaves b.txt behind
+    assert read(tmp_path)["b.jpg"] == ["the first, anew"]
+
+
+def test_a_text_that_could_be_of_two_images_is_refused(tmp_path):
+    fill(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "a.txt").write_text("one")
+    with pytest.raises(InputError, match=r"a.txt could be of a.jpg or a.png. Name it after one of them: a.jpg.txt"):
+        read(tmp_path)

@@ -158,3 +158,13 @@ def test_recognises_tables_by_their_columns(tmp_path):
     bad = write(other / "t.csv", "image,caption\n")
     text = write(other / "t.txt", "filepath,title\n")
     assert not any(READER.recognises(path) for path in (bad, other, text, tmp_path / "absent"))
+
+
+def test_windows_paths_are_read(tmp_path):
+    fill(tmp_path, "photos/one/a.jpg", "photos/b.jpg")
+    relative = write(tmp_path / "t.csv", "filepath,title\nphotos\\one\\a.jpg,x\nphotos\\b.jpg,y\n")
+    paths = [tmp_path / "photos" / "one" / "a.jpg", tmp_path / "photos" / "b.jpg"]
+    assert [pair.image.path for pair in READER.load(relative, split="train")] == paths  # type: ignore[attr-defined]
+    lines = "".join(f"C:\\Users\\ann\\photos\\{name},x\n" for name in ("one\\a.jpg", "b.jpg"))
+    moved = READER.load(write(tmp_path / "photos" / "w.csv", f"filepath,title\n{lines}"), split="train")
+    assert [pair.image.path for pair in moved] == paths  # type: ignore[attr-defined]

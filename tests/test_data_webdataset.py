@@ -143,6 +143,18 @@ def test_samples_without_image_or_text_are_left_out_with_their_names(tmp_path, c
         )
 
 
+def test_a_key_that_occurs_twice_is_left_out_with_its_words(tmp_path, caplog):
+    members = [("0.png", image("red")), ("0.txt", b"red"), ("1.png", image("blue")), ("1.txt", b"blue")]
+    write_tar(tmp_path / "s.tar", [*members, ("0.png", image("green"))])
+    assert [pair.id for pair in load(tmp_path / "s.tar")] == ["s/1"]
+    assert "1 of 2 samples are left out: s/0 (a name that occurs twice)" in caplog.text
+
+
+def test_an_empty_text_leaves_the_word_to_the_json(tmp_path):
+    write_tar(tmp_path / "s.tar", [("0.png", image("red")), ("0.txt", b" "), ("0.json", b'{"caption": "red"}')])
+    assert [pair.captions for pair in load(tmp_path / "s.tar")] == [("red",)]
+
+
 def test_nothing_usable_is_an_error(tmp_path):
     write_tar(tmp_path / "s.tar", [("a.png", image("red"))])
     with pytest.raises(InputError, match="no sample with a picture and a text among 1 shards"):

@@ -54,7 +54,7 @@ def source(tmp_path):
 
 
 def read_back(kind, target, split):
-    return load_dataset(f"{kind}:{target}", split=split)
+    return load_dataset(f"{kind}:{target}", split=split, hold_out=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -257,7 +257,7 @@ def test_a_jpeg_without_an_extension_gets_one(tmp_path):
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_sets_survive_the_round_trip(tmp_path, kind):
-    original = load_dataset(f"coco:{SHARED_DATA / 'coco-mini'}", limit=30)
+    original = load_dataset(f"coco:{SHARED_DATA / 'coco-mini'}", limit=30, hold_out=False)
     convert_datasets([original], tmp_path / "out", to=kind)
     back = read_back(kind, tmp_path / "out", "train")
     if kind == "webdataset":

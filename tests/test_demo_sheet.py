@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.core.search.engine import Part
+from sightline.core.search.query import Part
 from sightline.core.types import Caption, Hit, ImageInfo, ImageRecord
 from sightline.errors import InputError
 from sightline.faces.demo.photos import load_photos

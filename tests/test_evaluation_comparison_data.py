@@ -152,9 +152,10 @@ def test_commands_repeat_them():
     tables = load_published()
     assert pull_commands(tables)[0] == "sightline models pull ViT-B-32/openai"
     assert len(pull_commands(tables)) == 4
-    command = next(table for table in tables if table.key == "flickr30k").command
-    assert command.startswith("sightline compare --models ViT-B-32/openai,ViT-B-16/openai,")
-    assert command.endswith("--data flickr30k:PATH --split test")
+    table = next(table for table in tables if table.key == "flickr30k")
+    assert table.command("coco:x").startswith("sightline compare --models ViT-B-32/openai,ViT-B-16/openai,")
+    assert table.command().endswith("--split test --data flickr30k:PATH")
+    assert table.command("flickr30k:my photos").endswith("--data 'flickr30k:my photos'")
 
 
 def test_headlines_are_the_strictest_of_each_kind():

@@ -4,7 +4,13 @@ import pytest
 from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, unit
 from sightline.errors import InputError
-from sightline.lab.evaluation.compose import ComposeConfig, ComposeEvaluator, compare_sentences
+from sightline.lab.evaluation.compose import (
+    ComposeConfig,
+    ComposeEvaluator,
+    compare_sentences,
+    find_twins,
+    score_quartets,
+)
 from sightline.lab.evaluation.results import Bootstrap
 
 
@@ -80,10 +86,33 @@ def test_the_evaluator_measures_an_encoder():
 
 
 def test_the_evaluator_needs_hard_negatives():
-    with pytest.raises(InputError, match="no hard negatives; scenes have"):
+    with pytest.raises(InputError, match=r"no hard negatives\. Sets that have: scenes"):
         ComposeEvaluator().run(FakeEncoder(), dataset(pair("a", "red", "red")))
     unreadable = dataset(pair("a", "red", "red"), pair("b", "broken", "x", negatives=[("a", "b", "count")]))
     with pytest.raises(InputError, match="None of the pictures of fake:colours that have hard negatives can be read"):
         ComposeEvaluator().run(FakeEncoder(), unreadable)
     with pytest.raises(InputError, match="batch_size"):
         ComposeConfig(batch_size=0)
+
+
+def test_quartets_are_right_by_text_by_image_and_as_a_group():
+    twins = find_twins([("a", "b"), ("b", "a"), ("c", "d"), ("e", "f"), ("d", "c"), ("f", "e")])
+    assert twins == [(0, 1), (2, 4), (3, 5)]
+    images = unit(0, 90, 0, 0, 10, 40)  # of a, b, c, e, d, f
+    true = unit(5, 80, 5, 30, 20, 45)
+    found = score_quartets(images, true, twins)
+    # a, b: all are nearest to their own; c, d: image 10 prefers text 5, which is as near to image 0; e, f: image 40 is
+    # nearest to both texts
+    assert found.text_Q.tolist() == [True, False, True]
+    assert found.image_Q.tolist() == [True, False, False]
+    assert found.metrics() == pytest.approx(
+        {"winoground_text_score": 2 / 3, "winoground_image_score": 1 / 3, "winoground_group_score": 1 / 3}
+    )
+    tied = score_quartets(unit(0, 0), unit(5, 5), [(0, 1)])
+    assert not tied.text_Q.any()
+    assert not tied.image_Q.any()
+
+
+def test_only_what_comes_in_quartets_is_scored_so():
+    assert find_twins([("a", "b"), ("b", "a"), ("c", "d")]) is None
+    assert find_twins([]) is None

@@ -40,8 +40,8 @@ def test_folders_of_splits_share_their_classes(with_splits):
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(pets, with_splits):
-    with pytest.raises(InputError, match="has no split val; it has: train"):
-        load_labelled(str(pets), split="val")
+    with pytest.raises(InputError, match="has no split test; it has: train"):
+        load_labelled(str(pets), split="test")
     with pytest.raises(InputError, match="has no split test; it has: train, val"):
         load_labelled(str(with_splits), split="test")
 
@@ -91,13 +91,51 @@ def test_a_list_has_files_and_names(tmp_path):
 
 def test_a_list_may_have_numbers_that_a_file_names(tmp_path):
     path = write_list(tmp_path / "list.tsv", "label\tfilepath", "10\ta.jpg", "2\tb, c.jpg")
-    found = load_labelled(str(path), split="train")
-    assert [p.label for p in found] == [10, 2]
-    assert len(found.class_names) == 11
+    found = load_labelled(str(path), split=None)
+    assert [found.class_names[p.label] for p in found] == [("10",), ("2",)]
+    assert len(found.class_names) == 2
     (tmp_path / "names.txt").write_text("\n".join(f"thing {n}, synonym" for n in range(11)))
-    named = load_labelled(str(path), split="train", classes=tmp_path / "names.txt")
+    named = load_labelled(str(path), split=None, classes=tmp_path / "names.txt")
     assert named.class_names[10] == ("thing 10", "synonym")
     assert [p.label for p in named] == [10, 2]
+    (tmp_path / "names.txt").write_text("\n".join(f"thing {n}" for n in range(1, 11)))  # so they count from 1
+    assert [p.label for p in load_labelled(str(path), split=None, classes=tmp_path / "names.txt")] == [9, 1]
+    (tmp_path / "names.txt").write_text("dog\ncat")  # no numbers of lines, so in order
+    assert load_labelled(str(path), split=None, classes=tmp_path / "names.txt").class_names == (("dog",), ("cat",))
+    (tmp_path / "names.txt").write_text("dog\ncat\ncow")
+    with pytest.raises(InputError, match="has 3 lines, but there are 2 classes"):
+        load_labelled(str(path), split=None, classes=tmp_path / "names.txt")
+
+
+def test_labels_that_are_ids_make_as_many_classes_as_occur(tmp_path):
+    path = write_list(tmp_path / "list.csv", "filepath,label", "a.jpg,208561", '"b, c.jpg",208564', "a.jpg,0208561")
+    assert load_labelled(str(path), split="train").class_names == (("208561",), ("208564",))
+
+
+def test_paths_may_be_absolute(tmp_path):
+    path = write_list(tmp_path / "list.csv", "filepath,label", f"{tmp_path / 'a.jpg'},dog")
+    assert load_labelled(str(path), split="train")[0].image.read().shape == (32, 32, 3)
+
+
+def test_classes_of_one_name_are_told(tmp_path, caplog):
+    path = write_list(tmp_path / "list.csv", "filepath,label", "a.jpg,0", "a.jpg,1")
+    (tmp_path / "names.txt").write_text("dog\ndog")
+    load_labelled(str(path), split="train", classes=tmp_path / "names.txt")
+    assert "several classes are called dog" in caplog.text
+
+
+def test_without_splits_everything_is_measured_and_a_probe_holds_some_out(pets):
+    paint(pets / "dog" / "3.jpg", "blue")
+    assert len(load_labelled(str(pets), split=None)) == len(load_labelled(str(pets), split="all")) == 4
+    train, val = (load_labelled(str(pets), split=split) for split in ("train", "val"))
+    assert sorted(p.id for p in [*train, *val]) == [p.id for p in load_labelled(str(pets), split=None)]
+    assert val.pairs
+
+
+def test_the_split_that_is_measured_is_val(with_splits):
+    assert load_labelled(str(with_splits), split=None).split == "val"
+    with pytest.raises(InputError, match="has the splits train, val; --split all"):
+        load_labelled(str(with_splits), split="all")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 from typing import Any
@@ -13,6 +14,7 @@ from sightline.lab.evaluation.results import (
     MeanOfClasses,
     Median,
     Problem,
+    append_benchmark_row,
     bootstrap_intervals,
 )
 
@@ -123,3 +125,26 @@ def test_a_figure_that_no_resample_knows_has_no_interval():
 def test_settings_that_make_no_interval_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Bootstrap(**settings)
+
+
+def test_rows_have_the_columns_of_clip_benchmark(tmp_path):
+    path = tmp_path / "benchmark.csv"
+    for model, data, measure, metrics in (
+        ("ViT-B-32/openai", "imagenet:/data/in", "zeroshot", {"acc1": 0.633}),
+        ("dir:runs/a", "flickr8k:x", "retrieval", {"image_retrieval_recall@5": 0.5}),
+        ("starter", "cifar10:x", "linear-probe", {"acc1": 0.25}),
+    ):
+        result = EvalResult(**{**BASE, "model": model, "data": data, "metrics": metrics})
+        append_benchmark_row(path, result, measure=measure)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["model"], row["pretrained"], row["dataset"], row["task"]) for row in rows] == [
+        ("ViT-B-32", "openai", "imagenet1k", "zeroshot_classification"),
+        ("dir:runs/a", "", "flickr8k", "zeroshot_retrieval"),
+        ("starter", "", "cifar10", "linear_probe"),
+    ]
+    assert (rows[0]["model_fullname"], rows[0]["language"]) == ("ViT-B-32 openai", "en")
+    assert [row["acc1"] for row in rows] == ["0.633000", "", ""]
+    assert [row["lp_acc1"] for row in rows] == ["", "", "0.250000"]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has other columns than model, pretrained"):
+        append_benchmark_row(tmp_path / "other.csv", EvalResult(**BASE, metrics={"acc1": 1.0}), measure="zeroshot")

@@ -325,7 +325,7 @@ def test_with_allow_write_a_caption_is_kept_found_and_given_back(tmp_path):
     made = index(tmp_path / "library", write_photos(tmp_path / "photos"))
     with assistant(made, "--allow-write", log=tmp_path / "log", home=tmp_path) as writer:
         tools = {tool.name: tool for tool in writer.tools()}
-        assert list(tools) == [*READING, "set_caption"]
+        assert list(tools) == [*READING, "teach_word", "forget_word", "set_caption"]
         assert tools["set_caption"].annotations.destructive_hint
         assert not tools["set_caption"].annotations.read_only_hint
         assert "image_id: Field required; text: Field required" in writer.fail("set_caption")
@@ -333,6 +333,9 @@ def test_with_allow_write_a_caption_is_kept_found_and_given_back(tmp_path):
         first = writer.ask("set_caption", image_id=1, text="Rex's first winter")
         assert first["previous"] is None
         assert writer.ask("set_caption", image_id=1, text="Rex in the snow")["previous"] == "Rex's first winter"
+        assert writer.ask("teach_word", name="Rex", image_ids=[1, 2])["examples"] == 2
+        assert writer.ask("library_stats")["words"] == ["Rex"]
+        assert "is a field of filters" in writer.fail("teach_word", name="camera", image_ids=[1])
         found = writer.ask("search_images", query="snow", match="captions")
         assert [(hit["id"], hit["caption"]) for hit in found["hits"]] == [(1, "Rex in the snow")]
     with sl.Library.open(made, read_only=True) as opened:

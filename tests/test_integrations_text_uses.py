@@ -100,7 +100,8 @@ def test_it_is_an_encoder_with_the_images_of_the_one_inside(tmp_path):
 
 def test_a_library_searches_with_it(tmp_path, monkeypatch):
     import sightline as sl
-    from sightline.core.search.engine import SearchConfig, parse_query, search
+    from sightline.core.search.engine import SearchConfig, search
+    from sightline.core.search.query import parse_query
 
     inner = FakeEncoder(name="starter")
     monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name: inner)

@@ -111,6 +111,27 @@ def test_an_unknown_tool_and_one_that_is_not_allowed_are_refused(library):
         TOOLS["set_caption"].function(library, request)
 
 
+def test_words_are_taught_used_in_searches_and_forgotten(tmp_path):
+    made = index(tmp_path / "library", write_photos(tmp_path / "photos"))
+    with open_for_tools(made, captioner="none", allow_write=True) as library:
+        red, *_ = (hit["id"] for hit in call_tool(library, "search_images", {"query": "red"})["hits"])
+        kept = call_tool(library, "teach_word", {"name": "Blick", "image_ids": [red, red], "kind": "wall"})
+        assert kept == {"name": "Blick", "kind": "wall", "examples": 1, "images": [red]}
+        assert call_tool(library, "search_images", {"query": "blick", "limit": 1})["hits"][0]["id"] == red
+        parts = [{"image_id": red, "weight": -1, "mark": True}]
+        hits = call_tool(library, "search_images", {"query": "blick", "parts": parts})["hits"]
+        assert red not in {hit["id"] for hit in hits}
+        with pytest.raises(InputError, match="only an image is marked"):
+            call_tool(library, "search_images", {"parts": [{"text": "red", "mark": True}]})
+        with pytest.raises(InputError, match="no image with the id 999"):
+            call_tool(library, "teach_word", {"name": "Blick", "image_ids": [999]})
+        assert call_tool(library, "forget_word", {"name": "BLICK"}) == {"words": []}
+    with open_for_tools(made, captioner="none") as library:
+        request = TOOLS["teach_word"].read({"name": "Rex", "image_ids": [1]})
+        with pytest.raises(InputError, match="open for reading only"):
+            TOOLS["teach_word"].function(library, request)
+
+
 def test_the_store_itself_refuses_to_write(library):
     with pytest.raises(StoreError, match="opened for reading only"):
         library.store.put_captions({})

@@ -210,10 +210,12 @@ def test_what_a_caller_has_seen_is_kept_however_it_ends(library):
         assert first.best.text in [caption.text for caption in other.store.captions([row.id])[row.id]]
 
 
-def test_near_duplicates_with_the_same_bytes_are_exact(library, photos):
+def test_copies_with_the_same_bytes_are_exact_and_take_one_place_in_a_search(library, photos):
     shutil.copy(photos / "red.png", photos / "copy.png")
     library.index()
     assert [(group.kind, len(group.images)) for group in library.duplicates(min_similarity=0.9999)] == [("exact", 2)]
+    assert [hit.copies for hit in library.search("red", top=9)].count(1) == 1
+    assert len(library.search("red", top=9, each_copy=True)) == len(library.search("red", top=9)) + 1
 
 
 def test_what_is_removed_may_be_named_by_file_by_folder_and_through_a_link(tmp_path, photos, library):

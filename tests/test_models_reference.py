@@ -1,4 +1,4 @@
-"""The table in docs/models.md is the one that cards.toml gives."""
+"""The generated tables in docs are those that the cards give."""
 
 from pathlib import Path
 
@@ -7,19 +7,23 @@ import pytest
 from sightline.core.models.reference import models_table, write_tables
 from sightline.errors import InputError
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def test_the_documented_table_is_current(tmp_path):
-    copy = tmp_path / "models.md"
-    copy.write_text(PAGE.read_text("utf-8"), "utf-8")
+@pytest.mark.parametrize("name", ["models", "compare", "evaluation", "caption-metrics"])
+def test_the_documented_tables_are_current(tmp_path, name):
+    page, copy = DOCS / f"{name}.md", tmp_path / f"{name}.md"
+    copy.write_text(page.read_text("utf-8"), "utf-8")
     write_tables(copy)
-    assert copy.read_text("utf-8") == PAGE.read_text("utf-8"), "run: make docs"
+    assert copy.read_text("utf-8") == page.read_text("utf-8"), "run: make docs"
 
 
 def test_a_page_without_the_marks_is_refused(tmp_path):
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(InputError, match="lacks the lines"):
+        write_tables(tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("<!-- begin generated captions: make docs -->")
+    with pytest.raises(InputError, match="lacks the line that ends"):
         write_tables(tmp_path / "page.md")
 
 

@@ -1,82 +1,22 @@
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.cards import ModelCard, TextSpec
-from sightline.core.search.duplicates import find_exact, find_near
-from sightline.core.search.engine import Part, SearchConfig, combine, fuse_rankings, prepare, rank, search
+from colour_world import open_colours, record
+from sightline.core.search.background import Background
+from sightline.core.search.engine import SearchConfig, aim, fuse_rankings, prepare, rank, search
+from sightline.core.search.query import Part
 from sightline.core.store.base import Entry
-from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity, Precision
+from sightline.core.types import Caption
 from sightline.errors import InputError, StoreError
-
-WORDS = {"red": 0, "green": 1, "blue": 2}
-
-
-class ColourEncoder:
-    """A picture is its mean colour, a word the colour it names: enough to check ranking by hand."""
-
-    card = ModelCard(
-        name="colours",
-        kind="encoder",
-        family="clip",
-        source="test",
-        preprocessing=Preprocessing(size_px=8, resize_mode="squash"),
-        text=TextSpec(context_length=8, pad_id=0),
-        dim=3,
-    )
-    dim = 3
-    precision: Precision = "fp32"
-    runtime = "test"
-    identity = ModelIdentity(name="colours", weights_hash="0", preprocessing_version=1, dim=3)
-
-    def encode_images(self, pixels):
-        vectors = pixels.mean(axis=(1, 2)).astype(np.float32) + 1e-3
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def encode_texts(self, texts):
-        return np.stack([np.eye(3, dtype=np.float32)[WORDS[text]] for text in texts])
-
-    def encode_maps(self, pixels):
-        return None
 
 
 @pytest.fixture
 def library(tmp_path):
-    """Six pictures named for their colours, indexed by hand."""
-    colours = {
-        "red": (255, 0, 0),
-        "green": (0, 255, 0),
-        "blue": (0, 0, 255),
-        "yellow": (255, 255, 0),
-        "magenta": (255, 0, 255),
-        "pink": (255, 60, 120),
-    }
-    photos, encoder = tmp_path / "photos", ColourEncoder()
-    photos.mkdir()
-    with open_store(tmp_path / "library") as store:
-        store.add_model(encoder.identity)
-        for name, colour in colours.items():
-            path = photos / f"{name}.png"
-            Image.new("RGB", (8, 8), colour).save(path)
-            vector = encoder.encode_images(np.full((1, 8, 8, 3), colour, np.uint8))[0]
-            store.upsert([Entry(image=record(path), embeddings=[Embedding(model="colours", vector=vector)])])
-        yield store, encoder, photos
-
-
-def record(path: Path, content_hash: str | None = None, size: int = 8) -> ImageRecord:
-    stat = path.stat()
-    return ImageRecord(
-        root=path.parent,
-        relative=path.name,
-        size_bytes=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-        content_hash=content_hash or path.name,
-        info=ImageInfo(width=size, height=size, format="PNG"),
-    )
+    with open_colours(tmp_path) as opened:
+        yield opened
 
 
 def names(hits):
@@ -161,25 +101,28 @@ def test_impossible_settings_are_refused(settings, message):
         SearchConfig(**settings)
 
 
-def test_duplicates_exact_and_near(library):
-    store, encoder, photos = library
-    Image.new("RGB", (16, 16), (255, 2, 0)).save(photos / "almost-red.png")
-    (photos / "copy.png").write_bytes((photos / "red.png").read_bytes())
-    for name, colour, content, size in [("almost-red", (255, 2, 0), "x", 16), ("copy", (255, 0, 0), "red.png", 8)]:
-        vector = encoder.encode_images(np.full((1, 8, 8, 3), colour, np.uint8))[0]
-        entry = Entry(
-            image=record(photos / f"{name}.png", content, size),
-            embeddings=[Embedding(model="colours", vector=vector)],
-        )
-        store.upsert([entry])
-    exact = find_exact(store)
-    assert [[r.path.stem for r in group.images] for group in exact] == [["copy", "red"]]
-    near = find_near(store, "colours", min_similarity=0.999)
-    assert [[r.path.stem for r in group.images] for group in near] == [["almost-red", "copy", "red"]]
-    assert 0.999 <= near[0].similarity < 1
-    assert [len(g.images) for g in find_near(store, "colours", min_similarity=1.0)] == [2]
-    with pytest.raises(InputError, match="above 0"):
-        find_near(store, "colours", min_similarity=0.0)
+def test_equal_bytes_take_one_place_and_are_counted(library):
+    store, _, photos = library
+    red = store.find_path(photos / "red.png")
+    for number in range(5):
+        again = photos / f"again {number}.png"
+        again.write_bytes(red.path.read_bytes())
+        store.upsert([Entry(image=record(again, red.content_hash), same_pixels_as=red.id)])
+    hits = run(library, Part(text="red"), top=3)
+    assert (hits[0].image.path.stem, [hit.copies for hit in hits]) == ("red", [5, 0, 0])
+    assert len({hit.image.content_hash for hit in hits}) == 3
+    every = run(library, Part(text="red"), top=7, each_copy=True)
+    assert [hit.copies for hit in every] == [0] * 7
+    assert len({hit.image.content_hash for hit in every}) == 2
+    assert len(run(library, Part(text="red"), top=100)) == 6
+    assert [hit.image.path.stem for hit in run(library, Part(text="red"), top=1, where="name like 'again%'")] == [
+        "again 0"
+    ]
+    like_it = run(library, Part(image=photos / "red.png"), top=2)
+    assert [hit.copies for hit in like_it] == [5, 0], "the query's own image is no hit, its copies are one"
+    store.put_captions({red.id: [Caption(text="a wall", source="user")]})
+    (wall,) = run(library, Part(text="red"), top=3, match="captions", where="caption = 'a wall'")
+    assert wall.copies == 5
 
 
 def test_a_row_of_the_library_is_a_part_by_its_id(library):
@@ -224,50 +167,83 @@ def vectors(*rows):
     return np.array(rows, dtype=np.float32)
 
 
-def test_one_part_is_its_own_direction_whatever_its_norm_and_weight():
-    np.testing.assert_allclose(combine(vectors([3, 4]), [7.0]), [0.6, 0.8], atol=1e-6)
+ROUND = Background(mean_D=np.zeros(3), covariance_DD=np.eye(3))
+"""A library in which all directions are alike."""
 
 
-def test_parts_are_normalised_before_they_are_weighted():
-    np.testing.assert_allclose(combine(vectors([100, 0], [0, 0.01]), [1, 1]), [0.5**0.5, 0.5**0.5], atol=1e-6)
-    np.testing.assert_allclose(combine(vectors([1, 0], [0, 1]), [1, 2]), np.array([1, 2]) / 5**0.5, atol=1e-6)
+def test_parts_of_any_length_count_by_their_weights(library):
+    store, encoder, _ = library
+    long, short = Part(vector=np.array([0, 0, 100], np.float32)), Part(vector=np.array([0, 0.01, 0], np.float32))
+    np.testing.assert_allclose(prepare(store, encoder, [long]).vector_D, [0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(prepare(store, encoder, [long, short]).vector_D, [0, 0.5**0.5, 0.5**0.5], atol=1e-6)
+    twice = replace(short, weight=2)
+    np.testing.assert_allclose(prepare(store, encoder, [long, twice]).vector_D, np.array([0, 2, 1]) / 5**0.5, atol=1e-6)
 
 
 def test_a_negative_part_subtracts_only_what_is_not_the_subject():
-    # cos(subject, negative) = 0.8: what is left of the negative is (0, 0.6).
-    np.testing.assert_allclose(
-        combine(vectors([1, 0], [0.8, 0.6]), [1, -1]), np.array([1, -0.6]) / 1.36**0.5, atol=1e-6
-    )
+    # cos(subject, negative) = 0.8: what is left of the negative is (0, 0.6, 0), of which half counts.
+    aimed = aim(ROUND, np.array([[1, 0, 0], [0.8, 0.6, 0]]), np.array([1, -1]))
+    np.testing.assert_allclose(aimed, np.array([1, -0.3, 0]) / 1.09**0.5, atol=1e-6)
 
 
-def test_the_subject_stays_even_under_strong_and_close_negatives():
-    subject, close = [1.0, 0.0, 0.0], [0.99, 0.1, 0.1]
+def test_what_goes_with_the_subject_in_the_library_is_not_held_against_an_image():
+    """Where all that is red is round too, `red - round` is `red` as far as round is what red tells."""
+    together = Background(mean_D=np.zeros(2), covariance_DD=np.array([[1, 0.9], [0.9, 1]]))
+    red, round_ = np.eye(2)
+    rest = together.remove(round_, red)
+    assert red @ together.covariance_DD @ rest == pytest.approx(0)
+    assert together.spread(rest) == pytest.approx((1 - 0.9**2) ** 0.5)
+
+
+def test_the_subject_stays_even_under_a_strong_and_close_negative():
+    subject, close = np.array([1.0, 0, 0]), np.array([0.99, 0.1, 0.1])
     for weight in (1, 3, 10):
-        assert combine(vectors(subject, close), [1, -weight]) @ np.array(subject) > 0.55
+        assert aim(ROUND, np.stack([subject, close / np.linalg.norm(close)]), np.array([1, -weight])) @ subject > 0.55
 
 
-def test_naive_subtraction_would_lose_the_subject_here():
-    subject, negative = vectors([0.9, 0.436, 0])[0], vectors([0.9, 0, 0.436])[0]
-    subject, negative = subject / np.linalg.norm(subject), negative / np.linalg.norm(negative)
-    naive = subject - negative
-    naive /= np.linalg.norm(naive)
-    ours = combine(np.stack([subject, negative]), [1, -1])
-    assert naive @ subject < 0.35
-    assert ours @ subject > 0.85
-    assert ours @ negative < subject @ negative - 0.3
+def test_only_negative_parts_point_away_and_an_image_minus_itself_is_the_image(library):
+    store, encoder, _ = library
+    blue = np.array([0, 0, 2], np.float32)
+    np.testing.assert_allclose(prepare(store, encoder, [Part(vector=blue, weight=-1)]).vector_D, [0, 0, -1], atol=1e-6)
+    itself = [Part(vector=blue), Part(vector=blue, weight=-1)]
+    np.testing.assert_allclose(prepare(store, encoder, itself).vector_D, [0, 0, 1], atol=1e-6)
 
 
-def test_only_negative_parts_point_away():
-    np.testing.assert_allclose(combine(vectors([0, 2]), [-1]), [0, -1], atol=1e-6)
-
-
-def test_an_image_minus_itself_is_the_image():
-    np.testing.assert_allclose(combine(vectors([0.6, 0.8], [0.6, 0.8]), [1, -1]), [0.6, 0.8], atol=1e-6)
-
-
-def test_parts_that_cancel_and_vectors_without_direction_are_refused():
-    with pytest.raises(InputError, match="cancel each other"):
-        combine(vectors([1, 0], [-1, 0]), [1, 1])
-    for broken in ([0, 0], [np.nan, 1]):
+def test_parts_that_cancel_and_vectors_without_direction_are_refused(library):
+    store, encoder, _ = library
+    one, other, third = (Part(vector=np.array(v, np.float32)) for v in ([1, 0, 0], [-1, 0, 0], [0, 1, 0]))
+    for parts in ([one, other], [one, other, replace(third, weight=-1)]):
+        with pytest.raises(InputError, match="cancel each other"):
+            prepare(store, encoder, parts)
+    for broken in ([0, 0, 0], [np.nan, 1, 0]):
         with pytest.raises(InputError, match="no direction"):
-            combine(vectors([1, 0], broken), [1, 1])
+            prepare(store, encoder, [one, Part(vector=np.array(broken, np.float32), weight=-1)])
+
+
+def test_negative_words_count_in_full_text(library):
+    store, encoder, _ = library
+    rows = {record.path.stem: record.id for record in store.scan()}
+    texts = {"blue": "a red herring in deep snow", "green": "a red leaf", "pink": "snow, red, not deep"}
+    store.put_captions({rows[name]: [Caption(text=text, source="user")] for name, text in texts.items()})
+    deep_snow = Part(text="the deep snow", weight=-1)
+    encoder.encode_texts = lambda given: np.eye(3, dtype=np.float32)[[0 if "red" in text else 2 for text in given]]
+    assert set(names(run(library, Part(text="red"), deep_snow, match="captions"))) == {"green", "red"}
+    both = names(run(library, Part(text="red"), deep_snow, match="both"))
+    assert len(both) == 6
+    assert set(both[-2:]) == {"blue", "pink"}
+
+
+def test_images_that_are_marked_right_and_wrong_change_the_ranking(library):
+    store, _, photos = library
+    red = Part(text="red")
+    before = names(run(library, red))
+    assert before.index("yellow") < before.index("blue")
+    magenta = Part(image=photos / "magenta.png", is_mark=True)
+    wrong = Part(row=store.find_path(photos / "yellow.png").id, weight=-1, is_mark=True)
+    after = names(run(library, red, magenta, wrong))
+    assert after.index("magenta") < before.index("magenta")
+    assert "yellow" not in after
+    assert set(before) - set(after) == {"yellow"}
+    assert names(run(library, magenta, top=1)) == ["magenta"]
+    with pytest.raises(InputError, match="only a picture is marked"):
+        Part(text="red", is_mark=True)

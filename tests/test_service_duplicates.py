@@ -1,24 +1,19 @@
-"""Near and exact copies: found, listed and resolved over HTTP.
-
-Covers: sightline.core.search.duplicates.
-"""
+"""Copies and what is alike: found, listed and resolved over HTTP."""
 
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 
-import numpy as np
 from PIL import Image
 
 from sightline.core.search import duplicates as search_duplicates
-from sightline.errors import InputError, StoreError
+from sightline.errors import StoreError
 from sightline.faces.service import duplicates as web_duplicates
-from web_world import PATIENCE_S, index, open_app, wait_for, write_photos
+from web_world import PATIENCE_S, index, open_app, wait_for, write_many, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +38,45 @@ def test_exact_copies_lie_side_by_side_with_what_tells_them_apart(library):
         assert all(image["thumbnail"].startswith("/api/images/") for image in group["images"])
 
 
-def test_near_copies_come_after_exact_ones(library):
+def test_what_is_too_plain_to_be_a_copy_is_alike_where_a_model_finds_it_near(library):
     with open_app(library) as client:
         groups = client.get("/api/duplicates", params={"min_similarity": 0.87}).json()["groups"]
-        assert [group["kind"] for group in groups] == ["exact", "near"]
-        near = groups[1]
-        assert {image["name"] for image in near["images"]} == {"blue.png", "blue.jpg"}
-        assert 0.87 <= near["similarity"] <= 1
-        assert "format" in {difference.split(" ", 1)[0] for difference in near["differences"]}
-        assert any(difference.startswith("size ") and "kB / " in difference for difference in near["differences"])
-        page = client.get("/api/duplicates", params={"min_similarity": 0.87, "limit": 1, "offset": 1}).json()
-        assert (page["groups"], page["total"]) == ([near], 2)
+        assert [group["kind"] for group in groups] == ["exact", "alike"]
+        assert {image["name"] for image in groups[1]["images"]} == {"blue.png", "blue.jpg"}
+        assert 0.87 <= groups[1]["similarity"] <= 1
+        assert [group["kind"] for group in client.get("/api/duplicates").json()["groups"]] == ["exact"]
+
+
+def test_kinds_follow_each_other_and_can_be_asked_for(tmp_path):
+    photos = write_many(tmp_path / "photos", 3)
+    first = Image.open(photos / "0000.png")
+    first.resize((40, 40)).save(photos / "small.jpg")
+    shutil.copy(photos / "0001.png", photos / "again.png")
+    (photos / "link.png").symlink_to("0001.png")
+    with open_app(index(tmp_path / "library", photos)) as client:
+        exact, copy = client.get("/api/duplicates").json()["groups"]
+        assert (exact["kind"], copy["kind"]) == ("exact", "copy")
+        assert [(image["name"], image["keep"], image["link"]) for image in copy["images"]] == [
+            ("0000.png", True, False),
+            ("small.jpg", False, False),
+        ]
+        assert (copy["reason"], copy["count"]) == ("most pixels", 2)
+        assert [image["name"] for image in exact["images"] if image["link"]] == ["link.png"]
+        assert "format" in {difference.split(" ", 1)[0] for difference in copy["differences"]}
+        assert any(difference.startswith("size ") and "kB / " in difference for difference in copy["differences"])
+        for kind, groups in {"exact": [exact], "copy": [copy], "alike": []}.items():
+            assert client.get("/api/duplicates", params={"kind": kind}).json()["groups"] == groups
+        page = client.get("/api/duplicates", params={"limit": 1, "offset": 1}).json()
+        assert page == {"groups": [copy], "total": 2, "not_compared": 0}
+        found = client.get("/api/search", params={"q": "red"}).json()
+        assert (found["total"], sorted(hit["copies"] for hit in found["hits"])) == (4, [0, 0, 0, 2])
+        every = client.get("/api/search", params={"q": "red", "each_copy": True}).json()
+        assert (every["total"], {hit["copies"] for hit in every["hits"]}) == (6, {0})
+        assert client.get("/api/search", params={"q": "red", "where": "name = 'again.png'"}).json()["total"] == 1
 
 
 @pytest.mark.parametrize(
-    "query", ["min_similarity=0.5", "min_similarity=1.1", "min_similarity=nan", "limit=0", "offset=-1"]
+    "query", ["min_similarity=0.5", "min_similarity=1.1", "min_similarity=nan", "limit=0", "offset=-1", "kind=near"]
 )
 def test_what_can_not_be_asked_is_refused(library, query):
     with open_app(library) as client:
@@ -76,23 +95,23 @@ def test_so_many_pairs_that_they_are_no_duplicates_are_refused(library, monkeypa
 def test_an_empty_library_has_none(tmp_path):
     with open_app(tmp_path / "library", model="starter") as client:
         for params in ({}, {"min_similarity": 0.9}):
-            assert client.get("/api/duplicates", params=params).json() == {"groups": [], "total": 0}
+            assert client.get("/api/duplicates", params=params).json()["groups"] == []
 
 
 @pytest.fixture
 def held(monkeypatch):
-    """Holds every search for near copies until it is set; `searches` counts them."""
+    """Holds every search for copies until it is set; `searches` counts them."""
     release = threading.Event()
     release.searches = 0  # type: ignore[attr-defined]
-    find_near = search_duplicates.find_near
+    find_duplicates = search_duplicates.find_duplicates
 
-    def find_slowly(*arguments, on_block, **settings):
+    def find_slowly(*arguments, on_progress, **settings):
         release.searches += 1  # type: ignore[attr-defined]
         while not release.wait(0.02):
-            on_block()
-        return find_near(*arguments, on_block=on_block, **settings)
+            on_progress(0, 1, "waiting")
+        return find_duplicates(*arguments, on_progress=on_progress, **settings)
 
-    monkeypatch.setattr(web_duplicates, "find_near", find_slowly)
+    monkeypatch.setattr(web_duplicates, "find_duplicates", find_slowly)
     return release
 
 
@@ -130,35 +149,8 @@ def test_closing_gives_up_a_long_search(library, held):
     with open_app(library) as client:
         served = client.app.state.libraries.get()
         finder = served.shared.duplicates
-        future = finder.find(served, 0.9)
+        future = finder.find(served, web_duplicates.Wanted())
         wait_for(lambda: held.searches)
         finder.close()
         with pytest.raises(StoreError, match="stopping"):
             future.result(PATIENCE_S)
-
-
-class Vectors:
-    """Only what finding near ones asks of a store."""
-
-    def __init__(self, vectors_ND):
-        self._vectors_ND = vectors_ND
-
-    def vectors(self, model):
-        return np.arange(len(self._vectors_ND)), self._vectors_ND
-
-
-def test_a_search_can_be_ended_at_each_block_and_by_too_many_pairs():
-    store: Any = Vectors(np.ones((200, 2), np.float32))
-    blocks = []
-
-    def end_at_the_second():
-        blocks.append(None)
-        if len(blocks) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(InputError, match="More than 10 pairs"):
-        search_duplicates.find_near(store, "m", min_similarity=0.9, max_pairs=10)
-    store = Vectors(np.random.default_rng(0).normal(size=(5000, 64)).astype(np.float32))
-    with pytest.raises(KeyboardInterrupt):
-        search_duplicates.find_near(store, "m", min_similarity=0.9999, on_block=end_at_the_second)
-    assert len(blocks) == 2

@@ -53,6 +53,18 @@ def id_of(client, name):
     return next(hit["id"] for hit in ask(client)["hits"] if hit["name"] == name)
 
 
+def test_hits_that_are_marked_rank_the_list_anew(client):
+    first = ask(client, q="an animal")
+    right, wrong = first["hits"][4], first["hits"][0]
+    parts = [{"id": right["id"], "mark": True}, {"id": wrong["id"], "weight": -1, "mark": True}]
+    after = ask(client, q="an animal", parts=json.dumps(parts))
+    assert names(after).index(right["name"]) < 4
+    assert wrong["name"] not in names(after)
+    assert (after["total"], first["total"]) == (14, 15)
+    assert "no image with the id 999" in ask(client, 404, parts='[{"id": 999, "mark": true}]')["detail"]
+    assert "only an image is marked" in ask(client, 422, parts='[{"text": "a", "mark": true}]')["detail"]
+
+
 def test_words_give_what_the_command_line_gives(client, demo):
     with sl.Library.open(demo) as library:
         expected = library.search("a horse", "-", "night", top=15)

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from sightline.core.images.preprocess import Preprocessing
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, HardNegative, Pair
-from sightline.lab.data.pixel_cache import PixelCache
+from sightline.lab.data.pixel_cache import PixelCache, open_pixel_cache
+from sightline.lab.data.pixel_stream import PixelStream
 from sightline.lab.training.batches import NO_GROUP, Augmentation, Batches, FixedCrops
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
@@ -28,6 +29,16 @@ PREPROCESSING = Preprocessing(size_px=SIDE, resize_mode="squash", mean=(0.25, 0.
 @dataclass(frozen=True)
 class NoImage:
     """Pixels come from the cache."""
+
+
+@dataclass(frozen=True)
+class Painted:
+    """An image that is decoded whenever it is read."""
+
+    number: int
+
+    def read(self, *, min_side_px=None):
+        return np.random.default_rng(self.number).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def make_pair(n, *, label=None):
@@ -345,3 +356,28 @@ def test_teacher_and_words_are_those_of_the_rows():
     assert torch.equal(batch.targets.word_BK, batches.words.labels(batch.rows))
     assert see(make_batches(words_weight=0), 0).targets.word_BK is None
     assert see(make_batches(), 0).targets.teacher_BD is None
+
+
+def test_images_that_are_decoded_anew_are_those_of_a_cache(tmp_path):
+    pairs = [replace(make_pair(n), image=Painted(n)) for n in range(N_IMAGES)]
+    dataset = Dataset(name="painted", split="train", pairs=pairs, fingerprint="painted")
+    tokenizer = word_tokenizer(WORDS, context_length=7, padding="longest")
+    config = TrainConfig(recipe="test", data="made", batch_size=6, seed=1)
+    stream = PixelStream(dataset, preprocessing=PREPROCESSING)
+    made = [
+        Batches(
+            config,
+            dataset,
+            pixels,
+            tokenizer,
+            preprocessing=PREPROCESSING,
+            augmentation=LIVELY,
+            world=World(rank=1, size=2),
+        )
+        for pixels in (open_pixel_cache(dataset, preprocessing=PREPROCESSING, folder=tmp_path), stream)
+    ]
+    for step in (0, 1, 2, 5):
+        kept, decoded = (batches.at(step).chunks[0].image_B3SS for batches in made)
+        assert torch.equal(kept, decoded)
+        assert len(kept) == 3
+    stream.close()

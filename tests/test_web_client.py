@@ -50,6 +50,17 @@ def test_a_client_reads_images(client, demo):
     assert len(heatmap.values) == heatmap.rows
 
 
+def test_a_client_teaches_a_word_and_forgets_it(client):
+    cat = client.search(where="name = 'chelsea.png'").hits[0]
+    word = client.teach("Chelsea the Cat", [cat.id], kind="cat")
+    assert (word.examples, word.images) == (1, [cat.id])
+    assert [found.name for found in client.words()] == ["Chelsea the Cat"]
+    assert client.search("chelsea the cat").hits[0].id == cat.id
+    assert client.forget("chelsea the cat") == []
+    with pytest.raises(RefusedError, match="There is no word 'Rex'"):
+        client.forget("Rex")
+
+
 def test_a_client_writes_captions_and_takes_them_back(client):
     hit = client.search(limit=1).hits[0]
     assert client.set_caption(hit.id, "one").captions[0].text == "one"

@@ -44,11 +44,12 @@ class CursorError(InputError):
 class ImageError(InputError):
     """One image file can't be read; `reason` is a short phrase without the path, fit for counting.
 
-    `may_pass` is True where the same file may be readable later: something gets installed, set, freed or connected.
+    `figures` are what the message adds to it of this file. `may_pass` is True where the same file may be readable
+    later: something gets installed, set, freed or connected.
     """
 
-    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, *, figures: str = "", may_pass: bool = False) -> None:
+        super().__init__(f"{reason}: {figures}" if figures else reason)
         self.reason = reason
         self.may_pass = may_pass
 
@@ -63,6 +64,14 @@ class ModelError(SightlineError):
 
 class StoreError(SightlineError):
     """A library can't be opened, read or written, or refuses what it is given."""
+
+
+class UnknownImageError(StoreError):
+    """No image of the library has one of the ids that were asked for; `ids` are those that it lacks."""
+
+    def __init__(self, message: str, *, ids: frozenset[int]) -> None:
+        super().__init__(message)
+        self.ids = ids
 
 
 class BusyError(StoreError):

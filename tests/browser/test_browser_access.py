@@ -28,7 +28,7 @@ WIDEST = "document.documentElement.scrollWidth - document.documentElement.client
 
 def settle(page):
     page.wait_for_timeout(50)
-    wait_until(page, "document.querySelector('#page-search:not([hidden]), #page-other:not([hidden])') !== null")
+    wait_until(page, "document.querySelector('#page-search:not([hidden]), #page-other:not([hidden]) h1') !== null")
     wait_until(page, "!document.querySelector('.skeleton, .busy-line, #results[aria-busy=true]')")
     page.wait_for_timeout(100)
 

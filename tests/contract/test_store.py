@@ -11,7 +11,7 @@ import pytest
 
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+from sightline.core.types import Caption, Embedding, Example, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
 from sightline.errors import InputError, StoreError
 
 BACKENDS = {"sqlite": open_store}
@@ -644,3 +644,91 @@ def test_a_models_vectors_are_set_aside_under_another_name_and_its_own_is_free(s
     }  # fmt: skip
     with pytest.raises(StoreError, match="no vectors of the model 'none'"):
         store.set_model_aside("none")
+
+
+def test_words_are_kept_with_their_examples_and_vectors_by_model(reopen):
+    store = reopen()
+    store.add_model(identity())
+    odd = Path("/photos/b\udcff.jpg")
+    rex = TaughtWord(name="Rex", kind="dog", examples=(Example(path=odd, content_hash="1"),))
+    store.put_word(rex)
+    store.put_word(TaughtWord(name="Ada", examples=()))
+    store.put_example_vectors("m", "REX", {"1": unit(1, 2), "unknown": unit(1)})
+    store.close()
+    store = reopen()
+    assert [word.name for word in store.words()] == ["Ada", "Rex"]
+    assert store.words()[1] == rex
+    vectors = store.example_vectors("m", "rex")
+    assert list(vectors) == ["1"]
+    np.testing.assert_allclose(vectors["1"], unit(1, 2), atol=1e-3)
+    with pytest.raises(StoreError, match="length"):
+        store.put_example_vectors("m", "Rex", {"1": 2 * unit(1)})
+    more = replace(rex, name="rex", examples=(*rex.examples, Example(path=Path("/c.jpg"), content_hash="2")))
+    store.put_word(more)
+    assert [word.name for word in store.words()] == ["Ada", "rex"]
+    assert list(store.example_vectors("m", "Rex")) == ["1"]
+    store.put_word(replace(rex, examples=more.examples[1:]))
+    assert store.example_vectors("m", "Rex") == {}
+    assert store.remove_word("REX")
+    assert not store.remove_word("REX")
+    store.remove_model("m")
+    assert [word.name for word in store.words()] == ["Ada"]
+
+
+def test_full_text_leaves_out_what_holds_all_of_an_unwanted_text(store):
+    ids = store.upsert([Entry(image=record(f"{name}.jpg")) for name in ("red_a", "red_b", "red_snow")])
+    store.put_captions({ids[0]: [Caption(text="deep in snow", source="user")]})
+    store.put_captions({ids[1]: [Caption(text="deep water", source="user")]})
+    found = lambda *unwanted: {row for row, _ in store.match("red", 9, without=unwanted)}  # noqa: E731
+    assert found() == set(ids)
+    assert found("the deep snow") == {ids[1], ids[2]}
+    assert found("snow", "water") == set()
+    assert found("?!") == set(ids)
+    assert store.holding(["a snowing"], ids) == {ids[0], ids[2]}
+    assert store.holding(["snow"], ids[:1]) == {ids[0]}
+    assert store.holding([], ids) == set()
+
+
+# Copies
+
+
+def sketch(level):
+    return np.full((32, 32), level, np.uint8)
+
+
+def test_a_sketch_is_kept_for_a_content_and_goes_with_its_last_row(store, reopen):
+    first, second, plain = store.upsert(
+        [
+            replace(entry("a.jpg", content_hash="same"), sketch=sketch(7)),
+            entry("b.jpg", content_hash="same"),
+            entry("c.jpg", content_hash="other"),
+        ]
+    )
+    assert store.missing_sketches() == {plain}
+    store.put_sketches({"other": sketch(9), "of no row": sketch(1)})
+    ids, sketches = reopen().sketches()
+    assert ids.tolist() == [first, plain]
+    assert sketches[:, 0, 0].tolist() == [7, 9]
+    store.delete([first])
+    assert store.sketches()[0].tolist() == [second, plain]
+    store.upsert([entry("b.jpg", content_hash="edited", keep_vectors=False)])
+    assert store.sketches()[0].tolist() == [plain]
+    assert store.missing_sketches() == {second}
+    store.upsert([entry("d.jpg", content_hash="same")])
+    assert len(store.missing_sketches()) == 2, "a sketch outlived its last row"
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((32, 32), np.float32)])
+def test_a_sketch_of_another_shape_or_type_is_refused(store, wrong):
+    store.upsert([entry("a.jpg", content_hash="x")])
+    with pytest.raises(StoreError, match=r"A sketch is \(32, 32\) uint8"):
+        store.put_sketches({"x": wrong})
+
+
+def test_rows_of_equal_content_are_told_also_after_a_write(store, reopen):
+    a, b, _ = store.upsert([entry("a.jpg", content_hash="x"), entry("b.jpg", content_hash="x"), entry("c.jpg")])
+    assert store.equal_rows() == {a: a, b: a}
+    (d,) = reopen().upsert([entry("d.jpg", content_hash="x")])
+    assert store.equal_rows() == {a: a, b: a, d: a}
+    store.delete([a, d])
+    assert store.equal_rows() == {}

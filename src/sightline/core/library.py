@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, Part, SearchConfig
+    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
+    from sightline.core.search.set_aside import MoveReport
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, Hit, ModelIdentity
+    from sightline.core.types import Caption, Hit, ModelIdentity, TaughtWord
     from sightline.kit.work import Progress
 
 _MODEL_SETTING = "model"
@@ -184,9 +187,20 @@ class Library:
             raise InputError("No folder was given and this library knows none yet: sightline index FOLDER")
         config = config or IndexConfig()
         report = index(self.store, self._judged_encoder(roots, config), roots, config=config, on_progress=on_progress)
+        if not report.interrupted:
+            self._learn_words()
         if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
             self.store.set_setting(_MODEL_SETTING, default)
         return report
+
+    def _learn_words(self) -> None:
+        """Show the model the examples of taught words that it hasn't seen, while they are there."""
+        if words := self.store.words():
+            from sightline.core.search.teaching import learn
+
+            for word in words:
+                with suppress(InputError):  # a search with the word will say that it has to be taught again
+                    learn(self.store, self.encoder, word)
 
     def _judged_encoder(self, roots: Sequence[Path], config: IndexConfig) -> Encoder:
         """The encoder, in int8 where the gate lets it: asked now, where it never was and there are enough pictures."""
@@ -230,25 +244,44 @@ class Library:
         where: str | None = None,
         min_similarity: float | None = None,
         match: Match = "pictures",
+        each_copy: bool = False,
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
+        like: Sequence[str | Path] = (),
+        unlike: Sequence[str | Path] = (),
         rerank: int = 0,
         reranker: str | None = None,
     ) -> list[Hit]:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
-        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`. The
-        first `rerank` are read again by `reranker`, a matcher or a captioner (default: `blip-itm-base` where it can run
-        now, else the default captioner). Raises InputError for a broken query or filter, ModelError for the reranker.
+        `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
+        of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
+        `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
+        with `each_copy` one each. The first `rerank` are read again by `reranker`, a matcher or a captioner (default:
+        `blip-itm-base` where it can run now, else the default captioner). Raises InputError for a broken query or
+        filter and for an image that isn't there or can't be read, ModelError for the reranker.
         """
-        from sightline.core.search.engine import SearchConfig, parse_query
+        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.query import Part, parse_query
 
-        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match, rerank=rerank)
-        return self._search(parse_query(query, add=add, subtract=subtract), settings, reranker=reranker)
+        settings = SearchConfig(
+            top=top, where=where, min_similarity=min_similarity, match=match, each_copy=each_copy, rerank=rerank
+        )
+        marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
+        marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
+        parts = parse_query(query, add=add, subtract=subtract) if query or add or subtract or not marks else []
+        return self._search([*parts, *marks], settings, reranker=reranker)
+
+    def _marked(self, path: Path) -> Path:
+        """A file, or an image of the library whose file may be gone. Raises InputError for neither."""
+        if is_file(path) or self._row(path) is not None:
+            return path
+        raise InputError(f"There is no picture {path}, and none in this library. Mark one that a search has found.")
 
     def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Images most like another one, which need not be in the library and is left out itself."""
-        from sightline.core.search.engine import Part, SearchConfig
+        from sightline.core.search.engine import SearchConfig
+        from sightline.core.search.query import Part
 
         path = expand(image)
         if not is_file(path):
@@ -278,13 +311,60 @@ class Library:
         """
         return self.second_look(reranker).look_ahead(self.store.scan(), on_progress=on_progress)
 
-    def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
-        """Groups of exact copies; with a similarity (0.95, say) also of near ones."""
-        from sightline.core.search.duplicates import find_exact, find_near
+    def teach(self, name: str, images: Iterable[str | Path], *, kind: str | None = None) -> TaughtWord:
+        """Teach a word of one's own by three to ten images, which queries use like any other; the word as it is now.
 
-        if min_similarity is None:
+        A word that is known gets further examples. `kind` says what it is in a word of the language, such as `dog`: it
+        stands for the name inside of sentences. Raises InputError for a name that can't be one, an image that can't be
+        read, and a library without images.
+        """
+        from sightline.core.search.teaching import read_example, teach
+
+        if not self._require_vectors():
+            raise InputError("The library is empty, and a word is taught against its images: sightline index FOLDER")
+        examples = (read_example(self.store, expand(path)) for path in images)
+        return teach(self.store, self.encoder, name, examples, kind=kind)
+
+    def forget(self, name: str) -> None:
+        """Forget a taught word; images stay. Raises InputError where there is none of that name."""
+        from sightline.core.search.teaching import forget
+
+        forget(self.store, name)
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        return self.store.words()
+
+    def duplicates(
+        self, *, exact_only: bool = False, min_similarity: float | None = None, on_progress: Progress | None = None
+    ) -> list[DuplicateGroup]:
+        """Groups of exact copies and of copies by their pixels; with a cosine (0.9, say) also of what is alike.
+
+        Images that were indexed before there were sketches are read first, which is kept. `on_progress` takes what is
+        done of how many and the name of the step; what it raises ends the search. Images whose file can't be read are
+        compared by their bytes alone.
+        """
+        from sightline.core.search.duplicates import draw_sketches, find_duplicates, find_exact
+
+        if exact_only:
             return find_exact(self.store)
-        return find_near(self.store, self.model, min_similarity=min_similarity) if self._require_vectors() else []
+        tell = on_progress or (lambda done, total, what: None)
+        if not self.store.read_only:
+            draw_sketches(self.store, on_progress=tell)
+        model = self.model if min_similarity is not None and self._require_vectors() else None
+        return find_duplicates(self.store, model=model, min_similarity=min_similarity, on_progress=tell)
+
+    def set_aside(self, groups: Iterable[DuplicateGroup], folder: str | Path) -> MoveReport:
+        """Move all files but the one to keep of each group of copies to a folder; see `core.search.set_aside`."""
+        from sightline.core.search.set_aside import set_aside
+
+        return set_aside(self.store, groups, expand(folder))
+
+    def undo_set_aside(self, log: str | Path) -> MoveReport:
+        """Move the files that a log of `set_aside` names back to where they were."""
+        from sightline.core.search.set_aside import undo
+
+        return undo(self.store, expand(log))
 
     def _require_vectors(self) -> bool:
         """True where there is anything to search.

@@ -116,6 +116,33 @@ class Hit:
     """Cosine to the query in [-1, 1]; higher is closer."""
     caption: str | None = None
     """The image's best caption where one is stored."""
+    copies: int = 0
+    """Other images of the library with the same bytes, which this one stands for."""
+
+
+MAX_EXAMPLES = 100
+MAX_NAME_CHARS = 60
+"""Limits of a word that is taught by example."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One image that a word was taught with."""
+
+    path: Path
+    """The place where it lay then, absolute."""
+    content_hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaughtWord:
+    """A word of the user's own, which queries use like any other."""
+
+    name: str
+    """As the user writes it; queries find it in any case."""
+    kind: str | None = None
+    """A word of the language for what it is, such as `dog`; text towers read it in place of the name."""
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

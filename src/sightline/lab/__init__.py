@@ -66,7 +66,7 @@ def evaluate(
 
 
 def compare(models: Sequence[str], data: str | ComparisonData, **settings: Any) -> Comparison:
-    """Compare models by name on an address's pictures (its split val), or on data that was loaded with more choice.
+    """Compare models by name on an address's images (its val split), or on data that was loaded with more choice.
 
     `settings` and errors are those of `compare_models`.
     """
@@ -74,7 +74,7 @@ def compare(models: Sequence[str], data: str | ComparisonData, **settings: Any) 
     from sightline.lab.evaluation.comparison_data import gather_images, is_own_images, load_benchmark
 
     if isinstance(data, str):
-        data = gather_images(data) if is_own_images(data) else load_benchmark(data, split="val")
+        data = gather_images(data) if is_own_images(data) else load_benchmark(data, split=None)
     return compare_models(models, data, **settings)
 
 

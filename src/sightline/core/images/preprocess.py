@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PREPROCESSING_VERSION = 1
 """Raised when pixels change for the same file and card: part of a model's identity in a store."""
 
+SKETCH_SIDE_PX = 32
+
 _LONGEST_ASPECT = 32
 """The longest image, in squares, that a centre crop is taken of: it never sees the ends of a longer one."""
 
@@ -130,6 +132,15 @@ def make_thumbnail(
     encoded = io.BytesIO()
     image.save(encoded, format, quality=quality)
     return encoded.getvalue()
+
+
+def make_sketch(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Upright RGB (H, W, 3) uint8 -> its grey levels squashed to (32, 32) uint8: what copies are known by."""
+    import numpy as np
+    from PIL import Image
+
+    square = (SKETCH_SIDE_PX, SKETCH_SIDE_PX)
+    return np.array(Image.fromarray(rgb_HW3).convert("L").resize(square, Image.Resampling.BOX))
 
 
 def data_uri(data: bytes, format: ThumbnailFormat) -> str:  # noqa: A002

@@ -182,6 +182,7 @@ class _Pipeline:
             return "pixels"
         if resolution.kind == "added" and met_before:
             resolution = replace(resolution, kind="copied")
+        resolution = replace(resolution, entry=replace(resolution.entry, sketch=reading.sketch))
         if resolution.is_urgent:
             for entry in resolution.moves:
                 self._writer.add(entry)

@@ -156,6 +156,8 @@ class Plan:
     """Contents that probably need no pixels. Only a hint for readers: the store decides."""
     missing_vectors: set[int] = field(default_factory=set)
     """Rows without a vector of this run's model, as far as that is committed."""
+    missing_sketches: set[int] = field(default_factory=set)
+    """Rows without a sketch when the run began: those of a library that is older than sketches."""
 
 
 class Planner:
@@ -185,6 +187,7 @@ class Planner:
     def walk(self, scopes: Sequence[Scope], *, model: str, on_seen: Callable[[], None]) -> None:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
         self.plan.missing_vectors = self._store.missing_vectors(model)
+        self.plan.missing_sketches = self._store.missing_sketches()
         for scope in scopes:
             self._walk_one(scope, on_seen)
         walked = {scope.root for scope in scopes}
@@ -245,12 +248,12 @@ class Planner:
         if failure and (failure.size_bytes, failure.mtime_ns) == stat and not self._config.retry_failures:
             self._report.skipped.append(SkippedFile(path=file.path, reason=failure.reason))
             return
-        lacks_vector = row is not None and row.id in self.plan.missing_vectors
+        lacks_pixels = row is not None and (row.id in self.plan.missing_vectors or row.id in self.plan.missing_sketches)
         if row is not None and (row.size_bytes, row.mtime_ns) == stat:
             self._report.unchanged += 1
             if failure:  # it passed without a change of the file
                 self.plan.lost_failures.append(LostFile(scope, file.relative, certain=True))
-            if not lacks_vector:
+            if not lacks_pixels:
                 return
         self.plan.tasks.append(
             Task(
@@ -259,7 +262,7 @@ class Planner:
                 size_bytes=file.size_bytes,
                 mtime_ns=file.mtime_ns,
                 row_id=row.id if row else None,
-                needs_pixels=lacks_vector,
+                needs_pixels=lacks_pixels,
             )
         )
 

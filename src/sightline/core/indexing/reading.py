@@ -14,6 +14,7 @@ import numpy as np
 
 from sightline.core.images.decode import read_image
 from sightline.core.images.files import explain_os_error, hash_bytes, hash_file, walk_images
+from sightline.core.images.preprocess import make_sketch
 from sightline.core.indexing.plan import Exclusion, Task
 from sightline.core.indexing.report import IndexConfig
 from sightline.errors import ImageError, InputError
@@ -42,6 +43,8 @@ class Reading:
     content_hash: str = ""
     info: ImageInfo | None = None
     pixels: NDArray[np.uint8] | None = None
+    sketch: NDArray[np.uint8] | None = None
+    """Made with the pixels."""
     failure: str | None = None
     """The reason why the file could not be read."""
     retry: bool = False
@@ -86,6 +89,7 @@ class FileReader:
             image = read_image(source, min_side_px=self._preprocessing.size_px)
             reading.info = image.info
             reading.pixels = self._preprocessing.resize(image.rgb)
+            reading.sketch = make_sketch(image.rgb)
             reading.decode_s = time.perf_counter() - started - reading.read_s
 
 

@@ -1,4 +1,7 @@
-"""Tables of `docs/models.md`, made from `cards.toml` and the starter's own cards: `make docs`."""
+"""Tables of pages, made from `cards.toml` and the starter's own cards: `make docs`.
+
+So no figure of the starter stands in a page that its next version would make wrong.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,7 @@ def _row(card: ModelCard) -> str:
 def starter_tables() -> str:
     """Markdown: what was measured of the pair that ships, from its cards."""
     clip, captioner = (find_card(name).figures for name in (STARTER, STARTER_CAPTIONER))
-    lines = ["| R@1 / R@5 / R@10, % | text to image | image to text |", "|---|---|---|"]
-    for precision in ("int8", "fp32"):
-        for data, shown in (("flickr8k_val", "Flickr8k val, 1,000 pictures"), ("coco_mini", "coco-mini, 80 pictures")):
-            cells = [_recalls(clip[precision][data], way) for way in ("image_retrieval", "text_retrieval")]
-            lines.append(f"| {shown}, {precision} | {' | '.join(cells)} |")
-    lines += ["", "| | int8 | fp32 |", "|---|---|---|"]
+    lines = [retrieval_table(), "", "| | int8 | fp32 |", "|---|---|---|"]
     for label, data, name in (
         ("zero-shot top-1 over 200 names, Tiny ImageNet val", "tiny_imagenet_val", "acc1"),
         ("the same, top-5", "tiny_imagenet_val", "acc5"),
@@ -84,6 +82,38 @@ def starter_tables() -> str:
     return "\n".join(lines)
 
 
+def retrieval_table() -> str:
+    """Markdown: the starter's recalls."""
+    clip = find_card(STARTER).figures
+    lines = ["| R@1 / R@5 / R@10, % | text to image | image to text |", "|---|---|---|"]
+    for precision in ("int8", "fp32"):
+        for data, shown in (("flickr8k_val", "Flickr8k val, 1,000 images"), ("coco_mini", "coco-mini, 80 images")):
+            cells = [_recalls(clip[precision][data], way) for way in ("image_retrieval", "text_retrieval")]
+            lines.append(f"| {shown}, {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def captions_table() -> str:
+    """Markdown: the starter captioner's metrics, three beams."""
+    figures = find_card(STARTER_CAPTIONER).figures
+    lines = ["| three beams | Bleu_4 | ROUGE_L | CIDEr |", "|---|---|---|---|"]
+    for precision in ("int8", "fp32"):
+        for data, shown in (("flickr8k_val", "Flickr8k val, 1,000 images"), ("coco_mini", "coco-mini, 80 images")):
+            cells = [f"{figures[precision][data][name]:.3f}" for name in ("Bleu_4", "ROUGE_L", "CIDEr")]
+            lines.append(f"| {shown}, {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def zeroshot_table() -> str:
+    """Markdown: the starter's zero-shot accuracy with the default prompts."""
+    clip = find_card(STARTER).figures
+    lines = ["| Tiny ImageNet val, 200 classes | acc1, % | acc5, % |", "|---|---|---|"]
+    for precision in ("int8", "fp32"):
+        found = clip[precision]["tiny_imagenet_val"]
+        lines.append(f"| starter, {precision} | {_percent(found['acc1'])} | {_percent(found['acc5'])} |")
+    return "\n".join(lines)
+
+
 def _recalls(figures: Mapping[str, Any], way: str) -> str:
     return " / ".join(_percent(figures[f"{way}_recall@{k}"]) for k in (1, 5, 10))
 
@@ -92,17 +122,32 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f}"
 
 
+_TABLES = {
+    "models": models_table,
+    "starter": starter_tables,
+    "retrieval": retrieval_table,
+    "captions": captions_table,
+    "zeroshot": zeroshot_table,
+}
+"""Name between a page's marks -> what makes the table."""
+
+
 def write_tables(page: Path) -> None:
-    """Put the tables between their marks in a page. Raises InputError where marks are missing."""
+    """Put the tables between their marks in a page. Raises InputError for a page without marks or without their end."""
     text = page.read_text(encoding="utf-8")
-    for name, made in (("models", models_table()), ("starter", starter_tables())):
+    names = [name for name in _TABLES if _BEGIN.format(name=name) in text]
+    for name in names:
         begin, end = _BEGIN.format(name=name), _END.format(name=name)
-        if begin not in text or end not in text:
-            raise InputError(f"{page} lacks the lines that mark the generated tables: {begin} and {end}")
+        if end not in text:
+            raise InputError(f"{page} lacks the line that ends a generated table: {end}")
         before, after = text.split(begin)[0], text.split(end)[1]
-        text = f"{before}{begin}\n{made}\n{end}{after}"
+        text = f"{before}{begin}\n{_TABLES[name]()}\n{end}{after}"
+    if not names:
+        known = ", ".join(_BEGIN.format(name=name) for name in _TABLES)
+        raise InputError(f"{page} lacks the lines that mark generated tables, such as {known}")
     page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_tables(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        write_tables(Path(argument))

@@ -1,35 +1,26 @@
-"""From a query to hits: its parts, one vector for each, combined, and the nearest rows under the filters.
-
-A query is words and images, joined with `+` and `-`, each with a weight:
-
-    two dogs                       one part, words
-    ./photo.jpg + 2:snow           an image and, twice as strong, a word
-    beach - people                 beach, away from people
-
-The syntax is rclip's. A separator stands alone: as its own argument, or between spaces (`t-shirt` is one word).
-"""
+"""From a query's parts to hits: one vector for each part, combined, and the nearest rows under the filters."""
 
 from __future__ import annotations
 
-import math
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sightline.core.images.files import is_image_name
+from sightline.core.search.background import Background
 from sightline.core.search.rerank import MAX_RERANK, require_words
+from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
-from sightline.kit.config import expand, is_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.models.base import Encoder
+    from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord
@@ -41,9 +32,11 @@ _RANK_CONSTANT = 60
 
 _SMALLEST_NORM = 1e-6
 
-_SEPARATOR = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
-_WEIGHT = re.compile(r"^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])")  # 10:30 is a time
-_PATH_START = re.compile(r"^(?:\.{1,2}[/\\]|/|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\])")
+_AWAY = 0.5
+_RIGHT = 1.5
+_WRONG = 0.3
+"""Weights of negative parts and of marked images, in standard deviations of the query; docs/search.md has what was
+measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +50,8 @@ class SearchConfig:
     """Hits below this cosine are left out. None keeps all: no constant fits every query."""
     match: Match = "pictures"
     """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+    each_copy: bool = False
+    """True gives each exact copy a place of its own; else the best placed one stands for all."""
     rerank: int = 0
     """Hits at the top that are read again by a model that takes image and words together; 0 reads none again."""
 
@@ -78,7 +73,9 @@ class Query:
     vector_D: NDArray[np.float32]
     words: str
     """Those of the positive parts, for full text."""
-    text_parts: tuple[tuple[str, float], ...]
+    unwanted: tuple[str, ...] = ()
+    """The texts of the negative parts, for full text."""
+    text_parts: tuple[tuple[str, float], ...] = ()
     """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
@@ -99,7 +96,7 @@ def search(
     """
     query = prepare(store, encoder, parts)
     if not config.rerank or look_again is None:
-        return make_hits(store, rank(store, encoder.card.name, query, config=config))
+        return make_hits(store, rank(store, encoder.card.name, query, config=config), each_copy=config.each_copy)
     require_words(query.text_parts)
     deeper = replace(config, top=max(config.top, config.rerank))
     found = rank(store, encoder.card.name, query, config=deeper)
@@ -107,26 +104,65 @@ def search(
     ids = [row for row, _ in head]
     records = dict(zip(ids, store.get(ids), strict=True))
     head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
-    return make_hits(store, [*head, *rest][: config.top])
+    return make_hits(store, [*head, *rest][: config.top], each_copy=config.each_copy)
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     """Parts -> what can be ranked. Raises InputError for an image that can't be read, StoreError for no such row."""
     own_rows = [_find_row(store, part) for part in parts]
-    vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
+    known = store.words()
+    taught = [find_words(part.text, known) if part.text else [] for part in parts]
+    vectors = [_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)]
+    vectors_PD = _normalise(np.stack(vectors).astype(np.float64))
+    weights_P = np.array([part.weight for part in parts])
+    marked_P = np.array([part.is_mark for part in parts])
+    if any(taught) or marked_P.any() or weights_P.min() < 0 < weights_P.max():
+        background = Background.measure(store, encoder.card.name)
+        directions_PD = np.stack(
+            [
+                aim_at_words(store, encoder, background, part.text, words)
+                if part.text and words
+                else background.scale(vector_D)
+                for part, words, vector_D in zip(parts, taught, vectors_PD, strict=True)
+            ]
+        )
+        asked_D = aim(background, directions_PD[~marked_P], weights_P[~marked_P])
+        vector_D = correct(background, asked_D, vectors_PD[marked_P], weights_P[marked_P] > 0)
+    else:
+        vector_D = combine(vectors_PD, weights_P)
     return Query(
-        vector_D=combine(vectors_PD, [part.weight for part in parts]),
+        vector_D=vector_D,
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
+        unwanted=tuple(part.text for part in parts if part.text is not None and part.weight < 0),
         text_parts=tuple((part.text, part.weight) for part in parts if part.text is not None),
-        exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
+        exclude=frozenset(
+            row.id
+            for part, row in zip(parts, own_rows, strict=True)
+            if row and row.id is not None and not (part.is_mark and part.weight > 0)
+        ),
     )
 
 
 def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
     """The best rows with their cosines, best first: `config.top` of them, less those below the minimum similarity.
 
-    Raises InputError for a broken filter, and for full text without words.
+    Exact copies take one place, unless `config.each_copy`. Raises InputError for a broken filter, and for full text
+    without words.
     """
+    equal = {} if config.each_copy else store.equal_rows()
+    depth = config.top
+    while True:
+        found = _rank_rows(store, model, query, config=replace(config, top=depth))
+        first = {equal.get(row, row): (row, similarity) for row, similarity in reversed(found)}
+        if len(found) < depth or len(first) >= config.top:
+            break
+        depth = min(4 * depth, config.top + len(equal))
+    kept = {row for row, _ in first.values()}
+    return [(row, similarity) for row, similarity in found if row in kept][: config.top]
+
+
+def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
+    """Every row, copies too."""
     if config.match == "pictures":
         found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
     else:
@@ -135,39 +171,77 @@ def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> lis
             depth = max(config.top, _FUSION_DEPTH)
             near = store.query(query.vector_D, depth, model=model, where=config.where, exclude=query.exclude)
             ids = fuse_rankings([[row for row, _ in near], ids])
+            unwanted = store.holding(query.unwanted, ids)
+            ids.sort(key=unwanted.__contains__)  # stable: they come last, and no list gets shorter
         found = _similarities(store, model, query.vector_D, ids[: config.top])
     if config.min_similarity is not None:
         found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
     return found
 
 
-def combine(vectors_PD: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Weighted parts (P, D), rows of any norm -> the query's direction (D,), L2-normalised.
+def combine(parts_PD: NDArray[np.float64], weights_P: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Weighted parts (P, D) of length 1, all of one sign -> the query's direction (D,), L2-normalised.
 
-    Every part is normalised first, so that only its weight says how much it counts. Positive parts add up to the
-    subject. CLIP's vectors lie in a narrow cone: subtracting a whole vector takes away mostly what it shares with the
-    subject and leaves noise. So a negative part first loses its component along the subject, and only the rest is
-    subtracted: the query's cosine to its subject stays 1 / sqrt(1 + n^2), n being the norm of what is subtracted.
-    Without positive parts the query points away from the negative ones. Raises InputError where parts cancel out.
+    Negative parts alone are pointed away from. Raises InputError where parts cancel out.
     """
-    weights_P = np.asarray(weights, dtype=np.float64)
-    parts_PD = _normalise(vectors_PD.astype(np.float64))
+    return _direction(weights_P @ parts_PD)
+
+
+def aim(
+    background: Background, directions_PD: NDArray[np.float64], weights_P: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted parts (P, D), each scaled -> their direction (D,), scaled where there is a subject; zero for no parts.
+
+    A negative part must not push the subject out: first it loses what the subject tells of it anyway, by the library's
+    own covariance, so that only what it shows beyond is held against an image. Raises InputError where parts
+    cancel out.
+    """
     positive = weights_P > 0
-    away_D = weights_P[~positive] @ parts_PD[~positive]
     if not positive.any():
-        return _direction(away_D)
-    subject_D = _direction(weights_P[positive] @ parts_PD[positive]).astype(np.float64)
-    return _direction(subject_D + away_D - (away_D @ subject_D) * subject_D)
+        return weights_P @ directions_PD
+    subject_D = background.scale(_direction(weights_P[positive] @ directions_PD[positive]).astype(np.float64))
+    away_D = weights_P[~positive] @ directions_PD[~positive]
+    return background.scale(subject_D + _AWAY * background.remove(away_D, subject_D))
 
 
-def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
+def correct(
+    background: Background, asked_D: NDArray[np.float64], marked_ND: NDArray[np.float64], right_N: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """A direction (D,), scaled or zero, after images (N, D) were marked right or wrong; L2-normalised.
+
+    Rocchio's relevance feedback (1971), with the discriminant of the marked images in place of their mean, each kind
+    shrunk towards what was asked: few marks move it a little.
+    """
+    n_right, n_wrong = int(right_N.sum()), int((~right_N).sum())
+    direction_D = asked_D
+    if n_right:
+        direction_D = direction_D + _RIGHT * n_right / (n_right + 2) * background.discriminate(marked_ND[right_N])
+    if n_wrong:
+        weight = (_WRONG if n_right else _WRONG / 2) * n_wrong / (n_wrong + 1)
+        direction_D = direction_D - weight * background.discriminate(marked_ND[~right_N])
+    return _direction(direction_D)
+
+
+def make_hits(store: Store, found: Sequence[tuple[int, float]], *, each_copy: bool = False) -> list[Hit]:
     """Rows with similarities -> hits with their records and best captions, in the same order."""
     ids = [row for row, _ in found]
-    captions = store.captions(ids)
+    captions, copies = store.captions(ids), {} if each_copy else count_copies(store, ids)
     return [
-        Hit(image=image, similarity=similarity, caption=captions[row][0].text if captions[row] else None)
+        Hit(
+            image=image,
+            similarity=similarity,
+            caption=captions[row][0].text if captions[row] else None,
+            copies=copies.get(row, 0),
+        )
         for image, (row, similarity) in zip(store.get(ids), found, strict=True)
     ]
+
+
+def count_copies(store: Store, rows: Iterable[int]) -> dict[int, int]:
+    """The number of other rows with the same content, for each row that has such."""
+    equal = store.equal_rows()
+    counts = Counter(equal.values())
+    return {row: counts[equal[row]] - 1 for row in rows if row in equal}
 
 
 def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
@@ -236,7 +310,8 @@ def _rank_by_words(store: Store, query: Query, config: SearchConfig) -> list[int
     if not query.words:
         raise InputError("Captions are searched by words: give words, or match pictures.")
     depth = max(config.top, _FUSION_DEPTH) + len(query.exclude)
-    return [row for row, _ in store.match(query.words, depth, where=config.where) if row not in query.exclude]
+    found = store.match(query.words, depth, where=config.where, without=query.unwanted)
+    return [row for row, _ in found if row not in query.exclude]
 
 
 def _similarities(
@@ -262,102 +337,3 @@ def _direction(vector_D: NDArray[np.float64]) -> NDArray[np.float32]:
         raise InputError("The parts of the query cancel each other out. Change a part or its weight.")
     direction: NDArray[np.float32] = (vector_D / norm).astype(np.float32)
     return direction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One part of a query: words or an image, and its signed weight. An image is a file, a row or a vector."""
-
-    weight: float = 1.0
-    text: str | None = None
-    image: Path | None = None
-    row: int | None = None
-    """The id of an image of the library that is searched."""
-    vector: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
-    """The searching model's vector of an image that is no file here (D,)."""
-    name: str | None = None
-    """The user's name for a row or a vector."""
-
-    def __post_init__(self) -> None:
-        if sum(given is not None for given in (self.text, self.image, self.row, self.vector)) != 1:
-            raise InputError("A part of a query is either words or a picture.")
-        if not math.isfinite(self.weight) or self.weight == 0:
-            raise InputError(f"The weight of {self.label!r} is {self.weight:g}; it must be a number other than 0.")
-
-    @property
-    def label(self) -> str:
-        """The words, or the image's path or name, as the user knows them."""
-        if self.text is not None:
-            return self.text
-        return self.name or (f"image {self.row}" if self.row is not None else str(self.image or "a picture"))
-
-
-def parse_query(
-    words: Sequence[str], *, add: Iterable[str] = (), subtract: Iterable[str] = (), allow_files: bool = True
-) -> list[Part]:
-    """Arguments of a search -> its parts, in order.
-
-    Neighbouring arguments are one part, so quotes are optional. `add` and `subtract` hold whole parts. With
-    `allow_files=False` (queries that come over a network) nothing is taken for a path. Raises InputError for an empty
-    query, an empty part, an image that doesn't exist, or an address of a web page.
-    """
-    signed = [*_split(words, allow_files=allow_files), *((1, text) for text in add), *((-1, text) for text in subtract)]
-    parts = [_parse_part(sign, text, allow_files=allow_files) for sign, text in signed]
-    if not parts:
-        raise InputError("The query is empty. Give words, ./photo.jpg, or parts joined with + and -.")
-    return parts
-
-
-def _split(words: Sequence[str], *, allow_files: bool) -> list[tuple[int, str]]:
-    """Signed parts: cut at separators that stand alone, neighbouring pieces joined; a leading `-` is a sign too."""
-    pieces: list[str] = []
-    for word in words:
-        whole = allow_files and is_image_name(word) and is_file(_expand(word))  # "a - b.jpg" is one name
-        pieces += [word] if whole else [piece.strip() for piece in _SEPARATOR.split(word)]
-    groups: list[tuple[str, list[str]]] = [("", [])]
-    for piece in filter(None, pieces):
-        if piece in ("+", "-"):
-            groups.append((piece, []))
-        else:
-            groups[-1][1].append(piece)
-    if not groups[0][1]:
-        del groups[0]
-    if empty := next((separator for separator, texts in groups if not texts), None):
-        raise InputError(f"Nothing follows {empty!r} in the query. Write it as: beach {empty} people")
-    return [(-1 if separator == "-" else 1, " ".join(texts)) for separator, texts in groups]
-
-
-def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
-    match = _WEIGHT.match(text)
-    weight = sign * (float(match[1]) if match else 1.0)
-    body = text[match.end() :].strip() if match else text.strip()
-    if not body:
-        raise InputError("A part of the query is empty. Give words or ./photo.jpg.")
-    if allow_files:
-        if re.match(r"^https?://", body):
-            raise InputError(f"{body} is a web address, which is not fetched. Save the picture and name the file.")
-        if image := _as_image(body):
-            return Part(weight=weight, image=image)
-    return Part(weight=weight, text=body)
-
-
-def _as_image(body: str) -> Path | None:
-    """The file that a part names: whatever begins like a path, and a bare name that ends like an image's."""
-    is_path = _PATH_START.match(body) is not None
-    if not is_path and not is_image_name(body):
-        return None
-    if is_file(path := _expand(body)):
-        return path
-    if not is_path and re.search(r"\s", body):
-        return None
-    raise InputError(
-        f"There is no picture {body}. Check the path; join a picture and words with +, as in ./a.jpg + red"
-    )
-
-
-def _expand(text: str) -> Path:
-    """`~` filled in where it can be: `~5 dogs` are words."""
-    try:
-        return expand(text)
-    except InputError:
-        return Path(text)

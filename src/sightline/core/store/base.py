@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats
+    from sightline.core.types import (
+        Caption,
+        CaptionSource,
+        Embedding,
+        ImageRecord,
+        ModelIdentity,
+        StoreStats,
+        TaughtWord,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,8 @@ class Entry:
     """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
     place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
     or has other content by then."""
+    sketch: NDArray[np.uint8] | None = None
+    """`make_sketch` of the pixels, where they were decoded; kept for the content, whichever rows have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +125,39 @@ class Store(Protocol):
         """Ids of the rows that have no vector of this model."""
         ...
 
+    def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
+        ...
+
+    def missing_sketches(self) -> set[int]:
+        """Ids of the rows whose content has no sketch."""
+        ...
+
+    def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
+        ...
+
+    def equal_rows(self) -> Mapping[int, int]:
+        """The rows that share their content with others -> the lowest id among those."""
+        ...
+
     def query(
         self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
     ) -> list[tuple[int, float]]:
         """The k nearest rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here."""
         ...
 
-    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
-        """Full-text matches in captions and file names: (id, relevance), best first."""
+    def match(
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+    ) -> list[tuple[int, float]]:
+        """Full-text matches in captions and file names: (id, relevance), best first.
+
+        Images that hold all words of a text of `without`, articles aside, are left out.
+        """
+        ...
+
+    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
         ...
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
@@ -138,6 +173,29 @@ class Store(Protocol):
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of images, the best first; images without captions map to an empty list."""
+        ...
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        ...
+
+    def put_word(self, word: TaughtWord) -> None:
+        """Keep a word in place of one of the same name (in any case); vectors of examples that it had before stay."""
+        ...
+
+    def remove_word(self, name: str) -> bool:
+        """Forget a word with its examples; False where there is none."""
+        ...
+
+    def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
+        """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
+        ...
+
+    def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep vectors (D,) of a word's examples by content hash, also without the images being in the library.
+
+        Raises StoreError for a vector that is refused.
+        """
         ...
 
     def failures(self, root: Path | None = None) -> list[Failure]:

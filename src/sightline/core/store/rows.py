@@ -15,12 +15,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from sightline.core.images.preprocess import SKETCH_SIDE_PX
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
 from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
-from sightline.errors import InputError, StoreError
+from sightline.errors import InputError, StoreError, UnknownImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SqlPath = str | bytes
 """TEXT where a path is valid UTF-8, else BLOB."""
@@ -35,6 +41,7 @@ _PUT = (
     f"insert into images (id, {', '.join(_COLUMNS)}, indexed_at_ns) values (?, {'?, ' * len(_COLUMNS)}?) "
     f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} returning id"
 )
+_IS_WHOLE = f"length(grey) = {SKETCH_SIDE_PX**2}"
 _OF_IDS = "in (select value from json_each(?))"
 """Compares with ids that are bound as one parameter (`ids_json`)."""
 
@@ -259,6 +266,7 @@ def put_entries(
         db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
+    put_sketches(db, {entry.image.content_hash: entry.sketch for entry in entries if entry.sketch is not None})
     wanted = ids_json(ids)
     db.execute(
         f"delete from failures where (root_id, relative) in (select root_id, relative from images where id {_OF_IDS})",
@@ -276,6 +284,48 @@ def put_entries(
     )
     prune_roots(db)
     return ids
+
+
+def put_sketches(db: sqlite3.Connection, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Keep sketches by the hash of the content, of which there must be a row. Raises StoreError for another shape."""
+    side = SKETCH_SIDE_PX
+    for grey in sketches.values():
+        if grey.shape != (side, side) or grey.dtype != np.uint8:
+            raise StoreError(f"A sketch is ({side}, {side}) uint8; this one is {grey.shape} {grey.dtype}.")
+    db.executemany(
+        "insert or replace into sketches (content_hash, grey) select ?, ? "
+        "where exists (select 1 from images where content_hash = ?)",
+        [(content, grey.tobytes(), content) for content, grey in sketches.items()],
+    )
+
+
+def read_sketches(db: sqlite3.Connection) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The lowest id (N,) of each content that has a sketch, ascending, and the sketches (N, S, S)."""
+    if not _have_sketches(db):
+        return np.empty(0, np.int64), np.empty((0, SKETCH_SIDE_PX, SKETCH_SIDE_PX), np.uint8)
+    rows = db.execute(
+        "select min(images.id) as first, grey from sketches join images using (content_hash) "
+        f"where {_IS_WHOLE} group by content_hash order by first"
+    ).fetchall()
+    grey_NSS = np.frombuffer(b"".join(grey for _, grey in rows), np.uint8)
+    return np.array([first for first, _ in rows], np.int64), grey_NSS.reshape(-1, SKETCH_SIDE_PX, SKETCH_SIDE_PX)
+
+
+def read_unsketched(db: sqlite3.Connection) -> set[int]:
+    """The ids of rows whose content has no sketch."""
+    sketched = f"select 1 from sketches where content_hash = images.content_hash and {_IS_WHOLE}"
+    return set(read_ids(db, Sql(f"not exists ({sketched})" if _have_sketches(db) else "true")))
+
+
+def _have_sketches(db: sqlite3.Connection) -> bool:
+    """False for a library of an older version that is opened for reading only."""
+    return db.execute("select 1 from sqlite_master where name = 'sketches'").fetchone() is not None
+
+
+def read_equal_rows(db: sqlite3.Connection) -> dict[int, int]:
+    """The ids of rows that share their content with others -> the lowest id among those."""
+    repeated = "select content_hash, min(id) as first from images group by content_hash having count(*) > 1"
+    return dict(db.execute(f"select id, first from images join ({repeated}) using (content_hash)"))
 
 
 def delete_images(db: sqlite3.Connection, ids: Iterable[int]) -> int:
@@ -346,17 +396,25 @@ def read_captions(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, list[
 
 
 def check_known(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Raise StoreError where an id is no row of `images`."""
+    """Raise UnknownImageError where an id is no row of `images`."""
     if unknown := (wanted := set(ids)).difference(read_ids(db, having_ids(wanted))):
         listed = ", ".join(str(id_) for id_ in sorted(unknown)[:5])
-        raise StoreError(f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}.")
+        message = f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}."
+        raise UnknownImageError(message, ids=frozenset(unknown))
 
 
-def match_texts(db: sqlite3.Connection, text: str, k: int, condition: Sql) -> list[tuple[int, float]]:
-    """Rows whose name or captions hold any word of `text`, by BM25: (id, relevance), best first, ties by id."""
+def match_texts(
+    db: sqlite3.Connection, text: str, k: int, condition: Sql, *, without: Sequence[str] = ()
+) -> list[tuple[int, float]]:
+    """Rows whose name or captions hold any word of `text`, by BM25: (id, relevance), best first, ties by id.
+
+    Those that hold all words of one of `without` are left out.
+    """
     expression = match_expression(text)
     if not expression:
         return []
+    if unwanted := holding_expression(without):
+        expression = f"({expression}) NOT ({unwanted})"
     rows = db.execute(
         "select texts.rowid, -texts.rank from texts join images on images.id = texts.rowid "
         f"where texts match ? and {condition.text} order by texts.rank, texts.rowid limit ?",
@@ -377,6 +435,25 @@ def match_expression(text: str) -> str:
     """User text -> an FTS5 expression that can't be malformed: any of its words, the last one as a prefix too."""
     words = _SEPARATORS.sub(" ", storable_text(text)).split()
     return " OR ".join(f'"{word}"' for word in words) + "*" if words else ""
+
+
+def read_holding(db: sqlite3.Connection, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+    """The images among `ids` whose name and captions hold all words of one of some texts."""
+    if not (expression := holding_expression(texts)):
+        return set()
+    rows = db.execute(f"select rowid from texts where texts match ? and rowid {_OF_IDS}", (expression, ids_json(ids)))
+    return {int(row[0]) for row in rows}
+
+
+def holding_expression(texts: Sequence[str]) -> str:
+    """User texts -> an FTS5 expression for all words of any of them but for articles; empty where there are none."""
+    phrases = []
+    for text in texts:
+        words = _SEPARATORS.sub(" ", storable_text(text)).split()
+        content = [word for word in words if word.lower() not in ("a", "an", "the")] or words
+        if content:
+            phrases.append("(" + " AND ".join(f'"{word}"' for word in content) + ")")
+    return " OR ".join(phrases)
 
 
 def _refresh_texts(db: sqlite3.Connection, wanted: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sightline.core.store import rows, vectors
+from sightline.core.store import rows, vectors, words
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
@@ -29,7 +29,7 @@ from sightline.errors import InputError, StoreError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity
+    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, TaughtWord
 
 _SCAN_ROWS = 1000
 _KEPT_ANSWERS = 8
@@ -153,6 +153,7 @@ class SqliteStore:
         self._written = 0
         self._state: tuple[int, int] | None = None
         self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
+        self._equal_rows: dict[int, int] | None = None
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -161,6 +162,11 @@ class SqliteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def read_only(self) -> bool:
+        """True where nothing in `library.db` may change."""
+        return self._database.read_only
 
     def close(self) -> None:
         """Release files; closing twice is harmless, any other use afterwards raises StoreError.
@@ -219,6 +225,31 @@ class SqliteStore:
             known = vectors.get_model(db, model)
             scope = self._condition(db, root=root)
             return set(rows.read_ids(db, Sql(f"{scope.text} and not {_HAS_VECTOR}", (*scope.parameters, known.id))))
+
+    # Copies
+
+    def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
+        with self._database.reading() as db:
+            return rows.read_sketches(db)
+
+    def missing_sketches(self) -> set[int]:
+        """Ids of the rows whose content has no sketch."""
+        with self._database.reading() as db:
+            return rows.read_unsketched(db)
+
+    def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
+        with self._database.writing() as db:
+            rows.put_sketches(db, sketches)
+
+    def equal_rows(self) -> Mapping[int, int]:
+        """The rows that share their content with others -> the lowest id among those; kept until the next write."""
+        with self._database.reading() as db:
+            self._forget_if_written(db)
+            if self._equal_rows is None:
+                self._equal_rows = rows.read_equal_rows(db)
+            return self._equal_rows
 
     def query(
         self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
@@ -291,11 +322,7 @@ class SqliteStore:
 
     def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
         """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""
-        # The first number changes with every commit of other connections, the second with every change of this one.
-        state = int(db.execute("pragma data_version").fetchone()[0]), db.total_changes
-        if state != self._state:
-            self._state = state
-            self._answers.clear()
+        self._forget_if_written(db)
         if condition not in self._answers:
             # By way of one text, which takes half the time of rows.
             sql = f"select group_concat(id) from (select images.id as id from images where {condition.text})"
@@ -306,6 +333,14 @@ class SqliteStore:
         if len(self._answers) > _KEPT_ANSWERS:
             self._answers.popitem(last=False)
         return self._answers[condition]
+
+    def _forget_if_written(self, db: sqlite3.Connection) -> None:
+        # The first number changes with every commit of other connections, the second with every change of this one.
+        state = int(db.execute("pragma data_version").fetchone()[0]), db.total_changes
+        if state != self._state:
+            self._state = state
+            self._answers.clear()
+            self._equal_rows = None
 
     def find_path(self, path: Path) -> ImageRecord | None:
         """The record of a file, by absolute path, also through symbolic links."""
@@ -336,14 +371,24 @@ class SqliteStore:
 
     # Captions and text
 
-    def match(self, text: str, k: int, *, where: str | None = None) -> list[tuple[int, float]]:
+    def match(
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+    ) -> list[tuple[int, float]]:
         """Full-text matches in captions and file names: (id, relevance), best first.
 
         Rows match that hold any of the words (English endings ignored), the last word also as a beginning. Relevance is
-        BM25, so rows with more and rarer words come first; it is comparable within one result only.
+        BM25, so rows with more and rarer words come first; it is comparable within one result only. Rows that hold all
+        words of a text of `without`, articles aside, are left out.
         """
         with self._database.reading() as db:
-            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where))
+            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where), without=without)
+
+    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
+        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
+        if not texts:
+            return set()
+        with self._database.reading() as db:
+            return rows.read_holding(db, texts, ids)
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay."""
@@ -359,6 +404,33 @@ class SqliteStore:
         """Captions of images, the best first; images without captions map to an empty list."""
         with self._database.reading() as db:
             return rows.read_captions(db, ids)
+
+    # Words of the user's own
+
+    def words(self) -> list[TaughtWord]:
+        """Words that were taught by example, by name."""
+        with self._database.reading() as db:
+            return words.list_words(db)
+
+    def put_word(self, word: TaughtWord) -> None:
+        """Keep a word in place of one of the same name; vectors of examples that it had before stay."""
+        with self._database.writing() as db:
+            words.put_word(db, word)
+
+    def remove_word(self, name: str) -> bool:
+        """Forget a word with its examples; False where there is none."""
+        with self._database.writing() as db:
+            return words.remove_word(db, name)
+
+    def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
+        """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
+        with self._database.reading() as db:
+            return words.read_example_vectors(db, vectors.get_model(db, model), name)
+
+    def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep vectors (D,) of a word's examples by content hash."""
+        with self._database.writing() as db:
+            words.put_example_vectors(db, vectors.get_model(db, model), name, given)
 
     # Failures, settings, figures
 

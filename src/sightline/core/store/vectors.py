@@ -196,10 +196,26 @@ def read_halves(
     cursor = db.execute(sql + " order by image_id", parameters)
     while rows := cursor.fetchmany(chunk_rows):
         found, blobs = zip(*rows, strict=True)
-        joined = b"".join(blobs)
-        if len(joined) != 2 * dim * len(blobs):
-            raise StoreError(f"The library is damaged: a stored vector doesn't have {dim} dimensions. Index again.")
-        yield np.array(found, dtype=np.int64), np.frombuffer(joined, dtype="<f2").reshape(len(blobs), dim)
+        yield np.array(found, dtype=np.int64), _join_halves(blobs, dim)
+
+
+def _join_halves(blobs: Sequence[bytes], dim: int) -> NDArray[np.float16]:
+    """Stored vectors (N, D) as they are. Raises StoreError for blobs of another length."""
+    joined = b"".join(blobs)
+    if len(joined) != 2 * dim * len(blobs):
+        raise StoreError(f"The library is damaged: a stored vector doesn't have {dim} dimensions. Index again.")
+    return np.frombuffer(joined, dtype="<f2").reshape(len(blobs), dim)
+
+
+def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Stored vectors (N, D), L2-normalised again. Raises StoreError for blobs of another length."""
+    return _normalise(_join_halves(blobs, dim))
+
+
+def _normalise(halves_ND: NDArray[np.float16]) -> NDArray[np.float32]:
+    vectors_ND = halves_ND.astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return vectors_ND
 
 
 def read_vectors(
@@ -207,9 +223,7 @@ def read_vectors(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """`read_halves` as float32, rows L2-normalised again."""
     for found, halves_ND in read_halves(db, model, ids):
-        vectors_ND = halves_ND.astype(np.float32)
-        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-        yield found, vectors_ND
+        yield found, _normalise(halves_ND)
 
 
 def gather_vectors(

@@ -18,6 +18,7 @@ from sightline.faces.cli.options import (
     library_option,
     precision_option,
     require_folder_of,
+    split_option,
 )
 from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
 from sightline.kit.text import printable
@@ -28,19 +29,21 @@ if TYPE_CHECKING:
     from sightline.lab.evaluation.comparison_quality import AgreementMatrix
     from sightline.lab.evaluation.comparison_report import Labels
 
-_SPLIT = "val"
-
 
 @click.command()
 @click.option("--models", metavar="NAME,NAME", default="", help="Models, such as starter,ViT-B-32/openai,dir:PATH.")
 @click.option("--random", metavar="NAME,NAME", default="", help="Models of random weights: speed, memory, disk only.")
 @click.option("--data", metavar="DATA", help="scenes[:SEED], KIND:PATH such as coco:PATH, or a folder of pictures.")
 @library_option
-@click.option("--split", type=click.Choice(["train", "val", "test"]), help=f"The part measured [default: {_SPLIT}].")
+@split_option
 @click.option("--limit", type=COUNT, metavar="N", help="N pictures, chosen by --seed [own: 1000].")
 @default_option("--seed", type=NUMBER, default=0, help="Of the choice and intervals.")
 @click.option("--queries", type=FILE, metavar="FILE", help="What to search for, one query a line.")
-@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences for classes.")
+@click.option(
+    "--prompts",
+    metavar="SET|FILE",
+    help="Sentences for classes [default: imagenet for imagenet:PATH, else photos].",
+)
 @click.option("--classes", type=FILE, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
 @choice_option("--runtime", "auto", "onnx", "torch")
@@ -53,7 +56,7 @@ def compare(
     *,
     models: str,
     random: str,
-    prompts: str,
+    prompts: str | None,
     quality: str | None,
     runtime: Literal["auto", "onnx", "torch"],
     rounds: int,
@@ -69,7 +72,7 @@ def compare(
     is, with the queries of --queries or some everyday ones.
     """
     from sightline import lab
-    from sightline.lab.evaluation.classification import load_prompts
+    from sightline.lab.evaluation.classification import prompts_for
     from sightline.lab.evaluation.comparison import ComparisonConfig
     from sightline.lab.evaluation.comparison_report import comparison_to_dict
     from sightline.lab.evaluation.results import Bootstrap
@@ -80,7 +83,11 @@ def compare(
     if not names and not random_names:
         raise click.UsageError("Name the models: --models starter,ViT-B-32/openai")
     config = ComparisonConfig(
-        runtime=runtime, rounds=rounds, quality=quality, templates=load_prompts(prompts), bootstrap=Bootstrap(seed=seed)
+        runtime=runtime,
+        rounds=rounds,
+        quality=quality,
+        templates=prompts_for(where["data"], prompts),
+        bootstrap=Bootstrap(seed=seed),
     )
     material = _load(seed=seed, **where)
     with ProgressBar() as bar:
@@ -138,7 +145,7 @@ def _load(
             raise click.UsageError("--split: pictures without captions have no splits.")
         loaded = source.gather_images(data, limit=own_limit, seed=seed)
     else:
-        loaded = source.load_benchmark(data, split=split or _SPLIT, limit=limit, seed=seed, classes=classes)
+        loaded = source.load_benchmark(data, split=split, limit=limit, seed=seed, classes=classes)
     return loaded if asked is None else replace(loaded, queries=asked)
 
 
@@ -155,7 +162,7 @@ def _print(comparison: Comparison) -> None:
     print_table(cost_headings(), [cost_cells(row, labels) for row in comparison.rows])
     for name, matrix in comparison.agreement.items():
         _print_agreement(name, matrix, labels)
-    _print_published()
+    _print_published(data.dataset.name)
 
 
 def _print_quality(comparison: Comparison, metric: str, labels: Labels) -> None:
@@ -188,11 +195,15 @@ def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None
     )
 
 
-def _print_published() -> None:
+def _print_published(address: str) -> None:
+    """What others measured of well-known models on the same set, where it is one that they used."""
     from sightline.lab.evaluation.comparison_data import load_published, pull_commands
     from sightline.lab.evaluation.comparison_report import percent
 
-    tables = load_published()
+    kind = address.partition(":")[0]
+    tables = [table for table in load_published() if table.data.partition(":")[0] == kind]
+    if not tables:
+        return
     models = list(tables[0].metrics)
     rows = [
         [f"{table.title}, {name}", *(percent(table.metrics[model][name]) for model in models)]
@@ -205,7 +216,7 @@ def _print_published() -> None:
     for table in tables:
         click.echo(f"{table.title}: {table.source}. {table.note}")
     _print_heading("To repeat it with the real weights")
-    for command in (*pull_commands(tables), *(table.command for table in tables)):
+    for command in (*pull_commands(tables), *(table.command(address) for table in tables)):
         click.echo(command)
 
 

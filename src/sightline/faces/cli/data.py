@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from sightline.kit.work import Progress
     from sightline.lab.data.base import Dataset
     from sightline.lab.data.checks import CheckReport
-    from sightline.lab.data.download.archives import ArchiveOptions, Publisher
+    from sightline.lab.data.download.archives import ArchiveOptions, FetchProgress, Phase, Publisher
     from sightline.lab.data.download.lists import ListOptions, ListReport
     from sightline.lab.data.facts import SplitFacts
 
@@ -36,7 +35,11 @@ _PLACES_SHOWN = 3
 _seconds = click.FloatRange(min=0, min_open=True)
 
 _choice_options = with_options(
-    click.option("--split", metavar="SPLIT", help="train, val or test [default: all that there are]."),
+    click.option(
+        "--split",
+        metavar="SPLIT",
+        help="train, val (held out of train where there is none) or test [default: all that there are].",
+    ),
     click.option("--limit", type=COUNT, metavar="N", help="Only N pairs of each split."),
     default_option("--seed", type=int, default=0, help="Of the choice of --limit."),
 )
@@ -58,6 +61,7 @@ def data() -> None:
 @click.option(
     "--what", "parts", multiple=True, metavar="PART", help="Of coco: train, val or annotations [default: all]."
 )
+@click.option("--images", type=COUNT, metavar="N", help="Of coco: its captions and N images of train and of val only.")
 @click.option("--mirror", metavar="URL", help="Fetch archives from here instead of their publisher's site.")
 @click.option("--keep-archives", is_flag=True, help="Keep the archives once they are unpacked.")
 @click.option(
@@ -87,7 +91,9 @@ def data() -> None:
 @default_option("--quality", type=click.IntRange(1, 100), default=90, help="JPEG, with --max-side.")
 @click.option("--allow-loopback", is_flag=True, help="Allow addresses of this machine in lists, for tests.")
 @json_option
-def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool, **options: Any) -> None:
+def get(
+    *, name: str, target: Path | None, list_file: Path | None, images: int | None, as_json: bool, **options: Any
+) -> None:
     """Download the data set NAME from its publisher to the folder TARGET [default: NAME].
 
     NAME is coco, cc12m, cc3m, flickr8k or flickr30k; of the last three you are told what to fetch by hand. With --list,
@@ -108,11 +114,16 @@ def get(*, name: str, target: Path | None, list_file: Path | None, as_json: bool
         if publisher.by_hand is not None:
             raise InputError(publisher.explain_by_hand())
         notice(f"{publisher.title}, {publisher.page} ({publisher.licence})")
+        if images is not None:
+            _get_subset(publisher, folder, archives, count=images, options=_list_options(options), as_json=as_json)
+            return
         if publisher.archives:
             _get_archives(publisher, folder, archives, as_json=as_json)
             return
-    if options["parts"]:
-        raise InputError("--what chooses parts of a data set that comes in archives, such as coco; a list has none.")
+    if options["parts"] or images is not None:
+        raise InputError(
+            "--what and --images choose parts of a data set that comes in archives, such as coco; a list has none."
+        )
     if list_file is None:
         assert publisher is not None
         list_file = _get_publishers_list(publisher, folder, archives)
@@ -127,14 +138,14 @@ def _list_options(options: dict[str, Any]) -> ListOptions:
     return take_fields(ListOptions, {**options, **limits})
 
 
-def _in_phases(bar: ProgressBar) -> Callable[[str, int, int | None, str], None]:
+def _in_phases(bar: ProgressBar) -> FetchProgress:
     """Shows what is done in turn, each on a bar of its own; bytes in megabytes."""
 
-    def show(what: str, done: int, total: int | None, words: str) -> None:
-        if what != bar.what:
-            bar.begin(what)
-            notice(what)
-        if what.startswith("fetching"):
+    def show(phase: Phase, done: int, total: int | None, words: str) -> None:
+        if str(phase) != bar.what:
+            bar.begin(str(phase))
+            notice(str(phase))
+        if phase.doing == "fetching":
             done, total = done // 1_000_000, None if total is None else total // 1_000_000
             words = f"MB, {words}"
         bar.show(done, total, words)
@@ -157,6 +168,28 @@ def _get_archives(publisher: Publisher, folder: Path, options: ArchiveOptions, *
     for name, receipt in receipts.items():
         click.echo(f"{name}: {receipt.files:,} files, sha256 {receipt.sha256}")
     click.echo(f"Ready: {publisher.name}:{folder}")
+
+
+def _get_subset(
+    publisher: Publisher, folder: Path, archives: ArchiveOptions, *, count: int, options: ListOptions, as_json: bool
+) -> None:
+    from sightline.lab.data.download.subset import get_subset
+
+    try:
+        with ProgressBar() as bar:
+            reports = get_subset(publisher, folder, archives, count=count, options=options, on_progress=_in_phases(bar))
+    except KeyboardInterrupt:
+        raise _interrupted() from None
+    if as_json:
+        print_json({"data": f"{publisher.name}:{folder}", "parts": [asdict(report) for report in reports]})
+    else:
+        for report in reports:
+            click.echo(f"{report.part}: {report.images:,} of {report.wanted:,} images")
+            for reason, number in report.reasons.items():
+                click.echo(f"    {number:,} failed: {reason}")
+        click.echo(f"Ready: {publisher.name}:{folder}")
+    if any(report.wanted and not report.images for report in reports):
+        raise SystemExit(1)
 
 
 def _get_publishers_list(publisher: Publisher, folder: Path, options: ArchiveOptions) -> Path:
@@ -289,7 +322,8 @@ def _load(address: str, split: str | None, *, limit: int | None, seed: int) -> l
     from sightline.lab.data.addressing import available_splits, load_dataset
 
     splits = (split,) if split is not None else available_splits(address)
-    return [load_dataset(address, split=name, limit=limit, seed=seed) for name in splits]
+    named = split is not None  # else a source is taken as it is, undivided where it has no val split
+    return [load_dataset(address, split=name, limit=limit, seed=seed, hold_out=named) for name in splits]
 
 
 def _counting(bar: ProgressBar) -> Progress:

@@ -23,6 +23,7 @@ from sightline.faces.cli.options import (
     json_option,
     precision_option,
     require_folder_of,
+    split_option,
     take_fields,
     with_options,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from sightline.lab.data.base import Dataset
     from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
 
-_SHARES = ("recall", "acc", "compose", "pointing")
+_SHARES = ("recall", "acc", "compose", "winoground", "pointing")
 """Metrics whose name has one of these words are printed in percent."""
 
 _model_option = click.option(
@@ -44,7 +45,7 @@ _shared_options = with_options(
     click.option(
         "--data", metavar="DATA", required=True, help="scenes[:SEED], KIND:PATH such as flickr8k:PATH, or PATH."
     ),
-    choice_option("--split", "train", "val", "test", default="val", help="The part measured."),
+    split_option,
     click.option("--limit", type=COUNT, metavar="N", help="Measure on N pictures, chosen by --seed."),
     default_option("--seed", type=NUMBER, default=0, help="Decides which N, and the resamples of intervals."),
     default_option("--batch-size", type=COUNT, default=64, help="Pictures at once."),
@@ -54,6 +55,7 @@ _shared_options = with_options(
     choice_option("--runtime", "auto", "onnx", "torch", help="What runs the model."),
     precision_option,
     figures_option,
+    click.option("--csv", type=FILE, metavar="FILE", help="Add a row with CLIP_benchmark's columns to this file."),
     json_option,
 )
 
@@ -63,13 +65,14 @@ class _Settings:
     """The options that all evaluations have."""
 
     data: str
-    split: str
+    split: str | None
     limit: int | None
     seed: int
     batch_size: int
     resamples: int
     runtime: Literal["auto", "onnx", "torch"]
     output: Path | None
+    csv: Path | None
     as_json: bool
 
     @property
@@ -79,9 +82,9 @@ class _Settings:
         return Bootstrap(resamples=self.resamples, seed=self.seed)
 
     def load_captioned(self) -> Dataset:
-        from sightline.lab.data.addressing import load_dataset
+        from sightline.lab.data.addressing import load_measured
 
-        return load_dataset(self.data, split=self.split, limit=self.limit, seed=self.seed)
+        return load_measured(self.data, split=self.split, limit=self.limit, seed=self.seed)
 
     def load_labelled(self, classes: Path | None) -> Dataset:
         from sightline.lab.evaluation.labelled import load_labelled
@@ -101,6 +104,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
     def call(**options: Any) -> None:
         settings = take_fields(_Settings, options)
         require_folder_of(settings.output, option="--output")
+        require_folder_of(settings.csv, option="--csv")
         command(settings, **{name: value for name, value in options.items() if name not in vars(settings)})
 
     return _shared_options(call)
@@ -139,25 +143,31 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
         from sightline.lab.evaluation.qualitative import write_retrieval_page
 
         write_retrieval_page(page, dataset, embedded=embedded, result=result)
-    _finish(result, settings)
+    _finish(result, settings, measure="retrieval")
 
 
 @evaluate.command()
 @_model_option
-@default_option("--prompts", default="photos", metavar="SET|FILE", help="Sentences with {} in them.")
+@click.option(
+    "--prompts",
+    metavar="SET|FILE",
+    help="Sentences with {} in them; sets are photos, imagenet (OpenAI's 80), ... [default: imagenet for "
+    "imagenet:PATH, else photos].",
+)
 @click.option("--classes", type=PATH, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--synonyms", is_flag=True, help="Use all names of a class, not only the first.")
 @_measuring
-def zeroshot(settings: _Settings, *, model: str, prompts: str, classes: Path | None, synonyms: bool) -> None:
+def zeroshot(settings: _Settings, *, model: str, prompts: str | None, classes: Path | None, synonyms: bool) -> None:
     """Classify without training: a picture is of the class whose sentences are nearest.
 
-    DATA may be tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the
-    columns filepath and label.
+    DATA may be imagenet:PATH (its names are OpenAI's), cifar10, cifar100, food101, pets or dtd:PATH,
+    tiny-imagenet:PATH, classes:FOLDER with a folder for each class, or labels:FILE, a CSV or TSV with the columns
+    filepath and label.
     """
-    from sightline.lab.evaluation.classification import ZeroshotConfig, load_prompts
+    from sightline.lab.evaluation.classification import ZeroshotConfig, prompts_for
 
     config = ZeroshotConfig(
-        templates=load_prompts(prompts),
+        templates=prompts_for(settings.data, prompts),
         names="all" if synonyms else "first",
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
@@ -178,11 +188,13 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
     from sightline.lab.evaluation.classification import LinearProbeConfig, ProbeConfig
     from sightline.lab.evaluation.labelled import load_labelled
 
-    if settings.split == "train":
+    if settings.split in ("train", "all"):
         raise click.UsageError("--split: the probe learns on train; measure it on val or test.")
     config = LinearProbeConfig(
         probe=ProbeConfig(seed=settings.seed), batch_size=settings.batch_size, bootstrap=settings.bootstrap
     )
+    if settings.split is None and settings.load_labelled(None).split == "train":
+        settings = replace(settings, split="val")
     dataset = settings.load_labelled(None)
     train = load_labelled(settings.data, split="train", limit=limit_train, seed=settings.seed)
     _measure(settings, settings.load_encoder(model), dataset, measure="linear-probe", config=config, train=train)
@@ -194,7 +206,7 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
 def compose(settings: _Settings, *, model: str) -> None:
     """Tell true sentences from false ones that differ in one swapped attribute, relation, count or negation.
 
-    Chance is 50%. DATA must have hard negatives: scenes[:SEED].
+    Chance is 50%. DATA must have hard negatives: scenes[:SEED], sugarcrepe:PATH, aro:PATH or winoground:PATH.
     """
     from sightline.lab.evaluation.compose import ComposeConfig
 
@@ -254,7 +266,7 @@ def captions(
     assert results is not None  # one of them is given
     with ProgressBar("embedding") as bar:
         result = evaluate_results_file(results, dataset, encoder=scorer, config=config, progress=bar.show)
-    _finish(result, settings)
+    _finish(result, settings, measure="captions")
 
 
 @evaluate.command()
@@ -288,14 +300,18 @@ def _measure(settings: _Settings, model: Encoder | Captioner, dataset: Dataset, 
 
     with ProgressBar({"captions": "captioning", "pointing": "pointing"}.get(measure, "embedding")) as bar:
         result = lab.evaluate(model, dataset, measure=measure, progress=bar.show, **how)
-    _finish(result, settings)
+    _finish(result, settings, measure=measure)
 
 
-def _finish(result: EvalResult, settings: _Settings) -> None:
+def _finish(result: EvalResult, settings: _Settings, *, measure: str) -> None:
     """Print the result and keep it; exit code 1 where pictures were left out."""
     values = result.to_dict()
     if settings.output is not None:
         write_figures(settings.output, values)
+    if settings.csv is not None:
+        from sightline.lab.evaluation.results import append_benchmark_row
+
+        append_benchmark_row(settings.csv, result, measure=measure)
     if settings.as_json:
         print_json(values)
     else:

@@ -1,4 +1,4 @@
-"""The library: `index`, `search`, `similar`, `duplicates`, `info` and `remove`."""
+"""The library: `index`, `search`, `similar`, `info` and `remove`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from sightline.faces.cli.options import (
     COUNT,
     PATH,
+    QueryCommand,
     chat_url_option,
     choice_option,
     default_option,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexProgress, IndexReport
     from sightline.core.library import Library
     from sightline.core.types import Hit
+
+MIN_EXAMPLES = 3
+"""As many show what they have in common."""
 
 _top_option = default_option("-t", "--top", type=COUNT, default=10, help="Number of results.")
 _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Print paths only.")
@@ -114,10 +118,12 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(cls=QueryCommand)
 @click.argument("query", nargs=-1, metavar="QUERY...")
 @click.option("-a", "--add", multiple=True, metavar="PART", help="A further part to look for; the same as + PART.")
 @click.option("-s", "--subtract", multiple=True, metavar="PART", help="A part to look away from; the same as - PART.")
+@click.option("--like", multiple=True, type=PATH, metavar="PATH", help="An image that is right, such as a hit; repeat.")
+@click.option("--unlike", multiple=True, type=PATH, metavar="PATH", help="An image that is wrong; repeat.")
 @_top_option
 @_filepath_option
 @json_option
@@ -130,6 +136,7 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     "both",
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
+@click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
 @default_option(
     "--rerank",
     type=int,
@@ -164,6 +171,7 @@ def search(
     sightline search two dogs in the snow
     sightline search ./photo.jpg
     sightline search ./beach.jpg + 2:sunset - people
+    sightline search dogs -snow -"deep water"
     """
     from sightline.core.library import Library
 
@@ -214,9 +222,14 @@ def _show_hits(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as
         for hit in hits:
             print_json(_hit_as_json(hit))
     else:
-        rows = [(f"{hit.similarity:.3f}", str(hit.image.path), hit.caption or "") for hit in hits]
+        rows = [(f"{hit.similarity:.3f}", _place(hit), hit.caption or "") for hit in hits]
         captioned = any(caption for *_, caption in rows)
         print_table(["similarity", "path", *(["caption"] * captioned)], [row[: 2 + captioned] for row in rows])
+
+
+def _place(hit: Hit) -> str:
+    copies = f"  (+{hit.copies} {'copy' if hit.copies == 1 else 'copies'})" if hit.copies else ""
+    return f"{hit.image.path}{copies}"
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -225,37 +238,62 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
         "path": str(hit.image.path),
         "similarity": round(hit.similarity, 6),
         "caption": hit.caption,
+        "copies": hit.copies,
         **asdict(hit.image.info),
     }
 
 
 @click.command()
-@click.option(
-    "--near",
-    "min_similarity",
-    type=click.FloatRange(0, 1, min_open=True),
-    metavar="COSINE",
-    help="Near duplicates too, from this similarity on; 0.95 is a good start.",
-)
+@click.argument("name", required=False)
+@click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE]...")
+@click.option("--as", "kind", metavar="WORD", help="What it is, such as dog: it stands for NAME inside of sentences.")
+@click.option("--list", "listing", is_flag=True, help="List the words that were taught.")
+@click.option("--forget", metavar="NAME", help="Forget a word. Images stay.")
 @json_option
 @model_option
+@precision_option
 @library_option
-def duplicates(*, min_similarity: float | None, as_json: bool, model: str | None, library_dir: Path | None) -> None:
-    """List pictures that are there more than once: exact copies, or near ones. Nothing is deleted."""
+def teach(
+    *,
+    name: str | None,
+    images: tuple[Path, ...],
+    kind: str | None,
+    listing: bool,
+    forget: str | None,
+    as_json: bool,
+    model: str | None,
+    library_dir: Path | None,
+) -> None:
+    """Teach a word of your own, NAME, by three to ten images; queries use it like any other.
+
+    \b
+    sightline teach Rex a.jpg b.jpg c.jpg --as dog
+    sightline search Rex on the beach
+    sightline search Rex -snow
+
+    A word that is known gets further examples. It is kept with the library, for each of its models.
+    """
     from sightline.core.library import Library
 
-    with Library.open(library_dir, model=model, create=False) as library:
-        groups = library.duplicates(min_similarity=min_similarity)
-    for group in groups:
+    if (name is not None) + listing + (forget is not None) != 1:
+        raise click.UsageError("Give a NAME with images, or --list, or --forget NAME.")
+    with Library.open(library_dir, model=model, create=False, read_only=listing) as library:
+        if forget is not None:
+            library.forget(forget)
+            notice(f"Forgot {printable(forget)}.")
+            return
+        words = library.words() if listing else [library.teach(name or "", images, kind=kind)]
+    if not words and not as_json:
+        notice("No words yet: sightline teach NAME IMAGE IMAGE IMAGE")
+    for word in words:
         if as_json:
-            images = [{"id": i.id, "path": str(i.path), "size_bytes": i.size_bytes} for i in group.images]
-            print_json({"kind": group.kind, "similarity": round(group.similarity, 4), "images": images})
+            paths = [str(example.path) for example in word.examples]
+            print_json({"name": word.name, "kind": word.kind, "examples": paths})
             continue
-        click.echo(click.style(f"{group.kind}  {group.similarity:.3f}", bold=True))
-        for image in group.images:
-            click.echo(f"  {image.info.width} x {image.info.height}  {printable(str(image.path))}")
-    if not groups and not as_json:
-        notice("No duplicates.")
+        what = f", {printable(word.kind)}" if word.kind else ""
+        click.echo(f"{printable(word.name)}{what}  {len(word.examples)} example{'s' * (len(word.examples) != 1)}")
+    if not listing and len(words[0].examples) < MIN_EXAMPLES:
+        notice(f"Three to ten examples tell it better apart: sightline teach {printable(words[0].name)} IMAGE ...")
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +50,55 @@ class CommandGroup(click.Group):
                 formatter.write_dl([(str(c.name).ljust(width), c.get_short_help_str(1_000)) for c in commands])
 
 
+class QueryCommand(click.Command):
+    """A command whose arguments are a query: what begins with a sign and is none of its options is a word.
+
+    Options stand before, between or after the words, as everywhere. Their short forms stand alone (`-t 5`) or before a
+    number (`-t5`): click would read `-snow` as `-s now`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options first, then the words behind `--`, so that click takes no word for an option."""
+        if ctx.resilient_parsing:  # the shell completes a line
+            return super().parse_args(ctx, args)
+        options: list[str] = []
+        words: list[str] = []
+        known = {name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                words += rest
+            elif not _is_option(arg, known):
+                words.append(arg)
+            else:
+                options.append(arg)
+                param = known.get(arg)
+                if isinstance(param, click.Option) and not (param.is_flag or param.count):
+                    value = next(rest, None)
+                    if value is None:
+                        return super().parse_args(ctx, options)  # which says that it is missing
+                    options.append(value)
+        return super().parse_args(ctx, [*options, "--", *words])
+
+
+def _is_option(arg: str, known: Mapping[str, click.Parameter]) -> bool:
+    """True for an option, known or not, rather than a word. Raises UsageError for one that is written wrongly."""
+    if arg.startswith("--") or arg in known:
+        return True
+    if not re.match(r"-[A-Za-z]", arg):
+        return False
+    name, rest = arg[:2], arg[2:]
+    if not rest:
+        raise click.UsageError(f"There is no option {arg}. To look away from the letter, write: - {arg[1:]}")
+    if name in known and rest[0] == "=":
+        raise click.UsageError(f"{name} takes its value after a space: {name} {rest[1:] or 'VALUE'}")
+    if f"-{arg.partition('=')[0]}" in known:
+        raise click.UsageError(
+            f"There is no option {arg}; did you mean -{arg}? To look away from the word, write: - {arg[1:]}"
+        )
+    return name in known and rest[0].isdigit()
+
+
 library_option = click.option(
     "--library",
     "library_dir",
@@ -65,6 +115,11 @@ where_option = click.option(
 )
 chat_url_option = click.option(
     "--chat-url", metavar="URL", help="Of a chat endpoint, as in https://host/v1 [default: $SIGHTLINE_CHAT_URL]."
+)
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="The part measured; all, where there are no splits [default: val, else test].",
 )
 figures_option = click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the JSON.")
 captioner_option = click.option(

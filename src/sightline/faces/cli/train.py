@@ -29,7 +29,7 @@ _data_option = click.option(
 @_data_option
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, as lr=1e-3.")
 @click.option("--init", metavar="MODEL", help="Start from this model's weights, as dir:PATH.")
-@click.option("--resume", is_flag=True, help="Go on with the run in DIR after its newest checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR after its newest checkpoint; needs no RECIPE.")
 @click.option("--smoke", is_flag=True, help="A run of seconds that only shows that everything works.")
 @click.option("--list", "list_recipes", is_flag=True, help="List the recipes, or describe RECIPE.")
 @json_option
@@ -60,7 +60,7 @@ def train(
         else:
             print_table(["recipe", "what"], [(name, summary) for name, summary in known_recipes().items()])
         return
-    if recipe is None or output is None:
+    if output is None or (recipe is None and not resume):
         raise click.UsageError("Give a RECIPE and --output DIR; `sightline train --list` lists the recipes.")
     if resume and smoke:
         raise click.UsageError("--smoke: a run that is resumed keeps its own settings. Leave --smoke or --resume out.")
@@ -68,10 +68,13 @@ def train(
     _train(recipe, output, [*settings, *named], resume=resume, smoke=smoke, as_json=as_json)
 
 
-def _train(recipe: str, output: Path, changes: list[str], *, resume: bool, smoke: bool, as_json: bool) -> None:
+def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool, smoke: bool, as_json: bool) -> None:
     from sightline.lab.training.recipes import make_config, resumed_config
 
-    config = resumed_config(recipe, changes, output) if resume else make_config(recipe, changes, smoke=smoke)
+    if recipe is None or resume:
+        config = resumed_config(recipe, changes, output)
+    else:
+        config = make_config(recipe, changes, smoke=smoke)
     _require_torch()
     from sightline import lab
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
 from sightline.core.library import Library
 from sightline.core.models.cards import ModelCard, find_card
-from sightline.core.search.engine import parse_query
+from sightline.core.search.query import parse_query
 from sightline.faces.demo.photos import DemoPhoto, Gathered, gather_photos, load_photos
 from sightline.faces.demo.sheet import PHOTO_PX, Sheet, SheetPhoto, SheetSearch, write_contact_sheet
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sightline.core.images.decode import read_image
 from sightline.core.images.preprocess import data_uri, make_thumbnail
-from sightline.core.search.engine import Part
+from sightline.core.search.query import Part
 from sightline.core.types import Caption, Hit
 from sightline.errors import ImageError
 from sightline.faces.demo.photos import DemoPhoto

@@ -25,6 +25,7 @@ from sightline.faces.integrations.tools_schemas import (
     DuplicateGroup,
     DuplicatesRequest,
     DuplicatesResult,
+    ForgetWordRequest,
     ImageDescription,
     LibraryStats,
     Request,
@@ -33,14 +34,17 @@ from sightline.faces.integrations.tools_schemas import (
     SetCaptionRequest,
     SimilarRequest,
     StatsRequest,
+    TeachWordRequest,
     ToolResult,
+    WordKept,
+    WordsLeft,
     png_bytes,
 )
-from sightline.faces.service import images
-from sightline.faces.service.duplicates import describe_differences
+from sightline.faces.service import images, search
+from sightline.faces.service.duplicates import describe_differences, read_wanted
 from sightline.faces.service.library import OpenLibrary, shared_libraries, show_stats
 from sightline.faces.service.rankings import Cursor, read_cursor, write_cursor
-from sightline.faces.service.schemas import PartRequest
+from sightline.faces.service.schemas import PartRequest, TeachRequest
 from sightline.faces.service.search import Asked, answer, join_parts
 from sightline.kit.text import neutralise
 
@@ -176,7 +180,13 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
     Raises InputError for a broken query, filter or cursor, ModelError where the model can't run.
     """
     parts = [
-        PartRequest(text=part.text, id=part.image_id, upload=_keep_upload(library, part.image), weight=part.weight)
+        PartRequest(
+            text=part.text,
+            id=part.image_id,
+            upload=_keep_upload(library, part.image),
+            weight=part.weight,
+            mark=part.mark,
+        )
         for part in request.parts
     ]
     return _search(
@@ -185,6 +195,7 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         join_parts(request.query, parts),
         min_similarity=request.min_similarity,
         match=request.match,
+        each_copy=request.each_copy,
         rerank=request.rerank,
     )
 
@@ -236,21 +247,23 @@ def caption_image(library: OpenLibrary, request: CaptionRequest) -> CaptionResul
 
 @_tool("Find duplicates")
 def find_duplicates(library: OpenLibrary, request: DuplicatesRequest) -> DuplicatesResult:
-    """Find images that are in the library more than once, as exact copies or, with min_similarity, as near ones.
+    """Find images that are in the library more than once: copies by bytes or pixels; with min_similarity, alike ones.
 
     Raises InputError for a cursor of another request or an older library, and where too many images are alike.
     """
-    version, digest = library.version, f"duplicates {request.min_similarity}"
+    digest = f"duplicates {request.kind} {request.min_similarity}"
     place = read_cursor(request.cursor, query=digest) if request.cursor else None
-    if place is not None and place.version != version:
+    if place is not None and place.version != library.version:
         raise InputError("The library has changed since this cursor was given: ask again without one.")
-    groups = library.shared.duplicates.find(library, request.min_similarity).result()
+    found = library.shared.duplicates.find(library, read_wanted(request.kind, request.min_similarity)).result()
+    version, groups = library.version, found.of_kind(request.kind)  # the first search may draw sketches: a write
     start = place.offset if place is not None else 0
     end = start + request.limit
     following = Cursor(query=digest, version=version, offset=end)
     return DuplicatesResult(
         groups=tuple(_show_group(library, group) for group in groups[start:end]),
         total=len(groups),
+        not_compared=found.not_compared,
         next_cursor=write_cursor(following) if end < len(groups) else None,
     )
 
@@ -260,8 +273,10 @@ def _show_group(library: OpenLibrary, group: Group) -> DuplicateGroup:
     shown = {
         "kind": group.kind,
         "similarity": group.similarity,
+        "reason": group.reason,
         "count": len(group.images),
-        "images": images.show_hits(library, [(image.id or 0, None) for image in first]),
+        "images": images.show_hits(library, [(image.id or 0, None) for image in first], each_copy=True),
+        "links": sorted(group.links),
         "differences": describe_differences(first),
     }
     return DuplicateGroup.model_validate(shown)
@@ -270,7 +285,34 @@ def _show_group(library: OpenLibrary, group: Group) -> DuplicateGroup:
 @_tool("Library statistics")
 def library_stats(library: OpenLibrary, request: StatsRequest) -> LibraryStats:
     """Count what the library holds: images, captions, folders, models, files that could not be read."""
-    return LibraryStats.model_validate({**dict(show_stats(library)), "writable": library.allow_write})
+    words = tuple(word.name for word in library.words())
+    return LibraryStats.model_validate({**dict(show_stats(library)), "words": words, "writable": library.allow_write})
+
+
+@_tool("Teach a word", writes=True)
+def teach_word(library: OpenLibrary, request: TeachWordRequest) -> WordKept:
+    """Teach the library a word of the user's own by images that show it; searches use it like any other word.
+
+    Raises InputError where the library is open for reading only, for an unknown image and a name that can't be one.
+    """
+    _require_writing(library)
+    asked = TeachRequest(name=request.name, images=list(request.image_ids), kind=request.kind.strip() or None)
+    return WordKept.model_validate(search.teach_word(library, asked))
+
+
+@_tool("Forget a word", writes=True)
+def forget_word(library: OpenLibrary, request: ForgetWordRequest) -> WordsLeft:
+    """Forget a word that was taught; its images stay.
+
+    Raises InputError where the library is open for reading only, and for an unknown word.
+    """
+    _require_writing(library)
+    return WordsLeft(words=tuple(word.name for word in search.forget_word(library, request.name).words))
+
+
+def _require_writing(library: OpenLibrary) -> None:
+    if not library.allow_write:
+        raise InputError("The library is open for reading only; the one who started this can allow writing.")
 
 
 @_tool("Set a caption", writes=True)
@@ -279,8 +321,7 @@ def set_caption(library: OpenLibrary, request: SetCaptionRequest) -> CaptionKept
 
     Raises InputError where the library is open for reading only, and for an unknown image.
     """
-    if not library.allow_write:
-        raise InputError("The library is open for reading only; the one who started this can allow writing.")
+    _require_writing(library)
     now = images.set_caption(library, request.image_id, request.text)
     kept = next(caption for caption in now.captions if caption.source == "user")
     return CaptionKept.model_validate({"image_id": request.image_id, "caption": kept, "previous": now.previous})

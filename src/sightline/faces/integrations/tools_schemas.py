@@ -11,17 +11,18 @@ import base64
 import binascii
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sightline.core.search.engine import Match
 from sightline.core.search.rerank import MAX_RERANK
-from sightline.core.types import CaptionSource
+from sightline.core.types import MAX_EXAMPLES, CaptionSource
+from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import MAX_CANDIDATES
-from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT
+from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind
 from sightline.faces.service.uploads import MAX_IMAGE_BYTES
 from sightline.kit.text import neutralise
 
@@ -135,11 +136,17 @@ class QueryPart(Request):
     weight: float = Field(
         default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="How much it counts; below 0 it leads away."
     )
+    mark: bool = Field(
+        default=False,
+        description="True for a hit that is right (weight above 0) or wrong (below): the list is ranked anew by it.",
+    )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> QueryPart:
         if sum(value is not None for value in (self.text, self.image_id, self.image)) != 1:
             raise ValueError("a part has exactly one of text, image_id and image")
+        if self.mark and self.text is not None:
+            raise ValueError("only an image is marked right or wrong")
         if self.weight == 0:
             raise ValueError("weight must be a number other than 0")
         return self
@@ -152,7 +159,7 @@ class SearchRequest(Request):
         default="",
         max_length=MAX_TEXT,
         description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`. "
-        "Without a query, all images come, the newest first.",
+        "Words that were taught (library_stats lists them) count too. Without a query, all images come, newest first.",
     )
     parts: Annotated[
         tuple[QueryPart, ...],
@@ -166,6 +173,7 @@ class SearchRequest(Request):
     min_similarity: float | None = Field(
         default=None, ge=-1, le=1, description="Leave out images of a lower cosine. No constant fits every query."
     )
+    each_copy: bool = Field(default=False, description="Give exact copies places of their own.")
     rerank: int = Field(
         default=0,
         ge=0,
@@ -219,11 +227,12 @@ class CaptionRequest(ImageRequest):
 class DuplicatesRequest(Request):
     """The measure of what counts as a duplicate."""
 
+    kind: DuplicateKind | None = Field(default=None, description="Only groups of this kind.")
     min_similarity: float | None = Field(
         default=None,
         ge=MIN_SIMILARITY,
         le=1,
-        description="Also images that look alike, of at least this cosine, such as 0.95. Without it only exact copies.",
+        description="Also other shots of one scene, of at least this cosine, such as 0.9. Without it only copies.",
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many groups an answer has at most.")] = 10
     cursor: PageCursor = ""
@@ -241,6 +250,28 @@ class SetCaptionRequest(Request):
     text: str = Field(
         min_length=1, max_length=MAX_TEXT, description="One sentence; it replaces the user's earlier one."
     )
+
+
+class TeachWordRequest(Request):
+    """A word of the user's own, and images that show what it means."""
+
+    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS, description="The word, such as Rex.")
+    image_ids: Annotated[
+        tuple[ImageId, ...],
+        BeforeValidator(_read_json_list),
+        Field(min_length=1, max_length=MAX_EXAMPLES, description="Images of the library; three to ten are best."),
+    ]
+    kind: str = Field(
+        default="",
+        max_length=MAX_WORD_CHARS,
+        description="What it is, such as dog: it stands for the name inside of sentences.",
+    )
+
+
+class ForgetWordRequest(Request):
+    """The word to forget."""
+
+    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS)
 
 
 # --- what is answered -------------------------------------------------------------------------------------------
@@ -270,6 +301,7 @@ class FoundImage(ToolResult):
     similarity: Cosine | None
     caption: CaptionText | None
     taken_at: NameText | None
+    copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
 
 
 class SearchResult(ToolResult):
@@ -338,10 +370,12 @@ class CaptionResult(ToolResult):
 class DuplicateGroup(ToolResult):
     """Images that show the same."""
 
-    kind: Literal["exact", "near"]
+    kind: DuplicateKind
     similarity: Cosine
+    reason: str = Field(description="Why the first one is to be kept.")
     count: int = Field(description="How many images there are in the group.")
-    images: tuple[FoundImage, ...] = Field(description="The first twenty, the largest picture first.")
+    images: tuple[FoundImage, ...] = Field(description="The first twenty, the one to keep first.")
+    links: tuple[int, ...] = Field(description="Ids of those that are links, or another name of a file in the group.")
     differences: tuple[PathText, ...] = Field(description="What tells them apart, as `size 2.1 MB / 0.4 MB`.")
 
 
@@ -350,6 +384,7 @@ class DuplicatesResult(ToolResult):
 
     groups: tuple[DuplicateGroup, ...]
     total: int = Field(description="How many groups there are in all.")
+    not_compared: int = Field(description="Images that were compared by their bytes alone: their files can't be read.")
     next_cursor: str | None
 
     @property
@@ -369,7 +404,28 @@ class LibraryStats(ToolResult):
     offline_folders: tuple[PathText, ...] = Field(description="Those that are not there now.")
     unreadable: int = Field(description="Files that could not be read.")
     size_bytes: int
-    writable: bool = Field(description="Whether set_caption is allowed.")
+    words: tuple[NameText, ...] = Field(description="Words of the user's own that were taught by example.")
+    writable: bool = Field(description="Whether set_caption and teach_word are allowed.")
+
+
+class WordKept(ToolResult):
+    """A word that was taught."""
+
+    name: NameText
+    kind: NameText | None
+    examples: int = Field(description="How many images it was taught with.")
+    images: tuple[int, ...] = Field(description="Those of them that are in the library now.")
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The examples."""
+        return self.images
+
+
+class WordsLeft(ToolResult):
+    """The words that are left."""
+
+    words: tuple[NameText, ...]
 
 
 class CaptionKept(ToolResult):

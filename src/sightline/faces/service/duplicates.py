@@ -6,10 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
 
 from sightline.core.library import Library
-from sightline.core.search.duplicates import DuplicateGroup, find_exact, find_near
+from sightline.core.search.duplicates import DuplicateGroup, Kind, draw_sketches, find_duplicates, find_exact
 from sightline.errors import BusyError, StoreError
 from sightline.faces.service.models import lower_priority
 from sightline.kit.text import valid_text
@@ -21,11 +22,46 @@ if TYPE_CHECKING:
     from sightline.faces.service.library import OpenLibrary
 
 MIN_SIMILARITY = 0.8
-"""Below, whole subjects are joined, and there are too many pairs to look at."""
+"""Below, whole subjects are near each other, and there are too many pairs to look at."""
+
+START_SIMILARITY = 0.9
+"""Where what is alike is asked for without one."""
 
 MAX_PAIRS = 2_000_000
 _KEPT = 8
 _SHOWN_VALUES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is looked for. Two that are equal have one answer."""
+
+    exact_only: bool = False
+    min_similarity: float | None = None
+    """Also what is alike, from this cosine on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What was found."""
+
+    groups: Sequence[DuplicateGroup]
+    """Exact copies, then copies, then what is alike; of each kind the closest first."""
+    not_compared: int = 0
+    """Images that were compared by their bytes alone."""
+
+    def of_kind(self, kind: Kind | None) -> Sequence[DuplicateGroup]:
+        """Those of one kind, or all."""
+        return [group for group in self.groups if kind in (None, group.kind)]
+
+
+def read_wanted(kind: Kind | None, min_similarity: float | None) -> Wanted:
+    """What to look for where one kind is asked for, or all: what is alike only comes with a similarity, or its name."""
+    if kind == "exact":
+        return Wanted(exact_only=True)
+    if kind == "alike":
+        return Wanted(min_similarity=min_similarity or START_SIMILARITY)
+    return Wanted(min_similarity=min_similarity if kind is None else None)
 
 
 class DuplicateFinder:
@@ -34,22 +70,19 @@ class DuplicateFinder:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sightline-duplicates", initializer=lower_priority)
         self._lock = threading.Lock()
-        self._found: OrderedDict[tuple[Path, str, float | None], Future[list[DuplicateGroup]]] = OrderedDict()
+        self._found: OrderedDict[tuple[Path, str, Wanted], Future[Duplicates]] = OrderedDict()
         self._closed = False
 
-    def find(self, library: OpenLibrary, min_similarity: float | None) -> Future[list[DuplicateGroup]]:
-        """The groups of a library: of exact copies, or with a similarity also of near ones, exact and closest first.
-
-        Raises BusyError where too many different searches wait already.
-        """
-        key = (library.path, library.version, min_similarity)
+    def find(self, library: OpenLibrary, wanted: Wanted) -> Future[Duplicates]:
+        """The groups of a library. Raises BusyError where too many different searches wait already."""
+        key = (library.path, library.version, wanted)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
             if sum(not future.done() for future in self._found.values()) > 4:
                 raise BusyError("Other searches for duplicates are under way.", retry_after_s=5)
-            future = self._found[key] = self._pool.submit(self._search, library, min_similarity)
+            future = self._found[key] = self._pool.submit(self._search, library, wanted)
             for old in [old for old, kept in self._found.items() if kept.done()][: max(0, len(self._found) - _KEPT)]:
                 del self._found[old]
         future.add_done_callback(lambda done: self._drop_failed(key, done))
@@ -60,27 +93,29 @@ class DuplicateFinder:
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _search(self, served: OpenLibrary, min_similarity: float | None) -> list[DuplicateGroup]:
+    def _search(self, served: OpenLibrary, wanted: Wanted) -> Duplicates:
         # A connection of its own: reading all vectors must not keep searches waiting.
-        with Library.open(served.path, create=False, read_only=True) as library:
-            if min_similarity is None:
-                return find_exact(library.store)
-            if served.model not in library.store.models():
-                return []
-            groups = find_near(
-                library.store,
-                served.model,
-                min_similarity=min_similarity,
+        with Library.open(served.path, create=False, read_only=served.config.read_only) as library:
+            store = library.store
+            if wanted.exact_only:
+                return Duplicates(groups=find_exact(store))
+            if not store.read_only:
+                draw_sketches(store, on_progress=self._check_open)
+            groups = find_duplicates(
+                store,
+                model=served.model if served.model in store.models() else None,
+                min_similarity=wanted.min_similarity,
                 max_pairs=MAX_PAIRS,
-                on_block=self._check_open,
+                on_progress=self._check_open,
             )
-        return sorted(groups, key=lambda group: (group.kind != "exact", -group.similarity))
+            groups.sort(key=lambda group: (get_args(Kind).index(group.kind), -group.similarity))
+            return Duplicates(groups=groups, not_compared=len(store.missing_sketches()))
 
-    def _check_open(self) -> None:
+    def _check_open(self, done: int, total: int | None, what: str) -> None:
         if self._closed:
             raise StoreError("The server is stopping.", kind="stopping")
 
-    def _drop_failed(self, key: tuple[Path, str, float | None], done: Future[list[DuplicateGroup]]) -> None:
+    def _drop_failed(self, key: tuple[Path, str, Wanted], done: Future[Duplicates]) -> None:
         if done.cancelled() or done.exception() is not None:
             with self._lock:
                 self._found.pop(key, None)

@@ -14,6 +14,7 @@ from sightline.core.captioning.bank import parse_candidates
 from sightline.core.captioning.dual import CaptionConfig, caption_image
 from sightline.core.captioning.editing import remove_caption, write_caption
 from sightline.core.images.decode import read_image
+from sightline.core.search.engine import count_copies
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
 from sightline.faces.service.duplicates import describe_differences
 from sightline.faces.service.library import OpenLibrary
@@ -23,6 +24,7 @@ from sightline.faces.service.schemas import (
     CaptionsAnswer,
     DualCaptionAnswer,
     DuplicateGroupAnswer,
+    DuplicateImageAnswer,
     HeatmapAnswer,
     HitAnswer,
     ImageAnswer,
@@ -51,8 +53,11 @@ def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
     return f"/api/images/{record.id}/thumbnail?v={record.content_hash[:8]}{of}"
 
 
-def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -> list[HitAnswer]:
+def show_hits(
+    library: OpenLibrary, found: Sequence[tuple[int, float | None]], *, each_copy: bool = False
+) -> list[HitAnswer]:
     """Rows with their similarities as hits, in the same order; rows that are gone by now are left out."""
+    copies = {} if each_copy else count_copies(library.store, [row for row, _ in found])
     records = library.records([row for row, _ in found])
     captions = library.store.captions(list(records))
     placeholders = library.thumbnails.placeholders({record.content_hash for record in records.values()})
@@ -65,6 +70,7 @@ def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -
             height=record.info.height,
             similarity=similarity,
             caption=captions[row][0].text if captions[row] else None,
+            copies=copies.get(row, 0),
             taken_at=record.info.taken_at,
             content_hash=record.content_hash,
             thumbnail=thumbnail_address(record, library),
@@ -157,11 +163,17 @@ def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> l
             kind=group.kind,
             similarity=group.similarity,
             count=len(group.images),
-            images=[show_image(library, record) for record in group.images[:MAX_IMAGES]],
+            reason=group.reason,
+            images=[_show_duplicate(library, group, record) for record in group.images[:MAX_IMAGES]],
             differences=describe_differences(group.images[:MAX_IMAGES]),
         )
         for group in groups
     ]
+
+
+def _show_duplicate(library: OpenLibrary, group: DuplicateGroup, record: ImageRecord) -> DuplicateImageAnswer:
+    shown = show_image(library, record).model_dump()
+    return DuplicateImageAnswer(**shown, keep=record is group.images[0], link=record.id in group.links)
 
 
 # --- captions ---------------------------------------------------------------------------------------------------

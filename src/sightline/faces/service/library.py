@@ -23,7 +23,7 @@ from sightline.core.models.files import is_available
 from sightline.core.search.rerank import SecondLook
 from sightline.core.store.database import DATABASE_NAME
 from sightline.core.store.sqlite import open_store
-from sightline.errors import InputError, ModelError, NotFoundError, StoreError
+from sightline.errors import InputError, ModelError, NotFoundError, UnknownImageError
 from sightline.faces.service.duplicates import DuplicateFinder
 from sightline.faces.service.models import CaptionDesk, Encoders, Lane, Matchers, Tower, require_here, require_name
 from sightline.faces.service.rankings import Rankings
@@ -200,12 +200,8 @@ class OpenLibrary(Library):
         """The records of rows, in the order given; rows that are gone are left out."""
         try:
             records = self.store.get(ids)
-        except StoreError as error:
-            if len(ids) > 1:  # some of them are gone since they were ranked
-                return {id_: record for one in ids for id_, record in self.records([one]).items()}
-            if "no image with the id" in str(error):
-                return {}
-            raise
+        except UnknownImageError as error:  # gone since they were ranked
+            return self.records([id_ for id_ in ids if id_ not in error.ids])
         return dict(zip(ids, records, strict=True))
 
     async def compute(self, model: str, tower: Tower, work: Callable[[*Given], Done], *given: *Given) -> Done:

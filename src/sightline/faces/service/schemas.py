@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sightline.core.models.cards import ModelKind
-from sightline.core.types import CaptionSource, read_source
+from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, read_source
 
 MAX_TEXT = 2000
 """Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
@@ -62,11 +62,18 @@ class PartRequest(RequestModel):
     id: ImageId | None = None
     upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])] | None = None
     weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, examples=[1.0])
+    mark: bool = Field(
+        default=False,
+        description="True for an image that was marked right (weight above 0) or wrong (below): the list is ranked "
+        "anew, with the right ones in it and without the wrong ones.",
+    )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> PartRequest:
         if sum(value is not None for value in (self.text, self.id, self.upload)) != 1:
             raise ValueError("a part has exactly one of text, id and upload")
+        if self.mark and self.text is not None:
+            raise ValueError("only an image is marked right or wrong")
         if self.weight == 0:
             raise ValueError("weight must be a number other than 0")
         return self
@@ -90,15 +97,38 @@ class HitAnswer(Model):
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
     probability: float | None = Field(
-        default=None, description="How probably it shows what was asked; null where that isn't known.", examples=[0.83]
+        default=None,
+        description="How probable it is that it shows what was asked; null where that can't be told.",
+        examples=[0.83],
     )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
+    copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
     content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
     thumbnail: str = Field(examples=["/api/images/12/thumbnail?v=5f1d7a84"])
     placeholder: str | None = Field(
         description="A blurred picture of some pixels, as a `data:` address; null until its thumbnail is made.",
         examples=["data:image/webp;base64,UklGRjwAAABXRUJQVlA4IDAAAADwAQCdASoKAAcAAMASJQBOgBukhFcAAP7+"],
+    )
+
+
+class VerdictAnswer(Model):
+    """What is to be said of a query as a whole."""
+
+    present: float | None = Field(
+        description="How probable it is that the images under the filter show what was asked; null where that can't be "
+        "told.",
+        examples=[0.91],
+    )
+    matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
+    likely: int | None = Field(
+        description="How many hits there are before only unlikely ones follow, which a page may fold; null where that "
+        "can't be told.",
+        examples=[42],
+    )
+    unlikely_below: float = Field(description="Hits of a lower probability are less likely.", examples=[0.1])
+    notices: list[str] = Field(
+        description="Sentences for the user: words that the model doesn't know, a query that was cut."
     )
 
 
@@ -112,17 +142,36 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
-    likely: int | None = Field(
+    verdict: VerdictAnswer | None = Field(default=None, description="Null without a query, or where it isn't known.")
+
+
+class TeachRequest(RequestModel):
+    """A word of the user's own, and images of the library that show what it means."""
+
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, examples=["Rex"])
+    images: list[ImageId] = Field(min_length=1, max_length=MAX_EXAMPLES, description="Three to ten are best.")
+    kind: str | None = Field(
         default=None,
-        description="How many of the first hits there are before only unlikely ones follow; null where it isn't known.",
-        examples=[42],
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        description="What it is in a word of the language: it stands for the name inside of sentences.",
+        examples=["dog"],
     )
-    verdict: Literal["found", "nothing"] | None = Field(
-        default=None, description="Whether anything here shows what was asked, as far as that can be told."
-    )
-    notices: list[str] = Field(
-        default=[], description="What the model couldn't read of the query, a sentence each.", examples=[[]]
-    )
+
+
+class WordAnswer(Model):
+    """A word that was taught by example."""
+
+    name: str = Field(examples=["Rex"])
+    kind: str | None = Field(examples=["dog"])
+    examples: int = Field(description="Number of images that it was taught with.", examples=[3])
+    images: list[int] = Field(description="Those of them that are in the library now.", examples=[[12, 15]])
+
+
+class WordsAnswer(Model):
+    """All words that were taught, by name."""
+
+    words: list[WordAnswer]
 
 
 class UploadAnswer(Model):
@@ -349,13 +398,30 @@ class FoldersAnswer(Model):
     folders: list[FolderAnswer] = []
 
 
+DuplicateKind = Annotated[
+    Literal["exact", "copy", "alike"],
+    Field(
+        description="`exact`: the same bytes. `copy`: the same picture in other bytes, such as a smaller one, a part, "
+        "mirrored or turned. `alike`: other shots of one scene."
+    ),
+]
+
+
+class DuplicateImageAnswer(ImageAnswer):
+    """An image of a group."""
+
+    keep: bool = Field(default=False, description="Whether it is the one to keep.")
+    link: bool = Field(default=False, description="Whether it is a link, or another name of a file in the group.")
+
+
 class DuplicateGroupAnswer(Model):
     """Images that show the same."""
 
-    kind: Literal["exact", "near"]
-    similarity: float
+    kind: DuplicateKind
+    similarity: float = Field(description="The least that joined it: of pixels, or the cosine of what is alike.")
+    reason: str = Field(default="", description="Why the first one is to be kept.", examples=["most pixels"])
     count: int = Field(description="How many images there are in the group.")
-    images: list[ImageAnswer] = Field(description="The first fifty, the largest picture first.")
+    images: list[DuplicateImageAnswer] = Field(description="The first fifty, the one to keep first.")
     differences: list[str] = Field(examples=[["size 2.1 MB / 0.4 MB"]])
 
 
@@ -364,6 +430,9 @@ class DuplicatesAnswer(Model):
 
     groups: list[DuplicateGroupAnswer]
     total: int = Field(description="How many groups there are in all.")
+    not_compared: int = Field(
+        default=0, description="Images that were compared by their bytes alone: their files can't be read now."
+    )
 
 
 # --- comparing and training -------------------------------------------------------------------------------------

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from sightline.core.search.engine import Match, Part, Query, SearchConfig, embed_pixels, parse_query, prepare, rank
+from sightline.core.search.engine import Match, Query, SearchConfig, embed_pixels, prepare, rank
+from sightline.core.search.query import Part, parse_query
 from sightline.core.search.rerank import require_words
+from sightline.core.search.teaching import teach
+from sightline.core.types import Example
 from sightline.errors import InputError
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
@@ -30,12 +33,16 @@ from sightline.faces.service.schemas import (
     PartRequest,
     QueryPart,
     SearchAnswer,
+    TeachRequest,
+    WordAnswer,
+    WordsAnswer,
 )
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Encoder
+    from sightline.core.types import TaughtWord
 
 MAX_PARTS = 32
 MAX_MODELS = 4
@@ -55,6 +62,8 @@ class Asked:
     where: str | None = None
     min_similarity: float | None = None
     match: Match = "pictures"
+    each_copy: bool = False
+    """True gives each exact copy a place of its own; without parts they have it anyway."""
     rerank: int = 0
 
     @property
@@ -69,6 +78,7 @@ class Asked:
             where=self.where,
             min_similarity=self.min_similarity,
             match=self.match,
+            each_copy=self.each_copy,
             rerank=self.rerank,
         )
 
@@ -117,7 +127,7 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
     return SearchAnswer(
-        hits=show_hits(library, found),
+        hits=show_hits(library, found, each_copy=asked.each_copy or not asked.parts),
         next=write_cursor(following) if found and end < total else None,
         total=total,
         took_ms=round((time.perf_counter() - start_s) * 1000, 2),
@@ -190,14 +200,25 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
         ids = store.ids(where=asked.where, model=asked.model)
         embedded, own = len(ids), len(query.exclude.intersection(ids.tolist()))
     known = asked.min_similarity is None and asked.match != "captions"
-    return rows, embedded - own if known else None
+    return rows, embedded - own - _count_copies(library, asked, query) if known else None
+
+
+def _count_copies(library: OpenLibrary, asked: Asked, query: Query) -> int:
+    """Number of rows of a ranking that another one stands for."""
+    equal = {} if asked.each_copy else library.store.equal_rows()
+    if not equal:
+        return 0
+    ranked = set(library.store.ids(where=asked.where, model=asked.model).tolist()) - query.exclude
+    among = [first for row, first in equal.items() if row in ranked]
+    return len(among) - len(set(among))
 
 
 def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Part:
     if part.id is not None:
-        return Part(row=library.image(part.id).id, weight=part.weight)
+        return Part(row=library.image(part.id).id, weight=part.weight, is_mark=part.mark)
     if part.upload is not None:
-        return Part(vector=library.shared.uploads.get(part.upload).vector(encoder), weight=part.weight)
+        vector_D = library.shared.uploads.get(part.upload).vector(encoder)
+        return Part(vector=vector_D, weight=part.weight, is_mark=part.mark)
     return Part(text=part.text, weight=part.weight)
 
 
@@ -234,6 +255,37 @@ def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
     if not nearest:
         return None
     return f"No image reaches the similarity {asked.min_similarity:g}; the nearest has {nearest[0][1]:.3f}."
+
+
+# --- words of the user's own ------------------------------------------------------------------------------------
+
+
+def list_words(library: OpenLibrary) -> WordsAnswer:
+    """Words that were taught by example, by name."""
+    return WordsAnswer(words=[_show_word(library, word) for word in library.words()])
+
+
+def teach_word(library: OpenLibrary, request: TeachRequest) -> WordAnswer:
+    """Give a word examples, images of the library. Raises NotFoundError for one that is gone, InputError for a name."""
+    records = [library.image(id_) for id_ in request.images]
+    examples = [Example(path=record.path, content_hash=record.content_hash) for record in records]
+    word = teach(library.store, library.checked_encoder(library.model), request.name, examples, kind=request.kind)
+    library.changed()
+    return _show_word(library, word)
+
+
+def forget_word(library: OpenLibrary, name: str) -> WordsAnswer:
+    """Forget a word; those that are left. Raises NotFoundError where there is none of that name."""
+    library.forget(name)
+    library.changed()
+    return list_words(library)
+
+
+def _show_word(library: OpenLibrary, word: TaughtWord) -> WordAnswer:
+    rows = [record.id for example in word.examples for record in library.store.find_hash(example.content_hash)[:1]]
+    return WordAnswer(
+        name=word.name, kind=word.kind, examples=len(word.examples), images=[row for row in rows if row is not None]
+    )
 
 
 # --- models side by side ----------------------------------------------------------------------------------------

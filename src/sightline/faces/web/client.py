@@ -95,9 +95,9 @@ class Client:
     ) -> models.SearchAnswer:
         """One page of what words, and further parts, find; without either all images, the newest first.
 
-        `how` are `where`, `min_similarity`, `match`, `rerank`, `model` and `like`, as the API has them.
+        `how` are `where`, `min_similarity`, `match`, `each_copy`, `rerank`, `model` and `like`, as the API has them.
         """
-        if unknown := how.keys() - {"where", "min_similarity", "match", "rerank", "model", "like"}:
+        if unknown := how.keys() - {"where", "min_similarity", "match", "each_copy", "rerank", "model", "like"}:
             raise InputError(f"A search knows no {', '.join(sorted(unknown))}.")
         described = [part.model_dump(exclude_none=True) for part in parts]
         asked = {"q": query or None, "parts": json.dumps(described) if described else None, "limit": limit}
@@ -115,6 +115,19 @@ class Client:
     def upload(self, image: ImageFile) -> models.UploadAnswer:
         """Give a picture to search with: `parts=[PartRequest(upload=answer.key)]`."""
         return self._send("POST", "/api/uploads", models.UploadAnswer, files=[_as_file(image)])
+
+    def words(self) -> list[models.WordAnswer]:
+        """Words of the user's own that were taught by example."""
+        return self._get("/api/words", models.WordsAnswer).words
+
+    def teach(self, name: str, images: Sequence[int], *, kind: str | None = None) -> models.WordAnswer:
+        """Teach a word by images of the library, best three to ten; `kind` says what it is, such as `dog`."""
+        request = models.TeachRequest(name=name, images=list(images), kind=kind)
+        return self._send("POST", "/api/words", models.WordAnswer, json=request.model_dump())
+
+    def forget(self, name: str) -> list[models.WordAnswer]:
+        """Forget a word; those that are left."""
+        return self._send("DELETE", f"/api/words/{quote(name)}", models.WordsAnswer).words
 
     # --- images -------------------------------------------------------------------------------------------------
 
@@ -254,9 +267,11 @@ class Client:
         answer = self._request("GET", "/api/libraries")
         return TypeAdapter(list[models.LibraryAnswer]).validate_json(answer.content)
 
-    def duplicates(self, *, min_similarity: float | None = None) -> models.DuplicatesAnswer:
-        """Images that are there more than once: exact copies, and near ones from a similarity on."""
-        return self._get("/api/duplicates", models.DuplicatesAnswer, min_similarity=min_similarity)
+    def duplicates(
+        self, *, kind: models.DuplicateKind | None = None, min_similarity: float | None = None
+    ) -> models.DuplicatesAnswer:
+        """Images that are there more than once: copies, and what is alike from a similarity on; or of one kind."""
+        return self._get("/api/duplicates", models.DuplicatesAnswer, kind=kind, min_similarity=min_similarity)
 
     def compare(self, query: str, names: Sequence[str], *, limit: int = 12) -> models.CompareAnswer:
         """Hits of several models for one query."""
@@ -268,8 +283,8 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, kind: type[Answer], **params: str | float | None) -> Answer:
-        return kind.model_validate_json(self._request("GET", path, params=params).content)
+    def _get(self, path: str, answer: type[Answer], **params: str | float | None) -> Answer:
+        return answer.model_validate_json(self._request("GET", path, params=params).content)
 
     def _send(self, method: str, path: str, kind: type[Answer], **content: Any) -> Answer:
         headers = {"X-Sightline-Token": self._page_token()}

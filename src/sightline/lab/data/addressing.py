@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,10 @@ from sightline.kit.config import expand
 from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_limit, check_split, choose_subset
 
 SCENES = "scenes"
+ALL = "all"
+"""The split of `load_measured` that is all pairs of a source without splits."""
+
+_LOG = logging.getLogger(__name__)
 
 _MODULES = {
     "flickr8k": "flickr",
@@ -24,6 +29,9 @@ _MODULES = {
     "webdataset": "webdataset",
     "tiny-imagenet": "tiny_imagenet",
     "hf": "hugging_face",
+    "sugarcrepe": "composition",
+    "aro": "composition",
+    "winoground": "composition",
 }
 """Kind -> the module of this room that has its reader; loaded only when needed."""
 
@@ -61,12 +69,15 @@ class Address:
         return int(self.rest)
 
 
-def load_dataset(address: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> Dataset:
+def load_dataset(
+    address: str, *, split: str = "train", limit: int | None = None, seed: int = 0, hold_out: bool = True
+) -> Dataset:
     """The pairs of one split of what an address names: `scenes[:SEED]`, `KIND:PATH`, or a path that one kind fits.
 
-    With `limit` it is that many pairs: of scenes the first, else some chosen by `seed`, in the order of the source.
-    Raises InputError for an unknown kind or split, a split that the source doesn't have, a limit below 1, a path that
-    no kind or several fit, and whatever is wrong with the source.
+    A source with `train` and without `val` has some of its train images as `val` (`held_out.py`), unless `hold_out` is
+    false. With `limit` it is that many pairs: of scenes the first, else some chosen by `seed`, in the order of the
+    source. Raises InputError for an unknown kind or split, a split that the source doesn't have, a limit below 1, a
+    path that no kind or several fit, and whatever is wrong with the source.
     """
     known_split = check_split(split)
     if limit is not None:
@@ -76,12 +87,59 @@ def load_dataset(address: str, *, split: str = "train", limit: int | None = None
         from sightline.lab.data.scenes.dataset import load_scenes
 
         return load_scenes(parsed.seed, split=known_split, limit=limit)
-    dataset = find_reader(parsed.kind).load(parsed.path, split=known_split)
+    reader = find_reader(parsed.kind)
+    if hold_out and known_split != "test" and _has_no_val(reader.splits(parsed.path)):
+        dataset = _load_held_out(reader, parsed.path, known_split)
+    else:
+        dataset = reader.load(parsed.path, split=known_split)
     return dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
 
 
+def _has_no_val(splits: tuple[Split, ...]) -> bool:
+    return "train" in splits and "val" not in splits
+
+
+def _load_held_out(reader: DatasetReader, path: Path, split: Split) -> Dataset:
+    from sightline.lab.data import held_out
+
+    whole = reader.load(path, split="train")
+    part = held_out.hold_out(whole, split=split)
+    if split == "val":
+        held, rest = len(part), len(whole) - len(part)
+        _LOG.warning(
+            "%s has no val split: %d of its %d images are val, chosen by a hash of their names, the other %d train.",
+            whole.name,
+            held,
+            len(whole),
+            rest,
+        )
+    return part
+
+
+def load_measured(address: str, *, split: str | None, limit: int | None = None, seed: int = 0) -> Dataset:
+    """The pairs of an address that a model is measured on: as `load_dataset`, with two more words for the split.
+
+    None takes val, be it held out, and test where there is nothing else. `all` takes all pairs of a source
+    that has one split only, and holds none out; InputError where it has several.
+    """
+    if split != ALL:
+        return load_dataset(address, split=split or choose_split(available_splits(address)), limit=limit, seed=seed)
+    own = available_splits(address)
+    if len(own) != 1:
+        raise InputError(f"{address} has the splits {', '.join(own)}; --split all is for sets without. Name one.")
+    return load_dataset(address, split=own[0], limit=limit, seed=seed, hold_out=False)
+
+
+def choose_split(own: tuple[Split, ...]) -> Split:
+    """The split to measure on where none is named, of a source that has these of its own."""
+    return "val" if "train" in own or "val" in own else own[0]
+
+
 def available_splits(address: str) -> tuple[Split, ...]:
-    """The splits that an address has, in the order train, val, test. Raises InputError where it can't be read."""
+    """The splits that a source has of its own, in the order train, val, test; a val that is held out is none.
+
+    Raises InputError where it can't be read.
+    """
     parsed = parse_address(address)
     if parsed.kind == SCENES:
         return SPLITS

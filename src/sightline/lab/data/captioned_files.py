@@ -6,6 +6,7 @@ Text is UTF-8, or there is a message with file and line.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import posixpath
 import re
@@ -29,6 +30,7 @@ SPLIT_WORDS: dict[str, Split] = {
 }
 """Names of files, folders and cells -> split: the words of Hugging Face's `imagefolder`, and Flickr8k's `dev`."""
 
+_LOG = logging.getLogger(__name__)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -87,11 +89,11 @@ class CaptionedFiles:
         return tuple(self._entries[name].captions)
 
     def to_dataset(self, *, name: str, split: Split, folder: ImageFolder) -> Dataset:
-        """The pairs of a split, images below `folder`. Raises InputError where any of the images is absent."""
-        names = self.names(split)
-        folder.check_holds(names, source=self.source)
-        root = folder.root
-        pairs = [Pair(id=file, image=FileImage(path=root / file), captions=self.captions(file)) for file in names]
+        """The pairs of a split, images below `folder`; absent ones are left out, see `ImageFolder.find`."""
+        places = folder.find(self.names(split), source=self.source)
+        pairs = [
+            Pair(id=name, image=FileImage(path=path), captions=self.captions(name)) for name, path in places.items()
+        ]
         return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint_of_pairs(pairs))
 
 
@@ -109,13 +111,57 @@ class ImageFolder:
             self._listed[folder] = _list_files(self.root / folder)
         return file in self._listed[folder]
 
-    def check_holds(self, names: Sequence[str], *, source: Path) -> None:
-        """Raises InputError with the number and the first names of files that are absent."""
-        if absent := [name for name in names if not self.holds(name)]:
+    def find(self, names: Sequence[str], *, source: Path) -> dict[str, Path]:
+        """The files of these names; those that aren't there are left out with a warning that counts them.
+
+        Windows' backslashes are read. Where none of some absolute names is there, as in a table from another machine,
+        they are looked for at the same places below this folder. Raises InputError where no file is there at all.
+        """
+        place_of = {name: name if self.holds(name) else name.replace("\\", "/") for name in names}
+        found = {name: self.root / place for name, place in place_of.items() if self.holds(place)}
+        if not found:
+            found = self._find_moved({name: place for name, place in place_of.items() if _is_absolute(place)})
+        absent = [name for name in names if name not in found]
+        if not found:
             raise InputError(
                 f"{len(absent)} of {len(names)} images that {source} names are not in {self.root}: {list_some(absent)}"
-                ". Put them there, or take their captions out."
+                ". Put them there, or give the folder that has them."
             )
+        if absent:
+            _LOG.warning(
+                "%d of %d images that %s names are not in %s and are left out: %s.",
+                len(absent),
+                len(names),
+                source,
+                self.root,
+                list_some(absent),
+            )
+        return found
+
+    def _find_moved(self, place_of: dict[str, str]) -> dict[str, Path]:
+        """Absolute names below this folder, less and less kept of what they have in common in front."""
+        common = _common_parts({posixpath.dirname(place) for place in place_of.values()})
+        for start in range(1, len(common) + 1):
+            rest = {name: "/".join(place.split("/")[start:]) for name, place in place_of.items()}
+            found = {name: self.root / place for name, place in rest.items() if self.holds(place)}
+            if found:
+                _LOG.warning("What lies in %s is read from %s.", "/".join(common[:start]), self.root)
+                return found
+        return {}
+
+
+def _is_absolute(name: str) -> bool:
+    return name.startswith("/") or (name[1:2] == ":" and name[0].isalpha())
+
+
+def _common_parts(folders: Iterable[str]) -> list[str]:
+    """The parts that paths begin with in common."""
+    common: list[str] = []
+    for parts in zip(*(folder.split("/") for folder in folders), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common
 
 
 def choose_folder(candidates: Sequence[Path], *, names: Sequence[str], source: Path) -> ImageFolder:
@@ -138,8 +184,7 @@ def check_name(name: object, *, where: str, absolute: bool = False) -> str:
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{where}: {name!r} is no file name of an image.")
     parts = name.replace("\\", "/").split("/")
-    outside = parts[0] == "" or (parts[0][1:2] == ":" and parts[0][0].isalpha())
-    if ".." in parts or (outside and not absolute):
+    if ".." in parts or (not absolute and _is_absolute("/".join(parts))):
         raise InputError(f"{where}: {name!r} leads out of its folder. Write a path below the folder, without '..'.")
     return posixpath.normpath(name)
 

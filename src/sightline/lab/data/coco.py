@@ -221,9 +221,9 @@ def _as_2017(files: CaptionedFiles, *, split: Split, root: Path) -> tuple[Captio
         number = name.rpartition("_")[2]
         place = next((place for place in ("train2017", "val2017") if folder.holds(f"{place}/{number}")), None)
         if place is None:
-            return None
+            continue
         renamed.add(f"{place}/{number}", files.captions(name), where=f"{files.source}: {name}", split=split)
-    return renamed, folder
+    return (renamed, folder) if split in renamed.splits() else None
 
 
 def read_karpathy(path: Path) -> CaptionedFiles:

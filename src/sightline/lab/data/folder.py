@@ -1,4 +1,4 @@
-"""A folder of images with their captions: in a `metadata.jsonl`, or in a `.txt` beside each image."""
+"""A folder of images with their captions: in one file, such as `metadata.jsonl`, or in a `.txt` beside each image."""
 
 from __future__ import annotations
 
@@ -17,42 +17,60 @@ from sightline.lab.data.captioned_files import (
     ImageFolder,
     check_name,
     find_split_paths,
+    first_line,
     list_some,
     parse_split,
     read_lines,
     require_split,
     split_named,
 )
+from sightline.lab.data.tables import find_delimiter, read_rows
 
 METADATA = "metadata.jsonl"
 
+_METADATA_TABLE = "metadata.csv"
+_NAME_COLUMNS = ("file_name", "filepath")
+_TEXT_COLUMNS = ("text", "caption", "title")
 _NO_SIDECARS = frozenset({"readme", "license", "licence", "notice"})
 """Text files that speak of the folder, not of an image."""
 
 
 class FolderReader:
-    """Images with a `metadata.jsonl` (Hugging Face's `imagefolder`) or `.txt` sidecars; folders named train, val, test.
+    """Images with a file of captions or `.txt` sidecars; folders named train, val, test.
 
-    A `metadata.jsonl` at the top alone decides; the split of a line is its `split`, else the first folder of its
-    `file_name` where that is a split's name, else train. Otherwise each split's folder has its own `metadata.jsonl` or
-    sidecars; without such folders all is train.
+    A file of captions is Hugging Face's `metadata.jsonl` or `metadata.csv`, or what `sightline caption --write` made.
+    One at the top alone decides; the split of a line is its `split`, else the first folder of its `file_name` where
+    that is a split's name, else train. Otherwise each split's folder has its own such file or sidecars; without such
+    folders all is train.
     """
 
     kind = "folder"
 
     def recognises(self, path: Path) -> bool:
-        """True where a folder, or one of its splits' folders, holds a `metadata.jsonl` or an image with a sidecar."""
+        """True where a folder, or one of its splits' folders, has a file of captions or an image with a sidecar.
+
+        Tables of other names, such as `captions.csv`, are left to the kind `csv`.
+        """
+        if not path.is_dir():
+            return _is_written(path)
         folders = [path, *_named_after_splits(path)]
-        return any(is_file(folder / METADATA) or any(_pair_sidecars(_list_names(folder))) for folder in folders)
+        return any(
+            is_file(folder / METADATA)
+            or _is_table(folder / _METADATA_TABLE)
+            or any(map(_is_written, folder.glob("*.jsonl")))
+            or has_sidecar(_list_names(folder))
+            for folder in folders
+        )
 
     def load(self, path: Path, *, split: Split) -> Dataset:
-        """Read one split of the folder at `path`.
+        """Read one split of the folder at `path`, or of the file of captions that it is.
 
-        Raises InputError for a folder without captions, a broken line (with file and line), a text without its image,
-        an image in two splits, a name that leads out of the folder, and images that have captions but are absent.
+        Images that have captions but are absent are left out with a warning. Raises InputError for a folder without
+        captions, a broken line (with file and line), a text without its image, an image in two splits, a name that
+        leads out of the folder, and where no image is there.
         """
-        files = self._read(path, only=split)
-        return files.to_dataset(name=f"folder:{path}", split=split, folder=ImageFolder(path))
+        root = path if path.is_dir() else path.parent
+        return self._read(path, only=split).to_dataset(name=f"folder:{path}", split=split, folder=ImageFolder(root))
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The splits that are there."""
@@ -60,24 +78,80 @@ class FolderReader:
 
     def _read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
         """All captions, of one split's folder where splits lie in folders of their own."""
-        if not path.is_dir():
-            raise InputError(f"{path} is no folder. Give the folder that holds the images and their captions.")
-        files = CaptionedFiles(path)
-        if is_file(path / METADATA):
-            files = CaptionedFiles(path / METADATA)
-            _add_metadata(files, path / METADATA, below="", split=None)
+        is_captions = path.suffix.lower() in (".jsonl", ".csv", ".tsv") and is_file(path)
+        if captions := path if is_captions else _find_captions(path):
+            files = CaptionedFiles(captions)
+            _add_captions(files, captions, below="", split=None)
             return files
+        files = CaptionedFiles(path)
         folders = find_split_paths(_named_after_splits(path)) or {"train": path}
         if only is not None:
             require_split(only, folders, source=path)
         for split in [only] if only else in_order(folders):
             folder = folders[split]
-            if is_file(folder / METADATA):
-                below = "" if folder == path else f"{folder.name}/"
-                _add_metadata(files, folder / METADATA, below=below, split=split)
+            if captions := _find_captions(folder):
+                _add_captions(files, captions, below="" if folder == path else f"{folder.name}/", split=split)
             else:
                 _add_sidecars(files, folder, root=path, split=split)
         return files
+
+
+def _find_captions(folder: Path) -> Path | None:
+    """The file of captions directly in a folder. Raises InputError where it could be one of several."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder. Give the folder that holds the images and their captions.")
+    for name in (METADATA, _METADATA_TABLE):
+        if is_file(folder / name):
+            return folder / name
+    found = [path for path in sorted(folder.glob("*.jsonl")) if _is_written(path)]
+    found += [path for suffix in ("csv", "tsv") for path in sorted(folder.glob(f"*.{suffix}")) if _is_table(path)]
+    if len(found) > 1:
+        names = list_some([path.name for path in found])
+        raise InputError(f"{folder} has {len(found)} files of captions: {names}. Give one of them: folder:{found[0]}")
+    return found[0] if found else None
+
+
+def _is_written(path: Path) -> bool:
+    """True for what `sightline caption --write jsonl` makes."""
+    start = first_line(path) if path.suffix == ".jsonl" else ""
+    return start.startswith("{") and '"path"' in start and '"best"' in start
+
+
+def _is_table(path: Path) -> bool:
+    return find_delimiter(path, _NAME_COLUMNS) is not None and find_delimiter(path, _TEXT_COLUMNS) is not None
+
+
+def _add_captions(files: CaptionedFiles, path: Path, *, below: str, split: Split | None) -> None:
+    """Add what a file of captions says; names are those of its folder, or absolute where we wrote them."""
+    prefix = f"{Path(os.path.abspath(path.parent)).as_posix()}/"  # noqa: PTH100 - resolve() would follow links
+    for where, record in _read_records(path):
+        key = next((key for key in (*_NAME_COLUMNS, "path") if key in record), None)
+        text_key = next((key for key in (*_TEXT_COLUMNS, "best") if key in record), None)
+        if key is None or text_key is None:
+            raise InputError(f"{where}: found {', '.join(record) or 'nothing'}; file_name and text were expected.")
+        name = check_name(record[key], where=where, absolute=key != "file_name").removeprefix(prefix)
+        text = record[text_key]
+        texts = [text["text"]] if text_key == "best" and isinstance(text, dict) and "text" in text else text
+        line_split = split or _split_of(record, name=name, where=where)
+        files.add(below + name, _texts(texts, where=where), where=where, split=line_split)
+
+
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of a JSONL file or row of a table, with its `file:line`."""
+    if path.suffix != ".jsonl":
+        delimiter = find_delimiter(path, _NAME_COLUMNS)
+        for number, row in read_rows(path, delimiter=delimiter or ","):
+            yield f"{path}:{number}", dict(row)
+        return
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{where}: {error}. One JSON object a line was expected; is the file cut off?") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: found {type(record).__name__}; file_name and text were expected.")
+        yield where, record
 
 
 def _named_after_splits(path: Path) -> list[Path]:
@@ -93,21 +167,6 @@ def _list_names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that counts, 100,000 of them
     except OSError:
         return []
-
-
-def _add_metadata(files: CaptionedFiles, path: Path, *, below: str, split: Split | None) -> None:
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}: {error}. One JSON object a line was expected; is the file cut off?") from error
-        if not isinstance(record, dict) or not {"file_name", "text"} <= record.keys():
-            found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-            raise InputError(f"{where}: found {found or 'nothing'}; file_name and text were expected.")
-        name = check_name(record["file_name"], where=where)
-        line_split = split or _split_of(record, name=name, where=where)
-        files.add(below + name, _texts(record["text"], where=where), where=where, split=line_split)
 
 
 def _split_of(record: dict[str, Any], *, name: str, where: str) -> Split:
@@ -129,13 +188,12 @@ def _add_sidecars(files: CaptionedFiles, folder: Path, *, root: Path, split: Spl
     alone, n_images = [], 0
     for place, names in _walk(folder):
         below = "" if place == root else f"{place.relative_to(root).as_posix()}/"
-        paired = dict(_pair_sidecars(names))
+        paired, unused = pair_sidecars(names, folder=place)
         for name, text_name in paired.items():
             captions = [line for _, line in read_lines(place / text_name)]
             files.add(below + name, captions, where=str(place / text_name), split=split)
         n_images += sum(map(is_image_name, names))
-        used = set(paired.values())
-        alone += [below + name for name in names if _is_sidecar_name(name) and name not in used]
+        alone += [below + name for name in unused]
     if alone:
         raise InputError(
             f"{len(alone)} text files of {root} have no image beside them: {list_some(alone)}. Put the images there, "
@@ -148,20 +206,47 @@ def _add_sidecars(files: CaptionedFiles, folder: Path, *, root: Path, split: Spl
         )
 
 
-def _pair_sidecars(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Each image with its text: `a.jpg.txt`, as Sightline names it where images share a stem, else `a.txt`."""
-    known = set(names)
-    for name in names:
-        if is_image_name(name):
-            for text_name in (f"{name}.txt", f"{os.path.splitext(name)[0]}.txt"):  # noqa: PTH122 - for every file
-                if text_name in known:
-                    yield name, text_name
-                    break
+def has_sidecar(names: list[str]) -> bool:
+    """True where one of a folder's files is the text of another, an image."""
+    texts = _texts_by_stem(names)
+    return any(name in texts or _stem(name) in texts for name in names if is_image_name(name))
 
 
-def _is_sidecar_name(name: str) -> bool:
-    stem, extension = os.path.splitext(name)  # noqa: PTH122 - called for every file
-    return extension == ".txt" and stem.lower() not in _NO_SIDECARS
+def pair_sidecars(names: list[str], *, folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Each image of a folder with its text, and the texts that belong to none.
+
+    A text is `a.jpg.txt`, or `a.txt` for the one image `a` that has no such. Raises InputError where it could be of
+    several.
+    """
+    texts = _texts_by_stem(names)
+    by_stem: dict[str, list[str]] = {}
+    paired: dict[str, str] = {}
+    for name in filter(is_image_name, names):
+        by_stem.setdefault(_stem(name), []).append(name)
+        if name in texts:
+            paired[name] = texts[name]
+    for stem, images in by_stem.items():
+        open_images = [name for name in images if name not in paired]
+        if stem not in texts or not open_images:
+            continue
+        if len(open_images) > 1:
+            raise InputError(
+                f"{folder / texts[stem]} could be of {' or '.join(open_images)}. Name it after one of them: "
+                f"{open_images[0]}.txt"
+            )
+        paired[open_images[0]] = texts[stem]
+    owned = {*paired, *by_stem}  # a.txt is of an image also where all its images have a text of their full name
+    alone = [text for stem, text in texts.items() if stem not in owned and stem.lower() not in _NO_SIDECARS]
+    return {name: paired[name] for name in names if name in paired}, alone
+
+
+def _texts_by_stem(names: list[str]) -> dict[str, str]:
+    """Text files by what stands before `.txt`, upper or lower case."""
+    return {_stem(name): name for name in names if name[-4:].lower() == ".txt"}
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - called for every file
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -27,7 +27,7 @@ from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessin
 from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import replacing, write_json
-from sightline.kit.work import usable_cpus
+from sightline.kit.work import Notice, usable_cpus
 from sightline.lab.data.base import Dataset, fingerprint_of
 from sightline.lab.data.pixel_worker import Problems, Task, WorkerProcess, read_task
 
@@ -79,12 +79,14 @@ def open_pixel_cache(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     n_workers: int | None = None,
+    tell: Notice = lambda line: None,
 ) -> PixelCache:
     """The pixels of a dataset, from its cache below `folder` (`SIGHTLINE_CACHE`/pixels), which is built if missing.
 
     JPEGs are decoded at reduced scale where that is enough. Building takes all cores or `n_workers`; it can be
     interrupted and goes on with the next call, and processes that open the same cache wait for the one that builds.
-    `progress` takes the number of images done and of all. Unreadable images never stop it.
+    `progress` takes the number of images done and of all, `tell` a line on the size before it is built. Unreadable
+    images never stop it.
     Raises InputError for a dataset without images or none that can be read, and for too little room on the disk.
     """
     if len(dataset) == 0:
@@ -102,6 +104,8 @@ def open_pixel_cache(
             if (cache := _open(home, dataset, shape)) is not None:  # another process built it meanwhile
                 return cache
             shutil.rmtree(home, ignore_errors=True)  # damaged
+            size = _megabytes(int(np.prod(shape, dtype=np.int64)))
+            tell(f"{len(dataset):,} images of {dataset.name} are decoded once, to {size} in {root}")
             build_cache(
                 dataset,
                 home,

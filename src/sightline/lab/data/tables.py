@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sightline.errors import InputError
@@ -81,21 +81,27 @@ def _choose_tables(path: Path) -> list[Path]:
 
 def _find_tables(path: Path) -> list[Path]:
     files = [path] if is_file(path) else [file for suffix in _SUFFIXES for file in path.glob(f"*{suffix}")]
-    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and _delimiter(first_line(file)))
+    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and _delimiter(file))
 
 
-def _delimiter(header: str) -> str | None:
-    """The character between the columns, where both columns are there."""
+def _delimiter(path: Path) -> str | None:
+    found = [find_delimiter(path, (column,)) for column in COLUMNS]
+    return found[0] if found[0] == found[1] else None
+
+
+def find_delimiter(path: Path, columns: Sequence[str]) -> str | None:
+    """The character between the cells of a table whose header has one of some columns; None for another file."""
+    header = first_line(path)
     for delimiter in DELIMITERS:
-        if set(COLUMNS) <= {name.strip('" ') for name in header.split(delimiter)}:
+        if not {name.strip('" ') for name in header.split(delimiter)}.isdisjoint(columns):
             return delimiter
     return None
 
 
 def _add_table(files: CaptionedFiles, path: Path) -> None:
-    header = first_line(path)
-    delimiter = _delimiter(header)
+    delimiter = _delimiter(path)
     if delimiter is None:
+        header = first_line(path)
         found = max((header.split(delimiter) for delimiter in DELIMITERS), key=len)
         shown = ", ".join(repr(name[:40]) for name in found[:8])
         for _ in read_lines(path):  # an empty file, or one that isn't UTF-8, is told as such
@@ -104,14 +110,14 @@ def _add_table(files: CaptionedFiles, path: Path) -> None:
             f"{path}:1: the columns are {shown}; {' and '.join(COLUMNS)} were expected, {SPLIT_COLUMN} may be."
         )
     table_split = split_named(path.stem) or "train"
-    for line, row in _rows(path, delimiter=delimiter):
+    for line, row in read_rows(path, delimiter=delimiter):
         where = f"{path}:{line}"
         name = check_name(row["filepath"], where=where, absolute=True)
         split = parse_split(row[SPLIT_COLUMN], where=where) if SPLIT_COLUMN in row else table_split
         files.add(name, (row["title"],), where=where, split=split)
 
 
-def _rows(path: Path, *, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, *, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Each row by column, with its line. Raises InputError for a row of another width or with broken quotes."""
     number = 0
 

@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 _MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_VERSION = 1
+_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_TEXT_BYTES = 2**20
 """Longest caption or JSON of one: a shard from anywhere must not fill the memory."""
@@ -280,15 +280,18 @@ def _save(kept: Path, stamp: list[int], index: TarIndex) -> None:
 def _read_tar(path: Path) -> TarIndex:
     with path.open("rb") as file:
         parts: dict[str, dict[str, _Stretch]] = {}
+        repeated: set[str] = set()
         damage: _DamagedTarError | None = None
         try:
             for name, stretch in _members(file):
                 key, extension = _split_name(name)
-                if key:
-                    parts.setdefault(key, {})[extension] = stretch  # a later member replaces, as when unpacked
+                if key and extension in parts.setdefault(key, {}) and _is_image_extension(extension):
+                    repeated.add(key)
+                elif key:
+                    parts[key][extension] = stretch  # a later text replaces, as when unpacked
         except _DamagedTarError as error:
             damage = error
-        index = _gather(file, parts)
+        index = _gather(file, parts, repeated)
     if damage is not None:
         number = len(index.samples)
         raise InputError(
@@ -353,10 +356,17 @@ def _split_name(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else ("", "")
 
 
-def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]]) -> TarIndex:
+def _is_image_extension(extension: str) -> bool:
+    return bool(format_of(f"picture.{extension}")) and "." not in extension
+
+
+def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]], repeated: set[str]) -> TarIndex:
     samples, left_out = [], []
     for key, by_extension in parts.items():
-        image = next((by_extension[e] for e in by_extension if format_of(f"picture.{e}") and "." not in e), None)
+        if key in repeated:  # which text is which image's nobody knows
+            left_out.append((key, "a name that occurs twice"))
+            continue
+        image = next((by_extension[e] for e in by_extension if _is_image_extension(e)), None)
         captions = _read_captions(file, by_extension)
         if image is None:
             left_out.append((key, "no picture"))
@@ -368,18 +378,20 @@ def _gather(file: IO[bytes], parts: dict[str, dict[str, _Stretch]]) -> TarIndex:
 
 
 def _read_captions(file: IO[bytes], by_extension: dict[str, _Stretch]) -> tuple[str, ...]:
-    """The `.txt` as one caption, else those of the `.json`. Empty where there is none that can be read."""
-    name = "txt" if "txt" in by_extension else "json"
-    offset, size_bytes = by_extension.get(name, (0, 0))
-    if size_bytes > _MAX_TEXT_BYTES:
-        return ()
-    file.seek(offset)
-    try:
-        text = file.read(size_bytes).decode("utf-8-sig")
-        found = [text] if name == "txt" else _texts_of(json.loads(text or "null"))
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(caption for text in found if (caption := " ".join(text.split())))
+    """The `.txt` as one caption, else those of the `.json`. Empty where neither has one that can be read."""
+    for name in ("txt", "json"):
+        offset, size_bytes = by_extension.get(name, (0, 0))
+        if size_bytes > _MAX_TEXT_BYTES:
+            continue
+        file.seek(offset)
+        try:
+            text = file.read(size_bytes).decode("utf-8-sig")
+            found = [text] if name == "txt" else _texts_of(json.loads(text or "null"))
+        except (ValueError, RecursionError):
+            continue
+        if captions := tuple(caption for text in found if (caption := " ".join(text.split()))):
+            return captions
+    return ()
 
 
 def _texts_of(content: Any) -> list[str]:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from sightline.errors import InputError
+from sightline.lab.evaluation.classic_sets import read_imagenet
 from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_images, embed_texts
-from sightline.lab.evaluation.labelled import labels_of, require_labels
+from sightline.lab.evaluation.labelled import IMAGENET, labels_of, require_labels
 from sightline.lab.evaluation.results import (
     TIE_TOLERANCE,
     Bootstrap,
@@ -58,9 +59,10 @@ _SMALLEST_NORM = 1e-6
 
 @cache
 def known_prompts() -> dict[str, tuple[str, ...]]:
-    """The sets of templates that Sightline brings, by name."""
+    """The sets of templates that Sightline brings, by name; `imagenet` is OpenAI's 80."""
     text = resources.files("sightline.lab.evaluation").joinpath("prompts.toml").read_text(encoding="utf-8")
-    return {name: tuple(values["templates"]) for name, values in tomllib.loads(text).items()}
+    sets = {name: tuple(values["templates"]) for name, values in tomllib.loads(text).items()}
+    return {**sets, IMAGENET: tuple(read_imagenet()["templates"])}
 
 
 def default_templates() -> tuple[str, ...]:
@@ -91,6 +93,12 @@ def load_prompts(name_or_path: str) -> tuple[str, ...]:
     if not templates:
         raise InputError(f"{path} has no prompt; write one on each line, such as: a photo of a {HOLE}")
     return tuple(templates)
+
+
+def prompts_for(address: str | None, name_or_path: str | None) -> tuple[str, ...]:
+    """The templates that are named; else OpenAI's for `imagenet:PATH`, and the default for other data."""
+    default = IMAGENET if (address or "").startswith(f"{IMAGENET}:") else DEFAULT_PROMPTS
+    return load_prompts(name_or_path or default)
 
 
 def check_template(template: str, *, where: str) -> str:

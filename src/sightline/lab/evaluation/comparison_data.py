@@ -6,6 +6,7 @@ with what we measure.
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from typing import Any
 from sightline.core.images.files import walk_images
 from sightline.errors import InputError
 from sightline.kit.config import expand
-from sightline.lab.data.addressing import find_reader, known_kinds, load_dataset
+from sightline.lab.data.addressing import find_reader, known_kinds, load_measured
 from sightline.lab.data.base import Dataset, FileImage, Pair, choose_subset, fingerprint_of_pairs
 from sightline.lab.data.captioned_files import read_lines
 from sightline.lab.evaluation.classification import default_templates, fill
-from sightline.lab.evaluation.labelled import CLASS_FOLDERS, LABEL_LIST, load_labelled
+from sightline.lab.evaluation.labelled import LABELLED_KINDS, load_labelled
 from sightline.lab.evaluation.results import Problem
 
 IMAGES = "pictures"
@@ -71,17 +72,17 @@ class ComparisonData:
 
 
 def load_benchmark(
-    address: str, *, split: str, limit: int | None = None, seed: int = 0, classes: Path | None = None
+    address: str, *, split: str | None, limit: int | None = None, seed: int = 0, classes: Path | None = None
 ) -> ComparisonData:
-    """The images at an address, with captions as `load_dataset` takes it, or with classes as `load_labelled` does.
+    """The images at an address, with captions as `load_measured` takes it, or with classes as `load_labelled` does.
 
     Their queries are captions, one of each image, or the names of the classes in a prompt. Raises InputError as the
     two do, and for images that have neither captions nor classes.
     """
-    if classes is not None or address.partition(":")[0] in (CLASS_FOLDERS, LABEL_LIST):
+    if classes is not None or address.partition(":")[0] in LABELLED_KINDS:
         dataset = load_labelled(address, split=split, limit=limit, seed=seed, classes=classes)
     else:
-        dataset = load_dataset(address, split=split, limit=limit, seed=seed)
+        dataset = load_measured(address, split=split, limit=limit, seed=seed)
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
     return ComparisonData(dataset=dataset, queries=_own_queries(dataset, seed=seed), split=dataset.split)
@@ -155,8 +156,6 @@ class PublishedTable:
     data: str
     """Address that repeats it: `flickr8k:PATH`."""
     split: str
-    options: str = ""
-    """Options that the command needs besides."""
     note: str = ""
     """A caution for comparing."""
 
@@ -168,7 +167,7 @@ class PublishedTable:
             "n_images": self.n_images,
             "metrics": {model: dict(figures) for model, figures in self.metrics.items()},
             "note": self.note,
-            "repeat": self.command,
+            "repeat": self.command(),
         }
 
     @property
@@ -178,11 +177,11 @@ class PublishedTable:
         kinds = {name.rstrip("0123456789"): name for name in reversed(names)}
         return [name for name in names if name in kinds.values()]
 
-    @property
-    def command(self) -> str:
-        """The command that measures the same with the real weights, once they are pulled."""
-        words = ("sightline compare --models", ",".join(self.metrics), "--data", self.data, "--split", self.split)
-        return " ".join((*words, *([self.options] if self.options else [])))
+    def command(self, data: str = "") -> str:
+        """The command that measures the same with the real weights, once they are pulled; on `data` where it fits."""
+        own = data.partition(":")[0] == self.data.partition(":")[0]
+        words = ("sightline compare --models", ",".join(self.metrics), "--split", self.split)
+        return " ".join((*words, "--data", shlex.quote(data) if own else self.data))
 
 
 @cache

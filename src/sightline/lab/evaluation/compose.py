@@ -55,11 +55,17 @@ class ComposeEvaluator:
         pixels: PixelSource | None = None,
         progress: CountProgress | None = None,
     ) -> EvalResult:
-        """`compose_KIND` for each kind and `compose_mean`. Raises InputError where no pair has hard negatives."""
+        """`compose_KIND` for each kind and `compose_mean`, of quartets such as Winoground's three more (`Quartets`).
+
+        Raises InputError where no pair has hard negatives.
+        """
         started = time.perf_counter()
         rows = [row for row, pair in enumerate(dataset) if pair.negatives]
         if not rows:
-            raise InputError(f"{dataset.name} has no hard negatives; scenes have: --data scenes")
+            raise InputError(
+                f"{dataset.name} has no hard negatives. Sets that have: scenes, sugarcrepe:PATH, aro:PATH and "
+                "winoground:PATH."
+            )
         images = embed_images(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
         kept = [(place, negative) for place, row in enumerate(images.row_B) for negative in dataset[row].negatives]
         if not kept:
@@ -68,15 +74,22 @@ class ComposeEvaluator:
         texts = [negative.caption for _, negative in kept] + [negative.negative for _, negative in kept]
         true_ND, false_ND = np.split(embed_texts(encoder, texts), 2)
         kinds = [negative.kind for _, negative in kept]
-        choices = compare_sentences(images.image_BD[image_N], true_ND, false_ND, image_N=image_N, kinds=kinds)
+        image_ND = images.image_BD[image_N]
+        choices = compare_sentences(image_ND, true_ND, false_ND, image_N=image_N, kinds=kinds)
+        twins = find_twins([(negative.caption, negative.negative) for _, negative in kept])
+        quartets = None if twins is None else score_quartets(image_ND, true_ND, twins)
+        metrics, intervals = choices.metrics(), choices.intervals(self.config.bootstrap)
+        if quartets is not None:
+            metrics |= quartets.metrics()
+            intervals |= quartets.intervals(self.config.bootstrap)
         return EvalResult(
             model=encoder.card.name,
             data=dataset.name,
             split=dataset.split,
             n_images=len(np.unique(image_N)),
             n_texts=len(set(texts)),
-            metrics=choices.metrics(),
-            intervals=choices.intervals(self.config.bootstrap),
+            metrics=metrics,
+            intervals=intervals,
             details=describe_encoder(encoder) | {"comparisons": choices.counts()},
             problems=images.problems,
             took_s=time.perf_counter() - started,
@@ -114,6 +127,65 @@ class Choices:
     def _by_kind(self) -> dict[str, NDArray[np.intp]]:
         kinds_N = np.array(self.kinds)
         return {kind: np.flatnonzero(kinds_N == kind) for kind in sorted(set(self.kinds))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quartets:
+    """Two images, each with a sentence that is false of the other (Thrush et al. 2022, arXiv:2204.03162, section 3).
+
+    Right by text where each image prefers its sentence, by image where each sentence prefers its image, as a group
+    where both hold; chance is 25%, 25% and 16.7%. A tie is not right.
+    """
+
+    text_Q: NDArray[np.bool_]
+    image_Q: NDArray[np.bool_]
+
+    def metrics(self) -> dict[str, float]:
+        """`winoground_text_score`, `winoground_image_score` and `winoground_group_score`."""
+        return {name: float(right_Q.mean()) for name, right_Q in self._scores().items()}
+
+    def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
+        """The bootstrap interval of each of the `metrics`, from resampling quartets."""
+        count = len(self.text_Q)
+        statistics = {name: Mean(right_Q, np.arange(count), count) for name, right_Q in self._scores().items()}
+        return bootstrap_intervals(statistics, n_groups=count, config=config or Bootstrap())
+
+    def _scores(self) -> dict[str, NDArray[np.float64]]:
+        scores = {"text": self.text_Q, "image": self.image_Q, "group": self.text_Q & self.image_Q}
+        return {f"winoground_{name}_score": right_Q.astype(np.float64) for name, right_Q in scores.items()}
+
+
+def find_twins(sentences: Sequence[tuple[str, str]]) -> list[tuple[int, int]] | None:
+    """Comparisons in pairs where the false sentence of each is the true one of the other.
+
+    None unless all of some comparisons (true sentence, false sentence) come in such pairs, each in one only.
+    """
+    waiting: dict[tuple[str, str], list[int]] = {}
+    twins = []
+    for number, (true, false) in enumerate(sentences):
+        if others := waiting.get((false, true)):
+            twins.append((others.pop(), number))
+        else:
+            waiting.setdefault((true, false), []).append(number)
+    return None if any(waiting.values()) or not twins else twins
+
+
+def score_quartets(
+    image_ND: NDArray[np.float32], true_ND: NDArray[np.float32], twins: Sequence[tuple[int, int]]
+) -> Quartets:
+    """Vectors of the image and the true sentence of each comparison, and which two make a quartet."""
+    first, second = (np.array(rows) for rows in zip(*twins, strict=True))
+
+    def similar(image_Q: NDArray[np.intp], text_Q: NDArray[np.intp]) -> NDArray[np.float32]:
+        similarity_Q: NDArray[np.float32] = np.einsum("qd,qd->q", image_ND[image_Q], true_ND[text_Q])
+        return similarity_Q
+
+    own_2Q = np.stack([similar(first, first), similar(second, second)])
+    other_2Q = np.stack([similar(first, second), similar(second, first)])
+    return Quartets(
+        text_Q=(own_2Q - other_2Q).min(axis=0) > TIE_TOLERANCE,
+        image_Q=(own_2Q - other_2Q[::-1]).min(axis=0) > TIE_TOLERANCE,
+    )
 
 
 class _MeanOfKinds:

@@ -1,10 +1,13 @@
-"""Images with classes: a folder for each class, or a list of files with labels; and files of class names."""
+"""Images with classes: a folder for each class, a list of files with labels, well-known sets; files of class names."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,46 +15,92 @@ import numpy as np
 
 from sightline.core.images.files import is_image_name, walk_images
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, FileImage, Pair, Split, check_split, choose_subset, fingerprint_of_pairs
+from sightline.lab.data.addressing import ALL, load_measured
+from sightline.lab.data.base import (
+    Dataset,
+    FileImage,
+    Pair,
+    Split,
+    check_split,
+    choose_subset,
+    fingerprint_of_pairs,
+    in_order,
+)
 from sightline.lab.data.captioned_files import (
     ImageFolder,
     check_name,
     find_split_paths,
     first_line,
+    list_some,
     parse_split,
     read_lines,
     require_split,
     split_named,
 )
+from sightline.lab.data.held_out import hold_out
+from sightline.lab.evaluation.classic_sets import CLASSIC_SETS, name_wordnet_ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.lab.evaluation.embedding import EmbeddedImages
 
+_LOG = logging.getLogger(__name__)
+
 CLASS_FOLDERS, LABEL_LIST = "classes", "labels"
+IMAGENET = "imagenet"
+LABELLED_KINDS = (CLASS_FOLDERS, LABEL_LIST, IMAGENET, *CLASSIC_SETS)
 """Kinds before the colon of an address, besides the kinds of `load_dataset`."""
 
 
 def load_labelled(
-    address: str, *, split: str, limit: int | None = None, seed: int = 0, classes: Path | None = None
+    address: str, *, split: str | None, limit: int | None = None, seed: int = 0, classes: Path | None = None
 ) -> Dataset:
-    """Images with labels at `classes:FOLDER`, `labels:FILE`, or any address of `load_dataset` whose data has classes.
+    """Images with labels at an address of `LABELLED_KINDS`, or any address of `load_measured` whose data has classes.
 
-    A bare path is taken as one of the first two where it looks like it. `classes` is a file that names the classes,
-    see `name_classes`. Raises InputError where there are no labels or the source is broken.
+    A bare path is taken as `classes:` or `labels:` where it looks like it. Of these kinds, `split=None` takes val or
+    test where it is there and else everything, since nothing has been trained on it; `val` is held out of `train`
+    where the source has none. `classes` is a file that names the classes, see `name_classes`. Raises InputError where
+    there are no labels or the source is broken.
     """
-    checked = check_split(split)
     kind, path = _recognise(address)
     if kind is None:
-        from sightline.lab.data.addressing import load_dataset
-
-        dataset = load_dataset(address, split=checked, limit=limit, seed=seed)
+        dataset = load_measured(address, split=split, limit=limit, seed=seed)
     else:
-        load = load_class_folders if kind == CLASS_FOLDERS else load_label_list
-        dataset = load(path, split=checked)
+        dataset = _load_split(kind, path, split)
         dataset = dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
     return require_labels(dataset if classes is None else name_classes(dataset, classes))
+
+
+def _load_split(kind: str, path: Path, split: str | None) -> Dataset:
+    own_splits, load = _reader_of(kind)
+    own = own_splits(path)
+    if split == ALL and len(own) > 1:
+        raise InputError(f"{path} has the splits {', '.join(own)}; --split all is for sets without. Name one.")
+    if split in (None, ALL):
+        return load(path, split=next(name for name in ("val", "test", "train") if name in own))
+    checked = check_split(split)
+    if checked == "test" or "val" in own or "train" not in own:
+        return load(path, split=checked)
+    return hold_out(load(path, split="train"), split=checked)
+
+
+def _reader_of(kind: str) -> tuple[Callable[[Path], tuple[Split, ...]], Callable[..., Dataset]]:
+    """What gives the splits of a kind, and what loads one of them."""
+    if kind == CLASS_FOLDERS:
+        return class_folder_splits, load_class_folders
+    if kind == LABEL_LIST:
+        return label_list_splits, load_label_list
+    if kind == IMAGENET:
+        return class_folder_splits, lambda path, *, split: name_wordnet_ids(load_class_folders(path, split=split))
+    return CLASSIC_SETS[kind].splits, partial(CLASSIC_SETS[kind].load, kind=kind)
+
+
+def class_folder_splits(path: Path) -> tuple[Split, ...]:
+    """The splits that have a folder; train alone where none has. Raises InputError where `path` is no folder."""
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder; a folder with a folder of pictures for each class was expected.")
+    return in_order(_split_roots(path)) or ("train",)
 
 
 def load_class_folders(path: Path, *, split: Split) -> Dataset:
@@ -60,10 +109,8 @@ def load_class_folders(path: Path, *, split: Split) -> Dataset:
     A class's name is its folder's, `_` read as a space. Without folders of splits everything is `train`. Classes are
     those of all splits, in alphabetical order. Raises InputError for a folder that isn't there or holds no classes.
     """
-    if not path.is_dir():
-        raise InputError(f"{path} is no folder; a folder with a folder of pictures for each class was expected.")
+    require_split(split, class_folder_splits(path), source=path)
     roots = _split_roots(path) or {"train": path}
-    require_split(split, roots, source=path)
     keys = sorted({folder.name for root in roots.values() for folder in _folders(root)})
     if not keys:
         raise InputError(f"{roots[split]} holds no folders; one folder of pictures for each class was expected.")
@@ -80,31 +127,28 @@ def load_class_folders(path: Path, *, split: Split) -> Dataset:
     return _make_dataset(f"{CLASS_FOLDERS}:{path}", split, pairs, [(key.replace("_", " "),) for key in keys])
 
 
+def label_list_splits(path: Path) -> tuple[Split, ...]:
+    """The splits that rows are in. Raises InputError with file and line for a broken row."""
+    return in_order({row.split for row in _read_rows(path)})
+
+
 def load_label_list(path: Path, *, split: Split) -> Dataset:
     """Images of a CSV or TSV file with columns `filepath`, `label` and, if it has splits, `split`.
 
-    Paths are relative to the file's folder. Labels are names, or numbers from 0 that a file of classes names. Raises
-    InputError with file and line for a broken row, and where images are absent.
+    Paths are relative to the file's folder, or absolute. The classes are the labels that occur: names, or numbers that
+    a file of classes names. Raises InputError with file and line for a broken row, and where images are absent.
     """
     rows = list(_read_rows(path))
     require_split(split, {row.split for row in rows}, source=path)
     labels = {row.label for row in rows}
-    numbered = all(label.isdecimal() for label in labels)
-    if numbered:
-        labels = {str(number) for number in range(max(map(int, labels)) + 1)}
-    names = sorted(labels, key=int) if numbered else sorted(labels)
+    names = sorted(labels, key=int) if all(map(str.isdecimal, labels)) else sorted(labels)
     label_of = {name: label for label, name in enumerate(names)}
     chosen = [row for row in rows if row.split == split]
-    folder = ImageFolder(path.parent)
-    folder.check_holds([row.file for row in chosen], source=path)
+    places = ImageFolder(path.parent).find([row.file for row in chosen], source=path)
     pairs = [
-        Pair(
-            id=row.file,
-            image=FileImage(path=folder.root / row.file),
-            captions=(),
-            label=label_of[str(int(row.label)) if numbered else row.label],
-        )
+        Pair(id=row.file, image=FileImage(path=places[row.file]), captions=(), label=label_of[row.label])
         for row in chosen
+        if row.file in places
     ]
     return _make_dataset(f"{LABEL_LIST}:{path}", split, pairs, [(name,) for name in names])
 
@@ -112,28 +156,49 @@ def load_label_list(path: Path, *, split: Split) -> Dataset:
 def name_classes(dataset: Dataset, path: Path) -> Dataset:
     """The same images, their classes named by a file: one class a line in the order of labels, synonyms after commas.
 
-    A line may begin with the class's present name (its folder) and a tab; then the order doesn't matter. Raises
-    InputError where lines and classes don't match.
+    Classes that are numbers of lines are counted from 0, from 1 where the largest is the number of lines; all lines are
+    classes then. A line may begin with the class's present name (its folder) and a tab; then the order
+    doesn't matter. Raises InputError where lines and classes don't match.
     """
     if dataset.class_names is None:
         return dataset
-    lines = list(read_lines(path))
-    place = {_fold(names[0]): label for label, names in enumerate(dataset.class_names)}
-    keyed = "\t" in lines[0][1]
-    named: dict[int, tuple[str, ...]] = {}
-    for index, (number, line) in enumerate(lines):
-        key, tab, rest = line.partition("\t")
-        if bool(tab) != keyed:
-            raise InputError(f"{path}:{number}: either every line begins with a class and a tab, or none does.")
-        label = place.get(_fold(key)) if keyed else index
-        names = tuple(name for part in (rest if keyed else line).split(",") if (name := part.strip()))
-        if not names:
-            raise InputError(f"{path}:{number}: a name was expected.")
-        if label is not None:  # a list of all ImageNet's classes may name a folder of ten
-            named[label] = names
+    names, keys = _read_names(path)
+    present = [_fold(names[0]) for names in dataset.class_names]
+    if keys is None and all(map(str.isdecimal, present)):
+        numbers = [int(number) for number in present]
+        first = int(max(numbers) == len(names) and min(numbers) > 0)
+        if max(numbers) - first < len(names):
+            return _name_numbers(dataset, [number - first for number in numbers], names)
+    place = {name: label for label, name in enumerate(present)}
+    # a list of all ImageNet's classes may name a folder of ten
+    labels = list(range(len(names))) if keys is None else [place.get(key) for key in keys]
+    named = {label: names for label, names in zip(labels, names, strict=True) if label is not None}
     if sorted(named) != list(range(len(dataset.class_names))):
         raise InputError(_explain_mismatch(path, dataset.class_names, named))
     return replace(dataset, class_names=tuple(named[label] for label in range(len(named))))
+
+
+def _read_names(path: Path) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    """Each line's names, and the classes that lines begin with, where they do."""
+    lines = list(read_lines(path))
+    keyed = "\t" in lines[0][1]
+    all_names, keys = [], []
+    for number, line in lines:
+        key, tab, rest = line.partition("\t")
+        if bool(tab) != keyed:
+            raise InputError(f"{path}:{number}: either every line begins with a class and a tab, or none does.")
+        names = tuple(name for part in (rest if keyed else line).split(",") if (name := part.strip()))
+        if not names:
+            raise InputError(f"{path}:{number}: a name was expected.")
+        all_names.append(names)
+        keys.append(_fold(key))
+    return all_names, keys if keyed else None
+
+
+def _name_numbers(dataset: Dataset, numbers: list[int], names: list[tuple[str, ...]]) -> Dataset:
+    """Each class as the line of its number."""
+    pairs = [pair if pair.label is None else replace(pair, label=numbers[pair.label]) for pair in dataset.pairs]
+    return replace(dataset, pairs=pairs, class_names=tuple(names))
 
 
 def require_labels(dataset: Dataset) -> Dataset:
@@ -149,6 +214,13 @@ def require_labels(dataset: Dataset) -> Dataset:
                 f"{dataset.name}: {pair.id} has the label {pair.label}; classes are 0 to "
                 f"{len(dataset.class_names) - 1}."
             )
+    shared = [name for name, count in Counter(names[0] for names in dataset.class_names).items() if count > 1]
+    if shared:
+        _LOG.warning(
+            "%s: several classes are called %s; sentences can't tell them apart. Give each a name of its own.",
+            dataset.name,
+            list_some(shared),
+        )
     return dataset
 
 
@@ -166,7 +238,7 @@ class _Row:
 
 def _recognise(address: str) -> tuple[str | None, Path]:
     kind, colon, rest = address.partition(":")
-    if colon and kind in (CLASS_FOLDERS, LABEL_LIST):
+    if colon and kind in LABELLED_KINDS:
         return kind, Path(rest).expanduser()
     path = Path(address).expanduser()
     if path.is_dir() and _looks_like_classes(path):
@@ -212,7 +284,9 @@ def _read_rows(path: Path) -> Iterator[_Row]:
         if not row["label"].strip():
             raise InputError(f"{where}: the label is empty.")
         split: Split = parse_split(row["split"], where=where) if "split" in row else "train"
-        yield _Row(file=check_name(row["filepath"], where=where), label=row["label"].strip(), split=split)
+        label = row["label"].strip()
+        label = str(int(label)) if label.isdecimal() else label
+        yield _Row(file=check_name(row["filepath"], where=where, absolute=True), label=label, split=split)
 
 
 def _delimiter(path: Path) -> str:

@@ -13,14 +13,17 @@ candidates of one query, D dimension of the joint space.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sightline.errors import InputError
+from sightline.kit.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,6 +96,51 @@ class EvalResult:
         if self.took_s is not None:
             values["took_s"] = round(self.took_s, 2)
         return values
+
+
+_BENCHMARK_SETS = {
+    "imagenet": "imagenet1k",
+    "coco": "mscoco_captions",
+    "pets": "vtab/pets",
+    "dtd": "vtab/dtd",
+    "sugarcrepe": "sugar_crepe",
+}
+"""Our kinds of data -> CLIP_benchmark's names, where they differ."""
+_BENCHMARK_TASKS = {
+    "retrieval": "zeroshot_retrieval",
+    "zeroshot": "zeroshot_classification",
+    "linear-probe": "linear_probe",
+    "captions": "captioning",
+    "compose": "image_caption_selection",
+}
+_BENCHMARK_COLUMNS = ("model", "pretrained", "model_fullname", "dataset", "task", "language")
+
+
+def append_benchmark_row(path: Path, result: EvalResult, *, measure: str) -> None:
+    """Add a result to a CSV with the columns that `clip_benchmark build` writes; the file is made where it is missing.
+
+    A model `ViT-B-32/openai` is its `model` and `pretrained`; metrics are columns under their names, those of a linear
+    probe with `lp_` in front. Raises InputError for a file with other columns.
+    """
+    name, slash, weights = result.model.partition("/")
+    model, pretrained = (result.model, "") if ":" in name or not slash else (name, weights)
+    kind = result.data.partition(":")[0]
+    facts = (model, pretrained, f"{model} {pretrained}".strip(), _BENCHMARK_SETS.get(kind, kind))
+    row = dict(zip(_BENCHMARK_COLUMNS, (*facts, _BENCHMARK_TASKS.get(measure, measure), "en"), strict=True))
+    prefix = "lp_" if measure == "linear-probe" else ""
+    row |= {f"{prefix}{metric}": f"{value:.6f}" for metric, value in result.metrics.items()}
+    rows = [row]
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            earlier = list(csv.DictReader(file))
+        if earlier and not set(_BENCHMARK_COLUMNS) <= earlier[0].keys():
+            raise InputError(f"{path} has other columns than {', '.join(_BENCHMARK_COLUMNS)}. Name another file.")
+        rows = [*earlier, row]
+    columns = dict.fromkeys((*_BENCHMARK_COLUMNS, *(column for one in rows for column in one)))
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from sightline.core.models.inputs import Tokenizer
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset, batch_rows, fingerprint_of, step_seed, steps_per_epoch
 from sightline.lab.data.pixel_cache import PixelCache
+from sightline.lab.data.pixel_stream import PixelStream
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
 from sightline.lab.training.parallel import World
@@ -200,7 +201,7 @@ class Batches:
         self,
         config: TrainConfig,
         dataset: Dataset,
-        pixels: PixelCache,
+        pixels: PixelCache | PixelStream,
         tokenizer: Tokenizer,
         *,
         preprocessing: Preprocessing,
@@ -231,6 +232,7 @@ class Batches:
         self.group_N = np.array(groups)
         self._crops = crops
         self._pixels_NSS3 = pixels.pixels_NSS3
+        self._stream = pixels if isinstance(pixels, PixelStream) else None
         self._teacher_ND = teacher_ND
         self._mean, self._std = (
             torch.tensor(v, device=world.device)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
@@ -249,7 +251,7 @@ class Batches:
     def at(self, step: int) -> Batch:
         """A step's batch; all that is random is drawn for the whole of it, so that ranks and chunks don't change it."""
         config, world = self.config, self.world
-        rows = self.order[batch_rows(len(self.order), seed=config.seed, step=step, batch_size=config.batch_size)]
+        rows = self._rows_of(step)
         seed = step_seed(config.seed, step)
         generator = torch.Generator().manual_seed(seed)
         changes, seen = draw_changes(len(rows), self.augmentation, generator), rows
@@ -275,7 +277,15 @@ class Batches:
                 ids_TL = ids_TL[:, : int(texts.length_T[text].max())]
             image_B3SS = self._image(rows[image], changes.part(image))
             chunks.append(Chunk(image_B3SS=image_B3SS, ids_TL=torch.from_numpy(ids_TL).to(world.device)))
+        if self._stream is not None:  # the next step's images are decoded while this one is trained on
+            next_rows = self._rows_of(step + 1)[world.rank * share : (world.rank + 1) * share]
+            self._stream.begin(next_rows)
         return Batch(chunks=chunks, targets=self._targets(rows, seen[place_B], texts), rows=rows)
+
+    def _rows_of(self, step: int) -> NDArray[np.int64]:
+        """The places of all ranks' images of a step."""
+        batch_size = self.config.batch_size
+        return self.order[batch_rows(len(self.order), seed=self.config.seed, step=step, batch_size=batch_size)]
 
     def ids_of(self, rows: NDArray[np.int64]) -> list[str]:
         """Names of the images, for messages."""

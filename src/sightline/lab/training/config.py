@@ -17,6 +17,7 @@ from sightline.errors import InputError
 
 Architecture = Literal["conv", "vit"]
 LossName = Literal["softmax", "sigmoid"]
+DecodeMode = Literal["auto", "once", "anew"]
 TrainingPrecision = Literal["fp32", "bf16"]
 
 LARGEST = 10**15
@@ -170,6 +171,9 @@ class TrainConfig:
     precision: TrainingPrecision = "bf16"
 
     # --- pixels
+    decode: DecodeMode = "auto"
+    """Train images are decoded `once`, and kept on the disk, or `anew` in every epoch; auto is once, unless that would
+    take more than 32 GB or half of what is free. Both train the same weights."""
     cache_px: int | None = None
     """Side of the decoded pixels that are kept; None takes the model's size."""
     train_px: int | None = None
@@ -197,6 +201,7 @@ class TrainConfig:
         _check_finite(self)
         _check_choice(self, "loss", get_args(LossName))
         _check_choice(self, "precision", get_args(TrainingPrecision))
+        _check_choice(self, "decode", get_args(DecodeMode))
         _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
         _check_least(self, 1, "data_repeats")
         _check_least(self, 0, "negatives_per_caption", "negatives_weight", "lora_rank", "seed", "teacher_weight")

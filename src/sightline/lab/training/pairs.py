@@ -5,6 +5,7 @@ Shape suffixes: N images of the set, C crops of them, B images of a batch, S sid
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from sightline.kit.work import Notice
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset, fingerprint_of, join_datasets
 from sightline.lab.data.pixel_cache import PixelCache, open_pixel_cache
+from sightline.lab.data.pixel_stream import PixelStream
 from sightline.lab.evaluation.classification import default_templates, fill
 from sightline.lab.evaluation.embedding import embed_images
 from sightline.lab.training.batches import Augmentation, Changes, FixedCrops, augment
@@ -34,6 +36,8 @@ _CROPS_AT_ONCE = 64
 _REPORT_EVERY = 10_000
 _MOST_COPIED_BYTES = 2**30
 """The most pixels of which a part is copied; those of a larger set are decoded for the part alone, and stay on disk."""
+_MOST_KEPT_BYTES = 32 * 10**9
+"""The most decoded pixels that are kept on the disk unasked."""
 _PROMPTS = 2
 """Sentences made of each name of an image's class."""
 
@@ -91,21 +95,25 @@ def texts_to_read(config: TrainConfig, train: Dataset) -> list[str]:
 
 def open_pixels(dataset: Dataset, preprocessing: Preprocessing, report: Notice) -> PixelCache:
     """The decoded pixels of a set; what can't be read is named."""
-    return _tell_problems(open_pixel_cache(dataset, preprocessing=preprocessing), dataset, report)
+    return _tell_problems(open_pixel_cache(dataset, preprocessing=preprocessing, tell=report), dataset, report)
 
 
-def open_train_pixels(config: TrainConfig, train: Dataset, preprocessing: Preprocessing, report: Notice) -> PixelCache:
-    """The decoded pixels of the train pairs.
+def open_train_pixels(
+    config: TrainConfig, train: Dataset, preprocessing: Preprocessing, report: Notice
+) -> PixelCache | PixelStream:
+    """The pixels of the train pairs, decoded once or whenever they are taken, as `config.decode` has it.
 
     Those of a part of a small set are taken from those of the whole: parts of all sizes and seeds are decoded once.
     """
+    if _decodes_anew(config, len(train) * preprocessing.size_px**2 * 3, report):
+        return PixelStream(train, preprocessing=preprocessing)
     if config.train_fraction == 1 or config.more_data:
         return open_pixels(train, preprocessing, report)
     whole = load_dataset(config.data, split="train", limit=config.limit, seed=config.seed)
     if len(whole) * preprocessing.size_px**2 * 3 > _MOST_COPIED_BYTES:
         return open_pixels(train, preprocessing, report)
     rows = _fraction_rows(config, len(whole))
-    pixels = open_pixel_cache(whole, preprocessing=preprocessing)
+    pixels = open_pixel_cache(whole, preprocessing=preprocessing, tell=report)
     ids = {pair.id for pair in train}
     part = replace(
         pixels,
@@ -114,6 +122,20 @@ def open_train_pixels(config: TrainConfig, train: Dataset, preprocessing: Prepro
         problems=tuple(problem for problem in pixels.problems if problem.id in ids),
     )
     return _tell_problems(part, train, report)
+
+
+def _decodes_anew(config: TrainConfig, kept_bytes: int, report: Notice) -> bool:
+    if config.decode != "auto":
+        return config.decode == "anew"
+    place = cache_dir()
+    place.mkdir(parents=True, exist_ok=True)
+    most_bytes = min(_MOST_KEPT_BYTES, shutil.disk_usage(place).free // 2)
+    if kept_bytes > most_bytes:
+        report(
+            f"images are decoded anew in every epoch: kept in {place}, they would take {kept_bytes / 1e9:,.1f} GB; at "
+            f"most {most_bytes / 1e9:,.1f} GB are taken unasked (--set decode=once)"
+        )
+    return kept_bytes > most_bytes
 
 
 def draw_crops(config: TrainConfig, train: Dataset, augmentation: Augmentation) -> FixedCrops | None:
@@ -127,7 +149,7 @@ def draw_crops(config: TrainConfig, train: Dataset, augmentation: Augmentation) 
 
 
 def open_teacher(
-    config: TrainConfig, train: Dataset, pixels: PixelCache, crops: FixedCrops | None, report: Notice
+    config: TrainConfig, train: Dataset, pixels: PixelCache | PixelStream, crops: FixedCrops | None, report: Notice
 ) -> TeacherRows | None:
     """A row of the teacher's for each image or each of its crops; None where nobody teaches."""
     if config.teacher is None:
@@ -159,7 +181,7 @@ def teacher_rows(teacher: str, dataset: Dataset) -> NDArray[np.float32]:
 
 
 def teacher_crops(
-    teacher: str, dataset: Dataset, *, pixels: PixelCache, crops: FixedCrops, report: Notice
+    teacher: str, dataset: Dataset, *, pixels: PixelCache | PixelStream, crops: FixedCrops, report: Notice
 ) -> TeacherRows:
     """The teacher's embedding of each crop, (C, D), from the same cached pixels as its student.
 
@@ -181,7 +203,9 @@ def teacher_crops(
     return rows_CD
 
 
-def _fill_crops(partial: Path, encoder: Encoder, *, pixels: PixelCache, crops: FixedCrops, report: Notice) -> None:
+def _fill_crops(
+    partial: Path, encoder: Encoder, *, pixels: PixelCache | PixelStream, crops: FixedCrops, report: Notice
+) -> None:
     """Rows are computed in order; those that aren't yet are zeros, as a new file is."""
     owner_C = crops.owners().numpy()
     mode: Literal["r+", "w+"] = "r+" if partial.is_file() else "w+"

@@ -237,13 +237,13 @@ def make_config(name: str, settings: Sequence[str] = (), *, smoke: bool = False)
     return config
 
 
-def resumed_config(name: str, settings: Sequence[str], output: Path) -> TrainConfig:
+def resumed_config(name: str | None, settings: Sequence[str], output: Path) -> TrainConfig:
     """The config of the run in `output`, with settings that a resumed run may change.
 
-    Raises InputError where it is the run of another recipe.
+    Raises InputError where it is the run of another recipe than a name that is given.
     """
     config = RunFolder(path=output).read_config()
-    if config.recipe != name:
+    if name is not None and config.recipe != name:
         raise InputError(f"{output} holds a run of {config.recipe}, not of {name}.")
     return config.changed(settings)
 

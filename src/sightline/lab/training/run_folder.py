@@ -43,7 +43,7 @@ _STATE = "state.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d+)")
 
-_FREE = ("keep_checkpoints", "log_steps", "patience")
+_FREE = ("decode", "keep_checkpoints", "log_steps", "patience")
 """Settings that a resumed run may change: they don't decide its weights."""
 
 

@@ -1,4 +1,4 @@
-"""Routes: finding images by words, by images, by both; models side by side; vectors for programs; duplicates."""
+"""Routes: finding images by words and images, words that are taught, models side by side, vectors, duplicates."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as FormFile
 
-from sightline.core.search.engine import Match, parse_query
+from sightline.core.search.engine import Match
+from sightline.core.search.query import parse_query
 from sightline.core.search.rerank import MAX_RERANK
 from sightline.errors import InputError
-from sightline.faces.service.duplicates import MIN_SIMILARITY
+from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted
 from sightline.faces.service.images import show_duplicates
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.schemas import (
     MAX_ID,
     MAX_TEXT,
     CompareAnswer,
+    DuplicateKind,
     DuplicatesAnswer,
     EmbedAnswer,
     EmbedRequest,
     SearchAnswer,
+    TeachRequest,
     UploadAnswer,
+    WordAnswer,
+    WordsAnswer,
 )
 from sightline.faces.service.search import (
     AGREE_AT,
@@ -33,11 +39,14 @@ from sightline.faces.service.search import (
     answer,
     embed_texts,
     embed_uploads,
+    forget_word,
     join_parts,
+    list_words,
     rank_timed,
     read_model_names,
     read_parts,
     show_comparison,
+    teach_word,
 )
 from sightline.faces.service.uploads import Upload
 from sightline.faces.web.files import read_upload
@@ -68,7 +77,8 @@ Words = Annotated[
     str | None,
     Query(
         max_length=MAX_TEXT,
-        description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`.",
+        description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`; "
+        '`-people` and `-"deep snow"` too. Words that were taught count as the images do that they were taught with.',
         examples=["dogs in the snow"],
     ),
 ]
@@ -76,7 +86,8 @@ Parts = Annotated[
     str | None,
     Query(
         max_length=50_000,
-        description="Further parts, as a JSON list of objects with one of `text`, `id` and `upload`, and `weight`.",
+        description="Further parts, as a JSON list of objects with one of `text`, `id` and `upload`, `weight`, and "
+        "`mark`: true for a hit that was marked right or, with a weight below 0, wrong.",
         examples=['[{"text": "beach"}, {"id": 12, "weight": -0.5}]'],
     ),
 ]
@@ -102,6 +113,7 @@ async def search(
     match: Annotated[
         Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
     ] = "pictures",
+    each_copy: Annotated[bool, Query(description="Give exact copies places of their own.")] = False,
     rerank: Annotated[
         int, Query(ge=0, le=MAX_RERANK, description="Read so many of the first again, image and words together.")
     ] = 0,
@@ -115,6 +127,7 @@ async def search(
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
         match=match,
+        each_copy=each_copy,
         rerank=rerank,
     )
 
@@ -135,6 +148,26 @@ async def upload_image(library: PickedLibrary, model: PickedModel, file: Annotat
 
 def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
     return library.shared.uploads.add(read_upload(file), library.encoder_of(model))
+
+
+@router.get("/words", tags=["words"])
+def get_words(library: PickedLibrary) -> WordsAnswer:
+    """Words of the user's own that were taught by example."""
+    return list_words(library)
+
+
+@router.post("/words", tags=["words"])
+async def teach(library: PickedLibrary, request: TeachRequest) -> WordAnswer:
+    """Teach a word by images of the library: queries use it like any other. One that is known gets further examples."""
+    return await library.compute(library.model, "pictures", teach_word, library, request)
+
+
+@router.delete("/words/{name}", tags=["words"])
+def forget(
+    library: PickedLibrary, name: Annotated[str, InPath(min_length=1, max_length=MAX_TEXT, examples=["Rex"])]
+) -> WordsAnswer:
+    """Forget a word; the images stay."""
+    return forget_word(library, name)
 
 
 @router.get("/compare", tags=["compare"])
@@ -189,20 +222,22 @@ async def _read_images(request: Request) -> list[bytes]:
 @router.get("/duplicates", tags=["duplicates"])
 async def list_duplicates(
     library: PickedLibrary,
+    kind: Annotated[DuplicateKind | None, Query(description="Only groups of this kind.")] = None,
     min_similarity: Annotated[
         float | None,
-        Query(ge=MIN_SIMILARITY, le=1, description="Also near ones, of at least this cosine.", examples=[0.95]),
+        Query(ge=MIN_SIMILARITY, le=1, description="Also what is alike, of at least this cosine.", examples=[0.9]),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> DuplicatesAnswer:
-    """Groups of images with the same bytes; with `min_similarity`, also of those that look alike.
+    """Groups of copies, by their bytes and by their pixels; with `min_similarity`, also of other shots of one scene.
 
-    Nothing is deleted: what to do with them is the user's choice. Near ones of a large library take a while: every pair
-    is compared, once, and the answer is kept until the library changes.
+    Nothing is deleted: what to do with them is the user's choice. Of a large library it takes a while: every pair is
+    compared, once, and the answer is kept until the library changes.
     """
-    future = await run_in_threadpool(library.shared.duplicates.find, library, min_similarity)
+    future = await run_in_threadpool(library.shared.duplicates.find, library, read_wanted(kind, min_similarity))
     # Awaited here, not in a thread: however many clients wait for a long search, other requests have theirs.
-    groups = await asyncio.shield(asyncio.wrap_future(future))
+    found = await asyncio.shield(asyncio.wrap_future(future))
+    groups = found.of_kind(kind)
     shown = await run_in_threadpool(show_duplicates, library, groups[offset : offset + limit])
-    return DuplicatesAnswer(groups=shown, total=len(groups))
+    return DuplicatesAnswer(groups=shown, total=len(groups), not_compared=found.not_compared)

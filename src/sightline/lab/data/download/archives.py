@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 from sightline.errors import DataError, InputError
 from sightline.kit.files import write_json
@@ -28,8 +29,19 @@ from sightline.lab.data.download.resuming import ResumeOptions, download_file
 
 RECEIPTS = "receipts.json"
 
-FetchProgress = Callable[[str, int, int | None, str], None]
-"""Takes what is done (`fetching val2017.zip`), how far it is, of how much, and a few words."""
+
+class Phase(NamedTuple):
+    """What is done to a file; how far it is counts bytes where it is fetched, files where it is unpacked."""
+
+    doing: Literal["fetching", "checking", "unpacking"]
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.doing} {self.file}"
+
+
+FetchProgress = Callable[[Phase, int, int | None, str], None]
+"""Takes what is done, how far it is, of how much, and a few words."""
 
 
 MAX_FILES = 2_000_000
@@ -163,7 +175,7 @@ def get_list(
     return file
 
 
-def _tell_nobody(what: str, done: int, total: int | None, words: str) -> None:
+def _tell_nobody(phase: Phase, done: int, total: int | None, words: str) -> None:
     pass
 
 
@@ -184,7 +196,7 @@ def _fetch(url: str, file: Path, options: ArchiveOptions, tell: FetchProgress) -
     """Fetch a file unless it is there; True where it was fetched."""
     if file.is_file():
         return False
-    download_file(url, file, options=options.resume, on_bytes=partial(tell, f"fetching {file.name}"))
+    download_file(url, file, options=options.resume, on_bytes=partial(tell, Phase("fetching", file.name)))
     return True
 
 
@@ -195,7 +207,7 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
         return
     file = folder / archive.name
     fetched = _fetch(url, file, options, tell)
-    tell(f"checking {archive.name}", 0, 1, "")
+    tell(Phase("checking", archive.name), 0, 1, "")
     try:
         sha256 = _check_file(file, archive, known)
     except DataError:
@@ -206,7 +218,7 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
         file,
         folder,
         members=archive.members,
-        on_files=lambda done, total: tell(f"unpacking {archive.name}", done, total, "files"),
+        on_files=lambda done, total: tell(Phase("unpacking", archive.name), done, total, "files"),
     )
     receipts[archive.name] = Receipt(url=url, size_bytes=file.stat().st_size, sha256=sha256, files=len(names))
     write_json(folder / RECEIPTS, {name: asdict(one) for name, one in receipts.items()}, indent=1)

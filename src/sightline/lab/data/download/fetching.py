@@ -280,7 +280,7 @@ async def _read(response: httpcore2.Response, max_bytes: int) -> bytes:
     async for part in response.aiter_stream():
         body += part
         if len(body) > max_bytes:
-            raise ImageError(f"too many bytes: more than {max_bytes}")
+            raise ImageError("too many bytes", figures=f"more than {max_bytes}")
     return bytes(body)
 
 
@@ -330,7 +330,7 @@ def keep_image(data: bytes, limits: ImageLimits) -> KeptImage:
     info = read_info(data)
     _refuse_large(info.width, info.height, limits)
     if min(info.width, info.height) < limits.min_side_px:
-        raise ImageError(f"too small: {info.width} x {info.height} pixels")
+        raise ImageError("too small", figures=f"{info.width} x {info.height} pixels")
     longer, shorter = max(info.width, info.height), min(info.width, info.height)
     smaller = limits.max_side_px is not None and longer > limits.max_side_px
     side_px = max(1, shorter * (limits.max_side_px or 1) // longer) if smaller else _ENOUGH_TO_CHECK_PX
@@ -354,7 +354,7 @@ def keep_image(data: bytes, limits: ImageLimits) -> KeptImage:
 
 def _refuse_large(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
-        raise ImageError(f"too large: {width} x {height} pixels, the limit is {limits.max_pixels}")
+        raise ImageError("too large", figures=f"{width} x {height} pixels, the limit is {limits.max_pixels}")
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -90,11 +90,12 @@ class Failure:
     row: int
     url: str
     reason: str
+    kind: str
+    """The reason without its figures, fit for counting."""
 
-    @property
-    def kind(self) -> str:
-        """The reason without its figures, fit for counting."""
-        return self.reason.partition(":")[0] if self.reason.startswith("too ") else self.reason
+    def to_dict(self) -> dict[str, Any]:
+        """As failures.jsonl has it."""
+        return {"row": self.row, "url": self.url, "reason": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ class ListLog:
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Append rows that failed, on disk when this returns."""
-        _append(self.folder / FAILURES, map(asdict, failures))
+        _append(self.folder / FAILURES, (failure.to_dict() for failure in failures))
 
     def add_shard(self, record: ShardRecord) -> None:
         """Say that a shard is complete."""
@@ -325,7 +326,7 @@ class _Run:
                 loop = asyncio.get_running_loop()
                 outcome = await loop.run_in_executor(decoders, keep_image, data, self._options.image)
             except ImageError as error:
-                outcome = Failure(row=row.row, url=row.url, reason=error.reason)
+                outcome = Failure(row=row.row, url=row.url, reason=str(error), kind=error.reason)
             self._take(row, outcome)
 
     def _take(self, row: UrlRow, outcome: KeptImage | Failure) -> None:

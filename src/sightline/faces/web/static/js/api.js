@@ -183,16 +183,26 @@ export const api = {
   /** @returns {Promise<{default: string | null, models: import("./types.js").ModelEntry[]}>} */
   models: () => request("/api/models"),
 
+  /** @returns {Promise<{words: import("./types.js").Word[]}>} */
+  words: () => request("/api/words"),
+
+  /** @param {string} name @param {number[]} images @param {string} kind "" for none @returns {Promise<import("./types.js").Word>} */
+  teach: (name, images, kind) => request("/api/words", { method: "POST", json: { name, images, kind: kind || null } }),
+
+  /** @param {string} name @returns {Promise<{words: import("./types.js").Word[]}>} */
+  forget: (name) => request(`/api/words/${encodeURIComponent(name)}`, { method: "DELETE" }),
+
   /** @param {string} name */
   useModel: (name) => request("/api/models/default", { method: "PUT", json: { name } }),
 
   /**
-   * @param {number | null} min_similarity null for exact copies only
+   * @param {import("./types.js").DuplicateGroup["kind"]} kind
+   * @param {number | null} min_similarity of what is alike
    * @param {{offset: number, limit: number, signal?: AbortSignal}} page
-   * @returns {Promise<{groups: import("./types.js").DuplicateGroup[], total: number}>}
+   * @returns {Promise<import("./types.js").Duplicates>}
    */
-  duplicates: (min_similarity, { offset, limit, signal }) =>
-    request("/api/duplicates", { params: { min_similarity, offset, limit }, signal }),
+  duplicates: (kind, min_similarity, { offset, limit, signal }) =>
+    request("/api/duplicates", { params: { kind, min_similarity, offset, limit }, signal }),
 
   /**
    * @param {string} words @param {string[]} models @param {number} limit @param {AbortSignal} [signal]

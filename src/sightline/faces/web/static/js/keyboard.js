@@ -13,6 +13,7 @@ const KEYS = [
       [["Enter"], "Go to the first result"],
       [["Esc"], "Clear the box, then leave it"],
       [["beach - people"], "Parts: more like, less like"],
+      [['-"deep snow"'], "Away from a word, or words in quotes"],
       [["2:snow"], "A part that counts twice"],
     ],
   ],
@@ -22,6 +23,7 @@ const KEYS = [
       [["←", "→", "↑", "↓"], "From picture to picture"],
       [["Enter"], "Open the picture"],
       [["+", "−"], "Add it to the query, or subtract it"],
+      [["Y", "N"], "Mark it right or wrong: the list is ranked anew"],
     ],
   ],
   [
@@ -32,6 +34,7 @@ const KEYS = [
       [["H"], "Where words match"],
       [["I"], "About the picture"],
       [["L"], "More like this"],
+      [["Y", "N"], "Right, wrong"],
       [["Esc"], "Close"],
     ],
   ],

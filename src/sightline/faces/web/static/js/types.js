@@ -22,11 +22,41 @@
  * @property {number} took_ms
  *
  * @typedef {object} DuplicateGroup
- * @property {"exact" | "near"} kind
+ * @property {"exact" | "copy" | "alike"} kind
  * @property {number} similarity
+ * @property {string} reason
  * @property {number} count
- * @property {Picture[]} images
+ * @property {DuplicateImage[]} images
  * @property {string[]} differences
+ *
+ * @typedef {object} DuplicateImage
+ * @property {number} id
+ * @property {string} path
+ * @property {string} name
+ * @property {string} folder
+ * @property {number} width
+ * @property {number} height
+ * @property {string} format
+ * @property {number} size_bytes
+ * @property {string | null} taken_at
+ * @property {string | null} camera
+ * @property {number | null} latitude
+ * @property {number | null} longitude
+ * @property {string} content_hash
+ * @property {string} modified_at
+ * @property {string} thumbnail
+ * @property {string | null} placeholder
+ * @property {Caption[]} captions
+ * @property {number[]} duplicates
+ * @property {string[]} models
+ * @property {boolean} exists
+ * @property {boolean} keep
+ * @property {boolean} link
+ *
+ * @typedef {object} Duplicates
+ * @property {DuplicateGroup[]} groups
+ * @property {number} total
+ * @property {number} not_compared
  *
  * @typedef {object} Folder
  * @property {string} name
@@ -56,6 +86,7 @@
  * @property {number | null} similarity
  * @property {number | null} probability
  * @property {string | null} caption
+ * @property {number} copies
  * @property {string | null} taken_at
  * @property {string} content_hash
  * @property {string} thumbnail
@@ -149,9 +180,7 @@
  * @property {string} model
  * @property {QueryPart[]} parts
  * @property {string | null} note
- * @property {number | null} likely
- * @property {"found" | "nothing" | null} verdict
- * @property {string[]} notices
+ * @property {Verdict | null} verdict
  *
  * @typedef {object} SkippedFile
  * @property {string} path
@@ -170,6 +199,19 @@
  * @property {number} size_bytes
  * @property {string} version
  * @property {string[]} pages
+ *
+ * @typedef {object} Verdict
+ * @property {number | null} present
+ * @property {boolean} matches
+ * @property {number | null} likely
+ * @property {number} unlikely_below
+ * @property {string[]} notices
+ *
+ * @typedef {object} Word
+ * @property {string} name
+ * @property {string | null} kind
+ * @property {number} examples
+ * @property {number[]} images
  */
 
 export {};

@@ -10,16 +10,36 @@ import { makeFailure, makeMessage } from "../search/empty.js";
 import { copyText } from "../viewer/details.js";
 
 /** @typedef {import("../types.js").DuplicateGroup} Group */
+/** @typedef {Group["kind"]} Kind */
 
 const PAGE = 30;
 const SHOWN_IMAGES = 12;
 /** Differences that stand under each picture anyway. */
 const SHOWN_BELOW = /^(name|folder) /;
+/** @type {Record<Kind, {label: string, none: string, hint: string}>} */
+const KINDS = {
+  exact: {
+    label: "Exact copies",
+    none: "No exact copies",
+    hint: "No two files hold the same picture byte for byte. There may be other copies: smaller ones, say.",
+  },
+  copy: {
+    label: "Other copies",
+    none: "No other copies",
+    hint: "No picture is there again in other bytes: cut, smaller, brighter, mirrored, turned or without colour.",
+  },
+  alike: {
+    label: "Alike",
+    none: "Nothing alike",
+    hint: "No two shots of one scene are as similar as that. Lower the similarity to look further.",
+  },
+};
 
 export function makeDuplicates() {
   const latest = new Latest();
+  /** @type {Kind} */
   let kind = "exact";
-  let least = 0.95;
+  let least = 0.9;
   const list = h("ul", { class: "groups" });
   const foot = h("div", { class: "groups-foot" });
   const shown = h("output", { class: "numbers" }, least.toFixed(2));
@@ -30,7 +50,7 @@ export function makeDuplicates() {
     max: 0.99,
     step: 0.01,
     value: least,
-    "aria-label": "Least similarity of near duplicates",
+    "aria-label": "Least similarity of what is alike",
     oninput: () => (shown.textContent = Number(range.value).toFixed(2)),
     onchange: () => {
       least = Number(range.value);
@@ -47,13 +67,10 @@ export function makeDuplicates() {
     label: "Which duplicates",
     look: "segments",
     value: kind,
-    options: [
-      ["exact", "Exact copies"],
-      ["near", "Near duplicates"],
-    ],
+    options: Object.entries(KINDS).map(([name, { label }]) => [name, label]),
     onchange: (value) => {
       kind = value;
-      slider.hidden = kind !== "near";
+      slider.hidden = kind !== "alike";
       void load();
     },
   });
@@ -76,9 +93,9 @@ export function makeDuplicates() {
     fill(foot);
     try {
       const answer = await latest.run((signal) =>
-        api.duplicates(kind === "near" ? least : null, { offset, limit: PAGE, signal }),
+        api.duplicates(kind, kind === "alike" ? least : null, { offset, limit: PAGE, signal }),
       );
-      if (answer) show(answer.groups, offset, answer.total);
+      if (answer) show(answer, offset);
     } catch (error) {
       fill(
         list,
@@ -91,8 +108,8 @@ export function makeDuplicates() {
     }
   }
 
-  /** @param {Group[]} groups @param {number} offset @param {number} total */
-  function show(groups, offset, total) {
+  /** @param {import("../types.js").Duplicates} answer @param {number} offset */
+  function show({ groups, total, not_compared }, offset) {
     if (offset === 0) fill(list);
     list.append(...groups.map(makeGroup));
     if (total === 0) {
@@ -103,11 +120,8 @@ export function makeDuplicates() {
           {},
           makeMessage({
             icon: "check",
-            title: kind === "exact" ? "No exact copies" : "No near duplicates",
-            text:
-              kind === "exact"
-                ? "No two files hold the same picture byte for byte. Near duplicates may still be there."
-                : "Nothing is as similar as that. Lower the similarity to look further.",
+            title: KINDS[kind].none,
+            text: KINDS[kind].hint,
           }),
         ),
       );
@@ -121,6 +135,12 @@ export function makeDuplicates() {
           { class: "soft small" },
           `${end < total ? `${formatCount(end)} of ` : ""}${formatPlural(total, "group")}`,
         ),
+      not_compared > 0 &&
+        h(
+          "p",
+          { class: "soft small" },
+          `${formatPlural(not_compared, "picture")} could not be read now: compared byte for byte alone.`,
+        ),
       end < total && h("button", { class: "button", type: "button", onclick: () => void load(end) }, "Show more"),
     );
   }
@@ -130,10 +150,9 @@ export function makeDuplicates() {
 
 /** @param {Group} group */
 function makeGroup(group) {
-  const title =
-    group.kind === "exact"
-      ? `${group.images.length} exact copies`
-      : `${group.images.length} alike, similarity from ${formatSimilarity(group.similarity)}`;
+  const named = { exact: "exact copies", copy: "copies", alike: "alike" }[group.kind];
+  const least = group.kind === "exact" ? "" : `, similarity from ${formatSimilarity(group.similarity)}`;
+  const title = `${group.count} ${named}${least}`;
   return h(
     "li",
     { class: "card group" },
@@ -167,6 +186,7 @@ function makeGroup(group) {
             "p",
             { class: "group-name" },
             h("strong", { title: image.path }, image.name),
+            image.link && h("span", { class: "tag", title: "A link, or another name of a file in this group" }, "link"),
             h(
               "button",
               {
@@ -179,6 +199,7 @@ function makeGroup(group) {
               icon("copy"),
             ),
           ),
+          image.keep && h("p", { class: "small" }, `Keep: ${group.reason}`),
           h("p", { class: "soft small" }, image.folder),
           h(
             "p",

@@ -84,11 +84,15 @@ class Chip {
     this.element.classList.toggle("negative", isNegative);
     this.main.setAttribute(
       "aria-label",
-      `${isNegative ? "less" : "more"} like ${labelOf(part)}${weight === 1 ? "" : `, weight ${weight}`}. Change`,
+      isMark(part)
+        ? `${labelOf(part)} is ${isNegative ? "wrong" : "right"}. Change`
+        : `${isNegative ? "less" : "more"} like ${labelOf(part)}${weight === 1 ? "" : `, weight ${weight}`}. Change`,
     );
     fill(
       this.main,
-      isNegative && h("span", { class: "chip-sign", "aria-hidden": "true" }, "−"),
+      isMark(part)
+        ? icon(isNegative ? "close" : "check")
+        : isNegative && h("span", { class: "chip-sign", "aria-hidden": "true" }, "−"),
       ...showPart(part),
       weight !== 1 && h("span", { class: "chip-weight" }, `×${weight}`),
     );
@@ -133,12 +137,12 @@ class Chip {
         look: "segments",
         value: part.weight < 0 ? "-" : "+",
         options: [
-          ["+", "More like this"],
-          ["-", "Less like this"],
+          ["+", isMark(part) ? "Right" : "More like this"],
+          ["-", isMark(part) ? "Wrong" : "Less like this"],
         ],
         onchange: (value) => this.#weigh(Math.abs(this.part.weight) * (value === "-" ? -1 : 1)),
       }),
-      h("div", { class: "field" }, h("span", {}, "Weight ", shown), range),
+      !isMark(part) && h("div", { class: "field" }, h("span", {}, "Weight ", shown), range),
       h(
         "div",
         { class: "popover-foot" },
@@ -160,8 +164,11 @@ class Chip {
   }
 }
 
+/** @param {Part} part */
+const isMark = (part) => part.kind === "image" && part.mark === true;
+
 /** @param {Part} part what it is, however it counts */
-const keyOf = (part) => `${part.kind} ${part.kind === "text" ? part.text : part.kind === "image" ? part.id : part.key}`;
+const keyOf = (part) => `${isMark(part) ? "mark" : part.kind} ${part.kind === "text" ? part.text : part.kind === "image" ? part.id : part.key}`;
 
 /** @param {Part} part */
 const labelOf = (part) =>
@@ -173,5 +180,5 @@ function showPart(part) {
   const src =
     part.kind === "image" ? address(`/api/images/${part.id}/thumbnail`, { size: 320 }) : recallPreview(part.key);
   const picture = src ? h("img", { src, alt: "" }) : h("span", { class: "blank" }, icon("image"));
-  return [picture, h("span", {}, part.kind === "image" ? "Picture" : "Your picture")];
+  return [picture, !isMark(part) && h("span", {}, part.kind === "image" ? "Picture" : "Your picture")];
 }

@@ -23,6 +23,7 @@ export const ROW_HEIGHTS = { small: 132, medium: 204, large: 304 };
  * @property {(index: number) => void} onopen
  * @property {(hit: import("../types.js").Hit) => void} onlike
  * @property {(hit: import("../types.js").Hit, sign: 1 | -1) => void} onuse
+ * @property {(index: number, hit: import("../types.js").Hit, sign: 1 | -1) => void} onmark right or wrong
  * @property {(hit: import("../types.js").Hit | undefined) => void} onscroll with the first picture on the screen
  * @property {() => void} onfold what is less likely is to be left out again
  * @property {() => void} onleave the reader goes up, out of the wall
@@ -323,6 +324,10 @@ export class Grid {
     if (hit && (event.key === "+" || event.key === "-")) {
       event.preventDefault();
       return this.events.onuse(hit, event.key === "+" ? 1 : -1);
+    }
+    if (hit && (event.key === "y" || event.key === "n")) {
+      event.preventDefault();
+      return this.events.onmark(index, hit, event.key === "y" ? 1 : -1);
     }
     const target = this.#target(event.key, index);
     if (target === undefined) return;

@@ -32,9 +32,7 @@ const NO_ANSWER = {
   model: "",
   parts: [],
   note: null,
-  likely: null,
   verdict: null,
-  notices: [],
 };
 
 export class SearchPage {
@@ -55,6 +53,8 @@ export class SearchPage {
   /** Whether such words stand in the box and wait for the user. */
   #isHeld = false;
   #place = { restore: () => {} };
+  /** The place that is to have the focus once the list is ranked anew; -1 for none. */
+  #focusNext = -1;
   #dateTimer = 0;
 
   /**
@@ -82,6 +82,10 @@ export class SearchPage {
       onopen: (index) => app.onopen(index),
       onlike: (hit) => this.showLike(hit.id),
       onuse: (hit, sign) => this.addPart({ kind: "image", id: hit.id, weight: sign }),
+      onmark: (index, hit, sign) => {
+        this.#focusNext = index;
+        this.mark(hit.id, sign);
+      },
       onscroll: (hit) => this.#showDate(hit),
       onfold: () => this.fold(true),
       onleave: () => this.box.focus(),
@@ -165,6 +169,21 @@ export class SearchPage {
     this.change({ parts: [...this.query.parts, part] });
   }
 
+  /** Mark a picture right or wrong, and rank anew; the same mark again takes it back. @param {number} id @param {1 | -1} sign */
+  mark(id, sign) {
+    const isThis = (/** @type {import("./query.js").Part} */ part) => part.kind === "image" && part.mark && part.id === id;
+    const parts = this.query.parts.filter((part) => !isThis(part));
+    const isTakenBack = this.query.parts.some((part) => isThis(part) && part.weight === sign);
+    if (!isTakenBack) parts.push({ kind: "image", id, weight: sign, mark: true });
+    announce(isTakenBack ? "No longer marked" : `Marked ${sign > 0 ? "right" : "wrong"}`);
+    this.change({ parts });
+  }
+
+  /** Ids of the pictures that are marked right. */
+  get marked() {
+    return this.query.parts.flatMap((part) => (part.kind === "image" && part.mark && part.weight > 0 ? [part.id] : []));
+  }
+
   /** Search by a picture from elsewhere. @param {File} file */
   async searchByPicture(file) {
     this.busy.classList.add("busy");
@@ -219,7 +238,8 @@ export class SearchPage {
     this.grid.fold(isFolded);
     this.#showMessage(results);
     if (hadFocus) this.grid.focus(isFolded ? results.total - 1 : (results.likely ?? 0));
-    announce(isFolded ? `${formatPlural(results.total, "likely picture")}` : formatPlural(results.total, "picture"));
+    const likely = results.total ? formatPlural(results.total, "likely picture") : "Nothing here matches";
+    announce(isFolded ? likely : formatPlural(results.total, "picture"));
   }
 
   #keyOf() {
@@ -246,6 +266,8 @@ export class SearchPage {
     this.list.hidden = results.total === 0;
     this.list.setAttribute("aria-busy", "false");
     this.grid.show(results, { stay });
+    if (this.#focusNext >= 0) this.grid.focus(this.#focusNext);
+    this.#focusNext = -1;
     const { all, likely, hasTail } = results;
     fill(
       this.count,

@@ -8,7 +8,8 @@ import { makeWhere } from "./where.js";
 
 /**
  * @typedef {{kind: "text", text: string, weight: number}} TextPart
- * @typedef {{kind: "image", id: number, weight: number}} ImagePart a picture of the library
+ * @typedef {{kind: "image", id: number, weight: number, mark?: boolean}} ImagePart a picture of the library; with `mark`
+ *   one that was marked right (weight above 0) or wrong
  * @typedef {{kind: "upload", key: string, weight: number}} UploadPart a picture from elsewhere
  * @typedef {TextPart | ImagePart | UploadPart} Part
  *
@@ -61,33 +62,42 @@ export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), ma
 /** Of the first pictures so many are read again: more gain nothing (docs/search.md). */
 const READ_AGAIN = 20;
 
-const WEIGHT = /^(\d+(?:\.\d*)?|\.\d+):\s*(?=[^\s\d])/; // 10:30 is a time
+const WEIGHT = /^(\d{1,3}(?:\.\d*)?|\.\d+):(?=[^\s\d])/; // 10:30 is a time, "2001: a space odyssey" a title
+const QUOTED = /["“„][^"“”„]*["“”]?/.source;
+const TOKEN = new RegExp(
+  `(?<sign>[+-])(?=\\s|$)` +
+    `|(?<glued>[+-])(?<body>(?:${WEIGHT.source.slice(1)})?(?:${QUOTED}|(?:[\\p{L}_]|[^\\x00-\\x7f]|[.~]{0,2}[/\\\\])\\S*))` +
+    `|(?<words>${QUOTED}(?=\\s|$)|\\S+)`,
+  "gu",
+);
 
 /**
- * The box's text -> its parts. A `+` or `-` that stands alone separates them; a number and a colon is a weight.
- * While it is being typed a text may end with a separator.
+ * The box's text -> its parts, as `core/search/query.py` reads it. A `+` or `-` that stands alone begins a part; before
+ * a word or a phrase in quotes it takes that alone. A number and a colon is a weight. While it is being typed a text may
+ * end with a sign.
  *
  * @param {string} text
  * @returns {TextPart[]}
  */
 export function parseText(text) {
-  const parts = [];
-  let sign = 1;
-  for (const piece of text.split(/(?:^|(?<=\s))([+-])(?=\s|$)/).map((part) => part.trim())) {
-    if (piece === "+" || piece === "-") {
-      sign = piece === "-" ? -1 : 1;
-      continue;
-    }
-    const weight = WEIGHT.exec(piece);
-    const words = weight ? piece.slice(weight[0].length).trim() : piece;
-    if (words)
-      parts.push({
-        kind: /** @type {const} */ ("text"),
-        text: words,
-        weight: sign * (weight ? Number(weight[1]) || 1 : 1),
-      });
+  let lasting = { sign: 1, words: /** @type {string[]} */ ([]) };
+  const groups = [lasting];
+  for (const { groups: token } of text.matchAll(TOKEN)) {
+    const sign = token?.sign ?? token?.glued;
+    const group = { sign: sign === "-" ? -1 : 1, words: token?.body ? [token.body] : [] };
+    if (sign) groups.push(group);
+    if (token?.sign) lasting = group;
+    if (token?.words) lasting.words.push(token.words);
   }
-  return parts;
+  return groups.map(({ sign, words }) => readPart(sign, words.join(" "))).filter((part) => part.text !== "");
+}
+
+/** @param {number} sign @param {string} text @returns {TextPart} */
+function readPart(sign, text) {
+  const weight = WEIGHT.exec(text);
+  const body = weight ? text.slice(weight[0].length).trim() : text;
+  const words = new RegExp(`^${QUOTED}$`).test(body) ? body.replace(/^["“„]|["“”]$/g, "").trim() : body;
+  return { kind: "text", text: words, weight: sign * (weight ? Number(weight[1]) || 1 : 1) };
 }
 
 /**
@@ -97,7 +107,8 @@ export function parseText(text) {
  */
 export function formatText({ text, weight }) {
   const size = Math.abs(weight) === 1 ? "" : `${Math.abs(weight)}:`;
-  return `${weight < 0 ? "- " : ""}${size}${text}`;
+  const isOne = parseText(text).length === 1 && parseText(text)[0].text === text;
+  return `${weight < 0 ? "- " : ""}${size}${isOne ? text : `"${text}"`}`;
 }
 
 /** @param {Query} query */
@@ -131,7 +142,8 @@ export function toParams(query) {
 /** @param {Part} part */
 function toRequest(part) {
   if (part.kind === "text") return { text: part.text, weight: part.weight };
-  return part.kind === "image" ? { id: part.id, weight: part.weight } : { upload: part.key, weight: part.weight };
+  if (part.kind === "upload") return { upload: part.key, weight: part.weight };
+  return { id: part.id, weight: part.weight, ...(part.mark && { mark: true }) };
 }
 
 /**
@@ -155,20 +167,24 @@ export function toAddress(query) {
   return text && `?${text}`;
 }
 
-/** @param {Part} part a weight, then `:` and words, `@` and a picture's number, or `^` and an upload's key */
+/** @param {Part} part a weight, then `:` and words, `@` (marked: `!`) and a picture's number, or `^` and an upload's key */
 function formatPart(part) {
   if (part.kind === "text") return `${part.weight}:${part.text}`;
-  return part.kind === "image" ? `${part.weight}@${part.id}` : `${part.weight}^${part.key}`;
+  return part.kind === "image"
+    ? `${part.weight}${part.mark ? "!" : "@"}${part.id}`
+    : `${part.weight}^${part.key}`;
 }
 
 /** @param {string} text @returns {Part | null} */
 function parsePart(text) {
-  const found = /^([+-]?\d*\.?\d+)([:@^])(.+)$/s.exec(text);
+  const found = /^([+-]?\d*\.?\d+)([:@!^])(.+)$/s.exec(text);
   const weight = Number(found?.[1]);
   if (!found || !weight) return null;
   if (found[2] === ":") return { kind: "text", text: found[3], weight };
   if (found[2] === "^") return { kind: "upload", key: found[3], weight };
-  return Number.isSafeInteger(Number(found[3])) ? { kind: "image", id: Number(found[3]), weight } : null;
+  const id = Number(found[3]);
+  if (!Number.isSafeInteger(id)) return null;
+  return { kind: "image", id, weight, ...(found[2] === "!" && { mark: true }) };
 }
 
 /**
@@ -203,6 +219,7 @@ export function fromAddress(search) {
  */
 export function describe(query) {
   const words = allParts(query).map((part) => {
+    if (part.kind === "image" && part.mark) return part.weight < 0 ? "a picture is wrong" : "a picture is right";
     const label = part.kind === "text" ? part.text : "a picture";
     return part.weight < 0 ? `without ${label}` : label;
   });

@@ -34,6 +34,8 @@ export class Tile {
     );
     this.element = h("li", { class: "tile" }, this.link, this.like);
     this.similarity = /** @type {HTMLElement | null} */ (null);
+    this.copies = h("span", { class: "copies", title: "Exact copies that this one stands for", hidden: true });
+    this.link.append(this.copies);
   }
 
   /**
@@ -47,6 +49,8 @@ export class Tile {
     this.element.setAttribute("aria-setsize", String(total));
     this.link.dataset.index = String(index);
     if (this.link.getAttribute("href") !== href) this.link.setAttribute("href", href);
+    this.copies.hidden = !hit.copies;
+    this.copies.textContent = `+${hit.copies}`;
     const text = showSimilarity ? formatMatch(hit) : null;
     if (text === null) this.similarity?.remove();
     else {

@@ -14,6 +14,7 @@ import { announce } from "../toast.js";
 import { CaptionsView } from "./captions.js";
 import { makeCopies, makeDetails } from "./details.js";
 import { HeatmapView } from "./heatmap.js";
+import { NamingView } from "./naming.js";
 import { Stage } from "./stage.js";
 
 /** @typedef {import("../icons.js").IconName} IconName */
@@ -30,6 +31,7 @@ export class Viewer {
     this.stage = new Stage({ onzoom: (zoom) => this.#showZoom(zoom), onswipe: (step) => void this.step(step) });
     this.heatmap = new HeatmapView(this.stage.frame);
     this.captions = new CaptionsView({ onchange: () => page.refresh() });
+    this.naming = new NamingView(page);
     this.title = h("h2", { class: "panel-title" });
     this.place = h("p", { class: "soft small numbers" });
     this.details = h("div", {});
@@ -39,6 +41,7 @@ export class Viewer {
       h("header", { class: "panel-head" }, this.title, this.place),
       this.captions.element,
       this.#makeUses(),
+      this.naming.element,
       this.details,
     );
     this.buttons = this.#makeButtons();
@@ -91,6 +94,7 @@ export class Viewer {
     if (this.#index >= (this.page.results?.total ?? 0)) this.page.fold(false);
     this.#showPlace();
     this.heatmap.follow(id);
+    this.naming.show(id);
     if (isNew) this.element.focus({ preventScroll: true });
     void this.#load(id);
   }
@@ -273,6 +277,8 @@ export class Viewer {
       i: () => this.#showPanel(Boolean(this.panel.hidden)),
       h: () => this.toggleHeatmap(),
       l: () => this.page.showLike(this.#id),
+      y: () => this.page.mark(this.#id, 1),
+      n: () => this.page.mark(this.#id, -1),
     }[event.key];
     if (!run) return;
     event.preventDefault();

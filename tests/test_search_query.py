@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.core.search.engine import Part, parse_query
+from sightline.core.search.query import Part, parse_query
 from sightline.errors import InputError
 
 
@@ -23,6 +23,45 @@ def test_separators_stand_alone_as_arguments_or_between_spaces(words):
 
 def test_hyphens_inside_words_do_not_separate():
     assert texts(parse_query(["a t-shirt", "C++", "-5 degrees"])) == [("a t-shirt C++ -5 degrees", 1.0)]
+
+
+@pytest.mark.parametrize("words", [["dogs", "-snow"], ["dogs -snow"], ["dogs", "-", "snow"], ['dogs - "snow"']])
+def test_minus_means_minus_in_every_form(words):
+    assert texts(parse_query(words)) == [("dogs", 1.0), ("snow", -1.0)]
+
+
+@pytest.mark.parametrize(
+    "words", [['dogs -"deep snow"'], ["dogs", "-deep snow"], ["dogs -“deep snow”"], ['dogs -"deep snow']]
+)
+def test_a_sign_takes_a_phrase_in_quotes_also_those_that_a_shell_took(words):
+    assert texts(parse_query(words)) == [("dogs", 1.0), ("deep snow", -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["dogs -snow at the beach"], [("dogs at the beach", 1.0), ("snow", -1.0)]),
+        (["dogs +snow beach"], [("dogs beach", 1.0), ("snow", 1.0)]),
+        (["-snow dogs"], [("snow", -1.0), ("dogs", 1.0)]),
+        (["-snow", "dogs"], [("snow", -1.0), ("dogs", 1.0)]),
+        (["-deep snow"], [("deep", -1.0), ("snow", 1.0)]),
+        (["dogs", "-snow -rain"], [("dogs", 1.0), ("snow", -1.0), ("rain", -1.0)]),
+        (["dogs -2:snow -.5:rain"], [("dogs", 1.0), ("snow", -2.0), ("rain", -0.5)]),
+        (["dogs -犬 -t-shirt"], [("dogs", 1.0), ("犬", -1.0), ("t-shirt", -1.0)]),
+        (['"beach - people" - dogs'], [("beach - people", 1.0), ("dogs", -1.0)]),
+        (["a -> b, 3 -4 --5"], [("a -> b, 3 -4 --5", 1.0)]),
+    ],
+)
+def test_a_sign_before_a_word_takes_that_word_alone(words, parts):
+    assert sorted(texts(parse_query(words))) == sorted(parts)
+
+
+def test_a_sign_before_an_image_and_an_image_whose_name_begins_with_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog.jpg").touch()
+    (tmp_path / "-dog.jpg").touch()
+    assert [(part.image, part.weight) for part in parse_query(["snow", "-./dog.jpg"])][1] == (Path("dog.jpg"), -1.0)
+    assert parse_query(["-dog.jpg"])[0].image == Path("-dog.jpg")
 
 
 def test_weights_and_further_parts():
@@ -62,6 +101,7 @@ def test_nothing_is_a_path_where_files_are_not_allowed(tmp_path):
     [
         ([], "query is empty"),
         (["   "], "query is empty"),
+        (['beach - ""'], "part of the query is empty"),
         (["beach", "+"], "Nothing follows '\\+'"),
         (["beach", "-", "+", "x"], "Nothing follows '-'"),
         (["./gone.jpg"], "no picture ./gone.jpg"),
@@ -77,6 +117,8 @@ def test_broken_queries_say_what_is_wrong(words, message):
 
 def test_words_that_look_a_little_like_weights_or_homes_are_words():
     assert texts(parse_query(["10:30 train"])) == [("10:30 train", 1.0)]
+    assert texts(parse_query(["2001: a space odyssey"])) == [("2001: a space odyssey", 1.0)]
+    assert texts(parse_query(["2001:odyssey"])) == [("2001:odyssey", 1.0)]
     assert texts(parse_query(["~5 dogs"])) == [("~5 dogs", 1.0)]
 
 

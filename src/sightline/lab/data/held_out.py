@@ -1,0 +1,91 @@
+"""A val split for sets that have none: some of their train images, the same ones each time.
+
+An image is held out by the hash of its id, so a choice is the same on every machine and what is added to a set moves
+no other image. Equal files are held out together, whatever their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sightline.errors import ImageError, InputError
+from sightline.lab.data.base import Dataset, FileImage, ImageSource, Pair, Split, read_encoded
+from sightline.lab.data.webdataset import TarImage
+
+MOST_HELD_OUT = 5_000
+"""As many images as the usual val splits of the field have; of sets that would give more, a smaller share is taken."""
+_TAIL_BYTES = 4096
+
+_Content = tuple[int, bytes]
+"""Size of an image's file, and a hash of its end: equal files have equal ones, others hardly ever."""
+
+
+def held_out_share(n_images: int) -> float:
+    """The share of images that is held out: a tenth, or that divided by 10 until it is at most 5,000 images."""
+    share = 0.1
+    while n_images * share > MOST_HELD_OUT:
+        share /= 10
+    return share
+
+
+def hold_out(whole: Dataset, *, split: Split) -> Dataset:
+    """The `val` or `train` part of a set whose images are all `train`, in its order.
+
+    A set without two different images has no val: its `train` is all of it, its `val` an InputError.
+    """
+    ranks = [_rank(pair) for pair in whole]
+    limit = max(held_out_share(len(whole)), min(ranks, default=0.0))
+    held = {row for row, rank in enumerate(ranks) if rank <= limit}
+    held |= set(_equal_rows(whole, held))
+    if len(held) >= len(whole) and split != "val":
+        return whole
+    if len(held) >= len(whole):
+        raise InputError(
+            f"{whole.name} has no val split, and not two different images of which one could be held out. Add images, "
+            "or measure on other pairs: --set val_data=KIND:PATH."
+        )
+    rows = [row for row in range(len(whole)) if (row in held) == (split == "val")]
+    return replace(whole.take(rows, why=f"held out, {split}"), split=split)
+
+
+def _rank(pair: Pair) -> float:
+    """A number in [0, 1) that the id alone decides."""
+    digest = hashlib.blake2b(f"val:{pair.id}".encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _equal_rows(whole: Dataset, held: set[int]) -> Iterator[int]:
+    """The rows whose files equal one that is held out; only files of its size are opened."""
+    sizes = {_size_of(whole[row].image) for row in held}
+    contents = {_content_of(whole[row].image) for row in held} - {None}
+    for row, pair in enumerate(whole):
+        if row not in held and _size_of(pair.image) in sizes and _content_of(pair.image) in contents:
+            yield row
+
+
+def _size_of(image: ImageSource) -> int | None:
+    """Bytes of an image's file; None where only reading it would tell."""
+    if isinstance(image, TarImage):
+        return image.size_bytes
+    try:
+        return image.path.stat().st_size if isinstance(image, FileImage) else None
+    except OSError:
+        return None
+
+
+def _content_of(image: ImageSource) -> _Content | None:
+    """None where an image has no file, or one that can't be read."""
+    try:
+        size_bytes = _size_of(image)
+        if size_bytes is not None and isinstance(image, FileImage | TarImage):
+            start = image.offset if isinstance(image, TarImage) else 0
+            tail_bytes = min(size_bytes, _TAIL_BYTES)
+            with image.path.open("rb") as file:
+                file.seek(start + size_bytes - tail_bytes)
+                return size_bytes, hashlib.blake2b(file.read(tail_bytes), digest_size=8).digest()
+        encoded = read_encoded(image)
+    except (OSError, ImageError):
+        return None
+    return None if encoded is None else (len(encoded), hashlib.blake2b(encoded, digest_size=8).digest())
