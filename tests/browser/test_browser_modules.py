@@ -81,13 +81,28 @@ def test_an_address_gives_the_query_back(scripts):
         },
         "match": "both",
         "min": "0.25",
+        "again": True,
         "model": "starter",
     }  # fmt: skip
     address = scripts("search/query.js", "toAddress", query)
     assert scripts("search/query.js", "fromAddress", address) == query
     nonsense = scripts("search/query.js", "fromAddress", "?p=x&p=0:a&p=1@b&match=all&min=much")
     assert nonsense["parts"] == []
-    assert (nonsense["match"], nonsense["min"]) == ("pictures", "")
+    assert (nonsense["match"], nonsense["min"], nonsense["again"]) == ("pictures", "", False)
+
+
+@pytest.mark.parametrize(
+    ("hit", "text"),
+    [
+        ({"probability": None, "similarity": 0.2871}, "0.287"),
+        ({"probability": 0.834, "similarity": 0.2871}, "83%"),
+        ({"probability": 0.9999, "similarity": 0.5}, "99%"),
+        ({"probability": 0.0001, "similarity": -0.5}, "1%"),
+        ({"probability": None, "similarity": None}, None),
+    ],
+)
+def test_how_well_an_image_fits_is_told_by_its_probability_if_that_is_known(scripts, hit, text):
+    assert scripts("format.js", "formatMatch", hit) == text
 
 
 def test_filters_are_quoted(scripts):

@@ -97,7 +97,9 @@ class HitAnswer(Model):
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
     probability: float | None = Field(
-        default=None, description="How probably it shows what was asked; null where that isn't known.", examples=[0.83]
+        default=None,
+        description="How probable it is that it shows what was asked; null where that can't be told.",
+        examples=[0.83],
     )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
     copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
@@ -107,6 +109,26 @@ class HitAnswer(Model):
     placeholder: str | None = Field(
         description="A blurred picture of some pixels, as a `data:` address; null until its thumbnail is made.",
         examples=["data:image/webp;base64,UklGRjwAAABXRUJQVlA4IDAAAADwAQCdASoKAAcAAMASJQBOgBukhFcAAP7+"],
+    )
+
+
+class VerdictAnswer(Model):
+    """What is to be said of a query as a whole."""
+
+    present: float | None = Field(
+        description="How probable it is that the images under the filter show what was asked; null where that can't be "
+        "told.",
+        examples=[0.91],
+    )
+    matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
+    likely: int | None = Field(
+        description="How many hits there are before only unlikely ones follow, which a page may fold; null where that "
+        "can't be told.",
+        examples=[42],
+    )
+    unlikely_below: float = Field(description="Hits of a lower probability are less likely.", examples=[0.1])
+    notices: list[str] = Field(
+        description="Sentences for the user: words that the model doesn't know, a query that was cut."
     )
 
 
@@ -120,17 +142,7 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
-    likely: int | None = Field(
-        default=None,
-        description="How many of the first hits there are before only unlikely ones follow; null where it isn't known.",
-        examples=[42],
-    )
-    verdict: Literal["found", "nothing"] | None = Field(
-        default=None, description="Whether anything here shows what was asked, as far as that can be told."
-    )
-    notices: list[str] = Field(
-        default=[], description="What the model couldn't read of the query, a sentence each.", examples=[[]]
-    )
+    verdict: VerdictAnswer | None = Field(default=None, description="Null without a query, or where it isn't known.")
 
 
 class TeachRequest(RequestModel):

@@ -182,9 +182,7 @@
  * @property {string} model
  * @property {QueryPart[]} parts
  * @property {string | null} note
- * @property {number | null} likely
- * @property {"found" | "nothing" | null} verdict
- * @property {string[]} notices
+ * @property {Verdict | null} verdict
  *
  * @typedef {object} SkippedFile
  * @property {string} path
@@ -203,6 +201,13 @@
  * @property {number} size_bytes
  * @property {string} version
  * @property {string[]} pages
+ *
+ * @typedef {object} Verdict
+ * @property {number | null} present
+ * @property {boolean} matches
+ * @property {number | null} likely
+ * @property {number} unlikely_below
+ * @property {string[]} notices
  *
  * @typedef {object} Word
  * @property {string} name

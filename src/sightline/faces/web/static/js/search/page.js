@@ -32,9 +32,7 @@ const NO_ANSWER = {
   model: "",
   parts: [],
   note: null,
-  likely: null,
   verdict: null,
-  notices: [],
 };
 
 export class SearchPage {
@@ -240,7 +238,8 @@ export class SearchPage {
     this.grid.fold(isFolded);
     this.#showMessage(results);
     if (hadFocus) this.grid.focus(isFolded ? results.total - 1 : (results.likely ?? 0));
-    announce(isFolded ? `${formatPlural(results.total, "likely picture")}` : formatPlural(results.total, "picture"));
+    const likely = results.total ? formatPlural(results.total, "likely picture") : "Nothing here matches";
+    announce(isFolded ? likely : formatPlural(results.total, "picture"));
   }
 
   #keyOf() {

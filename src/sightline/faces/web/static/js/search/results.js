@@ -33,10 +33,10 @@ export class Results {
     /** How many there are in all. */
     this.all = answer.total;
     /** How many of the first are likely, before only unlikely ones follow; null where that isn't known. */
-    this.likely = answer.verdict === "nothing" ? 0 : answer.likely;
+    this.likely = answer.verdict?.matches === false ? 0 : (answer.verdict?.likely ?? null);
     /** Whether what is less likely is left out. */
     this.isFolded = this.hasTail;
-    this.notices = answer.notices;
+    this.notices = answer.verdict?.notices ?? [];
     this.took_ms = answer.took_ms;
     this.model = answer.model;
     this.note = answer.note;
