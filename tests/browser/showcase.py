@@ -12,7 +12,7 @@ from PIL import Image
 from sightline.core.library import Library
 from sightline.faces.demo.photos import gather_photos, load_photos
 
-CROPS_OF_EACH = 20
+CROPS_OF_EACH = 12
 
 
 @dataclass(frozen=True)
