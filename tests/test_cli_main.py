@@ -1,7 +1,7 @@
 """The command line from end to end, in this process, with the starter models on rendered pictures.
 
-Covers: sightline.faces.cli.doctor, sightline.faces.cli.duplicates, sightline.faces.cli.find,
-sightline.faces.cli.printing, sightline.kit.config.
+Covers: sightline.faces.cli.doctor, sightline.faces.cli.duplicates, sightline.faces.cli.printing,
+sightline.kit.config.
 """
 
 import json

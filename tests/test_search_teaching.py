@@ -1,4 +1,7 @@
-"""Words of one's own. Covers: sightline.core.search.background."""
+"""Words of one's own, and what they are told apart from.
+
+Covers: sightline.core.search.background.
+"""
 
 from dataclasses import replace
 
