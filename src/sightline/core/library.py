@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, Part, SearchConfig
+    from sightline.core.search.engine import Hits, Match, Part, SearchConfig
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, Hit, ModelIdentity
+    from sightline.core.types import Caption, ModelIdentity
 
 _MODEL_SETTING = "model"
 
@@ -229,18 +229,28 @@ class Library:
         match: Match = "pictures",
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
-    ) -> list[Hit]:
+        hub_correction: bool = True,
+        min_probability: float | None = None,
+    ) -> Hits:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
-        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`.
-        Raises InputError for a broken query or filter.
+        `add` and `subtract` are further parts. `match` is `pictures` (cosine), `captions` (full text) or `both`. The
+        answer is a list whose `verdict` says whether anything matches; it has `top` hits all the same, unless they are
+        to have a `min_probability`. Raises InputError for a broken query or filter.
         """
         from sightline.core.search.engine import SearchConfig, parse_query
 
-        settings = SearchConfig(top=top, where=where, min_similarity=min_similarity, match=match)
+        settings = SearchConfig(
+            top=top,
+            where=where,
+            min_similarity=min_similarity,
+            match=match,
+            hub_correction=hub_correction,
+            min_probability=min_probability,
+        )
         return self._search(parse_query(query, add=add, subtract=subtract), settings)
 
-    def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
+    def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> Hits:
         """Images most like another one, which need not be in the library and is left out itself."""
         from sightline.core.search.engine import Part, SearchConfig
 
@@ -249,10 +259,14 @@ class Library:
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
 
-    def _search(self, parts: Sequence[Part], config: SearchConfig) -> list[Hit]:
-        from sightline.core.search.engine import search
+    def _search(self, parts: Sequence[Part], config: SearchConfig) -> Hits:
+        from sightline.core.indexing.hubs import fill_aside
+        from sightline.core.search.engine import Hits, search
 
-        return search(self.store, self.encoder, parts, config=config) if self._require_vectors() else []
+        if not self._require_vectors():
+            return Hits()
+        fill_aside(self.store, self.encoder)
+        return search(self.store, self.encoder, parts, config=config)
 
     def duplicates(self, *, min_similarity: float | None = None) -> list[DuplicateGroup]:
         """Groups of exact copies; with a similarity (0.95, say) also of near ones."""

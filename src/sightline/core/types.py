@@ -94,6 +94,8 @@ class Embedding:
     model: str
     vector: Float32Array
     precision: Precision = "fp32"
+    hubness: float | None = None
+    """How near it lies to what people ask in general, where the model has a bank that tells (`core.models.bank`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +118,8 @@ class Hit:
     """Cosine to the query in [-1, 1]; higher is closer."""
     caption: str | None = None
     """The image's best caption where one is stored."""
+    probability: float | None = None
+    """How probable it is that it shows what was asked; None where that can't be told, as for queries with images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,16 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sightline.core.images.files import is_image_name
+from sightline.core.models.bank import HUB_WEIGHT, load_bank
+from sightline.core.models.inputs import read_text
+from sightline.core.search.relevance import DEFAULT, SAMPLED_ROWS, Calibration, Context, Judge, Verdict
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import expand, is_file
@@ -28,6 +32,7 @@ from sightline.kit.config import expand, is_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sightline.core.models.bank import Bank
     from sightline.core.models.base import Encoder
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord
@@ -55,14 +60,28 @@ class SearchConfig:
     """Hits below this cosine are left out. None keeps all: no constant fits every query."""
     match: Match = "pictures"
     """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+    hub_correction: bool = True
+    """Images that lie near to everything are ranked lower, where the model has a bank that knows them."""
+    min_probability: float | None = None
+    """Hits of less probability than this are left out; None keeps all."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise InputError(f"top is {self.top}; it must be at least 1.")
         if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
             raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise InputError(f"min_probability is {self.min_probability:g}; a probability lies between 0 and 1.")
         if self.match not in ("pictures", "captions", "both"):
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
+
+
+class Hits(list[Hit]):
+    """Hits, best first, with what is to be said of the query as a whole."""
+
+    def __init__(self, hits: Iterable[Hit] = (), *, verdict: Verdict | None = None) -> None:
+        super().__init__(hits)
+        self.verdict = verdict or Verdict()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,25 +93,95 @@ class Query:
     """Those of the positive parts, for full text."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
+    texts: tuple[str, ...] = ()
+    """All parts that are words."""
+    words_share: float = 0.0
+    """How much of the positive parts' weight is words: an image's likeness to images needs no correction for hubs."""
+    bank: Bank | None = None
+    """The model's."""
+    knows_hubs: bool = False
+    """True where all of the library's images were measured with it."""
+
+    @property
+    def hub_weight(self) -> float:
+        """The part of its hubness that an image's cosine is lowered by, where hubs are corrected."""
+        return HUB_WEIGHT * self.words_share if self.knows_hubs else 0.0
 
 
-def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> list[Hit]:
-    """Hits, best first. An image of the query that is in the library is not among them.
+def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> Hits:
+    """Hits, best first, with a verdict. An image of the query that is in the library is not among them.
 
-    Raises InputError for a broken filter or an image that can't be read, and for full text without words.
+    Raises InputError for a broken filter or an image that can't be read, for full text without words, and for a minimum
+    probability of a query with images, whose likeness is of another kind.
     """
-    return make_hits(store, rank(store, encoder.card.name, prepare(store, encoder, parts), config=config))
+    query = prepare(store, encoder, parts)
+    found = rank(store, encoder.card.name, query, config=config)
+    judge = make_judge(store, encoder, query, config=config)
+    ratings = judge.rate(scores := score(store, encoder.card.name, query, found))
+    if config.min_probability is not None:
+        kept = [
+            place for place, rating in enumerate(ratings) if rating is not None and rating >= config.min_probability
+        ]
+        found, ratings = [found[place] for place in kept], [ratings[place] for place in kept]
+    return Hits(make_hits(store, found, ratings), verdict=judge.conclude(max(scores, default=None)))
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     """Parts -> what can be ranked. Raises InputError for an image that can't be read, StoreError for no such row."""
     own_rows = [_find_row(store, part) for part in parts]
+    bank = load_bank(encoder)
+    positive = [part for part in parts if part.weight > 0]
     vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
     return Query(
         vector_D=combine(vectors_PD, [part.weight for part in parts]),
-        words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
+        words=" ".join(part.text for part in positive if part.text is not None),
         exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
+        texts=tuple(part.text for part in parts if part.text is not None),
+        words_share=_share_of_words(positive or parts),
+        bank=bank,
+        knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
     )
+
+
+def _share_of_words(parts: Sequence[Part]) -> float:
+    weights = [(abs(part.weight), part.text is not None) for part in parts]
+    return sum(weight for weight, is_text in weights if is_text) / sum(weight for weight, _ in weights)
+
+
+def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchConfig) -> Judge:
+    """What rates the hits of a query, from the library under the filter and from the model's bank.
+
+    Raises InputError as `Store.query` does, and for a minimum probability of a query with images; ModelError for a
+    calibration that the model's card has wrong.
+    """
+    card = encoder.card
+    if query.words_share < 1:
+        if config.min_probability is not None:
+            raise InputError("Only queries of words have hits with a probability; leave min_probability out.")
+        return Judge(model=card.name)
+    readings = [reading for text in query.texts if (reading := read_text(encoder, text)) is not None]
+    calibration = Calibration.from_card(card.relevance, model=card.name)
+    if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
+        calibration = DEFAULT
+    images, sample_S = store.background(
+        query.vector_D, SAMPLED_ROWS, model=card.name, where=config.where, hub_weight=query.hub_weight
+    )
+    context = Context.make(
+        query.vector_D,
+        sample_S,
+        images=images,
+        tokens=sum(reading.read for reading in readings) or len(" ".join(query.texts).split()),
+        bank=query.bank,
+        hub_weight=query.hub_weight,
+    )
+    by_sight = config.match == "pictures"
+    return Judge(model=card.name, calibration=calibration, context=context, readings=readings, by_sight=by_sight)
+
+
+def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, float]]) -> list[float]:
+    """What a judge rates rows by: their cosines, less the correction for hubs, however they were ranked."""
+    hubness = store.hubness(model, [row for row, _ in found]) if query.hub_weight else {}
+    return [cosine - query.hub_weight * hubness.get(row, 0.0) for row, cosine in found]
 
 
 def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
@@ -100,14 +189,21 @@ def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> lis
 
     Raises InputError for a broken filter, and for full text without words.
     """
+    nearest = partial(
+        store.query,
+        query.vector_D,
+        model=model,
+        where=config.where,
+        exclude=query.exclude,
+        hub_weight=query.hub_weight if config.hub_correction else 0.0,
+    )
     if config.match == "pictures":
-        found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
+        found = nearest(config.top)
     else:
         ids = _rank_by_words(store, query, config)
         if config.match == "both":
             depth = max(config.top, _FUSION_DEPTH)
-            near = store.query(query.vector_D, depth, model=model, where=config.where, exclude=query.exclude)
-            ids = fuse_rankings([[row for row, _ in near], ids])
+            ids = fuse_rankings([[row for row, _ in nearest(depth)], ids])
         found = _similarities(store, model, query.vector_D, ids[: config.top])
     if config.min_similarity is not None:
         found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
@@ -133,13 +229,20 @@ def combine(vectors_PD: NDArray[np.float32], weights: Sequence[float]) -> NDArra
     return _direction(subject_D + away_D - (away_D @ subject_D) * subject_D)
 
 
-def make_hits(store: Store, found: Sequence[tuple[int, float]]) -> list[Hit]:
-    """Rows with similarities -> hits with their records and best captions, in the same order."""
+def make_hits(
+    store: Store, found: Sequence[tuple[int, float]], ratings: Sequence[float | None] | None = None
+) -> list[Hit]:
+    """Rows with similarities, and probabilities if there are some -> hits with their records and best captions."""
     ids = [row for row, _ in found]
     captions = store.captions(ids)
     return [
-        Hit(image=image, similarity=similarity, caption=captions[row][0].text if captions[row] else None)
-        for image, (row, similarity) in zip(store.get(ids), found, strict=True)
+        Hit(
+            image=image,
+            similarity=similarity,
+            caption=captions[row][0].text if captions[row] else None,
+            probability=rating,
+        )
+        for image, (row, similarity), rating in zip(store.get(ids), found, ratings or [None] * len(found), strict=True)
     ]
 
 

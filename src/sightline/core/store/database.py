@@ -196,10 +196,13 @@ def _run_script(name: str, db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (partial(_run_script, "schema_1.sql"), partial(_run_script, "schema_2.sql"))
+MIGRATIONS: tuple[Migration, ...] = tuple(
+    partial(_run_script, name) for name in ("schema_1.sql", "schema_2.sql", "schema_3.sql")
+)
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
 
 OLDEST_READABLE = 1
-"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source."""
+"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source, and vectors
+without a hubness rank by cosine alone."""

@@ -179,9 +179,9 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         PartRequest(text=part.text, id=part.image_id, upload=_keep_upload(library, part.image), weight=part.weight)
         for part in request.parts
     ]
-    return _search(
-        library, request, join_parts(request.query, parts), min_similarity=request.min_similarity, match=request.match
-    )
+    names = ("min_similarity", "match", "min_probability", "hub_correction")
+    how = {name: getattr(request, name) for name in names}
+    return _search(library, request, join_parts(request.query, parts), **how)
 
 
 @_tool("Similar images")

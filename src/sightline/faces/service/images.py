@@ -51,8 +51,13 @@ def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
     return f"/api/images/{record.id}/thumbnail?v={record.content_hash[:8]}{of}"
 
 
-def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -> list[HitAnswer]:
-    """Rows with their similarities as hits, in the same order; rows that are gone by now are left out."""
+def show_hits(
+    library: OpenLibrary, found: Sequence[tuple[int, float | None]], ratings: Sequence[float | None] | None = None
+) -> list[HitAnswer]:
+    """Rows with their similarities, and probabilities if there are some, as hits in the same order.
+
+    Rows that are gone by now are left out.
+    """
     records = library.records([row for row, _ in found])
     captions = library.store.captions(list(records))
     placeholders = library.thumbnails.placeholders({record.content_hash for record in records.values()})
@@ -64,13 +69,14 @@ def show_hits(library: OpenLibrary, found: Sequence[tuple[int, float | None]]) -
             width=record.info.width,
             height=record.info.height,
             similarity=similarity,
+            probability=rating,
             caption=captions[row][0].text if captions[row] else None,
             taken_at=record.info.taken_at,
             content_hash=record.content_hash,
             thumbnail=thumbnail_address(record, library),
             placeholder=placeholders.get(record.content_hash),
         )
-        for row, similarity in found
+        for (row, similarity), rating in zip(found, ratings or [None] * len(found), strict=True)
         if (record := records.get(row)) is not None
     ]
 

@@ -88,6 +88,12 @@ class HitAnswer(Model):
     width: int = Field(description="Of the upright picture, in pixels.", examples=[4000])
     height: int = Field(examples=[3000])
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
+    probability: float | None = Field(
+        default=None,
+        description="How probable it is that it shows what was asked; null where that can't be told, as for queries "
+        "with images.",
+        examples=[0.83],
+    )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
     taken_at: str | None = Field(examples=["2024-05-01T12:30:00"])
     content_hash: str = Field(examples=["5f1d7a84db00d2fce00b31a7fc73224f"])
@@ -95,6 +101,23 @@ class HitAnswer(Model):
     placeholder: str | None = Field(
         description="A blurred picture of some pixels, as a `data:` address; null until its thumbnail is made.",
         examples=["data:image/webp;base64,UklGRjwAAABXRUJQVlA4IDAAAADwAQCdASoKAAcAAMASJQBOgBukhFcAAP7+"],
+    )
+
+
+class VerdictAnswer(Model):
+    """What is to be said of a query as a whole."""
+
+    present: float | None = Field(
+        description="How probable it is that the images under the filter show what was asked; null where that can't be "
+        "told.",
+        examples=[0.91],
+    )
+    matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
+    unlikely_below: float = Field(
+        description="Hits of a lower probability are less likely: what a page may fold.", examples=[0.1]
+    )
+    notices: list[str] = Field(
+        description="Sentences for the user: nothing matches, words that the model doesn't know, a query that was cut."
     )
 
 
@@ -108,6 +131,7 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
+    verdict: VerdictAnswer | None = Field(default=None, description="Null without a query.")
 
 
 class UploadAnswer(Model):

@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from sightline.core.search.engine import Match, Part, Query, SearchConfig, embed_pixels, parse_query, prepare, rank
+from sightline.core.indexing.hubs import fill_aside
+from sightline.core.search.engine import (
+    Match,
+    Part,
+    Query,
+    SearchConfig,
+    embed_pixels,
+    make_judge,
+    parse_query,
+    prepare,
+    rank,
+    score,
+)
+from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict
 from sightline.errors import InputError
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
@@ -29,6 +42,7 @@ from sightline.faces.service.schemas import (
     PartRequest,
     QueryPart,
     SearchAnswer,
+    VerdictAnswer,
 )
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
@@ -54,6 +68,8 @@ class Asked:
     where: str | None = None
     min_similarity: float | None = None
     match: Match = "pictures"
+    hub_correction: bool = True
+    min_probability: float | None = None
 
     @property
     def digest(self) -> str:
@@ -62,7 +78,14 @@ class Asked:
 
     def config(self, top: int) -> SearchConfig:
         """The engine's configuration for it, `top` rows deep."""
-        return SearchConfig(top=max(top, 1), where=self.where, min_similarity=self.min_similarity, match=self.match)
+        return SearchConfig(
+            top=max(top, 1),
+            where=self.where,
+            min_similarity=self.min_similarity,
+            match=self.match,
+            hub_correction=self.hub_correction,
+            min_probability=self.min_probability,
+        )
 
 
 def join_parts(
@@ -109,13 +132,23 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
     return SearchAnswer(
-        hits=show_hits(library, found),
+        hits=show_hits(library, found, ranking.rate(found)),
         next=write_cursor(following) if found and end < total else None,
         total=total,
         took_ms=round((time.perf_counter() - start_s) * 1000, 2),
         model=asked.model,
         parts=[_show_part(library, part) for part in asked.parts],
         note=_explain_nothing(library, asked) if total == 0 else None,
+        verdict=None if ranking.verdict is None else _show_verdict(ranking.verdict),
+    )
+
+
+def _show_verdict(verdict: Verdict) -> VerdictAnswer:
+    return VerdictAnswer(
+        present=verdict.present,
+        matches=verdict.matches,
+        unlikely_below=UNLIKELY_BELOW,
+        notices=list(verdict.notices),
     )
 
 
@@ -139,13 +172,29 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
         return Ranking.of_rows(np.empty(0, dtype=np.int64))
     encoder = library.checked_encoder(asked.model)
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
+    fill_aside(store, encoder)
     available, total = _count(library, asked, query)
+    judge = make_judge(store, encoder, query, config=asked.config(1))
+
+    def scores(found: Found) -> list[float]:
+        rows = [(row, similarity or 0.0) for row, similarity in found]
+        return score(store, asked.model, query, rows)
 
     def rank_to(depth: int) -> Found:
-        return [*rank(store, asked.model, query, config=asked.config(depth))]
+        found: Found = [*rank(store, asked.model, query, config=asked.config(depth))]
+        if asked.min_probability is None:
+            return found
+        return [
+            one
+            for one, rating in zip(found, judge.rate(scores(found)), strict=True)
+            if rating is not None and rating >= asked.min_probability
+        ]
 
-    ranking = Ranking(rank_to, available=available, total=total, by_cosine=asked.match == "pictures")
-    ranking.page(0, 1)  # a broken query fails before it is kept
+    in_order = asked.match == "pictures" and (asked.hub_correction or asked.min_probability is None)
+    ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
+    best = ranking.page(0, 1)  # a broken query fails before it is kept
+    ranking.rate = lambda found: judge.rate(scores(found))
+    ranking.verdict = judge.conclude(next(iter(scores(best)), None))
     return ranking
 
 
@@ -160,7 +209,7 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
         rows = len(store.ids(where=asked.where))
         ids = store.ids(where=asked.where, model=asked.model)
         embedded, own = len(ids), len(query.exclude.intersection(ids.tolist()))
-    known = asked.min_similarity is None and asked.match != "captions"
+    known = asked.min_similarity is None and asked.min_probability is None and asked.match != "captions"
     return rows, embedded - own if known else None
 
 
@@ -194,6 +243,8 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
         return "No caption and no file name holds these words."
+    if asked.min_probability is not None:
+        return f"No image is right with a probability of {asked.min_probability:g} or more."
     return _explain_minimum(library, asked) or "There is no other image."
 
 

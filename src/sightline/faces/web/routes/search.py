@@ -101,6 +101,10 @@ async def search(
     match: Annotated[
         Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
     ] = "pictures",
+    min_probability: Annotated[
+        float | None, Query(ge=0, le=1, description="Leave out hits that are less likely right.")
+    ] = None,
+    hub_correction: Annotated[bool, Query(description="Rank images lower that lie near to everything.")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> SearchAnswer:
@@ -111,6 +115,8 @@ async def search(
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
         match=match,
+        min_probability=min_probability,
+        hub_correction=hub_correction,
     )
 
     def find() -> SearchAnswer:

@@ -54,6 +54,7 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} similarity
+ * @property {number | null} probability
  * @property {string | null} caption
  * @property {string | null} taken_at
  * @property {string} content_hash
@@ -148,6 +149,7 @@
  * @property {string} model
  * @property {QueryPart[]} parts
  * @property {string | null} note
+ * @property {Verdict | null} verdict
  *
  * @typedef {object} SkippedFile
  * @property {string} path
@@ -166,6 +168,12 @@
  * @property {number} size_bytes
  * @property {string} version
  * @property {string[]} pages
+ *
+ * @typedef {object} Verdict
+ * @property {number | null} present
+ * @property {boolean} matches
+ * @property {number} unlikely_below
+ * @property {string[]} notices
  */
 
 export {};
