@@ -28,6 +28,7 @@ from report import Row, paired, seconds, show
 from search_library import FILTERS, TOP, Flat, Plain, Space, exact_ids, fill, kept_rows, recall_percent
 
 from sightline.core.library import Library
+from sightline.core.models.bank import HUB_WEIGHT
 from sightline.core.models.loading import load_encoder
 from sightline.core.store.sqlite import open_store
 
@@ -93,7 +94,7 @@ class _Bench:
 
     def vectors(self) -> list[Row]:
         """From a query vector to hits."""
-        rows = []
+        rows = [self._hubs()]
         for label, where in FILTERS.items():
             kept = kept_rows(self.folder, where, self.count)
             ask = partial(self.ask, where=where)
@@ -126,6 +127,12 @@ class _Bench:
                 )
             )
         return rows
+
+    def _hubs(self) -> Row:
+        """What the correction for hubs costs: ours with it beside ours without."""
+        corrected = partial(self.store.query, k=TOP, model=self.model, hub_weight=HUB_WEIGHT)
+        timing = _in_turns(corrected, self.ask, self.queries, pairs=40)
+        return _row(f"vector to hits, {self.size}, hubs corrected", timing, "by cosine alone", goal_ms=15)
 
     def words(self) -> list[Row]:
         """From words to hits with their records, the model loaded."""

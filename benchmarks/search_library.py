@@ -64,6 +64,7 @@ def fill(folder: Path, chunks: Iterator[np.ndarray], identity: ModelIdentity | N
     db = sqlite3.connect(folder / "library.db")
     generation = db.execute("select generation from models").fetchone()[0]
     db.execute("insert into roots (id, path) values (1, '/photos')")
+    db.execute("update models set hub_bank = 'bank'")
     first = 1
     for rows_ND in chunks:
         ids = range(first, first + len(rows_ND))
@@ -72,8 +73,8 @@ def fill(folder: Path, chunks: Iterator[np.ndarray], identity: ModelIdentity | N
             [_image(id_) for id_ in ids],
         )
         halves_ND = rows_ND.astype("<f2")
-        vectors = ((id_, generation, halves_ND[i].tobytes()) for i, id_ in enumerate(ids))
-        db.executemany("insert into vectors values (?, 1, ?, 'fp32', ?)", vectors)
+        vectors = ((id_, generation, halves_ND[i].tobytes(), id_ % 997 / 2000) for i, id_ in enumerate(ids))
+        db.executemany("insert into vectors values (?, 1, ?, 'fp32', ?, ?)", vectors)
         first = ids.stop
         yield rows_ND
     db.commit()

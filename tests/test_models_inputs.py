@@ -8,7 +8,7 @@ import pytest
 
 from model_folders import TEXTS, write_clip_tokenizer
 from sightline.core.models.cards import TextSpec
-from sightline.core.models.inputs import Tokenizer
+from sightline.core.models.inputs import TextReading, Tokenizer
 from sightline.errors import ModelError
 
 BOS, EOS = 598, 599
@@ -74,6 +74,19 @@ def test_the_two_file_formats_of_clip_agree_with_transformers(tmp_path):
 def test_bert_words_are_split_and_wrapped(bert):
     assert bert.ids("Dogs RUNNING") == [2, 6, 7, 11, 12, 3]
     assert bert.encode(["a dog in a dog in a dog"]).tolist() == [[2, 5, 6, 8, 5, 6, 8, 3]]
+
+
+def test_a_reading_tells_of_unknown_words_and_of_what_is_cut(bert):
+    reading = bert.read("a dog in the snow")
+    assert (reading.tokens, reading.read, reading.words, reading.unknown) == (5, 5, 5, ("the",))
+    assert bert.read("dogs in snow, running in snow") == TextReading(tokens=9, read=6, words=6, unknown=())
+    assert bert.read("犬").unknown == ("犬",)
+    assert bert.read("").unknown == ()
+
+
+def test_a_word_that_falls_into_letters_is_unknown(clip):
+    assert clip.read("犬").unknown == ("犬",)
+    assert clip.read("a dog").unknown == ()
 
 
 def test_fixed_padding_fills_the_context_and_lowercase_comes_first(tmp_path):

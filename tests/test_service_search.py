@@ -277,7 +277,10 @@ def test_pages_hold_every_row_once_in_order_however_deep_and_however_often_forgo
             at_once, _ = page_through(client, 500, **params)
             assert [hit["id"] for hit in at_once] == [hit["id"] for hit in hits]
             if "where" not in params and "match" not in params:
-                similarities = [hit["similarity"] for hit in hits]
+                ratings = [hit["probability"] for hit in hits]
+                assert ratings == sorted(ratings, reverse=True)
+                plainly, _ = page_through(client, 37, **params, hub_correction=False)
+                similarities = [hit["similarity"] for hit in plainly]
                 assert similarities == sorted(similarities, reverse=True)
             first = ask(client, limit=300, **params)
             library.rankings = Rankings()  # as if 64 others had come since, or the server had been started again
@@ -392,3 +395,33 @@ def test_the_model_that_searches_use_can_be_named(tmp_path, client):
     assert ask(client, q="cat", model="starter")["model"] == "starter"
     upload = client.post("/api/uploads", files={"file": image_bytes()}, params={"model": "starter"})
     assert upload.json()["thumbnail"].startswith("data:image/webp;base64,")
+
+
+def test_a_query_has_a_verdict_and_a_minimum_probability_shortens_the_list(client):
+    answer = ask(client, q="a horse")
+    assert set(answer["verdict"]) == {"present", "matches", "unlikely_below", "notices"}
+    assert 0 < answer["verdict"]["present"] < 1
+    ratings = [hit["probability"] for hit in answer["hits"]]
+    least = (ratings[1] + ratings[2]) / 2
+    assert [hit["id"] for hit in ask(client, q="a horse", min_probability=least)["hits"]] == [
+        hit["id"] for hit in answer["hits"][:2]
+    ]
+    nothing = ask(client, q="a horse", min_probability=1)
+    assert nothing["total"] == 0
+    assert nothing["note"] == "No image is right with a probability of 1 or more."
+
+
+def test_nothing_matches_gibberish_and_the_list_is_whole(client):
+    answer = ask(client, q="xqzv blorf")
+    assert answer["total"] == 15
+    assert "The model starter doesn't know these words: xqzv, blorf." in answer["verdict"]["notices"]
+
+
+def test_images_have_neither_probability_nor_verdict_and_none_can_be_asked(client):
+    like = id_of(client, "hopper.jpg")
+    answer = ask(client, like=like)
+    assert {hit["probability"] for hit in answer["hits"]} == {None}
+    assert answer["verdict"]["present"] is None
+    assert answer["verdict"]["matches"]
+    assert ask(client)["verdict"] is None
+    assert "Only queries of words" in ask(client, 422, like=like, min_probability=0.5)["detail"]

@@ -151,7 +151,7 @@ def test_the_matrix_is_kept_in_a_file_and_mapped_by_the_next_opening(library, fi
     with open_store(library) as store:
         check(store)
     assert fetched == [200]
-    assert file.stat().st_size == 64 + 200 * (16 + DIM)
+    assert file.stat().st_size == 64 + 200 * (20 + DIM)
     with open_store(library, read_only=True) as store:
         check(store)
         (rows,) = store._matrices._loaded[1].blocks

@@ -324,6 +324,79 @@ def test_missing_vectors_names_rows_without_one(store):
     assert store.missing_vectors("m", Path("/nowhere")) == set()
 
 
+def hub_library(store):
+    """Three images, of which the second lies nearest to the query (1,) but is a hub."""
+    store.add_model(identity())
+    ids = store.upsert([entry("a.jpg", 9, 4), entry("b.jpg", 9, 1), entry("c.jpg", 0, 1)])
+    store.put_hubness("m", "bank", dict(zip(ids, (0.1, 0.6, 0.2), strict=True)))
+    return ids
+
+
+def test_hubs_are_ranked_lower_by_their_weight_and_keep_their_cosine(store):
+    first, hub, far = hub_library(store)
+    assert [id_ for id_, _ in store.query(unit(1), 3, model="m")] == [hub, first, far]
+    cosines = dict(store.query(unit(1), 3, model="m"))
+    assert store.query(unit(1), 3, model="m", hub_weight=0.5) == [(id_, cosines[id_]) for id_ in (first, hub, far)]
+    assert [id_ for id_, _ in store.query(unit(1), 1, model="m", hub_weight=0.5, where="name = 'b.jpg'")] == [hub]
+    assert [id_ for id_, _ in store.query(unit(1), 1, model="m", hub_weight=0.5, exclude=[first])] == [hub]
+
+
+def test_hubs_are_corrected_for_all_images_or_for_none(store):
+    first, hub, _ = hub_library(store)
+    assert store.knows_hubness("m", "bank")
+    (late,) = store.upsert([entry("d.jpg", 1, 1)])
+    assert store.missing_hubness("m", "bank").tolist() == [late]
+    assert not store.knows_hubness("m", "bank")
+    assert store.query(unit(1), 1, model="m", hub_weight=0.5)[0][0] == hub
+    store.put_hubness("m", "bank", {late: 0.0})
+    assert store.query(unit(1), 1, model="m", hub_weight=0.5)[0][0] == first
+
+
+def test_another_bank_replaces_what_the_former_measured(store):
+    ids = hub_library(store)
+    assert not store.knows_hubness("m", "other")
+    assert store.missing_hubness("m", "other").tolist() == ids
+    store.put_hubness("m", "other", {ids[0]: 0.3})
+    assert store.hubness("m", ids) == {ids[0]: 0.3}
+    assert store.missing_hubness("m", "bank").tolist() == ids
+
+
+def test_the_hubness_of_an_embedding_is_kept_and_goes_with_it(store, reopen):
+    store.add_model(identity())
+    store.put_hubness("m", "bank", {})
+    measured = Entry(image=record("a.jpg"), embeddings=[replace(embedding(1), hubness=0.25)])
+    (id_,) = store.upsert([measured])
+    assert reopen().hubness("m", [id_]) == {id_: 0.25}
+    (copy,) = store.upsert([entry("copy.jpg", content_hash=record("a.jpg").content_hash)])
+    twin = Entry(image=record("twin.jpg", content_hash=record("a.jpg").content_hash), same_pixels_as=id_)
+    (twin_id,) = store.upsert([twin])
+    assert store.hubness("m", [copy, twin_id]) == {twin_id: 0.25}
+    store.upsert([entry("a.jpg", 0, 1)])
+    assert store.hubness("m", [id_]) == {}, "another vector, which nobody measured"
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_a_number_that_is_no_mean_of_cosines_is_refused(store, value):
+    ids = hub_library(store)
+    with pytest.raises(StoreError, match="mean of cosines"):
+        store.put_hubness("m", "bank", {ids[0]: value})
+    assert store.hubness("m", ids[:1]) == {ids[0]: 0.1}
+
+
+def test_a_sample_stands_for_the_rows_under_a_filter(store):
+    store.add_model(identity())
+    assert store.background(unit(1), 5, model="m")[0] == 0
+    ids = store.upsert([entry(f"{n:02}.jpg", n, 10 - n) for n in range(10)])
+    store.put_hubness("m", "bank", dict.fromkeys(ids, 0.2))
+    count, all_S = store.background(unit(1), 100, model="m")
+    exact = dict(store.query(unit(1), 10, model="m"))
+    assert count == 10
+    np.testing.assert_allclose(all_S, [exact[id_] for id_ in ids], atol=0.01)
+    count, some_S = store.background(unit(1), 2, model="m", where="name >= '05.jpg'", hub_weight=0.5)
+    assert count == 5
+    np.testing.assert_allclose(some_S, [exact[ids[5]] - 0.1, exact[ids[9]] - 0.1], atol=0.01)
+
+
 def test_models_live_side_by_side_and_one_is_dropped_alone(store):
     store.add_model(identity())
     store.add_model(identity("n"))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Match, SearchConfig
+    from sightline.core.search.engine import Hits, Match, SearchConfig
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
     from sightline.core.search.set_aside import MoveReport
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, Hit, ModelIdentity, TaughtWord
+    from sightline.core.types import Caption, ModelIdentity, TaughtWord
     from sightline.kit.work import Progress
 
 _MODEL_SETTING = "model"
@@ -251,21 +251,32 @@ class Library:
         unlike: Sequence[str | Path] = (),
         rerank: int = 0,
         reranker: str | None = None,
-    ) -> list[Hit]:
+        hub_correction: bool = True,
+        min_probability: float | None = None,
+    ) -> Hits:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
         `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
         of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
         `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
         with `each_copy` one each. The first `rerank` are read again by `reranker`, a matcher or a captioner (default:
-        `blip-itm-base` where it can run now, else the default captioner). Raises InputError for a broken query or
-        filter and for an image that isn't there or can't be read, ModelError for the reranker.
+        `blip-itm-base` where it can run now, else the default captioner). The answer is a list whose `verdict` says
+        whether anything matches; it has `top` hits all the same, unless they are to have a `min_probability`. Raises
+        InputError for a broken query or filter and for an image that isn't there or can't be read, ModelError for the
+        reranker.
         """
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part, parse_query
 
         settings = SearchConfig(
-            top=top, where=where, min_similarity=min_similarity, match=match, each_copy=each_copy, rerank=rerank
+            top=top,
+            where=where,
+            min_similarity=min_similarity,
+            match=match,
+            each_copy=each_copy,
+            rerank=rerank,
+            hub_correction=hub_correction,
+            min_probability=min_probability,
         )
         marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
         marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
@@ -278,7 +289,7 @@ class Library:
             return path
         raise InputError(f"There is no picture {path}, and none in this library. Mark one that a search has found.")
 
-    def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> list[Hit]:
+    def similar(self, image: str | Path, *, top: int = 10, where: str | None = None) -> Hits:
         """Images most like another one, which need not be in the library and is left out itself."""
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part
@@ -288,11 +299,13 @@ class Library:
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
 
-    def _search(self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None) -> list[Hit]:
-        from sightline.core.search.engine import search
+    def _search(self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None) -> Hits:
+        from sightline.core.indexing.hubs import fill_aside
+        from sightline.core.search.engine import Hits, search
 
         if not self._require_vectors():
-            return []
+            return Hits()
+        fill_aside(self.store, self.encoder)
         return search(self.store, self.encoder, parts, config=config, look_again=lambda: self.second_look(reranker))
 
     def second_look(self, reranker: str | None = None) -> SecondLook:

@@ -94,6 +94,8 @@ class Embedding:
     model: str
     vector: Float32Array
     precision: Precision = "fp32"
+    hubness: float | None = None
+    """How near it lies to what people ask in general, where the model has a bank that tells (`core.models.bank`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +120,8 @@ class Hit:
     """The image's best caption where one is stored."""
     copies: int = 0
     """Other images of the library with the same bytes, which this one stands for."""
+    probability: float | None = None
+    """How probable it is that it shows what was asked; None where that can't be told, as for queries with images."""
 
 
 MAX_EXAMPLES = 100

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from sightline.core.indexing.hubs import fill_hubness
 from sightline.core.indexing.plan import Planner
 from sightline.core.indexing.reading import FileReader, Reading
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
+from sightline.core.models.bank import load_bank
 from sightline.core.store.base import Failure
 from sightline.core.types import Embedding
 from sightline.kit.work import uninterrupted
@@ -82,6 +84,8 @@ def index(
         meter.total = plan.tasks.left
         _Pipeline(store, encoder, plan=plan, config=config, report=report).run(meter)
         if not report.interrupted:
+            if (bank := load_bank(encoder)) is not None:
+                fill_hubness(store, encoder.card.name, bank)
             forget_lost(store, plan, report, prune=config.remove_missing == "always")
             meter.tick(force=True)
     except KeyboardInterrupt:
@@ -96,15 +100,15 @@ def index(
 def _make_room(store: Store, encoder: Encoder, report: IndexReport) -> None:
     identity = encoder.identity
     former = store.models().get(identity.name)
-    if former == identity:
-        return
-    if former is not None and encoder.card.source == "package":
+    if former not in (None, identity) and encoder.card.source == "package":
         aside = store.set_model_aside(identity.name)
         report.warnings.append(
             f"The library held vectors of an older {identity.name}. They are kept as {aside}, and the pictures are "
             f"embedded anew; `sightline remove --model {aside}` drops the old ones."
         )
     store.add_model(identity)
+    if (bank := load_bank(encoder)) is not None and not store.knows_hubness(identity.name, bank.id):
+        store.put_hubness(identity.name, bank.id, {})  # what another bank measured is forgotten
 
 
 class _Pipeline:
@@ -286,6 +290,7 @@ class BatchEmbedder:
     def __init__(self, encoder: Encoder, *, max_batch_size: int) -> None:
         self._encoder = encoder
         self._model = encoder.card.name
+        self._bank = load_bank(encoder)
         self._max_batch_size = max_batch_size
         self._contents: dict[str, _Content] = {}
         self._waiting: list[_Content] = []
@@ -331,8 +336,11 @@ class BatchEmbedder:
         self.seconds += elapsed_s
         self.embedded += len(batch)
         self._resize(elapsed_s / len(batch))
-        for content, vector_D in zip(batch, vectors_BD, strict=True):
-            embedding = Embedding(model=self._model, vector=vector_D, precision=self._encoder.precision)
+        hubness_B = [None] * len(batch) if self._bank is None else self._bank.measure(vectors_BD).tolist()
+        for content, vector_D, hubness in zip(batch, vectors_BD, hubness_B, strict=True):
+            embedding = Embedding(
+                model=self._model, vector=vector_D, precision=self._encoder.precision, hubness=hubness
+            )
             content.embedding, content.pixels = embedding, None
             for taker in content.takers:
                 taker(embedding)

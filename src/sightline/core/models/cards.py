@@ -31,7 +31,7 @@ Family = Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captione
 _REQUIRED = ("name", "kind", "family", "image", "text")
 _DESCRIPTION = (
     *("source", "revision", "licence", "paper", "activation", "temperature", "size_bytes"),
-    *("figures", "files", "weights_hash"),
+    *("relevance", "figures", "files", "weights_hash"),
 )
 _IMAGE_KEYS = ("size_px", "resize", "interpolation", "mean", "std")
 _TEXT_KEYS = ("context_length", "pad_id", "bos_id", "eos_id", "padding", "lowercase")
@@ -85,6 +85,8 @@ class ModelCard:
     size_bytes: int | None = None
     """Download size where known."""
     onnx: OnnxExport | None = None
+    relevance: Mapping[str, Any] = field(default_factory=dict)
+    """What turns its cosines into probabilities (`core.search.relevance`); empty where none was fitted."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Published or measured quality, with what it was measured on."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -152,6 +154,7 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
         },
         "text": {key: getattr(card.text, key) for key in _TEXT_KEYS},
         **described,
+        "relevance": dict(card.relevance),
         "figures": dict(card.figures),
         "files": dict(card.files),
     }
@@ -163,6 +166,9 @@ def card_from_json(values: Any, *, origin: str) -> ModelCard:
     _check_choice(values["kind"], get_args(ModelKind), f"{origin}: kind")
     _check_choice(values["family"], get_args(Family), f"{origin}: family")
     dim = values.get("dim")
+    for key in ("relevance", "figures", "files"):
+        if not isinstance(values.get(key) or {}, Mapping):
+            raise ModelError(f"{origin}: {key} is {values[key]!r}; it must be a JSON object.")
     if values["kind"] == "encoder" and not (isinstance(dim, int) and dim > 0):
         raise ModelError(f"{origin}: dim is {dim!r}; an encoder's card needs a positive whole number.")
     text = values["text"]

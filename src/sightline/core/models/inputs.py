@@ -5,8 +5,11 @@ Shape suffixes: B images, b those of a batch, T texts, L length in tokens, S sid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
@@ -16,13 +19,34 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from sightline.core.models.cards import ModelCard, TextSpec
 from sightline.errors import ModelError
 
+if TYPE_CHECKING:
+    from sightline.core.models.base import Encoder
+
 IMAGES_PER_RUN = 32
 TEXTS_PER_RUN = 64
 """Images and texts given to a runtime at once; texts are short."""
 
 
 _CLIP_PATTERN = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+_WORD = re.compile(r"[^\W\d_]+")
+_UNKNOWN_TOKENS = frozenset({"[UNK]", "<unk>"})
+_MOST_PIECES = 0.5
+"""Pieces for each letter of a word that a tokenizer knows at most: more, and it fell apart."""
+
 _CLIP_BOS, _CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReading:
+    """A text as a tokenizer reads it."""
+
+    tokens: int
+    """Word pieces, without those that mark start and end."""
+    read: int
+    """So many of them reach the model."""
+    words: int
+    unknown: tuple[str, ...]
+    """Words that it can't know."""
 
 
 class Tokenizer:
@@ -76,6 +100,24 @@ class Tokenizer:
         prepared = [self._prepare(text) for text in texts]
         rows = [list(found.ids) for found in self._backend.encode_batch(prepared, add_special_tokens=add_special)]
         return [self._marked(ids) for ids in rows] if add_special else rows
+
+    def read(self, text: str) -> TextReading:
+        """What of a text reaches the model, and which of its words it can't know."""
+        encoding = self._backend.encode(self._prepare(text), add_special_tokens=False)
+        tokens = len(encoding.ids)
+        room = self.spec.context_length - (len(self.ids("")))
+        words = _WORD.findall(text)
+        return TextReading(
+            tokens=tokens,
+            read=min(tokens, room),
+            words=len(words),
+            unknown=tuple(word for word in words if self._is_unknown(word)),
+        )
+
+    def _is_unknown(self, word: str) -> bool:
+        """True for a word that falls into single letters, or that the vocabulary has no letters for."""
+        pieces = self._backend.encode(self._prepare(word), add_special_tokens=False).tokens
+        return any(piece in _UNKNOWN_TOKENS for piece in pieces) or 1 < len(pieces) > _MOST_PIECES * len(word)
 
     def truncate(self, ids: list[int]) -> list[int]:
         """Ids of one text cut to what the model can read, so that the end token stays."""
@@ -151,6 +193,12 @@ def _bert_backend(vocab_path: Path) -> tokenizers.Tokenizer:
 def _special(backend: tokenizers.Tokenizer, token: str) -> tuple[str, int]:
     """The token with its id, which it has since `add_special_tokens`."""
     return token, backend.get_vocab(with_added_tokens=True)[token]
+
+
+def read_text(encoder: Encoder, text: str) -> TextReading | None:
+    """A text as an encoder's tokenizer reads it; None where that isn't on this machine."""
+    read: Callable[[str], TextReading | None] | None = getattr(encoder, "read_text", None)
+    return None if read is None else read(text)
 
 
 def check_pixels(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> None:

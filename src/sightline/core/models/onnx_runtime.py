@@ -22,6 +22,7 @@ from sightline.core.models.files import find_graphs
 from sightline.core.models.inputs import (
     IMAGES_PER_RUN,
     TEXTS_PER_RUN,
+    TextReading,
     Tokenizer,
     normalise_rows,
     pixel_batches,
@@ -226,6 +227,10 @@ class OnnxEncoder:
             feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
             embeds_TD[chosen] = tower.graph.run(feeds, [tower.output])[tower.output]
         return normalise_rows(embeds_TD)
+
+    def read_text(self, text: str) -> TextReading:
+        """What of a text reaches the model."""
+        return self._tokenizer.read(text)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""

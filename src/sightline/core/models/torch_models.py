@@ -22,7 +22,7 @@ from sightline.core.models.cards import ModelCard
 from sightline.core.models.convolutional import OwnCaptioner
 from sightline.core.models.files import find_weights
 from sightline.core.models.generation import Decoder
-from sightline.core.models.inputs import Tokenizer, normalise_rows, normalised_batches, text_batches
+from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
 from sightline.core.models.lite import comes_as_graphs, load_own_captioner, load_own_clip
 from sightline.core.models.sentences import SentenceWriter
 from sightline.core.types import ModelIdentity, Precision
@@ -66,6 +66,10 @@ class TorchEncoder:
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
         return normalise_rows(self._run_images(pixels_BHW3, output=0))
+
+    def read_text(self, text: str) -> TextReading:
+        """What of a text reaches the model."""
+        return self._tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""

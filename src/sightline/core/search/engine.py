@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from sightline.core.models.bank import HUB_WEIGHT, load_bank
+from sightline.core.models.inputs import read_text
 from sightline.core.search.background import Background
+from sightline.core.search.relevance import DEFAULT, SAMPLED_ROWS, Calibration, Context, Judge, Verdict
 from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.types import Hit
@@ -19,6 +23,7 @@ from sightline.errors import ImageError, InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sightline.core.models.bank import Bank
     from sightline.core.models.base import Encoder
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
@@ -54,16 +59,30 @@ class SearchConfig:
     """True gives each exact copy a place of its own; else the best placed one stands for all."""
     rerank: int = 0
     """Hits at the top that are read again by a model that takes image and words together; 0 reads none again."""
+    hub_correction: bool = True
+    """Images that lie near to everything are ranked lower, where the model has a bank that knows them."""
+    min_probability: float | None = None
+    """Hits of less probability than this are left out; None keeps all."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise InputError(f"top is {self.top}; it must be at least 1.")
         if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
             raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise InputError(f"min_probability is {self.min_probability:g}; a probability lies between 0 and 1.")
         if self.match not in ("pictures", "captions", "both"):
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
         if not 0 <= self.rerank <= MAX_RERANK:
             raise InputError(f"rerank is {self.rerank}; it must be from 0, for no second look, to {MAX_RERANK} hits.")
+
+
+class Hits(list[Hit]):
+    """Hits, best first, with what is to be said of the query as a whole."""
+
+    def __init__(self, hits: Iterable[Hit] = (), *, verdict: Verdict | None = None) -> None:
+        super().__init__(hits)
+        self.verdict = verdict or Verdict()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +98,18 @@ class Query:
     """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
+    words_share: float = 0.0
+    """How much of the parts' weight is words, where nothing else moves the direction; 0 with negative parts beside
+    others, words taught by example and marks. What isn't words needs no correction for hubs and has no probability."""
+    bank: Bank | None = None
+    """The model's."""
+    knows_hubs: bool = False
+    """True where all of the library's images were measured with it."""
+
+    @property
+    def hub_weight(self) -> float:
+        """The part of its hubness that an image's cosine is lowered by, where hubs are corrected."""
+        return HUB_WEIGHT * self.words_share if self.knows_hubs else 0.0
 
 
 def search(
@@ -88,35 +119,46 @@ def search(
     *,
     config: SearchConfig,
     look_again: Callable[[], SecondLook] | None = None,
-) -> list[Hit]:
-    """Hits, best first. An image of the query that is in the library is not among them.
+) -> Hits:
+    """Hits, best first, with a verdict. An image of the query that is in the library is not among them.
 
     `look_again` gives what `config.rerank` needs. Raises InputError for a broken filter or an image that can't be read,
-    and for full text or a second look without words.
+    for full text or a second look without words, and for a minimum probability of anything but words.
     """
     query = prepare(store, encoder, parts)
-    if not config.rerank or look_again is None:
-        return make_hits(store, rank(store, encoder.card.name, query, config=config), each_copy=config.each_copy)
-    require_words(query.text_parts)
-    deeper = replace(config, top=max(config.top, config.rerank))
-    found = rank(store, encoder.card.name, query, config=deeper)
-    head, rest = found[: config.rerank], found[config.rerank :]
-    ids = [row for row, _ in head]
-    records = dict(zip(ids, store.get(ids), strict=True))
-    head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
-    return make_hits(store, [*head, *rest][: config.top], each_copy=config.each_copy)
+    n_again = config.rerank if look_again is not None else 0
+    if n_again:
+        require_words(query.text_parts)
+    found = rank(store, encoder.card.name, query, config=replace(config, top=max(config.top, n_again)))
+    judge = make_judge(store, encoder, query, config=config)
+    scores = score(store, encoder.card.name, query, found)
+    rating_of = {row: rating for (row, _), rating in zip(found, judge.rate(scores), strict=True)}
+    if (least := config.min_probability) is not None:
+        found = [(row, similarity) for row, similarity in found if (rating_of[row] or 0.0) >= least]
+    if n_again and look_again is not None:
+        head, rest = found[:n_again], found[n_again:]
+        ids = [row for row, _ in head]
+        records = dict(zip(ids, store.get(ids), strict=True))
+        head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
+        found = [*head, *rest]
+    hits = make_hits(store, found[: config.top], rating_of, each_copy=config.each_copy)
+    return Hits(hits, verdict=judge.conclude(max(scores, default=None)))
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     """Parts -> what can be ranked. Raises InputError for an image that can't be read, StoreError for no such row."""
     own_rows = [_find_row(store, part) for part in parts]
+    bank = load_bank(encoder)
     known = store.words()
     taught = [find_words(part.text, known) if part.text else [] for part in parts]
     vectors = [_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)]
     vectors_PD = _normalise(np.stack(vectors).astype(np.float64))
     weights_P = np.array([part.weight for part in parts])
     marked_P = np.array([part.is_mark for part in parts])
-    if any(taught) or marked_P.any() or weights_P.min() < 0 < weights_P.max():
+    is_plain = not any(taught) and not marked_P.any() and not weights_P.min() < 0 < weights_P.max()
+    if is_plain:
+        vector_D = combine(vectors_PD, weights_P)
+    else:
         background = Background.measure(store, encoder.card.name)
         directions_PD = np.stack(
             [
@@ -128,8 +170,6 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
         )
         asked_D = aim(background, directions_PD[~marked_P], weights_P[~marked_P])
         vector_D = correct(background, asked_D, vectors_PD[marked_P], weights_P[marked_P] > 0)
-    else:
-        vector_D = combine(vectors_PD, weights_P)
     return Query(
         vector_D=vector_D,
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
@@ -140,7 +180,54 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
             for part, row in zip(parts, own_rows, strict=True)
             if row and row.id is not None and not (part.is_mark and part.weight > 0)
         ),
+        words_share=_share_of_words(parts) if is_plain else 0.0,
+        bank=bank,
+        knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
     )
+
+
+def _share_of_words(parts: Sequence[Part]) -> float:
+    weights = [(abs(part.weight), part.text is not None) for part in parts]
+    return sum(weight for weight, is_text in weights if is_text) / sum(weight for weight, _ in weights)
+
+
+def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchConfig) -> Judge:
+    """What rates the hits of a query, from the library under the filter and from the model's bank.
+
+    Raises InputError as `Store.query` does, and for a minimum probability of a query with images; ModelError for a
+    calibration that the model's card has wrong.
+    """
+    card = encoder.card
+    if query.words_share < 1:
+        if config.min_probability is not None:
+            raise InputError(
+                "Only queries of words alone, without a minus, have hits with a probability; leave min_probability out."
+            )
+        return Judge(model=card.name)
+    texts = [text for text, _ in query.text_parts]
+    readings = [reading for text in texts if (reading := read_text(encoder, text)) is not None]
+    calibration = Calibration.from_card(card.relevance, model=card.name)
+    if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
+        calibration = DEFAULT
+    images, sample_S = store.background(
+        query.vector_D, SAMPLED_ROWS, model=card.name, where=config.where, hub_weight=query.hub_weight
+    )
+    context = Context.make(
+        query.vector_D,
+        sample_S,
+        images=images,
+        tokens=sum(reading.read for reading in readings) or len(" ".join(texts).split()),
+        bank=query.bank,
+        hub_weight=query.hub_weight,
+    )
+    by_sight = config.match == "pictures"
+    return Judge(model=card.name, calibration=calibration, context=context, readings=readings, by_sight=by_sight)
+
+
+def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, float]]) -> list[float]:
+    """What a judge rates rows by: their cosines, less the correction for hubs, however they were ranked."""
+    hubness = store.hubness(model, [row for row, _ in found]) if query.hub_weight else {}
+    return [cosine - query.hub_weight * hubness.get(row, 0.0) for row, cosine in found]
 
 
 def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
@@ -163,14 +250,21 @@ def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> lis
 
 def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
     """Every row, copies too."""
+    nearest = partial(
+        store.query,
+        query.vector_D,
+        model=model,
+        where=config.where,
+        exclude=query.exclude,
+        hub_weight=query.hub_weight if config.hub_correction else 0.0,
+    )
     if config.match == "pictures":
-        found = store.query(query.vector_D, config.top, model=model, where=config.where, exclude=query.exclude)
+        found = nearest(config.top)
     else:
         ids = _rank_by_words(store, query, config)
         if config.match == "both":
             depth = max(config.top, _FUSION_DEPTH)
-            near = store.query(query.vector_D, depth, model=model, where=config.where, exclude=query.exclude)
-            ids = fuse_rankings([[row for row, _ in near], ids])
+            ids = fuse_rankings([[row for row, _ in nearest(depth)], ids])
             unwanted = store.holding(query.unwanted, ids)
             ids.sort(key=unwanted.__contains__)  # stable: they come last, and no list gets shorter
         found = _similarities(store, model, query.vector_D, ids[: config.top])
@@ -222,8 +316,14 @@ def correct(
     return _direction(direction_D)
 
 
-def make_hits(store: Store, found: Sequence[tuple[int, float]], *, each_copy: bool = False) -> list[Hit]:
-    """Rows with similarities -> hits with their records and best captions, in the same order."""
+def make_hits(
+    store: Store,
+    found: Sequence[tuple[int, float]],
+    rating_of: Mapping[int, float | None] | None = None,
+    *,
+    each_copy: bool = False,
+) -> list[Hit]:
+    """Rows with similarities, and probabilities if there are some -> hits with their records and best captions."""
     ids = [row for row, _ in found]
     captions, copies = store.captions(ids), {} if each_copy else count_copies(store, ids)
     return [
@@ -231,6 +331,7 @@ def make_hits(store: Store, found: Sequence[tuple[int, float]], *, each_copy: bo
             image=image,
             similarity=similarity,
             caption=captions[row][0].text if captions[row] else None,
+            probability=rating_of.get(row) if rating_of else None,
             copies=copies.get(row, 0),
         )
         for image, (row, similarity) in zip(store.get(ids), found, strict=True)

@@ -142,9 +142,50 @@ class Store(Protocol):
         ...
 
     def query(
-        self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        model: str,
+        where: str | None = None,
+        exclude: Iterable[int] = (),
+        hub_weight: float = 0.0,
     ) -> list[tuple[int, float]]:
-        """The k nearest rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here."""
+        """The k best rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here.
+
+        Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a vector's hubness isn't known.
+        """
+        ...
+
+    def background(
+        self,
+        vector: NDArray[np.float32],
+        sample: int,
+        *,
+        model: str,
+        where: str | None = None,
+        hub_weight: float = 0.0,
+    ) -> tuple[int, NDArray[np.float32]]:
+        """How many rows a filter leaves, and what `sample` of them (S,) rank by as in `query`."""
+        ...
+
+    def knows_hubness(self, model: str, bank: str) -> bool:
+        """True where a bank has measured every vector of a model: only then hubs are corrected."""
+        ...
+
+    def hubness(self, model: str, ids: Sequence[int]) -> dict[int, float]:
+        """The hubness of those of some images that have one, by id."""
+        ...
+
+    def missing_hubness(self, model: str, bank: str) -> NDArray[np.int64]:
+        """Ids (N,) ascending of the images whose vectors have no hubness by this bank."""
+        ...
+
+    def put_hubness(self, model: str, bank: str, values: Mapping[int, float]) -> None:
+        """Keep the hubness of images by id, as a bank measured it; what another bank measured is forgotten.
+
+        Raises StoreError for a number that is no mean of cosines.
+        """
         ...
 
     def match(

@@ -197,12 +197,13 @@ def _run_script(name: str, db: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: tuple[Migration, ...] = tuple(
-    partial(_run_script, name) for name in ("schema_1.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+    partial(_run_script, name)
+    for name in ("schema_1.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 )
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
 
 OLDEST_READABLE = 1
-"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source, and such a
-library has no words of its own."""
+"""The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source, such a
+library has no words of its own, and vectors without a hubness rank by cosine alone."""

@@ -20,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -29,17 +29,27 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.store.vectors import ModelRow, are_among, compare_vectors, list_models, read_halves
+from sightline.core.store.vectors import (
+    ModelRow,
+    are_among,
+    compare_vectors,
+    list_models,
+    read_halves,
+    read_hubness,
+    read_table,
+)
 from sightline.errors import InputError, StoreError
 
 MAGIC = b"SIGHTMTX"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = struct.Struct("<8sIIQq")
 """Magic, format version, D, N, generation."""
 _CHECKSUM = struct.Struct("<I")
-"""CRC-32 of the header, the ids and the generations of the rows."""
+"""CRC-32 of the header, the ids, the generations and the hubness of the rows."""
 _START_BYTES = 64
 _PADDING = _START_BYTES - _HEADER.size - _CHECKSUM.size
+_TABLE_BYTES = 8 + 8 + 4
+"""Of a row: its id, its generation, its hubness."""
 CHUNK_ROWS = 1024
 """Rows that are quantised at once: few enough to stay in the processor's cache."""
 COPIED_ROWS = 8192
@@ -67,6 +77,8 @@ GATHERED_FRACTION = 0.3
 """Below this part of the rows, copying those that are kept and comparing only them is faster than comparing all."""
 
 Stamp = tuple[int, int, int]
+Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+"""Ids, generations and hubness of rows."""
 
 
 class Matrices:
@@ -94,22 +106,50 @@ class Matrices:
             plan = MatrixPlan.make(db, model, matrix)
             matrix = plan.updated(db, read=len(plan.missing) <= READ_ROWS)
         self._loaded[model.id] = matrix
-        if len(matrix.missing) or matrix.lacking > _LACKING_FRACTION * matrix.count:
+        if len(matrix.missing) or matrix.outdated or matrix.lacking > _LACKING_FRACTION * matrix.count:
             self._start_build(model, matrix)
         return matrix
 
     def nearest(self, db: sqlite3.Connection, model: ModelRow, wanted: Wanted) -> list[tuple[int, float]]:
-        """The k nearest rows as (id, cosine), best first, ties by id. Raises InputError as `normalise_query` does."""
+        """The k best rows as (id, cosine), best first, ties by id. Raises InputError as `normalise_query` does."""
         query_D = normalise_query(wanted.query, model)
         matrix = self.current(db, model)
-        ids_C = _propose(matrix, wanted, query_D)
+        hub_weight = wanted.hub_weight if matrix.knows_hubs else 0.0
+        ids_C = _propose(matrix, wanted, query_D, hub_weight=hub_weight)
         if len(matrix.missing):
             mask_M = wanted.mask(matrix.missing)
             ids_C = np.concatenate([ids_C, matrix.missing if mask_M is None else matrix.missing[mask_M]])
         every = len(ids_C) > _READ_ALL_FRACTION * matrix.count
         ids_C, cosine_C = compare_vectors(db, model, ids_C, query_D, every=every)
-        best = np.lexsort((ids_C, -cosine_C))[: wanted.k]
+        rank_C = cosine_C - hub_weight * read_hubness(db, model, ids_C.tolist())[1] if hub_weight else cosine_C
+        best = np.lexsort((ids_C, -rank_C))[: wanted.k]
         return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
+
+    def sample(self, db: sqlite3.Connection, model: ModelRow, wanted: Wanted) -> tuple[int, NDArray[np.float32]]:
+        """How many rows may be found, and what up to k of them (S,), evenly spread, rank by.
+
+        Raises InputError as `normalise_query` does.
+        """
+        query_D = normalise_query(wanted.query, model)
+        matrix = self.current(db, model)
+        mask_N = _mask(matrix, wanted)
+        position_S = np.arange(len(matrix.ids)) if mask_N is None else np.flatnonzero(mask_N)
+        count = len(position_S)
+        if len(matrix.missing):  # no file yet: those that came first stand for all
+            mask_M = wanted.mask(matrix.missing)
+            ids_M = matrix.missing if mask_M is None else matrix.missing[mask_M]
+            count += len(ids_M)
+            if len(position_S) < wanted.k:
+                _, cosine_S = compare_vectors(db, model, ids_M[_spread(len(ids_M), wanted.k)], query_D, every=False)
+                return count, cosine_S.astype(np.float32)
+        if not len(position_S):
+            return count, np.empty(0, dtype=np.float32)
+        position_S = position_S[_spread(len(position_S), wanted.k)]
+        rows_SD = _gather(matrix.blocks, position_S)
+        score_S = 1 - _angular_distances(quantise(query_D[None]), rows_SD)
+        if wanted.hub_weight and matrix.knows_hubs:
+            score_S -= wanted.hub_weight * matrix.hubness[position_S]
+        return count, score_S.astype(np.float32)
 
     def wait(self) -> None:
         """Wait until no file is being made."""
@@ -182,6 +222,8 @@ class Matrix:
     """The model's, as of which `ids` and `missing` are right."""
     ids: NDArray[np.int64]
     generations: NDArray[np.int64]
+    hubness: NDArray[np.float32]
+    """Of each row (N,); NaN where it isn't known."""
     blocks: tuple[NDArray[np.int8], ...]
     """Arrays of rows, (N, D) together: the mapped file, and in memory what came later."""
     late: int = 0
@@ -190,6 +232,10 @@ class Matrix:
     """True for the rows that still hold (N,); None where all do."""
     missing: NDArray[np.int64]
     """Ids of the vectors that aren't here yet, ascending."""
+    knows_hubs: bool = False
+    """True where every vector of the library has its hubness: hubs are corrected for all images or for none."""
+    outdated: bool = False
+    """True where the file has another hubness of a row."""
 
     @property
     def count(self) -> int:
@@ -236,6 +282,7 @@ class MatrixPlan:
     ids: NDArray[np.int64]
     """Those of all vectors as they are now, ascending."""
     generations: NDArray[np.int64]
+    hubness: NDArray[np.float32]
     old_positions: NDArray[np.intp]
     """For each vector the row of the old matrix that still holds, or -1."""
 
@@ -243,15 +290,18 @@ class MatrixPlan:
     def make(cls, db: sqlite3.Connection, model: ModelRow, old: Matrix | None) -> MatrixPlan:
         """Compare an old matrix, if there is one, with the vectors as they are now."""
         none = np.empty(0, dtype=np.int64)
-        old = old or _whole(0, none, none, np.empty((0, model.identity.dim), dtype=np.int8))
-        ids_N, generations_N = _list_vectors(db, model)
+        nothing = np.empty((0, model.identity.dim), dtype=np.int8)
+        old = old or _whole(0, (none, none, np.empty(0, dtype=np.float32)), nothing)
+        ids_N, generations_N, hubness_N = read_table(db, model)
         position_N = np.full(len(ids_N), -1, dtype=np.intp)
         if len(old.ids) and len(ids_N):
             at_M = np.minimum(np.searchsorted(ids_N, old.ids), len(ids_N) - 1)
             # A vector that was written again has an older row too: only that of its generation holds.
             holds_M = (ids_N[at_M] == old.ids) & (generations_N[at_M] == old.generations)
             position_N[at_M[holds_M]] = np.flatnonzero(holds_M)
-        return cls(model=model, old=old, ids=ids_N, generations=generations_N, old_positions=position_N)
+        return cls(
+            model=model, old=old, ids=ids_N, generations=generations_N, hubness=hubness_N, old_positions=position_N
+        )
 
     @property
     def missing(self) -> NDArray[np.int64]:
@@ -264,27 +314,37 @@ class MatrixPlan:
         old, kept_N = self.old, self.old_positions >= 0
         alive_N = np.zeros(len(old.ids), dtype=np.bool_)
         alive_N[self.old_positions[kept_N]] = True
-        ids_M, generations_M = self.ids[~kept_N], self.generations[~kept_N]
-        if not read or not len(ids_M):
-            return Matrix(
-                generation=self.model.generation,
-                ids=old.ids,
-                generations=old.generations,
-                blocks=old.blocks,
-                late=old.late,
-                alive=None if alive_N.all() else alive_N,
-                missing=ids_M,
-            )
-        settled = len(old.blocks) - (old.late > 0)
-        late_MD = np.concatenate([*old.blocks[settled:], *_read_rows(db, self.model, ids_M)])
-        return Matrix(
+        hubness_O = np.zeros(len(old.ids), dtype=np.float32)
+        hubness_O[self.old_positions[kept_N]] = self.hubness[kept_N]
+        same = np.array_equal(old.hubness[alive_N], hubness_O[alive_N], equal_nan=True)
+        kept = Matrix(
             generation=self.model.generation,
-            ids=np.concatenate([old.ids, ids_M]),
-            generations=np.concatenate([old.generations, generations_M]),
-            blocks=(*old.blocks[:settled], late_MD),
+            ids=old.ids,
+            generations=old.generations,
+            hubness=hubness_O,
+            blocks=old.blocks,
+            late=old.late,
+            alive=None if alive_N.all() else alive_N,
+            missing=self.ids[~kept_N],
+            knows_hubs=_knows(self.hubness),
+            outdated=old.outdated or not same,
+        )
+        return self._with_late(kept, ~kept_N, db) if read and not kept_N.all() else kept
+
+    def _with_late(self, kept: Matrix, missing_N: NDArray[np.bool_], db: sqlite3.Connection) -> Matrix:
+        """What is missing, read and put behind the rows that were kept."""
+        settled = len(kept.blocks) - (kept.late > 0)
+        ids_M = self.ids[missing_N]
+        late_MD = np.concatenate([*kept.blocks[settled:], *_read_rows(db, self.model, ids_M)])
+        return replace(
+            kept,
+            ids=np.concatenate([kept.ids, ids_M]),
+            generations=np.concatenate([kept.generations, self.generations[missing_N]]),
+            hubness=np.concatenate([kept.hubness, self.hubness[missing_N]]),
+            blocks=(*kept.blocks[:settled], late_MD),
             late=len(late_MD),
-            alive=None if alive_N.all() else np.concatenate([alive_N, np.ones(len(ids_M), dtype=np.bool_)]),
-            missing=self.missing[:0],
+            alive=None if kept.alive is None else np.concatenate([kept.alive, np.ones(len(ids_M), dtype=np.bool_)]),
+            missing=ids_M[:0],
         )
 
     def chunks(self, db: sqlite3.Connection) -> Iterator[NDArray[np.int8]]:
@@ -305,7 +365,7 @@ class MatrixPlan:
     def in_memory(self, db: sqlite3.Connection) -> Matrix:
         """A whole new matrix that has no file."""
         rows = np.concatenate([np.empty((0, self.model.identity.dim), dtype=np.int8), *self.chunks(db)])
-        return _whole(self.model.generation, self.ids, self.generations, rows)
+        return _whole(self.model.generation, (self.ids, self.generations, self.hubness), rows)
 
 
 def write_matrix(path: Path, plan: MatrixPlan, db: sqlite3.Connection) -> None:
@@ -314,7 +374,8 @@ def write_matrix(path: Path, plan: MatrixPlan, db: sqlite3.Connection) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            tables = plan.ids.astype("<i8").tobytes() + plan.generations.astype("<i8").tobytes()
+            columns = ((plan.ids, "<i8"), (plan.generations, "<i8"), (plan.hubness, "<f4"))
+            tables = b"".join(values_N.astype(kind).tobytes() for values_N, kind in columns)
             dim, generation = plan.model.identity.dim, plan.model.generation
             header = _HEADER.pack(MAGIC, FORMAT_VERSION, dim, len(plan.ids), generation)
             file.write(header + _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING) + tables)
@@ -337,21 +398,21 @@ def read_matrix(path: Path, dim: int) -> Matrix | None:
         return None
 
 
-def _whole(
-    generation: int, ids_N: NDArray[np.int64], generations_N: NDArray[np.int64], rows_ND: NDArray[np.int8]
-) -> Matrix:
-    blocks = (rows_ND,) if len(ids_N) else ()
-    return Matrix(generation=generation, ids=ids_N, generations=generations_N, blocks=blocks, missing=ids_N[:0])
-
-
-def _list_vectors(db: sqlite3.Connection, model: ModelRow) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids, ascending, and generations of a model's vectors; by way of texts, which take a third of the time of rows."""
-    sql = (
-        "select group_concat(image_id), group_concat(generation) from "
-        "(select image_id, generation from vectors where model_id = ? order by image_id)"
+def _whole(generation: int, table: Table, rows_ND: NDArray[np.int8]) -> Matrix:
+    ids_N, generations_N, hubness_N = table
+    return Matrix(
+        generation=generation,
+        ids=ids_N,
+        generations=generations_N,
+        hubness=hubness_N,
+        blocks=(rows_ND,) if len(ids_N) else (),
+        missing=ids_N[:0],
+        knows_hubs=_knows(hubness_N),
     )
-    ids, generations = db.execute(sql, (model.id,)).fetchone()
-    return np.fromstring(ids or "", dtype=np.int64, sep=","), np.fromstring(generations or "", dtype=np.int64, sep=",")
+
+
+def _knows(hubness_N: NDArray[np.float32]) -> bool:
+    return len(hubness_N) > 0 and not np.isnan(hubness_N).any()
 
 
 def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) -> Iterator[NDArray[np.int8]]:
@@ -367,17 +428,19 @@ def _read(file: BinaryIO, dim: int) -> Matrix | None:
     header = start[: _HEADER.size]
     magic, version, file_dim, count, generation = _HEADER.unpack(header)
     size = os.fstat(file.fileno()).st_size
-    if (magic, version, file_dim) != (MAGIC, FORMAT_VERSION, dim) or size != _START_BYTES + count * (16 + dim):
+    whole = _START_BYTES + count * (_TABLE_BYTES + dim)
+    if (magic, version, file_dim) != (MAGIC, FORMAT_VERSION, dim) or size != whole:
         return None
-    tables = file.read(16 * count)
+    tables = file.read(_TABLE_BYTES * count)
     if start[_HEADER.size :] != _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING):
         return None
-    ids_N, generations_N = np.frombuffer(tables, dtype="<i8").reshape(2, count)
+    ids_N, generations_N = np.frombuffer(tables, dtype="<i8", count=2 * count).reshape(2, count)
+    hubness_N = np.frombuffer(tables, dtype="<f4", offset=16 * count)
     rows_ND: NDArray[np.int8] = np.empty((0, dim), dtype=np.int8)
     if count:
         # By the open file, not its name: another process may put a newer file there at any time.
         rows_ND = np.memmap(file, dtype=np.int8, mode="r", offset=file.tell(), shape=(count, dim))
-    return _whole(generation, ids_N, generations_N, rows_ND)
+    return _whole(generation, (ids_N, generations_N, hubness_N), rows_ND)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -398,6 +461,8 @@ class Wanted:
     kept: NDArray[np.int64] | None
     """Ids of the images that meet the filter; None where there is none."""
     excluded: NDArray[np.int64]
+    hub_weight: float = 0.0
+    """Rows rank by cosine less this times their hubness."""
 
     def mask(self, ids_M: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """True for the ids (M,) that may be found; None where all may."""
@@ -437,12 +502,12 @@ def scan(
     return distances_N
 
 
-def _propose(matrix: Matrix, wanted: Wanted, query_D: NDArray[np.float32]) -> NDArray[np.int64]:
+def _propose(matrix: Matrix, wanted: Wanted, query_D: NDArray[np.float32], *, hub_weight: float) -> NDArray[np.int64]:
     """The rows that can be among the k nearest: those that rounding may have put behind the k-th, and all that tie."""
-    mask_N = wanted.mask(matrix.ids)
-    if matrix.alive is not None:
-        mask_N = matrix.alive if mask_N is None else mask_N & matrix.alive
+    mask_N = _mask(matrix, wanted)
     distance_N = scan(matrix.blocks, quantise(query_D[None]), mask_N)
+    if hub_weight:
+        distance_N += np.float32(hub_weight) * matrix.hubness
     available = int(np.count_nonzero(np.isfinite(distance_N)))
     k = min(wanted.k, available)
     if k == 0:
@@ -455,6 +520,29 @@ def _propose(matrix: Matrix, wanted: Wanted, query_D: NDArray[np.float32]) -> ND
     # Among many equal rows (copies of one image) all must compete for the lowest ids.
     proposed_C: NDArray[np.int64] = matrix.ids[distance_N <= limit + _ROUNDING]
     return proposed_C
+
+
+def _mask(matrix: Matrix, wanted: Wanted) -> NDArray[np.bool_] | None:
+    """True for the rows (N,) that hold and may be found; None where all do."""
+    mask_N = wanted.mask(matrix.ids)
+    if matrix.alive is not None:
+        mask_N = matrix.alive if mask_N is None else mask_N & matrix.alive
+    return mask_N
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """`wanted` places (S,) among `count`, evenly spread; all, where there are fewer."""
+    return np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)
+
+
+def _gather(blocks: Sequence[NDArray[np.int8]], position_S: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Rows (S, D) at ascending places in all blocks."""
+    firsts = np.cumsum([0, *map(len, blocks)])
+    parts = [
+        block[position_S[(position_S >= first) & (position_S < first + len(block))] - first]
+        for first, block in zip(firsts, blocks, strict=False)
+    ]
+    return np.concatenate(parts)
 
 
 def _scan_block(

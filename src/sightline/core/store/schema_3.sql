@@ -1,4 +1,4 @@
--- Words of the user's own, taught by example; docs/format.md says what every table means. Never changed once released.
+-- Version 3 of the schema; docs/format.md says what every table means. Never changed once released.
 
 create table words (
     id integer primary key,

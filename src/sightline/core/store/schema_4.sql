@@ -1,4 +1,4 @@
--- Version 3 of the schema; docs/format.md says what every table means. Never changed once released.
+-- Version 4 of the schema; docs/format.md says what every table means. Never changed once released.
 
 create table sketches (
     content_hash text primary key,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -150,6 +150,7 @@ class SqliteStore:
         self._database = Database(folder, read_only=read_only)
         self._roots = Roots(folder)
         self._matrices = Matrices(folder / "vectors", open_reader=partial(_read_apart, folder))
+        self._aside: dict[str, threading.Thread] = {}
         self._written = 0
         self._state: tuple[int, int] | None = None
         self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
@@ -165,8 +166,23 @@ class SqliteStore:
 
     @property
     def read_only(self) -> bool:
-        """True where nothing in `library.db` may change."""
+        """True where nothing of the library can be changed."""
         return self._database.read_only
+
+    def run_aside(self, name: str, work: Callable[[], object]) -> None:
+        """Do some work on the library in a thread, unless work of this name is under way; closing waits for it.
+
+        Of a library that is damaged or busy the next call tells, so StoreError ends the work silently.
+        """
+
+        def run() -> None:
+            with suppress(StoreError):
+                work()
+
+        running = self._aside.get(name)
+        if running is None or not running.is_alive():
+            self._aside[name] = threading.Thread(target=run, name=f"sightline-{name}", daemon=True)
+            self._aside[name].start()
 
     def close(self) -> None:
         """Release files; closing twice is harmless, any other use afterwards raises StoreError.
@@ -174,6 +190,9 @@ class SqliteStore:
         Where many vectors were written or a matrix is being made, this waits until its file is there: the next process
         shall search at once. Ctrl-C cuts that short.
         """
+        for thread in list(self._aside.values()):
+            thread.join()
+        self._aside.clear()
         if self._written > READ_ROWS:
             with suppress(StoreError), self._database.reading() as db:  # what is lacking is made by the next search
                 for model in vectors.list_models(db).values():
@@ -252,11 +271,19 @@ class SqliteStore:
             return self._equal_rows
 
     def query(
-        self, vector: NDArray[np.float32], k: int, *, model: str, where: str | None = None, exclude: Iterable[int] = ()
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        model: str,
+        where: str | None = None,
+        exclude: Iterable[int] = (),
+        hub_weight: float = 0.0,
     ) -> list[tuple[int, float]]:
-        """The k nearest rows (id, cosine), best first, ties by id; exact under filters and exclusions.
+        """The k best rows (id, cosine), best first, ties by id; exact under filters and exclusions.
 
-        Raises InputError for a vector (D,) of another dimension, zero or not finite, and for a filter it can't read.
+        Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a vector's hubness isn't known. Raises
+        InputError for a vector (D,) of another dimension, zero or not finite, and for a filter it can't read.
         """
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
@@ -266,8 +293,64 @@ class SqliteStore:
                 k=_checked_k(k),
                 kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
                 excluded=excluded,
+                hub_weight=hub_weight,
             )
             return self._matrices.nearest(db, known, wanted)
+
+    def background(
+        self,
+        vector: NDArray[np.float32],
+        sample: int,
+        *,
+        model: str,
+        where: str | None = None,
+        hub_weight: float = 0.0,
+    ) -> tuple[int, NDArray[np.float32]]:
+        """How many rows a filter leaves, and what `sample` of them (S,), evenly spread by id, rank by as in `query`.
+
+        Cosines are those of the int8 rows, exact to about 0.002. Raises InputError as `query` does.
+        """
+        with self._database.reading() as db:
+            wanted = Wanted(
+                query=vector,
+                k=_checked_k(sample),
+                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
+                excluded=np.empty(0, dtype=np.int64),
+                hub_weight=hub_weight,
+            )
+            return self._matrices.sample(db, vectors.get_model(db, model), wanted)
+
+    def knows_hubness(self, model: str, bank: str) -> bool:
+        """True where a bank has measured every vector of a model: only then hubs are corrected."""
+        with self._database.reading() as db:
+            known = vectors.list_models(db).get(model)
+            return known is not None and known.hub_bank == bank and self._matrices.current(db, known).knows_hubs
+
+    def hubness(self, model: str, ids: Sequence[int]) -> dict[int, float]:
+        """The hubness of those of some images that have one, by id."""
+        with self._database.reading() as db:
+            if not vectors.has_hubness(db):
+                return {}
+            found_N, hubness_N = vectors.read_hubness(db, vectors.get_model(db, model), ids)
+            return dict(zip(found_N.tolist(), hubness_N.tolist(), strict=True))
+
+    def missing_hubness(self, model: str, bank: str) -> NDArray[np.int64]:
+        """Ids (N,) ascending of the images whose vectors have no hubness by this bank."""
+        with self._database.reading() as db:
+            known = vectors.get_model(db, model)
+            ids_N, _, hubness_N = vectors.read_table(db, known)
+            return ids_N[np.isnan(hubness_N)] if known.hub_bank == bank else ids_N
+
+    def put_hubness(self, model: str, bank: str, values: Mapping[int, float]) -> None:
+        """Keep the hubness of images by id, as a bank measured it, in one transaction.
+
+        What another bank measured is forgotten, so that there is one measure for all of a model's vectors. Images
+        without a vector are passed over. Raises StoreError for a number that is no mean of cosines.
+        """
+        with self._database.writing() as db:
+            vectors.take_hub_bank(db, vectors.get_model(db, model), bank)
+            if values:
+                vectors.put_hubness(db, vectors.get_model(db, model), values)
 
     # Images
 

@@ -31,6 +31,8 @@ class ModelRow:
     id: int
     identity: ModelIdentity
     generation: int
+    hub_bank: str | None = None
+    """What measured the hubness of its vectors."""
 
 
 class VectorBlob(NamedTuple):
@@ -39,19 +41,29 @@ class VectorBlob(NamedTuple):
     model_id: int
     precision: str
     vector: bytes
+    hubness: float | None
 
 
 def list_models(db: sqlite3.Connection) -> dict[str, ModelRow]:
     """All models by name, in order of arrival."""
-    rows = db.execute("select id, name, weights_hash, preprocessing_version, dim, generation from models order by id")
+    bank = "hub_bank" if has_hubness(db) else "null"
+    rows = db.execute(
+        f"select id, name, weights_hash, preprocessing_version, dim, generation, {bank} from models order by id"
+    )
     return {
         name: ModelRow(
             id=id_,
             identity=ModelIdentity(name=name, weights_hash=weights, preprocessing_version=version, dim=dim),
             generation=generation,
+            hub_bank=hub_bank,
         )
-        for id_, name, weights, version, dim, generation in rows
+        for id_, name, weights, version, dim, generation, hub_bank in rows
     }
+
+
+def has_hubness(db: sqlite3.Connection) -> bool:
+    """False in a library of an older schema, which is open for reading only."""
+    return db.execute("select 1 from pragma_table_info('models') where name = 'hub_bank'").fetchone() is not None
 
 
 def get_model(db: sqlite3.Connection, name: str) -> ModelRow:
@@ -125,7 +137,10 @@ def encode_vector(embedding: Embedding, model: ModelRow) -> bytes:
 def read_blobs(db: sqlite3.Connection, wanted: str) -> dict[int, list[VectorBlob]]:
     """All vectors of images (a JSON array of ids) as they are stored."""
     blobs: dict[int, list[VectorBlob]] = {}
-    sql = "select image_id, model_id, precision, vector from vectors where image_id in (select value from json_each(?))"
+    sql = (
+        "select image_id, model_id, precision, vector, hubness from vectors "
+        "where image_id in (select value from json_each(?))"
+    )
     for image_id, *blob in db.execute(sql, (wanted,)):
         blobs.setdefault(image_id, []).append(VectorBlob(*blob))
     return blobs
@@ -144,7 +159,7 @@ def put_vectors(
     models = list_models(db)
     generation = next_generation(db)
     rows = [
-        (image_id, blob.model_id, generation, blob.precision, blob.vector)
+        (image_id, blob.model_id, generation, blob.precision, blob.vector, blob.hubness)
         for image_id, found in blobs.items()
         for blob in found
     ]
@@ -152,15 +167,73 @@ def put_vectors(
         for embedding in embeddings:
             model = models.get(embedding.model) or get_model(db, embedding.model)
             blob = encode_vector(embedding, model)
-            rows.append((image_id, model.id, generation, embedding.precision, blob))
+            rows.append(
+                (image_id, model.id, generation, embedding.precision, blob, _checked_hubness(embedding.hubness))
+            )
     db.executemany(
-        "insert into vectors (image_id, model_id, generation, precision, vector) values (?, ?, ?, ?, ?) "
+        "insert into vectors (image_id, model_id, generation, precision, vector, hubness) values (?, ?, ?, ?, ?, ?) "
         "on conflict (image_id, model_id) do update set generation = excluded.generation, "
-        "precision = excluded.precision, vector = excluded.vector",
+        "precision = excluded.precision, vector = excluded.vector, hubness = excluded.hubness",
         rows,
     )
     touched = {(generation, row[1]) for row in rows}
     db.executemany("update models set generation = ? where id = ?", list(touched))
+
+
+def take_hub_bank(db: sqlite3.Connection, model: ModelRow, bank: str) -> None:
+    """Have the hubness of a model's vectors measured by this bank from now on; what another one said is forgotten."""
+    if model.hub_bank != bank:
+        db.execute("update models set hub_bank = ?, generation = ? where id = ?", (bank, next_generation(db), model.id))
+        db.execute("update vectors set hubness = null where model_id = ? and hubness is not null", (model.id,))
+
+
+def put_hubness(db: sqlite3.Connection, model: ModelRow, values: Mapping[int, float]) -> None:
+    """Keep the hubness of images by id; those without a vector are passed over. The vectors stay as they are."""
+    rows = [(_checked_hubness(value), model.id, id_) for id_, value in values.items()]
+    db.executemany("update vectors set hubness = ? where model_id = ? and image_id = ?", rows)
+    db.execute("update models set generation = ? where id = ?", (next_generation(db), model.id))
+
+
+def _checked_hubness(value: float | None) -> float | None:
+    """A mean of cosines, to five decimals: finer than vectors are kept. Raises StoreError for another number."""
+    if value is None:
+        return None
+    if not abs(value) <= 1 + NORM_TOLERANCE:
+        raise StoreError(f"A hubness of {value:.4g} was given; it is a mean of cosines.")
+    return round(float(value), 5)
+
+
+def read_table(
+    db: sqlite3.Connection, model: ModelRow
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Ids (N,), ascending, generations and hubness of a model's vectors; NaN where hubness isn't known.
+
+    By way of texts, which take a third of the time of rows.
+    """
+    hubness = "ifnull(hubness, 'nan')" if has_hubness(db) else "'nan'"
+    sql = (
+        "select group_concat(image_id), group_concat(generation), group_concat(value) from "
+        f"(select image_id, generation, {hubness} as value from vectors where model_id = ? order by image_id)"
+    )
+    ids, generations, values = (text or "" for text in db.execute(sql, (model.id,)).fetchone())
+    return (
+        np.fromstring(ids, dtype=np.int64, sep=","),
+        np.fromstring(generations, dtype=np.int64, sep=","),
+        np.fromstring(values, dtype=np.float32, sep=","),
+    )
+
+
+def read_hubness(
+    db: sqlite3.Connection, model: ModelRow, ids: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids (N,), ascending, and hubness (N,) of those of some images that have one."""
+    sql = (
+        "select image_id, hubness from vectors where model_id = ? and hubness is not null "
+        "and image_id in (select value from json_each(?)) order by image_id"
+    )
+    found = db.execute(sql, (model.id, json.dumps([int(id_) for id_ in ids]))).fetchall()
+    pairs_N2 = np.array(found, dtype=np.float64).reshape(len(found), 2)
+    return pairs_N2[:, 0].astype(np.int64), pairs_N2[:, 1]
 
 
 def mark_dropped(db: sqlite3.Connection, wanted: str) -> None:

@@ -29,6 +29,7 @@ from sightline.kit.text import printable
 if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexProgress, IndexReport
     from sightline.core.library import Library
+    from sightline.core.search.engine import Hits
     from sightline.core.types import Hit
 
 MIN_EXAMPLES = 3
@@ -128,6 +129,14 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
 @_filepath_option
 @json_option
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), help="Leave out results below this cosine.")
+@click.option("--min-probability", type=click.FloatRange(0, 1), help="Leave out results that are less likely right.")
+@click.option(
+    "--no-hub-correction",
+    "hub_correction",
+    flag_value=False,
+    default=True,
+    help="Rank by cosine alone, also images that lie near to everything.",
+)
 @where_option
 @choice_option(
     "--match",
@@ -211,7 +220,9 @@ def _require_one_format(*, filepath_only: bool, as_json: bool) -> None:
         raise click.UsageError("--filepath-only and --json exclude each other.")
 
 
-def _show_hits(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as_json: bool) -> None:
+def _show_hits(library: Library, hits: Hits, *, filepath_only: bool, as_json: bool) -> None:
+    for line in hits.verdict.notices:
+        notice(line)
     if not hits and not as_json:
         empty = library.store.stats().images == 0
         notice("The library is empty: sightline index FOLDER" if empty else "Nothing here matches.")
@@ -222,9 +233,22 @@ def _show_hits(library: Library, hits: Sequence[Hit], *, filepath_only: bool, as
         for hit in hits:
             print_json(_hit_as_json(hit))
     else:
-        rows = [(f"{hit.similarity:.3f}", _place(hit), hit.caption or "") for hit in hits]
-        captioned = any(caption for *_, caption in rows)
-        print_table(["similarity", "path", *(["caption"] * captioned)], [row[: 2 + captioned] for row in rows])
+        _print_hits(hits)
+
+
+def _print_hits(hits: Sequence[Hit]) -> None:
+    """A table, with a line above those that are less likely right, if there are others."""
+    from sightline.core.search.relevance import count_likely
+
+    rated = any(hit.probability is not None for hit in hits)
+    captioned = any(hit.caption for hit in hits)
+    head = ["similarity", *(["likely"] * rated), "path", *(["caption"] * captioned)]
+    rows = []
+    for hit in hits:
+        likely = [] if hit.probability is None else [f"{hit.probability:.0%}"]
+        rows.append([f"{hit.similarity:.3f}", *likely, _place(hit), *([hit.caption or ""] * captioned)])
+    likely_count = count_likely([hit.probability for hit in hits])
+    print_table(head, rows, line=("less likely below", likely_count) if 0 < likely_count < len(rows) else None)
 
 
 def _place(hit: Hit) -> str:
@@ -237,6 +261,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
         "id": hit.image.id,
         "path": str(hit.image.path),
         "similarity": round(hit.similarity, 6),
+        "probability": None if hit.probability is None else round(hit.probability, 4),
         "caption": hit.caption,
         "copies": hit.copies,
         **asdict(hit.image.info),

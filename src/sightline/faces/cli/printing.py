@@ -35,19 +35,24 @@ def print_json(value: object) -> None:
     click.echo(line)
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns aligned to the left, numbers to the right; the last column is never padded."""
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, line: tuple[str, int] | None = None) -> None:
+    """Columns aligned to the left, numbers to the right; the last column is never padded.
+
+    `line` is a text that stands between rows, and after how many of them.
+    """
     lines = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(headings, *lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [all(map(_is_number, column[1:])) for column in columns]
-    for cells in (headings, *lines):
+    for number, cells in enumerate((headings, *lines)):
+        if line is not None and number == line[1] + 1:
+            click.echo(click.style(f"-- {line[0]} --", dim=True))
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(cells, widths, numeric, strict=True)
         ]
-        line = "  ".join(padded).rstrip()
-        click.echo(click.style(line, bold=True) if cells is headings else line)
+        shown = "  ".join(padded).rstrip()
+        click.echo(click.style(shown, bold=True) if cells is headings else shown)
 
 
 def _is_number(cell: str) -> bool:

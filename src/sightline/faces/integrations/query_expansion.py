@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, read_candidates
+from sightline.core.models.inputs import read_text
 from sightline.errors import InputError, ModelError
 from sightline.faces.integrations.text_generation import (
     TextGenerator,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sightline.core.library import Library
     from sightline.core.models.base import Encoder
     from sightline.core.models.cards import ModelCard
+    from sightline.core.models.inputs import TextReading
     from sightline.core.types import ModelIdentity, Precision
 
 STANDARD_LINES = ("a photo of {}", "a picture that shows {}", "{short}")
@@ -153,6 +155,10 @@ class ExpandingEncoder:
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The encoder's vectors of pictures (B, D)."""
         return self._encoder.encode_images(pixels_BHW3)
+
+    def read_text(self, text: str) -> TextReading | None:
+        """What of a text reaches the model."""
+        return read_text(self._encoder, text)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The encoder's feature maps."""

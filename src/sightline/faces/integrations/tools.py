@@ -189,15 +189,16 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         )
         for part in request.parts
     ]
-    return _search(
-        library,
-        request,
-        join_parts(request.query, parts),
-        min_similarity=request.min_similarity,
-        match=request.match,
-        each_copy=request.each_copy,
-        rerank=request.rerank,
+    names = (
+        "min_similarity",
+        "match",
+        "each_copy",
+        "rerank",
+        "min_probability",
+        "hub_correction",
     )
+    how = {name: getattr(request, name) for name in names}
+    return _search(library, request, join_parts(request.query, parts), **how)
 
 
 @_tool("Similar images")

@@ -180,6 +180,10 @@ class SearchRequest(Request):
         le=MAX_RERANK,
         description="Read so many of the first again, image and words together, for a better order; 20 are enough.",
     )
+    min_probability: float | None = Field(
+        default=None, ge=0, le=1, description="Leave out images that are less likely to show it; for words only."
+    )
+    hub_correction: bool = Field(default=True, description="Rank images lower that lie near to everything.")
     limit: Limit = 10
     cursor: PageCursor = ""
     pictures: ImageCount = 0
@@ -299,9 +303,22 @@ class FoundImage(ToolResult):
     width: int = Field(description="Of the upright picture, in pixels.")
     height: int
     similarity: Cosine | None
+    probability: Annotated[float, AfterValidator(lambda value: round(value, 3))] | None = Field(
+        default=None, description="How probable it is that it shows what was asked; null where that can't be told."
+    )
     caption: CaptionText | None
     taken_at: NameText | None
     copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")
+
+
+class QueryVerdict(ToolResult):
+    """What is to be said of a query as a whole."""
+
+    present: float | None = Field(description="How probable it is that any image shows what was asked.")
+    matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
+    notices: tuple[PathText, ...] = Field(
+        description="That nothing matches, words the model doesn't know, a cut query."
+    )
 
 
 class SearchResult(ToolResult):
@@ -312,6 +329,7 @@ class SearchResult(ToolResult):
     next_cursor: str | None = Field(description="Give it back as `cursor` for what follows; null at the end.")
     model: NameText
     note: PathText | None = Field(description="Why nothing was found; null where something was.")
+    verdict: QueryVerdict | None = Field(default=None, description="Null without a query.")
 
     @property
     def image_ids(self) -> tuple[int, ...]:

@@ -54,9 +54,16 @@ def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
 
 
 def show_hits(
-    library: OpenLibrary, found: Sequence[tuple[int, float | None]], *, each_copy: bool = False
+    library: OpenLibrary,
+    found: Sequence[tuple[int, float | None]],
+    ratings: Sequence[float | None] | None = None,
+    *,
+    each_copy: bool = False,
 ) -> list[HitAnswer]:
-    """Rows with their similarities as hits, in the same order; rows that are gone by now are left out."""
+    """Rows with their similarities, and probabilities if there are some, as hits in the same order.
+
+    Rows that are gone by now are left out.
+    """
     copies = {} if each_copy else count_copies(library.store, [row for row, _ in found])
     records = library.records([row for row, _ in found])
     captions = library.store.captions(list(records))
@@ -69,6 +76,7 @@ def show_hits(
             width=record.info.width,
             height=record.info.height,
             similarity=similarity,
+            probability=rating,
             caption=captions[row][0].text if captions[row] else None,
             copies=copies.get(row, 0),
             taken_at=record.info.taken_at,
@@ -76,7 +84,7 @@ def show_hits(
             thumbnail=thumbnail_address(record, library),
             placeholder=placeholders.get(record.content_hash),
         )
-        for row, similarity in found
+        for (row, similarity), rating in zip(found, ratings or [None] * len(found), strict=True)
         if (record := records.get(row)) is not None
     ]
 

@@ -21,6 +21,7 @@ import anyio
 from sightline.core.library import default_captioner
 from sightline.core.models.cards import find_card, known_cards
 from sightline.core.models.files import is_available
+from sightline.core.models.inputs import read_text
 from sightline.core.models.loading import load_captioner, load_matcher
 from sightline.errors import BusyError, ModelError, OverloadedError
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Captioner, Encoder, Matcher
     from sightline.core.models.cards import ModelCard
+    from sightline.core.models.inputs import TextReading
     from sightline.core.types import ModelIdentity, Precision
 
 Given = TypeVarTuple("Given")
@@ -98,6 +100,10 @@ class SharedEncoder:
         """Texts -> (T, D), rows L2-normalised."""
         with self._text_lock:
             return self._encoder.encode_texts(texts)
+
+    def read_text(self, text: str) -> TextReading | None:
+        """What of a text reaches the model."""
+        return read_text(self._encoder, text)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Feature maps (B, H, W, D); None where the model has none."""

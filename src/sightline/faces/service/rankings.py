@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.core.search.relevance import Verdict
 from sightline.errors import CursorError
 
 DEPTHS = (250, 4000)
@@ -29,6 +30,8 @@ _KEPT_ROWS = 4_000_000
 Found = list[tuple[int, float | None]]
 Rank = Callable[[int], Found]
 """A depth -> that many best rows with their cosines, best first."""
+Rate = Callable[[Found], list[float | None]]
+"""Rows with their cosines -> the probability of each."""
 
 
 class Ranking:
@@ -43,6 +46,11 @@ class Ranking:
         self._available = available
         self._total = total
         self._by_cosine = by_cosine
+        self.rate: Rate = lambda found: [None] * len(found)
+        self.verdict: Verdict | None = None
+        """What is to be said of the query; None without one."""
+        self.likely: int | None = None
+        """Number of rows up to the last that is likely right; None where that isn't known."""
         self._ids = np.empty(0, dtype=np.int64)
         self._similarities = np.empty(0, dtype=np.float32)
         self._depth = 0

@@ -98,7 +98,8 @@ class HitAnswer(Model):
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
     probability: float | None = Field(
         default=None,
-        description="How probable it is that it shows what was asked; null where that can't be told.",
+        description="How probable it is that it shows what was asked; null where that can't be told, as for queries "
+        "with images.",
         examples=[0.83],
     )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
@@ -123,12 +124,12 @@ class VerdictAnswer(Model):
     matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
     likely: int | None = Field(
         description="How many hits there are before only unlikely ones follow, which a page may fold; null where that "
-        "can't be told.",
+        "can't be told, or they are thousands.",
         examples=[42],
     )
     unlikely_below: float = Field(description="Hits of a lower probability are less likely.", examples=[0.1])
     notices: list[str] = Field(
-        description="Sentences for the user: words that the model doesn't know, a query that was cut."
+        description="Sentences for the user: nothing matches, words that the model doesn't know, a query that was cut."
     )
 
 
@@ -142,7 +143,7 @@ class SearchAnswer(Model):
     model: str = Field(examples=["starter"])
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
-    verdict: VerdictAnswer | None = Field(default=None, description="Null without a query, or where it isn't known.")
+    verdict: VerdictAnswer | None = Field(default=None, description="Null without a query.")
 
 
 class TeachRequest(RequestModel):

@@ -16,8 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from sightline.core.search.engine import Match, Query, SearchConfig, embed_pixels, prepare, rank
+from sightline.core.indexing.hubs import fill_aside
+from sightline.core.search.engine import (
+    Match,
+    Query,
+    SearchConfig,
+    embed_pixels,
+    make_judge,
+    prepare,
+    rank,
+    score,
+)
 from sightline.core.search.query import Part, parse_query
+from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
 from sightline.core.types import Example
@@ -25,7 +36,7 @@ from sightline.errors import InputError
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.models import require_name
-from sightline.faces.service.rankings import Cursor, Found, Ranking, read_cursor, write_cursor
+from sightline.faces.service.rankings import DEPTHS, Cursor, Found, Ranking, read_cursor, write_cursor
 from sightline.faces.service.schemas import (
     CompareAnswer,
     ComparedModel,
@@ -34,6 +45,7 @@ from sightline.faces.service.schemas import (
     QueryPart,
     SearchAnswer,
     TeachRequest,
+    VerdictAnswer,
     WordAnswer,
     WordsAnswer,
 )
@@ -65,6 +77,8 @@ class Asked:
     each_copy: bool = False
     """True gives each exact copy a place of its own; without parts they have it anyway."""
     rerank: int = 0
+    hub_correction: bool = True
+    min_probability: float | None = None
 
     @property
     def digest(self) -> str:
@@ -80,6 +94,8 @@ class Asked:
             match=self.match,
             each_copy=self.each_copy,
             rerank=self.rerank,
+            hub_correction=self.hub_correction,
+            min_probability=self.min_probability,
         )
 
 
@@ -127,13 +143,24 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
     return SearchAnswer(
-        hits=show_hits(library, found, each_copy=asked.each_copy or not asked.parts),
+        hits=show_hits(library, found, ranking.rate(found), each_copy=asked.each_copy or not asked.parts),
         next=write_cursor(following) if found and end < total else None,
         total=total,
         took_ms=round((time.perf_counter() - start_s) * 1000, 2),
         model=asked.model,
         parts=[_show_part(library, part) for part in asked.parts],
         note=_explain_nothing(library, asked) if total == 0 else None,
+        verdict=None if ranking.verdict is None else _show_verdict(ranking.verdict, ranking.likely),
+    )
+
+
+def _show_verdict(verdict: Verdict, likely: int | None) -> VerdictAnswer:
+    return VerdictAnswer(
+        present=verdict.present,
+        matches=verdict.matches,
+        likely=likely,
+        unlikely_below=UNLIKELY_BELOW,
+        notices=list(verdict.notices),
     )
 
 
@@ -157,17 +184,46 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
         return Ranking.of_rows(np.empty(0, dtype=np.int64))
     encoder = library.checked_encoder(asked.model)
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
+    fill_aside(store, encoder)
     available, total = _count(library, asked, query)
+    judge = make_judge(store, encoder, query, config=asked.config(1))
+
+    def scores(found: Found) -> list[float]:
+        rows = [(row, similarity or 0.0) for row, similarity in found]
+        return score(store, asked.model, query, rows)
 
     read_again = _make_second_look(library, asked, query, encoder) if asked.rerank else None
 
     def rank_to(depth: int) -> Found:
-        found = rank(store, asked.model, query, config=asked.config(depth))
-        return [*(found if read_again is None else read_again(found))]
+        found: Found = [*rank(store, asked.model, query, config=asked.config(depth))]
+        if asked.min_probability is not None:
+            ratings = judge.rate(scores(found))
+            found = [
+                one
+                for one, rating in zip(found, ratings, strict=True)
+                if rating is not None and rating >= asked.min_probability
+            ]
+        return found if read_again is None else [*read_again([(row, cosine or 0.0) for row, cosine in found])]
 
-    ranking = Ranking(rank_to, available=available, total=total, by_cosine=asked.match == "pictures")
-    ranking.page(0, 1)  # a broken query fails before it is kept
+    in_order = asked.match == "pictures" and (asked.hub_correction or asked.min_probability is None)
+    ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
+    ranking.rate = lambda found: judge.rate(scores(found))
+    best = ranking.page(0, DEPTHS[0])  # a broken query fails before it is kept
+    ranking.verdict = judge.conclude(max(scores(best), default=None))
+    ranking.likely = _count_likely(ranking)
     return ranking
+
+
+def _count_likely(ranking: Ranking) -> int | None:
+    """Number of rows up to the last that is likely right; None where that can't be told, or they are thousands."""
+    for depth in DEPTHS:
+        ratings = ranking.rate(ranking.page(0, depth))
+        known = [rating for rating in ratings if rating is not None]
+        if not known or len(known) < len(ratings):
+            return None
+        if len(ratings) < depth or known[-1] < UNLIKELY_BELOW:
+            return max((place for place, rating in enumerate(known, 1) if rating >= UNLIKELY_BELOW), default=0)
+    return None
 
 
 def _make_second_look(
@@ -199,7 +255,7 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
         rows = len(store.ids(where=asked.where))
         ids = store.ids(where=asked.where, model=asked.model)
         embedded, own = len(ids), len(query.exclude.intersection(ids.tolist()))
-    known = asked.min_similarity is None and asked.match != "captions"
+    known = asked.min_similarity is None and asked.min_probability is None and asked.match != "captions"
     return rows, embedded - own - _count_copies(library, asked, query) if known else None
 
 
@@ -244,6 +300,8 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
         return "No caption and no file name holds these words."
+    if asked.min_probability is not None:
+        return f"No image is right with a probability of {asked.min_probability:g} or more."
     return _explain_minimum(library, asked) or "There is no other image."
 
 

@@ -117,6 +117,10 @@ async def search(
     rerank: Annotated[
         int, Query(ge=0, le=MAX_RERANK, description="Read so many of the first again, image and words together.")
     ] = 0,
+    min_probability: Annotated[
+        float | None, Query(ge=0, le=1, description="Leave out hits that are less likely right.")
+    ] = None,
+    hub_correction: Annotated[bool, Query(description="Rank images lower that lie near to everything.")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> SearchAnswer:
@@ -129,6 +133,8 @@ async def search(
         match=match,
         each_copy=each_copy,
         rerank=rerank,
+        min_probability=min_probability,
+        hub_correction=hub_correction,
     )
 
     def find() -> SearchAnswer:
