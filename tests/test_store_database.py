@@ -482,7 +482,7 @@ def test_a_newer_library_is_refused_and_not_touched(settings_only, read_only):
         db.execute("pragma user_version = 99")
     with pytest.raises(
         StoreError,
-        match=rf"version 99; .* versions up to {database.SCHEMA_VERSION}\. .* --upgrade sightline-images`",
+        match=rf"schema version 99; .* knows versions up to {database.SCHEMA_VERSION}\. .* --upgrade sightline-images`",
     ):
         open_store(settings_only, read_only=read_only)
     assert version(settings_only) == 99
