@@ -28,7 +28,8 @@ from PIL import Image
 from report import machine, seconds
 
 from sightline.core.library import Library
-from sightline.core.search.engine import Part, SearchConfig, prepare, rank
+from sightline.core.search.engine import SearchConfig, prepare, rank
+from sightline.core.search.query import Part
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Pair
 
