@@ -3,8 +3,8 @@
 python benchmarks/rerank.py --data DIR [--fit] [--limit N] [--reranker NAME]
 
 DIR holds `flickr8k/`, `tiny-imagenet/` and `coco-mini/`. Three sets: Flickr8k val, where each image gives one of its
-captions as a query; 1,000 images of Tiny ImageNet val, asked for by the names of the 200 classes; coco-mini's train split by all
-captions. R@k is the share of queries with what was asked for among the first k; intervals are 95% of the
+captions as a query; 1,000 images of Tiny ImageNet val, asked for by the names of the 200 classes; coco-mini's train
+split by all captions. R@k is the share of queries with what was asked for among the first k; intervals are 95% of the
 paired bootstrap over queries.
 
 `--fit` compares weights of the matcher, on the 500 images of Flickr8k train that no training of the starter models saw
