@@ -46,6 +46,7 @@ def make_sets(folder):
     _write_cc(folder / "cc", made)
     _write_folder(folder / "folder", made)
     _write_classes(folder / "classes", made)
+    _write_imagenet(folder / "imagenet", made)
     _write_tiny_imagenet(folder / "tiny-imagenet", made)
 
 
@@ -91,18 +92,22 @@ def _write_cc(folder, made):
 
 
 def _write_folder(folder, made):
-    for split in ("train", "val"):
-        lines = []
-        for n in range(PER_SPLIT):
-            image, captions = made[split, n]
-            _save(image, folder / split / f"{n}.jpg")
-            lines.append(json.dumps({"file_name": f"{n}.jpg", "text": captions}))
-        (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """One without splits."""
+    lines = []
+    for (split, n), (image, captions) in made.items():
+        _save(image, folder / f"{split}{n}.jpg")
+        lines.append(json.dumps({"file_name": f"{split}{n}.jpg", "text": captions}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _write_classes(folder, made):
     for (split, n), (image, captions) in made.items():
         _save(image, folder / split / captions[0].split()[1] / f"{n}.jpg")
+
+
+def _write_imagenet(folder, made):
+    for n in range(PER_SPLIT):
+        _save(made["val", n][0], folder / "val" / ("n01440764", "n01443537")[n % 2] / f"ILSVRC2012_val_{n:08}.JPEG")
 
 
 def _write_tiny_imagenet(folder, made):

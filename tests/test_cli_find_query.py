@@ -1,4 +1,4 @@
-"""What `sightline search` takes for words and what for options. Covers: sightline.faces.cli.options."""
+"""What `sightline search` takes for words and what for options."""
 
 import pytest
 from click.testing import CliRunner

@@ -1,4 +1,4 @@
-"""`sightline teach`, and marks on the command line. Covers: sightline.faces.cli.find."""
+"""`sightline teach`, and marks on the command line."""
 
 import json
 

@@ -1,6 +1,6 @@
 """The command line from end to end, in this process, with the starter models on rendered pictures.
 
-Covers: sightline.faces.cli.doctor, sightline.faces.cli.find, sightline.faces.cli.printing,
+Covers: sightline.faces.cli.doctor, sightline.faces.cli.duplicates, sightline.faces.cli.printing,
 sightline.kit.config.
 """
 

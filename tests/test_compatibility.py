@@ -92,7 +92,7 @@ def test_a_library_of_0_1_is_brought_up_to_date_and_loses_nothing(home):
         after = {record.relative.replace("holidays", "2021"): record.id for record in library.store.scan()}
         assert after == before
         assert library.store.captions([before[BLUE]])[before[BLUE]][0].text == "my blue window"
-        hits = library.search("a red circle", top=3)
+        hits = library.search("a red circle", top=3, each_copy=True)
         assert {hit.image.relative.replace("holidays", "2021") for hit in hits} >= {RED, "copy.jpg"}
         assert old in {model.weights_hash for model in library.store.models().values()}
 

@@ -33,6 +33,9 @@ def test_a_tenth_is_held_out_by_name_and_nothing_moves_when_images_are_added(tmp
     assert len({whole.fingerprint, train.fingerprint, val.fingerprint}) == 3
     half = make_set(tmp_path, dict(list(contents.items())[:150]))
     assert ids(hold_out(half, split="val")) == [name for name in ids(val) if name < "150"]
+    few = make_set(tmp_path, dict(list(contents.items())[:20]))
+    assert 2 <= len(hold_out(few, split="val")) <= 12
+    assert set(ids(hold_out(few, split="train"))) <= set(ids(train))  # no train image becomes one of val
 
 
 def test_equal_files_are_on_one_side_whatever_their_names(tmp_path):
@@ -63,15 +66,18 @@ def test_equal_members_of_tars_are_on_one_side(tmp_path):
     assert not train & val
 
 
-def test_a_small_set_has_one_val_image_and_equal_images_none(tmp_path):
-    pair = make_set(tmp_path / "two", {"a.jpg": b"1", "b.jpg": b"2"})
-    assert len(hold_out(pair, split="val")) == len(hold_out(pair, split="train")) == 1
+def test_two_images_are_one_of_each_and_equal_images_have_no_val(tmp_path):
+    for number in range(20):  # of some pairs both names lie below the share
+        pair = make_set(tmp_path / "two", {f"a{number}.jpg": b"1", f"b{number}.jpg": b"2"})
+        assert len(hold_out(pair, split="val")) == len(hold_out(pair, split="train")) == 1
     equal = make_set(tmp_path / "equal", {"a.jpg": b"1", "b.jpg": b"1"})
     assert hold_out(equal, split="train") is equal
     with pytest.raises(InputError, match="not two different images"):
         hold_out(equal, split="val")
 
 
-@pytest.mark.parametrize(("n_images", "most"), [(20, 2), (50_000, 5_000), (50_001, 501), (12_000_000, 1_200)])
+@pytest.mark.parametrize(
+    ("n_images", "most"), [(13, 4), (50, 10), (100, 10), (50_000, 5_000), (50_001, 501), (12_000_000, 1_200)]
+)
 def test_the_share_of_large_sets_is_smaller(n_images, most):
     assert n_images * held_out_share(n_images) == pytest.approx(most, abs=1)

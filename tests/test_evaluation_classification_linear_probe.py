@@ -155,6 +155,19 @@ def test_the_evaluator_learns_on_train_and_measures_on_val():
     assert [problem.id for problem in result.problems] == ["trainx", "valx"]
 
 
+@pytest.mark.usefixtures("needs_sklearn")
+def test_a_probe_may_learn_from_features_before_the_projection():
+    class WithFeatures(FakeEncoder):
+        def encode_features(self, pixels_BHW3):
+            return np.repeat(self.encode_images(pixels_BHW3), 2, axis=1)
+
+    evaluator = LinearProbeEvaluator(LinearProbeConfig(features="pooled", bootstrap=Bootstrap(resamples=0)))
+    result = evaluator.run(WithFeatures(), coloured("val", 6), train=coloured("train", 12))
+    assert (result.metrics["acc1"], result.details["features"]) == (1, "pooled")
+    with pytest.raises(InputError, match="gives no features before a projection"):
+        evaluator.run(FakeEncoder(), coloured("val", 6), train=coloured("train", 12))
+
+
 def test_the_evaluator_refuses_what_is_no_test():
     evaluator = LinearProbeEvaluator()
     with pytest.raises(InputError, match="learns on the split val can't be measured on it"):

@@ -109,8 +109,10 @@ def test_a_drawing_grows_with_its_cells(tmp_path, probability):
     large = make_similarity_heatmap(
         FakeEncoder(), images(NAMES * 2), ["red $x$", "東京", "a " * 90, *texts], probability=probability
     )
-    first = size_of(draw_heatmap(small, tmp_path / "small.png"))
-    second = size_of(draw_heatmap(large, tmp_path / "large.png"))
+    ((first,), (second,)) = (
+        [size_of(page) for page in draw_heatmap(heatmap, tmp_path / f"{name}.png")]
+        for name, heatmap in (("small", small), ("large", large))
+    )
     assert second[0] > 1.5 * first[0]
     assert second[1] > 1.5 * first[1]
     assert not list(tmp_path.glob(".*"))
@@ -121,7 +123,7 @@ def test_names_and_words_that_are_no_utf8_or_one_long_word_are_drawn(tmp_path, r
     image = HeatmapImage(name="caf\udce9\x1b.png", rgb=np.zeros((8, 8, 3), np.uint8))
     heatmap = make_similarity_heatmap(FakeEncoder(), [image], ["red", "a" * 300])
     heatmap = replace(heatmap, model="dir:\udce9", texts=("caf\udce9", "a" * 300))
-    assert draw_heatmap(heatmap, tmp_path / "h.png").is_file()
+    assert draw_heatmap(heatmap, tmp_path / "h.png")[0].is_file()
     match = a_match("b\udcff", rng.random((4, 4), np.float32))
     assert draw_matches(image.rgb, [match], tmp_path / "e.png").is_file()
 
@@ -135,7 +137,19 @@ def test_a_line_is_cut_and_holds_only_what_can_be_drawn():
 def test_equal_cosines_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     heatmap = make_similarity_heatmap(FakeEncoder(), images(["red", "red"]), ["red"])
-    assert draw_heatmap(heatmap, tmp_path / "a.png").stat().st_size > 0
+    assert draw_heatmap(heatmap, tmp_path / "a.png")[0].stat().st_size > 0
+
+
+def test_many_images_fill_bands_and_then_further_files(tmp_path):
+    pytest.importorskip("matplotlib")
+    many = images(NAMES * 10)  # 40: bands of 14, 14 and 12
+    few = make_similarity_heatmap(FakeEncoder(), many, ["red", "blue"])
+    tall = make_similarity_heatmap(FakeEncoder(), many, [f"text {number}" for number in range(16)])
+    (sheet,) = draw_heatmap(few, tmp_path / "few.png")
+    (band,) = draw_heatmap(few.part(0, 14), tmp_path / "band.png")
+    assert size_of(sheet)[0] == size_of(band)[0]
+    assert size_of(sheet)[1] > 2.5 * size_of(band)[1]
+    assert [path.name for path in draw_heatmap(tall, tmp_path / "t.png")] == ["t.png", "t-2.png", "t-3.png"]
 
 
 def test_a_page_holds_texts_names_and_numbers_escaped(tmp_path):

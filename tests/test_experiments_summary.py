@@ -161,3 +161,21 @@ def test_more_data_with_more_steps_is_no_effect_of_data_alone():
 )
 def test_figures_are_written_for_people(written, expected):
     assert written == expected
+
+
+def test_a_best_value_at_the_edge_of_what_was_tried_is_said(rng):
+    def say_best(best):
+        truth = dict(zip((3e-4, 1e-3, 3e-3), (0.3 - 0.05 * abs(place - best) for place in range(3)), strict=True))
+        return "\n".join(say(make_sweep(SEEDED, lambda lr, **_: truth[lr] + 0.003 * rng.standard_normal())))
+
+    assert "The best lr is the largest that was tried, 0.003: a better one may lie beyond it." in say_best(2)
+    assert "The best lr is the smallest that was tried, 0.0003" in say_best(0)
+    assert "that was tried" not in say_best(1)
+
+
+def test_other_numbers_of_updates_at_equal_images_are_said():
+    runs = make_sweep({"batch_size": (32, 64), "seed": (0, 1)}, lambda **_: 0.3)
+    equal_images = [replace(run, images_seen=6400) for run in runs]
+    equal_updates = [replace(run, images_seen=100 * run.settings["batch_size"]) for run in runs]
+    assert any("At equal images the runs made 100 to 200 updates" in sentence for sentence in say(equal_images))
+    assert any("At equal updates the runs saw 3,200 to 6,400 images." in sentence for sentence in say(equal_updates))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from experiment_runs import GRID, make_run, make_sweep
+from sightline.lab.experiments.effects import analyse
 from sightline.lab.experiments.study import Study
-from sightline.lab.experiments.summary import fit_scaling
+from sightline.lab.experiments.summary import fit_scaling, summarise, summarise_finals
 
 WIDE = {"train_fraction": (0.05, 0.1, 0.2, 0.4, 0.8), "lr": (1e-3, 3e-3)}
 
@@ -52,7 +53,11 @@ def test_a_bent_curve_is_told(rng):
     def truth(train_fraction, **_):
         return 1 - (0.3 + 0.4 * (train_fraction < 0.15)) * (1 + 0.01 * rng.standard_normal())
 
-    assert fit_scaling(Study.of(make_sweep(WIDE, truth))).bends is True
+    study = Study.of(make_sweep(WIDE, truth))
+    assert fit_scaling(study).bends is True
+    sentences = summarise(study, analyse(study), finals=summarise_finals(study), scaling=fit_scaling(study))
+    assert any("follows no power law" in sentence and "none is fitted" in sentence for sentence in sentences)
+    assert not any("to the power of" in sentence for sentence in sentences)
 
 
 def test_few_runs_have_an_exponent_without_an_interval():

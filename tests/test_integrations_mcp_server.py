@@ -210,6 +210,9 @@ def test_captions_of_both_kinds_are_given_and_not_kept(reader, library):
 def test_duplicates_are_found_by_content_and_by_vectors_in_pages(reader):
     exact = reader.ask("find_duplicates")
     assert [{image["name"] for image in group["images"]} for group in exact["groups"]] == [{"horse.png", "copy.jpg"}]
+    assert (exact["groups"][0]["kind"], exact["groups"][0]["links"], exact["not_compared"]) == ("exact", [], 0)
+    assert exact["groups"][0]["reason"]
+    assert reader.ask("find_duplicates", kind="copy")["groups"] == []
     first = reader.ask("find_duplicates", min_similarity=0.8, limit=1)
     assert first["groups"][0]["kind"] == "exact"
     if first["next_cursor"]:

@@ -83,9 +83,22 @@ def test_maps_lie_in_the_joint_space_patch_by_patch(clip_folder):
     assert cosines(class_token, encoder.encode_images(random_pixels(2, 32))).min() > 0.9999
 
 
-def test_siglip_has_no_maps(tmp_path_factory):
+def test_features_before_the_projection_lead_to_the_embeddings(clip_folder):
+    encoder = load(clip_folder)
+    features_BF = encoder.encode_features(random_pixels(3, 32))
+    with torch.no_grad():
+        projected_BD = encoder.towers.model.visual_projection(torch.from_numpy(features_BF)).numpy()
+    projected_BD /= np.linalg.norm(projected_BD, axis=1, keepdims=True)
+    assert cosines(projected_BD, encoder.encode_images(random_pixels(3, 32))).min() > 0.9999
+    assert np.linalg.norm(features_BF, axis=1).max() > 1.01  # not normalised
+
+
+def test_siglip_has_no_maps_and_no_projection(tmp_path_factory):
     encoder = load(source_and_export(tmp_path_factory, "siglip")[0])
-    assert encoder.encode_maps(random_pixels(1, 32)) is None
+    pixels = random_pixels(1, 32)
+    assert encoder.encode_maps(pixels) is None
+    features_BF = encoder.encode_features(pixels)
+    assert cosines(features_BF / np.linalg.norm(features_BF), encoder.encode_images(pixels)).min() > 0.9999
 
 
 def test_a_saved_convclip_loads_and_its_map_averages_to_its_embedding(tmp_path):
@@ -109,6 +122,7 @@ def test_a_saved_convclip_loads_and_its_map_averages_to_its_embedding(tmp_path):
     means = maps.mean(axis=(1, 2))
     assert cosines(images, means / np.linalg.norm(means, axis=1, keepdims=True)).min() > 0.99999
     assert encoder.encode_texts(TEXTS).shape == (len(TEXTS), 8)
+    assert encoder.encode_features(random_pixels(2, 32)) is None
 
 
 def test_weights_that_lack_tensors_are_refused(own_folder):

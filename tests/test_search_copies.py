@@ -1,6 +1,6 @@
 """Copies by their pixels. The photographs are scikit-image's; changes are made at full size, then sketched.
 
-Covers: sightline.core.search.copies, sightline.core.search.alignment.
+Covers: sightline.core.search.alignment.
 """
 
 import io

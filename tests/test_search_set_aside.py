@@ -115,7 +115,7 @@ def test_another_disk_gets_a_whole_copy_or_nothing(library, photos, tmp_path, mo
     monkeypatch.setattr(Path, "replace", refuse)
     groups = library.duplicates(exact_only=True)
     with monkeypatch.context() as full:
-        full.setattr(room.shutil, "copyfile", lambda source, to: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        full.setattr(shutil, "copyfile", lambda source, to: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         report = library.set_aside(groups, tmp_path / "aside")
         assert (len(report.left), files(tmp_path / "aside")) == (2, set())
     mtime = (photos / "deep" / "a copy.png").stat().st_mtime_ns

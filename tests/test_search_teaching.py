@@ -1,4 +1,7 @@
-"""Words of one's own. Covers: sightline.core.search.background."""
+"""Words of one's own, and what they are told apart from.
+
+Covers: sightline.core.search.background.
+"""
 
 from dataclasses import replace
 
@@ -141,6 +144,14 @@ def test_the_background_tells_examples_from_the_rest_whatever_all_have_in_common
     assert background.spread(direction) == pytest.approx(1)
     assert np.argmax(np.abs(direction)) == 7
     assert background.typicality(like.astype(np.float32), direction) > 3
+
+
+def test_the_background_of_a_library_is_measured_again_once_it_has_changed_by_a_tenth(library):
+    store, _, photos = library
+    first = Background.measure(store, "colours")
+    assert Background.measure(store, "colours") is first
+    store.delete([store.find_path(photos / "red.png").id])
+    assert Background.measure(store, "colours") is not first
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])

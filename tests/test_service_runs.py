@@ -10,9 +10,9 @@ from sightline.lab.training.log import RunLog
 from web_world import open_app
 
 
-def write_run(folder, *, steps=4, epochs=2.0, at_s=1_700_000_000):
+def write_run(folder, *, steps=4, epochs=2.0, at_s=1_700_000_000, **config):
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"recipe": "test", "epochs": epochs}))
+    (folder / "run.json").write_text(json.dumps({"recipe": "test", "epochs": epochs, **config}))
     with RunLog(folder, tensorboard=False) as run_log:
         run_log.write("val", 0, {"mean_recall": 0.1})
         for step in range(1, steps + 1):
@@ -45,6 +45,17 @@ def test_runs_are_listed_the_newest_first_with_their_latest_figures(tmp_path, op
         assert new["modified_at"] == "2027-01-15T08:00:00+00:00"
         assert (new["step"], new["steps"]) == (7, 20)  # 2 epochs of 10 steps
         assert new["metrics"] == {"mean_recall": 0.5, "text_retrieval_recall@1": 0.25}
+
+
+def test_progress_of_a_run_given_in_samples_and_its_end_are_told(tmp_path, open_runs):
+    run = write_run(tmp_path / "runs" / "samples", samples_seen=1000, batch_size=64)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "kind": "val", "loss": 2.5}\n')
+    with open_runs(tmp_path / "runs") as client:
+        (shown,) = client.get("/api/runs").json()["runs"]
+        assert (shown["steps"], shown["ended"], shown["metrics"]["val_loss"]) == (16, False, 2.5)
+        (run / "result.json").write_text("{}")
+        assert client.get("/api/runs/samples").json()["ended"] is True
 
 
 def test_a_run_shows_its_settings_and_its_log_and_is_followed_live(tmp_path, open_runs):

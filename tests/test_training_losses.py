@@ -1,13 +1,16 @@
 import math
+from types import SimpleNamespace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.training.config import LossName
+from sightline.lab.training.config import LossName, TrainConfig
 from sightline.lab.training.losses import (
+    Objective,
     chance_loss,
     distillation,
     make_loss,
@@ -367,3 +370,28 @@ def test_an_image_that_is_alone_in_its_set_has_no_loss_and_a_finite_gradient():
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.equal(image_BD.grad, torch.zeros_like(image_BD))
+
+
+@pytest.mark.parametrize("captions", [1, 2])
+def test_the_loss_on_val_pairs_is_that_of_training_batches(captions):
+    image_BD, text_TD = make_features(7, 21, dtype=torch.float32)
+    owner_T = np.repeat(np.arange(7), 3)
+    model = torch.nn.Module()
+    model.logit_scale = torch.nn.Parameter(torch.tensor(math.log(5.0)))
+    config = TrainConfig(recipe="t", data="d", batch_size=3, captions_per_image=captions)
+    objective = Objective(config, SimpleNamespace(model=model, dim=6), teacher_dim=None, words_count=0)  # type: ignore[arg-type]
+    found = objective.measure(image_BD.numpy(), text_TD.numpy(), owner_T)
+    losses = []
+    for batch in (slice(0, 3), slice(3, 6)):  # the seventh image fills no batch
+        if captions == 1:
+            logits_BB = 5 * image_BD[batch] @ text_TD.view(7, 3, 6)[batch, 0].T
+            both = [functional.cross_entropy(rows, torch.arange(3)) for rows in (logits_BB, logits_BB.T)]
+            losses.append(float(sum(both)) / 2)
+        else:
+            texts, groups = text_TD.view(7, 3, 6)[batch, :2].reshape(6, 6), torch.arange(3).repeat_interleave(2)
+            losses.append(float(softmax_contrastive(image_BD[batch], texts, torch.arange(3), groups, scale=5.0)))
+    assert found["loss"] == pytest.approx(sum(losses) / 2, abs=1e-5)
+    if captions == 1:
+        assert found["chance_loss"] == pytest.approx(math.log(3))
+    whole = objective.measure(image_BD[:2].numpy(), text_TD[:6].numpy(), owner_T[:6])
+    assert math.isfinite(whole["loss"])  # fewer images than a batch are one batch

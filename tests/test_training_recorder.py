@@ -73,6 +73,8 @@ def test_a_reason_given_after_a_measurement_ends_the_run_with_a_checkpoint(world
     report = train(small_config(world, epochs=4), tmp_path / "run", on_measure=stop_at_two)
     rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "val"]
     assert asked == [(row["step"], row["mean_recall"]) for row in rows if row["step"]]
+    assert all(row["loss"] > 0 and row["chance_loss"] > 0 for row in rows)
+    assert "loss" not in report.metrics
     assert (report.steps, report.total_steps, report.stopped, report.interrupted) == (6, 12, "pruned", False)
     assert (tmp_path / "run" / "checkpoints" / "step-6").is_dir()
     run = read_run(tmp_path / "run")

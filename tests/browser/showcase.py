@@ -12,7 +12,7 @@ from PIL import Image
 from sightline.core.library import Library
 from sightline.faces.demo.photos import gather_photos, load_photos
 
-CROPS_OF_EACH = 80
+CROPS_OF_EACH = 12
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _add_copies(photos: Path, copies: Path) -> None:
     copies.mkdir()
     shutil.copy(photos / "chelsea.png", copies / "chelsea (1).png")
     with Image.open(photos / "coffee.png") as coffee:
-        coffee.resize((300, 200)).save(copies / "IMG_0412.jpg", quality=80)
+        coffee.resize((450, 300)).save(copies / "IMG_0412.jpg", quality=90)
     (copies / "IMG_0413.jpg").write_bytes((photos / "flower.jpg").read_bytes()[:3000])
 
 

@@ -60,11 +60,13 @@ def test_duplicates_lie_side_by_side(open_page):
     group = page.locator(".group").first.inner_text()
     assert "chelsea.png" in group
     assert "chelsea again.png" in group
-    page.get_by_role("radio", name="Near duplicates").check()
+    assert "Keep: " in group
+    page.get_by_role("radio", name="Other copies").check()
+    copy = page.locator(".group", has_text="coffee small.png")
+    copy.wait_for()
+    assert "Keep: most pixels" in copy.inner_text()
+    page.get_by_role("radio", name="Alike").check()
     page.get_by_text("Similarity at least").wait_for()
-    near = page.locator(".group", has_text="coffee small.png")
-    near.wait_for()
-    assert "pixels" in near.inner_text()
     assert page.get_by_text("Nothing is deleted from disk").is_visible()
 
 

@@ -166,3 +166,21 @@ def test_names_of_files_are_text(page):
     page.goto("/library?view=duplicates")
     page.get_by_role("heading", name="2 exact copies").first.wait_for()
     assert page.evaluate("window.pwned") is None
+
+
+def test_an_image_is_named_and_found_by_its_name_until_it_is_forgotten(cat):
+    cat.get_by_role("button", name="Name this").click()
+    cat.get_by_role("textbox", name="Name").fill("taken_at")
+    cat.keyboard.press("Enter")
+    cat.get_by_text("'taken_at' can't be a name").wait_for()
+    cat.watch.expected.append("422")
+    cat.get_by_role("textbox", name="Name").fill("Blick")
+    cat.keyboard.press("Enter")
+    cat.get_by_text("Blick is known from 1 picture").wait_for()
+    cat.get_by_role("button", name="Search", exact=True).click()
+    cat.wait_for_url("**/?q=Blick")
+    wait_until(cat, f"document.querySelector('.tile a')?.dataset.id === '{cat.image}'")
+    cat.locator(".tile a").first.click()
+    cat.get_by_role("button", name="Name this").click()
+    cat.get_by_role("button", name="Forget Blick").click()
+    cat.get_by_text("Blick is forgotten").wait_for()

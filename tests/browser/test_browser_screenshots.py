@@ -133,7 +133,7 @@ def test_duplicates(open_page, take, theme):
     page = open_page("/library?library=Everything&view=duplicates", viewport=DESK, color_scheme=theme)
     page.get_by_role("heading", name="2 exact copies").wait_for()
     take(page, f"duplicates-{theme}")
-    page.get_by_role("radio", name="Near duplicates").check()
+    page.get_by_role("radio", name="Other copies").check()
     page.locator(".group", has_text="IMG_0412.jpg").first.wait_for()
     take(page, f"near-duplicates-{theme}", for_docs=theme == "light")
 

@@ -303,3 +303,20 @@ def test_a_link_of_our_own_and_a_typed_address_search_at_once(open_page):
     page.evaluate("location.href = '/?q=a+brick+wall'")
     page.wait_for_url("**/?q=a+brick+wall")
     wait_for_best(page, "a brick wall")
+
+
+def test_two_keys_mark_a_hit_right_or_wrong_and_the_list_is_ranked_anew(page):
+    shown = "[...document.querySelectorAll('.tile a')].map((link) => link.dataset.id)"
+    search_box(page).fill("an animal -cat")
+    wait_for_best(page, "an animal - cat")
+    wrong, _, _, right, *_ = page.evaluate(shown)
+    page.locator(".tile a").nth(3).focus()
+    page.keyboard.press("y")
+    page.get_by_role("button", name=f"picture {right} is right").wait_for()
+    wait_until(page, f"{shown}.slice(0, 3).includes('{right}')")
+    page.locator(f".tile a[data-id='{wrong}']").focus()
+    page.keyboard.press("n")
+    page.get_by_role("button", name=f"picture {wrong} is wrong").wait_for()
+    wait_until(page, f"!{shown}.includes('{wrong}')")
+    page.get_by_role("button", name=f"Remove picture {wrong}").click()
+    wait_until(page, f"{shown}.includes('{wrong}')")

@@ -1,6 +1,6 @@
 """What every store must do, whatever its backend. A new backend adds itself to BACKENDS.
 
-Covers: sightline.core.store.base, sightline.core.store.sqlite.
+Covers: sightline.core.store.base, sightline.core.store.sqlite, sightline.core.store.words.
 """
 
 from dataclasses import replace

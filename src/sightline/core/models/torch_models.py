@@ -79,6 +79,17 @@ class TorchEncoder:
         """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
         return self._run_images(pixels_BHW3, output=1) if self.towers.has_maps else None
 
+    def encode_features(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Image features before the projection to the joint space (B, F), not normalised; None for our own models."""
+        parts = []
+        with torch.inference_mode():
+            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
+                features_BF = self.towers.embed_features(torch.from_numpy(batch_B3SS).to(self.device))
+                if features_BF is None:
+                    return None
+                parts.append(_array(features_BF))
+        return np.concatenate(parts)[: len(pixels_BHW3)]
+
     def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
         parts = []
         with torch.inference_mode():
@@ -106,6 +117,10 @@ class Towers(torch.nn.Module):
         """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
         return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
 
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+        """Normalised pixels -> features before the projection (B, F); SigLIP has none, so they are its embeddings."""
+        return self.embed_images(pixels_B3SS)[0]
+
     def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
         """Token ids (T, L) -> (T, D), not normalised."""
         return _pooled(self.model.get_text_features(input_ids=ids_TL))
@@ -128,11 +143,20 @@ class ClipTowers(Towers):
         side = math.isqrt(patches_BND.shape[1])
         return self.model.visual_projection(output.pooler_output), patches_BND.unflatten(1, (side, side))
 
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+        """The class token after its norm (B, F)."""
+        features_BF: torch.Tensor = self.model.vision_model(pixel_values=pixels_B3SS).pooler_output
+        return features_BF
+
 
 class ConvTowers(Towers):
     """Our own: ConvClip of `models.convolutional`, LiteClip of `models.lite`."""
 
     has_maps = True
+
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+        """None: their map is in the joint space already."""
+        return None
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""

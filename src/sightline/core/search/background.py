@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sightline.core.store.base import Store
+    from sightline.core.types import ModelIdentity
 
 SAMPLED_ROWS = 2000
+_CHANGE = 0.1
 _UNSURE_ROWS = 20
 """As many rows are imagined at zero, so that few images have no mean of their own making."""
 _SMALLEST_VARIANCE = 1e-6
@@ -35,17 +38,25 @@ class Background:
     def measure(cls, store: Store, model: str) -> Background:
         """Those of a model's vectors, estimated from rows that are spread evenly over the library.
 
-        The covariance is shrunk halfway to a sphere of the same size, further where rows are few compared with
-        dimensions. Raises StoreError for an unknown model.
+        It is kept while the store is open, until the library has grown or shrunk by a tenth. Raises StoreError for an
+        unknown model.
         """
-        ids = store.ids(model=model)
-        sample = ids[:: max(1, len(ids) // SAMPLED_ROWS)]
-        _, vectors_SD = store.vectors(model, sample.tolist())
-        return cls.of(vectors_SD)
+        ids, identity = store.ids(model=model), store.models()[model]
+        kept = _kept.setdefault(store, {})
+        count, background = kept.get(identity, (0, None))
+        if background is None or abs(len(ids) - count) > _CHANGE * count:
+            _, vectors_SD = store.vectors(model, ids[:: max(1, len(ids) // SAMPLED_ROWS)].tolist())
+            background = cls.of(vectors_SD)
+            kept[identity] = len(ids), background
+        return background
 
     @classmethod
     def of(cls, vectors_SD: NDArray[np.float32]) -> Background:
-        """That of unit vectors (S, D)."""
+        """That of unit vectors (S, D).
+
+        The covariance is shrunk halfway to a sphere of the same size, further where rows are few compared with
+        dimensions.
+        """
         rows, dim = vectors_SD.shape
         sample_SD = vectors_SD.astype(np.float64)
         mean_D = sample_SD.sum(axis=0) / (rows + _UNSURE_ROWS)
@@ -83,3 +94,7 @@ class Background:
         """By how many standard deviations of the library examples (N, D) are nearer to a direction (D,) than others."""
         difference_D = vectors_ND.astype(np.float64).mean(axis=0) - self.mean_D
         return float(difference_D @ direction_D) / self.spread(direction_D)
+
+
+_kept: WeakKeyDictionary[Store, dict[ModelIdentity, tuple[int, Background]]] = WeakKeyDictionary()
+"""Of open stores: by model the number of vectors when it was measured, and the measurement."""

@@ -226,8 +226,8 @@ def _raise_frequencies(frequencies: int, power: float) -> Float32Array:
 def _weigh_low(whole_ND: NDArray[np.float16]) -> Float32Array:
     """The lowest coefficients (N, LOW * LOW), weighed anew, of length 1."""
     low_NFF = whole_ND.astype(np.float32).reshape(-1, _FREQUENCIES, _FREQUENCIES)[:, :_LOW, :_LOW]
-    gain_FF = np.maximum(_raise_frequencies(_LOW, 1.0), 1) ** (_LOW_GAIN - _GAIN)
-    low_ND: Float32Array = (low_NFF * gain_FF).reshape(-1, _LOW * _LOW)
+    gain_FF = np.maximum(_raise_frequencies(_LOW, 1.0), 1) ** np.float32(_LOW_GAIN - _GAIN)
+    low_ND: Float32Array = np.multiply(low_NFF, gain_FF, dtype=np.float32).reshape(-1, _LOW * _LOW)
     return _to_length_1(low_ND)
 
 

@@ -124,17 +124,23 @@ def aim_at_words(
         vectors_ND = learn(store, encoder, word)
         stand_in = word.kind or word.name
         named_D = encoder.encode_texts([stand_in])[0].astype(np.float64)
-        known = _share_known(background.typicality(vectors_ND, named_D))
-        direction_D = background.discriminate(vectors_ND)
-        is_alone = _replace(text, word.name, "") == ""
-        if is_alone:
-            direction_D = direction_D + _NAME_WEIGHT * known / len(vectors_ND) ** 0.5 * background.scale(named_D)
-        aimed_D += background.scale(direction_D)
-        rest = _replace(rest, word.name, stand_in if not is_alone and (word.kind or known) else "")
+        if _replace(text, word.name, "") == "":
+            return aim_alone(background, vectors_ND, named_D)
+        aimed_D += background.discriminate(vectors_ND)
+        is_read = word.kind is not None or _share_known(background, vectors_ND, named_D) > 0
+        rest = _replace(rest, word.name, stand_in if is_read else "")
     if not rest:
         return background.scale(aimed_D)
     sentence_D = background.scale(encoder.encode_texts([rest])[0].astype(np.float64))
     return background.scale(sentence_D + _WORD_IN_SENTENCE * aimed_D)
+
+
+def aim_alone(
+    background: Background, vectors_ND: NDArray[np.float32], named_D: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The direction (D,), scaled, of a word by its examples (N, D), shrunk towards its name's own (D,)."""
+    weight = _NAME_WEIGHT * _share_known(background, vectors_ND, named_D) / len(vectors_ND) ** 0.5
+    return background.scale(background.discriminate(vectors_ND) + weight * background.scale(named_D))
 
 
 def learn(store: Store, encoder: Encoder, word: TaughtWord) -> NDArray[np.float32]:
@@ -161,8 +167,9 @@ def learn(store: Store, encoder: Encoder, word: TaughtWord) -> NDArray[np.float3
     return np.stack(vectors)
 
 
-def _share_known(typicality: float) -> float:
-    """How far a model knows a name, 0 to 1."""
+def _share_known(background: Background, vectors_ND: NDArray[np.float32], named_D: NDArray[np.float64]) -> float:
+    """How far a model knows a name (D,), 0 to 1, as the examples (N, D) bear it out."""
+    typicality = background.typicality(vectors_ND, named_D)
     return min(1.0, max(0.0, (typicality - _KNOWN) / (_SURELY_KNOWN - _KNOWN)))
 
 

@@ -179,8 +179,16 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str | None, classes: P
 @evaluate.command("linear-probe")
 @_model_option
 @click.option("--limit-train", type=click.IntRange(min=2), metavar="N", help="Learn from N pictures of train.")
+@choice_option(
+    "--features",
+    "projected",
+    "pooled",
+    help="Learn from vectors of the joint space, or from those before it.",
+)
 @_measuring
-def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) -> None:
+def linear_probe(
+    settings: _Settings, *, model: str, limit_train: int | None, features: Literal["projected", "pooled"]
+) -> None:
     """Fit a logistic regression to the image vectors of train, and classify the split with it.
 
     Its strength of regularisation is chosen on a held-out fifth of train. Needs scikit-learn. DATA as for zeroshot.
@@ -191,8 +199,13 @@ def linear_probe(settings: _Settings, *, model: str, limit_train: int | None) ->
     if settings.split in ("train", "all"):
         raise click.UsageError("--split: the probe learns on train; measure it on val or test.")
     config = LinearProbeConfig(
-        probe=ProbeConfig(seed=settings.seed), batch_size=settings.batch_size, bootstrap=settings.bootstrap
+        probe=ProbeConfig(seed=settings.seed),
+        features=features,
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
     )
+    if features == "pooled" and settings.runtime == "auto":
+        settings = replace(settings, runtime="torch")
     if settings.split is None and settings.load_labelled(None).split == "train":
         settings = replace(settings, split="val")
     dataset = settings.load_labelled(None)

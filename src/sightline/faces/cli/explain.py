@@ -174,8 +174,12 @@ def _print_heatmap(result: SimilarityHeatmap) -> None:
 def _write_heatmap(result: SimilarityHeatmap, output: Path) -> None:
     from sightline.lab.experiments.heatmap import draw_heatmap, write_heatmap_page
 
-    (draw_heatmap if output.suffix.lower() == ".png" else write_heatmap_page)(result, output)
-    notice(f"Drawn to {output}.")
+    if output.suffix.lower() == ".png":
+        files = draw_heatmap(result, output)
+        notice(f"Drawn to {', '.join(map(str, files))}.")
+    else:
+        write_heatmap_page(result, output)
+        notice(f"Drawn to {output}.")
 
 
 def _require_ending(output: Path | None, endings: Sequence[str]) -> None:

@@ -271,7 +271,7 @@ class TeachWordRequest(Request):
 class ForgetWordRequest(Request):
     """The word to forget."""
 
-    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS)
+    name: str = Field(min_length=1, max_length=MAX_WORD_CHARS, description="The word, in any case.")
 
 
 # --- what is answered -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from sightline.errors import InputError, NotFoundError
 from sightline.faces.service.job_work import is_text
 from sightline.faces.service.schemas import RunAnswer, RunDetailAnswer
-from sightline.lab.training.log import LOG_FILE, RUN_FILE, Row, read_log
+from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, Row, read_log
 
 _MAX_TRAIN_ROWS = 2000
 
@@ -105,6 +105,7 @@ def describe(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
         "modified_at": modified_text(run),
         "step": max((row["step"] for row in rows), default=None),
         "steps": _planned_steps(read_config(run), rows),
+        "ended": (run / RESULT_FILE).is_file(),
         "metrics": _newest_metrics(rows),
     }
 
@@ -121,12 +122,19 @@ def _newest_metrics(rows: Sequence[Row]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for row in rows:
         if row["kind"] == "val":
-            metrics |= {name: float(value) for name, value in row.items() if name != "step" and _is_number(value)}
+            metrics |= {
+                f"val_{name}" if "loss" in name else name: float(value)
+                for name, value in row.items()
+                if name != "step" and _is_number(value)
+            }
     return metrics
 
 
 def _planned_steps(config: Mapping[str, Any], rows: Sequence[Row]) -> int | None:
-    """Number of steps the run will have: the log's latest row says how many make an epoch."""
+    """Number of steps the run will have: by its samples, else by its epochs, whose length the log's last row tells."""
+    samples, batch_size = config.get("samples_seen"), config.get("batch_size")
+    if _is_number(samples) and _is_number(batch_size) and batch_size > 0:
+        return max(1, round(samples / batch_size))
     epochs = config.get("epochs")
     for row in reversed(rows):
         epoch = row.get("epoch")

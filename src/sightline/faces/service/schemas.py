@@ -459,7 +459,10 @@ class RunAnswer(Model):
     name: str
     modified_at: str
     step: int | None = None
-    steps: int | None = None
+    steps: int | None = Field(default=None, description="How many the run will have, where that is known.")
+    ended: bool = Field(
+        default=False, description="True where it is done or was stopped; false also for one that was killed."
+    )
     metrics: dict[str, float] = {}
 
 

@@ -112,9 +112,10 @@ class Client:
             if (cursor := page.next) is None:
                 return
 
-    def upload(self, image: ImageFile) -> models.UploadAnswer:
+    def upload(self, image: ImageFile, *, model: str | None = None) -> models.UploadAnswer:
         """Give a picture to search with: `parts=[PartRequest(upload=answer.key)]`."""
-        return self._send("POST", "/api/uploads", models.UploadAnswer, files=[_as_file(image)])
+        given = {"params": {"model": model}, "files": [_as_file(image)]}
+        return self._send("POST", "/api/uploads", models.UploadAnswer, **given)
 
     def words(self) -> list[models.WordAnswer]:
         """Words of the user's own that were taught by example."""
@@ -139,13 +140,17 @@ class Client:
         """A small copy of an image (WEBP)."""
         return self._request("GET", f"/api/images/{image_id}/thumbnail", params={"size": size_px}).content
 
-    def file(self, image_id: int) -> bytes:
-        """An image's file."""
-        return self._request("GET", f"/api/images/{image_id}/file").content
+    def file(self, image_id: int, *, display: bool = False) -> bytes:
+        """An image's file; with `display` as a JPEG where browsers can't show its format."""
+        return self._request("GET", f"/api/images/{image_id}/file", params={"display": display or None}).content
 
     def heatmap(self, image_id: int, words: str, *, model: str | None = None) -> models.HeatmapAnswer:
         """Match of words in an image, by cell."""
         return self._get(f"/api/images/{image_id}/heatmap", models.HeatmapAnswer, q=words, model=model)
+
+    def captions(self, image_id: int) -> models.CaptionsAnswer:
+        """An image's captions, the chosen one first."""
+        return self._get(f"/api/images/{image_id}/captions", models.CaptionsAnswer)
 
     def set_caption(self, image_id: int, text: str) -> models.CaptionsAnswer:
         """Give an image the user's own caption."""
@@ -254,6 +259,10 @@ class Client:
         """Contents of the library."""
         return self._get("/api/stats", models.StatsAnswer)
 
+    def folders(self, path: str | None = None) -> models.FoldersAnswer:
+        """Folders of the server's disk below one of them, from which images can be added."""
+        return self._get("/api/folders", models.FoldersAnswer, path=path)
+
     def list_models(self) -> models.ModelsAnswer:
         """Models, and which of them searches use."""
         return self._get("/api/models", models.ModelsAnswer)
@@ -283,7 +292,7 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, answer: type[Answer], **params: str | float | None) -> Answer:
+    def _get(self, path: str, answer: type[Answer], /, **params: str | float | None) -> Answer:
         return answer.model_validate_json(self._request("GET", path, params=params).content)
 
     def _send(self, method: str, path: str, kind: type[Answer], **content: Any) -> Answer:

@@ -39,9 +39,9 @@ class FolderReader:
     """Images with a file of captions or `.txt` sidecars; folders named train, val, test.
 
     A file of captions is Hugging Face's `metadata.jsonl` or `metadata.csv`, or what `sightline caption --write` made.
-    One at the top alone decides; the split of a line is its `split`, else the first folder of its `file_name` where
-    that is a split's name, else train. Otherwise each split's folder has its own such file or sidecars; without such
-    folders all is train.
+    One at the top alone decides (of the latter only where no folders are named after splits); the split of a line is
+    its `split`, else the first folder of its `file_name` where that is a split's name, else train. Otherwise each
+    split's folder has its own such file or sidecars; without such folders all is train.
     """
 
     kind = "folder"
@@ -79,7 +79,10 @@ class FolderReader:
     def _read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
         """All captions, of one split's folder where splits lie in folders of their own."""
         is_captions = path.suffix.lower() in (".jsonl", ".csv", ".tsv") and is_file(path)
-        if captions := path if is_captions else _find_captions(path):
+        captions = path if is_captions else _find_metadata(path)
+        if captions is None and not _named_after_splits(path):
+            captions = _find_captions(path)
+        if captions is not None:
             files = CaptionedFiles(captions)
             _add_captions(files, captions, below="", split=None)
             return files
@@ -96,13 +99,17 @@ class FolderReader:
         return files
 
 
-def _find_captions(folder: Path) -> Path | None:
-    """The file of captions directly in a folder. Raises InputError where it could be one of several."""
+def _find_metadata(folder: Path) -> Path | None:
+    """Hugging Face's file of captions directly in a folder. Raises InputError where there is no folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder. Give the folder that holds the images and their captions.")
-    for name in (METADATA, _METADATA_TABLE):
-        if is_file(folder / name):
-            return folder / name
+    return next((folder / name for name in (METADATA, _METADATA_TABLE) if is_file(folder / name)), None)
+
+
+def _find_captions(folder: Path) -> Path | None:
+    """The file of captions directly in a folder. Raises InputError where it could be one of several."""
+    if metadata := _find_metadata(folder):
+        return metadata
     found = [path for path in sorted(folder.glob("*.jsonl")) if _is_written(path)]
     found += [path for suffix in ("csv", "tsv") for path in sorted(folder.glob(f"*.{suffix}")) if _is_table(path)]
     if len(found) > 1:

@@ -1,7 +1,7 @@
 """A val split for sets that have none: some of their train images, the same ones each time.
 
-An image is held out by the hash of its id, so a choice is the same on every machine and what is added to a set moves
-no other image. Equal files are held out together, whatever their names.
+An image is held out by the hash of its id, so a choice is the same on every machine, and what is added to a set makes
+no train image a val image. Equal files are held out together, whatever their names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from sightline.lab.data.webdataset import TarImage
 
 MOST_HELD_OUT = 5_000
 """As many images as the usual val splits of the field have; of sets that would give more, a smaller share is taken."""
+FEWEST_HELD_OUT = 10
+"""Images that are held out of small sets: among one or two, every search finds its image."""
 _TAIL_BYTES = 4096
 
 _Content = tuple[int, bytes]
@@ -23,8 +25,12 @@ _Content = tuple[int, bytes]
 
 
 def held_out_share(n_images: int) -> float:
-    """The share of images that is held out: a tenth, or that divided by 10 until it is at most 5,000 images."""
-    share = 0.1
+    """The share of images that is held out: a tenth, or that divided by 10 until it is at most 5,000 images.
+
+    Of fewer than 100 it is as much as gives about ten, at most a third. It never rises with the number of images, so
+    an image that was held out may become a train image when others are added, but never the other way round.
+    """
+    share = max(0.1, min(1 / 3, FEWEST_HELD_OUT / max(1, n_images)))
     while n_images * share > MOST_HELD_OUT:
         share /= 10
     return share
@@ -36,9 +42,12 @@ def hold_out(whole: Dataset, *, split: Split) -> Dataset:
     A set without two different images has no val: its `train` is all of it, its `val` an InputError.
     """
     ranks = [_rank(pair) for pair in whole]
-    limit = max(held_out_share(len(whole)), min(ranks, default=0.0))
-    held = {row for row, rank in enumerate(ranks) if rank <= limit}
-    held |= set(_equal_rows(whole, held))
+    least = min(ranks, default=0.0)
+    for limit in (max(held_out_share(len(whole)), least), least):
+        held = {row for row, rank in enumerate(ranks) if rank <= limit}
+        held |= set(_equal_rows(whole, held))
+        if len(held) < len(whole):
+            break  # else of a few images all were below the share
     if len(held) >= len(whole) and split != "val":
         return whole
     if len(held) >= len(whole):

@@ -4,9 +4,9 @@ Zero-shot: each class is the mean of sentences, prompt templates with `{}` where
 nearest class (Radford et al. 2021, arXiv:2103.00020, section 3.1).
 
 Linear probe: a logistic regression on frozen embeddings (section 3.2 and appendix A.3): L-BFGS, no augmentation, the
-regularisation chosen on a held-out part of the training split. They take the features before the joint space; an
-`Encoder` gives normalised vectors of the joint space, which is what everything else in Sightline uses, and so what is
-probed. It needs scikit-learn. Shape suffixes: B images, C classes, P prompts of a class, D dimension of the joint
+regularisation chosen on a held-out part of the training split. They take the features before the joint space
+(`pooled`); the default are the normalised vectors of the joint space, which is what everything else in Sightline uses.
+It needs scikit-learn. Shape suffixes: B images, C classes, P prompts of a class, D dimension of the joint
 space.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -54,6 +54,8 @@ DEFAULT_PROMPTS = "photos"
 HOLE = "{}"
 NamesUsed = Literal["first", "all"]
 """Names of a class that become sentences: the most usual one, or its synonyms too."""
+Features = Literal["projected", "pooled"]
+"""What a linear probe learns from: the normalised vectors of the joint space, or the features before the projection."""
 _SMALLEST_NORM = 1e-6
 
 
@@ -268,6 +270,7 @@ class LinearProbeConfig(EvalConfig):
     """Settings of a linear probe."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    features: Features = "projected"
 
 
 class LinearProbeEvaluator:
@@ -286,11 +289,13 @@ class LinearProbeEvaluator:
         started = time.perf_counter()
         n_classes = _check_same_classes(train, dataset)
         batch_size = self.config.batch_size
-        learnt = embed_images(encoder, train, batch_size=batch_size, progress=progress)
-        images = embed_images(encoder, dataset, batch_size=batch_size, progress=progress)
+        encode = encoder.encode_images if self.config.features == "projected" else _features_of(encoder)
+        learnt = embed_images(encoder, train, batch_size=batch_size, progress=progress, encode=encode)
+        images = embed_images(encoder, dataset, batch_size=batch_size, progress=progress, encode=encode)
         probe = fit_probe(learnt.image_BD, labels_of(train, learnt), n_classes=n_classes, config=self.config.probe)
         ranks = rank_by_probe(probe, images.image_BD, labels_of(dataset, images))
         fitted = {
+            "features": self.config.features,
             "n_train": len(learnt.image_BD),
             "C": probe.c,
             "held_out_acc1": probe.held_out_acc1,
@@ -308,6 +313,22 @@ class LinearProbeEvaluator:
             problems=learnt.problems + images.problems,
             took_s=time.perf_counter() - started,
         )
+
+
+def _features_of(encoder: Encoder) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """What gives an encoder's features before the projection. Raises InputError where it has none to give."""
+    give = getattr(encoder, "encode_features", None)
+
+    def encode(pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        features_BF: NDArray[np.float32] | None = None if give is None else give(pixels_BHW3)
+        if features_BF is None:
+            raise InputError(
+                f"{encoder.card.name} gives no features before a projection: a CLIP or SigLIP does, run by PyTorch "
+                "(--runtime torch). Take --features projected."
+            )
+        return features_BF
+
+    return encode
 
 
 @dataclass(frozen=True, kw_only=True)

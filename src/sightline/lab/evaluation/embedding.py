@@ -98,8 +98,12 @@ def embed_images(
     pixels: PixelSource | None = None,
     batch_size: int = 64,
     progress: CountProgress | None = None,
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
 ) -> EmbeddedImages:
-    """Embed all images. Raises InputError where none can be read, ModelError where a vector isn't finite."""
+    """Embed all images, by `encode` where another than the encoder's own is given.
+
+    Raises InputError where none can be read, ModelError where a vector isn't finite.
+    """
     check_batch_size(batch_size)
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
@@ -116,7 +120,7 @@ def embed_images(
             rows.append(row)
             waiting.append(image)
         if waiting and (len(waiting) == batch_size or row + 1 == len(dataset)):
-            vectors.append(encoder.encode_images(np.stack(waiting)))
+            vectors.append((encode or encoder.encode_images)(np.stack(waiting)))
             _require_finite(vectors[-1], encoder, what="pictures")
             waiting.clear()
         if progress is not None:

@@ -109,10 +109,15 @@ def draw_all_curves(study: Study, styles: RunStyles) -> bytes:
         for row, run in enumerate(study.runs):
             style = styles.style(row)
             _plot(quality, _points(run, "val", study.metric), {**style, "markersize": 3})
-            _plot(loss, _smooth(_relative_loss(run)), {**style, "marker": None})
+            _plot(loss, _smooth(_relative_loss(run, "train")), {**style, "marker": None, "alpha": 0.45})
+            _plot(loss, _relative_loss(run, "val"), {**style, "markersize": 3})
             _plot(scale, _points(run, "train", "scale"), {**style, "marker": None})
             _plot(norm, _smooth(_points(run, "train", "gradient_norm"), fraction=0.12), {**style, "marker": None})
-        titles = (f"{study.metric} on val pairs", "training loss / loss at chance", "logit scale (1 / temperature)")
+        titles = (
+            f"{study.metric} on val pairs",
+            "loss / loss at chance: val, pale training",
+            "logit scale (1 / temperature)",
+        )
         for axes, title in zip(panels.flat, (*titles, "gradient norm"), strict=True):
             axes.set_title(plain(title))
             axes.xaxis.set_major_formatter(_short_count)
@@ -221,9 +226,10 @@ def draw_scaling(scaling: Scaling) -> bytes:
             markeredgecolor=NEUTRAL,
             label="runs, other settings averaged out",
         )
-        line = np.geomspace(amounts[0], amounts[-1], 50)
-        label = f"error = {scaling.factor:.3g} x amount ^ {-scaling.exponent:.3f}"
-        axes.plot(line, [scaling.predict(amount) for amount in line], color=colour_of(1), label=label)
+        if not scaling.bends:
+            line = np.geomspace(amounts[0], amounts[-1], 50)
+            label = f"error = {scaling.factor:.3g} x amount ^ {-scaling.exponent:.3f}"
+            axes.plot(line, [scaling.predict(amount) for amount in line], color=colour_of(1), label=label)
         axes.plot(amounts, means, "D", color=colour_of(0), markersize=6, label="mean of an amount")
         axes.set(xscale="log", yscale="log")
         number_ticks(
@@ -233,7 +239,7 @@ def draw_scaling(scaling: Scaling) -> bytes:
         )
         ticks = _error_ticks(*axes.get_ylim())
         number_ticks(axes.yaxis, ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.set_xlabel("training pictures" if scaling.in_images else "part of the training pictures")
+        axes.set_xlabel("training images" if scaling.in_images else "part of the training images")
         axes.set_ylabel(plain(scaling.error_name))
         axes.legend(loc="best")
 
@@ -249,10 +255,10 @@ def _points(run: RunResult, kind: str, name: str) -> Points:
     return np.array(seen, dtype=np.float64), np.array(values, dtype=np.float64)
 
 
-def _relative_loss(run: RunResult) -> Points:
+def _relative_loss(run: RunResult, kind: str) -> Points:
     """The loss by what knowing nothing costs, which grows with the batch, so that batch sizes can be compared."""
-    seen, loss = _points(run, "train", "loss")
-    _, chance = _points(run, "train", "chance_loss")
+    seen, loss = _points(run, kind, "loss")
+    _, chance = _points(run, kind, "chance_loss")
     return (seen, loss / chance) if len(chance) == len(loss) and (chance > 0).all() else (seen[:0], loss[:0])
 
 

@@ -37,7 +37,12 @@ CELL_IN = 0.62
 _THUMBNAIL_PX = 96
 # One hue from dark to bright: the order of values survives grey print and every kind of colour blindness.
 _CELL_COLOURS = "cividis"
-_NAME_LETTERS = 14
+_MOST_NAME_LETTERS = 24
+"""Letters of a name on one line."""
+BAND_COLUMNS = 14
+"""Images beside each other on a sheet."""
+_PAGE_IN = 13.0
+"""About the height of a sheet: a screen and a half."""
 _LEAST_WRITTEN = 0.005
 _LEADS = {
     "cosine": "Cosine of each text with each picture. Cosines of one model don't compare with those of another.",
@@ -81,6 +86,10 @@ class SimilarityHeatmap:
     texts: tuple[str, ...]
     images: tuple[HeatmapImage, ...]
     values_TB: NDArray[np.float64]
+
+    def part(self, start: int, end: int) -> SimilarityHeatmap:
+        """The columns of some images."""
+        return replace(self, images=self.images[start:end], values_TB=self.values_TB[:, start:end])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: a row of `values` for each text."""
@@ -173,32 +182,65 @@ def cluster_order(vectors_ND: NDArray[np.float32]) -> list[int]:
     return groups[0] if groups else []
 
 
-def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> Path:
-    """A PNG with texts at the left, thumbnails on top, a number in every cell.
+def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> list[Path]:
+    """PNGs with texts at the left, thumbnails on top, a number in every cell; the files that were written.
 
-    Raises InputError without matplotlib, and where the file can't be written.
+    A file has as many bands of columns as can be read on it; images that need more go to `NAME-2.png` and so on, which
+    replace what was there. All share one scale. Raises InputError without matplotlib, and where a file can't be
+    written.
     """
-    n_texts, n_images = heatmap.values_TB.shape
-    labels = ["\n".join(textwrap.wrap(short_line(text, MOST_LETTERS), 30)) for text in heatmap.texts]
+    band = [heatmap.part(start, start + BAND_COLUMNS) for start in range(0, len(heatmap.images), BAND_COLUMNS)]
+    per_page = max(1, round(_PAGE_IN / _band_height(heatmap)))
+    pages = [band[start : start + per_page] for start in range(0, len(band), per_page)]
+    limits, written = _limits(heatmap), []
+    for number, bands in enumerate(pages, start=1):
+        place = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+        title = f"{heatmap.model}: {heatmap.kind}" + (f", {number} of {len(pages)}" if len(pages) > 1 else "")
+        written.append(_draw_page(bands, place, limits=limits, title=title))
+    return written
+
+
+def _band_height(heatmap: SimilarityHeatmap) -> float:
+    """Inches of one band: thumbnails, a row for each text, and names in full below them."""
+    longest = max(len(visible(image.name)) for image in heatmap.images)
+    return CELL_IN * (len(heatmap.texts) + 1.1) + 0.35 + 0.05 * min(longest, _MOST_NAME_LETTERS)
+
+
+def _draw_page(bands: Sequence[SimilarityHeatmap], target: Path, *, limits: dict[str, float], title: str) -> Path:
+    texts = bands[0].texts
+    labels = ["\n".join(textwrap.wrap(short_line(text, MOST_LETTERS), 30)) for text in texts]
     widest = max(len(line) for label in labels for line in label.split("\n"))
-    width_in = CELL_IN * n_images + 0.085 * widest + 1.3
-    figure = new_figure(max(width_in, 4.0), CELL_IN * (n_texts + 1.1) + 0.9)
-    heads, body = figure.subplots(2, 1, height_ratios=(1.05, n_texts), sharex=True)
-    shown = body.imshow(heatmap.values_TB, cmap=_CELL_COLOURS, aspect="auto", **_limits(heatmap))
-    body.set_yticks(range(n_texts), labels, fontsize=9, parse_math=False)
-    names = [short_line(image.name, _NAME_LETTERS) for image in heatmap.images]
-    body.set_xticks(
-        range(n_images), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
-    )
-    body.tick_params(length=0)
-    body.spines[:].set_visible(False)
-    _write_numbers(body, heatmap, shown)
-    _place_thumbnails(heads, heatmap)
-    bar = figure.colorbar(shown, ax=body, fraction=0.3 / width_in, pad=0.01)
-    bar.set_label(heatmap.kind, fontsize=8)
+    n_columns = len(bands[0].images)
+    width_in = max(CELL_IN * n_columns + 0.085 * widest + 1.3, 4.0)
+    figure = new_figure(width_in, sum(map(_band_height, bands)) + 0.3)
+    axes = figure.subplots(2 * len(bands), 1, squeeze=False, height_ratios=[1.05, len(texts)] * len(bands))[:, 0]
+    bodies = list(axes[1::2])
+    for heads, body, band in zip(axes[::2], bodies, bands, strict=True):
+        shown = body.imshow(band.values_TB, cmap=_CELL_COLOURS, aspect="auto", **limits)
+        body.set_yticks(range(len(texts)), labels, fontsize=9, parse_math=False)
+        names = [_whole_name(image.name) for image in band.images]
+        body.set_xticks(range(len(names)), names, fontsize=8, rotation=45, ha="right", parse_math=False)
+        for label in body.get_xticklabels():
+            label.set_rotation_mode("anchor")
+        body.tick_params(length=0)
+        body.spines[:].set_visible(False)
+        for axis in (heads, body):
+            axis.set_xlim(-0.5, n_columns - 0.5)  # cells of a band that isn't full are as wide as the others'
+        _write_numbers(body, band, shown)
+        _place_thumbnails(heads, band)
+    bar = figure.colorbar(shown, ax=bodies, fraction=0.3 / width_in, pad=0.01)
+    bar.set_label(bands[0].kind, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    heads.set_title(visible(f"{heatmap.model}: {heatmap.kind}"), fontsize=9, loc="left", parse_math=False)
+    axes[0].set_title(visible(title), fontsize=9, loc="left", parse_math=False)
     return save_figure(figure, target)
+
+
+def _whole_name(name: str) -> str:
+    """A name on lines of some letters; of one that would fill a page the beginning and the end."""
+    line = visible(" ".join(name.split()))
+    if len(line) > 3 * _MOST_NAME_LETTERS:
+        line = f"{line[: 2 * _MOST_NAME_LETTERS]}...{line[-_MOST_NAME_LETTERS + 3 :]}"
+    return "\n".join(textwrap.wrap(line, _MOST_NAME_LETTERS, break_on_hyphens=False)) or line
 
 
 def write_heatmap_page(heatmap: SimilarityHeatmap, target: Path) -> Path:
@@ -311,7 +353,7 @@ def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
 
 def _head(image: HeatmapImage) -> Markup:
     """A column's image above its name."""
-    return frame_image(image.rgb, image.name, size_px=2 * _THUMBNAIL_PX) + short_line(image.name, 24)
+    return frame_image(image.rgb, image.name, size_px=2 * _THUMBNAIL_PX) + visible(image.name)
 
 
 def _title(match: Match) -> str:

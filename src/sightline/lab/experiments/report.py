@@ -164,9 +164,12 @@ def _interactions_table(study: Study, analysis: Analysis) -> Table:
 
 def _scaling_section(scaling: Scaling) -> Section:
     interval = "" if scaling.half_width is None else f" ± {scaling.half_width:.3f} (95% t-interval)"
+    law = f"exponent {-scaling.exponent:.3f}{interval}. No error that data can't remove is assumed."
+    if scaling.bends:
+        law = "no power law is drawn, since the points contradict it."
     caption = (
         f"{scaling.error_name} over the amount of training data, both logarithmic, with the other settings averaged "
-        f"out; exponent {-scaling.exponent:.3f}{interval}. No error that data can't remove is assumed."
+        f"out; {law}"
     )
     return Section(title="Data", plots=(Plot(name="scaling", png=figures_runs.draw_scaling(scaling), caption=caption),))
 

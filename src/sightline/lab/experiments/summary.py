@@ -51,9 +51,10 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
     sentences = [_say_best(study, finals)]
     if len({_val_pairs(run) for run in study.runs}) > 1:
         sentences.append("The runs were measured on different val pairs: their figures can't be compared as they are.")
-    sentences += [*_say_effects(study, analysis), *_say_interactions(study, analysis)]
+    sentences += [*_say_effects(study, analysis), *_say_edges(study, analysis, finals)]
+    sentences += _say_interactions(study, analysis)
     sentences += [] if scaling is None else _say_scaling(scaling)
-    sentences += _say_compute(study)
+    sentences += [*_say_updates(study), *_say_compute(study)]
     return [*sentences, *_say_noise(study, analysis), *_say_left_out(study), *_say_cautions(study)]
 
 
@@ -105,6 +106,46 @@ def _say_best(study: Study, finals: Sequence[Final]) -> str:
         runs = f"{count(len(study.runs), 'run')} that differ in their seed alone"
         return f"{runs} reached {study.metric} {value}{within} on average."
     return f"Of {count(len(study.runs), 'run')}, the best is {best.label}: {study.metric} {value}{within}{seeds}."
+
+
+def _say_edges(study: Study, analysis: Analysis, finals: Sequence[Final]) -> list[str]:
+    """The settings, unless they made no difference, whose best value is the smallest or largest that was tried."""
+    best = next(row for row, run in enumerate(study.runs) if run is finals[0].runs[0])
+    sentences = []
+    for factor in (effect.factor for effect in analysis.effects if effect.verdict != "within noise"):
+        values = [run_settings(run).get(factor.name) for run in study.runs]
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if factor.grouped or factor.name in _FOLLOW_THE_DATA or len(numbers) < len(values):
+            continue
+        if numbers[best] in (min(numbers), max(numbers)):
+            end = "largest" if numbers[best] == max(numbers) else "smallest"
+            sentences.append(
+                f"The best {factor.name} is the {end} that was tried, {format_value(numbers[best])}: a better one may "
+                "lie beyond it."
+            )
+    return sentences
+
+
+def _say_updates(study: Study) -> list[str]:
+    """A caution where runs that saw as many images made other numbers of updates, or the other way round."""
+    batches = [run_settings(run).get("batch_size") for run in study.runs]
+    seen = [run.images_seen for run in study.runs]
+    if len(study.runs) < 2 or not all(batches) or not all(seen):
+        return []
+    updates = [round(images / batch) for images, batch in zip(seen, batches, strict=True) if batch]
+    if _are_equal(seen) and not _are_equal(updates):
+        return [
+            f"At equal images the runs made {min(updates):,} to {max(updates):,} updates: what is said of the batch "
+            "size is said of both."
+        ]
+    if _are_equal(updates) and not _are_equal(seen):
+        return [f"At equal updates the runs saw {min(seen):,} to {max(seen):,} images."]
+    return []
+
+
+def _are_equal(numbers: Sequence[int]) -> bool:
+    """True within a few percent: batches of different sizes don't divide the same number."""
+    return min(numbers) > 0.95 * max(numbers)
 
 
 def _say_effects(study: Study, analysis: Analysis) -> list[str]:
@@ -178,7 +219,14 @@ def _say_interactions(study: Study, analysis: Analysis) -> list[str]:
 
 
 def _say_scaling(scaling: Scaling) -> list[str]:
-    what = "training pictures" if scaling.in_images else "part of the training pictures"
+    what = "training images" if scaling.in_images else "part of the training images"
+    together = "Runs on more images also took more steps, so this is the effect of data and compute together."
+    if scaling.bends:
+        sentence = (
+            f"{scaling.error_name} follows no power law of the number of {what}: the points lie off one by more than "
+            "noise, so none is fitted."
+        )
+        return [sentence] if scaling.at_equal_compute else [sentence, together]
     fall = f"{scaling.error_name} goes with the number of {what} to the power of {-scaling.exponent:.3f}"
     if scaling.interval is None:
         sentence = f"{fall}; too few runs for an interval."
@@ -188,17 +236,8 @@ def _say_scaling(scaling: Scaling) -> list[str]:
         sentence = f"{fall} (95% interval {-high:.3f} to {-low:.3f}), {beyond}."
     sentences = [sentence]
     if scaling.bends is not None:
-        bent = (
-            "The points lie off that power law by more than noise."
-            if scaling.bends
-            else "A power law fits within noise."
-        )
-        sentences.append(bent)
-    if not scaling.at_equal_compute:
-        sentences.append(
-            "Runs on more pictures also took more steps, so this is the effect of data and compute together."
-        )
-    return sentences
+        sentences.append("A power law fits within noise.")
+    return sentences if scaling.at_equal_compute else [*sentences, together]
 
 
 def _say_compute(study: Study) -> list[str]:
@@ -433,8 +472,7 @@ def _fit(study: Study, amount_R: Array, error_R: Array, *, error_name: str, in_i
         half_width=half_width,
         df=df,
         bends=_bends(model, base_RC, amount_R),
-        # within a few percent: batches of different sizes don't divide the same number
-        at_equal_compute=min(seen) > 0.95 * max(seen),
+        at_equal_compute=_are_equal(seen),
     )
 
 

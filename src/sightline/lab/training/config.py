@@ -136,7 +136,8 @@ class TrainConfig:
     # --- loss
     loss: LossName = "softmax"
     temperature: float = 14.3
-    """Factor on cosines at the start of a new model, exp(logit scale)."""
+    """The logit scale at the start of a new model, the factor on cosines: 1 / temperature of the softmax, whose name
+    this setting has kept. 14.3 is CLIP's temperature of 0.07."""
     teacher: str | None = None
     """An encoder's name, or a `.npy` of one row for each image of the train split: image embeddings to follow."""
     teacher_weight: float = 1.0

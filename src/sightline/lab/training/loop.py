@@ -178,7 +178,7 @@ def prepare(config: TrainConfig, output: Path, world: World, *, report: Notice, 
         optimiser=make_optimiser(trained, config),
         average=WeightAverage(model.towers.model, config.average_decay) if config.average_decay else None,
         batches=batches,
-        validator=Validator(dataset=val_pairs, pixels=val_pixels),
+        validator=Validator(dataset=val_pairs, pixels=val_pixels, objective=objective),
     )
 
 

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -302,7 +304,7 @@ class Objective(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """exp(logit scale): the factor on cosines, also called the temperature's inverse."""
+        """The logit scale, the factor on cosines: 1 / temperature, and exp of the parameter `logit_scale`."""
         scale: Tensor = self._model[0].logit_scale.exp().squeeze()
         return scale
 
@@ -316,7 +318,7 @@ class Objective(nn.Module):
             group_B,
             targets.group_T[place_C],
             scale=self.scale,
-            bias=self._model[0].logit_bias if self._contrast.has_bias and self.bias is None else self.bias,
+            bias=self._bias,
             known_BT=targets.known_BC,
         )
         self.terms = {"contrast": loss.detach()}
@@ -336,8 +338,36 @@ class Objective(nn.Module):
             loss = loss + self.words_fade * self.config.words_weight * missed
         return loss
 
+    @torch.no_grad()
+    def measure(
+        self, image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64]
+    ) -> dict[str, float]:
+        """`loss` and `chance_loss` of val pairs, in the batches that training takes; `owner_T` is each text's image.
+
+        A batch is `batch_size` images in a row (all, where there are fewer) with their first `captions_per_image`
+        captions; the mean over whole batches is comparable with the training loss, whose images are changed at random.
+        """
+        size = min(self.config.batch_size, len(image_BD))
+        first_T = np.concatenate([[True], owner_T[1:] != owner_T[:-1]])
+        nth_T = np.arange(len(owner_T)) - np.maximum.accumulate(np.where(first_T, np.arange(len(owner_T)), 0))
+        device, losses = self.scale.device, []
+        for start in range(0, len(image_BD) - size + 1, size):
+            own_T = (owner_T >= start) & (owner_T < start + size) & (nth_T < self.config.captions_per_image)
+            group_B, group_T = torch.arange(start, start + size), torch.from_numpy(owner_T[own_T])
+            image, text = torch.from_numpy(image_BD[start : start + size]), torch.from_numpy(text_TD[own_T])
+            loss = self._contrast(
+                image.to(device), text.to(device), group_B, group_T, scale=self.scale, bias=self._bias, known_BT=None
+            )
+            losses.append((float(loss), chance_loss(self.config.loss, group_B, group_T)))
+        mean, chance = np.mean(losses, axis=0).tolist()
+        return {"loss": mean, "chance_loss": chance}
+
+    @property
+    def _bias(self) -> Tensor | None:
+        return self._model[0].logit_bias if self._contrast.has_bias and self.bias is None else self.bias
+
     def clamp(self) -> None:
-        """Keep the temperature below its limit."""
+        """Keep the logit scale below its limit."""
         with torch.no_grad():
             self._model[0].logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
 

@@ -66,6 +66,8 @@ class Measurement:
     metrics: dict[str, float]
     """By name, with the validator's `quality` among them."""
     probe: Probe
+    losses: dict[str, float] = field(default_factory=dict)
+    """`loss` and `chance_loss`; empty where the pairs have classes, whose names aren't captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Validator:
 
     dataset: Dataset
     pixels: PixelCache
+    objective: Objective
 
     @property
     def quality(self) -> str:
@@ -90,7 +93,8 @@ class Validator:
         metrics = retrieval_metrics(embedded.image_BD, embedded.text_TD, embedded.owner_T)
         recalls = [value for name, value in metrics.items() if "_recall@" in name]
         metrics[MEAN_RECALL] = float(np.mean(recalls))
-        return Measurement(metrics=metrics, probe=_probe_of(embedded, step, temperature))
+        losses = self.objective.measure(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+        return Measurement(metrics=metrics, probe=_probe_of(embedded, step, temperature), losses=losses)
 
     def _measure_classes(self, encoder: Encoder, step: int, temperature: float) -> Measurement:
         assert self.dataset.class_names is not None
@@ -300,10 +304,10 @@ class Recorder:
         if state.step == 0:
             write_probe(measured.probe, self.output / PROBE_START_FILE)
         assert self._log is not None
-        self._log.write("val", state.step, metrics)
+        self._log.write("val", state.step, {**measured.losses, **metrics})
         if self.config.init is not None:
             self._raise(self.alarms.check_validation(state.step, name=validator.quality, value=quality))
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in _shown(metrics))
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in [*_loss_of(measured), *_shown(metrics)])
         self.report(f"step {state.step:,}: {shown}{' (best)' if state.best_step == state.step > 0 else ''}")
         if time.monotonic() >= self._draw_at_s:
             self._draw()
@@ -389,6 +393,10 @@ def _probe_of(embedded: EmbeddedDataset, step: int, temperature: float) -> Probe
         step=step,
         temperature=temperature,
     )
+
+
+def _loss_of(measured: Measurement) -> list[tuple[str, float]]:
+    return [("loss", measured.losses["loss"])] if measured.losses else []
 
 
 def _shown(metrics: dict[str, float]) -> list[tuple[str, float]]:

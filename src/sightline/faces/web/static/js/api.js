@@ -212,7 +212,7 @@ export const api = {
     request("/api/compare", { params: { q: words, models: models.join(","), limit }, signal }),
 
   /** @returns {Promise<{runs: import("./types.js").Run[]}>} */
-  runs: () => request("/api/runs"),
+  runs: (/** @type {AbortSignal} */ signal) => request("/api/runs", { signal }),
 
   /** @param {string} name @param {number} after rows that are here already @param {AbortSignal} [signal] @returns {Promise<import("./types.js").RunDetail>} */
   run: (name, after, signal) =>

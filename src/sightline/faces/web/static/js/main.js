@@ -152,9 +152,10 @@ function showWork() {
     place,
     h(
       "a",
-      { class: "work-pill", href: "/library" },
+      { class: "work-pill", href: "/library", title: nameJob(job) },
       h("span", { class: "spinner" }),
-      h("span", {}, `${nameJob(job)}${total ? ` ${formatPercent(done / total)}` : ""}`),
+      h("span", { class: "work-name" }, nameJob(job)),
+      total ? h("span", {}, formatPercent(done / total)) : null,
     ),
   );
 }

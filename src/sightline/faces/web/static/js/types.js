@@ -160,6 +160,7 @@
  * @property {string} modified_at
  * @property {number | null} step
  * @property {number | null} steps
+ * @property {boolean} ended
  * @property {Record<string, number>} metrics
  *
  * @typedef {object} RunDetail
@@ -167,6 +168,7 @@
  * @property {string} modified_at
  * @property {number | null} step
  * @property {number | null} steps
+ * @property {boolean} ended
  * @property {Record<string, number>} metrics
  * @property {Record<string, any>} config
  * @property {(Record<string, any>)[]} rows

@@ -152,7 +152,8 @@ export function makeDuplicates() {
 function makeGroup(group) {
   const named = { exact: "exact copies", copy: "copies", alike: "alike" }[group.kind];
   const least = group.kind === "exact" ? "" : `, similarity from ${formatSimilarity(group.similarity)}`;
-  const title = `${group.count} ${named}${least}`;
+  const links = group.images.filter((image) => image.link).length;
+  const title = `${group.count - links} ${named}${least}`;
   return h(
     "li",
     { class: "card group" },

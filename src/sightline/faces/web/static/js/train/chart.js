@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 
 /**
- * @typedef {{name: string, points: [x: number, y: number][], look: "main" | "second" | "quiet"}} Series
+ * @typedef {{name: string, points: [x: number, y: number][], look: "main" | "second" | "quiet", colour?: string}} Series
  */
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -65,11 +65,15 @@ export function makeChart(title, series, width) {
   }
   for (const one of series) {
     const path = one.points.map(([x, y], at) => `${at ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");
-    svg.append(draw("path", { class: `chart-line ${one.look}`, d: path }));
+    const line = draw("path", { class: `chart-line ${one.look}`, d: path });
+    if (one.colour) line.style.stroke = one.colour;
+    svg.append(line);
     if (one.points.length < 30 && one.look !== "quiet")
-      one.points.forEach(([x, y]) =>
-        svg.append(draw("circle", { class: `chart-dot ${one.look}`, cx: toX(x), cy: toY(y), r: 2.5 })),
-      );
+      one.points.forEach(([x, y]) => {
+        const dot = draw("circle", { class: `chart-dot ${one.look}`, cx: toX(x), cy: toY(y), r: 2.5 });
+        if (one.colour) dot.style.fill = one.colour;
+        svg.append(dot);
+      });
   }
   const readout = h("p", { class: "chart-readout soft small numbers" }, latest(series));
   const cursor = draw("line", { class: "chart-cursor", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, x1: -10, x2: -10 });
@@ -103,12 +107,19 @@ export function makeChart(title, series, width) {
       h(
         "ul",
         { class: "chart-legend" },
-        series.length > 1 && series.map((one) => h("li", { class: one.look }, one.name)),
+        series.length > 1 && series.map(makeLegend),
       ),
     ),
     svg,
     readout,
   );
+}
+
+/** @param {Series} one */
+function makeLegend(one) {
+  const entry = h("li", { class: one.look }, one.name);
+  if (one.colour) entry.style.setProperty("--series", one.colour);
+  return entry;
 }
 
 /** @param {Series[]} series */

@@ -15,6 +15,10 @@ import { formatValue, makeChart } from "./chart.js";
  */
 
 const REFRESH_MS = 4000;
+/** What is seen of a run over this time gives its rate. */
+const RATE_WINDOW_MS = 120_000;
+/** Okabe and Ito's colours, told apart with every kind of colour blindness: of the run that is open, then of others. */
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 /** As in css/train.css: the least width of a card, the gap between two, and what its border and padding take. */
 const CARD_PX = 416;
 const GAP_PX = 20;
@@ -25,7 +29,8 @@ const CHARTS = /** @type {const} */ ([
   [
     "Loss",
     [
-      ["train", "loss", "loss", "main"],
+      ["train", "loss", "training", "main"],
+      ["val", "loss", "val", "second"],
       ["train", "chance_loss", "chance", "quiet"],
     ],
   ],
@@ -47,7 +52,7 @@ const CHARTS = /** @type {const} */ ([
   ],
   ["Learning rate", [["train", "learning_rate", "rate", "main"]]],
   ["Gradient norm", [["train", "gradient_norm", "norm", "main"]]],
-  ["Scale of similarities", [["train", "scale", "scale", "main"]]],
+  ["Logit scale (1 / temperature)", [["train", "scale", "scale", "main"]]],
 ]);
 
 /** @param {HTMLElement} root */
@@ -57,6 +62,10 @@ export function makePage(root) {
   const detail = h("div", { class: "run-detail" });
   /** @type {RunDetail | null} */
   let shown = null;
+  /** Runs that are drawn beside it, by name, as far as they are read. @type {Map<string, RunDetail>} */
+  const beside = new Map();
+  /** When the open run was at which step. @type {{at: number, step: number}[]} */
+  let seen = [];
   let timer = 0;
   fill(
     root,
@@ -83,52 +92,85 @@ export function makePage(root) {
   /** @param {URL} address */
   async function open(address) {
     clearTimeout(timer);
-    try {
-      const { runs } = await api.runs();
-      if (!runs.length)
-        return fill(
-          detail,
-          makeMessage({
-            icon: "train",
-            title: "No runs yet",
-            text: "Runs in the folder given with --runs show up here: sightline train RECIPE --output DIR",
-          }),
-        );
-      const name = address.searchParams.get("run") ?? runs[0].name;
-      drawRuns(runs, name);
-      if (shown?.name !== name) {
-        shown = null;
-        fill(detail, h("div", { class: "skeleton block tall" }));
-      }
-      await follow(name);
-    } catch (error) {
-      fill(
-        detail,
-        makeFailure(error, () => void open(address)),
-      );
+    const asked = address.searchParams.get("run");
+    if (!shown || shown.name !== asked) {
+      shown = null;
+      seen = [];
+      fill(detail, h("div", { class: "skeleton block tall" }));
     }
+    await follow(asked);
   }
 
-  /** Ask for what is new, again and again while the page is shown. @param {string} name */
-  async function follow(name) {
-    const before = shown?.name === name ? shown : null;
-    const next = await latest.run((signal) => api.run(name, before?.next ?? 0, signal));
-    if (!next) return;
-    const goesOn = before && next.next >= before.next;
-    if (before && next.next < before.next) {
-      shown = null; // resumed from an earlier step: its rows start anew
-      return follow(name);
+  /** Ask for what is new, again and again while the page is shown. @param {string | null} asked */
+  async function follow(asked) {
+    let wait = REFRESH_MS;
+    try {
+      if (!(await refresh(asked))) return; // another page was opened meanwhile
+    } catch (error) {
+      if (!shown)
+        return fill(
+          detail,
+          makeFailure(error, () => void follow(asked)),
+        );
+      wait *= 5;
     }
-    const isNew = !goesOn || next.rows.length > 0;
-    shown = goesOn ? { ...next, rows: [...before.rows, ...next.rows] } : next;
+    timer = window.setTimeout(() => void follow(asked), wait);
+  }
+
+  /** The list and the curves as they are now; whether they are still wanted. @param {string | null} asked */
+  async function refresh(asked) {
+    const found = await latest.run(async (signal) => {
+      const { runs } = await api.runs(signal);
+      const name = asked ?? runs[0]?.name;
+      const wanted = name ? [name, ...[...beside.keys()].filter((other) => other !== name)] : [];
+      const details = await Promise.all(
+        wanted.map((one) => readOn(one, one === shown?.name ? shown : beside.get(one), signal)),
+      );
+      return { runs, details };
+    });
+    if (!found) return false;
+    const [next, ...others] = found.details;
+    if (!next) {
+      fill(list);
+      fill(
+        detail,
+        makeMessage({
+          icon: "train",
+          title: "No runs yet",
+          text: "Runs in the folder given with --runs show up here: sightline train RECIPE --output DIR",
+        }),
+      );
+      return true;
+    }
+    drawRuns(found.runs, next.name);
+    const isNew = next !== shown || others.some((one) => one !== beside.get(one.name));
+    for (const one of others) beside.set(one.name, one);
+    if (next.name !== shown?.name || (next.step ?? 0) < (seen[seen.length - 1]?.step ?? 0)) seen = [];
+    const now = performance.now();
+    if (next.step !== seen[seen.length - 1]?.step) seen.push({ at: now, step: next.step ?? 0 });
+    seen = seen.filter(({ at }, index) => now - at < RATE_WINDOW_MS || index >= seen.length - 2);
+    shown = next;
     if (isNew) draw(shown);
-    timer = window.setTimeout(
-      () =>
-        void follow(name).catch(
-          () => (timer = window.setTimeout(() => void follow(name).catch(() => {}), 5 * REFRESH_MS)),
-        ),
-      REFRESH_MS,
-    );
+    return true;
+  }
+
+  /** A run with the rows that came since it was read; the same object where none did. @param {string} name @param {RunDetail | undefined} before @param {AbortSignal} signal @returns {Promise<RunDetail>} */
+  async function readOn(name, before, signal) {
+    const next = await api.run(name, before?.next ?? 0, signal);
+    if (!before) return next;
+    if (next.next < before.next) return readOn(name, undefined, signal); // resumed: its rows start anew
+    if (!next.rows.length && next.ended === before.ended) return before;
+    return { ...next, rows: [...before.rows, ...next.rows] };
+  }
+
+  /** Images a second and the time left, from what was seen of a run; empty before there is something to tell. @param {RunDetail} run */
+  function describePace(run) {
+    const [first, last] = [seen[0], seen[seen.length - 1]];
+    if (run.ended || !first || last.step === first.step || performance.now() - last.at > RATE_WINDOW_MS) return "";
+    const stepsPerS = ((last.step - first.step) * 1000) / (last.at - first.at);
+    const images = Number(run.config.batch_size) * stepsPerS;
+    const left = run.steps ? ` · ${formatDuration((run.steps - last.step) / stepsPerS)} left` : "";
+    return Number.isFinite(images) ? ` · ${formatCount(Math.round(images))} images/s${left}` : left;
   }
 
   /** @param {Run[]} runs @param {string} current */
@@ -138,7 +180,8 @@ export function makePage(root) {
       runs.map((run) =>
         h(
           "li",
-          {},
+          { class: "run-entry" },
+          run.name !== current && makeCompare(run.name),
           h(
             "a",
             {
@@ -151,6 +194,7 @@ export function makePage(root) {
               { class: "soft small numbers" },
               [
                 run.step !== null && `step ${formatCount(run.step)}${run.steps ? ` of ${formatCount(run.steps)}` : ""}`,
+                run.ended && "ended",
                 "mean_recall" in run.metrics && `recall ${formatPercent(run.metrics.mean_recall)}`,
               ]
                 .filter(Boolean)
@@ -163,8 +207,23 @@ export function makePage(root) {
     );
   }
 
+  /** A box that draws a run beside the open one. @param {string} name */
+  function makeCompare(name) {
+    const box = /** @type {HTMLInputElement} */ (
+      h("input", { type: "checkbox", "aria-label": `Draw ${name} beside the open run` })
+    );
+    box.checked = beside.has(name);
+    box.addEventListener("change", async () => {
+      if (!box.checked) beside.delete(name);
+      else beside.set(name, await api.run(name, 0));
+      if (shown) draw(shown);
+    });
+    return box;
+  }
+
   /** @param {RunDetail} run */
   function draw(run) {
+    const drawn = [run, ...[...beside.values()].filter((other) => other.name !== run.name)];
     const share = run.steps ? Math.min(1, (run.step ?? 0) / run.steps) : null;
     const bar = h("span", {});
     bar.style.transform = `scaleX(${share ?? 0})`;
@@ -180,11 +239,12 @@ export function makePage(root) {
         h(
           "p",
           { class: "soft numbers" },
-          `step ${formatCount(run.step ?? 0)}${run.steps ? ` of ${formatCount(run.steps)}` : ""} · written ${formatAgo(run.modified_at)}`,
+          `step ${formatCount(run.step ?? 0)}${run.steps ? ` of ${formatCount(run.steps)}` : ""}${describePace(run)} · ${run.ended ? "ended" : "written"} ${formatAgo(run.modified_at)}`,
         ),
       ),
       share !== null &&
         share < 1 &&
+        !run.ended &&
         h(
           "div",
           {
@@ -207,7 +267,10 @@ export function makePage(root) {
       h(
         "div",
         { class: "charts" },
-        CHARTS.map(([title, lines]) => ({ title, series: collect(run.rows, lines) }))
+        CHARTS.map(([title, lines]) => ({
+          title,
+          series: drawn.length > 1 ? collectRuns(drawn, lines) : collect(run.rows, lines),
+        }))
           .filter(({ series }) => series.length)
           .map(({ title, series }) => h("div", { class: "card" }, makeChart(title, series, Math.max(240, width)))),
       ),
@@ -245,6 +308,25 @@ function collect(rows, lines) {
         .map((row) => /** @type {[number, number]} */ ([row.step, row[field]])),
     }))
     .filter((one) => one.points.length > 0);
+}
+
+/** The main line of each run and, dashed, its val loss, in the run's colour. @param {RunDetail[]} runs @param {readonly (readonly [string, string, string, "main" | "second" | "quiet"])[]} lines @returns {Series[]} */
+function collectRuns(runs, lines) {
+  const told = lines.filter(([kind, field, , look]) => look === "main" || (kind === "val" && field === "loss"));
+  return runs.flatMap((run, index) =>
+    collect(run.rows, told).map((one) => ({
+      ...one,
+      name: told.length > 1 ? `${run.name}, ${one.name}` : run.name,
+      colour: COLOURS[index % COLOURS.length],
+    })),
+  );
+}
+
+/** @param {number} seconds */
+function formatDuration(seconds) {
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 1) return "under a minute";
+  return minutes < 90 ? `${minutes} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
 /** @param {Record<string, number>} metrics */
