@@ -453,7 +453,7 @@ def test_an_older_library_is_migrated_with_its_content(settings_only, monkeypatc
         open_store(settings_only, read_only=True)
     with open_store(settings_only) as store:
         assert store.setting("model") == "starter"
-    assert version(settings_only) == 3
+    assert version(settings_only) == database.SCHEMA_VERSION
     with closing(sqlite3.connect(settings_only / "library.db")) as db:
         assert db.execute("select note from settings").fetchone() == ("migrated",)
     with open_store(settings_only, read_only=True) as store:
@@ -471,7 +471,7 @@ def test_a_migration_that_fails_leaves_the_library_as_it_was(settings_only, monk
             open_store(settings_only)
     with closing(sqlite3.connect(settings_only / "library.db")) as db:
         assert db.execute("select count(*) from sqlite_master where name = 'half'").fetchone() == (0,)
-    assert version(settings_only) == 2
+    assert version(settings_only) == database.SCHEMA_VERSION
     with open_store(settings_only) as store:
         assert store.setting("model") == "starter"
 
@@ -482,7 +482,7 @@ def test_a_newer_library_is_refused_and_not_touched(settings_only, read_only):
         db.execute("pragma user_version = 99")
     with pytest.raises(
         StoreError,
-        match=r"schema version 99; this Sightline knows versions up to 2\. .* --upgrade sightline-images`",
+        match=rf"schema version 99; this Sightline knows versions up to {database.SCHEMA_VERSION}\. .* --upgrade",
     ):
         open_store(settings_only, read_only=read_only)
     assert version(settings_only) == 99

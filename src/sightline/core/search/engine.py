@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sightline.core.images.files import is_image_name
-from sightline.core.models.bank import HUB_WEIGHT, load_bank
+from sightline.core.models.bank import hub_weight, load_bank
 from sightline.core.models.inputs import read_text
 from sightline.core.search.relevance import DEFAULT, SAMPLED_ROWS, Calibration, Context, Judge, Verdict
 from sightline.core.types import Hit
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.bank import Bank
     from sightline.core.models.base import Encoder
+    from sightline.core.models.inputs import TextReading
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord
 
@@ -95,6 +96,8 @@ class Query:
     """Rows of the query's own images, which are no results."""
     texts: tuple[str, ...] = ()
     """All parts that are words."""
+    readings: tuple[TextReading, ...] = ()
+    """The texts as the model's tokenizer reads them, where it is on this machine."""
     words_share: float = 0.0
     """How much of the positive parts' weight is words: an image's likeness to images needs no correction for hubs."""
     bank: Bank | None = None
@@ -105,7 +108,12 @@ class Query:
     @property
     def hub_weight(self) -> float:
         """The part of its hubness that an image's cosine is lowered by, where hubs are corrected."""
-        return HUB_WEIGHT * self.words_share if self.knows_hubs else 0.0
+        return hub_weight(self.tokens) * self.words_share if self.knows_hubs else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Word pieces of its words, or words where the tokenizer is elsewhere."""
+        return sum(reading.read for reading in self.readings) or len(" ".join(self.texts).split())
 
 
 def search(store: Store, encoder: Encoder, parts: Sequence[Part], *, config: SearchConfig) -> Hits:
@@ -131,12 +139,14 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
     own_rows = [_find_row(store, part) for part in parts]
     bank = load_bank(encoder)
     positive = [part for part in parts if part.weight > 0]
+    texts = tuple(part.text for part in parts if part.text is not None)
     vectors_PD = np.stack([_embed_part(store, encoder, part, row) for part, row in zip(parts, own_rows, strict=True)])
     return Query(
         vector_D=combine(vectors_PD, [part.weight for part in parts]),
         words=" ".join(part.text for part in positive if part.text is not None),
         exclude=frozenset(row.id for row in own_rows if row and row.id is not None),
-        texts=tuple(part.text for part in parts if part.text is not None),
+        texts=texts,
+        readings=tuple(reading for text in texts if (reading := read_text(encoder, text)) is not None),
         words_share=_share_of_words(positive or parts),
         bank=bank,
         knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
@@ -159,7 +169,6 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
         if config.min_probability is not None:
             raise InputError("Only queries of words have hits with a probability; leave min_probability out.")
         return Judge(model=card.name)
-    readings = [reading for text in query.texts if (reading := read_text(encoder, text)) is not None]
     calibration = Calibration.from_card(card.relevance, model=card.name)
     if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
         calibration = DEFAULT
@@ -170,12 +179,12 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
         query.vector_D,
         sample_S,
         images=images,
-        tokens=sum(reading.read for reading in readings) or len(" ".join(query.texts).split()),
+        tokens=query.tokens,
         bank=query.bank,
         hub_weight=query.hub_weight,
     )
     by_sight = config.match == "pictures"
-    return Judge(model=card.name, calibration=calibration, context=context, readings=readings, by_sight=by_sight)
+    return Judge(model=card.name, calibration=calibration, context=context, readings=query.readings, by_sight=by_sight)
 
 
 def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, float]]) -> list[float]:

@@ -190,7 +190,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
             if rating is not None and rating >= asked.min_probability
         ]
 
-    in_order = asked.match == "pictures" and (asked.hub_correction or asked.min_probability is None)
+    in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
     best = ranking.page(0, 1)  # a broken query fails before it is kept
     ranking.rate = lambda found: judge.rate(scores(found))
