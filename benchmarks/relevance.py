@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from report import Row, show
 
-from sightline.core.models.bank import HUB_WEIGHT, Bank, load_bank
+from sightline.core.models.bank import Bank, hub_weight, load_bank
 from sightline.core.models.base import Encoder
 from sightline.core.models.cards import read_card, write_card
 from sightline.core.models.inputs import read_text
@@ -98,7 +98,6 @@ class Measure:
 
     def __init__(self, encoder: Encoder, bank: Bank | None, cache: Path) -> None:
         self.encoder, self.bank, self.cache = encoder, bank, cache
-        self.hub_weight = 0.0 if bank is None else HUB_WEIGHT
         self._texts: dict[str, np.ndarray] = {}
 
     def embed(self, name: str, dataset: Dataset) -> np.ndarray:
@@ -122,18 +121,22 @@ class Measure:
             elif one.relevant_N.any() and not one.relevant_N[kept_M].any():
                 kept_M[0] = rng.choice(np.flatnonzero(one.relevant_N))
             query_D = self._encode(one.text)
-            score_M = images_ND[kept_M] @ query_D - self.hub_weight * hubness_N[kept_M]
+            tokens = self._tokens(one.text)
+            weight = 0.0 if self.bank is None else hub_weight(tokens)
+            cosine_M = images_ND[kept_M] @ query_D
+            score_M = cosine_M - weight * hubness_N[kept_M]
             best_H = np.argsort(-score_M)[:SHOWN]
             context = Context.make(
                 query_D,
                 score_M[:: max(1, len(score_M) // SAMPLED_ROWS)][:SAMPLED_ROWS],
                 images=len(kept_M),
-                tokens=self._tokens(one.text),
+                tokens=tokens,
                 bank=self.bank,
-                hub_weight=self.hub_weight,
+                hub_weight=weight,
             )
             relevant_M = one.relevant_N[kept_M]
             into.add(context, score_M[best_H].astype(float), relevant_M[best_H], present=bool(relevant_M.any()))
+            into.queries[-1] = {**into.queries[-1], "cosine": cosine_M.max()}
             kinds.append(one.kind)
         return kinds
 
@@ -174,7 +177,7 @@ def judge(calibration: Calibration, examples: Examples, kinds: Sequence[str], la
     queries, present = _rate(calibration, examples)
     hits, truth = np.concatenate(queries), np.concatenate(examples.hits_truth)
     verdicts = np.array([_verdict(calibration, one) for one in examples.queries])
-    raw = np.array([float(one["score"][0]) for one in examples.queries])
+    raw = np.array([float(one["cosine"]) for one in examples.queries])
     kind = np.array(kinds)
     rows = [
         _row(f"{label}: calibration error of the first 20 hits", calibration_error(hits, truth), "<= 5%", low=True),
@@ -215,7 +218,7 @@ class _Given:
 def _row(journey: str, ours: float, goal: str, *, low: bool = False, other: float | None = None) -> Row:
     limit = float(goal.split()[-1].rstrip("%")) / 100 if goal else None
     reached = None if limit is None else (ours <= limit if low else ours >= limit)
-    against = {} if other is None else {"other": 100 * other, "alternative": "raw top score", "ratio": ours / other}
+    against = {} if other is None else {"other": 100 * other, "alternative": "raw top cosine", "ratio": ours / other}
     return Row(journey=journey, unit="%", ours=round(100 * ours, 2), goal=goal, reached=reached, **against)
 
 

@@ -6,7 +6,7 @@ import pytest
 from indexing_world import DIM, PooledEncoder, photo
 from sightline.core.indexing.hubs import fill_aside, fill_hubness
 from sightline.core.indexing.indexer import index
-from sightline.core.models.bank import BANK_FILE, HUB_WEIGHT, load_bank, write_bank
+from sightline.core.models.bank import BANK_FILE, HUB_WEIGHT, SHORT_HUB_WEIGHT, load_bank, write_bank
 from sightline.core.search.engine import Part, SearchConfig, prepare, rank
 from sightline.core.store.sqlite import open_store
 
@@ -93,10 +93,10 @@ def test_words_are_corrected_images_are_not_and_mixtures_by_half(tmp_path, photo
         index(store, encoder, [photos])
         weights = [
             prepare(store, encoder, parts).hub_weight
-            for parts in ([Part(text="red")], [Part(text="red"), image], [image], [Part(text="red", weight=-1)])
+            for parts in ([Part(text="red")], [Part(text="red"), image], [image], [Part(text="eight words " * 4)])
         ]
-        assert weights == pytest.approx([HUB_WEIGHT, HUB_WEIGHT / 2, 0, HUB_WEIGHT])
-        query = prepare(store, encoder, [Part(text="red")])
+        assert weights == pytest.approx([SHORT_HUB_WEIGHT, SHORT_HUB_WEIGHT / 2, 0, HUB_WEIGHT])
+        query = prepare(store, encoder, [Part(text="eight words " * 4)])
         model = encoder.card.name
         plain = rank(store, model, query, config=SearchConfig(hub_correction=False))
         hubness = store.hubness(model, [row for row, _ in plain])

@@ -1,12 +1,15 @@
 """Banks: measuring hubness, files that belong to a model, and those that don't."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from sightline.core.models import bank as banks
 from sightline.core.models.bank import BANK_FILE, HUB_WEIGHT, Bank, load_bank, read_bank, write_bank
+from sightline.core.models.base import Encoder
 from sightline.core.models.cards import STARTER, find_card
 from sightline.core.types import ModelIdentity
 from sightline.errors import ModelError
@@ -27,6 +30,10 @@ class FolderEncoder:
         self.identity = ModelIdentity(name=self.card.name, weights_hash="w" * 64, preprocessing_version=1, dim=DIM)
 
 
+def make_encoder(folder: Path) -> Encoder:
+    return cast("Encoder", FolderEncoder(folder))
+
+
 def test_hubness_is_the_mean_of_the_highest_cosines():
     texts, images = unit_rows(40), unit_rows(3, seed=1)
     bank = Bank(vectors_BD=texts, images_ID=images, weights_hash="w")
@@ -45,7 +52,7 @@ def test_many_images_are_measured_in_parts(monkeypatch):
 def test_a_bank_comes_back_from_its_file_and_changes_its_id_with_its_texts(tmp_path):
     path = tmp_path / BANK_FILE
     write_bank(path, unit_rows(40), unit_rows(6, seed=1), weights_hash="w" * 64)
-    bank = load_bank(FolderEncoder(tmp_path))
+    bank = load_bank(make_encoder(tmp_path))
     np.testing.assert_allclose(bank.vectors_BD, unit_rows(40), atol=0.01)
     np.testing.assert_allclose(bank.images_ID, unit_rows(6, seed=1), atol=0.01)
     again = read_bank(path)
@@ -55,20 +62,20 @@ def test_a_bank_comes_back_from_its_file_and_changes_its_id_with_its_texts(tmp_p
 
 
 def test_a_model_without_a_bank_has_none(tmp_path):
-    assert load_bank(FolderEncoder(tmp_path)) is None
+    assert load_bank(make_encoder(tmp_path)) is None
 
 
 def test_the_bank_of_another_model_is_refused(tmp_path):
     write_bank(tmp_path / BANK_FILE, unit_rows(40), unit_rows(6), weights_hash="other")
     with pytest.raises(ModelError, match=r"bank of another model .* Delete it"):
-        load_bank(FolderEncoder(tmp_path))
+        load_bank(make_encoder(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no archive", b"\0" * 100])
 def test_a_damaged_bank_is_named(tmp_path, content):
     (tmp_path / BANK_FILE).write_bytes(content)
     with pytest.raises(ModelError, match=r"bank\.npz can't be read as a bank"):
-        load_bank(FolderEncoder(tmp_path))
+        load_bank(make_encoder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_a_damaged_bank_is_named(tmp_path, content):
 def test_arrays_that_are_no_bank_are_refused(tmp_path, texts):
     np.savez(tmp_path / BANK_FILE, texts=texts, images=np.ones((9, DIM), np.int8), weights_hash=np.array("w" * 64))
     with pytest.raises(ModelError, match="is no bank"):
-        load_bank(FolderEncoder(tmp_path))
+        load_bank(make_encoder(tmp_path))
 
 
 def test_the_starter_ships_with_a_bank_of_its_own_weights():

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from bank import make_bank
 from captioner import TOKENIZER
+from classes import load_classes
 from corpus import SPEC, Corpus
 from features import as_images, cached_pixels, normalise
 from figures import caption_figures, clip_figures, demo_figures, images_per_s, subject_figures
@@ -21,6 +23,7 @@ from shrinking import shrink
 from torch import from_numpy
 
 from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.bank import BANK_FILE
 from sightline.core.models.cards import ModelCard, read_card, write_card
 from sightline.core.models.export import export_captioner, export_encoder
 from sightline.core.models.files import compute_hash
@@ -28,6 +31,7 @@ from sightline.core.models.lite import TRANSPOSED, LiteCaptioner, LiteClip
 from sightline.core.models.loading import load_captioner, load_encoder
 from sightline.core.models.precision import write_int8
 from sightline.core.models.quantise.towers import quantise_dynamic, quantise_static
+from sightline.lab.evaluation.embedding import embed_images
 from sightline.lab.training.texts import text_spec
 
 N_CALIBRATION = 400
@@ -62,6 +66,10 @@ def export_clip(trained: Path, corpus: Corpus) -> Path:
         strip(graph)
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(fp32 / name, folder / name)
+    _write(folder, replace(card, weights_hash=None))
+    encoder = load_encoder(f"dir:{folder}")
+    images_ND = embed_images(encoder, corpus.held_out).image_BD
+    make_bank(folder / BANK_FILE, encoder, corpus.told, load_classes(), images_ND=images_ND)
     _write(folder, replace(card, weights_hash=None))
     sets = {"flickr8k_val": corpus.val, "coco_mini": corpus.coco}
     figures: dict[str, Any] = {}

@@ -36,8 +36,17 @@ BANK_FILE = "bank.npz"
 NEIGHBOURS = 5
 """Vectors of the bank whose mean cosine is an image's hubness. More blur it: `docs/search.md`."""
 HUB_WEIGHT = 0.5
-"""Part of the hubness that a query of words takes off an image's cosine, chosen on images that no training saw."""
+"""Part of the hubness that a sentence takes off an image's cosine, chosen on images that no training saw."""
+SHORT_HUB_WEIGHT = 0.2
+"""The same of a word or two, which ask for more of what everybody asks for: "a person" shall find persons."""
+_SHORT_TOKENS, _LONG_TOKENS = 3, 8
 _IMAGES_AT_ONCE = 2048
+
+
+def hub_weight(tokens: int) -> float:
+    """The part of its hubness that an image's cosine is lowered by, for words of so many word pieces."""
+    sentence = min(max((tokens - _SHORT_TOKENS) / (_LONG_TOKENS - _SHORT_TOKENS), 0.0), 1.0)
+    return SHORT_HUB_WEIGHT + (HUB_WEIGHT - SHORT_HUB_WEIGHT) * sentence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sightline.core.models.bank import HUB_WEIGHT, load_bank
+from sightline.core.models.bank import hub_weight, load_bank
 from sightline.core.models.inputs import read_text
 from sightline.core.search.background import Background
 from sightline.core.search.relevance import DEFAULT, SAMPLED_ROWS, Calibration, Context, Judge, Verdict
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.bank import Bank
     from sightline.core.models.base import Encoder
+    from sightline.core.models.inputs import TextReading
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
     from sightline.core.store.base import Store
@@ -98,6 +99,8 @@ class Query:
     """The parts that are words, each with its weight, for a second look."""
     exclude: frozenset[int]
     """Rows of the query's own images, which are no results."""
+    readings: tuple[TextReading, ...] = ()
+    """The texts as the model's tokenizer reads them, where it is on this machine."""
     words_share: float = 0.0
     """How much of the parts' weight is words, where nothing else moves the direction; 0 with negative parts beside
     others, words taught by example and marks. What isn't words needs no correction for hubs and has no probability."""
@@ -109,7 +112,12 @@ class Query:
     @property
     def hub_weight(self) -> float:
         """The part of its hubness that an image's cosine is lowered by, where hubs are corrected."""
-        return HUB_WEIGHT * self.words_share if self.knows_hubs else 0.0
+        return hub_weight(self.tokens) * self.words_share if self.knows_hubs else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Word pieces of its words, or words where the tokenizer is elsewhere."""
+        return sum(reading.read for reading in self.readings) or sum(len(text.split()) for text, _ in self.text_parts)
 
 
 def search(
@@ -132,14 +140,20 @@ def search(
     found = rank(store, encoder.card.name, query, config=replace(config, top=max(config.top, n_again)))
     judge = make_judge(store, encoder, query, config=config)
     scores = score(store, encoder.card.name, query, found)
-    rating_of = {row: rating for (row, _), rating in zip(found, judge.rate(scores), strict=True)}
+    score_of = dict(zip((row for row, _ in found), scores, strict=True))
+    rating_of = dict(zip(score_of, judge.rate(scores), strict=True))
     if (least := config.min_probability) is not None:
         found = [(row, similarity) for row, similarity in found if (rating_of[row] or 0.0) >= least]
     if n_again and look_again is not None:
         head, rest = found[:n_again], found[n_again:]
         ids = [row for row, _ in head]
-        records = dict(zip(ids, store.get(ids), strict=True))
-        head = look_again().reorder(head, records, query.text_parts, nats_per_cosine=encoder.card.nats_per_cosine)
+        head = look_again().reorder(
+            head,
+            dict(zip(ids, store.get(ids), strict=True)),
+            query.text_parts,
+            nats_per_cosine=encoder.card.nats_per_cosine,
+            scores=[score_of[row] for row in ids],
+        )
         found = [*head, *rest]
     hits = make_hits(store, found[: config.top], rating_of, each_copy=config.each_copy)
     return Hits(hits, verdict=judge.conclude(max(scores, default=None)))
@@ -170,6 +184,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
         )
         asked_D = aim(background, directions_PD[~marked_P], weights_P[~marked_P])
         vector_D = correct(background, asked_D, vectors_PD[marked_P], weights_P[marked_P] > 0)
+    texts = [part.text for part in parts if part.text is not None]
     return Query(
         vector_D=vector_D,
         words=" ".join(part.text for part in parts if part.text is not None and part.weight > 0),
@@ -180,6 +195,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
             for part, row in zip(parts, own_rows, strict=True)
             if row and row.id is not None and not (part.is_mark and part.weight > 0)
         ),
+        readings=tuple(reading for text in texts if (reading := read_text(encoder, text)) is not None),
         words_share=_share_of_words(parts) if is_plain else 0.0,
         bank=bank,
         knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
@@ -204,8 +220,6 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
                 "Only queries of words alone, without a minus, have hits with a probability; leave min_probability out."
             )
         return Judge(model=card.name)
-    texts = [text for text, _ in query.text_parts]
-    readings = [reading for text in texts if (reading := read_text(encoder, text)) is not None]
     calibration = Calibration.from_card(card.relevance, model=card.name)
     if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
         calibration = DEFAULT
@@ -216,12 +230,12 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
         query.vector_D,
         sample_S,
         images=images,
-        tokens=sum(reading.read for reading in readings) or len(" ".join(texts).split()),
+        tokens=query.tokens,
         bank=query.bank,
         hub_weight=query.hub_weight,
     )
     by_sight = config.match == "pictures"
-    return Judge(model=card.name, calibration=calibration, context=context, readings=readings, by_sight=by_sight)
+    return Judge(model=card.name, calibration=calibration, context=context, readings=query.readings, by_sight=by_sight)
 
 
 def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, float]]) -> list[float]:

@@ -87,19 +87,20 @@ class SecondLook:
         words: Sequence[tuple[str, float]],
         *,
         nats_per_cosine: float,
+        scores: Sequence[float] | None = None,
     ) -> list[tuple[int, float]]:
         """Rows with their cosines, and the records of rows -> the same rows, by both looks; cosines stay.
 
-        `words` are the parts of the query that are words, with their weights. A row without a record, or whose file is
+        `scores` is what the first look ranked them by, if not by cosine alone. `words` are the parts of the query that are words, with their weights. A row without a record, or whose file is
         gone or can't be read, keeps its place. Raises ModelError where the matcher fails.
         """
         nats = self.match(records, words)
+        first = scores if scores is not None else [cosine for _, cosine in found]
         places = [place for place, (row, _) in enumerate(found) if row in nats]
-        read = [found[place] for place in places]
-        read.sort(key=lambda hit: -(nats_per_cosine * hit[1] + self.weight * nats[hit[0]]))
+        best = sorted(places, key=lambda place: -(nats_per_cosine * first[place] + self.weight * nats[found[place][0]]))
         reordered = list(found)
-        for place, hit in zip(places, read, strict=True):
-            reordered[place] = hit
+        for place, taken in zip(places, best, strict=True):
+            reordered[place] = found[taken]
         return reordered
 
     def match(self, records: Mapping[int, ImageRecord], words: Sequence[tuple[str, float]]) -> dict[int, float]:

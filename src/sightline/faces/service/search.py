@@ -205,7 +205,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
             ]
         return found if read_again is None else [*read_again([(row, cosine or 0.0) for row, cosine in found])]
 
-    in_order = asked.match == "pictures" and (asked.hub_correction or asked.min_probability is None)
+    in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
     ranking.rate = lambda found: judge.rate(scores(found))
     best = ranking.page(0, DEPTHS[0])  # a broken query fails before it is kept
@@ -237,8 +237,16 @@ def _make_second_look(
         if not heads:
             head = found[: asked.rerank]
             records = library.records([row for row, _ in head])
-            temperature = encoder.card.nats_per_cosine
-            heads.append(library.second_look().reorder(head, records, query.text_parts, nats_per_cosine=temperature))
+            look = library.second_look()
+            heads.append(
+                look.reorder(
+                    head,
+                    records,
+                    query.text_parts,
+                    nats_per_cosine=encoder.card.nats_per_cosine,
+                    scores=score(library.store, asked.model, query, head),
+                )
+            )
         return [*heads[0], *found[asked.rerank :]]
 
     return read_again
