@@ -7,7 +7,8 @@ from indexing_world import DIM, PooledEncoder, photo
 from sightline.core.indexing.hubs import fill_aside, fill_hubness
 from sightline.core.indexing.indexer import index
 from sightline.core.models.bank import BANK_FILE, HUB_WEIGHT, SHORT_HUB_WEIGHT, load_bank, write_bank
-from sightline.core.search.engine import Part, SearchConfig, prepare, rank
+from sightline.core.search.engine import SearchConfig, prepare, rank
+from sightline.core.search.query import Part
 from sightline.core.store.sqlite import open_store
 
 

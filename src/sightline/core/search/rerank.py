@@ -91,8 +91,9 @@ class SecondLook:
     ) -> list[tuple[int, float]]:
         """Rows with their cosines, and the records of rows -> the same rows, by both looks; cosines stay.
 
-        `scores` is what the first look ranked them by, if not by cosine alone. `words` are the parts of the query that are words, with their weights. A row without a record, or whose file is
-        gone or can't be read, keeps its place. Raises ModelError where the matcher fails.
+        `scores` is what the first look ranked them by, if not by cosine alone. `words` are the parts of the query that
+        are words, with their weights. A row without a record, or whose file is gone or can't be read, keeps its place.
+        Raises ModelError where the matcher fails.
         """
         nats = self.match(records, words)
         first = scores if scores is not None else [cosine for _, cosine in found]

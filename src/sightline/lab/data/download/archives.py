@@ -31,9 +31,9 @@ RECEIPTS = "receipts.json"
 
 
 class Phase(NamedTuple):
-    """What is done to a file; how far it is counts bytes where it is fetched, files where it is unpacked."""
+    """What is done to a file, or to files; how far it is counts bytes where one is fetched, else files."""
 
-    doing: Literal["fetching", "checking", "unpacking"]
+    doing: Literal["fetching", "checking", "unpacking", "getting"]
     file: str
 
     def __str__(self) -> str:

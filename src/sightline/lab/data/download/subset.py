@@ -19,7 +19,7 @@ from sightline.errors import DataError, ImageError, InputError
 from sightline.kit.files import replacing
 from sightline.kit.work import Progress, usable_cpus
 from sightline.lab.data.captioned_files import check_name, read_json
-from sightline.lab.data.download.archives import Archive, ArchiveOptions, FetchProgress, Publisher, get_archives
+from sightline.lab.data.download.archives import Archive, ArchiveOptions, FetchProgress, Phase, Publisher, get_archives
 from sightline.lab.data.download.fetching import Fetcher, keep_image
 from sightline.lab.data.download.lists import ListOptions
 
@@ -63,7 +63,7 @@ def get_subset(
             continue
         names = _choose_names(folder, archive, count)
         missing = [name for name in names if not (folder / name).is_file()]
-        tell = partial(on_progress, f"getting images of {archive.part}")
+        tell = partial(on_progress, Phase("getting", f"images of {archive.part}"))
         try:
             reasons = asyncio.run(_get_images(site, missing, folder, options, tell)) if missing else Counter()
         except OSError as error:
