@@ -3,8 +3,8 @@
 Its English comes from captions without pictures, whose own nouns stand in for concepts; then it learns from pictures,
 then from its own sentences.
 
-Shape suffixes: B pictures or sentences of a step, N pictures, K views, M cells, C cell width, T concepts of a picture,
-E decoder width, L tokens, V vocabulary.
+Shape suffixes: B pictures or sentences of a step, R sentences of all pictures, N pictures, K views, M cells, C cell
+width, T concepts of a picture, E decoder width, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
 from progress import Log, Training, load_checkpoint
-from self_critical import Agreement, Naming, self_critical_loss
+from self_critical import Agreement, Naming, decode_several, self_critical_loss
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteClip
@@ -310,11 +309,8 @@ def _learn_images(taught: Taught, material: Material, corpus: Corpus, recipe: Ca
         order = torch.randperm(n_images, generator=generator)
         for row_B in order[: training.n_steps * recipe.batch].split(recipe.batch):
             memory_BME = taught.see(*material.seen.draw(row_B, generator, noisy=True))
-            place, owner = material.captions.draw(row_B.numpy(), 5, rng)
-            loss = _loss(
-                taught.model, _ids(material.captions, place), memory_BME[torch.from_numpy(owner)],
-                smoothing=recipe.smoothing,
-            )  # fmt: skip
+            place, _ = material.captions.draw(row_B.numpy(), 5, rng)
+            loss = _loss(taught.model, _ids(material.captions, place), memory_BME, smoothing=recipe.smoothing)
             training.descend(loss + _beside(taught, material, recipe, generator, rng))
         log.write(stage="pictures", epoch=epoch + 1, loss=round(loss.item(), 3))
         if (epoch + 1) % 4 == 0 or epoch + 1 == recipe.epochs:
@@ -413,12 +409,11 @@ def caption_figures(captions: Sequence[str], references: Sequence[Sequence[str]]
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _loss(model: LiteCaptioner, ids_BL: Tensor, memory_BME: Tensor, *, smoothing: float) -> Tensor:
-    """Mean cross-entropy of the next token, in nats, padding left out."""
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        logits_BLV = model.decode(ids_BL[:, :-1], memory_BME)
-    target = ids_BL[:, 1:].flatten()
-    return F.cross_entropy(logits_BLV.flatten(0, 1).float(), target, ignore_index=PAD_ID, label_smoothing=smoothing)
+def _loss(model: LiteCaptioner, ids_RL: Tensor, memory_BME: Tensor, *, smoothing: float) -> Tensor:
+    """Mean cross-entropy of the next token of as many sentences for each memory, in nats, padding left out."""
+    logits_RLV = decode_several(model, ids_RL[:, :-1], memory_BME)
+    target = ids_RL[:, 1:].flatten()
+    return F.cross_entropy(logits_RLV.flatten(0, 1), target, ignore_index=PAD_ID, label_smoothing=smoothing)
 
 
 def _by_length(table: TokenTable, size: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
