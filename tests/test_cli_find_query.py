@@ -3,6 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
+from sightline.core.search.engine import Hits
 from sightline.faces.cli.main import sightline
 
 
@@ -13,7 +14,7 @@ def run(monkeypatch, tmp_path):
 
     def search(self, *words, **how):
         asked.update(words=words, **how)
-        return []
+        return Hits()
 
     monkeypatch.setattr("sightline.core.library.Library.search", search)
     library = str(tmp_path / "library")

@@ -487,7 +487,7 @@ def test_a_sweep_of_real_runs_is_interrupted_and_gone_on_with(tmp_path, monkeypa
     monkeypatch.setattr(Recorder, "log", log)
     config = SweepConfig(recipe="scenes-sweep", grid=("seed=0,1", "batch_size=16,99999"), smoke=True)
     with monkeypatch.context() as patch:
-        patch.setattr("sightline.lab.experiments.sweep_config._MOST_SMOKE_PICTURES", 32)
+        patch.setattr("sightline.lab.experiments.sweep_config._MOST_SMOKE_IMAGES", 32)
         config = dataclasses.replace(config, settings=("train_fraction=0.75", "samples_seen=96"))
         with pytest.raises(KeyboardInterrupt):
             run_sweep(config, tmp_path / "sweep")

@@ -113,7 +113,7 @@ def test_ctrl_c_stops_amid_the_work_and_keeps_what_was_embedded(tmp_path, folder
 
 
 def test_a_full_disk_ends_in_an_error_and_leaves_a_valid_library(tmp_path, folder):
-    process = start(tmp_path, folder, limit_bytes=200_000)
+    process = start(tmp_path, folder, limit_bytes=300_000)
     with process:
         last = process.stdout.read().splitlines()[-1]
     assert process.returncode == 1

@@ -95,3 +95,9 @@ def test_the_starter_ships_with_a_bank_of_its_own_weights():
     assert bank.vectors_BD.shape == (3126, encoder.dim)
     assert "bank.npz" in encoder.card.files
     assert 0 < HUB_WEIGHT < 1
+
+
+def test_other_weights_under_the_packages_own_name_have_no_bank(tmp_path):
+    encoder = FolderEncoder(tmp_path)
+    encoder.card = find_card(STARTER)
+    assert load_bank(cast("Encoder", encoder)) is None

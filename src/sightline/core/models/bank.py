@@ -84,7 +84,7 @@ class Bank:
 def load_bank(encoder: Encoder) -> Bank | None:
     """The bank in a model's own folder, of the package or the user's; None where there is none.
 
-    Raises ModelError where the file is damaged or belongs to other weights.
+    Raises ModelError where the file is damaged, or belongs to other weights in a folder of the user's.
     """
     folder = local_source(encoder.card)
     if folder is None or not (path := folder / BANK_FILE).is_file():
@@ -92,6 +92,8 @@ def load_bank(encoder: Encoder) -> Bank | None:
     bank = _read_known(path, path.stat().st_mtime_ns)
     identity = encoder.identity
     if bank.weights_hash != identity.weights_hash or bank.vectors_BD.shape[1] != identity.dim:
+        if encoder.card.source == "package":  # other weights under the name of the package's own
+            return None
         raise ModelError(
             f"{path} is the bank of another model (weights {bank.weights_hash[:12]}, {bank.vectors_BD.shape[1]} "
             f"dimensions; {identity.name} has {identity.weights_hash[:12]}, {identity.dim}). Delete it, and searches "

@@ -152,7 +152,7 @@ def search(
             dict(zip(ids, store.get(ids), strict=True)),
             query.text_parts,
             nats_per_cosine=encoder.card.nats_per_cosine,
-            scores=[score_of[row] for row in ids],
+            scores=[score_of[row] for row in ids] if config.hub_correction else None,
         )
         found = [*head, *rest]
     hits = make_hits(store, found[: config.top], rating_of, each_copy=config.each_copy)

@@ -135,7 +135,8 @@ def _show_moves(report: MoveReport, *, as_json: bool, back: bool = False) -> Non
         notice(f"left {printable(str(path))}: {reason}")
     if len(report.left) > _NAMED:
         notice(f"... and {len(report.left) - _NAMED:,} more")
-    notice(f"{'Interrupted: moved' if report.interrupted else 'Moved'} {len(report.moved):,} files{' back' * back}.")
+    files = f"{len(report.moved):,} file{'s' * (len(report.moved) != 1)}{' back' * back}"
+    notice(f"{'Interrupted: moved' if report.interrupted else 'Moved'} {files}.")
     if report.moved and not back:
         notice(f"To undo: sightline duplicates --undo {printable(str(report.log))}")
     if report.moved and back:

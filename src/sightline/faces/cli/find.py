@@ -236,7 +236,7 @@ def _show_hits(library: Library, hits: Hits, *, filepath_only: bool, as_json: bo
         _print_hits(hits)
 
 
-def _print_hits(hits: Sequence[Hit]) -> None:
+def _print_hits(hits: Hits) -> None:
     """A table, with a line above those that are less likely right, if there are others."""
     from sightline.core.search.relevance import count_likely
 
@@ -248,6 +248,8 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         likely = [] if hit.probability is None else [f"{hit.probability:.0%}"]
         rows.append([f"{hit.similarity:.3f}", *likely, _place(hit), *([hit.caption or ""] * captioned)])
     likely_count = count_likely([hit.probability for hit in hits])
+    if not likely_count and hits.verdict.matches:
+        notice("None of these is likely to show it.")
     print_table(head, rows, line=("less likely below", likely_count) if 0 < likely_count < len(rows) else None)
 
 
