@@ -188,12 +188,25 @@ def differences(recorded, answer, where="answer"):
     elif isinstance(recorded, list) and isinstance(answer, list):
         if len(answer) < len(recorded) and not where.startswith(RANKED):
             yield f"{where} has {len(answer)} items, not {len(recorded)}"
-        named = {item["name"]: item for item in answer if isinstance(item, dict) and "name" in item}
         for number, (value, other) in enumerate(zip(recorded, answer, strict=False)):
-            same = named.get(value["name"], other) if isinstance(value, dict) and "name" in value else other
-            yield from differences(value, same, f"{where}[{number}]")
+            yield from differences(value, find_same(value, answer) or other, f"{where}[{number}]")
     elif _json_type(recorded) != _json_type(answer):
         yield f"{where} is {_json_type(answer)}, not {_json_type(recorded)}"
+
+
+def find_same(item, items):
+    """What tells of the same in another list, in whatever place: the one of its name, a copy that stands for it in a
+    search (the same bytes), a group with its first image. None where none does."""
+    others = [one for one in items if isinstance(one, dict)] if isinstance(item, dict) else []
+    for key in ("name", "content_hash"):
+        for one in others:
+            if key in item and one.get(key) == item[key]:
+                return one
+    for one in others:
+        match item, one:
+            case {"images": [{"name": name}, *_]}, {"images": [*images]} if name in {image["name"] for image in images}:
+                return one
+    return None
 
 
 def _json_type(value):

@@ -199,6 +199,25 @@ def test_what_a_client_would_miss_is_named(answer, found):
     assert list(differences({"total": 2, "hits": [{"name": "a", "id": 1}]}, answer)) == found
 
 
+def test_images_are_compared_with_themselves_wherever_they_stand_and_a_copy_with_what_stands_for_it():
+    def image(name, content_hash, taken_at):
+        return {"name": name, "content_hash": content_hash, "taken_at": taken_at}
+
+    dated, copy, plain = image("a", "1", "2021"), image("b", "1", "2021"), image("c", "2", None)
+    where = "GET /api/search .hits"
+    assert list(differences([dated, copy, plain], [plain, dated], where)) == []
+    assert list(differences([dated, copy], [plain, image("a", "1", None)], where)) == [
+        f"{where}[0].taken_at is null, not string",
+        f"{where}[1].taken_at is null, not string",
+    ]
+    where = "GET /api/duplicates .groups"
+    group, other = {"kind": "exact", "images": [dated, copy]}, {"kind": "copy", "images": [plain]}
+    assert list(differences([group], [other, {**group, "images": [copy, dated]}], where)) == []
+    assert list(differences([group], [other, {"kind": "copy", "images": [copy, image("a", "1", 1)]}], where)) == [
+        f"{where}[0].images[0].taken_at is number, not string"
+    ]
+
+
 def test_a_client_is_allowed_the_source_that_was_renamed_and_no_other():
     assert list(differences({"source": "blip"}, {"source": "generated"})) == []
     assert list(differences({"source": "blip"}, {"source": "clip"})) == ["answer.source is 'clip', not 'blip'"]

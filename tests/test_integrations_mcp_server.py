@@ -131,7 +131,10 @@ def test_pages_of_a_search_neither_repeat_nor_lose_an_image(reader):
     whole = reader.ask("search_images", query="a person", limit=50)
     assert seen == [hit["id"] for hit in whole["hits"]]
     assert len(set(seen)) == whole["total"]
-    similarities = [hit["similarity"] for hit in whole["hits"]]
+    assert whole["next_cursor"] is None
+    plain = reader.ask("search_images", query="a person", limit=50, hub_correction=False)
+    assert {hit["id"] for hit in plain["hits"]} == set(seen)
+    similarities = [hit["similarity"] for hit in plain["hits"]]
     assert similarities == sorted(similarities, reverse=True)
 
 
@@ -140,11 +143,17 @@ def test_parts_with_weights_join_words_images_and_an_image_sent_along(reader, li
     near = reader.ask("search_images", parts=[{"image_id": horse}, {"text": "a horse", "weight": 0.5}], limit=1)
     assert near["hits"][0]["name"] == "copy.jpg"
     image = base64.b64encode((library.parent / "photos" / "horse.png").read_bytes()).decode()
+    both = {"horse.png", "copy.jpg"}
     sent = reader.ask("search_images", parts=[{"image": image}], limit=2)
-    assert {hit["name"] for hit in sent["hits"]} == {"horse.png", "copy.jpg"}
-    away = reader.ask("search_images", parts=[{"text": "a photo"}, {"image": image, "weight": -2}], limit=50)
-    assert {hit["name"] for hit in away["hits"][-2:]} == {"horse.png", "copy.jpg"}
-    assert reader.ask("search_images", parts=json.dumps([{"text": "a photo"}]), limit=1)["total"] == away["total"]
+    assert [(hit["name"] in both, hit["copies"]) for hit in sent["hits"]] == [(True, 1), (False, 0)]
+    each = reader.ask("search_images", parts=[{"image": image}], limit=2, each_copy=True)
+    assert {hit["name"] for hit in each["hits"]} == both
+    away = reader.ask(
+        "search_images", parts=[{"text": "a photo"}, {"image": image, "weight": -2}], limit=50, each_copy=True
+    )
+    assert {hit["name"] for hit in away["hits"][-2:]} == both
+    as_text = json.dumps([{"text": "a photo"}])
+    assert reader.ask("search_images", parts=as_text, limit=1, each_copy=True)["total"] == away["total"]
 
 
 def test_a_query_that_is_json_or_a_path_is_words(reader):

@@ -87,8 +87,10 @@ def test_a_query_that_was_cut_is_told():
     )
 
 
-def test_hits_below_the_line_are_counted_from_the_first_unlikely_one():
+def test_hits_are_counted_up_to_the_last_likely_one():
     assert count_likely([0.9, 0.4, 0.05, 0.01]) == 2
+    assert count_likely([0.9, 0.05, 0.4, 0.01]) == 3
+    assert count_likely([0.05]) == 0
     assert count_likely([None, None]) == 2
     assert count_likely([]) == 0
 

@@ -400,9 +400,13 @@ def test_the_model_that_searches_use_can_be_named(tmp_path, client):
 
 def test_a_query_has_a_verdict_and_a_minimum_probability_shortens_the_list(client):
     answer = ask(client, q="a horse")
-    assert set(answer["verdict"]) == {"present", "matches", "unlikely_below", "notices"}
+    assert set(answer["verdict"]) == {"present", "matches", "likely", "unlikely_below", "notices"}
     assert 0 < answer["verdict"]["present"] < 1
     ratings = [hit["probability"] for hit in answer["hits"]]
+    likely = [rating >= answer["verdict"]["unlikely_below"] for rating in ratings]
+    assert len(likely) == answer["total"]
+    assert 0 < answer["verdict"]["likely"] == sum(likely) < answer["total"]
+    assert ask(client, q="a horse", limit=1)["verdict"] == answer["verdict"]
     least = (ratings[1] + ratings[2]) / 2
     assert [hit["id"] for hit in ask(client, q="a horse", min_probability=least)["hits"]] == [
         hit["id"] for hit in answer["hits"][:2]

@@ -83,13 +83,14 @@ GIVEN = {
     "parts": [PartRequest(text="a cat")],
     "image": b"image",
     "images": [b"image"],
+    "teach images": [1],
     "texts": ["a cat"],
     "names": ["starter"],
     "candidates": ["a cat"],
     "kind": "index",
     "folders": ["photos"],
 }
-"""Arguments of the client's methods that are no plain word."""
+"""Arguments of the client's methods that are no plain word, by name, or by method and name."""
 COMPOSED = {"close", "search_all", "follow", "events"}
 """Methods that ask through others, or for a stream."""
 NOT_FOR_THE_CLIENT = {
@@ -151,8 +152,11 @@ def test_the_python_client_asks_for_what_is_described_and_leaves_nothing_out(doc
             continue
         signature = inspect.signature(method)
         arguments = {
-            one: GIVEN.get(one, "1") for one, known in signature.parameters.items() if known.kind != known.VAR_KEYWORD
+            one: GIVEN.get(f"{name} {one}", GIVEN.get(one, "1"))
+            for one, known in signature.parameters.items()
+            if known.kind != known.VAR_KEYWORD
         }
+        requests.clear()
         with suppress(ValidationError):  # the answer is none
             method(**arguments, **(how if name == "search" else {}))
         address, operation, allowed = describe_request(document, requests[-1])

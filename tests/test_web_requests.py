@@ -39,6 +39,9 @@ KINDS = {
     "models": MODEL,
     "captioner": MODEL,
     "PUT /api/models/default name": MODEL,
+    "POST /api/words name": WORDS,  # a word of the user's own, and what it is
+    "POST /api/words kind": WORDS,
+    "DELETE /api/words/{name} name": OWN,
     "folders": FOLDER,
     "path": FOLDER,
     "library": OWN,
@@ -57,6 +60,7 @@ BODIES: dict[str, Any] = {
     "POST /api/jobs": {"kind": "caption"},
     "POST /api/embed": {"texts": ["red"]},
     "PUT /api/models/default": {"name": "starter"},
+    "POST /api/words": {"name": "Rex", "images": [1]},
     "PUT /api/images/{image_id}/captions": {"text": "red"},
 }
 IN_PATHS = {"image_id": "1", "job_id": "none", "name": "none"}

@@ -208,7 +208,11 @@ def test_head_of_a_stream_ends(client):
 @pytest.mark.parametrize(
     ("path", "named"),
     [
-        ("/api/search?modle=starter", "limit, match, min_similarity, model"),
+        (
+            "/api/search?modle=starter",
+            "cursor, each_copy, hub_correction, library, like, limit, match, min_probability, min_similarity, model, "
+            "parts, q, rerank, where.",
+        ),
         ("/api/stats?q=a", "library"),
         ("/api/libraries?library=a", "none is known here"),
         ("/api/openapi.json?v=1", "none is known here"),

@@ -215,14 +215,12 @@ class Judge:
 
 
 def count_likely(probabilities: Sequence[float | None]) -> int:
-    """How many hits, best first, stand above the line below which they are less likely right.
+    """Number of hits, best first, up to the last that isn't less likely right; all where nothing is known of them.
 
-    All of them where nothing is known of them.
+    Below that line only less likely ones follow. Above it may be some, too, where hits are ranked by more than this.
     """
-    return next(
-        (place for place, one in enumerate(probabilities) if one is not None and one < UNLIKELY_BELOW),
-        len(probabilities),
-    )
+    above = [place for place, one in enumerate(probabilities, start=1) if one is None or one >= UNLIKELY_BELOW]
+    return max(above, default=0)
 
 
 def _predict(

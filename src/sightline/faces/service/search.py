@@ -28,7 +28,7 @@ from sightline.core.search.engine import (
     score,
 )
 from sightline.core.search.query import Part, parse_query
-from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict
+from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
 from sightline.core.types import Example
@@ -222,7 +222,7 @@ def _count_likely(ranking: Ranking) -> int | None:
         if not known or len(known) < len(ratings):
             return None
         if len(ratings) < depth or known[-1] < UNLIKELY_BELOW:
-            return max((place for place, rating in enumerate(known, 1) if rating >= UNLIKELY_BELOW), default=0)
+            return count_likely(known)
     return None
 
 
@@ -244,7 +244,7 @@ def _make_second_look(
                     records,
                     query.text_parts,
                     nats_per_cosine=encoder.card.nats_per_cosine,
-                    scores=score(library.store, asked.model, query, head),
+                    scores=score(library.store, asked.model, query, head) if asked.hub_correction else None,
                 )
             )
         return [*heads[0], *found[asked.rerank :]]

@@ -34,6 +34,11 @@ PING: Final = "ping"
 _OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
 """Addresses that are about no library, or about a job, whose id is enough."""
 
+_OF_SEARCHES: Final = frozenset(
+    ["where", "min_similarity", "min_probability", "hub_correction", "match", "each_copy", "rerank", "model", "like"]
+)
+"""What a search may be told beside its words and parts."""
+
 _TOKEN = re.compile(r'<meta name="sightline-token" content="([^"]*)"')
 
 
@@ -95,9 +100,10 @@ class Client:
     ) -> models.SearchAnswer:
         """One page of what words, and further parts, find; without either all images, the newest first.
 
-        `how` are `where`, `min_similarity`, `match`, `each_copy`, `rerank`, `model` and `like`, as the API has them.
+        `how` are `where`, `min_similarity`, `min_probability`, `hub_correction`, `match`, `each_copy`, `rerank`,
+        `model` and `like`, as the API has them.
         """
-        if unknown := how.keys() - {"where", "min_similarity", "match", "each_copy", "rerank", "model", "like"}:
+        if unknown := how.keys() - _OF_SEARCHES:
             raise InputError(f"A search knows no {', '.join(sorted(unknown))}.")
         described = [part.model_dump(exclude_none=True) for part in parts]
         asked = {"q": query or None, "parts": json.dumps(described) if described else None, "limit": limit}

@@ -34,7 +34,7 @@ export class Tile {
     );
     this.element = h("li", { class: "tile" }, this.link, this.like);
     this.similarity = /** @type {HTMLElement | null} */ (null);
-    this.copies = h("span", { class: "copies", title: "Exact copies that this one stands for", hidden: true });
+    this.copies = h("span", { class: "tile-copies", title: "Exact copies that this one stands for", hidden: true });
     this.link.append(this.copies);
   }
 
