@@ -63,6 +63,24 @@ def test_each_group_has_its_kind_the_one_to_keep_and_the_reason(library, made):
     assert [group.kind for group in library.duplicates(exact_only=True)] == ["exact"]
 
 
+def test_one_shape_in_two_colours_is_no_copy_but_without_colour_it_is(tmp_path):
+    shapes = np.random.default_rng(0).integers(0, 2, (6, 6)) * 255
+    mask = Image.fromarray(shapes.astype(np.uint8)).resize((240, 240), Image.Resampling.NEAREST)
+    for name, colour in (("red", (200, 40, 40)), ("green", (40, 140, 40)), ("darker red", (150, 30, 30))):
+        image = Image.composite(Image.new("RGB", mask.size, colour), Image.new("RGB", mask.size, "white"), mask)
+        save(image, tmp_path / "photos" / f"{name}.png")
+        if name == "red":
+            save(image.convert("L"), tmp_path / "photos" / "grey.png")
+    with sl.Library.open(tmp_path / "library", model="starter") as library:
+        library.index(tmp_path / "photos")
+        (group,) = library.duplicates()
+        assert {"red", "darker red", "grey"} <= {image.path.stem for image in group.images}
+        (tmp_path / "photos" / "grey.png").unlink()
+        library.index(tmp_path / "photos")
+        (group,) = library.duplicates()
+    assert {image.path.stem for image in group.images} == {"red", "darker red"}
+
+
 def test_what_is_alike_is_a_kind_of_its_own_and_the_sharper_one_is_kept(library, made):
     groups = library.duplicates(min_similarity=0.6)
     assert [group.kind for group in groups] == ["exact", "copy", "alike"]

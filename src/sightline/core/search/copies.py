@@ -63,11 +63,15 @@ class Pairs(NamedTuple):
 
 
 def find_copies(
-    sketches_NSS: NDArray[np.uint8], *, on_block: Callable[[int, int], None] = lambda done, total: None
+    sketches_NSS: NDArray[np.uint8],
+    *,
+    on_block: Callable[[int, int], None] = lambda done, total: None,
+    accept: Callable[[int, int], bool] = lambda a, b: True,
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs (a < b, correlation) that join all copies, not every pair of them: two that are joined aren't compared.
 
-    `on_block` takes how many of how many blocks are done, before each; what it raises ends the search.
+    `accept` has the last word on a pair whose sketches agree. `on_block` takes how many of how many blocks are done,
+    before each; what it raises ends the search.
     """
     joined = Joined(len(sketches_NSS))
     views_NVD = _transform(sketches_NSS)
@@ -81,7 +85,7 @@ def find_copies(
         for start in range(0, len(pairs.left), _CHECKED_AT_ONCE):
             some = joined.keep_apart(pairs.keep(slice(start, start + _CHECKED_AT_ONCE)))
             for a, b, correlation in check_pairs(sketches_NSS, some):
-                if joined.join(a, b):
+                if accept(a, b) and joined.join(a, b):
                     yield a, b, correlation
     on_block(len(starts), len(starts))
 

@@ -34,6 +34,8 @@ MIN_ALIKE_CORRELATION = 0.5
 
 _BLOCK_ROWS = 2048
 _ROUNDING = 1e-6
+_FAINT = 24
+"""A mean colour nearer to grey than this, in levels, is none."""
 _DRAWN_AT_ONCE = 256
 _DRAWN_FROM_PX = 128
 _JUDGED_FROM_PX = 512
@@ -98,7 +100,12 @@ def find_duplicates(
         raise InputError(f"min_similarity is {min_similarity:g}; it is a cosine above 0, at most 1.")
     first_N, sketches_NSS = store.sketches()
     joined, weakest = Joined(len(first_N)), dict[int, float]()
-    pairs = find_copies(sketches_NSS, on_block=lambda done, total: on_progress(done, total, "comparing pixels"))
+    colours = _Colours(store)
+    pairs = find_copies(
+        sketches_NSS,
+        on_block=lambda done, total: on_progress(done, total, "comparing pixels"),
+        accept=lambda a, b: colours.agree(int(first_N[a]), int(first_N[b])),
+    )
     for a, b, correlation in pairs:
         joined.join(a, b)
         weakest[a], weakest[b] = (min(correlation, weakest.get(row, 1.0)) for row in (a, b))
@@ -108,6 +115,32 @@ def find_duplicates(
         settings = _Alike(model, min_similarity, max_pairs, on_progress)
         groups += _find_alike(store, settings, groups)
     return groups
+
+
+class _Colours:
+    """Mean colours of images, read where two have the same grey levels: a red shape is no copy of a green one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[int, NDArray[np.float64] | None] = {}
+
+    def agree(self, row: int, other: int) -> bool:
+        """False where both have a colour, and not the same; what has none, or can't be read, agrees with all."""
+        one_2, other_2 = self._of(row), self._of(other)
+        if one_2 is None or other_2 is None:
+            return True
+        least = min(float(np.linalg.norm(one_2)), float(np.linalg.norm(other_2)))
+        return least < _FAINT or float(np.linalg.norm(one_2 - other_2)) < least
+
+    def _of(self, row: int) -> NDArray[np.float64] | None:
+        """Red against green, and blue against both, on the average (2,); None for a file that isn't as its row says."""
+        if row not in self._known:
+            rgb_HW3 = _read(self._store.get([row])[0])
+            self._known[row] = None
+            if rgb_HW3 is not None:
+                red, green, blue = rgb_HW3.reshape(-1, 3).mean(axis=0)
+                self._known[row] = np.array([red - green, blue - (red + green) / 2])
+        return self._known[row]
 
 
 def draw_sketches(store: Store, *, on_progress: Progress = _ignore) -> int:
@@ -137,13 +170,20 @@ def _draw_first(equal: Sequence[ImageRecord]) -> NDArray[np.uint8] | None:
 
 def _draw(record: ImageRecord) -> NDArray[np.uint8] | None:
     """The sketch of a file that is as its row says; None for any other."""
-    from sightline.core.images.decode import read_image
     from sightline.core.images.preprocess import make_sketch
+
+    rgb_HW3 = _read(record)
+    return None if rgb_HW3 is None else make_sketch(rgb_HW3)
+
+
+def _read(record: ImageRecord) -> NDArray[np.uint8] | None:
+    """Upright RGB (H, W, 3) of a file that is as its row says, reduced; None for any other."""
+    from sightline.core.images.decode import read_image
 
     try:
         if file_stamp(record.path.stat()) != (record.size_bytes, record.mtime_ns):
             return None
-        return make_sketch(read_image(record.path, min_side_px=_DRAWN_FROM_PX).rgb)
+        return read_image(record.path, min_side_px=_DRAWN_FROM_PX).rgb
     except (OSError, ImageError, MemoryError):
         return None
 
