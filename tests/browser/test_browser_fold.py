@@ -17,7 +17,7 @@ INDICES = "() => [...document.querySelectorAll('.tile a')].map((link) => Number(
 
 @pytest.fixture
 def told(open_page):
-    """Opens a page whose searches by words say what is given: how many are `likely`, and `notices`."""
+    """Opens a page whose searches by words say what is given: how many are `likely` (`None`: unsaid), and `notices`."""
 
     pages = []
 
@@ -28,7 +28,11 @@ def told(open_page):
         def tell(route):
             answer = route.fetch(url=f"{route.request.url}&each_copy=true")  # the big library has few contents
             found = json.loads(answer.text())
-            if found["parts"] and likely is not None:
+            if likely is None:
+                found["verdict"] = None
+                for hit in found["hits"]:
+                    hit["probability"] = None
+            elif found["parts"]:
                 verdict = {"present": 0.9, "matches": likely > 0, "likely": likely, "unlikely_below": 0.2}
                 found["verdict"] = {**verdict, "notices": list(notices)}
                 first = _offset_of(route.request.url)
@@ -140,6 +144,10 @@ def test_without_probabilities_the_wall_is_as_it_was(told):
     page.locator("#count", has_text="pictures").wait_for()
     assert page.locator(".fold, .fold-line").count() == 0
     assert page.locator("#notices").is_hidden()
+    page.get_by_role("button", name="Show similarity").click()
+    shown = page.locator(".similarity").all_inner_texts()
+    assert len(shown) > 5
+    assert all(re.fullmatch(r"−?0\.\d{3}", text) for text in shown)
 
 
 def test_a_second_look_is_a_setting_that_the_address_holds(told):

@@ -157,9 +157,20 @@ def test_a_broken_filter_says_what_is_allowed(page):
     page.get_by_text("Did you mean 'width'?").wait_for()
 
 
-def test_similarity_is_shown_on_demand(page):
+def test_how_well_a_picture_fits_is_shown_on_demand(page):
     search_box(page).fill("a cat")
     wait_for_best(page, "a cat")
+    assert page.locator(".similarity").count() == 0
+    page.get_by_role("button", name="Show probability").click()
+    told = ask(page, "/api/search?q=a+cat")
+    likely = [f"{100 * hit['probability']:.0f}%" for hit in told["hits"][: told["verdict"]["likely"]]]
+    assert page.locator(".similarity").all_inner_texts() == likely
+
+
+def test_where_no_probability_is_known_similarity_is_shown_on_demand(page):
+    image = ids_of(page, "chelsea.png")[0]
+    page.goto(f"/?p=1%40{image}")
+    wait_for_first(page, *ids_of(page, "chelsea again"))
     assert page.locator(".similarity").count() == 0
     page.get_by_role("button", name="Show similarity").click()
     values = [float(text.replace("−", "-")) for text in page.locator(".similarity").all_inner_texts()]
@@ -174,6 +185,13 @@ def test_everything_works_with_the_keyboard_alone(page):
     page.keyboard.press("Enter")
     focused = "document.activeElement.closest('.tile')?.querySelector('a').dataset.index"
     wait_until(page, f"{focused} === '0'")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Show them"
+    page.keyboard.press("Enter")
+    likely = ask(page, "/api/search?q=a+cat")["verdict"]["likely"]
+    wait_until(page, f"{focused} === '{likely}'")
+    page.keyboard.press("Home")
+    assert page.evaluate(focused) == "0"
     page.keyboard.press("ArrowRight")
     assert page.evaluate(focused) == "1"
     page.keyboard.press("ArrowDown")
