@@ -79,8 +79,10 @@ def take(tmp_path):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_search(open_page, take, theme):
     page = open_page(SEARCH, viewport=DESK, color_scheme=theme)
-    page.get_by_role("button", name="Show similarity").click()
+    page.get_by_role("button", name="Show probability").click()
     page.locator(".similarity").first.wait_for()
+    page.get_by_role("button", name="Show them").click()
+    page.get_by_text("Less likely", exact=True).wait_for()
     assert page.locator(".tile").count() == 15
     take(page, f"search-{theme}", for_docs=theme == "light")
 
