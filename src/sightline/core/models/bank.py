@@ -65,7 +65,7 @@ class Bank:
         """The hubness of the bank's own images (I,)."""
         return self.measure(self.images_ID)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """What a library keeps with the numbers that this bank measured: they change with it alone."""
         digest = hashlib.sha256(_as_int8(self.vectors_BD).tobytes()).hexdigest()

@@ -6,7 +6,7 @@ So no figure of the starter stands in a page that its next version would make wr
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +84,25 @@ def starter_tables() -> str:
 
 def retrieval_table() -> str:
     """Markdown: the starter's recalls."""
-    clip = find_card(STARTER).figures
-    lines = ["| R@1 / R@5 / R@10, % | text to image | image to text |", "|---|---|---|"]
-    for precision in ("int8", "fp32"):
-        for data, shown in (("flickr8k_val", "Flickr8k val, 1,000 images"), ("coco_mini", "coco-mini, 80 images")):
-            cells = [_recalls(clip[precision][data], way) for way in ("image_retrieval", "text_retrieval")]
-            lines.append(f"| {shown}, {precision} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    header = ["| R@1 / R@5 / R@10, % | text to image | image to text |", "|---|---|---|"]
+    return _by_set(
+        header, STARTER, lambda found: [_recalls(found, way) for way in ("image_retrieval", "text_retrieval")]
+    )
 
 
 def captions_table() -> str:
     """Markdown: the starter captioner's metrics, three beams."""
-    figures = find_card(STARTER_CAPTIONER).figures
-    lines = ["| three beams | Bleu_4 | ROUGE_L | CIDEr |", "|---|---|---|---|"]
+    header = ["| three beams | Bleu_4 | ROUGE_L | CIDEr |", "|---|---|---|---|"]
+    names = ("Bleu_4", "ROUGE_L", "CIDEr")
+    return _by_set(header, STARTER_CAPTIONER, lambda found: [f"{found[name]:.3f}" for name in names])
+
+
+def _by_set(header: list[str], model: str, cells: Callable[[Mapping[str, Any]], list[str]]) -> str:
+    """A table of the figures in a model's card: a row for each precision and set of pairs."""
+    figures, lines = find_card(model).figures, list(header)
     for precision in ("int8", "fp32"):
         for data, shown in (("flickr8k_val", "Flickr8k val, 1,000 images"), ("coco_mini", "coco-mini, 80 images")):
-            cells = [f"{figures[precision][data][name]:.3f}" for name in ("Bleu_4", "ROUGE_L", "CIDEr")]
-            lines.append(f"| {shown}, {precision} | {' | '.join(cells)} |")
+            lines.append(f"| {shown}, {precision} | {' | '.join(cells(figures[precision][data]))} |")
     return "\n".join(lines)
 
 

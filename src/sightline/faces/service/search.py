@@ -208,16 +208,19 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
     ranking.rate = lambda found: judge.rate(scores(found))
-    best = ranking.page(0, DEPTHS[0])  # a broken query fails before it is kept
-    ranking.verdict = judge.conclude(max(scores(best), default=None))
-    ranking.likely = _count_likely(ranking)
+    best = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
+    ranking.verdict = judge.conclude(max(best, default=None))
+    ranking.likely = _count_likely(ranking, judge.rate(best))
     return ranking
 
 
-def _count_likely(ranking: Ranking) -> int | None:
-    """Number of rows up to the last that is likely right; None where that can't be told, or they are thousands."""
+def _count_likely(ranking: Ranking, first: Sequence[float | None]) -> int | None:
+    """Number of rows up to the last that is likely right; None where that can't be told, or they are thousands.
+
+    `first` are the ratings to the first depth.
+    """
     for depth in DEPTHS:
-        ratings = ranking.rate(ranking.page(0, depth))
+        ratings = first if depth == DEPTHS[0] else ranking.rate(ranking.page(0, depth))
         known = [rating for rating in ratings if rating is not None]
         if not known or len(known) < len(ratings):
             return None
