@@ -34,37 +34,13 @@ def test_an_epoch_takes_each_row_once_and_leaves_out_what_fills_no_batch():
     assert np.array_equal(following, epoch_order(103, seed=1, epoch=1)[:10])
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 6])
-def test_ranks_in_order_give_the_same_global_batch_at_every_world_size(world):
-    for step in (0, 5, 23):
-        whole = batch_rows(100, seed=2, step=step, batch_size=12)
-        shares = [batch_rows(100, seed=2, step=step, batch_size=12, rank=r, world=world) for r in range(world)]
-        assert np.array_equal(np.concatenate(shares), whole)
-        assert {len(share) for share in shares} == {12 // world}
+def test_a_batch_that_cannot_be_is_refused():
+    with pytest.raises(InputError, match="needs as many pairs and there are 100"):
+        batch_rows(100, seed=0, step=0, batch_size=101)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"batch_size": 0}, "at least 1"),
-        ({"batch_size": 101}, "needs as many pairs and there are 100"),
-        ({"batch_size": 10, "world": 4}, "take 8 or 12"),
-        ({"batch_size": 2, "world": 4}, "take 4"),
-        ({"rank": 2, "world": 2}, "from 0 to 1"),
-        ({"rank": -1}, "from 0 to 0"),
-        ({"step": -1}, "step is -1"),
-        ({"seed": -5}, "seed is -5"),
-    ],
-)
-def test_batches_that_cannot_be_are_refused(change, message):
-    with pytest.raises(InputError, match=message):
-        batch_rows(100, **{"seed": 0, "step": 0, "batch_size": 10, **change})
-
-
-def test_seeds_of_steps_and_ranks_differ_and_repeat():
-    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
-    assert len(seeds) == 3 * 50 * 4
+def test_seeds_of_steps_differ_and_repeat():
+    seeds = {step_seed(seed, step) for seed in range(3) for step in range(50)}
+    assert len(seeds) == 3 * 50
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
-    with pytest.raises(InputError, match="rank is -1"):
-        step_seed(0, 0, -1)
+    assert step_seed(1, 2) == step_seed(1, 2)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sightline.errors import SightlineError
+
 
 @contextlib.contextmanager
 def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
@@ -42,6 +44,15 @@ def write_text(target: Path, text: str, *, durable: bool = False) -> None:
 def write_json(target: Path, values: Any, *, indent: int | None = None, durable: bool = False) -> None:
     """Write values as a JSON file with a newline at its end, whole or not at all. Raises OSError."""
     write_text(target, json.dumps(values, indent=indent) + "\n", durable=durable)
+
+
+@contextlib.contextmanager
+def explained(what: object, advice: str, *, error: type[SightlineError]) -> Iterator[None]:
+    """The disk's refusal to write something as an error of ours: what, why, and what to do."""
+    try:
+        yield
+    except OSError as refusal:
+        raise error(f"{what} can't be written: {refusal.strerror or refusal}. {advice}") from refusal
 
 
 def share_as_others(path: Path) -> None:

@@ -88,32 +88,23 @@ def load_dataset(
 
         return load_scenes(parsed.seed, split=known_split, limit=limit)
     reader = find_reader(parsed.kind)
-    if hold_out and known_split != "test" and _has_no_val(reader.splits(parsed.path)):
-        dataset = _load_held_out(reader, parsed.path, known_split)
+    own = reader.splits(parsed.path) if hold_out and known_split != "test" else ()
+    if "train" in own and "val" not in own:
+        from sightline.lab.data import held_out
+
+        whole = reader.load(parsed.path, split="train")
+        dataset = held_out.hold_out(whole, split=known_split)
+        if known_split == "val":
+            _LOG.warning(
+                "%s has no val split: %d of its %d images are val, by a hash of their names; the other %d train.",
+                whole.name,
+                len(dataset),
+                len(whole),
+                len(whole) - len(dataset),
+            )
     else:
         dataset = reader.load(parsed.path, split=known_split)
     return dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
-
-
-def _has_no_val(splits: tuple[Split, ...]) -> bool:
-    return "train" in splits and "val" not in splits
-
-
-def _load_held_out(reader: DatasetReader, path: Path, split: Split) -> Dataset:
-    from sightline.lab.data import held_out
-
-    whole = reader.load(path, split="train")
-    part = held_out.hold_out(whole, split=split)
-    if split == "val":
-        held, rest = len(part), len(whole) - len(part)
-        _LOG.warning(
-            "%s has no val split: %d of its %d images are val, chosen by a hash of their names, the other %d train.",
-            whole.name,
-            held,
-            len(whole),
-            rest,
-        )
-    return part
 
 
 def load_measured(address: str, *, split: str | None, limit: int | None = None, seed: int = 0) -> Dataset:
@@ -122,17 +113,13 @@ def load_measured(address: str, *, split: str | None, limit: int | None = None, 
     None takes val, be it held out, and test where there is nothing else. `all` takes all pairs of a source
     that has one split only, and holds none out; InputError where it has several.
     """
+    own = available_splits(address) if split in (None, ALL) else ()
     if split != ALL:
-        return load_dataset(address, split=split or choose_split(available_splits(address)), limit=limit, seed=seed)
-    own = available_splits(address)
+        chosen = split or ("val" if {"train", "val"} & set(own) else own[0])
+        return load_dataset(address, split=chosen, limit=limit, seed=seed)
     if len(own) != 1:
         raise InputError(f"{address} has the splits {', '.join(own)}; --split all is for sets without. Name one.")
     return load_dataset(address, split=own[0], limit=limit, seed=seed, hold_out=False)
-
-
-def choose_split(own: tuple[Split, ...]) -> Split:
-    """The split to measure on where none is named, of a source that has these of its own."""
-    return "val" if "train" in own or "val" in own else own[0]
 
 
 def available_splits(address: str) -> tuple[Split, ...]:

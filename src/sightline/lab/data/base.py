@@ -64,10 +64,31 @@ class FileImage:
             raise ImageError(explain_os_error(error)) from error
 
 
+def read_stretch(path: Path, offset: int, size_bytes: int) -> bytes:
+    """A part of a file that holds many images. Raises ImageError where it can't be read, or is cut off."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size_bytes)
+    except OSError as error:
+        raise ImageError(explain_os_error(error)) from error
+    if len(data) < size_bytes:
+        raise ImageError("cut off")
+    return data
+
+
 def read_encoded(source: ImageSource) -> bytes | None:
     """The encoded file of an image; None where its source keeps none. Raises ImageError where it can't be read."""
     read_bytes: Callable[[], bytes] | None = getattr(source, "read_bytes", None)
     return None if read_bytes is None else read_bytes()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """An image that was left out, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,11 +260,10 @@ def check_limit(limit: int) -> None:
 def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """The rows of a dataset of `n` as one epoch goes through them: a permutation (N,), read-only.
 
-    The same for the same numbers under one numpy version. Raises InputError for a negative number.
+    The same for the same numbers under one numpy version.
     """
     import numpy as np
 
-    _check_not_negative(n=n, seed=seed, epoch=epoch)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER_STREAM, epoch)))
     order_N = generator.permutation(n).astype(np.int64, copy=False)
     order_N.flags.writeable = False
@@ -255,47 +275,23 @@ def steps_per_epoch(n: int, *, batch_size: int) -> int:
 
     Raises InputError where not even one batch is full.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size must be at least 1; it is {batch_size}.")
     if batch_size > n:
         raise InputError(f"A batch of {batch_size} needs as many pairs and there are {n}; lower the batch size.")
     return n // batch_size
 
 
-def batch_rows(n: int, *, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-    """The rows (B,) that `rank` of `world` ranks takes of the global batch of a step, counted from 0 over all epochs.
+def batch_rows(n: int, *, seed: int, step: int, batch_size: int) -> NDArray[np.int64]:
+    """The rows (B,) of the batch of a step, counted from 0 over all epochs; of all ranks together.
 
-    `batch_size` is the global one. Ranks take consecutive shares, so gathering them in rank order gives the same batch
-    in the same order at every world size. Raises InputError for a batch that is larger than the dataset or can't be
-    shared evenly, and for a rank that isn't one.
+    Raises InputError for a batch that is larger than the dataset.
     """
-    per_epoch = steps_per_epoch(n, batch_size=batch_size)
-    _check_not_negative(step=step)
-    if not 0 <= rank < world:
-        raise InputError(f"Rank {rank} of {world}: a rank must be from 0 to {world - 1}, of at least one.")
-    if batch_size % world:
-        lower = batch_size // world * world
-        choices = f"{lower} or {lower + world}" if lower else f"{world}"
-        raise InputError(f"A batch of {batch_size} can't be shared evenly by {world} ranks; take {choices}.")
-    epoch, batch = divmod(step, per_epoch)
-    share = batch_size // world
-    first = batch * batch_size + rank * share
-    return epoch_order(n, seed=seed, epoch=epoch)[first : first + share]
+    epoch, batch = divmod(step, steps_per_epoch(n, batch_size=batch_size))
+    return epoch_order(n, seed=seed, epoch=epoch)[batch * batch_size : (batch + 1) * batch_size]
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of one rank's augmentation and dropout in one step: below 2 ** 63, unrelated to its neighbours'.
-
-    Raises InputError for a negative number.
-    """
+def step_seed(seed: int, step: int) -> int:
+    """The seed of the augmentation and dropout of one step: below 2 ** 63, unrelated to its neighbours'."""
     import numpy as np
 
-    _check_not_negative(seed=seed, step=step, rank=rank)
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STEP_STREAM, step, rank))
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STEP_STREAM, step, 0))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
-
-
-def _check_not_negative(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 0:
-            raise InputError(f"{name} is {number}; it must not be negative.")

@@ -140,7 +140,8 @@ class ImageFolder:
 
     def _find_moved(self, place_of: dict[str, str]) -> dict[str, Path]:
         """Absolute names below this folder, less and less kept of what they have in common in front."""
-        common = _common_parts({posixpath.dirname(place) for place in place_of.values()})
+        parts = [posixpath.dirname(place).split("/") for place in place_of.values()]
+        common = os.path.commonprefix(parts)  # noqa: RUF071 - of whole parts, not of letters
         for start in range(1, len(common) + 1):
             rest = {name: "/".join(place.split("/")[start:]) for name, place in place_of.items()}
             found = {name: self.root / place for name, place in rest.items() if self.holds(place)}
@@ -152,16 +153,6 @@ class ImageFolder:
 
 def _is_absolute(name: str) -> bool:
     return name.startswith("/") or (name[1:2] == ":" and name[0].isalpha())
-
-
-def _common_parts(folders: Iterable[str]) -> list[str]:
-    """The parts that paths begin with in common."""
-    common: list[str] = []
-    for parts in zip(*(folder.split("/") for folder in folders), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return common
 
 
 def choose_folder(candidates: Sequence[Path], *, names: Sequence[str], source: Path) -> ImageFolder:

@@ -8,7 +8,7 @@ colour thumbnail decides. Shape suffixes: N M images, P pairs, T values of a thu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -36,16 +36,8 @@ _BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 _CANDIDATES_AT_ONCE = 2_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """One image of the checked data."""
-
-    split: str
-    id: str
-
-    def __str__(self) -> str:
-        """`val/123.jpg`."""
-        return f"{self.split}/{self.id}"
+Place = str
+"""One image of the checked data: split and id, as `val/123.jpg`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +51,7 @@ class Case:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         # Longest list of places in JSON: a caption may be shared by thousands.
-        named = [str(place) for place in self.places[:20]]
-        return {"n_pictures": len(self.places), "pictures": named, "detail": self.detail}
+        return {"n_pictures": len(self.places), "pictures": list(self.places[:20]), "detail": self.detail}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +119,9 @@ def _read_all(datasets: Sequence[Dataset], on_progress: Progress | None) -> tupl
     unreadable: list[Case] = []
     pairs = ((dataset.split, pair) for dataset in datasets for pair in dataset)
     results = map_ahead(_try_to_hash, pairs, threads=usable_cpus(), ahead=512)
-    for done, (place, outcome) in enumerate(results, start=1):
+    for done, (split, place, outcome) in enumerate(results, start=1):
         if isinstance(outcome, ImageHash):
-            hashed[place.split].append((place, outcome))
+            hashed[split].append((place, outcome))
         else:
             unreadable.append(Case(places=(place,), detail=outcome))
         if on_progress is not None:
@@ -138,14 +129,13 @@ def _read_all(datasets: Sequence[Dataset], on_progress: Progress | None) -> tupl
     return hashed, unreadable
 
 
-def _try_to_hash(split_and_pair: tuple[str, Pair]) -> tuple[Place, ImageHash | str]:
-    """The image's hash, or the reason why it can't be read."""
+def _try_to_hash(split_and_pair: tuple[str, Pair]) -> tuple[str, Place, ImageHash | str]:
+    """Split, place, and the image's hash, or the reason why it can't be read."""
     split, pair = split_and_pair
-    place = Place(split=split, id=pair.id)
     try:
-        return place, hash_image(pair.image)
+        return split, f"{split}/{pair.id}", hash_image(pair.image)
     except ImageError as error:
-        return place, error.reason
+        return split, f"{split}/{pair.id}", error.reason
 
 
 def _check_captions(datasets: Sequence[Dataset]) -> Iterator[Finding]:
@@ -155,7 +145,7 @@ def _check_captions(datasets: Sequence[Dataset]) -> Iterator[Finding]:
     used: dict[str, list[Place]] = defaultdict(list)
     for dataset in datasets:
         for pair in dataset:
-            place = Place(split=dataset.split, id=pair.id)
+            place = f"{dataset.split}/{pair.id}"
             known: set[str] = set()
             if not pair.captions and pair.label is None:
                 without.append(Case(places=(place,)))
@@ -168,19 +158,14 @@ def _check_captions(datasets: Sequence[Dataset]) -> Iterator[Finding]:
                 elif pair.label is None:  # class names are shared by all images of the class
                     used[plain].append(place)
                 known.add(plain)
-    shared = list(_shared(used, n_images=sum(map(len, datasets))))
+    # At least ten images, in small sets at least three and 1%.
+    many = min(10, max(3, sum(map(len, datasets)) // 100))
+    most_used = sorted(used.items(), key=lambda entry: -len(entry[1]))
+    shared = [Case(places=tuple(places), detail=caption) for caption, places in most_used if len(places) >= many]
     yield _finding("no_caption", "pictures without a caption", without, serious=True)
     yield _finding("empty_caption", "captions that are empty", empty, serious=True)
     yield _finding("caption_twice", "pictures with the same caption twice", twice)
     yield _finding("caption_of_many", "captions that many pictures share", shared)
-
-
-def _shared(used: Mapping[str, Sequence[Place]], *, n_images: int) -> Iterator[Case]:
-    """Captions of at least ten images, in small sets of at least three and 1%; the most frequent first."""
-    many = min(10, max(3, n_images // 100))
-    for caption, places in sorted(used.items(), key=lambda entry: -len(entry[1])):
-        if len(places) >= many:
-            yield Case(places=tuple(places), detail=caption)
 
 
 def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
@@ -192,7 +177,9 @@ def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
     within: list[Case] = []
     for places in by_content.values():
         if len(places) > 1:
-            (across if len({place.split for place in places}) > 1 else within).append(Case(places=tuple(places)))
+            (across if len({place.partition("/")[0] for place in places}) > 1 else within).append(
+                Case(places=tuple(places))
+            )
     near = [
         Case(places=(hashed[first][row][0], hashed[second][other][0]))
         for first, second in combinations(hashed, 2)

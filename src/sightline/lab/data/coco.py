@@ -62,7 +62,9 @@ class CocoReader:
     def recognises(self, path: Path) -> bool:
         """True where a folder holds COCO's caption files or Karpathy's, or a file is one of them."""
         if is_file(path):
-            return path.suffix == ".json" and (path.name == _KARPATHY or _looks_like_coco(path))
+            head = read_head(path) if path.suffix == ".json" else ""  # a JSON often is one long line
+            is_coco = '"annotations"' in head or ('"images"' in head and '"file_name"' in head)
+            return path.suffix == ".json" and (path.name == _KARPATHY or is_coco)
         return _find_karpathy(path) is not None or bool(_find_annotations(path))
 
     def load(self, path: Path, *, split: Split) -> Dataset:
@@ -89,12 +91,6 @@ class CocoReader:
         """The splits that have captions."""
         karpathy = _find_karpathy(path)
         return read_karpathy(karpathy).splits() if karpathy else tuple(_require_annotations(path))
-
-
-def _looks_like_coco(path: Path) -> bool:
-    """True where the first bytes of a JSON, which often is one long line, name what only COCO's structure has."""
-    head = read_head(path)
-    return '"annotations"' in head or ('"images"' in head and '"file_name"' in head)
 
 
 def _find_karpathy(path: Path) -> Path | None:

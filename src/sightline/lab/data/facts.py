@@ -15,6 +15,8 @@ from sightline.lab.data.base import Dataset, Pair
 
 SAMPLE_IMAGES = 200
 """Whose sizes are looked at."""
+_LONGEST = 60
+"""Words: longer captions are counted together."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
@@ -72,9 +74,12 @@ def describe_split(dataset: Dataset, *, sample: int = SAMPLE_IMAGES, seed: int =
         per_image.append(len(pair.captions))
         negatives.update(negative.kind for negative in pair.negatives)
         for caption in pair.captions:
-            words = split_words(caption)
-            lengths[len(words)] += 1
-            vocabulary.update(words)
+            said = split_words(caption)
+            lengths[len(said)] += 1
+            vocabulary.update(said)
+    gathered: Counter[int] = Counter()
+    for words, captions in lengths.items():
+        gathered[min(words, _LONGEST)] += captions
     widths, heights, unreadable = _measure(choose_sample(dataset, count=sample, seed=seed))
     return SplitFacts(
         split=dataset.split,
@@ -83,7 +88,7 @@ def describe_split(dataset: Dataset, *, sample: int = SAMPLE_IMAGES, seed: int =
         captions_per_picture=_spread(per_image),
         words_per_caption=_spread(list(lengths.elements())) if lengths else None,
         vocabulary=len(vocabulary),
-        caption_lengths=_gather_lengths(lengths),
+        caption_lengths=dict(sorted(gathered.items())),
         sampled=len(widths),
         unreadable=unreadable,
         width_px=_spread(widths) if widths else None,
@@ -122,10 +127,3 @@ def _measure(pairs: Sequence[Pair]) -> tuple[list[int], list[int], dict[str, int
 
 def _spread(values: Sequence[int]) -> Spread:
     return Spread(min=min(values), median=statistics.median(values), max=max(values))
-
-
-def _gather_lengths(lengths: Counter[int]) -> dict[int, int]:
-    gathered: Counter[int] = Counter()
-    for words, captions in lengths.items():
-        gathered[min(words, 60)] += captions
-    return dict(sorted(gathered.items()))

@@ -91,7 +91,8 @@ class FlickrReader:
         folders = _folders(path)
         if _find(folders, (self.karpathy, self.token)):
             return True
-        return any(header_kind(first_line(table)) == self.kind for table in _find(folders, self.tables))
+        headers = (CAPTION_HEADERS.get(_squeeze(first_line(table))) for table in _find(folders, self.tables))
+        return any(header is not None and header[0] == self.kind for header in headers)
 
     def load(self, path: Path, *, split: Split) -> Dataset:
         """Read one split of the folder at `path`.
@@ -102,21 +103,18 @@ class FlickrReader:
         files = self._read(path)
         names = files.names(split)
         candidates = [folder / name for folder in _folders(path) for name in IMAGE_FOLDERS] + [path]
-        folder = self._image_folder(path, candidates, names=names, source=files.source)
+        exists = any(candidate.is_dir() for candidate in candidates if candidate != path)
+        if not exists and not ImageFolder(path).holds(names[0]):
+            raise InputError(
+                f"{path} has no folder of images; one named {', '.join(IMAGE_FOLDERS[:4])} or "
+                f"{IMAGE_FOLDERS[5]} was expected, for the images that {files.source} names."
+            )
+        folder = choose_folder(candidates, names=names, source=files.source)
         return files.to_dataset(name=f"{self.kind}:{path}", split=split, folder=folder)
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The splits that are there."""
         return self._read(path).splits()
-
-    def _image_folder(self, path: Path, candidates: list[Path], *, names: list[str], source: Path) -> ImageFolder:
-        existing = [candidate for candidate in candidates if candidate.is_dir() and candidate != path]
-        if not existing and not ImageFolder(path).holds(names[0]):
-            raise InputError(
-                f"{path} has no folder of images; one named {', '.join(IMAGE_FOLDERS[:4])} or "
-                f"{IMAGE_FOLDERS[5]} was expected, for the images that {source} names."
-            )
-        return choose_folder(candidates, names=names, source=source)
 
     def _read(self, path: Path) -> CaptionedFiles:
         if is_file(path):
@@ -185,12 +183,6 @@ def _split_lists(folders: Iterable[Path]) -> list[tuple[Path, Split]]:
         if found:
             return found
     return []
-
-
-def header_kind(line: str) -> str | None:
-    """The set whose Kaggle CSV begins with this line; None for another line."""
-    kind, _ = CAPTION_HEADERS.get(_squeeze(line), (None, None))
-    return kind
 
 
 def read_captions_csv(path: Path) -> Iterator[CaptionLine]:

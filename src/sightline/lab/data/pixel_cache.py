@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from sightline.core.images.files import explain_os_error
 from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessing
@@ -28,14 +29,8 @@ from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import replacing, write_json
 from sightline.kit.work import Notice, usable_cpus
-from sightline.lab.data.base import Dataset, fingerprint_of
+from sightline.lab.data.base import Dataset, Problem, fingerprint_of
 from sightline.lab.data.pixel_worker import Problems, Task, WorkerProcess, read_task
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-
 
 PIXELS, STATES, PROBLEMS, ABOUT = "pixels.npy", "states.npy", "problems.json", "about.json"
 """`about.json` is for people who wonder what fills their disk."""
@@ -51,14 +46,6 @@ _SPARE_BYTES = 16 * 2**20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PixelProblem:
-    """An image that can't be read."""
-
-    id: str
-    reason: str
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PixelCache:
     """All images of a dataset as its preprocessing resizes them."""
@@ -66,7 +53,7 @@ class PixelCache:
     pixels_NSS3: NDArray[np.uint8]
     """Memory-mapped and read-only; zeros where an image can't be read. `pixels_NSS3[rows]` copies rows."""
     readable_N: NDArray[np.bool_]
-    problems: tuple[PixelProblem, ...]
+    problems: tuple[Problem, ...]
     """The rows that are not readable, in order."""
     folder: Path
     """Its place; may be deleted whenever nobody uses it, and is then made again."""
@@ -129,7 +116,7 @@ def _open(home: Path, dataset: Dataset, shape: tuple[int, ...]) -> PixelCache | 
     return PixelCache(
         pixels_NSS3=loaded.pixels_NSS3,
         readable_N=loaded.states_N == READABLE,
-        problems=tuple(PixelProblem(id=dataset.pairs[row].id, reason=why) for row, why in loaded.reasons.items()),
+        problems=tuple(Problem(id=dataset.pairs[row].id, reason=why) for row, why in loaded.reasons.items()),
         folder=home,
     )
 
@@ -152,16 +139,11 @@ def _load(folder: Path, shape: tuple[int, ...]) -> PartialCache | None:
 def _make_key(dataset: Dataset, preprocessing: Preprocessing) -> str:
     """A hash of all that decides the pixels: pairs, sizes and times of their files, and how they are resized."""
     resizing = (preprocessing.size_px, preprocessing.resize_mode, preprocessing.interpolation, PREPROCESSING_VERSION)
-    files = fingerprint_of(_stamp(path) for path in _files_of(dataset))
+    paths: dict[Any, None] = {}  # each image's file, or the tars or tables that hold them; none for what is rendered
+    if hasattr(dataset.pairs[0].image, "path"):
+        paths = dict.fromkeys(getattr(pair.image, "path", None) for pair in dataset.pairs)
+    files = fingerprint_of(_stamp(path) for path in paths if isinstance(path, Path))
     return fingerprint_of([dataset.fingerprint, str(len(dataset)), files, *map(str, resizing)])
-
-
-def _files_of(dataset: Dataset) -> list[Path]:
-    """The files behind the images: each, or the tars or tables that hold them; none for what is rendered."""
-    if not hasattr(dataset.pairs[0].image, "path"):
-        return []
-    paths = dict.fromkeys(getattr(pair.image, "path", None) for pair in dataset.pairs)
-    return [path for path in paths if isinstance(path, Path)]
 
 
 def _stamp(path: Path) -> str:
@@ -235,7 +217,14 @@ def build_cache(
             )
         partial_folder.rename(folder)
     except OSError as error:
-        raise InputError(_explain_write_error(error, partial_folder, shape)) from error
+        if error.errno not in _FULL:
+            problem = explain_os_error(error)
+            raise InputError(f"The pixel cache can't be written to {folder.parent}: {problem}.") from error
+        size = _megabytes(int(np.prod(shape, dtype=np.int64)))
+        raise InputError(
+            f"The disk got full while the pixel cache was written to {folder.parent} ({size} in all). What was written "
+            "is kept: free some space and start again, or set SIGHTLINE_CACHE to a folder on another disk."
+        ) from error
 
 
 def _fill(
@@ -328,16 +317,6 @@ def _check_space(folder: Path, shape: tuple[int, ...]) -> None:
             f"The pixel cache needs {_megabytes(needed)} and {folder.parent} has {_megabytes(free)} free. "
             "Free some space, take fewer or smaller pictures, or set SIGHTLINE_CACHE to a folder on another disk."
         )
-
-
-def _explain_write_error(error: OSError, folder: Path, shape: tuple[int, ...]) -> str:
-    if error.errno in _FULL:
-        needed = _megabytes(int(np.prod(shape, dtype=np.int64)))
-        return (
-            f"The disk got full while the pixel cache was written to {folder.parent} ({needed} in all). What was "
-            "written is kept: free some space and start again, or set SIGHTLINE_CACHE to a folder on another disk."
-        )
-    return f"The pixel cache can't be written to {folder.parent}: {explain_os_error(error)}."
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.images.preprocess import Preprocessing
 from sightline.kit.work import usable_cpus
-from sightline.lab.data.pixel_cache import PixelProblem
+from sightline.lab.data.base import Dataset, Problem
 from sightline.lab.data.pixel_worker import Problems, read_rows
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-    from sightline.lab.data.base import Dataset
 
 _LOG = logging.getLogger(__name__)
 _NAMED = 5
@@ -33,7 +28,7 @@ class PixelStream:
     An image that can't be read is grey, since only reading it shows that; it is named, or counted.
     """
 
-    problems: tuple[PixelProblem, ...] = ()
+    problems: tuple[Problem, ...] = ()
     """None are known before images are read."""
 
     def __init__(self, dataset: Dataset, *, preprocessing: Preprocessing) -> None:

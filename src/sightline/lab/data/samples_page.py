@@ -72,7 +72,7 @@ def _rows(facts: Sequence[SplitFacts]) -> Mapping[str, Sequence[object]]:
 def _findings(content: PageContent) -> Iterator[dict[str, Any]]:
     findings = content.report.findings if content.report is not None else ()
     cases = [case for finding in findings for case in finding.cases[:CASES]]
-    shown = {str(place) for case in cases for place in case.places[:_IMAGES_OF_CASE]}
+    shown = {place for case in cases for place in case.places[:_IMAGES_OF_CASE]}
     pairs = {
         place: pair
         for dataset in content.datasets
@@ -89,7 +89,7 @@ def _findings(content: PageContent) -> Iterator[dict[str, Any]]:
 
 
 def _case(case: Case, pairs: Mapping[str, Pair]) -> dict[str, Any]:
-    names = [str(place) for place in case.places[:_IMAGES_OF_CASE]]
+    names = case.places[:_IMAGES_OF_CASE]
     more = len(case.places) - len(names)
     heading = ", ".join(names) + (f" and {more:,} more" if more else "")
     images = [_image(pairs[name]) for name in names]

@@ -11,16 +11,16 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sightline.core.images.files import explain_os_error, format_of
-from sightline.errors import ImageError, InputError
+from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import write_json
-from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order
+from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order, read_stretch
 from sightline.lab.data.captioned_files import list_some, require_split, split_named, split_within
 
 if TYPE_CHECKING:
@@ -83,7 +83,15 @@ class WebdatasetReader:
         chosen = [shard for shard in shards if shard.split == split]
         indexes = [index_tar(shard.path) for shard in chosen]
         _warn_of_left_out(path, chosen, indexes)
-        pairs = list(_pairs_of(chosen, indexes))
+        pairs = [
+            Pair(
+                id=f"{shard.name}/{sample.key}",
+                image=TarImage(path=shard.path, offset=sample.offset, size_bytes=sample.size_bytes),
+                captions=sample.captions,
+            )
+            for shard, index in zip(chosen, indexes, strict=True)
+            for sample in index.samples
+        ]
         if not pairs:
             raise InputError(
                 f"webdataset:{path} has no sample with a picture and a text among {len(chosen)} shards. A sample is "
@@ -157,13 +165,6 @@ def _split_of(relative: Path, root: Path) -> Split:
     return split_named(root.name) or "train"
 
 
-def _pairs_of(shards: Iterable[Shard], indexes: Iterable[TarIndex]) -> Iterator[Pair]:
-    for shard, index in zip(shards, indexes, strict=True):
-        for sample in index.samples:
-            image = TarImage(path=shard.path, offset=sample.offset, size_bytes=sample.size_bytes)
-            yield Pair(id=f"{shard.name}/{sample.key}", image=image, captions=sample.captions)
-
-
 def _warn_of_left_out(path: Path, shards: Sequence[Shard], indexes: Sequence[TarIndex]) -> None:
     left_out = [
         f"{shard.name}/{key} ({reason})"
@@ -192,15 +193,7 @@ class TarImage:
 
     def read_bytes(self) -> bytes:
         """The image's file as it lies in the tar. Raises ImageError where it can't be read."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size_bytes)
-        except OSError as error:
-            raise ImageError(explain_os_error(error)) from error
-        if len(data) < self.size_bytes:
-            raise ImageError("cut off (its tar is shorter than when it was indexed)")
-        return data
+        return read_stretch(self.path, self.offset, self.size_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

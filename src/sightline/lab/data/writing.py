@@ -16,7 +16,7 @@ import shutil
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from sightline.core.images.decode import read_info
 from sightline.core.images.files import EXTENSIONS, is_image_name
 from sightline.errors import DataError, ImageError, InputError
+from sightline.kit.files import explained
 from sightline.kit.work import Progress, map_ahead, usable_cpus
 from sightline.lab.data.base import Dataset, Pair, Split, read_encoded
 
@@ -87,18 +88,15 @@ def convert_datasets(
     if (target.exists() or target.is_symlink()) and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target} exists and is no empty folder. Choose another; nothing is overwritten.")
     staging = target.with_name(f".{target.name}.converting")  # the same for every process: a killed one's is cleared
+    advice = "Nothing of it was kept; free space or choose another folder, then convert again."
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        report = _write_all(datasets, WRITERS[to](staging), target, on_progress)
-        if target.is_dir():
-            target.rmdir()
-        staging.rename(target)
-    except OSError as error:
-        raise DataError(
-            f"{target} can't be written: {error.strerror or error}. Nothing of it was kept; free space or choose "
-            "another folder, then convert again."
-        ) from error
+        with explained(target, advice, error=DataError):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            report = _write_all(datasets, WRITERS[to](staging), target, on_progress)
+            if target.is_dir():
+                target.rmdir()
+            staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -143,6 +141,8 @@ def _write_all(
 
 
 def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
+    from PIL import Image
+
     dataset, pair = dataset_and_pair
     captions = pair.captions
     if not captions and pair.label is not None and dataset.class_names:
@@ -152,7 +152,9 @@ def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
             raise ImageError("no caption")
         data = read_encoded(pair.image)
         if data is None:
-            data = _encode_png(pair)
+            file = io.BytesIO()
+            Image.fromarray(pair.image.read()).save(file, "PNG")
+            data = file.getvalue()
         info = read_info(data)
     except ImageError as error:
         return SkippedPair(split=dataset.split, id=pair.id, reason=error.reason)
@@ -168,32 +170,26 @@ def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
     )
 
 
-def _encode_png(pair: Pair) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pair.image.read()).save(file, "PNG")
-    return file.getvalue()
-
-
 class DatasetWriter(ABC):
     """Writes samples below an empty folder; all methods but `abandon` raise OSError where the disk refuses."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._taken: set[str] = set()
+        self._opened = ExitStack()
 
     @abstractmethod
     def add(self, sample: Sample) -> None:
         """Write one sample."""
 
-    @abstractmethod
     def finish(self) -> None:
         """Write what belongs at the end, and close what is open."""
+        self._opened.close()
 
-    @abstractmethod
     def abandon(self) -> None:
         """Close what is open after a failure; on a full disk closing fails too, for what is still in a buffer."""
+        with suppress(OSError):
+            self._opened.close()
 
     def _write_image(self, sample: Sample, *, below: str = "") -> str:
         """Write the image; its path below the folder, `/` between its parts, that no other sample has."""
@@ -230,16 +226,7 @@ class _TextWriter(DatasetWriter):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._text = (folder / self.text_name).open("w", encoding="utf-8", newline="")
-
-    def finish(self) -> None:
-        """Flush the text."""
-        self._text.close()
-
-    def abandon(self) -> None:
-        """Close the text."""
-        with suppress(OSError):
-            self._text.close()
+        self._text = self._opened.enter_context((folder / self.text_name).open("w", encoding="utf-8", newline=""))
 
 
 class FolderWriter(_TextWriter):
@@ -295,9 +282,6 @@ class CocoWriter(DatasetWriter):
         for split, content in self._splits.items():
             with (self._folder / "annotations" / f"captions_{split}.json").open("w", encoding="utf-8") as file:
                 json.dump({"info": {"description": "Written by Sightline"}, **content}, file, ensure_ascii=False)
-
-    def abandon(self) -> None:
-        """Nothing is kept open."""
 
 
 class WebdatasetWriter(DatasetWriter):

@@ -14,8 +14,7 @@ import stat
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -24,10 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from sightline.errors import DataError, InputError
-from sightline.kit.files import write_json
+from sightline.kit.files import explained, write_json
 from sightline.lab.data.download.resuming import ResumeOptions, download_file
 
 RECEIPTS = "receipts.json"
+GO_ON = "What was fetched is kept; free space or choose another folder, then run the same command again to go on."
 
 
 class Phase(NamedTuple):
@@ -147,7 +147,7 @@ class ArchiveOptions:
 
 
 def get_archives(
-    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress | None = None
+    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress = lambda *_: None
 ) -> dict[str, Receipt]:
     """Bring a publisher's archives into `folder`, unpacked; the receipts of those that were asked for, by file name.
 
@@ -156,40 +156,25 @@ def get_archives(
     """
     chosen = publisher.choose(options.parts)
     site = (options.mirror or publisher.site).rstrip("/")
-    with _explained(folder):
+    with explained(folder, GO_ON, error=DataError):
+        folder.mkdir(parents=True, exist_ok=True)
         for archive in chosen:
-            _get_archive(archive, f"{site}/{archive.path}", folder, options, on_progress or _tell_nobody)
+            _get_archive(archive, f"{site}/{archive.path}", folder, options, on_progress)
     receipts = read_receipts(folder)
     return {archive.name: receipts[archive.name] for archive in chosen}
 
 
 def get_list(
-    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress | None = None
+    publisher: Publisher, folder: Path, options: ArchiveOptions, *, on_progress: FetchProgress = lambda *_: None
 ) -> Path:
     """Fetch a publisher's list of addresses into `folder`, unless it is there. Raises as `get_archives` does."""
     assert publisher.list_path is not None
     site = (options.mirror or publisher.site).rstrip("/")
     file = folder / publisher.list_path.rpartition("/")[2]
-    with _explained(folder):
-        _fetch(f"{site}/{publisher.list_path}", file, options, on_progress or _tell_nobody)
-    return file
-
-
-def _tell_nobody(phase: Phase, done: int, total: int | None, words: str) -> None:
-    pass
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Makes the folder; DataError in place of what the disk says."""
-    try:
+    with explained(folder, GO_ON, error=DataError):
         folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error.strerror or error}. What was fetched is kept; free space or choose "
-            "another folder, then run the same command again to go on."
-        ) from error
+        _fetch(f"{site}/{publisher.list_path}", file, options, on_progress)
+    return file
 
 
 def _fetch(url: str, file: Path, options: ArchiveOptions, tell: FetchProgress) -> bool:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import DataError, ImageError, InputError
-from sightline.kit.files import replacing, write_text
+from sightline.kit.files import explained, replacing, write_text
 from sightline.kit.work import Progress, usable_cpus
 from sightline.lab.data.conceptual import UrlList, UrlRow, open_url_list
 from sightline.lab.data.download.fetching import (
@@ -93,10 +93,6 @@ class Failure:
     kind: str
     """The reason without its figures, fit for counting."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As failures.jsonl has it."""
-        return {"row": self.row, "url": self.url, "reason": self.reason}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
@@ -122,21 +118,15 @@ def download_list(
     urls = open_url_list(list_file)
     n_rows = min(urls.n_rows, options.limit or urls.n_rows)
     interrupted = False
-    try:
+    advice = "Finished shards are complete; free space or choose another folder, then run the same command again."
+    with explained(folder, advice, error=DataError):
         log = ListLog(folder, _plan(urls, options), n_rows=n_rows)
         try:
             asyncio.run(_Run(log, options, n_rows, on_progress).finish(urls))
         except KeyboardInterrupt:
             interrupted = True
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error.strerror or error}. Finished shards are complete; free space or choose "
-            "another folder, then run the same command again to go on."
-        ) from error
     shards = log.finished.values()
-    reasons: Counter[str] = Counter()
-    for shard in shards:
-        reasons.update(shard.reasons)
+    reasons = sum((Counter(shard.reasons) for shard in shards), Counter[str]())
     return ListReport(
         folder=folder,
         rows=sum(shard.rows for shard in shards),
@@ -171,10 +161,6 @@ class ListLog:
         self._shard_size = int(plan["shard_size"])
         self.finished: dict[int, ShardRecord] = {}
         self._resume(n_rows)
-
-    def add_failures(self, failures: Sequence[Failure]) -> None:
-        """Append rows that failed, on disk when this returns."""
-        _append(self.folder / FAILURES, (failure.to_dict() for failure in failures))
 
     def add_shard(self, record: ShardRecord) -> None:
         """Say that a shard is complete."""
@@ -347,7 +333,8 @@ class _Run:
 
     def _close(self, shard: _OpenShard) -> None:
         failures = sorted(shard.failures, key=lambda failure: failure.row)
-        self._log.add_failures(failures)
+        told = ({"row": one.row, "url": one.url, "reason": one.reason} for one in failures)
+        _append(self._log.folder / FAILURES, told)
         shard.writer.finish()
         self._log.add_shard(
             ShardRecord(

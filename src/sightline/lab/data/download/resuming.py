@@ -87,21 +87,22 @@ class _Download:
             if answer.status_code in (412, 416):
                 self._partial.unlink(missing_ok=True)
                 raise TemporaryFailure("the file changed on the server")
-            self._check(answer)
-            continues = answer.status_code == 206 and _start_of(answer) == have_bytes
+            check_worth_another_try(answer.status_code, answer.headers)
+            if answer.status_code not in (200, 206):
+                raise DataError(
+                    f"{self._url} can't be fetched: HTTP {answer.status_code}. Look whether its publisher moved it; a "
+                    "copy elsewhere can be used with --mirror URL."
+                )
+            sent = answer.headers.get("content-range", "")
+            continues = answer.status_code == 206 and sent.startswith(f"bytes {have_bytes}-")
             if answer.status_code == 206 and not continues:
                 self._partial.unlink(missing_ok=True)
                 raise TemporaryFailure("the server sent another part than was asked for")
-            self._note_version(answer)
+            # A strong ETag, or Last-Modified, tells whether it is the file that was begun; without, none is continued.
+            etag = answer.headers.get("etag", "")
+            validator = etag if etag and not etag.startswith("W/") else answer.headers.get("last-modified", "")
+            write_json(self._version_file, {"url": self._url, "validator": validator})
             self._receive(answer, have_bytes if continues else 0)
-
-    def _check(self, answer: httpx2.Response) -> None:
-        check_worth_another_try(answer.status_code, answer.headers)
-        if answer.status_code not in (200, 206):
-            raise DataError(
-                f"{self._url} can't be fetched: HTTP {answer.status_code}. Look whether its publisher moved it; a copy "
-                "elsewhere can be used with --mirror URL."
-            )
 
     def _receive(self, answer: httpx2.Response, have_bytes: int) -> None:
         total = _total_of(answer)
@@ -136,15 +137,6 @@ class _Download:
             return 0, {}
         return have_bytes, {"Range": f"bytes={have_bytes}-", "If-Range": validator}
 
-    def _note_version(self, answer: httpx2.Response) -> None:
-        """Keep what tells whether a server's file is the one that was begun: a strong ETag, or Last-Modified.
-
-        Empty where a server sends neither, so that nothing can be continued.
-        """
-        etag = answer.headers.get("etag", "")
-        validator = etag if etag and not etag.startswith("W/") else answer.headers.get("last-modified", "")
-        write_json(self._version_file, {"url": self._url, "validator": validator})
-
 
 @contextmanager
 def _explained() -> Iterator[None]:
@@ -165,8 +157,3 @@ def _total_of(answer: httpx2.Response) -> int | None:
         return int(match[1]) if match else None
     length = answer.headers.get("content-length", "")
     return int(length) if length.isdecimal() else None
-
-
-def _start_of(answer: httpx2.Response) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
-    return int(match[1]) if match else None

@@ -16,10 +16,18 @@ from functools import partial
 from pathlib import Path
 
 from sightline.errors import DataError, ImageError, InputError
-from sightline.kit.files import replacing
+from sightline.kit.files import explained, replacing
 from sightline.kit.work import Progress, usable_cpus
 from sightline.lab.data.captioned_files import check_name, read_json
-from sightline.lab.data.download.archives import Archive, ArchiveOptions, FetchProgress, Phase, Publisher, get_archives
+from sightline.lab.data.download.archives import (
+    GO_ON,
+    Archive,
+    ArchiveOptions,
+    FetchProgress,
+    Phase,
+    Publisher,
+    get_archives,
+)
 from sightline.lab.data.download.fetching import Fetcher, keep_image
 from sightline.lab.data.download.lists import ListOptions
 
@@ -64,13 +72,8 @@ def get_subset(
         names = _choose_names(folder, archive, count)
         missing = [name for name in names if not (folder / name).is_file()]
         tell = partial(on_progress, Phase("getting", f"images of {archive.part}"))
-        try:
+        with explained(folder, GO_ON, error=DataError):
             reasons = asyncio.run(_get_images(site, missing, folder, options, tell)) if missing else Counter()
-        except OSError as error:
-            raise DataError(
-                f"{folder} can't be written: {error.strerror or error}. What was fetched is kept: free space, then run "
-                "the same command again to go on."
-            ) from error
         lost = dict(reasons.most_common())
         reports.append(
             SubsetReport(part=archive.part, wanted=len(names), images=len(names) - reasons.total(), reasons=lost)

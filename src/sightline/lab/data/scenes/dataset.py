@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from sightline.errors import InputError
-from sightline.lab.data.base import Dataset, Pair, Split, check_split, fingerprint_of
+from sightline.lab.data.base import Dataset, Pair, Split, check_limit, check_split, fingerprint_of
 from sightline.lab.data.scenes.grammar import (
     GRAMMAR_VERSION,
     Chance,
@@ -65,8 +65,8 @@ def load_scenes(
         raise InputError(f"The seed of scenes must be 0 or more; it is {seed}.")
     if size_px < SMALLEST_PX:
         raise InputError(f"Scenes need at least {SMALLEST_PX} pixels a side to show textures; size_px is {size_px}.")
-    if limit is not None and limit < 1:
-        raise InputError(f"The number of scenes must be at least 1; the limit is {limit}.")
+    if limit is not None:
+        check_limit(limit)
     count = DEFAULT_COUNTS[known] if limit is None else limit
     pairs = (
         TrainPairs(seed=seed, n_scenes=count, size_px=size_px)

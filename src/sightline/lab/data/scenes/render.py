@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.lab.data.scenes.grammar import COLOURS, RGB, Scene, SceneObject
+from sightline.lab.data.scenes.grammar import COLOURS, Scene, SceneObject
 
 Plane = NDArray[Any]
 """float32, but numpy's stubs lose that in arithmetic."""
@@ -57,7 +57,8 @@ def _paint(thing: SceneObject, canvas_3SS: Plane) -> None:
     cosine, sine = np.float32((1 - square) / (1 + square)), np.float32(2 * thing.tilt / (1 + square))
     x_HW, y_HW = x_1W * cosine + y_H1 * sine, y_H1 * cosine - x_1W * sine
     distance_HW = _SHAPES[str(thing.kind.shape)](x_HW, y_HW, thing.radius * size_px)
-    paint_3HW, second_3HW = (_jittered(paint, thing.jitter) for paint in COLOURS[str(thing.kind.colour)])
+    paints_23 = np.array(COLOURS[str(thing.kind.colour)], np.float32) + np.array(thing.jitter, np.float32)
+    paint_3HW, second_3HW = np.clip(paints_23, 0, 255)[:, :, None, None]
     if thing.kind.texture != "solid":
         share_HW = (_stripes if thing.kind.texture == "striped" else _dots)(x_HW, y_HW, thing.grain, size_px)
         share_HW *= _cover(distance_HW + np.float32(_RIM * size_px))
@@ -70,12 +71,6 @@ def _cover(distance_HW: Plane) -> Plane:
     """The share of each pixel that lies inside, by its middle's signed distance."""
     cover_HW: Plane = np.clip(np.float32(0.5) - distance_HW, 0, 1)
     return cover_HW
-
-
-def _jittered(paint: RGB, jitter: RGB) -> Plane:
-    channels = [min(max(value + shift, 0), 255) for value, shift in zip(paint, jitter, strict=True)]
-    paint_311: Plane = np.array(channels, np.float32)[:, None, None]
-    return paint_311
 
 
 def _stripes(x_HW: Plane, y_HW: Plane, grain: int, size_px: int) -> Plane:

@@ -147,10 +147,11 @@ def fill(template: Template, things: Sequence[SceneObject], chance: Chance) -> S
             pair = (template.mentioned.index(slot.first), template.mentioned.index(slot.second))
             relations.append((chance.pick(known), *pair))
         elif slot.asks == "place":
-            place = _choose_place(one, chance)
-            if place is None:
+            known = [place for place in PLACES if is_at(place, one)]
+            if not known:
                 return None
-            places[slot.first] = place
+            telling = [place for place in known if " " in place or place == "middle"]  # a corner or the middle
+            places[slot.first] = chance.pick(telling or known)
         elif slot.asks == "count":
             kind = _keep(one.kind, slot.attributes)
             number = sum(fits(kind, thing) for thing in things)
@@ -192,13 +193,6 @@ def _keep(kind: ObjectKind, attributes: Sequence[str]) -> ObjectKind:
     return ObjectKind._make(
         value if name in attributes else None for name, value in zip(ObjectKind._fields, kind, strict=True)
     )
-
-
-def _choose_place(thing: SceneObject, chance: Chance) -> str | None:
-    """The most telling place of a thing: a corner, the middle, else a side."""
-    known = [place for place in PLACES if is_at(place, thing)]
-    telling = [place for place in known if " " in place or place == "middle"]
-    return chance.pick(telling or known) if known else None
 
 
 def _find_absent(things: Sequence[SceneObject], attributes: Sequence[str], chance: Chance) -> ObjectKind | None:
