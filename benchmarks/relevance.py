@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from fitting import Examples, calibration_error
 from report import Row, show
+from sklearn.metrics import roc_auc_score
 
 from sightline.core.models.bank import Bank, hub_weight, load_bank
 from sightline.core.models.base import Encoder
@@ -34,7 +36,6 @@ from sightline.lab.data.scenes.dataset import SceneImage, load_scenes
 from sightline.lab.data.scenes.grammar import Chance, may_be_true
 from sightline.lab.data.scenes.sentences import compose_captions
 from sightline.lab.evaluation.embedding import embed_images
-from sightline.lab.evaluation.relevance import Examples, area_under_curve, calibration_error
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "starter"))
 from classes import load_classes
@@ -225,8 +226,9 @@ def _row(journey: str, ours: float, goal: str, *, low: bool = False, other: floa
 def _curve(
     journey: str, ours_Q: np.ndarray, raw_Q: np.ndarray, yes_Q: np.ndarray, no_Q: np.ndarray, *, goal: str = ""
 ) -> Row:
-    other = area_under_curve(raw_Q[yes_Q], raw_Q[no_Q])
-    return _row(journey, area_under_curve(ours_Q[yes_Q], ours_Q[no_Q]), goal, other=other)
+    asked_Q = yes_Q | no_Q
+    ours, other = (float(roc_auc_score(yes_Q[asked_Q], score_Q[asked_Q])) for score_Q in (ours_Q, raw_Q))
+    return _row(journey, ours, goal, other=other)
 
 
 def photos(measure: Measure, data: Path, *, fit: bool, quick: bool) -> list[Row]:

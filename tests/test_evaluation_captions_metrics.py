@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from evaluation_fakes import unit
-from sightline.errors import InputError
 from sightline.lab.evaluation.captions.metrics import clip_score, ref_clip_score
 
 
@@ -25,22 +24,3 @@ def test_ref_clip_score_is_zero_where_either_side_is():
 def test_references_may_come_in_any_order():
     scores = ref_clip_score(np.array([1.0, 1.0]), unit(0, 90), unit(90, 0), np.array([1, 0]))
     assert scores == pytest.approx([1, 1])
-
-
-def test_arrays_that_don_t_fit_are_refused():
-    with pytest.raises(InputError, match="one space"):
-        clip_score(unit(0, 0), unit(0))
-    with pytest.raises(InputError, match="no images"):
-        clip_score(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
-    with pytest.raises(InputError, match="Each reference needs its image"):
-        ref_clip_score(np.ones(1), unit(0), unit(0, 1), np.array([0]))
-    with pytest.raises(InputError, match="needs a reference"):
-        ref_clip_score(np.ones(2), unit(0, 0), unit(0, 1), np.array([0, 0]))
-
-
-def test_nan_is_refused():
-    broken = np.full((1, 2), np.nan, np.float32)
-    with pytest.raises(InputError, match="1 of 1 cosines are not finite"):
-        clip_score(unit(0), broken)
-    with pytest.raises(InputError, match="not finite"):
-        ref_clip_score(np.ones(1), unit(0), broken, np.array([0]))

@@ -31,17 +31,19 @@ def test_bleu_clips_counts_as_in_the_paper_s_example():
         split("the the the the the the the"), [split("the cat is on the mat", "there is a cat on the mat")]
     )
     assert counts.matched_NK[0].tolist() == [2, 0, 0, 0]
-    assert counts.corpus()[0] == pytest.approx(2 / 7)
+    assert counts.of(np.ones((1, len(counts.length_N))))[0, 0] == pytest.approx(2 / 7)
 
 
 def test_bleu_of_an_exact_caption_is_one():
-    assert count_bleu(split("a b c d e"), [split("x", "a b c d e")]).corpus() == pytest.approx([1, 1, 1, 1])
+    assert count_bleu(split("a b c d e"), [split("x", "a b c d e")]).of(np.ones((1, 1)))[0] == pytest.approx(
+        [1, 1, 1, 1]
+    )
 
 
 def test_bleu_punishes_captions_shorter_than_the_closest_reference():
     counts = count_bleu(split("a b"), [split("a b c", "a b c d e f")])
     assert counts.closest_N.tolist() == [3]
-    assert counts.corpus()[0] == pytest.approx(math.exp(1 - 3 / 2))
+    assert counts.of(np.ones((1, len(counts.length_N))))[0, 0] == pytest.approx(math.exp(1 - 3 / 2))
 
 
 def test_of_two_references_as_close_the_shorter_counts():
@@ -50,8 +52,8 @@ def test_of_two_references_as_close_the_shorter_counts():
 
 def test_bleu_of_a_corpus_is_of_the_sums_not_the_mean():
     counts = count_bleu(split("a", "x y z"), [split("a"), split("x q r")])
-    assert counts.corpus()[0] == pytest.approx(2 / 4)
-    assert counts.each()[:, 0] == pytest.approx([1, 1 / 3])
+    assert counts.of(np.ones((1, len(counts.length_N))))[0, 0] == pytest.approx(2 / 4)
+    assert counts.of(np.eye(2))[:, 0] == pytest.approx([1, 1 / 3])
 
 
 def test_bleu_of_resampled_corpora_counts_images_as_often_as_drawn():
@@ -60,7 +62,7 @@ def test_bleu_of_resampled_corpora_counts_images_as_often_as_drawn():
 
 
 def test_bleu_of_no_words_is_zero_not_nan():
-    assert count_bleu([[]], [split("a b")]).corpus() == pytest.approx([0, 0, 0, 0])
+    assert count_bleu([[]], [split("a b")]).of(np.ones((1, 1)))[0] == pytest.approx([0, 0, 0, 0])
 
 
 def test_rouge_l_weighs_recall_more():

@@ -3,11 +3,11 @@ import pytest
 
 from comparison_fakes import InProcess, bare, captioned, install, labelled
 from sightline.errors import InputError, ModelError
-from sightline.lab.evaluation.comparison import ComparisonConfig, Tradeoff, compare_models, find_dominating
-from sightline.lab.evaluation.comparison_quality import Results, choose_metric, interval_of_difference
+from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
+from sightline.lab.evaluation.comparison_quality import Quality, choose_metric, interval_of_difference
 from sightline.lab.evaluation.comparison_report import comparison_to_dict
 from sightline.lab.evaluation.measured_model import MeasuredModel, ModelFacts
-from sightline.lab.evaluation.results import Bootstrap
+from sightline.lab.evaluation.results import Bootstrap, Figures
 
 
 @pytest.fixture
@@ -214,15 +214,11 @@ def test_the_quality_asked_for_must_have_been_measured():
 
 
 def test_a_difference_on_the_same_queries_is_surer_than_two_intervals(rng):
-    image_N = np.arange(400)
     found_N = (rng.random(400) < 0.5).astype(float)
     better_N = found_N.copy()
     better_N[np.flatnonzero(found_N == 0)[:12]] = 1
-    ends = interval_of_difference(
-        Results(result_N=better_N, image_N=image_N),
-        Results(result_N=found_N, image_N=image_N),
-        bootstrap=Bootstrap(resamples=500),
-    )
+    better, found = (Quality(parts=[Figures.means({"acc1": result_N})]) for result_N in (better_N, found_N))
+    ends = interval_of_difference(better, found, "acc1", bootstrap=Bootstrap(resamples=500))
     assert 0 < ends[0] < 0.03 < ends[1] < 0.06  # 12 of 400; each alone is uncertain by 0.05
 
 
@@ -235,34 +231,16 @@ def test_json_has_the_names_of_clip_benchmark(start):
     assert values["agreement"]["text_to_image"]["models"] == ["fast", "blind"]
     assert values["similarities"]["texts"] == ["red", "blue", "green"]
     assert values["similarities"]["images"] == ["a.jpg", "b.jpg", "c.jpg"]
-    assert np.array(values["similarities"]["models"]["fast"]).shape == (3, 3)
+    assert np.diag(values["similarities"]["models"]["fast"]) == pytest.approx([1, 1, 1], abs=0.01)
+    assert np.array(values["similarities"]["models"]["blind"]).shape == (3, 3)
     assert values["published"]["coco"]["metrics"]["ViT-B-32/openai"]["text_retrieval_recall@1"] == 0.5012
 
 
-def test_a_model_is_dominated_by_those_that_are_no_worse_and_somewhere_better():
-    found = find_dominating(
-        [
-            Tradeoff(model="best", quality=0.9, images_per_s=10),
-            Tradeoff(model="fastest", quality=0.5, images_per_s=100),
-            Tradeoff(model="middle", quality=0.7, images_per_s=50),
-            Tradeoff(model="worse", quality=0.7, images_per_s=40),
-            Tradeoff(model="worst", quality=0.4, images_per_s=9),
-        ]
-    )
-    assert found == {
-        "best": (),
-        "fastest": (),
-        "middle": (),
-        "worse": ("middle",),
-        "worst": ("best", "fastest", "middle", "worse"),
-    }
-
-
-def test_equal_models_do_not_dominate_each_other():
-    twins = [Tradeoff(model=name, quality=0.5, images_per_s=10) for name in "ab"]
-    assert find_dominating(twins) == {"a": (), "b": ()}
-
-
-def test_names_are_unique():
-    with pytest.raises(InputError, match="once"):
-        find_dominating([Tradeoff(model="a", quality=1, images_per_s=1)] * 2)
+def test_a_model_is_dominated_by_those_that_are_no_worse_and_somewhere_better(start, monkeypatch):
+    rates = {"fast": 10.0, "slow": 10.0, "blind": 100.0}
+    monkeypatch.setattr(InProcess, "time_images", lambda self, seconds: rates[self.name])
+    fast, slow, blind = compare(["fast", "slow", "blind"], labelled(), start).rows
+    assert fast.dominated_by == slow.dominated_by == blind.dominated_by == ()  # equal twins, and a faster one
+    rates |= {"slow": 9.0, "blind": 10.0}
+    fast, slow, blind = compare(["fast", "slow", "blind"], labelled(), start).rows
+    assert [row.dominated_by for row in (fast, slow, blind)] == [(), ("fast",), ("fast",)]

@@ -34,7 +34,7 @@ def test_a_folder_of_albums_is_images_and_no_data_set_with_classes(album):
     data = gather_images(str(album))
     assert [pair.id for pair in data.dataset] == ["2023/red.png", "2024/blue.png", "2024/trip/green.png"]
     assert data.dataset.name == f"pictures:{album}"
-    assert (data.captioned, data.labelled, data.swapped, data.split) == (False, False, False, None)
+    assert (data.captioned, data.labelled, data.split) == (False, False, None)
     assert data.queries == DEFAULT_QUERIES
     assert data.dataset[0].image.read().shape == (32, 32, 3)
 
@@ -106,7 +106,6 @@ def test_class_names_come_from_a_file(album, tmp_path):
 def test_scenes_have_captions_and_hard_negatives():
     data = load_benchmark("scenes:3", split="val", limit=5)
     assert data.captioned
-    assert data.swapped
     assert not data.labelled
     assert len(data.dataset) == 5
     assert 1 <= len(data.queries) <= 5

@@ -1,8 +1,7 @@
 import numpy as np
-import pytest
 
 from evaluation_fakes import unit
-from sightline.lab.evaluation.comparison_quality import choose_corners, tabulate
+from sightline.lab.evaluation.comparison_quality import choose_corners
 
 
 def test_each_text_meets_the_image_that_fits_it_best():
@@ -19,14 +18,6 @@ def test_a_model_with_a_wider_spread_counts_no_more():
     wide = np.array([[1.0, 0.0, -1.0]], np.float32), np.eye(3, dtype=np.float32)
     narrow = np.array([[0.0, 0.01, 0.009]], np.float32), np.eye(3, dtype=np.float32)
     assert choose_corners({"narrow": narrow, "also": narrow, "wide": wide}, shown=1) == [(0, 1)]
-
-
-def test_the_table_has_cosines_of_every_model():
-    spaces = {"one": (unit(0, 90), unit(0, 60)), "two": (unit(0, 0), unit(90, 180))}
-    table = tabulate(spaces, [(0, 0), (1, 1)], queries=("x", "y"), ids=("a", "b"))
-    assert (table.texts, table.ids) == (("x", "y"), ("a", "b"))
-    assert table.models["one"][0] == pytest.approx((1, 0.5))
-    assert table.models["two"][1] == pytest.approx((0, -1), abs=1e-6)
 
 
 def test_few_images_or_texts_give_a_small_table():

@@ -21,7 +21,9 @@ def choices(images, true, false, image=None, kinds=None):
 
 def test_the_nearer_sentence_is_chosen_and_ties_are_half():
     found = choices(unit(0, 0, 0, 0), unit(10, 50, 30, 20), unit(20, 10, -30, 20 + 1e-6))
-    assert found.right_N.tolist() == [1, 0, 0.5, 0.5]
+    assert [
+        choices(unit(0), unit(a), unit(b)).metrics()["compose_mean"] for a, b in ((10, 20), (50, 10), (30, -30))
+    ] == [1, 0, 0.5]
     assert found.metrics() == {"compose_attribute": 0.5, "compose_mean": 0.5}
 
 
@@ -33,7 +35,6 @@ def test_a_text_tower_that_sees_only_words_gets_one_half():
 def test_the_mean_is_over_kinds_not_comparisons():
     found = choices(unit(0, 0, 0), unit(1, 1, 50), unit(9, 9, 9), kinds=["count", "count", "relation"])
     assert found.metrics() == {"compose_count": 1, "compose_relation": 0, "compose_mean": 0.5}
-    assert found.counts() == {"count": 2, "relation": 1}
 
 
 def test_intervals_resample_images_with_all_their_comparisons(rng):
@@ -53,22 +54,6 @@ def test_a_kind_of_few_images_has_an_interval_too():
     kinds = ["rare"] + ["usual"] * 19
     found = choices(unit(*[0] * 20), unit(*[1] * 20), unit(*[5] * 20), kinds=kinds)
     assert found.intervals(Bootstrap(resamples=50))["compose_mean"] == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "image", "kinds", "message"),
-    [
-        ((unit(0), unit(0, 1), unit(0)), [0], ["a"], "one space"),
-        ((np.zeros((0, 2)),) * 3, [], [], "one space"),
-        ((unit(0),) * 3, [0, 1], ["a"], "as many"),
-        ((unit(0),) * 3, [0], ["a", "b"], "as many"),
-        ((unit(0, 1), unit(0, np.nan), unit(0, 1)), [0, 1], ["a", "a"], "Row 1 of the true embeddings"),
-        ((unit(np.nan), unit(0), unit(0)), [0], ["a"], "Row 0 of the image embeddings"),
-    ],
-)
-def test_comparisons_that_make_no_sense_are_refused(arrays, image, kinds, message):
-    with pytest.raises(InputError, match=message):
-        compare_sentences(*arrays, image_N=np.array(image, int), kinds=kinds)
 
 
 def test_the_evaluator_measures_an_encoder():
@@ -103,16 +88,13 @@ def test_quartets_are_right_by_text_by_image_and_as_a_group():
     found = score_quartets(images, true, twins)
     # a, b: all are nearest to their own; c, d: image 10 prefers text 5, which is as near to image 0; e, f: image 40 is
     # nearest to both texts
-    assert found.text_Q.tolist() == [True, False, True]
-    assert found.image_Q.tolist() == [True, False, False]
     assert found.metrics() == pytest.approx(
         {"winoground_text_score": 2 / 3, "winoground_image_score": 1 / 3, "winoground_group_score": 1 / 3}
     )
     tied = score_quartets(unit(0, 0), unit(5, 5), [(0, 1)])
-    assert not tied.text_Q.any()
-    assert not tied.image_Q.any()
+    assert set(tied.metrics().values()) == {0}
 
 
 def test_only_what_comes_in_quartets_is_scored_so():
-    assert find_twins([("a", "b"), ("b", "a"), ("c", "d")]) is None
-    assert find_twins([]) is None
+    assert find_twins([("a", "b"), ("b", "a"), ("c", "d")]) == []
+    assert find_twins([]) == []

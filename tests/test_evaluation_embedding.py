@@ -112,8 +112,6 @@ def test_nothing_readable_and_nothing_at_all_are_refused():
         embed_dataset(FakeEncoder(), dataset(pair("b", "broken", "x")))
     with pytest.raises(InputError, match="no pictures in its split test"):
         embed_dataset(FakeEncoder(), dataset(split="test"))
-    with pytest.raises(InputError, match="batch_size must be at least 1"):
-        embed_dataset(FakeEncoder(), RAGGED, batch_size=0)
 
 
 class Diverged(FakeEncoder):

@@ -142,7 +142,7 @@ def test_the_split_that_is_measured_is_val(with_splits):
     ("lines", "message"),
     [
         (["filepath,title", "a.jpg,x"], ":1: columns filepath and label were expected; these are filepath, title"),
-        (["filepath,label", "a.jpg"], ":2: 1 cells, but 2 columns"),
+        (["filepath,label", "a.jpg"], ":2: 1 cells where the header has 2"),
         (["filepath,label", "a.jpg,dog", "a.jpg, "], ":3: the label is empty"),
         (["filepath,label", "../a.jpg,dog"], ":2: .* leads out of its folder"),
         (["filepath,label,split", "a.jpg,dog,later"], ":2: 'later' is no split"),

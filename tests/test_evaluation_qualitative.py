@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -46,21 +44,10 @@ def test_images_are_queries_too(embedded, ranks):
     assert [case.query for case in cases.best] == ["north"]
 
 
-def test_no_cases_are_refused(embedded, ranks):
-    settings: list[dict[str, Any]] = [{"n": 0}, {"shown": 0}]
-    for wrong in settings:
-        with pytest.raises(InputError, match="at least 1"):
-            find_cases(embedded, ranks, **wrong)
-
-
 def test_neighbours_leave_out_the_row_itself():
     found = find_neighbours(unit(0, 1, 50, 0), ["a", "b", "c", "d"], rows=[0, 2], k=2)
     assert {name: [m.item for m in matches] for name, matches in found.items()} == {"a": ["d", "b"], "c": ["b", "a"]}
     assert found["a"][1].similarity == pytest.approx(np.cos(np.radians(1)))
-    with pytest.raises(InputError, match="k must be"):
-        find_neighbours(unit(0), ["a"], rows=[0], k=0)
-    with pytest.raises(InputError, match="Row 0 of the vectors"):
-        find_neighbours(unit(np.nan), ["a"], rows=[0])
 
 
 def test_the_map_is_that_of_principal_components(rng):
@@ -83,8 +70,6 @@ def test_five_captions_an_image_do_not_turn_the_map(rng):
 def test_vectors_that_make_no_map_are_refused():
     with pytest.raises(InputError, match="2 dimensions or more"):
         map_embeddings(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32))
-    with pytest.raises(InputError, match="Row 0 of the text embeddings"):
-        map_embeddings(unit(0), unit(np.nan))
     collapsed = map_embeddings(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32))
     assert not collapsed.image_B2.any()
 

@@ -10,12 +10,12 @@ from sightline.errors import InputError
 from sightline.lab.evaluation.results import (
     Bootstrap,
     EvalResult,
-    Mean,
-    MeanOfClasses,
-    Median,
+    Figures,
     Problem,
     append_benchmark_row,
-    bootstrap_intervals,
+    mean_of,
+    mean_of_classes,
+    median_of,
 )
 
 BASE: dict[str, Any] = {"model": "m", "data": "scenes:0", "split": "val", "n_images": 2, "n_texts": 3}
@@ -58,28 +58,28 @@ def counts(*rows):
 
 
 def test_a_mean_weighs_results_of_drawn_groups():
-    mean = Mean(np.array([1.0, 0, 0, 1]), np.array([0, 0, 1, 2]), 3)
-    assert mean.of(counts([1, 1, 1], [2, 1, 0], [0, 0, 3])).tolist() == pytest.approx([0.5, 2 / 5, 1])
+    mean = mean_of(np.array([1.0, 0, 0, 1]), np.array([0, 0, 1, 2]), 3)
+    assert mean(counts([1, 1, 1], [2, 1, 0], [0, 0, 3])).tolist() == pytest.approx([0.5, 2 / 5, 1])
 
 
 def test_a_mean_of_nothing_is_unknown():
-    assert np.isnan(Mean(np.array([1.0]), np.array([0]), 2).of(counts([0, 2]))).all()
+    assert np.isnan(mean_of(np.array([1.0]), np.array([0]), 2)(counts([0, 2]))).all()
 
 
 def test_a_median_follows_the_drawn_groups():
-    median = Median(np.array([5.0, 1, 3]), np.array([0, 1, 2]))
-    assert median.of(counts([1, 1, 1], [3, 0, 0], [0, 2, 1], [1, 1, 0])).tolist() == [3, 5, 1, 1]
+    median = median_of(np.array([5.0, 1, 3]), np.array([0, 1, 2]))
+    assert median(counts([1, 1, 1], [3, 0, 0], [0, 2, 1], [1, 1, 0])).tolist() == [3, 5, 1, 3]
 
 
 def test_the_mean_of_classes_leaves_out_classes_that_were_not_drawn():
-    mean = MeanOfClasses(np.array([1.0, 0, 1, 0]), np.array([7, 2, 2, 7]))
-    assert mean.of(counts([1, 1, 1, 1], [1, 1, 2, 0], [2, 0, 0, 2])).tolist() == pytest.approx([0.5, 5 / 6, 0.5])
+    mean = mean_of_classes(np.array([1.0, 0, 1, 0]), np.array([7, 2, 2, 7]))
+    assert mean(counts([1, 1, 1, 1], [1, 1, 2, 0], [2, 0, 0, 2])).tolist() == pytest.approx([0.5, 5 / 6, 0.5])
 
 
 def test_the_interval_of_a_share_is_the_one_of_statistics():
     # 100 groups, share 0.3: standard error sqrt(0.3 * 0.7 / 100) = 0.0458, 95% at +- 1.96 of them
-    share = Mean(np.repeat([1.0, 0.0], [30, 70]), np.arange(100), 100)
-    (low, high) = bootstrap_intervals({"x": share}, n_groups=100, config=Bootstrap(resamples=4000))["x"]
+    share = mean_of(np.repeat([1.0, 0.0], [30, 70]), np.arange(100), 100)
+    (low, high) = Figures(statistics={"x": share}, n_groups=100).intervals(Bootstrap(resamples=4000))["x"]
     assert low == pytest.approx(0.3 - 1.96 * 0.0458, abs=0.015)
     assert high == pytest.approx(0.3 + 1.96 * 0.0458, abs=0.015)
 
@@ -87,35 +87,35 @@ def test_the_interval_of_a_share_is_the_one_of_statistics():
 def test_captions_of_one_image_count_as_one_observation():
     result, group = np.repeat([1.0, 0.0], [150, 350]), np.repeat(np.arange(100), 5)
     config = Bootstrap(resamples=1000)
-    alone = bootstrap_intervals({"x": Mean(result, np.arange(500), 500)}, n_groups=500, config=config)["x"]
-    together = bootstrap_intervals({"x": Mean(result, group, 100)}, n_groups=100, config=config)["x"]
+    alone = Figures(statistics={"x": mean_of(result, np.arange(500), 500)}, n_groups=500).intervals(config)["x"]
+    together = Figures(statistics={"x": mean_of(result, group, 100)}, n_groups=100).intervals(config)["x"]
     assert together[1] - together[0] > 1.8 * (alone[1] - alone[0])
 
 
 def test_more_confidence_is_a_wider_interval():
-    mean = Mean(np.arange(50.0), np.arange(50), 50)
+    mean = mean_of(np.arange(50.0), np.arange(50), 50)
     narrow, wide = (
-        bootstrap_intervals({"x": mean}, n_groups=50, config=Bootstrap(confidence=c))["x"] for c in (0.5, 0.99)
+        Figures(statistics={"x": mean}, n_groups=50).intervals(Bootstrap(confidence=c))["x"] for c in (0.5, 0.99)
     )
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def test_chunks_of_resamples_change_nothing(monkeypatch):
-    mean = {"x": Mean(np.arange(50.0), np.arange(50), 50)}
-    whole = bootstrap_intervals(mean, n_groups=50, config=Bootstrap())
+    mean = {"x": mean_of(np.arange(50.0), np.arange(50), 50)}
+    whole = Figures(statistics=mean, n_groups=50).intervals(Bootstrap())
     monkeypatch.setattr("sightline.lab.evaluation.results._CHUNK_CELLS", 130)
-    assert bootstrap_intervals(mean, n_groups=50, config=Bootstrap()) == whole
+    assert Figures(statistics=mean, n_groups=50).intervals(Bootstrap()) == whole
 
 
 def test_without_resamples_or_with_one_group_there_is_no_interval():
-    mean = {"x": Mean(np.array([1.0]), np.array([0]), 1)}
-    assert bootstrap_intervals(mean, n_groups=1, config=Bootstrap()) == {}
-    assert bootstrap_intervals(mean, n_groups=5, config=Bootstrap(resamples=0)) == {}
+    mean = {"x": mean_of(np.array([1.0]), np.array([0]), 1)}
+    assert Figures(statistics=mean, n_groups=1).intervals(Bootstrap()) == {}
+    assert Figures(statistics=mean, n_groups=5).intervals(Bootstrap(resamples=0)) == {}
 
 
 def test_a_figure_that_no_resample_knows_has_no_interval():
-    rare = {"rare": Mean(np.array([1.0]), np.array([0]), 100)}
-    assert bootstrap_intervals(rare, n_groups=100, config=Bootstrap(resamples=1, seed=1)) == {}
+    rare = {"rare": mean_of(np.array([1.0]), np.array([0]), 100)}
+    assert Figures(statistics=rare, n_groups=100).intervals(Bootstrap(resamples=1, seed=1)) == {}
 
 
 @pytest.mark.parametrize(

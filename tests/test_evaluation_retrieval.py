@@ -7,7 +7,7 @@ from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, random_units, unit
 from sightline.errors import InputError
 from sightline.lab.evaluation import results
-from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
+from sightline.lab.evaluation.results import Bootstrap, Figures, mean_of
 from sightline.lab.evaluation.retrieval import (
     RetrievalConfig,
     RetrievalEvaluator,
@@ -69,8 +69,8 @@ def test_embeddings_that_are_nearly_collapsed_do_too(rng, monkeypatch):
 
 def test_one_image_with_one_text():
     ranks = rank_retrieval(unit(0), unit(50), np.array([0]))
-    assert set(ranks.metrics().values()) == {1.0}
-    assert ranks.intervals() == {}
+    assert set(ranks.figures().metrics().values()) == {1.0}
+    assert ranks.figures().intervals() == {}
 
 
 @pytest.mark.parametrize("owner", [[0, 0, 2], [1, 1, 2]])
@@ -117,14 +117,14 @@ def test_intervals_hold_the_figure_and_repeat(rng):
     images = random_units(rng, 80)
     texts = (np.repeat(images, 3, axis=0) + rng.normal(0, 0.4, (240, 8))).astype(np.float32)
     ranks = rank_retrieval(images, texts, np.repeat(np.arange(80), 3))
-    metrics, config = ranks.metrics(), Bootstrap(resamples=300)
-    intervals = ranks.intervals(config=config)
+    metrics, config = ranks.figures().metrics(), Bootstrap(resamples=300)
+    intervals = ranks.figures().intervals(config)
     assert set(intervals) == set(metrics)
     for name, (low, high) in intervals.items():
         assert low <= metrics[name] <= high, name
         assert low < high or name.endswith("median_rank"), name
-    assert intervals == ranks.intervals(config=config)
-    assert intervals != ranks.intervals(config=Bootstrap(resamples=300, seed=1))
+    assert intervals == ranks.figures().intervals(config)
+    assert intervals != ranks.figures().intervals(Bootstrap(resamples=300, seed=1))
 
 
 def test_captions_are_resampled_with_their_image(rng):
@@ -133,9 +133,9 @@ def test_captions_are_resampled_with_their_image(rng):
     found = rng.random(60) < 0.5
     texts = images[np.where(found, np.arange(60), (np.arange(60) + 1) % 60)]
     ranks = rank_retrieval(images, np.repeat(texts, 5, axis=0), np.repeat(np.arange(60), 5))
-    per_image = {"x": Mean(found.astype(float), np.arange(60), 60)}
-    expected = bootstrap_intervals(per_image, n_groups=60, config=Bootstrap())["x"]
-    assert ranks.intervals()["image_retrieval_recall@1"] == pytest.approx(expected)
+    per_image = {"x": mean_of(found.astype(float), np.arange(60), 60)}
+    expected = Figures(statistics=per_image, n_groups=60).intervals()["x"]
+    assert ranks.figures().intervals()["image_retrieval_recall@1"] == pytest.approx(expected)
 
 
 COLOURED = dataset(

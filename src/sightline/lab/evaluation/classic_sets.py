@@ -11,18 +11,24 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline.core.images.files import explain_os_error
-from sightline.errors import ImageError, InputError
+from sightline.errors import InputError
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, FileImage, ImageSource, Pair, Split, fingerprint_of_pairs, in_order
+from sightline.lab.data.base import (
+    Dataset,
+    FileImage,
+    ImageSource,
+    Pair,
+    Split,
+    fingerprint_of_pairs,
+    in_order,
+    read_stretch,
+)
 from sightline.lab.data.captioned_files import list_some, read_lines, require_split
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _CIFAR_PX = 32
 _CIFAR_BYTES = 3 * _CIFAR_PX**2
@@ -61,15 +67,7 @@ class PlaneImage:
 
     def read_bytes(self) -> bytes:
         """The planes as they lie in the file. Raises ImageError as `read` does."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read(_CIFAR_BYTES)
-        except OSError as error:
-            raise ImageError(explain_os_error(error)) from error
-        if len(data) < _CIFAR_BYTES:
-            raise ImageError("cut off")
-        return data
+        return read_stretch(self.path, self.offset, _CIFAR_BYTES)
 
 
 _Row = tuple[str, ImageSource, str]

@@ -20,35 +20,28 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.models.base import Encoder
 from sightline.errors import InputError
+from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.classic_sets import read_imagenet
-from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import CountProgress, EvalConfig, describe_encoder, embed_images, embed_texts
 from sightline.lab.evaluation.labelled import IMAGENET, labels_of, require_labels
 from sightline.lab.evaluation.results import (
     TIE_TOLERANCE,
-    Bootstrap,
     EvalResult,
-    Mean,
-    MeanOfClasses,
+    Figures,
     Ranks,
-    Statistic,
-    bootstrap_intervals,
+    mean_of,
+    mean_of_classes,
     rank_embeddings,
     rank_similarities,
     require_finite_rows,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import CountProgress, PixelSource
-    from sightline.lab.evaluation.results import Interval
 
 DEFAULT_PROMPTS = "photos"
 HOLE = "{}"
@@ -134,20 +127,13 @@ class ZeroshotEvaluator:
     def __init__(self, config: ZeroshotConfig | None = None) -> None:
         self.config = config or ZeroshotConfig()
 
-    def run(
-        self,
-        encoder: Encoder,
-        dataset: Dataset,
-        *,
-        pixels: PixelSource | None = None,
-        progress: CountProgress | None = None,
-    ) -> EvalResult:
+    def run(self, encoder: Encoder, dataset: Dataset, *, progress: CountProgress | None = None) -> EvalResult:
         """`acc1`, `acc5` and `mean_per_class_recall`. Raises InputError where images have no labels."""
         started = time.perf_counter()
         class_names = require_labels(dataset).class_names or ()
         class_CD = embed_classes(encoder, class_names, self.config.templates, names=self.config.names)
-        images = embed_images(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
-        ranks = rank_classes(images.image_BD, class_CD, labels_of(dataset, images))
+        images = embed_images(encoder, dataset, batch_size=self.config.batch_size, progress=progress)
+        figures = rank_classes(images.image_BD, class_CD, labels_of(dataset, images))
         names_used = sum(len(names[: 1 if self.config.names == "first" else None]) for names in class_names)
         return EvalResult(
             model=encoder.card.name,
@@ -155,42 +141,25 @@ class ZeroshotEvaluator:
             split=dataset.split,
             n_images=len(images.image_BD),
             n_texts=names_used * len(self.config.templates),
-            metrics=ranks.metrics(),
-            intervals=ranks.intervals(self.config.bootstrap),
+            metrics=figures.metrics(),
+            intervals=figures.intervals(self.config.bootstrap),
             details=describe_encoder(encoder) | {"n_classes": len(class_names), "prompts": list(self.config.templates)},
             problems=images.problems,
             took_s=time.perf_counter() - started,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassRanks:
-    """The rank of each image's own class among all classes."""
+def class_figures(ranks: Ranks, label_B: NDArray[np.int64], *, n_classes: int) -> Figures:
+    """`acc1`, `acc5` (of five classes or more) and `mean_per_class_recall` over the classes that have images.
 
-    ranks: Ranks
-    label_B: NDArray[np.int64]
-    n_classes: int
-
-    def metrics(self) -> dict[str, float]:
-        """`acc1`, `acc5` (of five classes or more) and `mean_per_class_recall` over the classes that have images."""
-        figures = {f"acc{k}": float(self.ranks.found_at(k).mean()) for k in self._ks()}
-        found_B = self.ranks.found_at(1)
-        count_C = np.bincount(self.label_B)
-        recall_C = np.bincount(self.label_B, weights=found_B)[count_C > 0] / count_C[count_C > 0]
-        return figures | {"mean_per_class_recall": float(recall_C.mean())}
-
-    def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
-        """The bootstrap interval of each of the `metrics`, from resampling images."""
-        n_images = len(self.ranks)
-        image_B = np.arange(n_images)
-        statistics: dict[str, Statistic] = {
-            f"acc{k}": Mean(self.ranks.found_at(k), image_B, n_images) for k in self._ks()
-        }
-        statistics["mean_per_class_recall"] = MeanOfClasses(self.ranks.found_at(1), self.label_B)
-        return bootstrap_intervals(statistics, n_groups=n_images, config=config or Bootstrap())
-
-    def _ks(self) -> list[int]:
-        return [k for k in (1, 5) if k == 1 or k <= self.n_classes]
+    `ranks` are those of each image's own class among all. Groups are images.
+    """
+    image_B = np.arange(len(label_B))
+    statistics = {
+        f"acc{k}": mean_of(ranks.found_at(k), image_B, len(image_B)) for k in (1, 5) if k == 1 or k <= n_classes
+    }
+    statistics["mean_per_class_recall"] = mean_of_classes(ranks.found_at(1), label_B)
+    return Figures(statistics=statistics, n_groups=len(image_B))
 
 
 def embed_classes(
@@ -219,10 +188,8 @@ def embed_classes(
     return class_CD
 
 
-def rank_classes(
-    image_BD: NDArray[np.float32], class_CD: NDArray[np.float32], label_B: NDArray[np.int64]
-) -> ClassRanks:
-    """Rank all classes for each image by dot product; labels are rows of `class_CD`.
+def rank_classes(image_BD: NDArray[np.float32], class_CD: NDArray[np.float32], label_B: NDArray[np.int64]) -> Figures:
+    """The `class_figures` of ranking all classes for each image by dot product; labels are rows of `class_CD`.
 
     Raises InputError for no images, a label that is no class, and values that aren't finite.
     """
@@ -230,7 +197,7 @@ def rank_classes(
     require_finite_rows(image_BD, what="image embeddings")
     require_finite_rows(class_CD, what="class embeddings")
     ranks = rank_embeddings(image_BD, class_CD, list(label_B[:, None]))
-    return ClassRanks(ranks=ranks, label_B=label_B, n_classes=len(class_CD))
+    return class_figures(ranks, label_B, n_classes=len(class_CD))
 
 
 def check_labels(label_B: NDArray[np.int64], *, n_images: int, n_classes: int) -> NDArray[np.int64]:
@@ -293,7 +260,7 @@ class LinearProbeEvaluator:
         learnt = embed_images(encoder, train, batch_size=batch_size, progress=progress, encode=encode)
         images = embed_images(encoder, dataset, batch_size=batch_size, progress=progress, encode=encode)
         probe = fit_probe(learnt.image_BD, labels_of(train, learnt), n_classes=n_classes, config=self.config.probe)
-        ranks = rank_by_probe(probe, images.image_BD, labels_of(dataset, images))
+        figures = rank_by_probe(probe, images.image_BD, labels_of(dataset, images))
         fitted = {
             "features": self.config.features,
             "n_train": len(learnt.image_BD),
@@ -307,8 +274,8 @@ class LinearProbeEvaluator:
             split=dataset.split,
             n_images=len(images.image_BD),
             n_texts=0,
-            metrics=ranks.metrics(),
-            intervals=ranks.intervals(self.config.bootstrap),
+            metrics=figures.metrics(),
+            intervals=figures.intervals(self.config.bootstrap),
             details=describe_encoder(encoder) | {"n_classes": n_classes} | fitted,
             problems=learnt.problems + images.problems,
             took_s=time.perf_counter() - started,
@@ -381,13 +348,13 @@ def fit_probe(
     )
 
 
-def rank_by_probe(probe: Probe, image_BD: NDArray[np.float32], label_B: NDArray[np.int64]) -> ClassRanks:
-    """Rank all classes for each image by the probe's logits. Raises InputError as `rank_classes` does."""
+def rank_by_probe(probe: Probe, image_BD: NDArray[np.float32], label_B: NDArray[np.int64]) -> Figures:
+    """As `rank_classes`, by the probe's logits."""
     n_classes = len(probe.bias_C)
     label_B = check_labels(label_B, n_images=len(image_BD), n_classes=n_classes)
     require_finite_rows(image_BD, what="image embeddings")
     ranks = rank_similarities(probe.logits(image_BD), list(label_B[:, None]), TIE_TOLERANCE)
-    return ClassRanks(ranks=ranks, label_B=label_B, n_classes=n_classes)
+    return class_figures(ranks, label_B, n_classes=n_classes)
 
 
 def _choose_c(

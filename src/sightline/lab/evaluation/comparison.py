@@ -23,13 +23,12 @@ from sightline.lab.evaluation.comparison_quality import (
     Quality,
     SimilarityTable,
     Vectors,
-    choose_corners,
     choose_metric,
     embed_comparison,
     interval_of_difference,
     measure_agreements,
     measure_quality,
-    tabulate,
+    tabulate_corners,
 )
 from sightline.lab.evaluation.embedding import EvalConfig
 from sightline.lab.evaluation.measured_model import ModelProcess
@@ -158,30 +157,11 @@ def compare_models(
             {name: one.images.image_BD for name, one in vectors.items()},
             k=config.neighbours,
         ),
-        similarities=_tabulate(data, vectors) if vectors else None,
+        similarities=tabulate_corners(data, vectors) if vectors else None,
         problems=(*data.problems, *(first.images.problems if first else ())),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         took_s=time.perf_counter() - started,
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tradeoff:
-    """One model between quality and speed; higher is better for both."""
-
-    model: str
-    quality: float
-    images_per_s: float
-
-
-def find_dominating(tradeoffs: Sequence[Tradeoff]) -> dict[str, tuple[str, ...]]:
-    """Each model -> those that are at least as good and as fast, and one of the two strictly.
-
-    Models with an empty tuple are the Pareto front. Raises InputError for a name that occurs twice.
-    """
-    if len({one.model for one in tradeoffs}) < len(tradeoffs):
-        raise InputError(f"Each model may occur once: {', '.join(one.model for one in tradeoffs)}.")
-    return {one.model: tuple(other.model for other in tradeoffs if _dominates(other, one)) for one in tradeoffs}
 
 
 _Running = dict[str, tuple["AnyModel", "ModelFacts"]]
@@ -269,36 +249,31 @@ def _add_quality(
     metric = choose_metric(list(next(iter(qualities.values()), Quality()).metrics), config.quality)
     if metric is None:
         return list(rows), None
-    tradeoffs = [
-        Tradeoff(model=row.model, quality=qualities[row.model].metrics[metric], images_per_s=row.images.per_s)
-        for row in rows
-        if row.model in qualities
-    ]
-    dominating = find_dominating(tradeoffs)
-    best = qualities[max(tradeoffs, key=lambda one: one.quality).model]
+    measured = [row for row in rows if row.model in qualities]
+    quality_of = {row.model: qualities[row.model].metrics[metric] for row in measured}
+    best = max(quality_of, key=quality_of.__getitem__)
     with_quality = []
     for row in rows:
         if (own := qualities.get(row.model)) is None:
             with_quality.append(row)
             continue
         interval = None
-        if own is not best and metric in best.results:
-            interval = interval_of_difference(best.results[metric], own.results[metric], bootstrap=config.bootstrap)
-        behind = best.metrics[metric] - own.metrics[metric]
-        dominated_by = dominating[row.model]
+        if row.model != best:
+            interval = interval_of_difference(qualities[best], own, metric, bootstrap=config.bootstrap)
+        as_good = [other for other in measured if _dominates(other, row, quality_of)]
         with_quality.append(
-            replace(row, quality=own, behind=behind, behind_interval=interval, dominated_by=dominated_by)
+            replace(
+                row,
+                quality=own,
+                behind=quality_of[best] - quality_of[row.model],
+                behind_interval=interval,
+                dominated_by=tuple(other.model for other in as_good),
+            )
         )
     return with_quality, metric
 
 
-def _tabulate(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:
-    first = next(iter(vectors.values()))
-    ids = [data.dataset[row].id for row in first.images.row_B]
-    spaces = {name: (one.query_QD, one.images.image_BD) for name, one in vectors.items()}
-    return tabulate(spaces, choose_corners(spaces), queries=data.queries, ids=ids)
-
-
-def _dominates(one: Tradeoff, other: Tradeoff) -> bool:
-    no_worse = one.quality >= other.quality and one.images_per_s >= other.images_per_s
-    return no_worse and (one.quality > other.quality or one.images_per_s > other.images_per_s)
+def _dominates(one: ModelRow, other: ModelRow, quality_of: Mapping[str, float]) -> bool:
+    """True where one is at least as good and as fast as another, and one of the two strictly."""
+    ours, theirs = ((quality_of[row.model], row.images.per_s) for row in (one, other))
+    return ours != theirs and all(own >= its for own, its in zip(ours, theirs, strict=True))

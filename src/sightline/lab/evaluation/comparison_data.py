@@ -65,11 +65,6 @@ class ComparisonData:
         """True where every image has a class: zero-shot classification can be measured."""
         return self.dataset.class_names is not None and all(pair.label is not None for pair in self.dataset)
 
-    @property
-    def swapped(self) -> bool:
-        """True where some images have hard negatives: composition can be measured."""
-        return any(pair.negatives for pair in self.dataset)
-
 
 def load_benchmark(
     address: str, *, split: str | None, limit: int | None = None, seed: int = 0, classes: Path | None = None
@@ -171,11 +166,15 @@ class PublishedTable:
         }
 
     @property
+    def names(self) -> list[str]:
+        """The metrics that were published."""
+        return list(next(iter(self.metrics.values())))
+
+    @property
     def headlines(self) -> list[str]:
         """The strictest metric of each kind: recall@1 of each direction, acc1."""
-        names = list(next(iter(self.metrics.values())))
-        kinds = {name.rstrip("0123456789"): name for name in reversed(names)}
-        return [name for name in names if name in kinds.values()]
+        kinds = {name.rstrip("0123456789"): name for name in reversed(self.names)}
+        return [name for name in self.names if name in kinds.values()]
 
     def command(self, data: str = "") -> str:
         """The command that measures the same with the real weights, once they are pulled; on `data` where it fits."""

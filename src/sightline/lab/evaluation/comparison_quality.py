@@ -7,43 +7,29 @@ spaces.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
 from sightline.lab.evaluation.classification import rank_classes
+from sightline.lab.evaluation.comparison_data import ComparisonData
 from sightline.lab.evaluation.compose import MEAN, compare_sentences
+from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 from sightline.lab.evaluation.labelled import labels_of
-from sightline.lab.evaluation.results import TIE_TOLERANCE, Bootstrap, Mean, bootstrap_intervals, require_finite_rows
+from sightline.lab.evaluation.measured_model import MeasuredModel, ModelProcess
+from sightline.lab.evaluation.results import TIE_TOLERANCE, Bootstrap, Figures, Interval
 from sightline.lab.evaluation.retrieval import rank_retrieval
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.lab.evaluation.comparison_data import ComparisonData
-    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
-    from sightline.lab.evaluation.measured_model import MeasuredModel, ModelProcess
-    from sightline.lab.evaluation.results import Interval
-
-    Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 PREFERRED = ("image_retrieval_recall@5", "acc1", MEAN)
 """Metrics that stand for quality where nothing else is asked for: the first that was measured."""
-_KS = (1, 5, 10)
 SHOWN = 6
 _QUERIES_TRIED = 64
 _CHUNK_CELLS = 4_000_000
 _QUERIES_AT_MOST = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """Results of each query of one metric, in [0, 1], and the image it belongs to; the mean is the metric."""
-
-    result_N: NDArray[np.float64]
-    image_N: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +38,8 @@ class Quality:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
-    results: Mapping[str, Results] = field(default_factory=dict)
-    """Results of the metrics that are plain means, for comparing models query by query."""
+    parts: Sequence[Figures] = ()
+    """What these were computed from, for comparing models image by image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +80,24 @@ def embed_comparison(
 
 def measure_quality(data: ComparisonData, vectors: Vectors, *, bootstrap: Bootstrap) -> Quality:
     """Retrieval where there are captions, `acc1` where there are classes, `compose_...` where hard negatives."""
+    images = vectors.images
+    pairs = [data.dataset[row] for row in images.row_B]
     parts = []
     if data.captioned:
-        parts.append(_measure_retrieval(data, vectors, bootstrap))
+        owner_T = np.repeat(np.arange(len(pairs)), [len(pair.captions) for pair in pairs])
+        parts.append(rank_retrieval(images.image_BD, vectors.text_TD, owner_T).figures())
     if vectors.class_CD is not None:
-        parts.append(_measure_zeroshot(data, vectors.images, vectors.class_CD, bootstrap))
+        parts.append(rank_classes(images.image_BD, vectors.class_CD, labels_of(data.dataset, images)))
     if len(vectors.true_ND):
-        parts.append(_measure_compose(data, vectors, bootstrap))
-    merged = Quality()
-    for part in parts:
-        merged = replace(
-            merged,
-            metrics={**merged.metrics, **part.metrics},
-            intervals={**merged.intervals, **part.intervals},
-            results={**merged.results, **part.results},
-        )
-    return merged
+        image_N = np.repeat(np.arange(len(pairs)), [len(pair.negatives) for pair in pairs])
+        kinds = [swap.kind for pair in pairs for swap in pair.negatives]
+        true_ND, false_ND = vectors.true_ND, vectors.false_ND
+        parts.append(compare_sentences(images.image_BD[image_N], true_ND, false_ND, image_N=image_N, kinds=kinds))
+    return Quality(
+        metrics={name: value for part in parts for name, value in part.metrics().items()},
+        intervals={name: ends for part in parts for name, ends in part.intervals(bootstrap).items()},
+        parts=parts,
+    )
 
 
 def choose_metric(measured: Sequence[str], wanted: str | None) -> str | None:
@@ -120,14 +108,18 @@ def choose_metric(measured: Sequence[str], wanted: str | None) -> str | None:
     return wanted or next((name for name in PREFERRED if name in measured), None)
 
 
-def interval_of_difference(one: Results, other: Results, *, bootstrap: Bootstrap) -> Interval | None:
-    """The interval of `one` minus `other`, query by query: far narrower than what two intervals side by side suggest.
+def interval_of_difference(one: Quality, other: Quality, metric: str, *, bootstrap: Bootstrap) -> Interval | None:
+    """The interval of `one` minus `other` in a metric, from the same resamples: far narrower than two intervals are.
 
-    None where the bootstrap makes none. Both must be results of the same queries.
+    None where the bootstrap makes none. Both must be measured on the same images.
     """
-    n_images = int(one.image_N.max()) + 1
-    difference = Mean(one.result_N - other.result_N, one.image_N, n_images)
-    return bootstrap_intervals({"difference": difference}, n_groups=n_images, config=bootstrap).get("difference")
+    first, second = (next(part for part in quality.parts if metric in part.statistics) for quality in (one, other))
+
+    def difference(counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+        return first.statistics[metric](counts_SG) - second.statistics[metric](counts_SG)
+
+    figures = Figures(statistics={metric: difference}, n_groups=first.n_groups)
+    return figures.intervals(bootstrap).get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,56 +152,19 @@ def choose_corners(spaces: Spaces, *, shown: int = SHOWN) -> list[tuple[int, int
     return corners
 
 
-def tabulate(
-    spaces: Spaces, corners: Sequence[tuple[int, int]], *, queries: Sequence[str], ids: Sequence[str]
-) -> SimilarityTable:
-    """The cosines of the chosen queries and images under each model."""
-    rows, columns = [query for query, _ in corners], [image for _, image in corners]
-    cosines = {name: query_QD[rows] @ image_BD[columns].T for name, (query_QD, image_BD) in spaces.items()}
+def tabulate_corners(data: ComparisonData, vectors: Mapping[str, Vectors]) -> SimilarityTable:
+    """The cosines of some queries and images, see `choose_corners`, under each model."""
+    spaces = {name: (one.query_QD, one.images.image_BD) for name, one in vectors.items()}
+    queries, columns = map(list, zip(*choose_corners(spaces), strict=True))
+    rows_B = next(iter(vectors.values())).images.row_B
     return SimilarityTable(
-        texts=tuple(queries[row] for row in rows),
-        ids=tuple(ids[column] for column in columns),
-        models={name: tuple(tuple(map(float, row)) for row in cosine_NN) for name, cosine_NN in cosines.items()},
+        texts=tuple(data.queries[query] for query in queries),
+        ids=tuple(data.dataset[rows_B[column]].id for column in columns),
+        models={
+            name: tuple(map(tuple, (query_QD[queries] @ image_BD[columns].T).tolist()))
+            for name, (query_QD, image_BD) in spaces.items()
+        },
     )
-
-
-def _measure_retrieval(data: ComparisonData, vectors: Vectors, bootstrap: Bootstrap) -> Quality:
-    counts = [len(data.dataset[row].captions) for row in vectors.images.row_B]
-    owner_T = np.repeat(np.arange(len(counts)), counts)
-    ranks = rank_retrieval(vectors.images.image_BD, vectors.text_TD, owner_T)
-    image_B = np.arange(len(counts))
-    sides = (("image_retrieval", ranks.image_retrieval, owner_T), ("text_retrieval", ranks.text_retrieval, image_B))
-    results = {
-        f"{name}_recall@{k}": Results(result_N=found.found_at(k), image_N=image_N)
-        for name, found, image_N in sides
-        for k in _KS
-    }
-    return Quality(metrics=ranks.metrics(_KS), intervals=ranks.intervals(_KS, config=bootstrap), results=results)
-
-
-def _measure_zeroshot(
-    data: ComparisonData, images: EmbeddedImages, class_CD: NDArray[np.float32], bootstrap: Bootstrap
-) -> Quality:
-    ranks = rank_classes(images.image_BD, class_CD, labels_of(data.dataset, images))
-    image_B = np.arange(len(images.image_BD))
-    metrics = ranks.metrics()
-    results = {
-        f"acc{k}": Results(result_N=ranks.ranks.found_at(k), image_N=image_B) for k in (1, 5) if f"acc{k}" in metrics
-    }
-    return Quality(metrics=metrics, intervals=ranks.intervals(bootstrap), results=results)
-
-
-def _measure_compose(data: ComparisonData, vectors: Vectors, bootstrap: Bootstrap) -> Quality:
-    places = [(p, swap.kind) for p, row in enumerate(vectors.images.row_B) for swap in data.dataset[row].negatives]
-    image_N = np.array([place for place, _ in places])
-    choices = compare_sentences(
-        vectors.images.image_BD[image_N],
-        vectors.true_ND,
-        vectors.false_ND,
-        image_N=image_N,
-        kinds=[kind for _, kind in places],
-    )
-    return Quality(metrics=choices.metrics(), intervals=choices.intervals(bootstrap))
 
 
 def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -217,49 +172,28 @@ def _standardise(similarity_QB: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(centred_QB / np.maximum(centred_QB.std(axis=1, keepdims=True), 1e-9))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Agreement of two rankings, as means over all queries."""
-
-    overlap: float
-    """Share of the first k candidates that both models have there, in [0, 1]; `chance` at random."""
-    correlation: float
-    """Spearman's rank correlation of the similarities to all candidates, in [-1, 1]; 0 at random."""
-    chance: float
-    """Overlap of two random rankings: k / candidates."""
-    k: int
-    n_queries: int
-
-
 def measure_agreement(
     queries: tuple[NDArray[np.float32], NDArray[np.float32]],
     candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
     *,
-    k: int = 10,
-) -> Agreement:
-    """Agreement of the rankings that two models make of the same candidates for the same queries.
+    k: int,
+) -> tuple[float, float]:
+    """Agreement of two models' rankings of the same candidates, as means over the same queries: overlap, correlation.
 
+    The overlap is the share of the first `k` candidates that both have there; at random k / candidates. The correlation
+    is Spearman's (1904, ties by average ranks), of the similarities to all candidates; at random 0.
     `queries` are (Q, D) of one model and (Q, E) of the other, `candidates` (C, D) and (C, E). Tied candidates share
-    their places, so models whose vectors collapsed agree as much as chance does. Computed in chunks of queries. Raises
-    InputError for arrays that don't fit and values that aren't finite. Spearman 1904, ties by average ranks.
+    their places, so models whose vectors collapsed agree as much as chance does. Computed in chunks of queries.
     """
-    k = _check(queries, candidates, k=k)
-    n_queries, n_candidates = len(queries[0]), len(candidates[0])
-    rows = max(1, _CHUNK_CELLS // n_candidates)
+    rows = max(1, _CHUNK_CELLS // len(candidates[0]))
     overlap, correlation = 0.0, 0.0
-    for start in range(0, n_queries, rows):
+    for start in range(0, len(queries[0]), rows):
         first_QC, second_QC = (
             query[start : start + rows] @ candidate.T for query, candidate in zip(queries, candidates, strict=True)
         )
         overlap += float((_places_taken(first_QC, k) * _places_taken(second_QC, k)).sum()) / k
         correlation += float(_correlate_ranks(first_QC, second_QC).sum())
-    return Agreement(
-        overlap=overlap / n_queries,
-        correlation=correlation / n_queries,
-        chance=k / n_candidates,
-        k=k,
-        n_queries=n_queries,
-    )
+    return overlap / len(queries[0]), correlation / len(queries[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +217,7 @@ def measure_agreements(
     """Model -> vectors of the same queries (Q, D) and images (B, D); nothing for fewer than two models.
 
     `text_to_image` ranks all images for each query, `image_to_image` one half of the images for some of the other
-    half, so that no image finds itself. Raises InputError as `measure_agreement` does.
+    half, so that no image finds itself.
     """
     if len(images) < 2:
         return {}
@@ -294,23 +228,6 @@ def measure_agreements(
         by_image = {name: (all_BD[::step], all_BD[1::2]) for name, all_BD in images.items()}
         found["image_to_image"] = _fill_matrix(by_image, k=k)
     return found
-
-
-def _check(
-    queries: tuple[NDArray[np.float32], NDArray[np.float32]],
-    candidates: tuple[NDArray[np.float32], NDArray[np.float32]],
-    *,
-    k: int,
-) -> int:
-    """The k that is used: at most the number of candidates."""
-    if k < 1:
-        raise InputError(f"k must be at least 1, got {k}.")
-    for values, what in ((queries, "queries"), (candidates, "candidates")):
-        if len(values[0]) != len(values[1]) or not len(values[0]):
-            raise InputError(f"Both models need the same {what}, at least one: {len(values[0])} and {len(values[1])}.")
-        for vectors_ND in values:
-            require_finite_rows(vectors_ND, what=what)
-    return min(k, len(candidates[0]))
 
 
 def _places_taken(similarity_QC: NDArray[np.float32], k: int) -> NDArray[np.float64]:
@@ -350,19 +267,21 @@ def _average_ranks(values_QC: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _fill_matrix(spaces: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], *, k: int) -> AgreementMatrix:
     names = tuple(spaces)
+    n_queries, n_candidates = map(len, spaces[names[0]])
+    k = min(k, n_candidates)
     overlap_MM, correlation_MM = np.eye(len(names)), np.eye(len(names))
     for row, one in enumerate(names):
         for column, other in enumerate(names[:row]):
             queries, candidates = zip(spaces[one], spaces[other], strict=True)
-            found = measure_agreement(queries, candidates, k=k)
-            overlap_MM[[row, column], [column, row]] = found.overlap
-            correlation_MM[[row, column], [column, row]] = found.correlation
+            overlap, correlation = measure_agreement(queries, candidates, k=k)
+            overlap_MM[[row, column], [column, row]] = overlap
+            correlation_MM[[row, column], [column, row]] = correlation
     return AgreementMatrix(
         models=names,
-        k=found.k,
-        chance=found.chance,
-        n_queries=found.n_queries,
-        n_candidates=len(spaces[names[0]][1]),
+        k=k,
+        chance=k / n_candidates,
+        n_queries=n_queries,
+        n_candidates=n_candidates,
         overlap=tuple(map(tuple, overlap_MM.tolist())),
         correlation=tuple(map(tuple, correlation_MM.tolist())),
     )

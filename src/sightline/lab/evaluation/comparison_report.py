@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from sightline.kit.pages import render_page, write_page
 from sightline.lab.evaluation.comparison import Comparison, ModelRow, Speed
-from sightline.lab.evaluation.comparison_data import PublishedTable, load_published, pull_commands
+from sightline.lab.evaluation.comparison_data import load_published, pull_commands
 from sightline.lab.evaluation.comparison_quality import AgreementMatrix
 from sightline.lab.evaluation.measured_model import SPEED_BATCH
 from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_tradeoff
@@ -38,14 +38,14 @@ def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
         "speed_batch": SPEED_BATCH,
         "quality": comparison.metric,
         "models": [_row_to_dict(row) for row in comparison.rows],
-        "agreement": {name: _matrix_to_dict(matrix) for name, matrix in comparison.agreement.items()},
+        "agreement": {name: _plain(asdict(matrix)) for name, matrix in comparison.agreement.items()},
         "pareto": pareto_front(comparison),
     }
     if (table := comparison.similarities) is not None:
         values["similarities"] = {
             "texts": list(table.texts),
             "images": list(table.ids),
-            "models": {name: _rounded(rows) for name, rows in table.models.items()},
+            "models": _plain(table.models),
         }
     values["published"] = {table.key: table.to_dict() for table in published}
     values["pull"] = pull_commands(published)
@@ -86,7 +86,10 @@ def format_comparison(comparison: Comparison) -> str:
         tradeoff=_show_tradeoff(comparison, labels),
         agreement=_show_agreement(comparison, labels),
         similarities=_show_similarities(comparison, labels),
-        published=[(table, _published_rows(table)) for table in published],
+        published=[
+            (table, [[name, *(percent(figures[name]) for figures in table.metrics.values())] for name in table.names])
+            for table in published
+        ],
         pull=pull_commands(published),
     )
 
@@ -210,12 +213,10 @@ def _row_to_dict(row: ModelRow) -> dict[str, Any]:
     }
     if row.quality is None or not row.quality.metrics:
         return values
-    values["metrics"] = {name: round(value, _DECIMALS) for name, value in row.quality.metrics.items()}
-    values["intervals"] = {name: _rounded([ends])[0] for name, ends in row.quality.intervals.items()}
+    values |= {"metrics": _plain(row.quality.metrics), "intervals": _plain(row.quality.intervals)}
     if row.behind is not None:
-        values["behind"] = round(row.behind, _DECIMALS)
-        values["behind_interval"] = _rounded([row.behind_interval])[0] if row.behind_interval else None
-        values["dominated_by"] = list(row.dominated_by)
+        behind = {"behind": row.behind, "behind_interval": row.behind_interval, "dominated_by": row.dominated_by}
+        values |= _plain(behind)
     return values
 
 
@@ -223,20 +224,13 @@ def _speed_to_dict(speed: Speed) -> dict[str, Any]:
     return {"median": round(speed.per_s, 1), "range": [round(end, 1) for end in speed.range_per_s]}
 
 
-def _matrix_to_dict(matrix: AgreementMatrix) -> dict[str, Any]:
-    return {
-        "models": list(matrix.models),
-        "k": matrix.k,
-        "chance": round(matrix.chance, _DECIMALS),
-        "n_queries": matrix.n_queries,
-        "n_candidates": matrix.n_candidates,
-        "overlap": _rounded(matrix.overlap),
-        "correlation": _rounded(matrix.correlation),
-    }
-
-
-def _rounded(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    return [[round(value, _DECIMALS) for value in row] for row in rows]
+def _plain(value: Any) -> Any:
+    """Rounded, and with lists, as JSON has it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
 def _show_quality(comparison: Comparison, labels: Labels) -> tuple[list[str], list[list[str]]] | None:
@@ -290,11 +284,6 @@ def _show_similarities(comparison: Comparison, labels: Labels) -> dict[str, Any]
         shown = list(zip(table.texts, rows, strict=True))
         models.append((labels[model], shown, (min(values), max(values))))
     return {"columns": [thumbnails.well(id_) for id_ in table.ids], "models": models}
-
-
-def _published_rows(table: PublishedTable) -> list[list[str]]:
-    names = next(iter(table.metrics.values()))
-    return [[name, *(percent(figures[name]) for figures in table.metrics.values())] for name in names]
 
 
 def _shorten(name: str, *, parts: int) -> str:

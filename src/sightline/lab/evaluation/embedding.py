@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import Encoder
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.kit.work import map_ahead, usable_cpus
+from sightline.lab.data.base import Dataset, Pair
 from sightline.lab.evaluation.results import Bootstrap, Problem
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-    from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset, Pair
 
 _TEXTS_AT_ONCE = 256
 
@@ -104,7 +101,6 @@ def embed_images(
 
     Raises InputError where none can be read, ModelError where a vector isn't finite.
     """
-    check_batch_size(batch_size)
     if not len(dataset):
         raise InputError(f"{dataset.name} has no pictures in its split {dataset.split}.")
     rows: list[int] = []
@@ -154,13 +150,9 @@ class EvalConfig:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises InputError for a batch size below 1."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+        """Raises InputError for a batch size below 1."""
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}.")
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:

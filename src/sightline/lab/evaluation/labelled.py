@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.files import is_image_name, walk_images
 from sightline.errors import InputError
@@ -38,12 +38,9 @@ from sightline.lab.data.captioned_files import (
     split_named,
 )
 from sightline.lab.data.held_out import hold_out
+from sightline.lab.data.tables import read_rows
 from sightline.lab.evaluation.classic_sets import CLASSIC_SETS, name_wordnet_ids
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.lab.evaluation.embedding import EmbeddedImages
+from sightline.lab.evaluation.embedding import EmbeddedImages
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,7 +113,11 @@ def load_class_folders(path: Path, *, split: Split) -> Dataset:
         raise InputError(f"{roots[split]} holds no folders; one folder of pictures for each class was expected.")
     label_of = {key: label for label, key in enumerate(keys)}
     pairs = []
-    for found in walk_images(roots[split], on_problem=_refuse):
+
+    def refuse(path: Path, reason: str) -> None:
+        raise InputError(f"{path} can't be read: {reason}. Repair it or move it away.")
+
+    for found in walk_images(roots[split], on_problem=refuse):
         key, _, below = found.relative.partition("/")
         if not below:
             raise InputError(
@@ -168,13 +169,20 @@ def name_classes(dataset: Dataset, path: Path) -> Dataset:
         numbers = [int(number) for number in present]
         first = int(max(numbers) == len(names) and min(numbers) > 0)
         if max(numbers) - first < len(names):
-            return _name_numbers(dataset, [number - first for number in numbers], names)
+            pairs = [
+                pair if pair.label is None else replace(pair, label=numbers[pair.label] - first) for pair in dataset
+            ]
+            return replace(dataset, pairs=pairs, class_names=tuple(names))  # each class is the line of its number
     place = {name: label for label, name in enumerate(present)}
     # a list of all ImageNet's classes may name a folder of ten
     labels = list(range(len(names))) if keys is None else [place.get(key) for key in keys]
     named = {label: names for label, names in zip(labels, names, strict=True) if label is not None}
     if sorted(named) != list(range(len(dataset.class_names))):
-        raise InputError(_explain_mismatch(path, dataset.class_names, named))
+        unnamed = [names[0] for label, names in enumerate(dataset.class_names) if label not in named]
+        if unnamed:
+            missing = ", ".join(unnamed[:3])
+            raise InputError(f"{path} names {len(named)} of {len(dataset.class_names)} classes; missing: {missing}.")
+        raise InputError(f"{path} has {len(named)} lines, but there are {len(dataset.class_names)} classes.")
     return replace(dataset, class_names=tuple(named[label] for label in range(len(named))))
 
 
@@ -193,12 +201,6 @@ def _read_names(path: Path) -> tuple[list[tuple[str, ...]], list[str] | None]:
         all_names.append(names)
         keys.append(_fold(key))
     return all_names, keys if keyed else None
-
-
-def _name_numbers(dataset: Dataset, numbers: list[int], names: list[tuple[str, ...]]) -> Dataset:
-    """Each class as the line of its number."""
-    pairs = [pair if pair.label is None else replace(pair, label=numbers[pair.label]) for pair in dataset.pairs]
-    return replace(dataset, pairs=pairs, class_names=tuple(names))
 
 
 def require_labels(dataset: Dataset) -> Dataset:
@@ -270,21 +272,15 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _read_rows(path: Path) -> Iterator[_Row]:
-    lines = read_lines(path)
-    _, heading = next(lines)
-    columns = next(csv.reader([heading], delimiter=_delimiter(path)))
+    columns = next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
     if not {"filepath", "label"} <= set(columns):
         raise InputError(f"{path}:1: columns filepath and label were expected; these are {', '.join(columns)}.")
-    for number, line in lines:
+    for number, row in read_rows(path, delimiter=_delimiter(path)):
         where = f"{path}:{number}"
-        cells = next(csv.reader([line], delimiter=_delimiter(path)))
-        if len(cells) != len(columns):
-            raise InputError(f"{where}: {len(cells)} cells, but {len(columns)} columns.")
-        row = dict(zip(columns, cells, strict=True))
-        if not row["label"].strip():
+        label = row["label"].strip()
+        if not label:
             raise InputError(f"{where}: the label is empty.")
         split: Split = parse_split(row["split"], where=where) if "split" in row else "train"
-        label = row["label"].strip()
         label = str(int(label)) if label.isdecimal() else label
         yield _Row(file=check_name(row["filepath"], where=where, absolute=True), label=label, split=split)
 
@@ -298,16 +294,5 @@ def _make_dataset(name: str, split: Split, pairs: list[Pair], class_names: Seque
     return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint, class_names=tuple(class_names))
 
 
-def _explain_mismatch(path: Path, class_names: Sequence[tuple[str, ...]], named: dict[int, tuple[str, ...]]) -> str:
-    unnamed = [names[0] for label, names in enumerate(class_names) if label not in named]
-    if unnamed:
-        return f"{path} names {len(named)} of {len(class_names)} classes; missing: {', '.join(unnamed[:3])}."
-    return f"{path} has {len(named)} lines, but there are {len(class_names)} classes."
-
-
 def _fold(name: str) -> str:
     return name.replace("_", " ").strip()
-
-
-def _refuse(path: Path, reason: str) -> None:
-    raise InputError(f"{path} can't be read: {reason}. Repair it or move it away.")

@@ -22,25 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import errors
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import Encoder
 from sightline.core.models.cards import find_card
-from sightline.core.models.files import TOKENIZER_FILES, find_graphs, find_local_folder, find_weights
+from sightline.core.models.files import TOKENIZER_FILES, Runtime, find_graphs, find_local_folder, find_weights
 from sightline.core.models.loading import load_encoder
 from sightline.errors import ImageError, InputError, ModelError, SightlineError
+from sightline.lab.data.base import Dataset, ImageSource
 from sightline.lab.evaluation.classification import embed_classes
-from sightline.lab.evaluation.embedding import embed_images, embed_texts
+from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages, embed_images, embed_texts
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-    from sightline.core.models.base import Encoder
-    from sightline.core.models.files import Runtime
-    from sightline.lab.data.base import Dataset, ImageSource
-    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 
 SPEED_BATCH = 32
 """Images that are encoded at once when a model is timed."""

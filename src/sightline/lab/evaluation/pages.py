@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.errors import ImageError
 from sightline.kit.pages import render_page
+from sightline.lab.data.base import Dataset, Pair
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-    from numpy.typing import NDArray
-
-    from sightline.lab.data.base import Dataset, Pair
 
 THUMBNAIL_PX = 200
 _WIDTH, _HEIGHT = 420, 280

@@ -9,23 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
 from sightline.kit.pages import render_page, write_page
+from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.evaluation.embedding import EmbeddedDataset
 from sightline.lab.evaluation.pages import Thumbnails, draw_dots, draw_histograms
-from sightline.lab.evaluation.results import require_finite_rows
+from sightline.lab.evaluation.results import EvalResult
 from sightline.lab.evaluation.retrieval import Direction, RetrievalRanks, check_owners, rank_retrieval
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.results import EvalResult
 
 _CASES = 8
 _SHOWN = 4
@@ -99,31 +95,42 @@ def find_cases(
 ) -> RetrievalCases:
     """The `n` best and worst queries of one direction, each with its `shown` first results.
 
-    `ranks` are those of `rank_retrieval` for the same vectors. Raises InputError for `n` or `shown` below 1.
+    `ranks` are those of `rank_retrieval` for the same vectors.
     """
-    if n < 1 or shown < 1:
-        raise InputError(f"n and shown must be at least 1, got {n} and {shown}.")
-    sides = _Sides.of(embedded, direction)
-    rank_Q = (ranks.image_retrieval if direction == "image_retrieval" else ranks.text_retrieval).expected_ranks
-    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), sides.query.image_N, n)
+    images = _Side(embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
+    texts = _Side(embedded.texts, embedded.text_TD, embedded.owner_T)
+    asked, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
+
+    def compare(query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        right_C: NDArray[np.bool_] = candidate.image_N == asked.image_N[query]
+        return candidate.vectors_ND @ asked.vectors_ND[query], right_C
+
+    def lead(query: int) -> float:
+        """The lead in similarity of the best right answer over the best wrong one."""
+        similarity_C, right_C = compare(query)
+        return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
+
+    def case(query: int) -> RetrievalCase:
+        similarity_C, right_C = compare(query)
+        order = np.argsort(-similarity_C, kind="stable")
+        answer, *found = (
+            Match(item=candidate.names[row], similarity=float(similarity_C[row]), right=bool(right_C[row]))
+            for row in (order[right_C[order].argmax()], *order[:shown])
+        )
+        return RetrievalCase(query=asked.names[query], rank=float(rank_Q[query]), answer=answer, found=tuple(found))
+
+    rank_Q = getattr(ranks, direction).expected_ranks
     first = np.flatnonzero(rank_Q == 1)
-    lead = np.array([sides.lead(int(query)) for query in first])
-    best = _one_an_image(first[np.argsort(-lead, kind="stable")], sides.query.image_N, n)
-    return RetrievalCases(
-        best=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in best),
-        worst=tuple(sides.case(query, float(rank_Q[query]), shown=shown) for query in worst),
-    )
+    surest_first = first[np.argsort([-lead(int(query)) for query in first], kind="stable")]
+    best = _one_an_image(surest_first, asked.image_N, n)
+    worst = _one_an_image(np.argsort(-rank_Q, kind="stable"), asked.image_N, n)
+    return RetrievalCases(best=tuple(map(case, best)), worst=tuple(map(case, worst)))
 
 
 def find_neighbours(
     vectors_VD: NDArray[np.float32], names: Sequence[str], *, rows: Sequence[int], k: int = 5
 ) -> dict[str, tuple[Match, ...]]:
     """For each of some rows, the `k` others that are nearest by cosine: name -> matches, best first."""
-    if k < 1 or len(names) != len(vectors_VD):
-        raise InputError(
-            f"k must be at least 1 ({k}), and every vector needs a name ({len(vectors_VD)}, {len(names)})."
-        )
-    require_finite_rows(vectors_VD, what="vectors")
     neighbours = {}
     for row in rows:
         similarity_V = vectors_VD @ vectors_VD[row]
@@ -136,14 +143,10 @@ def map_embeddings(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32]) 
     """Principal components of images and texts together (Pearson 1901), each modality counting the same.
 
     With equal weights five captions an image don't turn the map. Signs are fixed, so that equal data gives an equal
-    map. Raises InputError for fewer than two dimensions and values that aren't finite.
+    map. Raises InputError for fewer than two dimensions.
     """
-    if image_BD.shape[1] < 2 or image_BD.shape[1] != text_TD.shape[1] or not len(image_BD) or not len(text_TD):
-        raise InputError(
-            f"A map needs images and texts of one space of 2 dimensions or more: {image_BD.shape}, {text_TD.shape}."
-        )
-    for vectors_VD, what in ((image_BD, "image embeddings"), (text_TD, "text embeddings")):
-        require_finite_rows(vectors_VD, what=what)
+    if image_BD.shape[1] < 2:
+        raise InputError(f"A map needs a space of 2 dimensions or more; these have {image_BD.shape[1]}.")
     centre_D = (image_BD.mean(axis=0, dtype=np.float64) + text_TD.mean(axis=0, dtype=np.float64)) / 2
     image_BD, text_TD = image_BD - centre_D, text_TD - centre_D
     covariance_DD = (image_BD.T @ image_BD / len(image_BD) + text_TD.T @ text_TD / len(text_TD)) / 2
@@ -223,43 +226,6 @@ class _Side(NamedTuple):
     names: tuple[str, ...]
     vectors_ND: NDArray[np.float32]
     image_N: NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sides:
-    """Queries and candidates of one direction."""
-
-    query: _Side
-    candidate: _Side
-
-    @classmethod
-    def of(cls, embedded: EmbeddedDataset, direction: Direction) -> _Sides:
-        images = _Side(embedded.ids, embedded.image_BD, np.arange(len(embedded.ids)))
-        texts = _Side(embedded.texts, embedded.text_TD, embedded.owner_T)
-        query, candidate = (texts, images) if direction == "image_retrieval" else (images, texts)
-        return cls(query=query, candidate=candidate)
-
-    def case(self, query: int, rank: float, *, shown: int) -> RetrievalCase:
-        similarity_C, right_C = self._row(query)
-        order = np.argsort(-similarity_C, kind="stable")
-        first_right = int(order[right_C[order].argmax()])
-        found = [self._match(int(index), similarity_C, right_C) for index in order[:shown]]
-        answer = self._match(first_right, similarity_C, right_C)
-        return RetrievalCase(query=self.query.names[query], rank=rank, answer=answer, found=tuple(found))
-
-    def lead(self, query: int) -> float:
-        """The lead in similarity of the best right answer over the best wrong one."""
-        similarity_C, right_C = self._row(query)
-        return float(similarity_C[right_C].max()) - float(similarity_C[~right_C].max(initial=-1.0))
-
-    def _row(self, query: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        right_C: NDArray[np.bool_] = self.candidate.image_N == self.query.image_N[query]
-        return self.candidate.vectors_ND @ self.query.vectors_ND[query], right_C
-
-    def _match(self, index: int, similarity_C: NDArray[np.float32], right_C: NDArray[np.bool_]) -> Match:
-        return Match(
-            item=self.candidate.names[index], similarity=float(similarity_C[index]), right=bool(right_C[index])
-        )
 
 
 def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: int) -> list[int]:

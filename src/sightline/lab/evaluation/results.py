@@ -15,37 +15,28 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
 from sightline.kit.files import replacing
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from sightline.lab.data.base import Problem as Problem
 
 Interval = tuple[float, float]
 _DECIMALS = 6
 """Decimals of figures in JSON: finer than any difference that a data set can show."""
-_CHUNK_CELLS = 4_000_000
-"""Counts held at a time."""
+_CHUNK_CELLS = 1_000_000
+"""Counts of groups held at a time; figures may need some of them for each of a group's results."""
 TIE_TOLERANCE = 1e-6
 """Similarities closer than this, for rows of norm 1, are tied: float32 sums of equal rows differ by some 1e-7,
 depending on how a batch was cut."""
 _CHUNK_BYTES = 32 * 2**20
 """Similarities held at a time."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """An image that was left out, and why."""
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,94 +152,100 @@ class Bootstrap:
             raise InputError(f"seed must be 0 or more, got {self.seed}.")
 
 
-class Statistic(Protocol):
-    """A figure that can be computed again for any resample."""
-
-    size: int
-    """The most numbers that it needs for one resample."""
-
-    def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Counts of each group's draws (S, G) -> the figure of each resample (S,)."""
-        ...
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Counts of each group's draws (S, G) -> the figure of each resample (S,)."""
 
 
-class Mean:
-    """Mean of the results of all drawn groups."""
+def mean_of(result_N: NDArray[Any], group_N: NDArray[np.int64], n_groups: int) -> Statistic:
+    """The mean of the results of all drawn groups, NaN where no group with a result was drawn."""
+    sum_G = np.bincount(group_N, weights=result_N, minlength=n_groups)
+    count_G = np.bincount(group_N, minlength=n_groups).astype(np.float64)
 
-    def __init__(self, result_N: NDArray[np.float64], group_N: NDArray[np.int64], n_groups: int) -> None:
-        self._sum_G = np.bincount(group_N, weights=result_N, minlength=n_groups)
-        self._count_G = np.bincount(group_N, minlength=n_groups).astype(np.float64)
-        self.size = n_groups
+    def of(counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((counts_SG @ sum_G) / (counts_SG @ count_G))
 
-    def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean (S,), NaN where no group with a result was drawn."""
-        count_S = counts_SG @ self._count_G
-        means_S = np.full(len(count_S), np.nan)
-        np.divide(counts_SG @ self._sum_G, count_S, out=means_S, where=count_S > 0)
-        return means_S
+    return of
 
 
-class Median:
-    """Median of the results of all drawn groups: the lower of the two middle ones where they are two."""
+def median_of(result_N: NDArray[np.float64], group_N: NDArray[np.int64]) -> Statistic:
+    """The median of the results of all drawn groups: the mean of the two middle ones where they are two."""
+    order_N = np.argsort(result_N, kind="stable")
+    result_N, group_N = result_N[order_N], group_N[order_N]
 
-    def __init__(self, result_N: NDArray[np.float64], group_N: NDArray[np.int64]) -> None:
-        order_N = np.argsort(result_N, kind="stable")
-        self._result_N, self._group_N = result_N[order_N], group_N[order_N]
-        self.size = len(result_N)
+    def of(counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+        reached_SN = np.cumsum(counts_SG[:, group_N], axis=1)
+        half_S1 = reached_SN[:, -1:] / 2
+        lower_S, upper_S = (reached_SN >= half_S1).argmax(axis=1), (reached_SN > half_S1).argmax(axis=1)
+        return np.asarray((result_N[lower_S] + result_N[upper_S]) / 2)
 
-    def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The median (S,)."""
-        reached_SN = np.cumsum(counts_SG[:, self._group_N], axis=1)
-        middle_S: NDArray[np.intp] = (reached_SN >= reached_SN[:, -1:] / 2).argmax(axis=1)
-        return self._result_N[middle_S]
-
-
-class MeanOfClasses:
-    """Mean over classes of the mean result in each; every group has one result and one class."""
-
-    def __init__(self, result_G: NDArray[np.float64], class_G: NDArray[np.int64]) -> None:
-        self._order_G = np.argsort(class_G, kind="stable")
-        self._result_G = result_G[self._order_G]
-        _, self._start_C = np.unique(class_G[self._order_G], return_index=True)
-        self.size = len(result_G)
-
-    def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean over the classes that were drawn at all (S,)."""
-        ordered_SG = counts_SG[:, self._order_G]
-        count_SC = np.add.reduceat(ordered_SG, self._start_C, axis=1)
-        sum_SC = np.add.reduceat(ordered_SG * self._result_G, self._start_C, axis=1)
-        means_S: NDArray[np.float64] = (sum_SC / np.maximum(count_SC, 1)).sum(axis=1) / (count_SC > 0).sum(axis=1)
-        return means_S
+    return of
 
 
-def bootstrap_intervals(
-    statistics: Mapping[str, Statistic], *, n_groups: int, config: Bootstrap
-) -> dict[str, Interval]:
-    """For each figure, the interval that holds the middle `confidence` of its resamples; same seed, same intervals.
+def mean_of_classes(result_G: NDArray[np.float64], class_G: NDArray[np.int64]) -> Statistic:
+    """The mean, over the classes that were drawn, of the mean result in each; a group has one result and one class."""
+    order_G = np.argsort(class_G, kind="stable")
+    result_G = result_G[order_G]
+    _, start_C = np.unique(class_G[order_G], return_index=True)
 
-    One group says nothing of how groups vary, so there is no interval then, nor without resamples.
-    """
-    if config.resamples == 0 or n_groups < 2 or not statistics:
-        return {}
-    size = max(n_groups, *(statistic.size for statistic in statistics.values()))
-    drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in statistics}
-    for counts_SG in _draw(n_groups, config, at_once=max(1, _CHUNK_CELLS // size)):
-        for name, statistic in statistics.items():
-            drawn[name].append(statistic.of(counts_SG))
-    tail = (1 - config.confidence) / 2
-    intervals = {}
-    for name, parts in drawn.items():
-        figures_S = np.concatenate(parts)
-        known_S = figures_S[~np.isnan(figures_S)]
-        if len(known_S):
-            low, high = np.quantile(known_S, (tail, 1 - tail))
-            intervals[name] = (float(low), float(high))
-    return intervals
+    def of(counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+        ordered_SG = counts_SG[:, order_G]
+        count_SC = np.add.reduceat(ordered_SG, start_C, axis=1)
+        sum_SC = np.add.reduceat(ordered_SG * result_G, start_C, axis=1)
+        return np.asarray((sum_SC / np.maximum(count_SC, 1)).sum(axis=1) / (count_SC > 0).sum(axis=1))
+
+    return of
 
 
-def _draw(n_groups: int, config: Bootstrap, *, at_once: int) -> Iterator[NDArray[np.float64]]:
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures of one measurement by name, each told once: of all groups it is the metric, of resamples its interval."""
+
+    statistics: Mapping[str, Statistic]
+    n_groups: int
+
+    @classmethod
+    def means(cls, results: Mapping[str, NDArray[Any]]) -> Figures:
+        """The means of results of which each group has one."""
+        n_groups = len(next(iter(results.values()), ()))
+        group_N = np.arange(n_groups)
+        return cls(
+            statistics={name: mean_of(result_N, group_N, n_groups) for name, result_N in results.items()},
+            n_groups=n_groups,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Each figure of all groups."""
+        once_1G = np.ones((1, self.n_groups))
+        return {name: float(statistic(once_1G)[0]) for name, statistic in self.statistics.items()}
+
+    def intervals(self, config: Bootstrap | None = None) -> dict[str, Interval]:
+        """The interval of each figure that holds the middle `confidence` of its resamples; same seed, same intervals.
+
+        One group says nothing of how groups vary, so there is no interval then, nor without resamples.
+        """
+        config = config or Bootstrap()
+        if config.resamples == 0 or self.n_groups < 2:
+            return {}
+        drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self.statistics}
+        for counts_SG in _draw(self.n_groups, config):
+            for name, statistic in self.statistics.items():
+                drawn[name].append(statistic(counts_SG))
+        tail = (1 - config.confidence) / 2
+        intervals = {}
+        for name, parts in drawn.items():
+            figures_S = np.concatenate(parts)
+            known_S = figures_S[~np.isnan(figures_S)]
+            if len(known_S):
+                low, high = np.quantile(known_S, (tail, 1 - tail))
+                intervals[name] = (float(low), float(high))
+        return intervals
+
+
+def _draw(n_groups: int, config: Bootstrap) -> Iterator[NDArray[np.float64]]:
     """Resamples in chunks: how often each group was drawn in `n_groups` draws with replacement."""
     rng = np.random.default_rng(config.seed)
+    at_once = max(1, _CHUNK_CELLS // n_groups)
     for start in range(0, config.resamples, at_once):
         rows = min(at_once, config.resamples - start)
         drawn = [np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups) for _ in range(rows)]

@@ -6,33 +6,33 @@ Shape suffixes: B images, T texts, D dimension of the joint space.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.models.base import Encoder
 from sightline.errors import InputError
-from sightline.lab.evaluation.embedding import EvalConfig, describe_encoder, embed_dataset
+from sightline.lab.data.base import Dataset
+from sightline.lab.evaluation.embedding import (
+    CountProgress,
+    EmbeddedDataset,
+    EvalConfig,
+    describe_encoder,
+    embed_dataset,
+)
 from sightline.lab.evaluation.results import (
-    Bootstrap,
     EvalResult,
-    Mean,
-    Median,
+    Figures,
     Ranks,
     Statistic,
-    bootstrap_intervals,
+    mean_of,
+    median_of,
     rank_embeddings,
     require_finite_rows,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedDataset, PixelSource
-    from sightline.lab.evaluation.results import Interval
 
 Direction = Literal["image_retrieval", "text_retrieval"]
 """The kind that is found: `image_retrieval` is text to image."""
@@ -55,43 +55,30 @@ class RetrievalEvaluator:
     def __init__(self, config: RetrievalConfig | None = None) -> None:
         self.config = config or RetrievalConfig()
 
-    def run(
-        self,
-        encoder: Encoder,
-        dataset: Dataset,
-        *,
-        pixels: PixelSource | None = None,
-        progress: CountProgress | None = None,
-    ) -> EvalResult:
-        """Metrics as `RetrievalRanks.metrics` names them. Raises InputError where an image has no caption."""
+    def run(self, encoder: Encoder, dataset: Dataset, *, progress: CountProgress | None = None) -> EvalResult:
+        """Metrics as `RetrievalRanks.figures` names them. Raises InputError where an image has no caption."""
         started = time.perf_counter()
-        embedded = self.embed(encoder, dataset, pixels=pixels, progress=progress)
+        embedded = self.embed(encoder, dataset, progress=progress)
         return replace(self.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
 
-    def embed(
-        self,
-        encoder: Encoder,
-        dataset: Dataset,
-        *,
-        pixels: PixelSource | None = None,
-        progress: CountProgress | None = None,
-    ) -> EmbeddedDataset:
+    def embed(self, encoder: Encoder, dataset: Dataset, *, progress: CountProgress | None = None) -> EmbeddedDataset:
         """The vectors that `measure` takes. Raises InputError where an image has no caption."""
         if bare := next((pair.id for pair in dataset if not pair.captions), None):
             raise InputError(f"{dataset.name}: {bare} has no caption; retrieval needs at least one for each picture.")
-        return embed_dataset(encoder, dataset, pixels=pixels, batch_size=self.config.batch_size, progress=progress)
+        return embed_dataset(encoder, dataset, batch_size=self.config.batch_size, progress=progress)
 
     def measure(self, encoder: Encoder, dataset: Dataset, embedded: EmbeddedDataset) -> EvalResult:
         """The result of vectors that `embed` made; for those who need the vectors too."""
         ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
+        figures = ranks.figures(self.config.ks)
         return EvalResult(
             model=encoder.card.name,
             data=dataset.name,
             split=dataset.split,
             n_images=len(embedded.image_BD),
             n_texts=len(embedded.texts),
-            metrics=ranks.metrics(self.config.ks),
-            intervals=ranks.intervals(self.config.ks, config=self.config.bootstrap),
+            metrics=figures.metrics(),
+            intervals=figures.intervals(self.config.bootstrap),
             details=describe_encoder(encoder),
             problems=embedded.problems,
         )
@@ -107,39 +94,27 @@ class RetrievalRanks:
     """One query an image, the texts as candidates; any caption of the image is relevant."""
     owner_T: NDArray[np.int64]
 
-    def metrics(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """For both directions `..._recall@k`, `..._median_rank`, `..._mean_rank` (from 1) and `..._mAP`."""
-        figures = {}
-        for direction, ranks, _ in self._directions():
-            for k in check_ks(ks):
-                figures[f"{direction}_recall@{k}"] = float(ranks.found_at(k).mean())
-            figures[f"{direction}_median_rank"] = float(np.median(ranks.expected_ranks))
-            figures[f"{direction}_mean_rank"] = float(ranks.expected_ranks.mean())
-            figures[f"{direction}_mAP"] = float(ranks.average_precision_Q.mean())
-        return figures
+    def figures(self, ks: Sequence[int] = (1, 5, 10)) -> Figures:
+        """For both directions `..._recall@k`, `..._median_rank`, `..._mean_rank` (from 1) and `..._mAP`.
 
-    def intervals(self, ks: Sequence[int] = (1, 5, 10), *, config: Bootstrap | None = None) -> dict[str, Interval]:
-        """The bootstrap interval of each of the `metrics`, from resampling images with their captions."""
+        Groups are images with their captions.
+        """
         n_images = len(self.text_retrieval)
         statistics: dict[str, Statistic] = {}
-        for direction, ranks, group_Q in self._directions():
+        for direction, ranks, group_Q in (
+            ("image_retrieval", self.image_retrieval, self.owner_T),
+            ("text_retrieval", self.text_retrieval, np.arange(n_images)),
+        ):
             for k in check_ks(ks):
-                statistics[f"{direction}_recall@{k}"] = Mean(ranks.found_at(k), group_Q, n_images)
-            statistics[f"{direction}_median_rank"] = Median(ranks.expected_ranks, group_Q)
-            statistics[f"{direction}_mean_rank"] = Mean(ranks.expected_ranks, group_Q, n_images)
-            statistics[f"{direction}_mAP"] = Mean(ranks.average_precision_Q, group_Q, n_images)
-        return bootstrap_intervals(statistics, n_groups=n_images, config=config or Bootstrap())
-
-    def _directions(self) -> Iterator[tuple[Direction, Ranks, NDArray[np.int64]]]:
-        """Name, ranks, and the image that each query belongs to."""
-        yield "image_retrieval", self.image_retrieval, self.owner_T
-        yield "text_retrieval", self.text_retrieval, np.arange(len(self.text_retrieval))
+                statistics[f"{direction}_recall@{k}"] = mean_of(ranks.found_at(k), group_Q, n_images)
+            statistics[f"{direction}_median_rank"] = median_of(ranks.expected_ranks, group_Q)
+            statistics[f"{direction}_mean_rank"] = mean_of(ranks.expected_ranks, group_Q, n_images)
+            statistics[f"{direction}_mAP"] = mean_of(ranks.average_precision_Q, group_Q, n_images)
+        return Figures(statistics=statistics, n_groups=n_images)
 
 
 def rank_retrieval(
-    image_BD: NDArray[np.float32],
-    text_TD: NDArray[np.float32],
-    owner_T: NDArray[np.int64],
+    image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], owner_T: NDArray[np.int64]
 ) -> RetrievalRanks:
     """Ranks in both directions by dot product; `owner_T` is each text's image.
 
@@ -171,7 +146,7 @@ def retrieval_metrics(
     `text_retrieval_recall@k` an image counts as found when its best-ranked caption is among the first k texts, as in
     CLIP_benchmark and big_vision. Ties count by their expectation over all orders.
     """
-    return rank_retrieval(image_BD, text_TD, owner_T).metrics(ks)
+    return rank_retrieval(image_BD, text_TD, owner_T).figures(ks).metrics()
 
 
 def check_owners(

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline.core.models.base import GenerationConfig
+from sightline.core.models.base import Captioner, Encoder, GenerationConfig
 from sightline.errors import InputError
-from sightline.kit.files import write_text
+from sightline.kit.files import explained, write_text
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.captioned_files import read_json
 from sightline.lab.evaluation.captions.metrics import (
@@ -28,21 +29,20 @@ from sightline.lab.evaluation.captions.metrics import (
     METRICS,
     PROMPT,
     WORD_METRICS,
-    caption_intervals,
     check_metrics,
     clip_score,
     ref_clip_score,
     score_words,
 )
-from sightline.lab.evaluation.embedding import EvalConfig, embed_images, embed_texts, read_ahead
-from sightline.lab.evaluation.results import EvalResult, Problem
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Captioner, Encoder
-    from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
-    from sightline.lab.evaluation.results import Interval
+from sightline.lab.evaluation.embedding import (
+    CountProgress,
+    EmbeddedImages,
+    EvalConfig,
+    embed_images,
+    embed_texts,
+    read_ahead,
+)
+from sightline.lab.evaluation.results import EvalResult, Figures, Interval, Problem
 
 _NUMBER = re.compile(r"(?:^|_)0*(\d+)$")
 """COCO's number of an image in its file name: `COCO_val2014_000000000042.jpg`."""
@@ -161,17 +161,17 @@ def _measure(
     intervals: dict[str, Interval] = {}
     details: dict[str, Any] = {}
     problems: tuple[Problem, ...] = ()
+    parts: list[Figures] = []
     if set(names) & set(WORD_METRICS):
-        scores = score_words(captions, [pair.captions for pair in dataset])
-        metrics |= scores.metrics()
-        intervals |= caption_intervals(scores, {}, config=config.bootstrap)
+        parts.append(score_words(captions, [pair.captions for pair in dataset]))
     if encoder is not None and set(names) & set(CLIP_METRICS):
         images = embed_images(encoder, dataset, batch_size=config.batch_size, progress=progress)
-        means = _score_by_clip(encoder, captions, dataset, images)
-        metrics |= {name: float(values_N.mean()) for name, values_N in means.items()}
-        intervals |= caption_intervals(None, means, config=config.bootstrap)
+        parts.append(Figures.means(_score_by_clip(encoder, captions, dataset, images)))
         details = {"clipscore_model": encoder.card.name, "clipscore_images": len(images.image_BD)}
         problems = images.problems
+    for part in parts:
+        metrics |= part.metrics()
+        intervals |= part.intervals(config.bootstrap)
     return {
         "data": dataset.name,
         "split": dataset.split,
@@ -269,31 +269,25 @@ def write_results(path: Path, captions: Mapping[str, str], dataset: Dataset) -> 
     An `image_id` is the number at the end of the file's name where all images have one of their own, as COCO's tools
     take it, and the pair's id otherwise. Raises InputError where the file can't be written.
     """
+    numbers = [_number(pair.id) for pair in dataset]
+    numbered = None not in numbers and len(set(numbers)) == len(numbers)
     entries = [
-        {"image_id": key, "caption": captions[pair.id]}
-        for key, pair in zip(_result_ids(dataset), dataset, strict=True)
+        {"image_id": int(number) if number is not None and numbered else pair.id, "caption": captions[pair.id]}
+        for number, pair in zip(numbers, dataset, strict=True)
         if pair.id in captions
     ]
-    try:
+    with explained(f"{path}, a file of captions,", "Name another file.", error=InputError):
         write_text(path, json.dumps(entries, ensure_ascii=False, indent=0) + "\n")
-    except OSError as error:
-        raise _cannot_write(path, error) from error
 
 
 def check_writable(path: Path) -> None:
     """Known before the first caption is made. Raises InputError where the file exists or its folder can't be used."""
     if path.exists():
         raise InputError(f"{path} exists. Name another file for the captions, or delete it.")
-    try:
+    with explained(f"{path}, a file of captions,", "Name another file.", error=InputError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         path.unlink()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"Captions can't be written to {path}: {error.strerror or error}. Name another file.")
 
 
 def _entries(path: Path) -> list[Any]:
@@ -333,13 +327,6 @@ def _index(dataset: Dataset, name: Callable[[str], str | None]) -> dict[str, lis
         if (key := name(pair.id)) is not None:
             rows[key].append(row)
     return dict(rows)
-
-
-def _result_ids(dataset: Dataset) -> list[int] | list[str]:
-    numbers = [_number(pair.id) for pair in dataset]
-    if None in numbers or len(set(numbers)) < len(numbers):
-        return [pair.id for pair in dataset]
-    return [int(number) for number in numbers if number is not None]
 
 
 def _stem(id_: str) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.decode import read_image
+from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import find_card
 from sightline.core.models.files import only_int8, resolve_folder
@@ -28,11 +29,6 @@ from sightline.core.models.precision import (
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 from sightline.lab.evaluation.captions.words import cider
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
 
 _GREEDY = GenerationConfig(beams=1)
 

@@ -5,21 +5,16 @@ Shape suffixes: N images, T reference captions, D dimension of the joint space.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 from sightline.lab.evaluation.captions.words import BleuCounts, cider, count_bleu, rouge_l
-from sightline.lab.evaluation.results import Bootstrap, Mean, Statistic, bootstrap_intervals
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.lab.evaluation.results import Interval
+from sightline.lab.evaluation.results import Figures
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 WORD_METRICS = (*BLEU, "ROUGE_L", "CIDEr")
@@ -56,73 +51,28 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name in names)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WordScores:
-    """Counts and figures of each image for the metrics on words. Shape suffix: N images."""
+def score_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Figures:
+    """`Bleu_1` to `Bleu_4` of the corpus, and the means of `ROUGE_L` and `CIDEr`, of one caption for each image.
 
-    bleu: BleuCounts
-    rouge_l_N: NDArray[np.float64]
-    cider_N: NDArray[np.float64]
-
-    def metrics(self) -> dict[str, float]:
-        """`Bleu_1` to `Bleu_4` of the corpus, and the means of `ROUGE_L` and `CIDEr`."""
-        figures = dict(zip(BLEU, map(float, self.bleu.corpus()), strict=True))
-        return figures | {"ROUGE_L": float(self.rouge_l_N.mean()), "CIDEr": float(self.cider_N.mean())}
-
-
-def score_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> WordScores:
-    """Score one caption of each image against its references, all as plain text.
-
-    CIDEr's document frequencies are those of these references. Raises InputError for lists of different lengths, no
-    images, or an image without references.
+    Captions and references are plain text. CIDEr's document frequencies are those of all these references, also in
+    resamples. Groups are images. Raises InputError for lists of different lengths, no images, or an image without
+    references.
     """
     words = [tokenize_caption(caption) for caption in captions]
     expected = [[tokenize_caption(text) for text in texts] for texts in references]
-    return WordScores(
-        bleu=count_bleu(words, expected), rouge_l_N=rouge_l(words, expected), cider_N=cider(words, expected)
-    )
+    bleu = count_bleu(words, expected)
+    means = Figures.means({"ROUGE_L": rouge_l(words, expected), "CIDEr": cider(words, expected)})
+    corpus = {name: partial(_bleu_of, bleu, column) for column, name in enumerate(BLEU)}
+    return Figures(statistics={**corpus, **means.statistics}, n_groups=means.n_groups)
 
 
-def caption_intervals(
-    scores: WordScores | None, means: Mapping[str, NDArray[np.float64]], *, config: Bootstrap
-) -> dict[str, Interval]:
-    """Bootstrap intervals from resampling images, of all word metrics and of other `means` (name -> (N,)).
-
-    CIDEr's document frequencies stay those of the whole set.
-    """
-    statistics: dict[str, Statistic] = {}
-    if scores is not None:
-        statistics |= {name: _CorpusBleu(scores.bleu, n) for n, name in enumerate(BLEU)}
-        means = {"ROUGE_L": scores.rouge_l_N, "CIDEr": scores.cider_N, **means}
-    for name, values_N in means.items():
-        statistics[name] = Mean(values_N, np.arange(len(values_N)), len(values_N))
-    n_images = max((statistic.size for statistic in statistics.values()), default=0)
-    return bootstrap_intervals(statistics, n_groups=n_images, config=config)
-
-
-class _CorpusBleu:
-    """BLEU of resampled corpora."""
-
-    def __init__(self, counts: BleuCounts, column: int) -> None:
-        self._counts = counts
-        self._column = column
-        self.size = len(counts.length_N)
-
-    def of(self, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._counts.of(counts_SG)[:, self._column]
+def _bleu_of(counts: BleuCounts, column: int, counts_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+    return counts.of(counts_SG)[:, column]
 
 
 def clip_score(image_ND: NDArray[np.float32], caption_ND: NDArray[np.float32]) -> NDArray[np.float64]:
-    """2.5 times the cosine of each image and its caption (N,), at least 0. Rows must be L2-normalised.
-
-    Raises InputError for arrays that don't fit, and for values that aren't finite.
-    """
-    if image_ND.ndim != 2 or image_ND.shape != caption_ND.shape:
-        raise InputError(f"Images and captions must be vectors of one space: {image_ND.shape}, {caption_ND.shape}.")
-    if not len(image_ND):
-        raise InputError("There are no images to measure.")
+    """2.5 times the cosine of each image and its caption (N,), at least 0. Rows must be L2-normalised."""
     cosine_N = np.einsum("nd,nd->n", image_ND.astype(np.float64), caption_ND.astype(np.float64))
-    _require_finite(cosine_N)
     score_N: NDArray[np.float64] = _SCALE * np.maximum(cosine_N, 0)
     return score_N
 
@@ -135,15 +85,9 @@ def ref_clip_score(
 ) -> NDArray[np.float64]:
     """Harmonic mean of CLIPScore and the caption's cosine to its nearest reference (N,), at least 0.
 
-    `owner_T` is the image of each reference. Raises InputError where an image has no reference, for arrays that don't
-    fit, and for values that aren't finite.
+    `owner_T` is the image of each reference; every image has one.
     """
-    if owner_T.shape != (len(reference_TD),) or clip_score_N.shape != (len(caption_ND),):
-        raise InputError("Each reference needs its image, and each caption its CLIPScore.")
-    if len(np.unique(owner_T)) != len(caption_ND):
-        raise InputError("Every image needs a reference caption, or RefCLIPScore is not defined.")
     cosine_T = np.einsum("td,td->t", reference_TD.astype(np.float64), caption_ND[owner_T].astype(np.float64))
-    _require_finite(cosine_T)
     nearest_N = np.zeros(len(caption_ND))  # below 0 is 0
     np.maximum.at(nearest_N, owner_T, cosine_T)
     sum_N = clip_score_N + nearest_N
@@ -151,8 +95,3 @@ def ref_clip_score(
         2 * clip_score_N * nearest_N, sum_N, out=np.zeros_like(sum_N), where=sum_N > 0
     )
     return harmonic_N
-
-
-def _require_finite(cosines: NDArray[np.float64]) -> None:
-    if not np.isfinite(cosines).all():
-        raise InputError(f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} cosines are not finite.")

@@ -9,14 +9,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Words = Sequence[str]
 """A caption as its words, see `tokenize_caption`."""
@@ -67,23 +64,15 @@ class BleuCounts:
     closest_N: NDArray[np.float64]
     """Words of the reference whose length is nearest, the shorter of two."""
 
-    def corpus(self) -> NDArray[np.float64]:
-        """BLEU-1 to BLEU-4 of all captions together (K,)."""
-        bleu_K: NDArray[np.float64] = self.of(np.ones((1, len(self.length_N))))[0]
-        return bleu_K
-
-    def each(self) -> NDArray[np.float64]:
-        """BLEU-1 to BLEU-4 of each caption alone (N, K)."""
-        return _combine(self.matched_NK, self.total_NK, self.length_N, self.closest_N)
-
     def of(self, counts_SN: NDArray[np.float64]) -> NDArray[np.float64]:
-        """BLEU-1 to BLEU-4 of corpora (S, K) in which each image occurs as often as counted."""
-        return _combine(
-            counts_SN @ self.matched_NK,
-            counts_SN @ self.total_NK,
-            counts_SN @ self.length_N,
-            counts_SN @ self.closest_N,
-        )
+        """BLEU-1 to BLEU-4 of corpora (S, K) in which each image occurs as often as counted.
+
+        Geometric means of the precisions up to each n, times the penalty for being shorter than the references.
+        """
+        precision_SK = (counts_SN @ self.matched_NK + _TINY) / (counts_SN @ self.total_NK + _SMALL)
+        mean_SK = np.cumprod(precision_SK, axis=1) ** (1 / np.arange(1, MAX_N + 1))
+        ratio_S = (counts_SN @ self.length_N + _TINY) / (counts_SN @ self.closest_N + _SMALL)
+        return np.asarray(mean_SK * np.exp(np.minimum(0.0, 1 - 1 / ratio_S))[:, None])
 
 
 def count_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> BleuCounts:
@@ -106,21 +95,6 @@ def count_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]])
     return BleuCounts(matched_NK=matched_NK, total_NK=total_NK, length_N=length_N, closest_N=closest_N)
 
 
-def _combine(
-    matched_SK: NDArray[np.float64],
-    total_SK: NDArray[np.float64],
-    length_S: NDArray[np.float64],
-    closest_S: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Geometric means of the precisions up to each n, times the penalty for being shorter than the references."""
-    product_SK = np.cumprod((matched_SK + _TINY) / (total_SK + _SMALL), axis=1)
-    mean_SK = product_SK ** (1 / np.arange(1, matched_SK.shape[1] + 1))
-    ratio_S = (length_S + _TINY) / (closest_S + _SMALL)
-    penalty_S = np.exp(np.minimum(0.0, 1 - 1 / ratio_S))
-    bleu_SK: NDArray[np.float64] = mean_SK * penalty_S[:, None]
-    return bleu_SK
-
-
 def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
     """ROUGE-L of one caption of each image (N,), in [0, 1]; the corpus's figure is the mean.
 
@@ -132,7 +106,9 @@ def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
 
 def _rouge_l(caption: Words, references: Sequence[Words]) -> float:
     caption = caption or _NO_WORDS
-    places = _places(caption)
+    places: defaultdict[str, int] = defaultdict(int)  # for each word, a number whose bits are its places
+    for place, word in enumerate(caption):
+        places[word] |= 1 << place
     precision = recall = 0.0
     for reference in references:
         common = _common_subsequence(places, len(caption), reference or _NO_WORDS)
@@ -141,14 +117,6 @@ def _rouge_l(caption: Words, references: Sequence[Words]) -> float:
     if not precision:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
-
-
-def _places(words: Words) -> Mapping[str, int]:
-    """For each word, a number whose bits are the places where it stands."""
-    places: defaultdict[str, int] = defaultdict(int)
-    for place, word in enumerate(words):
-        places[word] |= 1 << place
-    return places
 
 
 def _common_subsequence(places: Mapping[str, int], length: int, other: Words) -> int:
