@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sightline.errors import InputError, TrainingError
+from sightline.errors import TrainingError
 from sightline.lab.training.config import LossName, TrainConfig
 from sightline.lab.training.losses import (
     Objective,
     chance_loss,
+    contrastive,
     distillation,
-    make_loss,
     negatives_loss,
     sigmoid_contrastive,
     softmax_contrastive,
@@ -220,15 +220,15 @@ def test_hard_negatives_are_compared_in_fp32_under_bf16_autocast():
     assert rounded.dtype == torch.float32
 
 
-@pytest.mark.parametrize("loss", [make_loss("softmax"), make_loss("sigmoid")])
-def test_gradients_agree_with_finite_differences(loss):
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_gradients_agree_with_finite_differences(name):
     image_BD, text_TD = make_features(3, 7, 4)
     scale, bias = torch.tensor([3.0, -1.0], dtype=torch.float64)
     inputs = [tensor.clone().requires_grad_() for tensor in (image_BD, text_TD, scale, bias)]
 
     def call(image_BD, text_TD, scale, bias):
-        own_bias = {"bias": bias} if loss.has_bias else {}
-        return loss(image_BD, text_TD, GROUP_B, GROUP_T, scale=scale, **own_bias)
+        own_bias = bias if name == "sigmoid" else None
+        return contrastive(image_BD, text_TD, GROUP_B, GROUP_T, scale=scale, bias=own_bias)
 
     assert torch.autograd.gradcheck(call, inputs)
 
@@ -238,8 +238,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(name):
     image_BD = torch.eye(3).requires_grad_()
     text_TD = -torch.eye(3)  # every positive is as far away as can be
     group = torch.arange(3)
-    loss = make_loss(name)
-    value = loss(image_BD, text_TD, group, group, scale=1e4, **({"bias": 0.0} if loss.has_bias else {}))  # type: ignore[arg-type]
+    value = contrastive(image_BD, text_TD, group, group, scale=1e4, bias=0.0 if name == "sigmoid" else None)
     value.backward()
     # sigmoid: each image is certain of its one wrong answer, and undecided about two
     expected = {"softmax": 1e4 + math.log(2), "sigmoid": 1e4 + 2 * math.log(2)}[name]
@@ -259,12 +258,11 @@ def test_an_image_without_negatives_has_no_loss_and_no_gradient():
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
 def test_logits_are_fp32_under_bf16_autocast(name):
     image_BD, text_TD = make_features(dtype=torch.float32)
-    loss = make_loss(name)
     arguments = (image_BD, text_TD, GROUP_B, GROUP_T)
-    bias = {"bias": torch.tensor(-10.0)} if loss.has_bias else {}
-    plain = loss(*arguments, scale=torch.tensor(50.0), **bias)
+    bias = torch.tensor(-10.0) if name == "sigmoid" else None
+    plain = contrastive(*arguments, scale=torch.tensor(50.0), bias=bias)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = loss(*arguments, scale=torch.tensor(50.0), **bias)
+        under_autocast = contrastive(*arguments, scale=torch.tensor(50.0), bias=bias)
     assert torch.equal(plain, under_autocast)
 
 
@@ -313,25 +311,6 @@ def test_chance_of_a_single_pair_is_zero_for_both_losses():
         assert chance_loss(name, torch.tensor([0]), torch.tensor([0])) == pytest.approx(0)
 
 
-def test_every_loss_that_a_config_may_name_can_be_made():
-    assert [make_loss(name).name for name in get_args(LossName)] == list(get_args(LossName))
-
-
-def test_an_unknown_loss_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"'triplet'.*softmax, sigmoid"):
-        make_loss("triplet")
-    with pytest.raises(InputError, match="softmax, sigmoid"):
-        chance_loss("triplet", torch.tensor([0]), torch.tensor([0]))
-
-
-def test_a_bias_belongs_to_the_sigmoid_loss_only():
-    arguments = (*make_features(), GROUP_B, GROUP_T)
-    with pytest.raises(TrainingError, match="softmax loss has no bias"):
-        make_loss("softmax")(*arguments, scale=1.0, bias=torch.tensor(0.0))
-    with pytest.raises(TrainingError, match="sigmoid loss needs a bias"):
-        make_loss("sigmoid")(*arguments, scale=1.0)
-
-
 @pytest.mark.parametrize("group_B", [torch.tensor([-1, -1, -1]), torch.tensor([20, 21, 22])])
 def test_a_batch_without_a_positive_pair_is_refused(group_B):
     image_BD, text_TD = make_features()
@@ -353,7 +332,7 @@ def test_texts_of_another_set_are_no_negatives(name):
     group = torch.arange(4)
     of_set = torch.tensor([0, 0, 1, 1])
     known_BT = of_set[:, None] == of_set[None, :]
-    loss, bias = make_loss(name), -1.0 if name == "sigmoid" else None
+    loss, bias = contrastive, -1.0 if name == "sigmoid" else None
     mixed = loss(image_BD, text_TD, group, group, scale=5.0, bias=bias, known_BT=known_BT)
     apart = [loss(image_BD[p], text_TD[p], group[p], group[p], scale=5.0, bias=bias) for p in (slice(2), slice(2, 4))]
     torch.testing.assert_close(mixed, sum(apart) / 2)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sightline.errors import TrainingError
 from sightline.lab.evaluation.measured_model import peak_resident_bytes
-from sightline.lab.training.losses import make_loss, softmax_contrastive
+from sightline.lab.training.losses import contrastive, softmax_contrastive
 from sightline.lab.training.optimiser import freeze_batch_norms, set_training_mode
 from sightline.lab.training.parallel import (
     chunk_seeds,
@@ -57,9 +57,10 @@ def make_chunks(n_chunks):
 
 
 def make_loss_of(model, name="softmax"):
-    loss = make_loss(name)
-    bias = {"bias": model.bias} if loss.has_bias else {}
-    return lambda image_BD, text_TD: loss(image_BD, text_TD, GROUP_B, GROUP_T, scale=model.logit_scale.exp(), **bias)
+    bias = model.bias if name == "sigmoid" else None
+    return lambda image_BD, text_TD: contrastive(
+        image_BD, text_TD, GROUP_B, GROUP_T, scale=model.logit_scale.exp(), bias=bias
+    )
 
 
 def whole_batch_gradients(model, n_chunks, name="softmax"):

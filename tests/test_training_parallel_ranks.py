@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
-from sightline.lab.training.losses import distillation, make_loss
+from sightline.lab.training.losses import contrastive, distillation
 from sightline.lab.training.parallel import (
     ENVIRONMENT,
     World,
@@ -66,15 +66,15 @@ def make_batch():
 
 def gradients_of_step(name, borders, n_chunks, world):
     """One training step's gradients, on this rank's part of the batch."""
-    model, loss = TwoTowers(), make_loss(name)
+    model = TwoTowers()
     images, texts, teacher = make_batch()
     own = {kind: slice(ends[world.rank], ends[world.rank + 1]) for kind, ends in borders.items()}
 
     def loss_of(image_BD, text_TD):
         image_BD, text_TD = gather_features(image_BD, world), gather_features(text_TD, world)
-        bias = {"bias": model.bias} if loss.has_bias else {}
-        contrastive = loss(image_BD, text_TD, GROUP_B, GROUP_T, scale=model.logit_scale.exp(), **bias)
-        return contrastive + 0.5 * distillation(image_BD, teacher)
+        bias = model.bias if name == "sigmoid" else None
+        loss = contrastive(image_BD, text_TD, GROUP_B, GROUP_T, scale=model.logit_scale.exp(), bias=bias)
+        return loss + 0.5 * distillation(image_BD, teacher)
 
     chunks = list(
         zip(images[own["images"]].tensor_split(n_chunks), texts[own["texts"]].tensor_split(n_chunks), strict=True)

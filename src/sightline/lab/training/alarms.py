@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from sightline.errors import TrainingError
@@ -83,18 +82,27 @@ class NonFiniteStepError(TrainingError):
         self.batch_ids = tuple(batch_ids)
 
 
+@dataclass(kw_only=True)
+class _Memory:
+    """All that alarms remember between steps, as a checkpoint keeps it."""
+
+    active: list[str] = field(default_factory=list)
+    streaks: dict[str, int] = field(default_factory=dict)
+    ratios: list[float] = field(default_factory=list)
+    """Loss by its chance, of the last steps."""
+    norms: list[float] = field(default_factory=list)
+    last_spike_step: int | None = None
+    scale_was_free: bool = False
+    starts: dict[str, float] = field(default_factory=dict)
+    """First value of each validation metric."""
+
+
 class Alarms:
     """Watches a run. An alarm is raised once, and again only after its cause had gone."""
 
     def __init__(self, config: AlarmConfig) -> None:
         self.config = config
-        self._active: set[str] = set()
-        self._streaks: dict[str, int] = {}
-        self._ratios: deque[float] = deque(maxlen=config.chance_window_steps)
-        self._norms: deque[float] = deque(maxlen=config.spike_history_steps)
-        self._last_spike_step: int | None = None
-        self._scale_was_free = False
-        self._starts: dict[str, float] = {}
+        self._memory = _Memory()
 
     def check(self, facts: StepFacts) -> list[Alarm]:
         """The alarms that this step sets off. Call it before the step is applied.
@@ -104,7 +112,7 @@ class Alarms:
         """
         _refuse_non_finite(facts)
         if facts.chance_loss:
-            self._ratios.append(facts.loss / facts.chance_loss)
+            _remember(self._memory.ratios, facts.loss / facts.chance_loss, most=self.config.chance_window_steps)
         found = [
             self._check_chance(facts),
             self._check_above_chance(facts),
@@ -123,7 +131,7 @@ class Alarms:
 
     def check_validation(self, step: int, *, name: str, value: float) -> list[Alarm]:
         """The alarm for a metric (higher is better) that fell below its first value, that before fine-tuning."""
-        start = self._starts.setdefault(name, value)
+        start = self._memory.starts.setdefault(name, value)
         on = value < start * (1.0 - self.config.drop_fraction)
         message = (
             f"{name} is {value:.4f}, before training it was {start:.4f}: the run destroys what the model knew. Usually "
@@ -135,15 +143,7 @@ class Alarms:
 
     def to_dict(self) -> dict[str, Any]:
         """All that is remembered, as JSON takes it, for a checkpoint."""
-        return {
-            "active": sorted(self._active),
-            "streaks": dict(self._streaks),
-            "ratios": list(self._ratios),
-            "norms": list(self._norms),
-            "last_spike_step": self._last_spike_step,
-            "scale_was_free": self._scale_was_free,
-            "starts": dict(self._starts),
-        }
+        return asdict(self._memory)
 
     @classmethod
     def from_dict(cls, config: AlarmConfig, values: Mapping[str, Any]) -> Self:
@@ -151,37 +151,34 @@ class Alarms:
         alarms = cls(config)
         if differing := sorted(set(values) ^ set(alarms.to_dict())):
             raise TrainingError(f"The checkpoint's alarms lack or have too many of: {', '.join(differing)}.")
-        alarms._active.update(values["active"])
-        alarms._streaks.update(values["streaks"])
-        alarms._ratios.extend(values["ratios"])
-        alarms._norms.extend(values["norms"])
-        alarms._last_spike_step = values["last_spike_step"]
-        alarms._scale_was_free = values["scale_was_free"]
-        alarms._starts.update(values["starts"])
+        alarms._memory = _Memory(**values)
         return alarms
 
     def _edge(self, kind: AlarmKind, step: int, *, on: bool, message: str, key: str | None = None) -> Alarm | None:
         """The alarm where its cause is there now and wasn't before."""
         key = key or kind
+        active = self._memory.active
+        if on == (key in active):
+            return None
         if not on:
-            self._active.discard(key)
+            active.remove(key)
             return None
-        if key in self._active:
-            return None
-        self._active.add(key)
+        active.append(key)
         place = "" if kind == "learning_rate" else f"Step {step}: "
         return Alarm(kind=kind, step=step, message=place + message)
 
     def _streak(self, key: str, *, on: bool) -> int:
         """The number of steps in a row, this one included, that something has held."""
-        self._streaks[key] = self._streaks.get(key, 0) + 1 if on else 0
-        return self._streaks[key]
+        streaks = self._memory.streaks
+        streaks[key] = streaks.get(key, 0) + 1 if on else 0
+        return streaks[key]
 
     def _check_chance(self, facts: StepFacts) -> Alarm | None:
         # Only steps after the warm-up count: before it nothing can have been learned.
         waited = facts.step >= self.config.warmup_steps + self.config.chance_window_steps
-        full = len(self._ratios) == self.config.chance_window_steps
-        mean = statistics.fmean(self._ratios) if self._ratios else 0.0
+        ratios = self._memory.ratios
+        full = len(ratios) == self.config.chance_window_steps
+        mean = statistics.fmean(ratios) if ratios else 0.0
         stuck = 1.0 - self.config.chance_margin <= mean < self.config.above_factor
         message = (
             f"the loss has stood at chance for {self.config.chance_window_steps} steps "
@@ -193,7 +190,7 @@ class Alarms:
         return self._edge("chance", facts.step, on=waited and full and stuck, message=message)
 
     def _check_above_chance(self, facts: StepFacts) -> Alarm | None:
-        recent = list(self._ratios)[-self.config.above_window_steps :]
+        recent = self._memory.ratios[-self.config.above_window_steps :]
         mean = statistics.fmean(recent) if recent else 0.0
         on = len(recent) == self.config.above_window_steps and mean > self.config.above_factor
         message = (
@@ -223,9 +220,9 @@ class Alarms:
             return None
         # 1e-3 for the rounding of exp(log(limit)), in bf16 too coarse for less.
         clamped = facts.scale >= facts.scale_limit * (1.0 - 1e-3)
-        self._scale_was_free |= not clamped
+        self._memory.scale_was_free |= not clamped
         # OpenAI's weights start at their limit of 100: that is how they were published, and nothing is wrong.
-        streak = self._streak("temperature", on=clamped and self._scale_was_free)
+        streak = self._streak("temperature", on=clamped and self._memory.scale_was_free)
         message = (
             f"the logit scale has been at its limit of {facts.scale_limit:g} for {streak} steps: the softmax can't get "
             "any sharper. The model may overfit or captions be duplicates (lower the learning rate of the scale, stop "
@@ -234,15 +231,16 @@ class Alarms:
         return self._edge("temperature", facts.step, on=streak >= self.config.temperature_steps, message=message)
 
     def _check_gradient(self, facts: StepFacts) -> Alarm | None:
-        usual = statistics.median(self._norms) if len(self._norms) == self.config.spike_history_steps else math.inf
+        norms, history = self._memory.norms, self.config.spike_history_steps
+        usual = statistics.median(norms) if len(norms) == history else math.inf
         if facts.gradient_norm > self.config.spike_factor * usual:
-            self._last_spike_step = facts.step
-        self._norms.append(facts.gradient_norm)
-        spiked = self._last_spike_step
+            self._memory.last_spike_step = facts.step
+        _remember(norms, facts.gradient_norm, most=history)
+        spiked = self._memory.last_spike_step
         # Spikes come in bursts: one alarm for all that lie less than the history apart.
-        on = spiked is not None and facts.step - spiked < self.config.spike_history_steps
+        on = spiked is not None and facts.step - spiked < history
         message = (
-            f"the gradient's norm is {facts.gradient_norm:.3g}, its median over the last {len(self._norms)} steps "
+            f"the gradient's norm is {facts.gradient_norm:.3g}, its median over the last {len(norms)} steps "
             f"{usual:.3g}. One such batch does little under gradient clipping; if it comes back, lower the learning "
             f"rate (now {facts.learning_rate:g}). The batch: {_name_batch(facts.batch_ids())}"
             if on and spiked == facts.step
@@ -274,6 +272,11 @@ def mean_pairwise_cosine(squared_sum: float, count: int) -> float:
     `squared_sum` is |sum of the vectors|^2: `(|sum|^2 - B) / (B * (B - 1))` needs no (B, B) matrix.
     """
     return (squared_sum - count) / (count * (count - 1)) if count > 1 else 0.0
+
+
+def _remember(numbers: list[float], number: float, *, most: int) -> None:
+    numbers.append(number)
+    del numbers[:-most]
 
 
 def _refuse_non_finite(facts: StepFacts) -> None:

@@ -126,16 +126,11 @@ def augment(pixels_BHW3: Tensor, size_px: int, augmentation: Augmentation, chang
         image_B3SS = F.grid_sample(
             image_B3HW, grid_BSS2, mode="bilinear", padding_mode="reflection", align_corners=False
         )
+    elif image_B3HW.shape[-1] == size_px:
+        image_B3SS = image_B3HW
     else:
-        image_B3SS = _resize(image_B3HW, size_px)
+        image_B3SS = F.interpolate(image_B3HW, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
     return _recolour(image_B3SS, changes.colour_3B) if augmentation.colour_jitter else image_B3SS
-
-
-def _resize(image_B3HW: Tensor, size_px: int) -> Tensor:
-    """The whole images at another size, with antialiasing."""
-    if image_B3HW.shape[-1] == size_px:
-        return image_B3HW
-    return F.interpolate(image_B3HW, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
@@ -267,7 +262,8 @@ class Batches:
         texts = texts.take(np.flatnonzero(texts.owner_T < len(place_B)))
         part_T = part_B[texts.owner_T]
         texts = texts.take(part_T.argsort(kind="stable"))
-        images, captions = (_ends(parts, world.size * n_chunks) for parts in (part_B, part_T))
+        n_parts = world.size * n_chunks
+        images, captions = (part.searchsorted(np.arange(n_parts + 1)) for part in (part_B, np.sort(part_T)))
         rows = rows[place_B]
         chunks = []
         for part in range(world.rank * n_chunks, (world.rank + 1) * n_chunks):
@@ -331,8 +327,3 @@ class Batches:
         pixels[ascending] = self._pixels_NSS3[rows[ascending]]
         image_B3SS = augment(torch.from_numpy(pixels).to(self.world.device), self.size_px, self.augmentation, changes)
         return ((image_B3SS - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-
-
-def _ends(part: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
-    """The beginning of each part among things in the parts' order, and the end of the last one."""
-    return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=n_parts))])

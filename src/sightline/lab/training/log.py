@@ -7,14 +7,13 @@ import json
 import math
 import numbers
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sightline.errors import InputError, TrainingError, install_advice
-from sightline.kit.files import replacing, write_text
+from sightline.kit.files import explained, replacing, write_text
 from sightline.kit.work import Notice
 
 LOG_FILE = "log.jsonl"
@@ -45,7 +44,7 @@ Source = Path | str | Sequence[Row]
 """A run's folder, its log file, or the rows of one."""
 
 
-class RunLog:
+class RunLog(contextlib.AbstractContextManager["RunLog"]):
     """The log of one run: `log.jsonl` and `tensorboard/` in its folder. Close it, or use it as a context manager.
 
     `step` counts updates done, so the row of the first update has step 1 and what was measured before it step 0.
@@ -66,16 +65,21 @@ class RunLog:
             InputError: the log to go on with is broken.
         """
         self.path = folder / LOG_FILE
-        with _explained(self.path):
+        with self._explained():
             folder.mkdir(parents=True, exist_ok=True)
-            if resume_step is not None:
-                _cut(self.path, resume_step)
-            elif self.path.exists() and self.path.stat().st_size:
+            if resume_step is not None and self.path.exists():
+                kept = [row for row in read_log(self.path) if row["step"] <= resume_step]
+                write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept), durable=True)
+            elif resume_step is None and self.path.exists() and self.path.stat().st_size:
                 raise TrainingError(
                     f"{self.path} holds the log of another run. Go on with it (--resume), or take another --output."
                 )
             self._file = self.path.open("a", encoding="utf-8")
         self._board = _open_board(folder / TENSORBOARD_FOLDER, resume_step, notice) if tensorboard else None
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        advice = "Make room or correct its permissions; go on with --resume."
+        return explained(self.path, advice, error=TrainingError)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """One row, on disk when this returns; numbers go to TensorBoard too, as `kind/name`.
@@ -85,7 +89,7 @@ class RunLog:
         if taken := {"step", "kind"} & set(values):
             raise InputError(f"{', '.join(sorted(taken))} can't be a value of a row; every row has its own.")
         row = {"step": step, "kind": kind, **{name: _as_json(value) for name, value in values.items()}}
-        with _explained(self.path):
+        with self._explained():
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
         if self._board is not None:
@@ -95,17 +99,12 @@ class RunLog:
 
     def close(self) -> None:
         """Write out what is left."""
-        with _explained(self.path):
+        with self._explained():
             self._file.close()
         if self._board is not None:
             self._board.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -141,25 +140,6 @@ def _parse(line: bytes) -> Row | None:
     return row if good else None
 
 
-def _cut(path: Path, resume_step: int) -> None:
-    """Keep the rows up to a step; the file is replaced whole, so that a crash here leaves the old one."""
-    if not path.exists():
-        return
-    kept = [row for row in read_log(path) if row["step"] <= resume_step]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept), durable=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """A disk's refusal as an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f"{path} can't be written: {error.strerror}. Make room or correct its permissions; go on with --resume."
-        ) from error
-
-
 def _open_board(folder: Path, resume_step: int | None, notice: Notice) -> Any:
     """TensorBoard's writer, which hides its rows after `resume_step`; None, with a notice, where it isn't installed."""
     try:
@@ -185,32 +165,13 @@ def _as_json(value: Any) -> Any:
     return float(value) if math.isfinite(value) else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Panel:
-    title: str
-    name: str
-    """Name of the value in rows of kind `train`."""
-    smooth: bool = True
-    log: bool = False
-
-
-_PANELS = (
-    _Panel(title="loss", name="loss"),
-    _Panel(title="logit scale (1 / temperature)", name="scale", smooth=False),
-    _Panel(title="learning rate", name="learning_rate", smooth=False),
-    _Panel(title="gradient norm", name="gradient_norm", log=True),
-)
-
-
 def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: str | None = None) -> Path:
     """Draw one run, or several by name, to a PNG, which is replaced whole; returns `target`.
 
     Rows of kind `train` give `loss` (with `chance_loss` as a line), `scale`, `learning_rate` and `gradient_norm`, rows
     of kind `val` every `..._retrieval_recall@k` and `loss`. Noisy curves are smoothed, with the raw one pale behind.
 
-    Raises:
-        InputError: no rows, or none that can be drawn.
-        TrainingError: matplotlib isn't installed, or the image can't be written.
+    Raises InputError where nothing can be drawn, matplotlib isn't installed, or the image can't be written.
     """
     runs = (
         {name: _rows_of(one) for name, one in source.items()} if isinstance(source, Mapping) else {"": _rows_of(source)}
@@ -219,30 +180,78 @@ def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: s
         raise InputError(
             "There is nothing to draw: no row of kind train with a loss, no row of kind val with a recall."
         )
-    figure = _new_figure()
-    axes = list(figure.subplots(2, 3).flat)
-    recall_axes, note_axes = axes[1], axes[5]
-    for axis, panel in zip((axes[0], axes[2], axes[3], axes[4]), _PANELS, strict=True):
-        _draw_panel(axis, panel, runs)
-    _draw_recalls(recall_axes, runs)
-    _draw_legend(note_axes, runs, title)
-    _save(figure, target)
-    return target
+    figure = new_figure(15, 8, dpi=110)
+    loss, recalls, scale, rate, norm, note = figure.subplots(2, 3).flat
+    _draw_loss(loss, runs)
+    _draw_recalls(recalls, runs)
+    _draw_panel(scale, runs, "scale", title="logit scale (1 / temperature)", smoothed=False)
+    _draw_panel(rate, runs, "learning_rate", smoothed=False)
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _draw_panel(norm, runs, "gradient_norm", log=True)
+    _draw_legend(note, runs, title)
+    return save_figure(figure, target)
 
 
 def _rows_of(source: Source) -> Sequence[Row]:
     return read_log(Path(source)) if isinstance(source, Path | str) else source
 
 
-def _new_figure() -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError(f"Curves need matplotlib, of the extra train: {install_advice('train')}") from error
-    figure = Figure(figsize=(15, 8), dpi=110, layout="constrained")
+def new_figure(width_in: float, height_in: float, *, dpi: int) -> Any:
+    """An empty figure of matplotlib's, drawn without a display. Raises InputError where it isn't installed."""
+    import_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def import_matplotlib() -> Any:
+    """The library. Raises InputError where it isn't installed."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise InputError(f"Figures need matplotlib, of the extra train: {install_advice('train')}") from error
+    return matplotlib
+
+
+def save_figure(figure: Any, target: Path) -> Path:
+    """Write a PNG whole or not at all; its path. Raises InputError where it can't be written."""
+    with explained(target, "Choose another place.", error=InputError), quiet_glyphs():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
+            figure.savefig(partial, format="png")
+    return target
+
+
+@contextlib.contextmanager
+def quiet_glyphs() -> Iterator[None]:
+    """Users' words may hold letters that the font lacks: boxes are drawn, and nothing has to be said."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def explain_styles(owner: Any, entries: Sequence[Mapping[str, Any]], **options: Any) -> None:
+    """A legend from the properties of its lines, each with a `label`."""
+    from matplotlib.lines import Line2D
+
+    line: Any = Line2D  # typed with literals for styles
+    owner.legend(handles=[line([], [], **entry) for entry in entries], **options)
+
+
+def colour_of(index: int) -> str:
+    """The colour of a run, a setting's level or the like."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def smooth(values: Any, window: int) -> Any:
+    """A centred running mean over `window` values, of fewer at both ends: an array as long as the values."""
+    import numpy as np
+
+    kernel = np.ones(window)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _points(rows: Sequence[Row], kind: str, name: str) -> tuple[list[int], list[float]] | None:
@@ -251,74 +260,60 @@ def _points(rows: Sequence[Row], kind: str, name: str) -> tuple[list[int], list[
     return ([step for step, _ in found], [float(value) for _, value in found]) if found else None
 
 
-def _smooth(values: Sequence[float], window: int) -> list[float]:
-    """A centred running mean, one-sided at both ends."""
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    smoothed = []
-    for index in range(len(values)):
-        low, high = max(0, index - window // 2), min(len(values), index + window // 2 + 1)
-        smoothed.append((sums[high] - sums[low]) / (high - low))
-    return smoothed
-
-
-def _draw_panel(axes: Any, panel: _Panel, runs: Mapping[str, Sequence[Row]]) -> None:
-    found = [_points(rows, "train", panel.name) for rows in runs.values()]
-    log = panel.log and all(min(points[1]) > 0 for points in found if points)
-    for colour, rows, points in zip(_colours(runs), runs.values(), found, strict=True):
+def _draw_panel(
+    axes: Any,
+    runs: Mapping[str, Sequence[Row]],
+    name: str,
+    *,
+    title: str | None = None,
+    smoothed: bool = True,
+    log: bool = False,
+) -> None:
+    """A value of rows of kind `train`; on a logarithmic axis where it is never 0."""
+    found = [_points(rows, "train", name) for rows in runs.values()]
+    log = log and all(min(points[1]) > 0 for points in found if points)
+    for index, points in enumerate(found):
         if points:
-            _draw_line(axes, *points, colour=colour, smooth=panel.smooth, log=log)
-        if panel.name == "loss":
-            _draw_loss_extras(axes, rows, colour=colour)
-    _finish(axes, panel.title)
+            _draw_line(axes, *points, colour=colour_of(index), smoothed=smoothed, log=log)
+    _finish(axes, title or name.replace("_", " "))
     if log and axes.lines:
         axes.set_yscale("log")
         axes.grid(visible=True, which="major", axis="both")
-    elif panel.name == "learning_rate":
-        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
-    if panel.name == "loss":
-        used = {line.get_linestyle() for line in axes.lines}
-        _explain_styles(axes, {"training": "-", "val": "--", "chance": ":"} if len(used) > 1 else {}, used)
 
 
-def _colours(runs: Mapping[str, Sequence[Row]]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
+def _draw_loss(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
+    """The training loss, that on val pairs as a dashed line, and what knowing nothing would cost."""
+    _draw_panel(axes, runs, "loss")
+    for index, rows in enumerate(runs.values()):
+        if validation := _points(rows, "val", "loss"):
+            axes.plot(*validation, color=colour_of(index), linewidth=1.6, linestyle="--", marker="o", markersize=3)
+        if chance := _points(rows, "train", "chance_loss"):
+            axes.plot(*chance, color=NEUTRAL, linewidth=1.2, linestyle=":")
+    used = {line.get_linestyle() for line in axes.lines}
+    if len(used) > 1:
+        _explain_lines(axes, {"training": "-", "val": "--", "chance": ":"}, used)
 
 
 def _draw_line(
-    axes: Any, steps: Sequence[int], values: Sequence[float], *, colour: str, smooth: bool, log: bool
+    axes: Any, steps: Sequence[int], values: Sequence[float], *, colour: str, smoothed: bool, log: bool
 ) -> None:
     window = round(len(values) * SMOOTHED_FRACTION)
-    if not smooth or window < 2:
+    if not smoothed or window < 2:
         axes.plot(steps, values, color=colour, linewidth=1.6, marker="." if len(values) < 10 else None)
         return
     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
     # On a log axis the geometric mean: one spike doesn't lift the curve for a whole window.
-    means = [math.exp(m) for m in _smooth([math.log(v) for v in values], window)] if log else _smooth(values, window)
+    means = [math.exp(m) for m in smooth([math.log(v) for v in values], window)] if log else smooth(values, window)
     axes.plot(steps, means, color=colour, linewidth=1.8)
 
 
-def _draw_loss_extras(axes: Any, rows: Sequence[Row], *, colour: str) -> None:
-    """The loss on validation pairs as a dashed line, and what knowing nothing would cost."""
-    if validation := _points(rows, "val", "loss"):
-        axes.plot(*validation, color=colour, linewidth=1.6, linestyle="--", marker="o", markersize=3)
-    if chance := _points(rows, "train", "chance_loss"):
-        axes.plot(*chance, color=NEUTRAL, linewidth=1.2, linestyle=":")
-
-
-def _explain_styles(axes: Any, meanings: Mapping[str, str], used: set[str]) -> None:
+def _explain_lines(axes: Any, meanings: Mapping[str, str], used: set[str]) -> None:
     """A legend of line styles in grey, since colours are the runs'."""
-    from matplotlib import lines
-
-    line: Any = lines.Line2D  # typed with literals for styles
-    handles = [
-        line([], [], color=NEUTRAL, linestyle=style, label=meaning)
-        for meaning, style in meanings.items()
-        if style in used
+    entries = [
+        {"color": NEUTRAL, "linestyle": style, "label": meaning} for meaning, style in meanings.items() if style in used
     ]
-    if handles:
-        axes.legend(handles=handles, frameon=False, fontsize=9)
+    if entries:
+        explain_styles(axes, entries, frameon=False, fontsize=9)
 
 
 def _recall_names(rows: Sequence[Row]) -> list[str]:
@@ -337,12 +332,12 @@ def _draw_recalls(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
     """All recalls of one run, a colour for each k; of several runs a colour each, and only R@10 (or the largest k)."""
     several = len(runs) > 1
     drawn: dict[str, str] = {}
-    for run_colour, rows in zip(_colours(runs), runs.values(), strict=True):
+    for index, rows in enumerate(runs.values()):
         names = _main_recalls(rows) if several else _recall_names(rows)[:MOST_RECALLS]
         ks = sorted({_recall_parts(name)[1] for name in names})
         for name in names:
             direction, k = _recall_parts(name)
-            colour, style = run_colour if several else COLOURS[ks.index(k) % len(COLOURS)], _STYLES[direction]
+            colour, style = colour_of(index if several else ks.index(k)), _STYLES[direction]
             points = _points(rows, "val", name) or ([], [])
             label = f"R@{k} {_DIRECTIONS[direction]}"
             axes.plot(*points, color=colour, linestyle=style, linewidth=1.6, marker="o", markersize=3, label=label)
@@ -352,7 +347,7 @@ def _draw_recalls(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
     decimals = 1 if axes.get_ylim()[1] < 0.25 else 0  # ticks lie at halves of a percent there
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.{decimals}%}" if rate <= 1 else "")
     if several:
-        _explain_styles(axes, drawn, set(drawn.values()))
+        _explain_lines(axes, drawn, set(drawn.values()))
     elif drawn:
         axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
 
@@ -385,9 +380,9 @@ def _draw_legend(axes: Any, runs: Mapping[str, Sequence[Row]], title: str | None
     texts = {name: _summarise(rows)[: None if len(runs) <= MOST_SUMMARIES else 2] for name, rows in runs.items()}
     line_height = min(0.055, 1 / sum(len(lines) + 1.5 for lines in texts.values()))
     height = 1.0
-    for colour, (name, lines) in zip(_colours(runs), texts.items(), strict=True):
+    for index, (name, lines) in enumerate(texts.items()):
         if several:
-            axes.plot([0.0, 0.06], [height - 0.02] * 2, color=colour, linewidth=3)
+            axes.plot([0.0, 0.06], [height - 0.02] * 2, color=colour_of(index), linewidth=3)
             axes.text(0.09, height, name, va="top", fontsize=10, weight="bold")
             height -= line_height
         for line in lines:
@@ -414,12 +409,3 @@ def _summarise(rows: Sequence[Row]) -> list[str]:
     if len(alarms) > MOST_ALARMS:
         lines.append(f"and {len(alarms) - MOST_ALARMS} more alarms")
     return lines
-
-
-def _save(figure: Any, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as partial:
-            figure.savefig(partial, format="png")
-    except OSError as error:
-        raise TrainingError(f"{target} can't be written: {error.strerror}.") from error

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.core.models.torch_models import Towers
-from sightline.errors import InputError, TrainingError
+from sightline.errors import TrainingError
 from sightline.lab.training.config import MAX_TEMPERATURE, LossName, TrainConfig
 
 
@@ -129,51 +129,26 @@ def distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         return 1 - functional.cosine_similarity(student, teacher, dim=-1).mean()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossSpec:
-    """A contrastive loss, called as `softmax_contrastive` and `sigmoid_contrastive` are, and whether it has a bias."""
-
-    name: LossName
-    has_bias: bool
-    """True where it learns a bias beside its scale; the paper starts them at -10 and 10 (SigLIP, algorithm 1)."""
-
-    def __call__(
-        self,
-        *features_and_groups: Tensor,
-        scale: Tensor | float,
-        bias: Tensor | float | None = None,
-        known_BT: Tensor | None = None,
-    ) -> Tensor:
-        """The loss. `bias` belongs to it exactly where `has_bias`; otherwise raises TrainingError."""
-        if self.has_bias != (bias is not None):
-            raise TrainingError(f"The {self.name} loss {'needs a bias' if self.has_bias else 'has no bias'}.")
-        if bias is None:
-            return softmax_contrastive(*features_and_groups, scale=scale, known_BT=known_BT)
-        return sigmoid_contrastive(*features_and_groups, scale=scale, bias=bias, known_BT=known_BT)
+def contrastive(
+    *features_and_groups: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None = None,
+    known_BT: Tensor | None = None,
+) -> Tensor:
+    """The softmax loss, or with a bias the sigmoid loss."""
+    if bias is None:
+        return softmax_contrastive(*features_and_groups, scale=scale, known_BT=known_BT)
+    return sigmoid_contrastive(*features_and_groups, scale=scale, bias=bias, known_BT=known_BT)
 
 
-_SPECS: dict[str, LossSpec] = {
-    "softmax": LossSpec(name="softmax", has_bias=False),
-    "sigmoid": LossSpec(name="sigmoid", has_bias=True),
-}
-
-
-def make_loss(name: str) -> LossSpec:
-    """The contrastive loss of this name. Raises InputError listing the names there are."""
-    if name not in _SPECS:
-        raise InputError(f"There is no loss {name!r}; the losses are {', '.join(_SPECS)}.")
-    return _SPECS[name]
-
-
-def chance_loss(name: str, group_B: Tensor, group_T: Tensor, *, known_BT: Tensor | None = None) -> float:
+def chance_loss(name: LossName, group_B: Tensor, group_T: Tensor, *, known_BT: Tensor | None = None) -> float:
     """The loss of a model that knows nothing: the least that can be had with the same logit for every pair.
 
     softmax: the mean of ln(1 + negatives) over rows that have a positive, both directions averaged; ln(B) for one text
     an image. sigmoid: with a share p of all B*T pairs positive, -T * (p ln p + (1-p) ln(1-p)) = about ln(B) + 1 for one
     text an image; training starts above it, where the bias isn't that of p. A loss that stays near it is stuck.
-    Raises InputError for an unknown name, TrainingError where no pair is positive.
+    Raises TrainingError where no pair is positive.
     """
-    make_loss(name)
     positive_BT = find_positives(group_B, group_T, group_B, group_T)
     known_BT = torch.ones_like(positive_BT) if known_BT is None else known_BT
     if name == "sigmoid":
@@ -289,8 +264,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self._model = [towers.model]  # in a list, so that it isn't a part of this module
-        self._contrast = make_loss(config.loss)
-        needs_bias = self._contrast.has_bias and not hasattr(towers.model, "logit_bias")
+        needs_bias = config.loss == "sigmoid" and not hasattr(towers.model, "logit_bias")
         # The start of the sigmoid loss's bias (SigLIP, algorithm 1).
         self.bias = nn.Parameter(torch.tensor(-10.0)) if needs_bias else None
         self.teacher_head = _lead_to_teacher(config, towers.dim, teacher_dim)
@@ -312,7 +286,7 @@ class Objective(nn.Module):
         """Unit image and text features of all ranks and chunks, and with a words head its logits -> the loss."""
         image_BD, text_TD, *words = features
         place_C, group_B = targets.place_C, targets.group_B
-        loss = self._contrast(
+        loss = contrastive(
             image_BD,
             text_TD[place_C],
             group_B,
@@ -355,16 +329,14 @@ class Objective(nn.Module):
             own_T = (owner_T >= start) & (owner_T < start + size) & (nth_T < self.config.captions_per_image)
             group_B, group_T = torch.arange(start, start + size), torch.from_numpy(owner_T[own_T])
             image, text = torch.from_numpy(image_BD[start : start + size]), torch.from_numpy(text_TD[own_T])
-            loss = self._contrast(
-                image.to(device), text.to(device), group_B, group_T, scale=self.scale, bias=self._bias, known_BT=None
-            )
+            loss = contrastive(image.to(device), text.to(device), group_B, group_T, scale=self.scale, bias=self._bias)
             losses.append((float(loss), chance_loss(self.config.loss, group_B, group_T)))
         mean, chance = np.mean(losses, axis=0).tolist()
         return {"loss": mean, "chance_loss": chance}
 
     @property
     def _bias(self) -> Tensor | None:
-        return self._model[0].logit_bias if self._contrast.has_bias and self.bias is None else self.bias
+        return self._model[0].logit_bias if self.config.loss == "sigmoid" and self.bias is None else self.bias
 
     def clamp(self) -> None:
         """Keep the logit scale below its limit."""

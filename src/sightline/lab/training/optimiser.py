@@ -198,7 +198,7 @@ class WeightAverage:
         """Start at the module's weights, with a decay in (0, 1)."""
         self.decay = decay
         self._average = {name: value.detach().float().clone() for name, value in _trainable(module).items()}
-        self._buffers = {name: value.detach().clone() for name, value in _buffers(module).items()}
+        self._kept = self._average | {name: value.detach().clone() for name, value in _buffers(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> float:
@@ -208,12 +208,13 @@ class WeightAverage:
         ExponentialMovingAverage does with `num_updates`).
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = {**_trainable(module), **_buffers(module)}
-        _check_names({**self._average, **self._buffers}, current, "module")
-        for name, average in self._average.items():
-            average.lerp_(current[name].detach().to(average), 1.0 - decay)
-        for name, buffer in self._buffers.items():
-            buffer.copy_(current[name])
+        current = _trainable(module) | _buffers(module)
+        _check_names(self._kept, current, "module")
+        for name, kept in self._kept.items():
+            if name in self._average:
+                kept.lerp_(current[name].detach().to(kept), 1.0 - decay)
+            else:
+                kept.copy_(current[name])
         return decay
 
     @contextlib.contextmanager
@@ -222,31 +223,29 @@ class WeightAverage:
 
         Tensors are changed in place, so an optimiser goes on with the same ones.
         """
-        own = {**_trainable(module), **_buffers(module)}
-        averaged = {**self._average, **self._buffers}
-        _check_names(averaged, own, "module")
+        own = _trainable(module) | _buffers(module)
+        _check_names(self._kept, own, "module")
         before = {name: value.detach().clone() for name, value in own.items()}
         try:
-            _copy(averaged, own)
+            _copy(self._kept, own)
             yield
         finally:
             _copy(before, own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all tensors, fit for safetensors; the decay is the config's."""
-        return {name: value.clone() for name, value in {**self._average, **self._buffers}.items()}
+        return {name: value.clone() for name, value in self._kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises TrainingError where names or shapes are of another model."""
-        own = {**self._average, **self._buffers}
-        _check_names(own, state, "checkpoint")
-        for name, value in own.items():
+        _check_names(self._kept, state, "checkpoint")
+        for name, value in self._kept.items():
             if value.shape != state[name].shape:
                 raise TrainingError(
                     f"The averaged weights of the checkpoint have {name} as {tuple(state[name].shape)}, the model has "
                     f"{tuple(value.shape)}; they are of another model."
                 )
-        _copy(state, own)
+        _copy(state, self._kept)
 
 
 def _trainable(module: nn.Module) -> dict[str, Tensor]:

@@ -166,7 +166,8 @@ def teacher_rows(teacher: str, dataset: Dataset) -> NDArray[np.float32]:
     has a row of zeros. Raises InputError for a file that doesn't fit, ModelError for an encoder that can't run.
     """
     if teacher.endswith(".npy"):
-        return _unit_rows(_read_rows(Path(teacher).expanduser(), len(dataset)))
+        given_ND = _read_rows(Path(teacher).expanduser(), len(dataset))
+        return np.asarray(given_ND / np.linalg.norm(given_ND, axis=1, keepdims=True).clip(min=1e-12))
     encoder = load_encoder(teacher)
     path = _cache_file(dataset, encoder)
     if path.is_file():
@@ -241,11 +242,6 @@ def _read_rows(path: Path, n: int) -> NDArray[np.float32]:
             "pair of the train split in its order (without limit and train_fraction, or with the same)."
         )
     return np.asarray(rows_ND, np.float32)
-
-
-def _unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit_ND: NDArray[np.float32] = rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True).clip(min=1e-12)
-    return unit_ND
 
 
 def _shuffled(dataset: Dataset, seed: int) -> Dataset:

@@ -53,6 +53,8 @@ from sightline.lab.training.towers import TrainedModel, has_lora, merge_lora, wr
 MEAN_RECALL = "mean_recall"
 """Mean of recall@1, @5 and @10 in both directions: one number that decides which weights are kept."""
 
+_SHOWN = ("loss", "image_retrieval_recall@1", "image_retrieval_recall@10", "text_retrieval_recall@10", MEAN_RECALL)
+"""The figures that a person wants to see each time; of pairs with classes the first two that there are."""
 _DRAW_EVERY_S = 30.0
 
 OnMeasure = Callable[[int, Mapping[str, float]], str | None]
@@ -211,7 +213,10 @@ class Recorder:
                 resume_step = (self._first_step or -1) if resumed else None
                 self._log = stack.enter_context(RunLog(self.output, resume_step=resume_step, notice=self.report))
             if self._first_step == 0:
-                self._raise(self._start_alarms())
+                rate = self.config.lr * max(self.config.image_lr_factor, self.config.text_lr_factor)
+                pretrained, adapters = self.config.init is not None, bool(self.config.lora_rank)
+                family = self.run.model.card.family
+                self._raise(self.alarms.check_start(rate, pretrained=pretrained, family=family, adapters=adapters))
                 self._measure()
             yield
         self._draw()
@@ -307,7 +312,9 @@ class Recorder:
         self._log.write("val", state.step, {**measured.losses, **metrics})
         if self.config.init is not None:
             self._raise(self.alarms.check_validation(state.step, name=validator.quality, value=quality))
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in [*_loss_of(measured), *_shown(metrics)])
+        seen = {**measured.losses, **metrics}
+        names = [name for name in _SHOWN if name in seen] or list(metrics)[:2]
+        shown = ", ".join(f"{name} {seen[name]:.3f}" for name in names)
         self.report(f"step {state.step:,}: {shown}{' (best)' if state.best_step == state.step > 0 else ''}")
         if time.monotonic() >= self._draw_at_s:
             self._draw()
@@ -366,14 +373,6 @@ class Recorder:
             for line in describe_groups(self.run.optimiser):
                 self.report(line)
 
-    def _start_alarms(self) -> list[Alarm]:
-        return self.alarms.check_start(
-            self.config.lr * max(self.config.image_lr_factor, self.config.text_lr_factor),
-            pretrained=self.config.init is not None,
-            family=self.run.model.card.family,
-            adapters=bool(self.config.lora_rank),
-        )
-
     def _raise(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
             self.report(f"ALARM {alarm.message}")
@@ -393,14 +392,3 @@ def _probe_of(embedded: EmbeddedDataset, step: int, temperature: float) -> Probe
         step=step,
         temperature=temperature,
     )
-
-
-def _loss_of(measured: Measurement) -> list[tuple[str, float]]:
-    return [("loss", measured.losses["loss"])] if measured.losses else []
-
-
-def _shown(metrics: dict[str, float]) -> list[tuple[str, float]]:
-    """The figures that a person wants to see each time."""
-    wanted = ("image_retrieval_recall@1", "image_retrieval_recall@10", "text_retrieval_recall@10", "mean_recall")
-    shown = [(name, metrics[name]) for name in wanted if name in metrics]
-    return shown or list(metrics.items())[:2]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError, TrainingError
 from sightline.kit import files
@@ -26,9 +27,8 @@ from sightline.kit.files import share_as_others
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.log import RESULT_FILE, RUN_FILE, TRIAL_FILE
 
-if TYPE_CHECKING:  # whoever only lists recipes or looks at runs needs no PyTorch
+if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 CURVES_FILE = "curves.png"
@@ -64,11 +64,9 @@ class RunFolder:
             )
         if self.path.is_dir() and any(entry.name != TRIAL_FILE for entry in self.path.iterdir()):
             raise InputError(f"{self.path} isn't empty and holds no run. Give a new folder as --output.")
-        try:
+        with files.explained(f"The run's folder {self.path}", "Choose another.", error=InputError):
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_json(self.path / RUN_FILE, config.to_dict(), indent=2)
-        except OSError as error:
-            raise InputError(f"The run's folder {self.path} can't be written: {error.strerror}.") from error
 
     @contextlib.contextmanager
     def undone_on_error(self) -> Iterator[None]:
@@ -118,10 +116,8 @@ class RunFolder:
 
 def write_json(path: Path, values: Mapping[str, Any], *, advice: str) -> None:
     """Write a file of a run or a sweep, whole or not at all. Raises TrainingError, with advice, where it can't be."""
-    try:
+    with files.explained(path, advice, error=TrainingError):
         files.write_json(path, values, indent=2)
-    except OSError as error:
-        raise TrainingError(f"{path} can't be written: {error.strerror}. {advice}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,21 +284,21 @@ class Probe:
 
 def write_probe(probe: Probe, path: Path) -> None:
     """Write a probe, whole or not at all. Raises TrainingError where the disk is full."""
-    try:
-        with files.replacing(path) as partial, partial.open("wb") as file:
-            np.savez(
-                file,
-                image_ND=probe.image_ND,
-                text_ND=probe.text_ND,
-                ids=np.array(probe.ids, dtype=np.str_),
-                texts=np.array(probe.texts, dtype=np.str_),
-                step=np.int64(probe.step),
-                temperature=np.float64(probe.temperature),
-            )
-    except OSError as error:
-        raise TrainingError(
-            f"{path} can't be written: {error.strerror}. Make room or correct its permissions; go on with --resume."
-        ) from error
+    advice = "Make room or correct its permissions; go on with --resume."
+    with (
+        files.explained(path, advice, error=TrainingError),
+        files.replacing(path) as partial,
+        partial.open("wb") as file,
+    ):
+        np.savez(
+            file,
+            image_ND=probe.image_ND,
+            text_ND=probe.text_ND,
+            ids=np.array(probe.ids, dtype=np.str_),
+            texts=np.array(probe.texts, dtype=np.str_),
+            step=np.int64(probe.step),
+            temperature=np.float64(probe.temperature),
+        )
 
 
 def read_probe(path: Path) -> Probe:
