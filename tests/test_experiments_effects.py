@@ -59,7 +59,8 @@ def test_a_planted_effect_is_found_and_its_size_is_right(grid, rng):
     assert effects["lr"].verdict == "matters"
     assert [level.label for level in effects["lr"].means] == ["0.0003", "0.001", "0.003"]
     assert effects["lr"].spread == pytest.approx(0.1, abs=0.03)
-    low, high = effects["lr"].means[0].interval
+    level = effects["lr"].means[0]
+    low, high = level.mean - level.half_width, level.mean + level.half_width
     assert low < 0.45 < high
     assert effects["batch_size"].verdict == "within noise"
 
@@ -143,7 +144,7 @@ def test_too_few_runs_can_tell_nothing():
     assert analysis.noise.source == "none"
     assert {effect.verdict for effect in analysis.effects} == {"can't tell"}
     assert analysis.effects[0].why == "too few runs to know the noise"
-    assert analysis.effects[0].means[0].interval is None
+    assert analysis.effects[0].means[0].half_width is None
     assert analysis.interactions[0].verdict == "can't tell"
 
 

@@ -14,7 +14,6 @@ from sightline.lab.experiments.heatmap import (
     draw_heatmap,
     draw_matches,
     make_similarity_heatmap,
-    save_figure,
     short_line,
     softmax_over_texts,
     temperature_of,
@@ -200,14 +199,3 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"pip install 'sightline-images\[train\]'"):
         draw_matches(np.zeros((8, 8, 3), np.uint8), [a_match("w", np.eye(4, dtype=np.float32))], tmp_path / "e.png")
-
-
-def test_a_drawing_that_fails_leaves_nothing(tmp_path):
-    class Refusing:
-        def savefig(self, target, format):  # noqa: A002 - matplotlib's own word
-            target.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(InputError, match="No space left"):
-        save_figure(Refusing(), tmp_path / "a.png")
-    assert list(tmp_path.iterdir()) == []

@@ -22,8 +22,8 @@ pytest.importorskip("matplotlib")
 from click.testing import CliRunner
 from PIL import Image
 
-from experiment_runs import GRID, SEEDED, make_run, make_sweep
-from sightline.errors import InputError, TrainingError
+from experiment_runs import GRID, make_run, make_sweep
+from sightline.errors import InputError
 from sightline.faces.cli.main import sightline
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import FileImage
@@ -72,6 +72,20 @@ def probed_run(tmp_path, rng):
     return replace(run, rows=make_rows(run))
 
 
+@pytest.fixture(scope="module")
+def sweep_report():
+    """The report on a whole grid with everything drawn: one for all that look at it."""
+    rng = np.random.default_rng(0)
+    return make_report(with_rows(make_sweep(GRID, lambda **_: 0.3 + 0.02 * rng.standard_normal())))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures without content, where a test looks at the words."""
+    for module in ("figures_runs", "report_space"):
+        monkeypatch.setattr(f"sightline.lab.experiments.{module}.draw_figure", lambda draw, height_in: b"")
+
+
 def titles(report):
     return [section.title for section in report.sections]
 
@@ -100,9 +114,8 @@ class _Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_a_sweep_has_every_part_in_one_page_that_loads_nothing(rng):
-    runs = with_rows(make_sweep(GRID, lambda **_: 0.3 + 0.02 * rng.standard_normal()))
-    report = make_report(runs)
+def test_a_sweep_has_every_part_in_one_page_that_loads_nothing(sweep_report):
+    report = sweep_report
     assert titles(report) == [
         "Results",
         "Settings",
@@ -127,10 +140,9 @@ def test_a_sweep_has_every_part_in_one_page_that_loads_nothing(rng):
         assert sentence in " ".join(page.texts)
 
 
-def test_nothing_of_a_figure_is_cut_off(rng):
+def test_nothing_of_a_figure_is_cut_off(sweep_report):
     """The outermost pixels are white: constrained layout keeps texts inside."""
-    runs = with_rows(make_sweep(SEEDED, lambda **_: 0.3 + 0.02 * rng.standard_normal()))
-    for name, plot in plots(make_report(runs)).items():
+    for name, plot in plots(sweep_report).items():
         rgb = np.asarray(Image.open(io.BytesIO(plot.png)).convert("RGB"))
         edges = [rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]
         assert all((edge == 255).all() for edge in edges), name
@@ -148,6 +160,7 @@ def test_vectors_before_and_after_are_shown_with_images(probed_run):
     assert after > before + 0.5
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_the_val_images_the_rest_is_shown_with_a_note(probed_run):
     moved = replace(probed_run, config=probed_run.config.changed(["val_data=folder:/nowhere/at/all"]))
     report = make_report([moved])
@@ -172,12 +185,14 @@ def test_an_image_that_cannot_be_read_is_grey(probed_run):
     assert ValImages(pairs={first: broken}).read(first).std() == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_without_probes_say_that_there_are_none():
     section = make_report([make_run()]).sections[1]
     assert section.title == "What the model sees"
     assert "No compared run kept vectors" in section.note
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_a_best_probe_only_is_shown_after_training(probed_run):
     (probed_run.path / PROBE_START_FILE).unlink()
     sections, sentences = describe_space(Study.of([probed_run]))
@@ -186,12 +201,14 @@ def test_a_run_with_a_best_probe_only_is_shown_after_training(probed_run):
     assert "before training" not in sentences[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_probe_is_named(probed_run):
     (probed_run.path / PROBE_BEST_FILE).write_bytes(b"PK nonsense")
     with pytest.raises(InputError, match=r"probe-best\.npz is damaged"):
         make_report([probed_run])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_lead_says_how_many_are_compared():
     failed = make_run("failed", state="failed", metrics={})
     runs = [make_run("one"), make_run("other", base=["lr=1e-4"])]
@@ -200,6 +217,7 @@ def test_the_lead_says_how_many_are_compared():
     assert make_report([*runs, failed]).lead == "3 runs, 2 of them compared by mean_recall."
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_runs_only_are_a_report_of_reasons():
     report = make_report([make_run(state="failed", reason="no room on the disk", metrics={})])
     assert titles(report) == ["Compute", "Left out"]
@@ -237,10 +255,8 @@ def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
 STATES = ("complete", "complete", "failed")
 
 
-def test_page_markdown_and_images_lie_side_by_side(tmp_path):
-    report, files = write_report(
-        with_rows(make_sweep(SEEDED, lambda **_: 0.3)), tmp_path / "sub folder" / "my report.html"
-    )
+def test_page_markdown_and_images_lie_side_by_side(tmp_path, sweep_report):
+    report, files = sweep_report, write_report_files(sweep_report, tmp_path / "sub folder" / "my report.html")
     markdown = files.markdown.read_text()
     assert files.html.read_text() == format_html(report)
     assert files.markdown == tmp_path / "sub folder" / "my report.md"
@@ -261,7 +277,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(TrainingError, match=r"sightline-images\[train\]"):
+    with pytest.raises(InputError, match=r"sightline-images\[train\]"):
         make_report(make_sweep({"lr": (1e-3, 2e-3)}, lambda **_: 0.3))
 
 
@@ -297,6 +313,7 @@ def test_the_command_writes_and_tells(run_folder, tmp_path):
     assert (tmp_path / "r-files" / "curves.png").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_gives_json(run_folder, tmp_path):
     values = json.loads(call(run_folder, "-o", tmp_path / "r.html", "--json").stdout)
     assert values["html"] == str(tmp_path / "r.html")

@@ -11,7 +11,6 @@ from sightline.lab.experiments.sweep_config import (
     parse_grid,
     setting_text,
     short_text,
-    to_json,
 )
 from sightline.lab.training.config import parse_setting
 
@@ -86,7 +85,6 @@ def test_a_grid_and_its_cells_survive_json():
 
     axes = parse_grid(["lr=1e-3,2e-3", "towers.image_blocks=1,1;2,2", "limit=none,5", "batch_size=8..64"])
     assert axes_from_json(json.loads(json.dumps({axis.key: axis.to_json() for axis in axes}))) == axes
-    assert to_json({"towers.image_blocks": (1, 1), "lr": 0.1}) == {"towers.image_blocks": [1, 1], "lr": 0.1}
 
 
 def test_merging_adds_what_is_new():

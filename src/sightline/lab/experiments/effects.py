@@ -61,11 +61,6 @@ class LevelMean:
     adjusted: bool = True
     """True where every combination of the others counts the same."""
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Both ends of the 95% interval."""
-        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Tested:
@@ -103,6 +98,11 @@ class Interaction(_Tested):
     second: Factor
     size: float
     """The furthest that a cell lies from the sum of both effects."""
+
+    @property
+    def name(self) -> str:
+        """Both settings: `lr x batch_size`."""
+        return f"{self.first.name} x {self.second.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +170,8 @@ class LinearModel:
     @cached_property
     def rank(self) -> int:
         """Columns that don't depend on others."""
-        return int(
-            np.linalg.matrix_rank(self.design_RC, tol=_TINY * max(1.0, float(np.abs(self.design_RC).max(initial=0.0))))
-        )
+        largest = float(np.abs(self.design_RC).max(initial=0.0))
+        return int(np.linalg.matrix_rank(self.design_RC, tol=_TINY * max(1.0, largest)))
 
     @property
     def residual_df(self) -> int:
@@ -197,13 +196,7 @@ class LinearModel:
 
 def contrast_columns(factor: Factor) -> Array:
     """(R, levels - 1): sum-to-zero coding, so that the intercept is the mean over levels, each counting the same."""
-    coding = _level_coding(len(factor.levels))
-    return np.asarray(coding[factor.level_R], dtype=np.float64)
-
-
-def level_contrast(factor: Factor, level: int) -> Array:
-    """The weights of a level in the columns of its factor."""
-    return np.asarray(_level_coding(len(factor.levels))[level], dtype=np.float64)
+    return _level_coding(len(factor.levels))[factor.level_R]
 
 
 def additive_design(factors: Sequence[Factor], n_runs: int) -> Array:
@@ -219,18 +212,17 @@ def interaction_columns(first: Factor, second: Factor) -> Array:
 
 def f_test(squares: float, df: int, *, noise_variance: float, noise_df: int) -> tuple[float, float]:
     """F and its p-value: whether `squares` on `df` degrees of freedom exceed the noise (Fisher 1925)."""
-    special = load_special()
     if squares <= 0 or df < 1:
         return 0.0, 1.0
     if noise_variance <= 0:
         return float("inf"), 0.0
     f = squares / df / noise_variance
-    return f, float(special.fdtrc(df, noise_df, f))
+    return f, float(_special().fdtrc(df, noise_df, f))
 
 
 def t_factor(df: int) -> float:
     """Half the width of a 95% t-interval in standard errors."""
-    return float(load_special().stdtrit(df, 0.975))
+    return float(_special().stdtrit(df, 0.975))
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -243,8 +235,7 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def load_special() -> Any:
-    """SciPy's special functions. Raises TrainingError where it isn't installed."""
+def _special() -> Any:
     try:
         return import_module("scipy.special")
     except ImportError as error:
@@ -295,7 +286,11 @@ class _Data:
             return replace(effect, why=_NO_NOISE)
         squares = self._squares(without.residual_squares - self.additive.residual_squares)
         f, p = f_test(squares, df, noise_variance=noise.sd**2, noise_df=noise.df)
-        return replace(effect, f=f, p=p, difference_half_width=self._difference_half_width(effect, noise))
+        level_means = [level.mean for level in means]
+        high, low = (level_means.index(end(level_means)) for end in (max, min))
+        found = self.additive.estimate(self._contrast(factor, high) - self._contrast(factor, low))
+        half_width = None if found is None else t_factor(noise.df) * noise.sd * math.sqrt(found[1])
+        return replace(effect, f=f, p=p, difference_half_width=half_width)
 
     def interaction(self, first: Factor, second: Factor, noise: Noise) -> Interaction:
         """The gain of the additive model by the products of two factors."""
@@ -324,12 +319,6 @@ class _Data:
         half_width = t_factor(noise.df) * noise.sd * math.sqrt(variance) if noise.is_known else None
         return LevelMean(label=label, mean=mean, n_runs=n_runs, half_width=half_width)
 
-    def _difference_half_width(self, effect: Effect, noise: Noise) -> float | None:
-        means = [level.mean for level in effect.means]
-        high, low = means.index(max(means)), means.index(min(means))
-        found = self.additive.estimate(self._contrast(effect.factor, high) - self._contrast(effect.factor, low))
-        return None if found is None else t_factor(noise.df) * noise.sd * math.sqrt(found[1])
-
     def _contrast(self, factor: Factor, level: int) -> Array:
         """The columns of one level, without the intercept."""
         contrast_C = np.zeros(self.additive.design_RC.shape[1])
@@ -337,7 +326,7 @@ class _Data:
         for other in self.study.factors:
             end = start + len(other.levels) - 1
             if other is factor:
-                contrast_C[start:end] = level_contrast(factor, level)
+                contrast_C[start:end] = _level_coding(len(factor.levels))[level]
             start = end
         return contrast_C
 

@@ -16,20 +16,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.images.preprocess import Preprocessing
+from sightline.core.models.base import Encoder
 from sightline.errors import InputError, ModelError, install_advice
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-    from sightline.core.models.base import Encoder
-
-    Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    """Pixels (B, S, S, 3) -> the heat of each cell (B, T, H, W)."""
+Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Pixels (B, S, S, 3) -> the heat of each cell (B, T, H, W)."""
 
 Method = Literal["map", "gradient", "attention"]
 MethodChoice = Literal["auto", "map", "gradient", "attention"]
@@ -176,11 +173,10 @@ def choose_method(encoder: Encoder, method: str = "auto") -> Method:
 
     Raises InputError for an unknown method.
     """
-    for known in get_args(Method):
-        if method == known:
-            return known  # type: ignore[no-any-return]
-    if method != "auto":
+    if method not in METHOD_CHOICES:
         raise InputError(f"There is no method {method!r}; the methods are {', '.join(METHOD_CHOICES)}.")
+    if method != "auto":
+        return method
     if not encoder.runtime.startswith("torch"):
         return "map"
     return "attention" if encoder.card.family == "clip" else "gradient"
@@ -226,7 +222,10 @@ def weave_maps(cells: Cells, pixels_SS3: NDArray[np.uint8]) -> tuple[NDArray[np.
     if n_shifts <= 1:
         return own_THW, columns
     shifted_BTHW = cells(shift_pixels(pixels_SS3, cell_px=pixels_SS3.shape[1] / columns, n_shifts=n_shifts))
-    return blur(_interleave(shifted_BTHW, n_shifts), sigma=SMOOTHING * n_shifts), columns
+    _, n_texts, height, width = shifted_BTHW.shape
+    by_shift = shifted_BTHW.reshape(n_shifts, n_shifts, n_texts, height, width)
+    woven_THW = by_shift.transpose(2, 3, 0, 4, 1).reshape(n_texts, height * n_shifts, width * n_shifts)
+    return blur(woven_THW, sigma=SMOOTHING * n_shifts), columns
 
 
 def shift_pixels(pixels_SS3: NDArray[np.uint8], *, cell_px: float, n_shifts: int) -> NDArray[np.uint8]:
@@ -302,10 +301,3 @@ def _no_gradients(why: str) -> str:
         f"{why}, which gives no gradients. Use --method map, or a model with PyTorch weights, such as dir:RUN of a "
         f"training run, and the extra: {install_advice('torch')}"
     )
-
-
-def _interleave(heat_BTHW: NDArray[np.float32], n_shifts: int) -> NDArray[np.float32]:
-    """Maps of the shifts (n^2, T, H, W) -> (T, n H, n W)."""
-    _, n_texts, height, width = heat_BTHW.shape
-    parts = heat_BTHW.reshape(n_shifts, n_shifts, n_texts, height, width)
-    return parts.transpose(2, 3, 0, 4, 1).reshape(n_texts, height * n_shifts, width * n_shifts)

@@ -14,9 +14,7 @@ from sightline.lab.experiments.effects import Analysis, Effect, Interaction
 from sightline.lab.experiments.report_parts import (
     NEUTRAL,
     PALE,
-    colour_of,
     draw_figure,
-    explain_styles,
     grid_shape,
     line_of,
     must_slant,
@@ -32,6 +30,7 @@ from sightline.lab.experiments.report_parts import (
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Factor, Study
 from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, short_name
+from sightline.lab.training.log import colour_of, explain_styles, smooth
 
 MOST_NAMED = 7
 """Runs that get a colour each; of more, levels do."""
@@ -200,10 +199,10 @@ def draw_parallel(study: Study) -> bytes:
         colours = colormaps["cividis" if not study.lower_is_better else "cividis_r"]
         order = np.argsort(study.value_R if not study.lower_is_better else -study.value_R)
         for rank, run in enumerate(order):
-            heights = [
-                *(_spread_level(factor, int(run), rank / max(1, len(order) - 1)) for factor in factors),
-                place_R[run],
-            ]
+            # near its level at each setting's axis, the better the higher, so that all show
+            aside = 0.3 * (rank / max(1, len(order) - 1) - 0.5)
+            levels = [(factor.level_R[run] + aside) / max(1, len(factor.levels) - 1) for factor in factors]
+            heights = [*levels, place_R[run]]
             best = run == study.best
             axes.plot(heights, color=colours(Normalize(0, 1.1)(place_R[run])), linewidth=3 if best else 1.4, alpha=0.9)
         _draw_axes_of_settings(axes, study, (low, high))
@@ -266,10 +265,7 @@ def _smooth(points: Points, *, fraction: float = 0.04) -> Points:
     """A running mean over a few percent of the points, shorter at both ends."""
     seen, values = points
     window = round(len(values) * fraction)
-    if window < 2:
-        return points
-    kernel = np.ones(window)
-    return seen, np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    return points if window < 2 else (seen, smooth(values, window))
 
 
 def _plot(axes: Any, points: Points, style: dict[str, Any]) -> None:
@@ -345,13 +341,6 @@ def _show_levels(axes: Any, factor: Factor, *, room: int) -> None:
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(visible=False, axis="x")
     slant_long_labels(axes, labels, room=room)
-
-
-def _spread_level(factor: Factor, run: int, rank: float) -> float:
-    """The height at which a run crosses a setting's axis: near its level, the better the higher, so that all show."""
-    level = int(factor.level_R[run])
-    last = max(1, len(factor.levels) - 1)
-    return (level + 0.3 * (rank - 0.5)) / last
 
 
 def _draw_axes_of_settings(axes: Any, study: Study, ends: tuple[float, float]) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sightline.core.models.torch_models import ClipTowers, ConvTowers, TorchEncoder
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def gradient_cells(

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline.errors import InputError, install_advice
-from sightline.kit.files import replacing
+from sightline.core.models.base import Encoder
+from sightline.errors import InputError
 from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
 from sightline.lab.evaluation.embedding import embed_texts
 from sightline.lab.evaluation.pages import frame_image
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
-    from sightline.lab.experiments.explain import Match
+from sightline.lab.experiments.explain import Match
+from sightline.lab.training.log import new_figure, save_figure
 
 HeatmapKind = Literal["cosine", "probability"]
 _BATCH = 32
@@ -212,7 +207,7 @@ def _draw_page(bands: Sequence[SimilarityHeatmap], target: Path, *, limits: dict
     widest = max(len(line) for label in labels for line in label.split("\n"))
     n_columns = len(bands[0].images)
     width_in = max(CELL_IN * n_columns + 0.085 * widest + 1.3, 4.0)
-    figure = new_figure(width_in, sum(map(_band_height, bands)) + 0.3)
+    figure = new_figure(width_in, sum(map(_band_height, bands)) + 0.3, dpi=DPI)
     axes = figure.subplots(2 * len(bands), 1, squeeze=False, height_ratios=[1.05, len(texts)] * len(bands))[:, 0]
     bodies = list(axes[1::2])
     for heads, body, band in zip(axes[::2], bodies, bands, strict=True):
@@ -250,7 +245,10 @@ def write_heatmap_page(heatmap: SimilarityHeatmap, target: Path) -> Path:
         "lab/experiments/heatmap.html",
         title=f"Heatmap of {heatmap.model}",
         lead=_LEADS[heatmap.kind],
-        columns=[_head(image) for image in heatmap.images],
+        columns=[
+            frame_image(image.rgb, image.name, size_px=2 * _THUMBNAIL_PX) + visible(image.name)
+            for image in heatmap.images
+        ],
         rows=list(zip(heatmap.texts, heatmap.values_TB.tolist(), strict=True)),
         between=(limits["vmin"], limits["vmax"]),
     )
@@ -269,7 +267,7 @@ def draw_matches(rgb_HW3: NDArray[np.uint8], matches: Sequence[Match], target: P
     height, width = rgb_HW3.shape[:2]
     panel_height = PANEL_IN * min(max(height / width, 0.5), 1.6)
     title_in = _LINE_IN * max(_title(match).count("\n") + 1 for match in matches)
-    figure = new_figure(PANEL_IN * columns + 0.9, (panel_height + title_in + 0.3) * rows + 0.2)
+    figure = new_figure(PANEL_IN * columns + 0.9, (panel_height + title_in + 0.3) * rows + 0.2, dpi=DPI)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -290,35 +288,10 @@ def draw_matches(rgb_HW3: NDArray[np.uint8], matches: Sequence[Match], target: P
     return save_figure(figure, target)
 
 
-def new_figure(width_in: float, height_in: float) -> Any:
-    """An empty figure of this size in inches. Raises InputError where matplotlib isn't installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(f"Pictures need matplotlib, of the extra train: {install_advice('train')}") from error
-    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def short_line(text: str, most: int) -> str:
     """Text on one line of at most so many letters, without what can't be drawn."""
     line = visible(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
-def save_figure(figure: Any, target: Path) -> Path:
-    """Write a PNG; its path. Raises InputError where it can't be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The user's words may hold letters that the font lacks: boxes are drawn, and nothing has to be said.
-        with warnings.catch_warnings(), replacing(target) as partial:
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(partial, format="png")
-    except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror or error}. Choose another place.") from error
-    return target
 
 
 def _limits(heatmap: SimilarityHeatmap) -> dict[str, float]:
@@ -349,11 +322,6 @@ def _place_thumbnails(axis: Any, heatmap: SimilarityHeatmap) -> None:
         small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
         zoom = CELL_IN * 72 * 0.9 / max(small.size)
         axis.add_artist(AnnotationBbox(OffsetImage(np.asarray(small), zoom=zoom), (column, 0.45), frameon=False, pad=0))
-
-
-def _head(image: HeatmapImage) -> Markup:
-    """A column's image above its name."""
-    return frame_image(image.rgb, image.name, size_px=2 * _THUMBNAIL_PX) + visible(image.name)
 
 
 def _title(match: Match) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import InputError, SightlineError
 from sightline.kit.work import Notice
-from sightline.lab.evaluation.results import Bootstrap, Mean, bootstrap_intervals
+from sightline.lab.evaluation.results import Bootstrap, Figures, mean_of
 from sightline.lab.experiments.results import is_run, read_run
 
 SMOKE_VARIABLE = "SIGHTLINE_SMOKE"
@@ -120,8 +120,9 @@ def measure_noise(result_N: Sequence[float], group_N: Sequence[int] | None = Non
         raise InputError(f"{len(result_N)} results need as many groups, not {len(group_N)}.")
     _, group = np.unique(np.arange(len(result_N)) if group_N is None else np.asarray(group_N), return_inverse=True)
     n_groups = int(group.max(initial=-1)) + 1
-    mean = Mean(np.asarray(result_N, np.float64), group, n_groups)
-    intervals = bootstrap_intervals({"mean": mean}, n_groups=n_groups, config=Bootstrap(resamples=4000, seed=seed))
+    mean = mean_of(np.asarray(result_N, np.float64), group, n_groups)
+    figures = Figures(statistics={"mean": mean}, n_groups=n_groups)
+    intervals = figures.intervals(Bootstrap(resamples=4000, seed=seed))
     if not intervals:
         raise InputError(f"Noise can't be told from {n_groups} group; give two or more.")
     low, high = intervals["mean"]

@@ -13,23 +13,18 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.models.base import Encoder
 from sightline.errors import InputError
+from sightline.lab.data.base import Dataset
 from sightline.lab.data.scenes.dataset import SceneImage
 from sightline.lab.data.scenes.grammar import Scene, SceneObject
-from sightline.lab.evaluation.embedding import describe_encoder, embed_texts
-from sightline.lab.evaluation.results import Bootstrap, EvalResult, Mean, bootstrap_intervals
+from sightline.lab.evaluation.embedding import CountProgress, describe_encoder, embed_texts
+from sightline.lab.evaluation.results import Bootstrap, EvalResult, Figures, mean_of
 from sightline.lab.experiments.explain import MethodChoice, choose_method, explain_pixels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
-    from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.embedding import CountProgress
 
 HIT = "pointing_hit"
 
@@ -70,21 +65,22 @@ def pointing_game(
     scene_N = np.repeat(np.arange(len(points)), [len(of_scene) for of_scene in points])
     flat = [point for of_scene in points for point in of_scene]
     things_N = np.repeat([len(of_scene) for of_scene in points], [len(of_scene) for of_scene in points])
-    figures = {
-        HIT: np.array([float(point.hit) for point in flat]),
-        "pointing_on_another": np.array([float(point.on_another) for point in flat]),
-        "pointing_energy": np.array([point.energy for point in flat]),
-        "pointing_chance": np.array([point.share for point in flat]),
+    results = {
+        HIT: [point.hit for point in flat],
+        "pointing_on_another": [point.on_another for point in flat],
+        "pointing_energy": [point.energy for point in flat],
+        "pointing_chance": [point.share for point in flat],
     }
-    statistics = {name: Mean(values_N, scene_N, len(points)) for name, values_N in figures.items()}
+    statistics = {name: mean_of(np.array(values), scene_N, len(points)) for name, values in results.items()}
+    figures = Figures(statistics=statistics, n_groups=len(points))
     return EvalResult(
         model=encoder.card.name,
         data=dataset.name,
         split=dataset.split,
         n_images=len(points),
         n_texts=len(flat),
-        metrics={name: float(values_N.mean()) for name, values_N in figures.items()},
-        intervals=bootstrap_intervals(statistics, n_groups=len(points), config=config.bootstrap),
+        metrics=figures.metrics(),
+        intervals=figures.intervals(config.bootstrap),
         details=describe_encoder(encoder)
         | {
             "method": choose_method(encoder, config.method),

@@ -65,22 +65,16 @@ def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Repo
     ]
     summary = summarise(study, analysis, finals=finals, scaling=scaling)
     names = list(dict.fromkeys(run.config.recipe for run in study.everything if run.config is not None))
-    subject = enumerate_words(names) if names else "runs"
+    runs, n_compared = count(len(study.everything), "run"), len(study.runs)
+    compared = "all" if n_compared == len(study.everything) else f"{n_compared:,}"
+    which = "" if len(study.everything) == 1 else f" {compared} of them compared"
     return Report(
-        title=f"Report on {subject}",
-        lead=_lead(study),
+        title=f"Report on {enumerate_words(names) if names else 'runs'}",
+        lead=f"{runs},{which or ' measured'} by {study.metric}.",
         summary=(*summary, *space_sentences),
         sections=tuple(sections),
         analysis=analysis,
     )
-
-
-def _lead(study: Study) -> str:
-    runs = count(len(study.everything), "run")
-    if len(study.everything) == 1:
-        return f"{runs}, measured by {study.metric}."
-    compared = "all" if len(study.runs) == len(study.everything) else f"{len(study.runs):,}"
-    return f"{runs}, {compared} of them compared by {study.metric}."
 
 
 def _run_labels(study: Study, finals: Sequence[Final]) -> list[str]:
@@ -152,7 +146,7 @@ def _effects_table(study: Study, analysis: Analysis) -> Table:
 def _interactions_table(study: Study, analysis: Analysis) -> Table:
     rows = [
         (
-            f"{pair.first.name} x {pair.second.name}",
+            pair.name,
             difference(study.metric, pair.size),
             "" if pair.p_holm is None else p_value(pair.p_holm),
             pair.verdict + (f": {pair.why}" if pair.why else ""),

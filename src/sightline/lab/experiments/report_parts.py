@@ -8,19 +8,19 @@ from __future__ import annotations
 import base64
 import io
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sightline.errors import InputError, TrainingError, install_advice
+from sightline.errors import InputError
+from sightline.kit.files import explained
 from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
 from sightline.lab.experiments.effects import Analysis, Effect, Interaction
 from sightline.lab.experiments.summary import is_share, p_value
-from sightline.lab.training.log import COLOURS
+from sightline.lab.training.log import colour_of, import_matplotlib, new_figure, quiet_glyphs
 
 MOST_ROWS = 60
 """Most rows of a table."""
@@ -31,7 +31,7 @@ NEUTRAL = "#666666"
 PALE = "#bbbbbb"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8.5,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 9.5,
@@ -114,13 +114,11 @@ def write_report_files(report: Report, output: Path) -> ReportFiles:
     """Write page, Markdown and images. Raises InputError where they can't be."""
     files = report_files(output)
     write_page(files.html, format_html(report))
-    try:
+    with explained(files.images, "Choose another --output.", error=InputError):
         files.images.mkdir(exist_ok=True)
         for section in report.sections:
             for plot in section.plots:
                 (files.images / f"{plot.name}.png").write_bytes(plot.png)
-    except OSError as error:
-        raise InputError(f"{files.images} can't be written: {error.strerror}. Choose another --output.") from error
     write_page(files.markdown, format_markdown(report, images=files.images.name))
     return files
 
@@ -163,19 +161,9 @@ def _plain(text: str) -> str:
 
 
 def draw_figure(draw: Callable[[Any], None], *, height_in: float) -> bytes:
-    """A PNG of what `draw` puts on a figure. Raises TrainingError where matplotlib isn't installed."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError(f"A report's figures need matplotlib: {install_advice('train')}") from error
-    style: Any = _STYLE
-    # Names that came from outside may hold letters that the font lacks: boxes are drawn, and nothing has to be said.
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+    """A PNG of what `draw` puts on a figure. Raises InputError where matplotlib isn't installed."""
+    with import_matplotlib().rc_context(_STYLE), quiet_glyphs():
+        figure = new_figure(WIDTH_IN, height_in, dpi=DPI)
         draw(figure)
         figure.draw_without_rendering()  # ticks settle in the first pass of the layout, room for them in the second
         encoded = io.BytesIO()
@@ -191,11 +179,6 @@ def plain(text: str) -> str:
 def shorten(text: str, most: int) -> str:
     """At most so many characters."""
     return plain(text if len(text) <= most else f"{text[: most - 1]}…")
-
-
-def colour_of(index: int) -> str:
-    """The colour of a level or run."""
-    return COLOURS[index % len(COLOURS)]
 
 
 def line_of(index: int) -> Any:
@@ -247,15 +230,6 @@ def slant_long_labels(axes: Any, labels: Sequence[str], *, room: int) -> None:
 def must_slant(labels: Sequence[str], *, room: int) -> bool:
     """True where labels don't fit side by side in so many characters."""
     return sum(len(label) + 2 for label in labels) > room
-
-
-def explain_styles(owner: Any, entries: Sequence[Mapping[str, Any]], **options: Any) -> None:
-    """A legend from the properties of its lines, each with a `label`."""
-    from matplotlib.lines import Line2D
-
-    line: Any = Line2D  # typed with literals for styles
-    handles = [line([], [], **entry) for entry in entries]
-    owner.legend(handles=handles, **options)
 
 
 def verdict_of(found: Effect | Interaction) -> str:

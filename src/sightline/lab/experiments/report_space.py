@@ -33,13 +33,13 @@ from sightline.lab.experiments.report_parts import (
     Plot,
     Section,
     Table,
-    colour_of,
     draw_figure,
     shorten,
 )
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.config import TrainConfig
+from sightline.lab.training.log import colour_of
 from sightline.lab.training.run_folder import Probe
 
 _SIMILARITIES = (
@@ -88,7 +88,9 @@ def draw_similarities(probes: Sequence[Probe], images: ValImages) -> bytes:
         panels = []
         for column, (probe, similarity) in enumerate(zip(probes, similarity_NN, strict=True)):
             heads, axes = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
-            _draw_strip(heads, probe.ids[:n_pairs], images)
+            heads.axis("off")
+            if images.missing is None:
+                heads.imshow(np.hstack([images.read(id_) for id_ in probe.ids[:n_pairs]]), aspect="auto")
             heads.set_title(_title(probe))
             shown = axes.imshow(similarity, vmin=low, vmax=high, cmap="cividis", aspect="auto")
             axes.set_xticks(range(n_pairs), [str(1 + place) for place in range(n_pairs)])
@@ -98,7 +100,11 @@ def draw_similarities(probes: Sequence[Probe], images: ValImages) -> bytes:
             axes.grid(visible=False)
             panels.append(axes)
         figure.colorbar(shown, ax=panels, label="cosine", fraction=0.05, pad=0.02)
-        _list_texts(figure.add_subplot(grid[2, :]), probes[-1].texts[:n_pairs])
+        listed = figure.add_subplot(grid[2, :])
+        listed.axis("off")
+        for place, text in enumerate(probes[-1].texts[:n_pairs]):
+            height = 1 - (place + 0.5) / n_pairs
+            listed.text(0, height, f"{place + 1}  {shorten(text, 104)}", va="center", fontsize=8)
 
     return draw_figure(draw, height_in=3.9 + 0.17 * n_pairs)
 
@@ -262,20 +268,6 @@ def _draw_case(figure: Any, grid: Any, row: int, case: RetrievalCase, images: Va
         for spine in axes.spines.values():
             spine.set(visible=framed, color=colour_of(0), linewidth=3)
         axes.set_xlabel(f"{what} {match.similarity:.3f}", fontsize=8, labelpad=2)
-
-
-def _draw_strip(axes: Any, ids: Sequence[str], images: ValImages) -> None:
-    """Images side by side, as heads of columns; nothing where there are none."""
-    axes.axis("off")
-    if images.missing is not None:
-        return
-    axes.imshow(np.hstack([images.read(id_) for id_ in ids]), aspect="auto")
-
-
-def _list_texts(axes: Any, texts: Sequence[str]) -> None:
-    axes.axis("off")
-    for place, text in enumerate(texts):
-        axes.text(0, 1 - (place + 0.5) / len(texts), f"{place + 1}  {shorten(text, 104)}", va="center", fontsize=8)
 
 
 def _draw_map(axes: Any, probe: Probe) -> None:

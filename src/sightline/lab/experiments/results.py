@@ -87,7 +87,12 @@ def read_results(paths: Sequence[Path]) -> list[RunResult]:
     for path in dict.fromkeys(path.expanduser().resolve() for path in paths):
         found += read_sweep(path).trials if is_sweep(path) else [read_run(path)]
     counts = Counter(result.name for result in found)
-    return [replace(result, name=_longer_name(result.path)) if counts[result.name] > 1 else result for result in found]
+    for place, result in enumerate(found):
+        if counts[result.name] > 1:  # with the folder that it lies in, or the sweep's
+            above = result.path.parent
+            above = above.parent if above.name == TRIALS_FOLDER else above
+            found[place] = replace(result, name=f"{above.name}/{result.path.name}")
+    return found
 
 
 def read_run(path: Path) -> RunResult:
@@ -97,7 +102,10 @@ def read_run(path: Path) -> RunResult:
             f"{path} holds neither a run ({RUN_FILE}) nor a sweep ({SWEEP_FILE}). Give the --output of `sightline "
             "train` or `sightline sweep`."
         )
-    config = _read_config(path / RUN_FILE)
+    try:
+        config = TrainConfig.from_dict(read_object(path / RUN_FILE))
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path / RUN_FILE} is damaged, or of another version of Sightline: {error}") from error
     rows = read_log(path) if (path / LOG_FILE).is_file() else []
     bare = RunResult(name=path.resolve().name, path=path, config=config, rows=rows)
     if (path / RESULT_FILE).is_file():
@@ -125,7 +133,11 @@ def read_trial(folder: Path, values: Mapping[str, Any] | None = None) -> RunResu
             "expected. Delete the folder, and run the sweep again."
         )
     run = read_run(folder) if is_run(folder) else RunResult(name=folder.name, path=folder, config=None)
-    settings = {key: _typed(run.config, key, value) for key, value in values["settings"].items()}
+    settings = dict(values["settings"])
+    if run.config is not None:  # as the config has them: JSON knows no tuples
+        for key, value in settings.items():
+            owner: Any = run.config.towers if key.startswith("towers.") else run.config
+            settings[key] = getattr(owner, key.removeprefix("towers."), value)
     took_s = run.took_s if run.took_s is not None else values.get("took_s")
     return replace(run, settings=settings, state=state, reason=values.get("reason"), took_s=took_s)
 
@@ -170,19 +182,6 @@ def _best_of(rows: Sequence[Row], *, from_start: bool) -> dict[str, float]:
     return {name: float(value) for name, value in best.items() if name not in ("step", "kind") and value is not None}
 
 
-def _typed(config: TrainConfig | None, key: str, value: Any) -> Any:
-    """A setting as the config has it: JSON knows no tuples."""
-    owner: Any = config.towers if config is not None and key.startswith("towers.") else config
-    return value if owner is None else getattr(owner, key.removeprefix("towers."), value)
-
-
-def _read_config(path: Path) -> TrainConfig:
-    try:
-        return TrainConfig.from_dict(read_object(path))
-    except (InputError, TypeError) as error:
-        raise InputError(f"{path} is damaged, or of another version of Sightline: {error}") from error
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises InputError where it is missing or damaged."""
     try:
@@ -194,9 +193,3 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} is damaged: an object is expected, not {type(values).__name__}.")
     return values
-
-
-def _longer_name(path: Path) -> str:
-    """With the folder that it lies in, or the sweep's."""
-    above = path.parent.parent if path.parent.name == TRIALS_FOLDER else path.parent
-    return f"{above.name}/{path.name}"

@@ -129,7 +129,8 @@ def find_factors(runs: Sequence[RunResult]) -> list[Factor]:
             continue
         factor = _make_factor(name, column)
         for place, other in enumerate(factors):
-            if _same_split(factor.level_R, other.level_R):
+            own, others = factor.level_R.tolist(), other.level_R.tolist()
+            if len(set(zip(own, others, strict=True))) == len(set(own)) == len(set(others)):
                 factors[place] = replace(other, together_with=(*other.together_with, name))
                 break
         else:
@@ -184,7 +185,11 @@ def _make_factor(name: str, column: Sequence[Any]) -> Factor:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
     distinct = {_key(value): value for value in column}
     if numeric and len(distinct) > MOST_LEVELS:
-        return _group(name, np.array(column, dtype=np.float64))
+        value_R = np.array(column, dtype=np.float64)
+        edges = np.unique(np.quantile(value_R, np.linspace(0, 1, _THIRDS + 1)))
+        level_R = np.clip(np.searchsorted(edges, value_R, side="right") - 1, 0, len(edges) - 2)
+        labels = tuple(f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges))
+        return Factor(name=name, levels=labels, level_R=level_R.astype(np.int64), grouped=True)
     order = sorted(
         distinct, key=lambda key: (not isinstance(distinct[key], int | float), distinct[key] if numeric else key)
     )
@@ -193,19 +198,6 @@ def _make_factor(name: str, column: Sequence[Any]) -> Factor:
         labels = tuple(str(distinct[key]) for key in order)
     level_R = np.array([order.index(_key(value)) for value in column], dtype=np.int64)
     return Factor(name=name, levels=labels, level_R=level_R)
-
-
-def _group(name: str, value_R: NDArray[np.float64]) -> Factor:
-    """Values of a range as thirds of the runs."""
-    edges = np.unique(np.quantile(value_R, np.linspace(0, 1, _THIRDS + 1)))
-    level_R = np.clip(np.searchsorted(edges, value_R, side="right") - 1, 0, len(edges) - 2)
-    labels = tuple(f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges))
-    return Factor(name=name, levels=labels, level_R=level_R.astype(np.int64), grouped=True)
-
-
-def _same_split(one_R: NDArray[np.int64], other_R: NDArray[np.int64]) -> bool:
-    pairs = set(zip(one_R.tolist(), other_R.tolist(), strict=True))
-    return len(pairs) == len(set(one_R.tolist())) == len(set(other_R.tolist()))
 
 
 def _key(value: Any) -> str:

@@ -20,7 +20,6 @@ from sightline.lab.experiments.effects import (
     Analysis,
     Array,
     Effect,
-    Interaction,
     LinearModel,
     additive_design,
     f_test,
@@ -49,7 +48,12 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
     if not study.runs:
         return [f"No run came to its end with {study.metric} measured.", *_say_left_out(study)]
     sentences = [_say_best(study, finals)]
-    if len({_val_pairs(run) for run in study.runs}) > 1:
+    settings = [run_settings(run) for run in study.runs]
+    measured_on = {
+        (str(own.get("val_data") or own.get("data")), str(own.get("val_split")), str(own.get("val_limit")))
+        for own in settings
+    }
+    if len(measured_on) > 1:
         sentences.append("The runs were measured on different val pairs: their figures can't be compared as they are.")
     sentences += [*_say_effects(study, analysis), *_say_edges(study, analysis, finals)]
     sentences += _say_interactions(study, analysis)
@@ -160,7 +164,13 @@ def _say_effects(study: Study, analysis: Analysis) -> list[str]:
         sentences.append(_say_effect(study, effect, word))
     for effect in analysis.effects:
         if effect.verdict == "within noise":
-            sentences.append(_say_no_effect(study, effect))
+            assert effect.p_holm is not None  # a verdict was given
+            apart = f"its means lie {difference(study.metric, effect.spread)} apart ({p_value(effect.p_holm)})"
+            sentence = f"{effect.factor.name} made no difference beyond noise on average: {apart}"
+            if effect.difference_half_width is not None:
+                most = difference(study.metric, effect.spread + effect.difference_half_width)
+                sentence += f"; a true difference of up to {most} isn't excluded"
+            sentences.append(f"{sentence}.")
     for effect in analysis.effects:
         if effect.verdict == "can't tell":
             spread = difference(study.metric, effect.spread)
@@ -189,17 +199,6 @@ def _say_effect(study: Study, effect: Effect, word: str) -> str:
     )
 
 
-def _say_no_effect(study: Study, effect: Effect) -> str:
-    assert effect.p_holm is not None  # a verdict was given
-    apart = difference(study.metric, effect.spread)
-    p = p_value(effect.p_holm)
-    sentence = f"{effect.factor.name} made no difference beyond noise on average: its means lie {apart} apart ({p})"
-    if effect.difference_half_width is None:
-        return f"{sentence}."
-    most = difference(study.metric, effect.spread + effect.difference_half_width)
-    return f"{sentence}; a true difference of up to {most} isn't excluded."
-
-
 def _say_interactions(study: Study, analysis: Analysis) -> list[str]:
     pairs = analysis.interactions
     sentences = [
@@ -208,8 +207,8 @@ def _say_interactions(study: Study, analysis: Analysis) -> list[str]:
         for pair in pairs
         if pair.verdict == "matters" and pair.p_holm is not None
     ]
-    quiet = [_pair(pair) for pair in pairs if pair.verdict == "within noise"]
-    unknown = [_pair(pair) for pair in pairs if pair.verdict == "can't tell"]
+    quiet = [pair.name for pair in pairs if pair.verdict == "within noise"]
+    unknown = [pair.name for pair in pairs if pair.verdict == "can't tell"]
     if quiet:
         sentences.append(f"No interaction beyond noise shows for {enumerate_words(quiet)}.")
     if unknown:
@@ -274,10 +273,12 @@ def _say_left_out(study: Study) -> list[str]:
     sentences = []
     states = Counter(run.state for run in study.left_out)
     for state, number in states.items():
-        reasons = _reasons([run for run in study.left_out if run.state == state])
+        reasons = Counter(run.reason.rstrip(".") for run in study.left_out if run.state == state and run.reason)
+        shown = [f"{why} ({times} times)" if times > 1 else why for why, times in reasons.most_common(3)]
+        because = f": {'; '.join(shown)}" if shown else ""
         are = "is" if number == 1 else "are"
         sentences.append(
-            f"{count(number, 'run')} {_STATES[state].format(metric=study.metric)} and {are} left out{reasons}."
+            f"{count(number, 'run')} {_STATES[state].format(metric=study.metric)} and {are} left out{because}."
         )
     if states["pruned"]:
         sentences.append("Pruned runs were the weak ones, so settings that were pruned look better here than they are.")
@@ -286,12 +287,6 @@ def _say_left_out(study: Study) -> list[str]:
         have = "has" if cells - present == 1 else "have"
         sentences.append(f"{cells - present:,} of {cells:,} combinations of settings {have} no finished run.")
     return sentences
-
-
-def _reasons(runs: Sequence[RunResult]) -> str:
-    reasons = Counter(run.reason.rstrip(".") for run in runs if run.reason)
-    shown = [f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.most_common(3)]
-    return f": {'; '.join(shown)}" if shown else ""
 
 
 def _count_present(study: Study) -> tuple[int, int]:
@@ -316,16 +311,6 @@ def _say_cautions(study: Study) -> list[str]:
                 f"{factor.name} changed together with {others}: what is said of it is said of all of them."
             )
     return sentences
-
-
-def _val_pairs(run: RunResult) -> tuple[str, ...]:
-    settings = run_settings(run)
-    address = settings.get("val_data") or settings.get("data")
-    return (str(address), str(settings.get("val_split")), str(settings.get("val_limit")))
-
-
-def _pair(pair: Interaction) -> str:
-    return f"{pair.first.name} x {pair.second.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,20 +402,15 @@ def fit_scaling(study: Study) -> Scaling | None:
     scaled = [factor for factor in study.factors if factor.name in SCALED]
     if not scaled or not all(set(factor.together_with) <= _FOLLOW_THE_DATA for factor in scaled):
         return None
-    counts = [_count_images(run) for run in study.runs]
-    in_images = all(count is not None for count in counts)
-    amounts = counts if in_images else [float(run_settings(run).get("train_fraction", 1.0)) for run in study.runs]
-    amount_R = np.array(amounts, dtype=np.float64)
-    error_R, error_name = errors_of(study)
+    settings = [run_settings(run) for run in study.runs]
+    in_images = all(values.get("limit") is not None for values in settings)  # else only the share of them is known
+    fractions = [float(values.get("train_fraction", 1.0)) for values in settings]
+    amount_R = np.array(fractions) * ([values["limit"] for values in settings] if in_images else 1)
+    is_share = any(word in study.metric for word in _SHARE_WORDS) and not study.lower_is_better
+    error_R, error_name = (1 - study.value_R, f"1 - {study.metric}") if is_share else (study.value_R, study.metric)
     if len(np.unique(amount_R)) < 2 or error_R.min() <= 0:
         return None
     return _fit(study, amount_R, error_R, error_name=error_name, in_images=in_images)
-
-
-def errors_of(study: Study) -> tuple[Array, str]:
-    """Errors, which fall when a model gets better, and their name."""
-    is_share = any(word in study.metric for word in _SHARE_WORDS) and not study.lower_is_better
-    return (1 - study.value_R, f"1 - {study.metric}") if is_share else (study.value_R, study.metric)
 
 
 def _labels(study: Study, runs: Sequence[RunResult]) -> list[str]:
@@ -490,10 +470,3 @@ def _bends(line: LinearModel, base_RC: Array, amount_R: Array) -> bool | None:
     variance = free.residual_squares / free.residual_df
     _, p = f_test(squares, free.rank - line.rank, noise_variance=variance, noise_df=free.residual_df)
     return p < 0.05
-
-
-def _count_images(run: RunResult) -> float | None:
-    """Images that a run trained on; None where only its share of them is known."""
-    settings = run_settings(run)
-    limit = settings.get("limit")
-    return None if limit is None else limit * settings.get("train_fraction", 1.0)

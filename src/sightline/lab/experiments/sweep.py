@@ -14,10 +14,11 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
 from sightline.kit.work import Notice, Progress
@@ -31,14 +32,12 @@ from sightline.lab.experiments.sweep_config import (
     TrialNote,
     axes_from_json,
     cells_of,
-    make_identity,
     merge_axes,
     parse_grid,
     refuse_impossible,
     setting_text,
     short_text,
     smoke_settings,
-    to_json,
 )
 from sightline.lab.training.recipes import make_config
 from sightline.lab.training.run_folder import RunFolder
@@ -79,6 +78,13 @@ def run_sweep(
     return list(read_sweep(output).trials)
 
 
+class _Counts(NamedTuple):
+    begun: int
+    finished: int
+    left: int
+    """Trials that may still be begun."""
+
+
 class Sweep:
     """One process that works on a sweep."""
 
@@ -103,55 +109,45 @@ class Sweep:
         with self.folder.locked():
             if self._budget_left_s() > 0 and (abandoned := self.queue.claim_abandoned()) is not None:
                 return abandoned
-            left = self._count_left()
-            if left and not self._fits():
+            counts, left_s = self._counts(), self._budget_left_s()
+            if counts.left and (left_s <= 0 or (self.queue.median_took_s() or 0.0) > left_s):
                 budget_s = self.config.budget_s or 0.0
-                self.report(f"{left:,} trials are left, which the budget of {budget_s:,.0f} s has no time for")
+                self.report(f"{counts.left:,} trials are left, which the budget of {budget_s:,.0f} s has no time for")
                 return None
-            if left:
+            if counts.left:
                 return self.queue.claim_next()
-        if elsewhere := self._count("running"):
+        if elsewhere := counts.begun - counts.finished:
             self.report(f"{elsewhere:,} trials are under way in other processes")
         return None
 
-    def _count(self, which: Literal["waiting", "begun", "running", "finished"]) -> int:
+    def _counts(self) -> _Counts:
         states = [trial.state for trial in self.queue.trials()]
         waiting = sum(state.name == "WAITING" for state in states)
-        finished = sum(state.is_finished() for state in states)
-        begun = len(states) - waiting
-        return {"waiting": waiting, "begun": begun, "running": begun - finished, "finished": finished}[which]
-
-    def _count_left(self) -> int:
-        """Trials that may still be begun."""
-        waiting, begun, most = self._count("waiting"), self._count("begun"), self.config.trials
+        begun, most = len(states) - waiting, self.config.trials
         if self.config.sampler == "grid":
-            return waiting if most is None else min(waiting, max(0, most - begun))
-        return max(waiting, (most or DEFAULT_TRIALS) - begun)
-
-    def _count_all(self) -> int:
-        return self._count("begun") + self._count_left()
+            left = waiting if most is None else min(waiting, max(0, most - begun))
+        else:
+            left = max(waiting, (most or DEFAULT_TRIALS) - begun)
+        return _Counts(begun=begun, finished=sum(state.is_finished() for state in states), left=left)
 
     def _budget_left_s(self) -> float:
         if self.config.budget_s is None:
             return math.inf
         return self.config.budget_s - (time.monotonic() - self._started_s)
 
-    def _fits(self) -> bool:
-        left_s = self._budget_left_s()
-        return left_s > 0 and (self.queue.median_took_s() or 0.0) <= left_s
-
     # --- one trial ----------------------------------------------------------------------------------------------
 
     def _run(self, claim: Claim) -> None:
         """Train one, and write down what came of it. Raises KeyboardInterrupt where it was interrupted."""
         path = self.folder.trial_path(claim.number, claim.cell)
-        known = {"number": claim.number, "settings": to_json(claim.cell), "metric": self.config.metric}
-        note, done = TrialNote(path, known), self._count("finished")
+        known = {"number": claim.number, "settings": dict(claim.cell), "metric": self.config.metric}
+        note, counts = TrialNote(path, known), self._counts()
+        total = counts.begun + counts.left
         what = " ".join(f"{key}={short_text(value)}" for key, value in claim.cell.items())
-        self.report(f"trial {claim.number} ({self._count('begun'):,} of {self._count_all():,}): {what}")
+        self.report(f"trial {claim.number} ({counts.begun:,} of {total:,}): {what}")
         note.write("running")
         try:
-            result, pruned = self._train(claim, path, done=done, total=self._count_all())
+            result, pruned = self._train(claim, path, done=counts.finished, total=total)
         except KeyboardInterrupt:
             self._leave(claim, note, "interrupted")
             raise
@@ -160,9 +156,11 @@ class Sweep:
                 with contextlib.suppress(TrainingError):
                     self._leave(claim, note, str(error))
                 raise TrainingError(f"{error} The sweep stops here; the same command goes on with it.") from error
-            is_ours = isinstance(error, SightlineError)
-            where: dict[str, Any] = {} if is_ours else {"traceback": traceback.format_exception(error)}
-            self._finish(claim, note, "failed", reason=_reason_of(error), **where)
+            text, where = str(error).strip() or type(error).__name__, dict[str, Any]()
+            if not isinstance(error, SightlineError):
+                text = f"{type(error).__name__}: {text.splitlines()[0]}"
+                where = {"traceback": traceback.format_exception(error)}
+            self._finish(claim, note, "failed", reason=text, **where)
             return
         if result.interrupted and result.steps < result.total_steps:
             self._leave(claim, note, result.stopped)
@@ -250,7 +248,7 @@ def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> T
     if asked is None:
         grid = {axis.key: axis.to_json() for axis in axes}
         digest = hashlib.blake2b(json.dumps([config.identity(), grid]).encode(), digest_size=4).hexdigest()
-        asked = {"format": _FORMAT, "study": f"{config.recipe}-{digest}", "folder": make_identity(), "grid": grid}
+        asked = {"format": _FORMAT, "study": f"{config.recipe}-{digest}", "folder": uuid.uuid4().hex, "grid": grid}
     else:
         axes = _same_sweep(config, axes, asked, folder.path)
     asked |= config.identity() | {"budget_s": config.budget_s, "trials": config.trials}
@@ -282,24 +280,17 @@ def _same_sweep(config: SweepConfig, axes: tuple[Axis, ...], asked: Mapping[str,
         wanted = "it needs the same --storage again" if asked.get("shared_storage") else "leave --storage out"
         raise InputError(f"{path} holds a sweep whose trials are kept in another storage: {wanted}.")
     before = axes_from_json(asked["grid"])
-    if {axis.key: axis.to_json() for axis in axes} == asked["grid"]:
+    if {axis.key: axis for axis in axes} == {axis.key: axis for axis in before}:
         return before
-    merged = merge_axes(before, axes) if config.extend else before
     if not config.extend:
         shown = " ".join(f"{key}={json.dumps(values)}" for key, values in asked["grid"].items())
-        if {axis.key: axis for axis in axes} == {axis.key: axis for axis in before}:
-            return before  # in another order
         raise InputError(
             f"{path} holds a sweep over {shown}. Run it with that grid to go on, add --extend to add these values to "
             "it, or give another --output."
         )
-    _refuse_extension(config, before, merged)
-    return merged
-
-
-def _refuse_extension(config: SweepConfig, before: Sequence[Axis], merged: Sequence[Axis]) -> None:
     from sightline.lab.experiments.trial_queue import is_extensible
 
+    merged = merge_axes(before, axes)
     for old, new in zip(before, merged, strict=True):
         fixed = isinstance(old, Choices) and isinstance(new, Choices) and old != new
         if fixed and (config.sampler != "grid" or not (is_extensible(old) and is_extensible(new))):  # type: ignore[arg-type]
@@ -307,6 +298,7 @@ def _refuse_extension(config: SweepConfig, before: Sequence[Axis], merged: Seque
                 f"--extend can't add values to {old.key}: a sampler that draws, and settings that are no numbers, keep "
                 "the values that they began with. Start another sweep."
             )
+    return merged
 
 
 def _require_installed() -> None:
@@ -327,9 +319,3 @@ def _is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _reason_of(error: Exception) -> str:
-    """One line."""
-    text = str(error).strip() or type(error).__name__
-    return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text.splitlines()[0]}"

@@ -12,7 +12,6 @@ import itertools
 import math
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock
 
 from sightline.errors import InputError, TrainingError
+from sightline.kit.files import explained
 from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
 from sightline.lab.training.config import parse_setting
 from sightline.lab.training.log import TRIAL_FILE
@@ -168,7 +168,7 @@ class Choices:
     values: tuple[Any, ...]
 
     def to_json(self) -> list[Any]:
-        """The values as JSON has them."""
+        """The values as JSON has them, which knows no tuples."""
         return [list(value) if isinstance(value, tuple) else value for value in self.values]
 
 
@@ -192,10 +192,6 @@ class Range:
 
 
 Axis = Choices | Range
-
-
-Cell = Mapping[str, Any]
-"""A value for each setting that is varied."""
 
 
 def parse_grid(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -237,23 +233,30 @@ def cells_of(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
 
 
 def merge_axes(before: Sequence[Axis], now: Sequence[Axis]) -> tuple[Axis, ...]:
-    """The values of both: what `--extend` makes of a sweep. Raises InputError where they vary other settings."""
+    """The values of both: what `--extend` makes of a sweep. Raises InputError where they vary other settings.
+
+    A range becomes the new one.
+    """
     if sorted(axis.key for axis in before) != sorted(axis.key for axis in now):
         raise InputError(
             f"--extend adds values to the settings that the sweep varies ({', '.join(axis.key for axis in before)}); "
             "to vary others, start another sweep."
         )
     wanted = {axis.key: axis for axis in now}
-    return tuple(_merge(axis, wanted[axis.key]) for axis in before)
+    merged: list[Axis] = []
+    for old in before:
+        new = wanted[old.key]
+        if isinstance(old, Choices) and isinstance(new, Choices):
+            new = Choices(key=old.key, values=tuple(dict.fromkeys((*old.values, *new.values))))
+        elif type(old) is not type(new):
+            raise InputError(f"{old.key}: values can't become a range, nor a range values; start another sweep.")
+        merged.append(new)
+    return tuple(merged)
 
 
 def setting_text(key: str, value: Any) -> str:
     """`key=value` as `TrainConfig.changed` reads it, to the bit."""
-    if isinstance(value, tuple | list):
-        return f"{key}={','.join(map(str, value))}"
-    if isinstance(value, bool):
-        return f"{key}={str(value).lower()}"
-    return f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}"
+    return f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
 
 
 def short_text(value: Any) -> str:
@@ -263,13 +266,8 @@ def short_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def to_json(cell: Cell) -> dict[str, Any]:
-    """A cell as JSON has it, which knows no tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in cell.items()}
-
-
 def axes_from_json(grid: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """The axes of what `to_json` gave for each setting."""
+    """The axes of what their `to_json` gave for each setting."""
     axes: list[Axis] = []
     for key, values in grid.items():
         if isinstance(values, dict):
@@ -294,21 +292,18 @@ class SweepFolder:
             raise InputError(f"{self.path} is a file; --output must name a folder.")
         if is_run(self.path):
             raise InputError(f"{self.path} holds a run of `sightline train`. Give another --output.")
-        try:
+        with explained(f"The sweep's folder {self.path}", "Give another --output.", error=InputError):
             self.path.mkdir(parents=True, exist_ok=True)
             names = {entry.name for entry in self.path.iterdir()}
-        except OSError as error:
-            raise InputError(f"The sweep's folder {self.path} can't be written: {error.strerror}.") from error
         # Where there is a lock, another process may be writing the sweep's file just now: what lies here is told then.
-        if _LOCK_FILE not in names:
-            self._refuse_strangers(names)
+        strangers = f"{self.path} isn't empty and holds no sweep. Give a new folder as --output."
+        if names and not names & {_LOCK_FILE, SWEEP_FILE}:
+            raise InputError(strangers)
         with FileLock(self.path / _LOCK_FILE):
-            self._refuse_strangers({entry.name for entry in self.path.iterdir()})
+            names = {entry.name for entry in self.path.iterdir()} - {_LOCK_FILE}
+            if names and SWEEP_FILE not in names:
+                raise InputError(strangers)
             yield
-
-    def _refuse_strangers(self, names: set[str]) -> None:
-        if names - {_LOCK_FILE} and SWEEP_FILE not in names:
-            raise InputError(f"{self.path} isn't empty and holds no sweep. Give a new folder as --output.")
 
     def read(self) -> dict[str, Any] | None:
         """The request of the sweep; None where it is new."""
@@ -335,11 +330,6 @@ class SweepFolder:
         return self.path / TRIALS_FOLDER / f"{number:03d}-{_UNSAFE.sub('_', name)[:60].rstrip('-_.')}"
 
 
-def make_identity() -> str:
-    """A name that tells this folder's trials from those of another folder in the same storage."""
-    return uuid.uuid4().hex
-
-
 class TrialNote:
     """`trial.json` of one trial: what the sweep knows of it, written anew whenever that changes."""
 
@@ -348,12 +338,8 @@ class TrialNote:
         self._path, self._known = folder / TRIAL_FILE, known
         self._before_s = float(read_object(self._path).get("took_s") or 0.0) if self._path.is_file() else 0.0
         self._started_s = time.monotonic()
-        try:
+        with explained(folder, _ADVICE, error=TrainingError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(
-                f"{folder} can't be made: {error.strerror}. Then run the same command again."
-            ) from error
 
     @property
     def took_s(self) -> float:
@@ -386,11 +372,3 @@ def _parse_range(key: str, low: str, high: str) -> Range:
     if not ends[0] < ends[1]:
         raise InputError(f"{key}={low}..{high}: the lower end comes first.")
     return Range(key=key, low=ends[0], high=ends[1], is_whole=isinstance(ends[0], int))
-
-
-def _merge(before: Axis, now: Axis) -> Axis:
-    if isinstance(before, Choices) and isinstance(now, Choices):
-        return Choices(key=before.key, values=tuple(dict.fromkeys((*before.values, *now.values))))
-    if isinstance(before, Range) and isinstance(now, Range):
-        return now
-    raise InputError(f"{before.key}: values can't become a range, nor a range values; start another sweep.")
