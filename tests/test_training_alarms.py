@@ -12,7 +12,6 @@ from sightline.lab.training.alarms import (
     Alarms,
     NonFiniteStepError,
     StepFacts,
-    learning_rate_warning,
     mean_pairwise_cosine,
 )
 
@@ -245,9 +244,9 @@ def test_the_mean_cosine_is_that_of_all_pairs_of_different_rows(rng):
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_a_rate_that_destroys_pretrained_vits_is_warned_of_with_its_source(family):
-    warning = learning_rate_warning(1e-4, pretrained=True, family=family)
-    assert "0.0001" in warning
-    assert "open_clip#1093" in warning
+    (alarm,) = Alarms(AlarmConfig()).check_start(1e-4, pretrained=True, family=family)
+    assert "0.0001" in alarm.message
+    assert "open_clip#1093" in alarm.message
 
 
 @pytest.mark.parametrize(
@@ -260,4 +259,4 @@ def test_a_rate_that_destroys_pretrained_vits_is_warned_of_with_its_source(famil
     ],
 )
 def test_rates_that_are_usual_are_not_warned_of(peak, options):
-    assert learning_rate_warning(peak, **options) is None
+    assert Alarms(AlarmConfig()).check_start(peak, **options) == []

@@ -116,11 +116,6 @@ def test_a_missing_log_is_an_input_error(tmp_path):
         read_log(tmp_path)
 
 
-def test_a_value_can_not_take_the_name_of_the_step(tmp_path):
-    with RunLog(tmp_path, tensorboard=False) as run_log, pytest.raises(InputError, match="step can't be a value"):
-        run_log.write("train", 1, {"step": 2})
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path):
     (tmp_path / LOG_FILE).symlink_to("/dev/full")

@@ -163,9 +163,10 @@ def test_a_frozen_image_tower_keeps_its_vectors_while_texts_move(family):
 
 def test_the_projection_of_a_frozen_tower_can_be_trained():
     model = make_conv()
-    frozen = freeze_tower(model, "image", projection=False)
+    freeze_tower(model, "image", projection=False)
     assert model.image_projection.weight.requires_grad
-    assert all(name.startswith("image_tower.") for name in frozen)
+    frozen = {name.partition(".")[0] for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen == {"image_tower"}
 
 
 def test_training_mode_lets_frozen_batch_norms_stand_still_and_others_run():
@@ -180,8 +181,7 @@ def test_training_mode_lets_frozen_batch_norms_stand_still_and_others_run():
     before = model.image_tower.stem[1].running_mean.clone()
     moved = statistics_after_a_pass()
     assert not torch.equal(before, moved)
-    names = freeze_batch_norms(model)
-    assert "image_tower.stem.1" in names
+    freeze_batch_norms(model)
     assert torch.equal(statistics_after_a_pass(), moved)
     assert model.training
     assert model.text_tower.dropout.training

@@ -65,12 +65,12 @@ def make_report(runs: Sequence[RunResult], *, metric: str | None = None) -> Repo
     ]
     summary = summarise(study, analysis, finals=finals, scaling=scaling)
     names = list(dict.fromkeys(run.config.recipe for run in study.everything if run.config is not None))
-    runs, n_compared = count(len(study.everything), "run"), len(study.runs)
+    n_compared = len(study.runs)
     compared = "all" if n_compared == len(study.everything) else f"{n_compared:,}"
     which = "" if len(study.everything) == 1 else f" {compared} of them compared"
     return Report(
         title=f"Report on {enumerate_words(names) if names else 'runs'}",
-        lead=f"{runs},{which or ' measured'} by {study.metric}.",
+        lead=f"{count(len(study.everything), 'run')},{which or ' measured'} by {study.metric}.",
         summary=(*summary, *space_sentences),
         sections=tuple(sections),
         analysis=analysis,

@@ -107,8 +107,7 @@ class Alarms:
     def check(self, facts: StepFacts) -> list[Alarm]:
         """The alarms that this step sets off. Call it before the step is applied.
 
-        Raises:
-            NonFiniteStepError: the loss or the gradient is NaN or infinite; the step must not be applied.
+        Raises NonFiniteStepError where the loss or the gradient is NaN or infinite; the step must not be applied.
         """
         _refuse_non_finite(facts)
         if facts.chance_loss:
@@ -124,9 +123,20 @@ class Alarms:
         return [alarm for alarm in found if alarm]
 
     def check_start(self, peak: float, *, pretrained: bool, family: str, adapters: bool = False) -> list[Alarm]:
-        """The alarm for a peak learning rate known to destroy pretrained towers; see `learning_rate_warning`."""
-        warning = learning_rate_warning(peak, pretrained=pretrained, family=family, adapters=adapters)
-        alarm = self._edge("learning_rate", 0, on=warning is not None, message=warning or "")
+        """The alarm for a learning rate known to destroy what a pretrained tower knows.
+
+        `peak` is the highest rate that a tower's own weights get. Adapters (LoRA) start as nothing and bear more;
+        towers from a random start need more. The bound: OpenAI trained B/32 from scratch at 5e-4, and fine-tunings at
+        1e-4 lose what was learned within an epoch (open_clip#1093: image retrieval recall@10 from 43.2% to 17.0%, there
+        with Lion, whose steps are larger than AdamW's).
+        """
+        on = pretrained and not adapters and family in VIT_FAMILIES and peak >= HARMFUL_VIT_LEARNING_RATE
+        message = (
+            f"A learning rate of {peak:g} is known to destroy pretrained ViT towers within an epoch (open_clip#1093). "
+            "Take 1e-5 (1e-6 to 3e-5 is usual), with layer-wise learning rates, LoRA or a frozen image tower where "
+            "data is scarce."
+        )
+        alarm = self._edge("learning_rate", 0, on=on, message=message)
         return [alarm] if alarm else []
 
     def check_validation(self, step: int, *, name: str, value: float) -> list[Alarm]:
@@ -247,23 +257,6 @@ class Alarms:
             else ""
         )
         return self._edge("gradient", facts.step, on=on, message=message)
-
-
-def learning_rate_warning(peak: float, *, pretrained: bool, family: str, adapters: bool = False) -> str | None:
-    """The warning of a learning rate known to destroy what a pretrained tower knows; None where it's fine.
-
-    `peak` is the highest rate that a tower's own weights get. Adapters (LoRA) start as nothing and bear more; towers
-    from a random start need more. The bound: OpenAI trained B/32 from scratch at 5e-4, and fine-tunings at 1e-4 lose
-    what was learned within an epoch (open_clip#1093: image retrieval recall@10 from 43.2% to 17.0%, there with Lion,
-    whose steps are larger than AdamW's).
-    """
-    if not pretrained or adapters or family not in VIT_FAMILIES or peak < HARMFUL_VIT_LEARNING_RATE:
-        return None
-    return (
-        f"A learning rate of {peak:g} is known to destroy pretrained ViT towers within an epoch (open_clip#1093). "
-        "Take 1e-5 (1e-6 to 3e-5 is usual), with layer-wise learning rates, LoRA or a frozen image tower where data is "
-        "scarce."
-    )
 
 
 def mean_pairwise_cosine(squared_sum: float, count: int) -> float:

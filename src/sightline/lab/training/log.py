@@ -60,9 +60,8 @@ class RunLog(contextlib.AbstractContextManager["RunLog"]):
     ) -> None:
         """Begin a log, or go on with one after `resume_step`: later rows, of steps that will come again, are cut off.
 
-        Raises:
-            TrainingError: the folder has a log already and nothing is resumed, or it can't be written.
-            InputError: the log to go on with is broken.
+        Raises TrainingError where the folder has a log already and nothing is resumed, or it can't be written,
+        InputError where the log to go on with is broken.
         """
         self.path = folder / LOG_FILE
         with self._explained():
@@ -86,8 +85,6 @@ class RunLog(contextlib.AbstractContextManager["RunLog"]):
 
         A number that isn't finite becomes null, since JSON has none such. Raises TrainingError where the disk is full.
         """
-        if taken := {"step", "kind"} & set(values):
-            raise InputError(f"{', '.join(sorted(taken))} can't be a value of a row; every row has its own.")
         row = {"step": step, "kind": kind, **{name: _as_json(value) for name, value in values.items()}}
         with self._explained():
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -111,8 +108,7 @@ class RunLog(contextlib.AbstractContextManager["RunLog"]):
 def read_log(path: Path) -> list[Row]:
     """The rows of a run's folder, or of its log file; a last line that a crash broke off is left out.
 
-    Raises:
-        InputError: there is no log, or a line before the last isn't a row.
+    Raises InputError where there is no log, or a line before the last isn't a row.
     """
     path = path / LOG_FILE if path.is_dir() else path
     try:

@@ -76,8 +76,7 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     with n layers above it gets `d ** n` (Bao et al. 2022, BEiT, arXiv:2106.08254): heads and projections 1, embeddings
     least, a name that isn't known 1.
 
-    Raises:
-        TrainingError: nothing requires a gradient.
+    Raises TrainingError where nothing requires a gradient.
     """
     depths = _count_layers(model)
     tower_scales = {"image": config.image_lr_factor, "text": config.text_lr_factor, "both": 1.0}
@@ -119,35 +118,31 @@ def describe_groups(optimiser: torch.optim.Optimizer) -> list[str]:
     return lines
 
 
-def freeze_tower(model: nn.Module, tower: Literal["image", "text"], *, projection: bool = True) -> list[str]:
-    """Lock a tower (the image tower: Zhai et al. 2022, LiT, arXiv:2111.07991) and name what was frozen.
+def freeze_tower(model: nn.Module, tower: Literal["image", "text"], *, projection: bool = True) -> None:
+    """Lock a tower (the image tower: Zhai et al. 2022, LiT, arXiv:2111.07991).
 
     With its projection frozen too, its vectors stay what they are and only the other tower moves; a projection from a
-    random start must be trained (`projection=False`). Batch norms stand still only under `set_training_mode`.
-
-    Raises:
-        TrainingError: the model has no such tower that we know.
+    random start must be trained (`projection=False`). Batch norms stand still only under `set_training_mode`. Raises
+    TrainingError where the model has no such tower that we know.
     """
-    frozen = []
-    for name, parameter in model.named_parameters():
-        found = _TOWER.search(name)
-        if found is None or _tower_of(name) != tower or ("_projection." in found[0] and not projection):
-            continue
-        parameter.requires_grad_(False)
-        frozen.append(name)
-    if not frozen:
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if (match := _TOWER.search(name))
+        and _tower_of(name) == tower
+        and (projection or "_projection." not in match[0])
+    ]
+    if not found:
         raise TrainingError(f"{type(model).__name__} has no {tower} tower of a known name; it can't be frozen.")
-    return frozen
+    for parameter in found:
+        parameter.requires_grad_(False)
 
 
-def freeze_batch_norms(model: nn.Module) -> list[str]:
-    """Take batch norms out of training and name them; `set_training_mode` then keeps their running statistics."""
-    frozen = []
-    for name, module in model.named_modules():
+def freeze_batch_norms(model: nn.Module) -> None:
+    """Take batch norms out of training; `set_training_mode` then keeps their running statistics."""
+    for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.requires_grad_(False)
-            frozen.append(name)
-    return frozen
 
 
 def set_training_mode(model: nn.Module) -> None:

@@ -189,8 +189,8 @@ def _preprocessor(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def add_lora(model: nn.Module, *, rank: int) -> list[str]:
-    """Put low-rank adapters into both towers, freeze all else but the logit scale and bias, and name what is trained.
+def add_lora(model: nn.Module, *, rank: int) -> None:
+    """Put low-rank adapters into both towers, and freeze all else but the logit scale and bias.
 
     LoRA (Hu et al. 2021, arXiv:2106.09685): small trainable matrices beside the frozen projections of transformers'
     CLIP and SigLIP towers, `W x + 2 * B A x`, with B zero at the start, so that a model with new adapters gives the
@@ -206,7 +206,6 @@ def add_lora(model: nn.Module, *, rank: int) -> list[str]:
     model.train(model.training)  # peft's new modules would be in training in a model that is set to evaluation
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(bool(".lora_" in name or _ALWAYS_TRAINED.search(name)))
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def merge_lora(model: nn.Module) -> nn.Module:
@@ -215,8 +214,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
     The model itself stays as it is, so that training goes on after a checkpoint. Every tensor of the copy requires a
     gradient, as in a model that was loaded.
 
-    Raises:
-        TrainingError: peft isn't installed, or the model has no adapters.
+    Raises TrainingError where peft isn't installed, or the model has no adapters.
     """
     layer_class = _import_peft().tuners.lora.LoraLayer
     merged: Any = copy.deepcopy(model)
