@@ -8,7 +8,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from sightline.errors import InputError
+from sightline.errors import InputError, TrainingError
 from sightline.lab.training import log as curves
 from sightline.lab.training.log import COLOURS, RunLog, draw_curves
 
@@ -34,7 +34,7 @@ def make_rows(count=200, **changes):
 def figures(monkeypatch):
     """The figures that would be saved, to look into them."""
     seen: list[Any] = []
-    monkeypatch.setattr(curves, "save_figure", lambda figure, target: seen.append(figure))
+    monkeypatch.setattr(curves, "save_figure", lambda figure, target, **_: seen.append(figure))
     return seen
 
 
@@ -160,7 +160,7 @@ def test_an_old_image_stays_where_the_new_one_can_not_be_written(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", break_off)
-    with pytest.raises(InputError, match="No space left on device"):
+    with pytest.raises(TrainingError, match="No space left on device"):
         draw_curves(make_rows(50), target)
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]

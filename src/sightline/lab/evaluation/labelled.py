@@ -274,6 +274,8 @@ def _folders(path: Path) -> list[Path]:
 def _read_rows(path: Path) -> Iterator[_Row]:
     columns = next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
     if not {"filepath", "label"} <= set(columns):
+        for _ in read_lines(path):  # a file that is missing, empty or not UTF-8 is told as such
+            break
         raise InputError(f"{path}:1: columns filepath and label were expected; these are {', '.join(columns)}.")
     for number, row in read_rows(path, delimiter=_delimiter(path)):
         where = f"{path}:{number}"

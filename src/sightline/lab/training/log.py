@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError, TrainingError, install_advice
+from sightline.errors import InputError, SightlineError, TrainingError, install_advice
 from sightline.kit.files import explained, replacing, write_text
 from sightline.kit.work import Notice
 
@@ -167,7 +167,8 @@ def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: s
     Rows of kind `train` give `loss` (with `chance_loss` as a line), `scale`, `learning_rate` and `gradient_norm`, rows
     of kind `val` every `..._retrieval_recall@k` and `loss`. Noisy curves are smoothed, with the raw one pale behind.
 
-    Raises InputError where nothing can be drawn, matplotlib isn't installed, or the image can't be written.
+    Raises InputError where nothing can be drawn or matplotlib isn't installed, TrainingError where the image can't be
+    written.
     """
     runs = (
         {name: _rows_of(one) for name, one in source.items()} if isinstance(source, Mapping) else {"": _rows_of(source)}
@@ -185,7 +186,7 @@ def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: s
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _draw_panel(norm, runs, "gradient_norm", log=True)
     _draw_legend(note, runs, title)
-    return save_figure(figure, target)
+    return save_figure(figure, target, advice="Make room and go on with --resume.", error=TrainingError)
 
 
 def _rows_of(source: Source) -> Sequence[Row]:
@@ -212,9 +213,11 @@ def import_matplotlib() -> Any:
     return matplotlib
 
 
-def save_figure(figure: Any, target: Path) -> Path:
-    """Write a PNG whole or not at all; its path. Raises InputError where it can't be written."""
-    with explained(target, "Choose another place.", error=InputError), quiet_glyphs():
+def save_figure(
+    figure: Any, target: Path, *, advice: str = "Choose another place.", error: type[SightlineError] = InputError
+) -> Path:
+    """Write a PNG whole or not at all; its path. Raises an error with advice where it can't be written."""
+    with explained(target, advice, error=error), quiet_glyphs():
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial:
             figure.savefig(partial, format="png")
