@@ -57,7 +57,6 @@ class Ranker(Protocol):
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:
         """L2-normalised image vectors (B, D) -> for each image its `top_k` captions, best first."""
-        ...
 
 
 class ListRanker:

@@ -23,7 +23,7 @@ from sightline.core.models.convolutional import OwnCaptioner
 from sightline.core.models.files import find_weights
 from sightline.core.models.generation import Decoder
 from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
-from sightline.core.models.lite import comes_as_graphs, load_own_captioner, load_own_clip
+from sightline.core.models.lite import load_own_captioner, load_own_clip
 from sightline.core.models.sentences import SentenceWriter
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
@@ -177,8 +177,6 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
 
     Raises ModelError where the folder has no safetensors weights, or they don't fit the card.
     """
-    if not find_weights(folder) and not (card.family == "sightline-clip" and comes_as_graphs(folder)):
-        raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
     if card.family == "sightline-clip":
         conv = load_own_clip(folder)
         return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
@@ -187,12 +185,7 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
     classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
     if card.family not in classes:
         raise ModelError(f"{card.name} is a {card.kind} of family {card.family}; an encoder is needed.")
-    model, missing = load_pretrained(classes[card.family], folder, what=f"{card.family} model")
-    if missing:
-        raise ModelError(
-            f"{folder}: the weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); "
-            "they belong to another architecture than config.json says."
-        )
+    model = load_pretrained(classes[card.family], folder, what="encoder")
     if card.family == "clip":
         hidden_act = model.config.text_config.hidden_act
         if card.activation not in (None, hidden_act):
@@ -213,16 +206,29 @@ def choose_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pretrained(model_class: Any, folder: Path, *, what: str) -> tuple[Any, list[str]]:
-    """A model of transformers in fp32 and evaluation mode, and the names of the weights that it lacks."""
+def load_pretrained(model_class: Any, folder: Path, *, what: str) -> Any:
+    """A model of transformers in fp32 and evaluation mode, on the CPU; only safetensors are read.
+
+    Raises ModelError where weights are missing, damaged, or of another kind of model than `what`.
+    """
+    if not find_weights(folder):
+        raise ModelError(
+            f"{folder} has no model.safetensors, which the runtime torch needs. Pickled weights (.bin, .pt) are not "
+            "loaded; use the runtime onnx if the folder has graphs."
+        )
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} can't be loaded as a {what}: {error}") from error
-    return model.eval(), sorted(report["missing_keys"])
+        raise ModelError(f"{folder} can't be loaded as {model_class.__name__}: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of the {what}'s weights ({', '.join(missing[:3])}, ...): it holds another "
+            f"kind of model, or is incomplete. Sightline needs a {model_class.__name__}."
+        )
+    return model.eval()
 
 
 @contextlib.contextmanager
@@ -283,28 +289,17 @@ class TorchCaptioner(SentenceWriter[torch.Tensor]):
 
 
 def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
-    """The torch module of a captioner's folder, in fp32 and evaluation mode; only safetensors are read.
+    """The torch module of a captioner's folder, in fp32 and evaluation mode.
 
     Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
     """
-    if not find_weights(folder):
-        raise ModelError(
-            f"{folder} has no model.safetensors, which the runtime torch needs. Pickled weights (.bin, .pt) are not "
-            "loaded; use the runtime onnx if the folder has graphs."
-        )
     if card.family == "sightline-captioner":
         return load_own_captioner(folder)
     if card.family != "blip":
         raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
     from transformers import BlipForConditionalGeneration
 
-    model, missing = load_pretrained(BlipForConditionalGeneration, folder, what="BLIP captioner")
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {len(missing)} of the captioner's weights ({', '.join(missing[:3])}, ...): it holds "
-            "another kind of BLIP model, or is incomplete. Sightline needs a BlipForConditionalGeneration."
-        )
-    return model
+    return load_pretrained(BlipForConditionalGeneration, folder, what="captioner")
 
 
 class _OwnDecoder:

@@ -65,7 +65,6 @@ class TextGenerator(Protocol):
 
     def generate(self, prompts: Sequence[str], config: WritingConfig | None = None) -> list[str]:
         """One answer for each prompt, in order, without surrounding space; it may be empty."""
-        ...
 
 
 def load_writer(name: str, *, url: str | None = None) -> TextGenerator:

@@ -59,11 +59,9 @@ class Tower(Protocol):
 
     def layers(self) -> list[tuple[str, ...]]:
         """Groups of layers that stay in fp32 together, the one that suffers most from int8 first."""
-        ...
 
     def write(self, path: Path, *, keep: Collection[str]) -> float:
         """Write the int8 graph with the layers `keep` in fp32; the part of the weights that is int8."""
-        ...
 
 
 class Transformer:
