@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeGuard, cast
+from typing import IO, Any, TypeGuard, cast
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
@@ -36,15 +37,12 @@ from PIL import (  # importing a plugin registers its format
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
+from PIL.ImageFile import ImageFile
 
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.text import one_line
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.ImageFile import ImageFile
 
 SCALED_DECODE_MARGIN = 2.0
 """Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)

@@ -15,27 +15,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.indexing.hubs import fill_hubness
-from sightline.core.indexing.plan import Planner
+from sightline.core.indexing.plan import Plan, Planner, Task, TaskSpool
 from sightline.core.indexing.reading import FileReader, Reading
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.models.bank import load_bank
-from sightline.core.store.base import Failure
+from sightline.core.models.base import Encoder
+from sightline.core.store.base import Entry, Failure, Store
 from sightline.core.types import Embedding
 from sightline.kit.work import uninterrupted
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.indexing.plan import Plan, Task, TaskSpool
-    from sightline.core.models.base import Encoder
-    from sightline.core.store.base import Entry, Store
-    from sightline.core.types import Embedding
 
 _NEVER_MATCHES_NS = -1
 """The mtime kept with a failure that may pass without a change of the file, so that it is tried again."""

@@ -17,15 +17,13 @@ from fnmatch import translate
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
+from sightline.core.store.base import Failure, Store
+from sightline.core.types import ImageRecord
 from sightline.errors import InputError, StoreError
-
-if TYPE_CHECKING:
-    from sightline.core.store.base import Failure, Store
-    from sightline.core.types import ImageRecord
 
 _MEMORY_BYTES = 16 * 2**20
 """Size of the tasks in memory; more of them go to a temporary file."""

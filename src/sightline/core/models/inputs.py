@@ -9,18 +9,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from sightline.core.models.base import Encoder
 from sightline.core.models.cards import ModelCard, TextSpec
 from sightline.errors import ModelError
-
-if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
 
 IMAGES_PER_RUN = 32
 TEXTS_PER_RUN = 64

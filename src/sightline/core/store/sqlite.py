@@ -13,9 +13,9 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.store import rows, vectors, words
 from sightline.core.store.base import Entry, Failure, Store
@@ -23,13 +23,8 @@ from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect
 from sightline.core.store.filters import FIELDS, compile_filter
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
-from sightline.core.types import StoreStats
+from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, StoreStats, TaughtWord
 from sightline.errors import InputError, StoreError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, TaughtWord
 
 _SCAN_ROWS = 1000
 _KEPT_ANSWERS = 8

@@ -9,9 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
 from sightline.faces.integrations.rewriting import content_words, require_supported, stem
@@ -23,9 +23,6 @@ from sightline.faces.integrations.text_generation import (
     generate_or_explain,
     quote,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _CAPTIONS_TOLD = 12
 _WORDS_IN_NAME = 3

@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
+from sightline.core.search.duplicates import DuplicateGroup as Group
 from sightline.core.search.engine import SearchConfig
 from sightline.errors import ImageError, InputError, SightlineError
 from sightline.faces.integrations import tools_schemas as schemas
@@ -24,9 +25,6 @@ from sightline.faces.service.rankings import Cursor, read_cursor, write_cursor
 from sightline.faces.service.schemas import PartRequest, TeachRequest
 from sightline.faces.service.search import Asked, answer, join_parts
 from sightline.kit.text import neutralise
-
-if TYPE_CHECKING:
-    from sightline.core.search.duplicates import DuplicateGroup as Group
 
 Function = TypeVar("Function", bound=Callable[[OpenLibrary, Any], schemas.ToolResult])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -14,7 +13,9 @@ from sightline.core.captioning.bank import parse_candidates
 from sightline.core.captioning.dual import CaptionConfig, caption_image
 from sightline.core.captioning.editing import remove_caption, write_caption
 from sightline.core.images.decode import read_image
+from sightline.core.search.duplicates import DuplicateGroup
 from sightline.core.search.engine import count_copies
+from sightline.core.types import Caption, ImageRecord
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
 from sightline.faces.service import schemas
 from sightline.faces.service.duplicates import describe_differences
@@ -22,10 +23,6 @@ from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
 from sightline.lab.experiments.explain import explain_image
-
-if TYPE_CHECKING:
-    from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.types import Caption, ImageRecord
 
 MAX_CANDIDATES = 200
 MAX_IMAGES = 50

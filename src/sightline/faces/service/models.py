@@ -14,25 +14,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 import anyio
+import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.library import default_captioner
-from sightline.core.models.cards import find_card, known_cards
+from sightline.core.models.base import Captioner, Encoder, Matcher
+from sightline.core.models.cards import ModelCard, find_card, known_cards
 from sightline.core.models.files import is_available
-from sightline.core.models.inputs import read_text
+from sightline.core.models.inputs import TextReading, read_text
 from sightline.core.models.loading import load_captioner, load_matcher
+from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import BusyError, ModelError, OverloadedError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Captioner, Encoder, Matcher
-    from sightline.core.models.cards import ModelCard
-    from sightline.core.models.inputs import TextReading
-    from sightline.core.types import ModelIdentity, Precision
 
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")

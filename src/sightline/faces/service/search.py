@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.indexing.hubs import fill_aside
+from sightline.core.models.base import Encoder
 from sightline.core.search.engine import (
     Query,
     SearchConfig,
@@ -30,7 +30,7 @@ from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
-from sightline.core.types import Example
+from sightline.core.types import Example, TaughtWord
 from sightline.errors import InputError
 from sightline.faces.service import schemas
 from sightline.faces.service.images import show_hits
@@ -39,10 +39,6 @@ from sightline.faces.service.models import require_name
 from sightline.faces.service.rankings import DEPTHS, Cursor, Found, Ranking, read_cursor, write_cursor
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
-
-if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
-    from sightline.core.types import TaughtWord
 
 MAX_PARTS = 32
 MAX_MODELS = 4
