@@ -70,11 +70,7 @@ class CaptionFailure:
 
 
 def caption_images(
-    paths: Iterable[Path],
-    *,
-    encoder: Encoder,
-    captioner: Captioner | None = None,
-    config: CaptionConfig | None = None,
+    paths: Iterable[Path], *, encoder: Encoder, captioner: Captioner | None = None, config: CaptionConfig | None = None
 ) -> Iterator[DualCaption | CaptionFailure]:
     """Caption files as they come, in order; one that can't be read is given as a failure and stops nothing.
 

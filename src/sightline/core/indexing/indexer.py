@@ -329,7 +329,8 @@ class BatchEmbedder:
         elapsed_s = time.monotonic() - started
         self.seconds += elapsed_s
         self.embedded += len(batch)
-        self._resize(elapsed_s / len(batch))
+        wanted = int(_BATCH_S / max(elapsed_s / len(batch), 1e-6))
+        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))
         hubness_B = [None] * len(batch) if self._bank is None else self._bank.measure(vectors_BD).tolist()
         for content, vector_D, hubness in zip(batch, vectors_BD, hubness_B, strict=True):
             embedding = Embedding(
@@ -343,10 +344,6 @@ class BatchEmbedder:
     def forget_encoded(self) -> None:
         """Drop contents whose vectors have been committed: from now on the store has them."""
         self._contents = {key: content for key, content in self._contents.items() if content.embedding is None}
-
-    def _resize(self, image_s: float) -> None:
-        wanted = int(_BATCH_S / max(image_s, 1e-6))
-        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))
 
 
 @dataclass(kw_only=True)

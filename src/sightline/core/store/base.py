@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from sightline.core.types import (
-        Caption,
-        CaptionSource,
-        Embedding,
-        ImageRecord,
-        ModelIdentity,
-        StoreStats,
-        TaughtWord,
-    )
+from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats, TaughtWord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +131,7 @@ class Store(Protocol):
         """
 
     def background(
-        self,
-        vector: NDArray[np.float32],
-        sample: int,
-        *,
-        model: str,
-        where: str | None = None,
-        hub_weight: float = 0.0,
+        self, vector: NDArray[np.float32], sample: int, *, model: str, where: str | None = None, hub_weight: float = 0.0
     ) -> tuple[int, NDArray[np.float32]]:
         """How many rows a filter leaves, and what `sample` of them (S,) rank by as in `query`."""
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,9 +156,7 @@ class SqliteStore(Store):
     def __enter__(self) -> SqliteStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -283,13 +280,7 @@ class SqliteStore(Store):
             return self._matrices.nearest(db, known, wanted)
 
     def background(
-        self,
-        vector: NDArray[np.float32],
-        sample: int,
-        *,
-        model: str,
-        where: str | None = None,
-        hub_weight: float = 0.0,
+        self, vector: NDArray[np.float32], sample: int, *, model: str, where: str | None = None, hub_weight: float = 0.0
     ) -> tuple[int, NDArray[np.float32]]:
         """How many rows a filter leaves, and what `sample` of them (S,), evenly spread by id, rank by as in `query`.
 
