@@ -155,8 +155,13 @@ def load_matcher(model: str | ModelCard | None = None) -> Matcher:
     return TorchMatcher(card, folder)
 
 
-def default_captioner() -> str:
-    """The captioner that is used where none is named: `blip-base` where it can run now, else the starter's."""
+def default_captioner(*, own_candidates: bool = False) -> str:
+    """The captioner that is used where none is named: `blip-base` where it can run now, else the starter's.
+
+    None writes (`none`) beside the user's `own_candidates`: who gives these asks for one of them.
+    """
+    if own_candidates:
+        return "none"
     return "blip-base" if is_available(find_card("blip-base")) else STARTER_CAPTIONER
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class TorchEncoder:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Name, weights, preprocessing and dimension: what a store compares."""
         return self.card.make_identity(self._weights_hash)
 
     @property
@@ -64,15 +63,13 @@ class TorchEncoder:
         return self.towers.temperature
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
-        return normalise_rows(self._run_images(pixels_BHW3, output=0))
+        return normalise_rows(self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[0], pixels_BHW3))
 
     def read_text(self, text: str) -> TextReading:
         """What of a text reaches the model."""
         return self._tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
         embeds_TD = np.zeros((len(texts), self.dim), np.float32)
         with torch.inference_mode():
             for chosen, ids_TL in text_batches(self._tokenizer, texts):
@@ -81,24 +78,22 @@ class TorchEncoder:
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
-        return self._run_images(pixels_BHW3, output=1) if self.towers.has_maps else None
+        if not self.towers.has_maps:
+            return None
+        return self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[1], pixels_BHW3)
 
     def encode_features(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Image features before the projection to the joint space (B, F), not normalised; None for our own models."""
-        parts = []
-        with torch.inference_mode():
-            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
-                features_BF = self.towers.embed_features(torch.from_numpy(batch_B3SS).to(self.device))
-                if features_BF is None:
-                    return None
-                parts.append(_array(features_BF))
-        return np.concatenate(parts)[: len(pixels_BHW3)]
+        if isinstance(self.towers, ConvTowers):  # their map is in the joint space already
+            return None
+        return self._run_images(self.towers.embed_features, pixels_BHW3)
 
-    def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
-        parts = []
-        with torch.inference_mode():
-            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
-                parts.append(_array(self.towers.embed_images(torch.from_numpy(batch_B3SS).to(self.device))[output]))
+    @torch.inference_mode()
+    def _run_images(
+        self, embed: Callable[[torch.Tensor], torch.Tensor], pixels_BHW3: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        batches = normalised_batches(self.card, pixels_BHW3)
+        parts = [_array(embed(torch.from_numpy(batch_B3SS).to(self.device))) for batch_B3SS in batches]
         return np.concatenate(parts)[: len(pixels_BHW3)]
 
 
@@ -121,7 +116,7 @@ class Towers(torch.nn.Module):
         """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
         return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
 
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """Normalised pixels -> features before the projection (B, F); SigLIP has none, so they are its embeddings."""
         return self.embed_images(pixels_B3SS)[0]
 
@@ -147,7 +142,7 @@ class ClipTowers(Towers):
         side = math.isqrt(patches_BND.shape[1])
         return self.model.visual_projection(output.pooler_output), patches_BND.unflatten(1, (side, side))
 
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """The class token after its norm (B, F)."""
         features_BF: torch.Tensor = self.model.vision_model(pixel_values=pixels_B3SS).pooler_output
         return features_BF
@@ -157,10 +152,6 @@ class ConvTowers(Towers):
     """Our own: ConvClip of `models.convolutional`, LiteClip of `models.lite`."""
 
     has_maps = True
-
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
-        """None: their map is in the joint space already."""
-        return None
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""
