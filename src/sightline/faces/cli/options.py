@@ -15,9 +15,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
 
 _PRECISION = "SIGHTLINE_PRECISION"
-_NAMED = 5
-"""Pictures that were left out and are named one by one."""
-
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)

@@ -52,7 +52,7 @@ class ServiceConfig:
     model: str | None = None
     """The encoder of searches; None takes each library's own."""
     captioner: str | None = None
-    """The generator of captions; None takes that of `library.default_captioner`."""
+    """The generator of captions; None takes that of `loading.default_captioner`."""
     allow_roots: tuple[Path, ...] = ()
     """Folders below which a page may add folders to a library."""
     create: bool = True

@@ -17,15 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.indexing.hubs import fill_aside
 from sightline.core.models.base import Encoder
-from sightline.core.search.engine import (
-    Query,
-    SearchConfig,
-    embed_pixels,
-    make_judge,
-    prepare,
-    rank,
-    score,
-)
+from sightline.core.search.engine import Query, SearchConfig, embed_pixels, make_judge, prepare, rank, score
 from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
