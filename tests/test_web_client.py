@@ -133,7 +133,7 @@ def test_events_are_read_as_the_standard_has_them():
     lines += ["event: ping", "data: {}", "", "event: job", "data: {"]
     library, done, ping = read_events(lines)
     assert (library.images, library.captions) == (1, 2)
-    assert (done.id, done.has_ended, ping) == ("a", True, "ping")  # type: ignore[arg-type]
+    assert (done.id, done.has_ended, ping) == ("a", True, "ping")
 
 
 def test_a_client_reads_training_runs(client, demo, tmp_path):
