@@ -16,14 +16,7 @@ from typing import Literal
 from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, load_bank
 from sightline.errors import InputError
 from sightline.faces.integrations import text_generation as writing
-from sightline.faces.integrations.text_generation import (
-    TextGenerator,
-    Unusable,
-    WritingConfig,
-    Written,
-    caption_lines,
-    quote,
-)
+from sightline.faces.integrations.text_generation import TextGenerator, Unusable, WritingConfig, Written, quote
 
 Style = Literal["sentence", "alt"]
 
@@ -127,7 +120,8 @@ def write_candidates(subject: str, generator: TextGenerator | None, *, count: in
     wanted = {stem(word) for word in content_words(subject)}
 
     def take(answer: str) -> list[str]:
-        fitting = [line for line in caption_lines(answer) if wanted & {stem(word) for word in content_words(line)}]
+        lines = writing.caption_lines(answer)
+        fitting = [line for line in lines if wanted & {stem(word) for word in content_words(line)}]
         if not fitting:
             raise Unusable("no line names the subject")
         return _different(fitting)
