@@ -270,13 +270,8 @@ class SqliteStore(Store):
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            wanted = Wanted(
-                query=vector,
-                k=_checked_k(k),
-                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
-                excluded=excluded,
-                hub_weight=hub_weight,
-            )
+            kept = self._kept(db, where)
+            wanted = Wanted(query=vector, k=_checked_k(k), kept=kept, excluded=excluded, hub_weight=hub_weight)
             return self._matrices.nearest(db, known, wanted)
 
     def background(
@@ -286,15 +281,14 @@ class SqliteStore(Store):
 
         Cosines are those of the int8 rows, exact to about 0.002. Raises InputError as `query` does.
         """
+        none = np.empty(0, dtype=np.int64)
         with self._database.reading() as db:
-            wanted = Wanted(
-                query=vector,
-                k=_checked_k(sample),
-                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
-                excluded=np.empty(0, dtype=np.int64),
-                hub_weight=hub_weight,
-            )
+            kept = self._kept(db, where)
+            wanted = Wanted(query=vector, k=_checked_k(sample), kept=kept, excluded=none, hub_weight=hub_weight)
             return self._matrices.sample(db, vectors.get_model(db, model), wanted)
+
+    def _kept(self, db: sqlite3.Connection, where: str | None) -> NDArray[np.int64] | None:
+        return None if where is None else self._select_ids(db, self._condition(db, where=where))
 
     def knows_hubness(self, model: str, bank: str) -> bool:
         with self._database.reading() as db:
