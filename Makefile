@@ -86,7 +86,7 @@ study: $(VENV)/all.stamp
 docs: $(VENV)/demo.stamp
 	$(BIN)/python -m sightline.faces.cli.reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
-	$(BIN)/python -m sightline.core.models.reference docs/models.md docs/compare.md docs/evaluation.md docs/caption-metrics.md
+	$(BIN)/python scripts/model_tables.py docs/models.md docs/compare.md docs/evaluation.md docs/caption-metrics.md
 	$(BIN)/python scripts/web_types.py
 	$(BIN)/python -m sightline.faces.demo --credits > docs/credits.md.new
 	mv docs/credits.md.new docs/credits.md

@@ -16,8 +16,8 @@ from sightline.faces.integrations.text_generation import (
     Unusable,
     WritingConfig,
     Written,
+    ask,
     first_line,
-    generate_or_explain,
     load_writer,
     quote,
 )
@@ -220,9 +220,13 @@ def test_an_answer_without_words_is_unusable(answer):
 
 def test_a_model_that_fails_is_an_answer_for_each_prompt(server):
     server.broken = "locked"
-    answers = generate_or_explain(generator(server), ["a", "b"])
-    assert [str(answer) for answer in answers] == [str(answers[0])] * 2
-    assert "refuses access" in str(answers[0])
+    answers = ask(generator(server), [("a", str), ("b", str)], WritingConfig())
+    assert answers == [(None, answers[0][1])] * 2
+    assert "refuses access" in answers[0][1]
+
+
+def test_without_a_model_there_is_neither_answer_nor_problem():
+    assert ask(None, [("a", str), ("b", str)], WritingConfig()) == [(None, None)] * 2
 
 
 def test_what_was_changed_is_known():

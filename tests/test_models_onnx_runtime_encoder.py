@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_folders import TEXTS, cosines, random_pixels, source_and_export, write_published_layout
-from sightline.core.models import onnx_runtime
+from sightline.core.models import inputs, onnx_runtime
 from sightline.core.models.cards import find_card, read_card, write_card
 from sightline.core.models.loading import load_encoder
 from sightline.core.models.onnx_runtime import OnnxEncoder
@@ -93,7 +93,7 @@ def test_a_large_batch_equals_its_parts(encoder, monkeypatch):
     images, embeds = encoder.encode_images(pixels), encoder.encode_texts(texts)
     maps = encoder.encode_maps(pixels)
     monkeypatch.setattr(onnx_runtime, "CPU_IMAGES_PER_RUN", 3)
-    monkeypatch.setattr(onnx_runtime, "TEXTS_PER_RUN", 2)
+    monkeypatch.setattr(inputs, "TEXTS_PER_RUN", 2)
     np.testing.assert_allclose(encoder.encode_images(pixels), images, atol=1e-6)
     np.testing.assert_allclose(encoder.encode_maps(pixels), maps, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_texts(texts), embeds, atol=1e-6)

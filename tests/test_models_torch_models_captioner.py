@@ -185,7 +185,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 def test_damaged_weights_are_refused(tmp_path):
     shutil.copytree(tiny_blip(), tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(ModelError, match="can't be loaded as a BLIP captioner"):
+    with pytest.raises(ModelError, match="can't be loaded as BlipForConditionalGeneration"):
         TorchCaptioner(read_card(tmp_path / "model"), tmp_path / "model")
 
 

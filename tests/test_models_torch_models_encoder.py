@@ -131,13 +131,13 @@ def test_weights_that_lack_tensors_are_refused(own_folder):
     tensors = load_file(own_folder / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, own_folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lack 1 of the model's tensors \(visual_projection.weight"):
+    with pytest.raises(ModelError, match=r"lacks 1 of the encoder's weights \(visual_projection.weight"):
         load(own_folder)
 
 
 def test_damaged_weights_are_refused(own_folder):
     (own_folder / "model.safetensors").write_bytes(b"\x00" * 64)
-    with pytest.raises(ModelError, match="can't be loaded as a clip model"):
+    with pytest.raises(ModelError, match="can't be loaded as CLIPModel"):
         load(own_folder)
 
 

@@ -11,7 +11,7 @@ import httpx2
 
 from sightline.errors import InputError
 from sightline.faces.service.schemas import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
-from sightline.faces.web.client import Client, RefusedError, has_ended, read_events
+from sightline.faces.web.client import Client, RefusedError, read_events
 from web_demo import make_demo_library, run_on_a_socket
 from web_world import image_bytes, wait_for
 
@@ -97,7 +97,7 @@ def test_a_client_hears_of_a_job_until_it_has_ended(client, demo):
 def test_a_client_hears_of_all_that_happens_until_it_stops_listening(client, demo):
     with contextlib.closing(client.events()) as events:
         job = client.submit("index", folders=[str(demo.parent / "photos")])
-        seen = list(itertools.takewhile(lambda event: not (isinstance(event, JobAnswer) and has_ended(event)), events))
+        seen = list(itertools.takewhile(lambda event: not (isinstance(event, JobAnswer) and event.has_ended), events))
     assert job.id in {event.id for event in seen if isinstance(event, JobAnswer)}
     assert any(isinstance(event, LibraryEvent) and event.images == 15 for event in seen)
     assert client.health().status == "ok"
@@ -133,7 +133,7 @@ def test_events_are_read_as_the_standard_has_them():
     lines += ["event: ping", "data: {}", "", "event: job", "data: {"]
     library, done, ping = read_events(lines)
     assert (library.images, library.captions) == (1, 2)
-    assert (done.id, has_ended(done), ping) == ("a", True, "ping")  # type: ignore[arg-type]
+    assert (done.id, done.has_ended, ping) == ("a", True, "ping")
 
 
 def test_a_client_reads_training_runs(client, demo, tmp_path):

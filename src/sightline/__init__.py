@@ -33,31 +33,24 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
-    "Caption": "sightline.core.types",
-    "CaptionConfig": "sightline.core.captioning.dual",
-    "CaptionFailure": "sightline.core.captioning.dual",
-    "DataError": "sightline.errors",
-    "Dataset": "sightline.lab.data.base",
-    "DualCaption": "sightline.core.captioning.dual",
-    "GenerationConfig": "sightline.core.models.base",
-    "Hit": "sightline.core.types",
-    "ImageError": "sightline.errors",
-    "ImageRecord": "sightline.core.types",
-    "IndexConfig": "sightline.core.indexing.report",
-    "InputError": "sightline.errors",
-    "Library": "sightline.core.library",
-    "ModelError": "sightline.errors",
-    "SightlineError": "sightline.errors",
-    "StoreError": "sightline.errors",
-    "TrainConfig": "sightline.lab.training.config",
-    "TrainingError": "sightline.errors",
-    "caption": "sightline.core.library",
-    "load_captioner": "sightline.core.models.loading",
-    "load_dataset": "sightline.lab.data.addressing",
-    "load_encoder": "sightline.core.models.loading",
-    "make_config": "sightline.lab.training.recipes",
-    "train": "sightline.lab.training.loop",
+    name: module
+    for module, names in {
+        "sightline.core.captioning.dual": "CaptionConfig CaptionFailure DualCaption",
+        "sightline.core.indexing.report": "IndexConfig",
+        "sightline.core.library": "Library caption",
+        "sightline.core.models.base": "GenerationConfig",
+        "sightline.core.models.loading": "load_captioner load_encoder",
+        "sightline.core.types": "Caption Hit ImageRecord",
+        "sightline.errors": "DataError ImageError InputError ModelError SightlineError StoreError TrainingError",
+        "sightline.lab.data.addressing": "load_dataset",
+        "sightline.lab.data.base": "Dataset",
+        "sightline.lab.training.config": "TrainConfig",
+        "sightline.lab.training.loop": "train",
+        "sightline.lab.training.recipes": "make_config",
+    }.items()
+    for name in names.split()
 }
+"""The module of each public name."""
 
 __all__ = [
     "Caption",

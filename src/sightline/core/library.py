@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sightline.errors import InputError, ModelError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from sightline.core.search.rerank import SecondLook
     from sightline.core.search.set_aside import MoveReport
     from sightline.core.store.sqlite import SqliteStore
-    from sightline.core.types import Caption, ModelIdentity, TaughtWord
+    from sightline.core.types import ModelIdentity, TaughtWord
     from sightline.kit.work import Progress
 
 _MODEL_SETTING = "model"
@@ -78,9 +77,7 @@ class Library:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -447,7 +444,8 @@ class Library:
         """
         if own_candidates and self._has_captions(image_id):
             return
-        captions = _captions_to_keep(result)
+        # Lower candidates than the best would only blur full text.
+        captions = list(dict.fromkeys([result.best, *result.clip[:1], *result.generated]))
         if any(known.best and known.source == "user" for known in self.store.captions([image_id])[image_id]):
             captions = [replace(caption, best=False) for caption in captions]
         self.store.put_captions({image_id: captions})
@@ -469,12 +467,6 @@ class Library:
             "unreadable": len(self.store.failures()),
             "size_bytes": stats.size_bytes,
         }
-
-
-def _captions_to_keep(result: DualCaption) -> list[Caption]:
-    """The fused best, the best candidate and every generated sentence: lower candidates would only blur full text."""
-    kept = [result.best, *result.clip[:1], *result.generated]
-    return list(dict.fromkeys(kept))
 
 
 def caption(
@@ -509,20 +501,8 @@ def _caption(
     paths: Sequence[Path], *, encoder: Encoder, captioner: str | None, config: CaptionConfig | None
 ) -> Iterator[DualCaption | CaptionFailure]:
     from sightline.core.captioning.dual import caption_images
-    from sightline.core.models.loading import load_captioner
+    from sightline.core.models.loading import default_captioner, load_captioner
 
     name = captioner or default_captioner(own_candidates=config is not None and config.candidates is not None)
     generator = None if name == "none" else load_captioner(name)
     return caption_images(paths, encoder=encoder, captioner=generator, config=config)
-
-
-def default_captioner(*, own_candidates: bool = False) -> str:
-    """Name of the generator that is used where none is named: `blip-base` where it can run now, else the starter's.
-
-    None writes (`none`) beside the user's `own_candidates`: who gives these asks for one of them.
-    """
-    if own_candidates:
-        return "none"
-    from sightline.core.models import loading
-
-    return loading.default_captioner()

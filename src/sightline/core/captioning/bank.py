@@ -217,8 +217,7 @@ class Action:
 def parse_action(text: str, *, irregular: Mapping[str, str]) -> Action:
     """`wearing {a hat}` -> `wearing a hat` for one, `wearing hats` for several."""
     return Action(
-        one=_EACH.sub(r"\1\2", text),
-        several=_EACH.sub(lambda match: make_plural(match[2], irregular=irregular), text),
+        one=_EACH.sub(r"\1\2", text), several=_EACH.sub(lambda match: make_plural(match[2], irregular=irregular), text)
     )
 
 

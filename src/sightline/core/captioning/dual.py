@@ -9,23 +9,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.captioning.bank import read_candidates
 from sightline.core.captioning.fuse import FusionWeights, fuse
 from sightline.core.captioning.rank import BankRanker, ListRanker, Ranker, embed_texts
 from sightline.core.images.decode import read_image
-from sightline.core.models.base import GenerationConfig
+from sightline.core.models.base import Captioner, Encoder, GenerationConfig
 from sightline.core.types import Caption
 from sightline.errors import ImageError, InputError
 from sightline.kit.work import map_ahead, usable_cpus
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Captioner, Encoder
 
 _DECODERS = min(4, usable_cpus())
 
@@ -75,11 +70,7 @@ class CaptionFailure:
 
 
 def caption_images(
-    paths: Iterable[Path],
-    *,
-    encoder: Encoder,
-    captioner: Captioner | None = None,
-    config: CaptionConfig | None = None,
+    paths: Iterable[Path], *, encoder: Encoder, captioner: Captioner | None = None, config: CaptionConfig | None = None
 ) -> Iterator[DualCaption | CaptionFailure]:
     """Caption files as they come, in order; one that can't be read is given as a failure and stops nothing.
 

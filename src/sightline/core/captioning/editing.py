@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sightline.core.captioning.fuse import fuse
+from sightline.core.models.base import Encoder
+from sightline.core.store.base import Store
 from sightline.core.types import Caption
 from sightline.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sightline.core.models.base import Encoder
-    from sightline.core.store.base import Store
 
 MAX_CAPTION_CHARS = 2000
 

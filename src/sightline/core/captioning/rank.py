@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.captioning.bank import (
     DETAILS,
@@ -35,15 +36,11 @@ from sightline.core.captioning.bank import (
     load_bank,
     without_repetitions,
 )
+from sightline.core.models.base import Encoder
 from sightline.core.types import Caption
 from sightline.errors import ModelError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import replacing
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
 
 _CHUNK = 256
 """Texts embedded at a time; bounds the memory of the text tower."""
@@ -57,7 +54,6 @@ class Ranker(Protocol):
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:
         """L2-normalised image vectors (B, D) -> for each image its `top_k` captions, best first."""
-        ...
 
 
 class ListRanker:

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 from sightline.core.captioning.dual import CaptionFailure, DualCaption
@@ -84,9 +83,7 @@ class CaptionWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -98,8 +95,6 @@ def open_writer(
     `roots` are the folders that were given: inside `output`, sidecars keep the images' paths from there. Raises
     InputError where `output` is missing or holds something else, StoreError where it can't be opened.
     """
-    from sightline.core.captioning.writers import CsvWriter, JsonlWriter, SidecarWriter
-
     if format_ == "txt":
         return SidecarWriter(output, roots=tuple(roots), existing=existing)
     if output is None:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeGuard, cast
+from typing import IO, Any, TypeGuard, cast
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
@@ -36,15 +37,12 @@ from PIL import (  # importing a plugin registers its format
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
+from PIL.ImageFile import ImageFile
 
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.text import one_line
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.ImageFile import ImageFile
 
 SCALED_DECODE_MARGIN = 2.0
 """Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
@@ -98,7 +96,8 @@ def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> Decod
     smallest_px = None if min_side_px is None else math.ceil(min_side_px * SCALED_DECODE_MARGIN)
     with _opened(source) as image:
         size = image.size
-        rgb_HW3 = _decode_jpeg(image, smallest_px) if _is_plain_jpeg(image) else None
+        is_plain = isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in {"L", "RGB"}
+        rgb_HW3 = _decode_jpeg(image, smallest_px) if is_plain else None
         if rgb_HW3 is None:
             rgb_HW3 = _decode_by_pillow(image, smallest_px)
         orientation, facts = _read_exif(image)
@@ -204,10 +203,6 @@ def _refuse_huge(width: int, height: int) -> None:
     if width * height > limit:
         reason = f"too large: {width} x {height} pixels, the limit is {limit} (SIGHTLINE_MAX_PIXELS)"
         raise ImageError(reason, may_pass=True)
-
-
-def _is_plain_jpeg(image: ImageFile) -> bool:
-    return isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in {"L", "RGB"}
 
 
 def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8] | None:
@@ -350,21 +345,16 @@ _filters_lock = threading.Lock()
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings about damaged files, raised in this thread, from the user's process."""
-    _put_filter_first()
+    filters = cast("list[Any]", warnings.filters)
+    # Others may have put filters before ours, or restored filters from before it, since the last read.
+    if not filters or filters[0] is not _FILTER:
+        with _filters_lock:
+            filters[:] = [_FILTER, *(known for known in filters if known is not _FILTER)]
     _pattern.depth += 1
     try:
         yield
     finally:
         _pattern.depth -= 1
-
-
-def _put_filter_first() -> None:
-    """Others may have put filters before ours, or restored filters from before it, since the last read."""
-    filters = cast("list[Any]", warnings.filters)
-    if filters and filters[0] is _FILTER:
-        return
-    with _filters_lock:
-        filters[:] = [_FILTER, *(known for known in filters if known is not _FILTER)]
 
 
 def parse_orientation(value: object) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -265,17 +265,6 @@ class _Listing:
     problems: list[tuple[str, str]] = field(default_factory=list)
     """Paths, and why they can't be read."""
 
-    def leave_out(self, folders: Set[str]) -> None:
-        """Pass over some of the folders."""
-        self.below = [name for name in self.below if name not in folders]
-        self.linked = [name for name in self.linked if name not in folders]
-
-    def sort(self) -> None:
-        """All by name."""
-        self.files.sort()
-        for folders in (self.below, self.linked):
-            folders.sort(key=lambda path: path[:-1])  # without the slash, which comes after spaces
-
 
 @dataclass(kw_only=True, slots=True)
 class _Walk:
@@ -290,8 +279,9 @@ class _Walk:
         """A few files at a time, those before a problem before it is told of."""
         folders, links = [""], deque[str]()
         while folders or links:
-            folder = folders.pop() if folders else self._follow(links.popleft())
-            if folder is None:
+            if folders:
+                folder = folders.pop()
+            elif not self._enter(folder := links.popleft()):
                 continue
             listing = self._list(folder)
             found: list[FoundFile] = []
@@ -307,9 +297,6 @@ class _Walk:
             yield found
             folders.extend(reversed([name for name in listing.below if self._enter(name)]))
             links.extend(listing.linked)
-
-    def _follow(self, folder: str) -> str | None:
-        return folder if self._enter(folder) else None
 
     def _enter(self, folder: str) -> bool:
         """True where the folder is seen for the first time."""
@@ -339,11 +326,13 @@ class _Walk:
         except OSError as error:
             self.on_problem(Path(self._join(folder)), explain_os_error(error))
             return _Listing()
-        if _holds_library(found.database):
-            found.leave_out({f"{folder}{name}/" for name in LIBRARY_FOLDERS})
         for path, reason in sorted(found.problems):
             self.on_problem(Path(path), reason)
-        found.sort()
+        found.files.sort()
+        left_out = {f"{folder}{name}/" for name in LIBRARY_FOLDERS} if _holds_library(found.database) else set[str]()
+        for folders in (found.below, found.linked):
+            # By name: without the slash, which comes after spaces.
+            folders[:] = sorted(set(folders) - left_out, key=lambda path: path[:-1])
         return found
 
     def _sort_in(self, entry: os.DirEntry[str], folder: str, found: _Listing) -> None:

@@ -48,8 +48,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Raises InputError for what no tower can take."""
-        if self.size_px < 1:
-            raise InputError(f"Preprocessing size_px must be at least 1; it is {self.size_px}.")
+        if not isinstance(self.size_px, int) or self.size_px < 1:
+            raise InputError(f"Preprocessing size_px is {self.size_px!r}; it must be a whole number, at least 1.")
         _check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
         _check_choice("interpolation", self.interpolation, get_args(Interpolation))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:

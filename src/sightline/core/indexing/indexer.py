@@ -15,27 +15,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.indexing.hubs import fill_hubness
-from sightline.core.indexing.plan import Planner
+from sightline.core.indexing.plan import Plan, Planner, Task, TaskSpool
 from sightline.core.indexing.reading import FileReader, Reading
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.models.bank import load_bank
-from sightline.core.store.base import Failure
+from sightline.core.models.base import Encoder
+from sightline.core.store.base import Entry, Failure, Store
 from sightline.core.types import Embedding
 from sightline.kit.work import uninterrupted
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.indexing.plan import Plan, Task, TaskSpool
-    from sightline.core.models.base import Encoder
-    from sightline.core.store.base import Entry, Store
-    from sightline.core.types import Embedding
 
 _NEVER_MATCHES_NS = -1
 """The mtime kept with a failure that may pass without a change of the file, so that it is tried again."""
@@ -335,7 +329,8 @@ class BatchEmbedder:
         elapsed_s = time.monotonic() - started
         self.seconds += elapsed_s
         self.embedded += len(batch)
-        self._resize(elapsed_s / len(batch))
+        wanted = int(_BATCH_S / max(elapsed_s / len(batch), 1e-6))
+        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))
         hubness_B = [None] * len(batch) if self._bank is None else self._bank.measure(vectors_BD).tolist()
         for content, vector_D, hubness in zip(batch, vectors_BD, hubness_B, strict=True):
             embedding = Embedding(
@@ -349,10 +344,6 @@ class BatchEmbedder:
     def forget_encoded(self) -> None:
         """Drop contents whose vectors have been committed: from now on the store has them."""
         self._contents = {key: content for key, content in self._contents.items() if content.embedding is None}
-
-    def _resize(self, image_s: float) -> None:
-        wanted = int(_BATCH_S / max(image_s, 1e-6))
-        self.batch_size = max(self._least, min(wanted, 2 * self.batch_size, self._max_batch_size))
 
 
 @dataclass(kw_only=True)

@@ -17,15 +17,13 @@ from fnmatch import translate
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
+from sightline.core.store.base import Failure, Store
+from sightline.core.types import ImageRecord
 from sightline.errors import InputError, StoreError
-
-if TYPE_CHECKING:
-    from sightline.core.store.base import Failure, Store
-    from sightline.core.types import ImageRecord
 
 _MEMORY_BYTES = 16 * 2**20
 """Size of the tasks in memory; more of them go to a temporary file."""
@@ -53,7 +51,7 @@ class Scope:
         return f"{self.prefix}/{key}" if self.prefix else key
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """A file to read, with its size and mtime when it was found."""
 
@@ -119,15 +117,8 @@ class TaskSpool:
         with _explained_errors():
             self._file.seek(0)  # writes what is buffered
         for line in self._file:
-            root, relative, size_bytes, mtime_ns, row_id, needs_pixels = json.loads(line)
-            yield Task(
-                root=roots[root],
-                relative=relative,
-                size_bytes=size_bytes,
-                mtime_ns=mtime_ns,
-                row_id=row_id,
-                needs_pixels=needs_pixels,
-            )
+            root, *rest = json.loads(line)
+            yield Task(roots[root], *rest)
 
     def close(self) -> None:
         """Drop the temporary file."""

@@ -8,23 +8,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.decode import read_image
 from sightline.core.images.files import explain_os_error, hash_bytes, hash_file, walk_images
-from sightline.core.images.preprocess import make_sketch
+from sightline.core.images.preprocess import Preprocessing, make_sketch
 from sightline.core.indexing.plan import Exclusion, Task
 from sightline.core.indexing.report import IndexConfig
+from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
 from sightline.kit.work import map_ahead, usable_cpus
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.images.preprocess import Preprocessing
-    from sightline.core.types import ImageInfo
 
 _LARGE_FILE_BYTES = 128 * 2**20
 """A larger file is not held in memory as a whole: it is hashed in pieces and read again by the decoder."""

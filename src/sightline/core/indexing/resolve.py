@@ -76,7 +76,10 @@ class Resolver:
         # An edited file whose new content was also saved elsewhere is no copy: it keeps what the user wrote about it.
         if sources and not (row is not None and all(map(self._is_of_this_run, sources))):
             return self._resolve_copy(reading, row, sources)
-        return self._resolve_new(reading, row)
+        if reading.info is None:
+            return "pixels"
+        entry = Entry(image=_record(reading, reading.info, row), keep_vectors=False)
+        return Resolution(kind="updated" if row else "added", entry=entry, needs_vector=True)
 
     def settle(self, resolution: Resolution) -> None:
         """Note that rows have found their content, so that they are neither deleted nor claimed again."""
@@ -120,12 +123,6 @@ class Resolver:
 
     def _find_embedded(self, sources: Sequence[ImageRecord]) -> ImageRecord | None:
         return next((source for source in sources if source.id not in self._plan.missing_vectors), None)
-
-    def _resolve_new(self, reading: Reading, row: ImageRecord | None) -> Resolution | Literal["pixels"]:
-        if reading.info is None:
-            return "pixels"
-        entry = Entry(image=_record(reading, reading.info, row), keep_vectors=False)
-        return Resolution(kind="updated" if row else "added", entry=entry, needs_vector=True)
 
     def _is_of_this_run(self, source: ImageRecord) -> bool:
         first = self._plan.first_added

@@ -15,22 +15,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.core.models.base import Encoder
 from sightline.core.models.files import local_source
 from sightline.core.models.inputs import normalise_rows
 from sightline.errors import ModelError
 from sightline.kit.files import replacing
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
 
 BANK_FILE = "bank.npz"
 NEIGHBOURS = 5

@@ -31,24 +31,19 @@ class Encoder(Protocol):
     @property
     def runtime(self) -> str:
         """The runtime, for the user: `onnx:CPUExecutionProvider`, `torch:cpu`, ..."""
-        ...
 
     @property
     def identity(self) -> ModelIdentity:
         """Identity that a store compares before it takes this encoder's vectors."""
-        ...
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB pixels (B, S, S, 3) as `card.preprocessing.resize` makes them -> (B, D), rows L2-normalised."""
-        ...
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts, truncated to the context length -> (T, D), rows L2-normalised."""
-        ...
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space, (B, H, W, D), not normalised; None where a model has none."""
-        ...
 
 
 @runtime_checkable
@@ -60,11 +55,9 @@ class Captioner(Protocol):
 
     def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
         """Resized RGB pixels -> for each image its captions, best first, with mean log-probability; no duplicates."""
-        ...
 
     def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """For each image, the mean log-probability for each token (nats) of each of its texts."""
-        ...
 
 
 @runtime_checkable
@@ -78,11 +71,9 @@ class Matcher(Protocol):
 
     def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized RGB pixels -> the model's memory of each image (B, M, C): M cells of width C, whatever the words."""
-        ...
 
     def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
         """Memories of images, and words -> (B,), in nats: differences say how much better one image fits the words."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

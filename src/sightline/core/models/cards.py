@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessing
 from sightline.core.models.files import CARD_FILE, METADATA_PATTERNS, PACKAGE_FOLDERS, read_json
 from sightline.core.types import ModelIdentity
-from sightline.errors import ModelError
+from sightline.errors import InputError, ModelError
 
 CARDS_FILE = Path(__file__).with_name("cards.toml")
 ENDPOINT_PREFIX = "endpoint:"
@@ -29,9 +29,10 @@ _PACKAGE_NAMES = {STARTER: PACKAGE_FOLDERS["encoder"], STARTER_CAPTIONER: PACKAG
 ModelKind = Literal["encoder", "captioner", "matcher"]
 Family = Literal["clip", "siglip", "blip", "sightline-clip", "sightline-captioner"]
 _REQUIRED = ("name", "kind", "family", "image", "text")
+_OBJECTS = ("relevance", "figures", "files")
 _DESCRIPTION = (
     *("source", "revision", "licence", "paper", "activation", "temperature", "size_bytes"),
-    *("relevance", "figures", "files", "weights_hash"),
+    *(*_OBJECTS, "weights_hash"),
 )
 _IMAGE_KEYS = ("size_px", "resize", "interpolation", "mean", "std")
 _TEXT_KEYS = ("context_length", "pad_id", "bos_id", "eos_id", "padding", "lowercase")
@@ -142,7 +143,6 @@ def write_card(folder: Path, card: ModelCard) -> None:
 def card_to_json(card: ModelCard) -> dict[str, Any]:
     """The card as plain JSON values: what `sightline.json` holds and `models info --json` prints."""
     image = card.preprocessing
-    described = {key: getattr(card, key) for key in _DESCRIPTION}
     return {
         **{key: getattr(card, key) for key in ("name", "kind", "family", "dim")},
         "image": {
@@ -153,10 +153,8 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
             "std": list(image.std),
         },
         "text": {key: getattr(card.text, key) for key in _TEXT_KEYS},
-        **described,
-        "relevance": dict(card.relevance),
-        "figures": dict(card.figures),
-        "files": dict(card.files),
+        **{key: getattr(card, key) for key in _DESCRIPTION},
+        **{key: dict(getattr(card, key)) for key in _OBJECTS},
     }
 
 
@@ -166,7 +164,7 @@ def card_from_json(values: Any, *, origin: str) -> ModelCard:
     _check_choice(values["kind"], get_args(ModelKind), f"{origin}: kind")
     _check_choice(values["family"], get_args(Family), f"{origin}: family")
     dim = values.get("dim")
-    for key in ("relevance", "figures", "files"):
+    for key in _OBJECTS:
         if not isinstance(values.get(key) or {}, Mapping):
             raise ModelError(f"{origin}: {key} is {values[key]!r}; it must be a JSON object.")
     if values["kind"] == "encoder" and not (isinstance(dim, int) and dim > 0):
@@ -189,22 +187,12 @@ def card_from_json(values: Any, *, origin: str) -> ModelCard:
 def _preprocessing_from_json(values: Any, *, origin: str) -> Preprocessing:
     """The `image` part of a card -> Preprocessing. Raises ModelError naming `origin`."""
     _check_keys(values, required=("size_px", "resize"), optional=_IMAGE_KEYS, origin=origin)
-    _check_choice(values["resize"], ("squash", "crop"), f"{origin}.resize")
-    if not (isinstance(values["size_px"], int) and values["size_px"] > 0):
-        raise ModelError(f"{origin}.size_px is {values['size_px']!r}; it must be a positive number of pixels.")
-    options: dict[str, Any] = {}
-    if (interpolation := values.get("interpolation")) is not None:
-        _check_choice(interpolation, ("bicubic", "bilinear"), f"{origin}.interpolation")
-        options["interpolation"] = interpolation
-    for key in ("mean", "std"):
-        if (channels := values.get(key)) is not None:
-            numbers = isinstance(channels, list | tuple) and all(isinstance(one, int | float) for one in channels)
-            if not numbers or len(channels) != 3:
-                raise ModelError(
-                    f"{origin}.{key} is {channels!r}; it must be three numbers, for red, green and blue in [0, 1]."
-                )
-            options[key] = tuple(map(float, channels))
-    return Preprocessing(size_px=values["size_px"], resize_mode=values["resize"], **options)
+    given = {key: value for key, value in values.items() if key != "resize" and value is not None}
+    try:
+        given |= {key: tuple(map(float, given[key])) for key in ("mean", "std") if key in given}
+        return Preprocessing(resize_mode=values["resize"], **given)
+    except (InputError, TypeError, ValueError) as error:
+        raise ModelError(f"{origin}: {error}") from error
 
 
 def _check_keys(values: Any, *, required: tuple[str, ...], optional: tuple[str, ...], origin: str) -> None:
@@ -237,7 +225,8 @@ def find_card(name: str, *, fetch: bool = True) -> ModelCard:
     (with the nearest ones), a folder without a model, or a repository that isn't there.
     """
     if name.startswith("dir:"):
-        return _folder_card(name)
+        path = Path(name.removeprefix("dir:")).expanduser().resolve()
+        return replace(read_card(path), name=f"dir:{path}", source=str(path))
     if name.startswith("hf:"):
         return _repository_card(name, fetch=fetch)
     if name.startswith(ENDPOINT_PREFIX):
@@ -298,11 +287,6 @@ def _package_card(name: str) -> ModelCard:
     if not (folder / CARD_FILE).is_file():
         raise ModelError(f"This installation lacks the model {name!r} ({folder}); install sightline again.")
     return replace(read_card(folder), name=name, source="package")
-
-
-def _folder_card(name: str) -> ModelCard:
-    path = Path(name.removeprefix("dir:")).expanduser().resolve()
-    return replace(read_card(path), name=f"dir:{path}", source=str(path))
 
 
 def _endpoint_card(name: str) -> ModelCard:

@@ -35,11 +35,9 @@ class Decoder(Protocol):
 
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         """Tokens so far, and which image each row describes -> logits of the token after the last (N, V)."""
-        ...
 
     def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         """Tokens, and which image each row describes -> logits of the token after each (N, L, V)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, errors, snapshot_download
 from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from sightline.errors import ModelError
 
@@ -30,7 +23,7 @@ def cached_snapshot(repo: str, *, revision: str, patterns: Sequence[str]) -> Pat
     """
     try:
         folder = snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=True)
-    except (EntryNotFoundError, RevisionNotFoundError, HFValidationError):
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
         return None
     return Path(str(folder))
 
@@ -76,11 +69,11 @@ def hub_answers(repo: str, *, timeout_s: float) -> bool:
 
 def hub_error(repo: str, revision: str, error: Exception) -> ModelError:
     """One readable error, with the ways on, for whatever huggingface_hub or the network raised."""
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return ModelError(f"{repo} asks for permission: accept its terms on huggingface.co, then `hf auth login`.")
-    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return ModelError(f"The hub has no public model {repo!r}. Check the name, or `hf auth login` if it is private.")
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return ModelError(f"{repo} has no revision {revision!r}. Name one as hf:{repo}@REVISION.")
     told = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     reason = "offline mode is on (HF_HUB_OFFLINE)" if is_offline_mode() else told

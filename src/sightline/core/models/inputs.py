@@ -9,18 +9,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from sightline.core.models.base import Encoder
 from sightline.core.models.cards import ModelCard, TextSpec
+from sightline.core.types import ModelIdentity
 from sightline.errors import ModelError
-
-if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
 
 IMAGES_PER_RUN = 32
 TEXTS_PER_RUN = 64
@@ -199,6 +197,37 @@ def read_text(encoder: Encoder, text: str) -> TextReading | None:
     """A text as an encoder's tokenizer reads it; None where that isn't on this machine."""
     read: Callable[[str], TextReading | None] | None = getattr(encoder, "read_text", None)
     return None if read is None else read(text)
+
+
+class WrappedEncoder:
+    """An encoder around another one, which answers in all that a subclass doesn't change."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.card = encoder.card
+        self.dim = encoder.dim
+        self.precision = encoder.precision
+
+    @property
+    def runtime(self) -> str:
+        return self._encoder.runtime
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._encoder.identity
+
+    def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._encoder.encode_images(pixels_BHW3)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encoder.encode_texts(texts)
+
+    def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        return self._encoder.encode_maps(pixels_BHW3)
+
+    def read_text(self, text: str) -> TextReading | None:
+        """What of a text reaches the model."""
+        return read_text(self._encoder, text)
 
 
 def check_pixels(card: ModelCard, pixels_BHW3: NDArray[np.uint8]) -> None:

@@ -99,18 +99,15 @@ class JsonClient:
             except _Passing as failure:
                 lost = not failure.connected and not self._answered and tried >= _TRIES_TO_CONNECT
                 if lost or tried == self.limits.tries or failure.wait_s > self.limits.longest_wait_s:
-                    raise ModelError(self._explain(failure, tried)) from failure
+                    asked = f"; it asks to wait {failure.wait_s:,.0f} s" if failure.wait_s else ""
+                    told = f"{self.name} failed: {failure}{asked} (tried {tried} {'time' if tried == 1 else 'times'})"
+                    raise ModelError(f"The endpoint {told}. Try again once it answers.") from failure
                 wait_s = backoff_s(tried, first_s=self.limits.retry_wait_s, longest_s=self.limits.longest_wait_s)
                 time.sleep(max(wait_s, failure.wait_s))
             else:
                 self._answered = True
                 return answer
         raise AssertionError("tries is at least 1")
-
-    def _explain(self, failure: _Passing, tried: int) -> str:
-        asked = f"; it asks to wait {failure.wait_s:,.0f} s" if failure.wait_s else ""
-        times = "time" if tried == 1 else "times"
-        return f"The endpoint {self.name} failed: {failure}{asked} (tried {tried} {times}). Try again once it answers."
 
     def _wait_for_turn(self) -> None:
         if self.limits.requests_per_minute is None:

@@ -22,17 +22,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from sightline.core.models import convolutional
 from sightline.core.models.cards import read_card
-from sightline.core.models.convolutional import (
-    CONFIG_FILE,
-    Attention,
-    ConvCaptioner,
-    ConvClip,
-    OwnCaptioner,
-    OwnClip,
-    SavedConfig,
-    to_unit,
-)
 from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import ModelError
 
@@ -55,7 +46,7 @@ _STAGES = (
 )
 
 
-class _LiteConfig(SavedConfig):
+class _LiteConfig(convolutional.SavedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have. Raises ModelError."""
         for name, value in vars(self).items():
@@ -204,7 +195,7 @@ class BertLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attention = Attention(width, heads)
+        self.attention = convolutional.Attention(width, heads)
         self.attention_norm = nn.LayerNorm(width, eps=1e-12)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
@@ -273,7 +264,7 @@ class ImageHead(Head):
         self.features = nn.Linear(CELL_WIDTH, config.feature_width)
 
 
-class LiteClip(OwnClip):
+class LiteClip(convolutional.OwnClip):
     """A CLIP of EfficientNet-Lite and a small BERT."""
 
     config_class = LiteClipConfig
@@ -300,7 +291,7 @@ class LiteClip(OwnClip):
         pooled_BE = F.dropout(feature_BHWE.mean(dim=(1, 2)), head.dropout, self.training)
         context_BD = head.context(pooled_BE)
         map_BHWD = head.linear(feature_BHWE) + context_BD[:, None, None]
-        return to_unit(head.linear(pooled_BE) + context_BD), map_BHWD
+        return convolutional.to_unit(head.linear(pooled_BE) + context_BD), map_BHWD
 
     @classmethod
     def from_graphs(cls, folder: Path) -> Self:
@@ -309,7 +300,9 @@ class LiteClip(OwnClip):
         So training goes on from what ships, to within int8's rounding. Needs `onnx`. Raises ModelError where the
         graphs lack weights of the model.
         """
-        model = cls(cls.config_class.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
+        model = cls(
+            cls.config_class.from_dict(json.loads((folder / convolutional.CONFIG_FILE).read_text(encoding="utf-8")))
+        )
         wanted = model.state_dict()
         weights = {name: value for graph in _GRAPHS for name, value in _read_weights(folder / graph, wanted).items()}
         weights["logit_scale"] = torch.tensor(math.log(read_card(folder).temperature or 1.0))
@@ -320,7 +313,7 @@ class LiteClip(OwnClip):
         return model.eval()
 
 
-class LiteCaptioner(OwnCaptioner):
+class LiteCaptioner(convolutional.OwnCaptioner):
     """A captioner on an EfficientNet-Lite that is also told what its image probably shows.
 
     Beside the image's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
@@ -368,21 +361,21 @@ class LiteCaptioner(OwnCaptioner):
         return hearsay_BTE
 
 
-def load_own_captioner(folder: Path) -> OwnCaptioner:
+def load_own_captioner(folder: Path) -> convolutional.OwnCaptioner:
     """A captioner of our own in evaluation mode, of the kind that its `config.json` names.
 
     Raises ModelError where a file is missing, the config is of another model, or the weights don't fit it.
     """
     if _model_type(folder) == LiteCaptionerConfig.model_type:
         return LiteCaptioner.from_pretrained(folder)
-    return ConvCaptioner.from_pretrained(folder)
+    return convolutional.ConvCaptioner.from_pretrained(folder)
 
 
-def load_own_clip(folder: Path) -> ConvClip | LiteClip:
+def load_own_clip(folder: Path) -> convolutional.ConvClip | LiteClip:
     """A CLIP of our own in evaluation mode, of the kind that its `config.json` names. Raises ModelError likewise."""
     if _model_type(folder) == LiteClipConfig.model_type:
         return LiteClip.from_graphs(folder) if comes_as_graphs(folder) else LiteClip.from_pretrained(folder)
-    return ConvClip.from_pretrained(folder)
+    return convolutional.ConvClip.from_pretrained(folder)
 
 
 def comes_as_graphs(folder: Path) -> bool:
@@ -416,6 +409,6 @@ def _read_weights(path: Path, wanted: Collection[str]) -> dict[str, Tensor]:
 
 
 def _model_type(folder: Path) -> str | None:
-    path = folder / CONFIG_FILE
+    path = folder / convolutional.CONFIG_FILE
     found: str | None = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
     return found

@@ -137,7 +137,8 @@ def load_matcher(model: str | ModelCard | None = None) -> Matcher:
     Raises ModelError where the model is unknown, not on this machine, damaged, needs the extra `torch`, or computes
     elsewhere.
     """
-    name = _default_matcher() if model is None else model
+    default = DEFAULT_MATCHER if is_available(find_card(DEFAULT_MATCHER)) else default_captioner()
+    name = default if model is None else model
     if isinstance(name, str) and name.startswith(ENDPOINT_PREFIX):
         raise ModelError(f"{name} computes elsewhere, and a second look needs a model on this machine: {_MATCHERS}.")
     card = find_card(name) if isinstance(name, str) else name
@@ -154,14 +155,13 @@ def load_matcher(model: str | ModelCard | None = None) -> Matcher:
     return TorchMatcher(card, folder)
 
 
-def _default_matcher() -> str:
-    if is_available(find_card(DEFAULT_MATCHER)):
-        return DEFAULT_MATCHER
-    return default_captioner()
+def default_captioner(*, own_candidates: bool = False) -> str:
+    """The captioner that is used where none is named: `blip-base` where it can run now, else the starter's.
 
-
-def default_captioner() -> str:
-    """The captioner that is used where none is named: `blip-base` where it can run now, else the starter's."""
+    None writes (`none`) beside the user's `own_candidates`: who gives these asks for one of them.
+    """
+    if own_candidates:
+        return "none"
     return "blip-base" if is_available(find_card("blip-base")) else STARTER_CAPTIONER
 
 

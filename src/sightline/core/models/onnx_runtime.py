@@ -17,17 +17,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from sightline.core.models import inputs
 from sightline.core.models.cards import ModelCard
 from sightline.core.models.files import find_graphs
-from sightline.core.models.inputs import (
-    IMAGES_PER_RUN,
-    TEXTS_PER_RUN,
-    TextReading,
-    Tokenizer,
-    normalise_rows,
-    pixel_batches,
-    text_batches,
-)
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
 from sightline.kit.work import usable_cpus
@@ -194,7 +186,7 @@ class OnnxEncoder:
         self.graphs: Mapping[str, Path] = graphs
         self._threads = threads
         self._image_towers: dict[bool, _Tower] = {}
-        self._tokenizer = Tokenizer.load(folder, card.text)
+        self._tokenizer = inputs.Tokenizer.load(folder, card.text)
         self._weights_hash = weights_hash
 
     @cached_property
@@ -209,26 +201,25 @@ class OnnxEncoder:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Name, weights, preprocessing and dimension: what a store compares."""
         return self.card.make_identity(self._weights_hash)
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
         tower = self._image_tower(len(pixels_BHW3))
-        return normalise_rows(self._run_images(tower, pixels_BHW3, tower.output))
+        return inputs.normalise_rows(self._run_images(tower, pixels_BHW3, tower.output))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
         tower = self._text_tower
-        per_run = 1 if tower.graph.rows_interact else TEXTS_PER_RUN  # alone, a text's vector depends on nothing else
+        per_run = (
+            1 if tower.graph.rows_interact else inputs.TEXTS_PER_RUN
+        )  # alone, a text's vector depends on nothing else
         embeds_TD = np.zeros((len(texts), self.dim), np.float32)
-        for chosen, ids_TL in text_batches(self._tokenizer, texts, per_run=per_run):
+        for chosen, ids_TL in inputs.text_batches(self._tokenizer, texts, per_run=per_run):
             # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
             feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
             embeds_TD[chosen] = tower.graph.run(feeds, [tower.output])[tower.output]
-        return normalise_rows(embeds_TD)
+        return inputs.normalise_rows(embeds_TD)
 
-    def read_text(self, text: str) -> TextReading:
+    def read_text(self, text: str) -> inputs.TextReading:
         """What of a text reaches the model."""
         return self._tokenizer.read(text)
 
@@ -254,7 +245,7 @@ class OnnxEncoder:
         graph = tower.graph
         name = graph.inputs[0]
         takes_pixels = graph.dtype(name) is np.uint8  # normalisation is part of the graph
-        per_run = CPU_IMAGES_PER_RUN if graph.provider == CPU else IMAGES_PER_RUN
+        per_run = CPU_IMAGES_PER_RUN if graph.provider == CPU else inputs.IMAGES_PER_RUN
 
         def run(batch_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
             batch = batch_BHW3 if takes_pixels else self.card.preprocessing.normalise(batch_BHW3)
@@ -264,7 +255,7 @@ class OnnxEncoder:
         side_by_side = tower is self._image_towers.get(True)
         if side_by_side:
             per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / self._cpus)))
-        batches = pixel_batches(self.card, pixels_BHW3, per_run=per_run)
+        batches = inputs.pixel_batches(self.card, pixels_BHW3, per_run=per_run)
         return np.concatenate(list((self._pool.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
 
     @cached_property

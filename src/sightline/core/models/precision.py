@@ -14,17 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sightline.core.models import files
 from sightline.core.models.cards import ENDPOINT_PREFIX, ModelCard
-from sightline.core.models.files import (
-    CARD_FILE,
-    exports_dir,
-    find_graphs,
-    find_local_folder,
-    find_weights,
-    hash_file,
-    hash_files,
-    only_int8,
-)
 from sightline.core.models.inputs import IMAGES_PER_RUN, TEXTS_PER_RUN
 from sightline.core.models.onnx_runtime import CPU, CPU_IMAGES_PER_RUN, available_providers
 from sightline.errors import InputError, ModelError
@@ -135,7 +126,7 @@ class Verdict:
 
 def quantised_folder(graphs: Mapping[str, Path]) -> Path:
     """Folder for the int8 graphs of these fp32 graphs, with their verdicts; it need not be there."""
-    return cache_dir() / "int8" / hash_files(sorted(graphs.values()))[:32]
+    return cache_dir() / "int8" / files.hash_files(sorted(graphs.values()))[:32]
 
 
 def int8_path(folder: Path, name: str) -> Path:
@@ -178,7 +169,7 @@ def read_verdicts(graphs: Mapping[str, Path], gate: EncoderGate | None = None) -
 
 
 def _is_whole(path: Path, verdict: Verdict) -> bool:
-    return path.is_file() and hash_file(path) == verdict.files.get(f"onnx/{path.name}")
+    return path.is_file() and files.hash_file(path) == verdict.files.get(f"onnx/{path.name}")
 
 
 def choose_encoder_graphs(graphs: Mapping[str, Path], precision: PrecisionChoice | None = None) -> dict[str, Path]:
@@ -266,7 +257,7 @@ def describe_runtime(card: ModelCard) -> dict[str, Any]:
     The precision is what `config.precision()` leads to. Empty where the model is not on this machine. Raises ModelError
     where `int8` is asked for and was not passed.
     """
-    folder = None if card.name.startswith(ENDPOINT_PREFIX) else find_local_folder(card)
+    folder = None if card.name.startswith(ENDPOINT_PREFIX) else files.find_local_folder(card)
     if folder is None:
         return {}
     if card.kind == "matcher":
@@ -275,16 +266,16 @@ def describe_runtime(card: ModelCard) -> dict[str, Any]:
     if card.kind == "encoder":
         facts["images_per_run"] = CPU_IMAGES_PER_RUN if runs_on_cpu() else IMAGES_PER_RUN
         facts["texts_per_run"] = TEXTS_PER_RUN
-    graphs = find_graphs(folder, card)
-    if graphs is None and find_weights(folder) and (exports_dir(folder) / CARD_FILE).is_file():
-        graphs = find_graphs(exports_dir(folder), card)
+    graphs = files.find_graphs(folder, card)
+    if graphs is None and files.find_weights(folder) and (files.exports_dir(folder) / files.CARD_FILE).is_file():
+        graphs = files.find_graphs(files.exports_dir(folder), card)
     if graphs is None:
         return {**facts, "precision": "fp32", "gate": "exported to ONNX when it is first used"}
     return {**facts, **(_describe_encoder(graphs) if card.kind == "encoder" else _describe_captioner(graphs))}
 
 
 def _describe_encoder(graphs: Mapping[str, Path]) -> dict[str, Any]:
-    if only_int8(graphs):
+    if files.only_int8(graphs):
         return {"precision": dict.fromkeys(graphs, "int8"), "gate": _ONLY_INT8}
     chosen = choose_encoder_graphs(graphs)
     precision = {name: "fp32" if path == graphs[name] else "int8" for name, path in chosen.items()}
@@ -292,7 +283,7 @@ def _describe_encoder(graphs: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _describe_captioner(graphs: Mapping[str, Path]) -> dict[str, Any]:
-    if only_int8(graphs):
+    if files.only_int8(graphs):
         return {"precision": "int8", "gate": _ONLY_INT8}
     verdict, wanted = _read_captioner_verdict(graphs), config.precision()
     precision = "int8" if wanted == "int8" or (wanted == "auto" and verdict is not None and verdict.passed) else "fp32"

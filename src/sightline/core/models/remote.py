@@ -97,7 +97,8 @@ class Endpoint:
         name, digest, temperature = card.name, card.weights_hash, card.temperature
         sane = {
             "kind": card.kind == kind,
-            "name": isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and not is_remote(name),
+            "name": isinstance(name, str)
+            and (0 < len(name) <= 200 and name.isprintable() and not name.startswith(ENDPOINT_PREFIX)),
             "weights_hash": isinstance(digest, str) and 16 <= len(digest) <= 128 and digest.isalnum(),
             "size_px": card.preprocessing.size_px <= _MOST_SIDE_PX,
             "dim": card.dim is None or card.dim <= _MOST_DIM,
@@ -160,7 +161,6 @@ class RemoteEncoder:
 
     @property
     def runtime(self) -> str:
-        """The host that computes."""
         return f"endpoint:{self.endpoint.name}"
 
     @property
@@ -174,16 +174,13 @@ class RemoteEncoder:
         return self.card.make_identity(str(self.card.weights_hash))
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
         check_pixels(self.card, pixels_BHW3)
         return self._embed(list(pixels_BHW3), "image-feature-extraction", send=to_png, limit="max_images")
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
         return self._embed(texts, "feature-extraction", send=cut_text, limit="max_texts")
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The last feature map in the joint space (B, H, W, D), not normalised; None where the model has none."""
         check_pixels(self.card, pixels_BHW3)
         size = self.endpoint.batch_limit("max_maps")
         maps = self.endpoint.ask_in_batches(list(pixels_BHW3), self._ask_maps, batch_size=size)
@@ -247,7 +244,6 @@ class RemoteCaptioner:
         self.runtime = f"endpoint:{endpoint.name}"
 
     def generate(self, pixels_BHW3: NDArray[np.uint8], config: GenerationConfig) -> list[list[Caption]]:
-        """Resized RGB pixels (B, S, S, 3) -> for each image its captions, best first, with mean log-probability."""
         check_pixels(self.card, pixels_BHW3)
         options = asdict(config)
 
@@ -259,7 +255,6 @@ class RemoteCaptioner:
         return self.endpoint.ask_in_batches(list(pixels_BHW3), ask, batch_size=self.endpoint.batch_limit("max_images"))
 
     def score(self, pixels_BHW3: NDArray[np.uint8], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """For each image, the mean log-probability for each token (nats) of each of its texts."""
         check_pixels(self.card, pixels_BHW3)
         if len(texts) != len(pixels_BHW3):
             raise InputError(f"There are {len(pixels_BHW3)} images and texts for {len(texts)}; give each image a list.")
@@ -303,11 +298,6 @@ def load_remote_captioner(name: str, *, config: RemoteConfig | None = None) -> R
 
 def _is_log_prob(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value <= 1e-6
-
-
-def is_remote(name: str) -> bool:
-    """True where a model name is an endpoint's address."""
-    return name.startswith(ENDPOINT_PREFIX)
 
 
 def to_png(pixels_SS3: NDArray[np.uint8]) -> str:

@@ -116,13 +116,9 @@ class SentenceWriter(Generic[_Memory]):
         text = self.card.text
         if text.bos_id is None or text.eos_id is None:
             raise ModelError(f"The card of {self.card.name} lacks bos_id or eos_id; a captioner's card needs both.")
-        prompt_ids = self._tokenizer.ids(prompt, add_special=False) if prompt else []
-        return Frame(
-            start_ids=(text.bos_id, *prompt_ids),
-            eos_id=text.eos_id,
-            pad_id=text.pad_id,
-            banned_ids=(text.pad_id, text.bos_id),
-        )
+        start_ids = (text.bos_id, *(self._tokenizer.ids(prompt, add_special=False) if prompt else []))
+        banned_ids = (text.pad_id, text.bos_id)
+        return Frame(start_ids=start_ids, eos_id=text.eos_id, pad_id=text.pad_id, banned_ids=banned_ids)
 
     def _captions(self, hypotheses: Sequence[Hypothesis]) -> list[Caption]:
         captions: dict[str, Caption] = {}

@@ -19,7 +19,6 @@ from sightline.core.models.cards import ModelCard
 from sightline.core.models.files import find_weights, hash_files
 from sightline.core.models.inputs import Tokenizer, normalised_batches
 from sightline.core.models.torch_models import choose_device, load_pretrained
-from sightline.errors import ModelError
 
 IMAGES_PER_RUN = 8
 """Images that are seen or matched at once: a memory of BLIP-base has 1.8 MB, and its activations several times that."""
@@ -30,16 +29,9 @@ class TorchMatcher:
 
     def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
         """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
-        if not find_weights(folder):
-            raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
         from transformers import BlipForImageTextRetrieval
 
-        model, missing = load_pretrained(BlipForImageTextRetrieval, folder, what="BLIP matcher")
-        if missing:
-            raise ModelError(
-                f"{folder} lacks {len(missing)} of the matcher's weights ({', '.join(missing[:3])}, ...): it holds "
-                "another kind of BLIP model, or is incomplete. Sightline needs a BlipForImageTextRetrieval."
-            )
+        model = load_pretrained(BlipForImageTextRetrieval, folder, what="matcher")
         self.card = card
         self.image_side = hash_files(find_weights(folder))
         self._device = choose_device(device)

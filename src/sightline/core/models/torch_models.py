@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sightline.core.models.convolutional import OwnCaptioner
 from sightline.core.models.files import find_weights
 from sightline.core.models.generation import Decoder
 from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
-from sightline.core.models.lite import comes_as_graphs, load_own_captioner, load_own_clip
+from sightline.core.models.lite import load_own_captioner, load_own_clip
 from sightline.core.models.sentences import SentenceWriter
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
@@ -55,7 +55,6 @@ class TorchEncoder:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Name, weights, preprocessing and dimension: what a store compares."""
         return self.card.make_identity(self._weights_hash)
 
     @property
@@ -64,15 +63,13 @@ class TorchEncoder:
         return self.towers.temperature
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> (B, D) float32, rows L2-normalised."""
-        return normalise_rows(self._run_images(pixels_BHW3, output=0))
+        return normalise_rows(self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[0], pixels_BHW3))
 
     def read_text(self, text: str) -> TextReading:
         """What of a text reaches the model."""
         return self._tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts, truncated to the context length -> (T, D) float32, rows L2-normalised."""
         embeds_TD = np.zeros((len(texts), self.dim), np.float32)
         with torch.inference_mode():
             for chosen, ids_TL in text_batches(self._tokenizer, texts):
@@ -81,24 +78,22 @@ class TorchEncoder:
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
-        return self._run_images(pixels_BHW3, output=1) if self.towers.has_maps else None
+        if not self.towers.has_maps:
+            return None
+        return self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[1], pixels_BHW3)
 
     def encode_features(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Image features before the projection to the joint space (B, F), not normalised; None for our own models."""
-        parts = []
-        with torch.inference_mode():
-            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
-                features_BF = self.towers.embed_features(torch.from_numpy(batch_B3SS).to(self.device))
-                if features_BF is None:
-                    return None
-                parts.append(_array(features_BF))
-        return np.concatenate(parts)[: len(pixels_BHW3)]
+        if isinstance(self.towers, ConvTowers):  # their map is in the joint space already
+            return None
+        return self._run_images(self.towers.embed_features, pixels_BHW3)
 
-    def _run_images(self, pixels_BHW3: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
-        parts = []
-        with torch.inference_mode():
-            for batch_B3SS in normalised_batches(self.card, pixels_BHW3):
-                parts.append(_array(self.towers.embed_images(torch.from_numpy(batch_B3SS).to(self.device))[output]))
+    @torch.inference_mode()
+    def _run_images(
+        self, embed: Callable[[torch.Tensor], torch.Tensor], pixels_BHW3: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        batches = normalised_batches(self.card, pixels_BHW3)
+        parts = [_array(embed(torch.from_numpy(batch_B3SS).to(self.device))) for batch_B3SS in batches]
         return np.concatenate(parts)[: len(pixels_BHW3)]
 
 
@@ -121,7 +116,7 @@ class Towers(torch.nn.Module):
         """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
         return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
 
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """Normalised pixels -> features before the projection (B, F); SigLIP has none, so they are its embeddings."""
         return self.embed_images(pixels_B3SS)[0]
 
@@ -147,7 +142,7 @@ class ClipTowers(Towers):
         side = math.isqrt(patches_BND.shape[1])
         return self.model.visual_projection(output.pooler_output), patches_BND.unflatten(1, (side, side))
 
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
+    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """The class token after its norm (B, F)."""
         features_BF: torch.Tensor = self.model.vision_model(pixel_values=pixels_B3SS).pooler_output
         return features_BF
@@ -157,10 +152,6 @@ class ConvTowers(Towers):
     """Our own: ConvClip of `models.convolutional`, LiteClip of `models.lite`."""
 
     has_maps = True
-
-    def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor | None:
-        """None: their map is in the joint space already."""
-        return None
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""
@@ -177,8 +168,6 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
 
     Raises ModelError where the folder has no safetensors weights, or they don't fit the card.
     """
-    if not find_weights(folder) and not (card.family == "sightline-clip" and comes_as_graphs(folder)):
-        raise ModelError(f"{folder} has no model.safetensors; PyTorch models are loaded from safetensors only.")
     if card.family == "sightline-clip":
         conv = load_own_clip(folder)
         return ConvTowers(conv, dim=_checked_dim(card, folder, conv.config.dim)).eval()
@@ -187,12 +176,7 @@ def load_towers(card: ModelCard, folder: Path) -> Towers:
     classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
     if card.family not in classes:
         raise ModelError(f"{card.name} is a {card.kind} of family {card.family}; an encoder is needed.")
-    model, missing = load_pretrained(classes[card.family], folder, what=f"{card.family} model")
-    if missing:
-        raise ModelError(
-            f"{folder}: the weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); "
-            "they belong to another architecture than config.json says."
-        )
+    model = load_pretrained(classes[card.family], folder, what="encoder")
     if card.family == "clip":
         hidden_act = model.config.text_config.hidden_act
         if card.activation not in (None, hidden_act):
@@ -213,16 +197,29 @@ def choose_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pretrained(model_class: Any, folder: Path, *, what: str) -> tuple[Any, list[str]]:
-    """A model of transformers in fp32 and evaluation mode, and the names of the weights that it lacks."""
+def load_pretrained(model_class: Any, folder: Path, *, what: str) -> Any:
+    """A model of transformers in fp32 and evaluation mode, on the CPU; only safetensors are read.
+
+    Raises ModelError where weights are missing, damaged, or of another kind of model than `what`.
+    """
+    if not find_weights(folder):
+        raise ModelError(
+            f"{folder} has no model.safetensors, which the runtime torch needs. Pickled weights (.bin, .pt) are not "
+            "loaded; use the runtime onnx if the folder has graphs."
+        )
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} can't be loaded as a {what}: {error}") from error
-    return model.eval(), sorted(report["missing_keys"])
+        raise ModelError(f"{folder} can't be loaded as {model_class.__name__}: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of the {what}'s weights ({', '.join(missing[:3])}, ...): it holds another "
+            f"kind of model, or is incomplete. Sightline needs a {model_class.__name__}."
+        )
+    return model.eval()
 
 
 @contextlib.contextmanager
@@ -283,28 +280,17 @@ class TorchCaptioner(SentenceWriter[torch.Tensor]):
 
 
 def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
-    """The torch module of a captioner's folder, in fp32 and evaluation mode; only safetensors are read.
+    """The torch module of a captioner's folder, in fp32 and evaluation mode.
 
     Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
     """
-    if not find_weights(folder):
-        raise ModelError(
-            f"{folder} has no model.safetensors, which the runtime torch needs. Pickled weights (.bin, .pt) are not "
-            "loaded; use the runtime onnx if the folder has graphs."
-        )
     if card.family == "sightline-captioner":
         return load_own_captioner(folder)
     if card.family != "blip":
         raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
     from transformers import BlipForConditionalGeneration
 
-    model, missing = load_pretrained(BlipForConditionalGeneration, folder, what="BLIP captioner")
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {len(missing)} of the captioner's weights ({', '.join(missing[:3])}, ...): it holds "
-            "another kind of BLIP model, or is incomplete. Sightline needs a BlipForConditionalGeneration."
-        )
-    return model
+    return load_pretrained(BlipForConditionalGeneration, folder, what="captioner")
 
 
 class _OwnDecoder:

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from sightline.core.types import (
-        Caption,
-        CaptionSource,
-        Embedding,
-        ImageRecord,
-        ModelIdentity,
-        StoreStats,
-        TaughtWord,
-    )
+from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats, TaughtWord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +48,18 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release files; the store is not used afterwards."""
-        ...
 
     def add_model(self, identity: ModelIdentity) -> None:
         """Make room for a model's vectors. Raises StoreError where the name is known with another identity."""
-        ...
 
     def models(self) -> dict[str, ModelIdentity]:
         """The models whose vectors are kept, in order of arrival."""
-        ...
 
     def set_model_aside(self, name: str) -> str:
         """Keep a model's vectors under another name, which is given, so that its own is free for new ones."""
-        ...
 
     def remove_model(self, name: str) -> int:
-        """Drop a model and its vectors; the number of vectors dropped."""
-        ...
+        """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""
 
     def upsert(self, entries: Sequence[Entry], *, failures: Sequence[Failure] = ()) -> list[int]:
         """Write entries and failures in one transaction; the ids of the rows, in order.
@@ -81,65 +67,51 @@ class Store(Protocol):
         A written path's old failure is forgotten. Raises StoreError for an unknown model, a vector that is refused, or
         a full disk.
         """
-        ...
 
     def delete(self, ids: Iterable[int]) -> int:
         """Remove rows with their vectors and captions; the number removed."""
-        ...
 
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
         """Records in the order asked. Raises StoreError for an unknown id."""
-        ...
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
         """All records by root and path, under a filter, below a folder."""
-        ...
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
 
         What counts is when an image was taken, or, where that isn't known, when its file was last changed.
         """
-        ...
 
     def find_path(self, path: Path) -> ImageRecord | None:
-        """The record of a file, by absolute path."""
-        ...
+        """The record of a file, by absolute path, also through symbolic links."""
 
     def resolve_root(self, path: Path) -> tuple[Path, str]:
         """Under which root a folder is indexed, and its path below that root (empty for the root itself).
 
         Symbolic links are followed; no root lies inside another.
         """
-        ...
 
     def find_hash(self, content_hash: str) -> list[ImageRecord]:
-        """Every record with these bytes."""
-        ...
+        """Every record with these bytes, by id."""
 
     def vectors(self, model: str, ids: Sequence[int] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids (N,) ascending and vectors (N, D) of a model; of all rows, or of those of `ids` that have one."""
-        ...
+        """Ids (N,) ascending and unit vectors (N, D) of a model; of all rows, or of those of `ids` that have one."""
 
     def missing_vectors(self, model: str, root: Path | None = None) -> set[int]:
-        """Ids of the rows that have no vector of this model."""
-        ...
+        """Ids of the rows, all or those below a folder, that have no vector of this model."""
 
     def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
-        ...
 
     def missing_sketches(self) -> set[int]:
         """Ids of the rows whose content has no sketch."""
-        ...
 
     def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
         """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
-        ...
 
     def equal_rows(self) -> Mapping[int, int]:
         """The rows that share their content with others -> the lowest id among those."""
-        ...
 
     def query(
         self,
@@ -153,40 +125,31 @@ class Store(Protocol):
     ) -> list[tuple[int, float]]:
         """The k best rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here.
 
-        Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a vector's hubness isn't known.
+        Exact under filters and exclusions. Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a
+        vector's hubness isn't known. Raises InputError for a vector of another dimension, zero or not finite, and for a
+        filter that can't be read.
         """
-        ...
 
     def background(
-        self,
-        vector: NDArray[np.float32],
-        sample: int,
-        *,
-        model: str,
-        where: str | None = None,
-        hub_weight: float = 0.0,
+        self, vector: NDArray[np.float32], sample: int, *, model: str, where: str | None = None, hub_weight: float = 0.0
     ) -> tuple[int, NDArray[np.float32]]:
         """How many rows a filter leaves, and what `sample` of them (S,) rank by as in `query`."""
-        ...
 
     def knows_hubness(self, model: str, bank: str) -> bool:
         """True where a bank has measured every vector of a model: only then hubs are corrected."""
-        ...
 
     def hubness(self, model: str, ids: Sequence[int]) -> dict[int, float]:
         """The hubness of those of some images that have one, by id."""
-        ...
 
     def missing_hubness(self, model: str, bank: str) -> NDArray[np.int64]:
         """Ids (N,) ascending of the images whose vectors have no hubness by this bank."""
-        ...
 
     def put_hubness(self, model: str, bank: str, values: Mapping[int, float]) -> None:
-        """Keep the hubness of images by id, as a bank measured it; what another bank measured is forgotten.
+        """Keep the hubness of images by id, as a bank measured it, in one transaction.
 
-        Raises StoreError for a number that is no mean of cosines.
+        What another bank measured is forgotten, so that there is one measure for all of a model's vectors. Images
+        without a vector are passed over. Raises StoreError for a number that is no mean of cosines.
         """
-        ...
 
     def match(
         self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
@@ -195,66 +158,51 @@ class Store(Protocol):
 
         Images that hold all words of a text of `without`, articles aside, are left out.
         """
-        ...
 
     def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
         """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
-        ...
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay.
 
         Where one of them is the best, the image's former best is no longer. Raises StoreError for an unknown id.
         """
-        ...
 
     def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
         """Drop the captions of one source, in one transaction; the number dropped."""
-        ...
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of images, the best first; images without captions map to an empty list."""
-        ...
 
     def words(self) -> list[TaughtWord]:
         """Words that were taught by example, by name."""
-        ...
 
     def put_word(self, word: TaughtWord) -> None:
         """Keep a word in place of one of the same name (in any case); vectors of examples that it had before stay."""
-        ...
 
     def remove_word(self, name: str) -> bool:
         """Forget a word with its examples; False where there is none."""
-        ...
 
     def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
         """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
-        ...
 
     def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
         """Keep vectors (D,) of a word's examples by content hash, also without the images being in the library.
 
         Raises StoreError for a vector that is refused.
         """
-        ...
 
     def failures(self, root: Path | None = None) -> list[Failure]:
-        """Files that could not be read, by path."""
-        ...
+        """Files that could not be read, by path; all or those below a folder."""
 
     def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
         """Drop remembered failures of files that are gone."""
-        ...
 
     def setting(self, name: str) -> str | None:
         """A value kept with the library, such as the default model; None where unset."""
-        ...
 
     def set_setting(self, name: str, value: str) -> None:
         """Keep a value with the library."""
-        ...
 
     def stats(self) -> StoreStats:
         """Counts, roots and size on disk."""
-        ...

@@ -106,13 +106,6 @@ def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     return sql
 
 
-def _compile(condition: _Condition, roots: Mapping[int, Path]) -> Sql:
-    field = _look_up(condition)
-    if field.kind == "caption":
-        return _compile_caption(condition, field)
-    return _compare(_expression(field, roots), field.kind, condition)
-
-
 def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
     """An expression under a condition's operator. Raises InputError for values of another kind."""
     operator = condition.operator
@@ -322,11 +315,16 @@ class _Parser:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise InputError(f"The filter has more than {MAX_CONDITIONS} conditions; `in (...)` joins many values.")
-        field = self._take()
+        name = self._take()
         operator, values = self._comparison()
         negated = operator in ("not in", "not between")
         operator = operator.removeprefix("not ") if negated else operator
-        sql = _compile(_Condition(field.text.lower(), operator, values, field.position), self._roots)
+        condition = _Condition(name.text.lower(), operator, values, name.position)
+        field = _look_up(condition)
+        if field.kind == "caption":
+            sql = _compile_caption(condition, field)
+        else:
+            sql = _compare(_expression(field, self._roots), field.kind, condition)
         return Sql(f"not {sql.text}", sql.parameters) if negated else sql
 
     def _comparison(self) -> tuple[str, tuple[Value, ...]]:

@@ -23,7 +23,6 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numkong
 import numpy as np
@@ -76,7 +75,6 @@ GATHERED_ROWS = 4096
 GATHERED_FRACTION = 0.3
 """Below this part of the rows, copying those that are kept and comparing only them is faster than comparing all."""
 
-Stamp = tuple[int, int, int]
 Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 """Ids, generations and hubness of rows."""
 
@@ -89,7 +87,8 @@ class Matrices:
         self._folder = folder
         self._open_reader = open_reader
         self._loaded: dict[int, Matrix] = {}
-        self._stamps: dict[int, Stamp | None] = {}
+        self._stamps: dict[int, tuple[int, int, int] | None] = {}
+        """Of each file inode, time and size when it was last looked at."""
         self._built: dict[int, Matrix] = {}
         self._builders: dict[int, threading.Thread] = {}
 
@@ -173,19 +172,15 @@ class Matrices:
 
     def _newest(self, model: ModelRow, known: Matrix | None) -> Matrix | None:
         """The matrix in memory, or the file where another process made a newer one."""
-        stamp = self._read_stamp(model.id)
+        stamp = None
+        with suppress(OSError):
+            stat = self.path(model.id).stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if known is not None and stamp == self._stamps.get(model.id):
             return known
         self._stamps[model.id] = stamp
         found = read_matrix(self.path(model.id), model.identity.dim)
         return known if found is None or (known is not None and known.generation >= found.generation) else found
-
-    def _read_stamp(self, model_id: int) -> Stamp | None:
-        try:
-            stat = self.path(model_id).stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def _start_build(self, model: ModelRow, old: Matrix) -> None:
         running = self._builders.get(model.id)
@@ -391,11 +386,26 @@ def write_matrix(path: Path, plan: MatrixPlan, db: sqlite3.Connection) -> None:
 
 def read_matrix(path: Path, dim: int) -> Matrix | None:
     """Map a matrix file; None where it is missing, of another format or dimension, cut short or damaged."""
-    try:
-        with path.open("rb") as file:
-            return _read(file, dim)
-    except OSError:
-        return None
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(_START_BYTES)
+        header = start[: _HEADER.size]
+        if len(start) != _START_BYTES:
+            return None
+        magic, version, file_dim, count, generation = _HEADER.unpack(header)
+        whole = _START_BYTES + count * (_TABLE_BYTES + dim)
+        if (magic, version, file_dim) != (MAGIC, FORMAT_VERSION, dim) or os.fstat(file.fileno()).st_size != whole:
+            return None
+        tables = file.read(_TABLE_BYTES * count)
+        if start[_HEADER.size :] != _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING):
+            return None
+        ids_N, generations_N = np.frombuffer(tables, dtype="<i8", count=2 * count).reshape(2, count)
+        hubness_N = np.frombuffer(tables, dtype="<f4", offset=16 * count)
+        rows_ND: NDArray[np.int8] = np.empty((0, dim), dtype=np.int8)
+        if count:
+            # By the open file, not its name: another process may put a newer file there at any time.
+            rows_ND = np.memmap(file, dtype=np.int8, mode="r", offset=file.tell(), shape=(count, dim))
+        return _whole(generation, (ids_N, generations_N, hubness_N), rows_ND)
+    return None
 
 
 def _whole(generation: int, table: Table, rows_ND: NDArray[np.int8]) -> Matrix:
@@ -419,28 +429,6 @@ def _read_rows(db: sqlite3.Connection, model: ModelRow, ids: NDArray[np.int64]) 
     """Quantised rows of vectors, by ascending id, read from SQLite."""
     for _, halves_CD in read_halves(db, model, ids.tolist(), chunk_rows=CHUNK_ROWS):
         yield quantise(halves_CD.astype(np.float32))
-
-
-def _read(file: BinaryIO, dim: int) -> Matrix | None:
-    start = file.read(_START_BYTES)
-    if len(start) != _START_BYTES:
-        return None
-    header = start[: _HEADER.size]
-    magic, version, file_dim, count, generation = _HEADER.unpack(header)
-    size = os.fstat(file.fileno()).st_size
-    whole = _START_BYTES + count * (_TABLE_BYTES + dim)
-    if (magic, version, file_dim) != (MAGIC, FORMAT_VERSION, dim) or size != whole:
-        return None
-    tables = file.read(_TABLE_BYTES * count)
-    if start[_HEADER.size :] != _CHECKSUM.pack(zlib.crc32(header + tables)) + bytes(_PADDING):
-        return None
-    ids_N, generations_N = np.frombuffer(tables, dtype="<i8", count=2 * count).reshape(2, count)
-    hubness_N = np.frombuffer(tables, dtype="<f4", offset=16 * count)
-    rows_ND: NDArray[np.int8] = np.empty((0, dim), dtype=np.int8)
-    if count:
-        # By the open file, not its name: another process may put a newer file there at any time.
-        rows_ND = np.memmap(file, dtype=np.int8, mode="r", offset=file.tell(), shape=(count, dim))
-    return _whole(generation, (ids_N, generations_N, hubness_N), rows_ND)
 
 
 def _remove_leftovers(folder: Path) -> None:

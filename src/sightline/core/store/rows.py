@@ -15,18 +15,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.preprocess import SKETCH_SIDE_PX
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
 from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
 from sightline.errors import InputError, StoreError, UnknownImageError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SqlPath = str | bytes
 """TEXT where a path is valid UTF-8, else BLOB."""

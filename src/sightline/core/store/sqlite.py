@@ -12,24 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.store import rows, vectors, words
-from sightline.core.store.base import Entry, Failure
+from sightline.core.store.base import Entry, Failure, Store
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
-from sightline.core.types import StoreStats
+from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, StoreStats, TaughtWord
 from sightline.errors import InputError, StoreError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, TaughtWord
 
 _SCAN_ROWS = 1000
 _KEPT_ANSWERS = 8
@@ -142,8 +136,11 @@ def _read_apart(folder: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-class SqliteStore:
-    """A library in one folder. Threads may share it; processes open it each for itself."""
+class SqliteStore(Store):
+    """A library in one folder. Threads may share it; processes open it each for itself.
+
+    `Store` says what each method promises; here stands only what this backend adds.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self.folder = folder
@@ -159,9 +156,7 @@ class SqliteStore:
     def __enter__(self) -> SqliteStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -204,7 +199,6 @@ class SqliteStore:
     # Models and their vectors
 
     def add_model(self, identity: ModelIdentity) -> None:
-        """Make room for a model's vectors. Raises StoreError where the name is known with another identity."""
         with self._database.reading() as db:
             if vectors.is_known(db, identity):
                 return
@@ -212,7 +206,6 @@ class SqliteStore:
             vectors.add_model(db, identity)
 
     def models(self) -> dict[str, ModelIdentity]:
-        """The models whose vectors are kept, in order of arrival."""
         with self._database.reading() as db:
             return {name: model.identity for name, model in vectors.list_models(db).items()}
 
@@ -225,7 +218,6 @@ class SqliteStore:
         return aside
 
     def remove_model(self, name: str) -> int:
-        """Drop a model and its vectors; the number of vectors dropped. Raises StoreError for an unknown name."""
         with self._database.writing() as db:
             model = vectors.get_model(db, name)
             dropped = db.execute("delete from vectors where model_id = ?", (model.id,)).rowcount
@@ -234,12 +226,10 @@ class SqliteStore:
         return dropped
 
     def vectors(self, model: str, ids: Sequence[int] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids (N,) ascending and unit vectors (N, D) of a model; of all rows, or of those of `ids` that have one."""
         with self._database.reading() as db:
             return vectors.gather_vectors(db, vectors.get_model(db, model), ids)
 
     def missing_vectors(self, model: str, root: Path | None = None) -> set[int]:
-        """Ids of the rows, all or those below a folder, that have no vector of this model."""
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
             scope = self._condition(db, root=root)
@@ -248,17 +238,14 @@ class SqliteStore:
     # Copies
 
     def sketches(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Of each content that has a sketch: the lowest id (N,) of its rows, ascending, and the sketch (N, 32, 32)."""
         with self._database.reading() as db:
             return rows.read_sketches(db)
 
     def missing_sketches(self) -> set[int]:
-        """Ids of the rows whose content has no sketch."""
         with self._database.reading() as db:
             return rows.read_unsketched(db)
 
     def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
         with self._database.writing() as db:
             rows.put_sketches(db, sketches)
 
@@ -280,54 +267,35 @@ class SqliteStore:
         exclude: Iterable[int] = (),
         hub_weight: float = 0.0,
     ) -> list[tuple[int, float]]:
-        """The k best rows (id, cosine), best first, ties by id; exact under filters and exclusions.
-
-        Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a vector's hubness isn't known. Raises
-        InputError for a vector (D,) of another dimension, zero or not finite, and for a filter it can't read.
-        """
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
-            wanted = Wanted(
-                query=vector,
-                k=_checked_k(k),
-                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
-                excluded=excluded,
-                hub_weight=hub_weight,
-            )
+            kept = self._kept(db, where)
+            wanted = Wanted(query=vector, k=_checked_k(k), kept=kept, excluded=excluded, hub_weight=hub_weight)
             return self._matrices.nearest(db, known, wanted)
 
     def background(
-        self,
-        vector: NDArray[np.float32],
-        sample: int,
-        *,
-        model: str,
-        where: str | None = None,
-        hub_weight: float = 0.0,
+        self, vector: NDArray[np.float32], sample: int, *, model: str, where: str | None = None, hub_weight: float = 0.0
     ) -> tuple[int, NDArray[np.float32]]:
         """How many rows a filter leaves, and what `sample` of them (S,), evenly spread by id, rank by as in `query`.
 
         Cosines are those of the int8 rows, exact to about 0.002. Raises InputError as `query` does.
         """
+        none = np.empty(0, dtype=np.int64)
         with self._database.reading() as db:
-            wanted = Wanted(
-                query=vector,
-                k=_checked_k(sample),
-                kept=None if where is None else self._select_ids(db, self._condition(db, where=where)),
-                excluded=np.empty(0, dtype=np.int64),
-                hub_weight=hub_weight,
-            )
+            kept = self._kept(db, where)
+            wanted = Wanted(query=vector, k=_checked_k(sample), kept=kept, excluded=none, hub_weight=hub_weight)
             return self._matrices.sample(db, vectors.get_model(db, model), wanted)
 
+    def _kept(self, db: sqlite3.Connection, where: str | None) -> NDArray[np.int64] | None:
+        return None if where is None else self._select_ids(db, self._condition(db, where=where))
+
     def knows_hubness(self, model: str, bank: str) -> bool:
-        """True where a bank has measured every vector of a model: only then hubs are corrected."""
         with self._database.reading() as db:
             known = vectors.list_models(db).get(model)
             return known is not None and known.hub_bank == bank and self._matrices.current(db, known).knows_hubs
 
     def hubness(self, model: str, ids: Sequence[int]) -> dict[int, float]:
-        """The hubness of those of some images that have one, by id."""
         with self._database.reading() as db:
             if not vectors.has_hubness(db):
                 return {}
@@ -335,18 +303,12 @@ class SqliteStore:
             return dict(zip(found_N.tolist(), hubness_N.tolist(), strict=True))
 
     def missing_hubness(self, model: str, bank: str) -> NDArray[np.int64]:
-        """Ids (N,) ascending of the images whose vectors have no hubness by this bank."""
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
             ids_N, _, hubness_N = vectors.read_table(db, known)
             return ids_N[np.isnan(hubness_N)] if known.hub_bank == bank else ids_N
 
     def put_hubness(self, model: str, bank: str, values: Mapping[int, float]) -> None:
-        """Keep the hubness of images by id, as a bank measured it, in one transaction.
-
-        What another bank measured is forgotten, so that there is one measure for all of a model's vectors. Images
-        without a vector are passed over. Raises StoreError for a number that is no mean of cosines.
-        """
         with self._database.writing() as db:
             vectors.take_hub_bank(db, vectors.get_model(db, model), bank)
             if values:
@@ -366,14 +328,12 @@ class SqliteStore:
         return ids
 
     def delete(self, ids: Iterable[int]) -> int:
-        """Remove rows with their vectors and captions; the number removed."""
         with self._database.writing() as db:
             removed = rows.delete_images(db, ids)
             rows.prune_roots(db)
         return removed
 
     def get(self, ids: Sequence[int]) -> list[ImageRecord]:
-        """Records in the order asked. Raises StoreError for an unknown id."""
         with self._database.reading() as db:
             records = rows.get_records(db, self._roots, ids)
             if len(records) < len(ids):
@@ -393,7 +353,6 @@ class SqliteStore:
             yield from records
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
-        """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id."""
         with self._database.reading() as db:
             ids_N = self._select_ids(db, Sql(f"true order by {_NEWEST_FIRST}"))
             if where is not None:
@@ -426,12 +385,10 @@ class SqliteStore:
             self._equal_rows = None
 
     def find_path(self, path: Path) -> ImageRecord | None:
-        """The record of a file, by absolute path, also through symbolic links."""
         with self._database.reading() as db:
             return rows.find_record(db, self._roots, path)
 
     def find_hash(self, content_hash: str) -> list[ImageRecord]:
-        """Every record with these bytes, by id."""
         with self._database.reading() as db:
             return rows.read_records(db, self._roots, Sql("content_hash = ? order by id", (content_hash,)))
 
@@ -467,75 +424,62 @@ class SqliteStore:
             return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where), without=without)
 
     def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
-        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
         if not texts:
             return set()
         with self._database.reading() as db:
             return rows.read_holding(db, texts, ids)
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
-        """Replace each image's captions of the sources given, in one transaction; other sources stay."""
         with self._database.writing() as db:
             rows.put_captions(db, captions)
 
     def remove_captions(self, ids: Iterable[int], source: CaptionSource) -> int:
-        """Drop the captions of one source, in one transaction; the number dropped."""
         with self._database.writing() as db:
             return rows.remove_captions(db, ids, source)
 
     def captions(self, ids: Sequence[int]) -> dict[int, list[Caption]]:
-        """Captions of images, the best first; images without captions map to an empty list."""
         with self._database.reading() as db:
             return rows.read_captions(db, ids)
 
     # Words of the user's own
 
     def words(self) -> list[TaughtWord]:
-        """Words that were taught by example, by name."""
         with self._database.reading() as db:
             return words.list_words(db)
 
     def put_word(self, word: TaughtWord) -> None:
-        """Keep a word in place of one of the same name; vectors of examples that it had before stay."""
         with self._database.writing() as db:
             words.put_word(db, word)
 
     def remove_word(self, name: str) -> bool:
-        """Forget a word with its examples; False where there is none."""
         with self._database.writing() as db:
             return words.remove_word(db, name)
 
     def example_vectors(self, model: str, name: str) -> dict[str, NDArray[np.float32]]:
-        """Unit vectors (D,) of a word's examples by content hash: those that this model has."""
         with self._database.reading() as db:
             return words.read_example_vectors(db, vectors.get_model(db, model), name)
 
     def put_example_vectors(self, model: str, name: str, given: Mapping[str, NDArray[np.float32]]) -> None:
-        """Keep vectors (D,) of a word's examples by content hash."""
         with self._database.writing() as db:
             words.put_example_vectors(db, vectors.get_model(db, model), name, given)
 
     # Failures, settings, figures
 
     def failures(self, root: Path | None = None) -> list[Failure]:
-        """Files that could not be read, by path; all or those below a folder."""
         with self._database.reading() as db:
             return rows.read_failures(db, self._roots, root)
 
     def forget_failures(self, root: Path, relatives: Iterable[str]) -> None:
-        """Drop remembered failures of files that are gone."""
         with self._database.writing() as db:
             rows.forget_failures(db, self._roots, root, relatives)
             rows.prune_roots(db)
 
     def setting(self, name: str) -> str | None:
-        """A value kept with the library, such as the default model; None where unset."""
         with self._database.reading() as db:
             row = db.execute("select value from settings where name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_setting(self, name: str, value: str) -> None:
-        """Keep a value with the library."""
         with self._database.writing() as db:
             db.execute("insert or replace into settings (name, value) values (?, ?)", (name, value))
 

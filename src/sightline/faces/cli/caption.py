@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sightline.core.library import Library, list_images
+from sightline.core.models.base import GenerationConfig
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
@@ -83,7 +85,7 @@ def caption(
     captions in the library keep these.
     """
     from sightline.core.captioning.writers import open_writer
-    from sightline.core.library import Library, caption, list_images
+    from sightline.core.library import caption
 
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other.")
@@ -116,7 +118,6 @@ def caption(
 
 def _make_caption_config(*, candidates: Path | None, top: int, batch_size: int, **generation: Any) -> CaptionConfig:
     from sightline.core.captioning.dual import CaptionConfig
-    from sightline.core.models.base import GenerationConfig
 
     generated = GenerationConfig(**{**generation, "beams": max(generation["beams"], generation["num_candidates"])})
     return CaptionConfig(top_k=top, candidates=candidates, generation=generated, batch_size=batch_size)
@@ -229,7 +230,6 @@ def merge(
     library_dir: Path | None,
 ) -> None:
     """Merge the captions of pictures into one text each; without PATHs, of all pictures that have captions."""
-    from sightline.core.library import Library
     from sightline.faces.integrations.library_writing import merge_in_library
 
     generator = _load_writer(writer, chat_url)
@@ -275,7 +275,6 @@ def name(
     library_dir: Path | None,
 ) -> None:
     """Name the library's folders, or clusters of like pictures, from their captions."""
-    from sightline.core.library import Library
     from sightline.faces.integrations.library_writing import name_albums
 
     generator = _load_writer(writer, chat_url)

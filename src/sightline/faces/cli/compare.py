@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sightline import lab
+from sightline.core.library import Library
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
@@ -40,9 +42,7 @@ if TYPE_CHECKING:
 @default_option("--seed", type=NUMBER, default=0, help="Of the choice and intervals.")
 @click.option("--queries", type=FILE, metavar="FILE", help="What to search for, one query a line.")
 @click.option(
-    "--prompts",
-    metavar="SET|FILE",
-    help="Sentences for classes [default: imagenet for imagenet:PATH, else photos].",
+    "--prompts", metavar="SET|FILE", help="Sentences for classes [default: imagenet for imagenet:PATH, else photos]."
 )
 @click.option("--classes", type=FILE, metavar="FILE", help="Names of the classes, one a line.")
 @click.option("--quality", metavar="METRIC", help="What is set against speed, such as acc1 or text_retrieval_recall@1.")
@@ -71,7 +71,6 @@ def compare(
     Without captions or classes (a folder of your own pictures, or --library) there is no quality to measure; the rest
     is, with the queries of --queries or some everyday ones.
     """
-    from sightline import lab
     from sightline.lab.evaluation.classification import prompts_for
     from sightline.lab.evaluation.comparison import ComparisonConfig
     from sightline.lab.evaluation.comparison_report import comparison_to_dict
@@ -135,8 +134,6 @@ def _load(
     asked = source.read_queries(queries) if queries is not None else None
     own_limit = limit or source.OWN_LIMIT
     if data is None:
-        from sightline.core.library import Library
-
         with Library.open(library_dir) as library:
             name, paths = f"library:{library.path}", library.images()
         loaded = source.take_images(name, paths, limit=own_limit, seed=seed)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sightline.errors import InputError
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
@@ -102,7 +105,6 @@ def get(
 
     It can be interrupted, or killed, at any moment: run it again to go on. A run that finds all done does nothing.
     """
-    from sightline.errors import InputError
     from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, find_publisher
 
     archives = take_fields(ArchiveOptions, options)
@@ -138,8 +140,9 @@ def _list_options(options: dict[str, Any]) -> ListOptions:
     return take_fields(ListOptions, {**options, **limits})
 
 
-def _in_phases(bar: ProgressBar) -> FetchProgress:
-    """Shows what is done in turn, each on a bar of its own; bytes in megabytes."""
+@contextmanager
+def _fetching() -> Iterator[FetchProgress]:
+    """Shows what is done in turn, each on a bar of its own; bytes in megabytes. Ctrl-C ends with how to go on."""
 
     def show(phase: Phase, done: int, total: int | None, words: str) -> None:
         if str(phase) != bar.what:
@@ -150,17 +153,18 @@ def _in_phases(bar: ProgressBar) -> FetchProgress:
             words = f"MB, {words}"
         bar.show(done, total, words)
 
-    return show
+    try:
+        with ProgressBar() as bar:
+            yield show
+    except KeyboardInterrupt:
+        raise _interrupted() from None
 
 
 def _get_archives(publisher: Publisher, folder: Path, options: ArchiveOptions, *, as_json: bool) -> None:
     from sightline.lab.data.download.archives import get_archives
 
-    try:
-        with ProgressBar() as bar:
-            receipts = get_archives(publisher, folder, options, on_progress=_in_phases(bar))
-    except KeyboardInterrupt:
-        raise _interrupted() from None
+    with _fetching() as show:
+        receipts = get_archives(publisher, folder, options, on_progress=show)
     if as_json:
         archives = {name: asdict(receipt) for name, receipt in receipts.items()}
         print_json({"data": f"{publisher.name}:{folder}", "archives": archives})
@@ -175,11 +179,8 @@ def _get_subset(
 ) -> None:
     from sightline.lab.data.download.subset import get_subset
 
-    try:
-        with ProgressBar() as bar:
-            reports = get_subset(publisher, folder, archives, count=count, options=options, on_progress=_in_phases(bar))
-    except KeyboardInterrupt:
-        raise _interrupted() from None
+    with _fetching() as show:
+        reports = get_subset(publisher, folder, archives, count=count, options=options, on_progress=show)
     if as_json:
         print_json({"data": f"{publisher.name}:{folder}", "parts": [asdict(report) for report in reports]})
     else:
@@ -195,11 +196,8 @@ def _get_subset(
 def _get_publishers_list(publisher: Publisher, folder: Path, options: ArchiveOptions) -> Path:
     from sightline.lab.data.download.archives import get_list
 
-    try:
-        with ProgressBar() as bar:
-            return get_list(publisher, folder, options, on_progress=_in_phases(bar))
-    except KeyboardInterrupt:
-        raise _interrupted() from None
+    with _fetching() as show:
+        return get_list(publisher, folder, options, on_progress=show)
 
 
 def _get_list(list_file: Path, folder: Path, options: ListOptions, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from sightline.core.models.base import GenerationConfig
 from sightline.errors import DISTRIBUTION, SightlineError, install_advice
 from sightline.faces.cli.options import json_option, library_option
 from sightline.faces.cli.printing import print_json
@@ -109,7 +110,6 @@ def _run_starter() -> str:
 def _run_captioner() -> str:
     import numpy as np
 
-    from sightline.core.models.base import GenerationConfig
     from sightline.core.models.loading import load_captioner
 
     captioner = load_captioner("starter-captioner", precision="auto")

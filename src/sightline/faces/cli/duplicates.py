@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sightline.core.library import Library
 from sightline.faces.cli.options import FILE, json_option, library_option, model_option
 from sightline.faces.cli.printing import ProgressBar, notice, print_json
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
-    from sightline.core.library import Library
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.set_aside import MoveReport
     from sightline.core.types import ImageRecord
@@ -59,8 +59,6 @@ def duplicates(
     Copies may be cut, smaller, brighter, mirrored, turned or without colour. Of each group the file to keep comes
     first, with the reason.
     """
-    from sightline.core.library import Library
-
     if exact_only and min_similarity is not None:
         raise click.UsageError("--exact and --alike exclude each other.")
     if log is not None and (exact_only or min_similarity is not None or folder is not None):

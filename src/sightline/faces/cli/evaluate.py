@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sightline import lab
+from sightline.core.models.base import GenerationConfig
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
@@ -180,10 +182,7 @@ def zeroshot(settings: _Settings, *, model: str, prompts: str | None, classes: P
 @_model_option
 @click.option("--limit-train", type=click.IntRange(min=2), metavar="N", help="Learn from N pictures of train.")
 @choice_option(
-    "--features",
-    "projected",
-    "pooled",
-    help="Learn from vectors of the joint space, or from those before it.",
+    "--features", "projected", "pooled", help="Learn from vectors of the joint space, or from those before it."
 )
 @_measuring
 def linear_probe(
@@ -255,7 +254,6 @@ def captions(
 
     They are written by the captioner --model, or read from --results.
     """
-    from sightline.core.models.base import GenerationConfig
     from sightline.core.models.loading import load_captioner
     from sightline.lab.evaluation.captions.evaluator import CaptionConfig, evaluate_results_file
 
@@ -309,8 +307,6 @@ def pointing(settings: _Settings, *, model: str, method: Literal["auto", "map", 
 
 
 def _measure(settings: _Settings, model: Encoder | Captioner, dataset: Dataset, *, measure: str, **how: Any) -> None:
-    from sightline import lab
-
     with ProgressBar({"captions": "captioning", "pointing": "pointing"}.get(measure, "embedding")) as bar:
         result = lab.evaluate(model, dataset, measure=measure, progress=bar.show, **how)
     _finish(result, settings, measure=measure)

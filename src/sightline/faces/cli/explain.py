@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sightline.errors import ImageError, InputError, ModelError, install_advice
 from sightline.faces.cli.options import (
     COUNT,
     FILE,
@@ -120,7 +121,6 @@ def explain(
     sightline explain photo.jpg "a red car" "a tree" --output explain.png
     """
     from sightline.core.images.decode import read_image
-    from sightline.errors import ImageError, InputError
     from sightline.lab.experiments.explain import explain_image, load_explainable
 
     _require_ending(output, (".png",))
@@ -198,8 +198,6 @@ def _default_model() -> str:
 
 
 def _read_lines(file: Path) -> list[str]:
-    from sightline.errors import InputError
-
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -210,7 +208,6 @@ def _read_lines(file: Path) -> list[str]:
 def _read_images(images: Sequence[Path]) -> tuple[list[HeatmapImage], list[Problem]]:
     """Files and the files of folders, in order, and what couldn't be read."""
     from sightline.core.images.decode import read_image
-    from sightline.errors import ImageError
     from sightline.lab.evaluation.results import Problem
     from sightline.lab.experiments.heatmap import HeatmapImage
 
@@ -344,7 +341,6 @@ def _diffuse(
 
 def _require_torch() -> None:
     from sightline.core.models.files import torch_installed
-    from sightline.errors import ModelError, install_advice
 
     if not torch_installed():
         raise ModelError(f"Making pictures needs PyTorch: {install_advice('torch')}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sightline.core.library import Library
 from sightline.faces.cli.options import (
     COUNT,
     PATH,
@@ -27,7 +29,6 @@ from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexProgress, IndexReport
-    from sightline.core.library import Library
     from sightline.core.search.engine import Hits
     from sightline.core.types import Hit
 
@@ -68,12 +69,12 @@ def index(
     not be read; they are named with the reason.
     """
     from sightline.core.indexing.report import IndexConfig
-    from sightline.core.library import Library
 
     config = IndexConfig(exclude=exclude, remove_missing="always" if prune else "safe", retry_failures=retry)
     with Library.open(library_dir, model=model) as library:
         with ProgressBar("indexing") as bar:
-            if reason := library.choose_model(confirm=_ask if sys.stdin.isatty() else None):
+            ask = partial(click.confirm, err=True) if sys.stdin.isatty() else None
+            if reason := library.choose_model(confirm=ask):
                 notice(reason)
             default = library.default_model
             report = library.index(*folders, config=config, on_progress=lambda event: _show_progress(bar, event))
@@ -88,10 +89,6 @@ def index(
         click.echo(report.summary())
     if report.skipped or report.interrupted:
         raise SystemExit(1)
-
-
-def _ask(question: str) -> bool:
-    return click.confirm(question, err=True)
 
 
 def _show_progress(bar: ProgressBar, event: IndexProgress) -> None:
@@ -181,8 +178,6 @@ def search(
     sightline search ./beach.jpg + 2:sunset - people
     sightline search dogs -snow -"deep water"
     """
-    from sightline.core.library import Library
-
     _require_one_format(filepath_only=filepath_only, as_json=as_json)
     if writer and expansions:
         raise click.UsageError("--expand and --expansions exclude each other.")
@@ -207,8 +202,6 @@ def similar(
     photo: Path, *, filepath_only: bool, as_json: bool, model: str | None, library_dir: Path | None, **how: Any
 ) -> None:
     """Find the images most like PHOTO, which need not be in the library."""
-    from sightline.core.library import Library
-
     _require_one_format(filepath_only=filepath_only, as_json=as_json)
     with Library.open(library_dir, model=model, create=False) as library:
         _show_hits(library, library.similar(photo, **how), filepath_only=filepath_only, as_json=as_json)
@@ -299,8 +292,6 @@ def teach(
 
     A word that is known gets further examples. It is kept with the library, for each of its models.
     """
-    from sightline.core.library import Library
-
     if (name is not None) + listing + (forget is not None) != 1:
         raise click.UsageError("Give a NAME with images, or --list, or --forget NAME.")
     with Library.open(library_dir, model=model, create=False, read_only=listing) as library:
@@ -327,8 +318,6 @@ def teach(
 @library_option
 def info(*, as_json: bool, library_dir: Path | None) -> None:
     """Show what a library holds: images, captions, models, folders."""
-    from sightline.core.library import Library
-
     with Library.open(library_dir, create=False, read_only=True) as library:
         facts = library.info()
     if as_json:
@@ -355,8 +344,6 @@ def remove(
     *, paths: tuple[Path, ...], where: str | None, model: str | None, yes: bool, library_dir: Path | None
 ) -> None:
     """Forget images, by path or filter, or a model's vectors. Files on disk are never touched."""
-    from sightline.core.library import Library
-
     if model and (paths or where):
         raise click.UsageError("--model drops vectors and goes without paths or --where.")
     with Library.open(library_dir, create=False) as library:

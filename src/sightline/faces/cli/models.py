@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sightline.core.library import Library, list_images
 from sightline.faces.cli.options import NUMBER, CommandGroup, json_option, library_option
 from sightline.faces.cli.printing import notice, print_json, print_table
 from sightline.kit.text import printable
@@ -125,8 +126,6 @@ def pull(name: str) -> None:
 @library_option
 def use(name: str, *, library_dir: Path | None) -> None:
     """Make NAME the library's default model; it must have been indexed with it."""
-    from sightline.core.library import Library
-
     with Library.open(library_dir, create=False) as library:
         library.use_model(name)
     notice(f"The default model is now {name}.")
@@ -227,7 +226,6 @@ def cost(
 
     Some batches are sent and timed: images x seconds x price.
     """
-    from sightline.core.library import list_images
     from sightline.core.models.remote import estimate_cost, load_remote_encoder
 
     if (images is None) == (not folders):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from sightline.errors import InputError
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -66,8 +67,6 @@ def notice(text: str) -> None:
 
 def write_figures(path: Path, values: Mapping[str, Any]) -> None:
     """Figures as JSON. Raises InputError with the figures themselves where the file can't be written."""
-    from sightline.errors import InputError
-
     try:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

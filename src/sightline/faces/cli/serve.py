@@ -18,6 +18,7 @@ from sightline.faces.cli.options import (
     precision_option,
 )
 from sightline.faces.cli.printing import notice
+from sightline.kit.config import library_dir
 
 
 @click.command()
@@ -64,7 +65,6 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
             f"{error.name} is missing: the web app needs the extra: {install_advice('web')}"
         ) from error
     from sightline.faces.web.config import ServeConfig
-    from sightline.kit.config import library_dir
 
     config = ServeConfig(libraries=library_dirs or (library_dir(),), require_access=not no_token, **settings)
     run_server(config, open_page=open_page, notice=notice)

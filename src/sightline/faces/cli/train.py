@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sightline import lab
+from sightline.errors import TrainingError, install_advice
 from sightline.faces.cli.options import COUNT, FILE, NUMBER, PATH, choice_option, default_option, json_option
 from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
@@ -76,8 +78,6 @@ def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool
     else:
         config = make_config(recipe, changes, smoke=smoke)
     _require_torch()
-    from sightline import lab
-
     with ProgressBar("training") as bar:  # lab.train loads torch: only once the settings are right
         ended = lab.train(config, output, resume=resume, report=notice, progress=bar.show)
     values: dict[str, Any] = {
@@ -103,8 +103,6 @@ def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool
 
 def _require_torch() -> None:
     from importlib.util import find_spec
-
-    from sightline.errors import TrainingError, install_advice
 
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
@@ -181,7 +179,6 @@ def sweep(*, as_json: bool, output: Path, **options: Any) -> None:
     sightline sweep scenes-sweep --output runs/search --sampler tpe --trials 30 --grid lr=1e-4..1e-2 --budget 1h
     """
     config = _make_sweep_config(**options)
-    from sightline import lab
     from sightline.lab.experiments.results import read_sweep
 
     interrupted = False
@@ -270,8 +267,6 @@ def report(*, runs: tuple[Path, ...], output: Path, metric: str | None, as_json:
     sightline report sweeps/lr --output lr.html
     sightline report runs/seed-0 runs/seed-1 runs/seed-2 --metric image_retrieval_recall@1
     """
-    from sightline import lab
-
     made, files = lab.report(runs, output, metric=metric)
     if as_json:
         written = {"html": str(files.html), "markdown": str(files.markdown), "pictures": str(files.images)}

@@ -9,23 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import InputError
+from sightline.faces.integrations import text_generation as writing
 from sightline.faces.integrations.rewriting import content_words, require_supported, stem
-from sightline.faces.integrations.text_generation import (
-    TextGenerator,
-    WritingConfig,
-    Written,
-    first_line,
-    generate_or_explain,
-    quote,
-)
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from sightline.faces.integrations.text_generation import TextGenerator, Written
 
 _CAPTIONS_TOLD = 12
 _WORDS_IN_NAME = 3
@@ -85,27 +76,23 @@ def name_groups(groups: Mapping[str, Sequence[str]], generator: TextGenerator | 
     if empty := next((key for key, captions in groups.items() if not captions), None):
         raise InputError(f"{empty} has no captions to be named by; caption its pictures first.")
     plain = _telling_words(groups)
-    if generator is None:
-        return {key: Written(text=text, plain=text) for key, text in plain.items()}
-    prompts = [_make_prompt(captions) for captions in groups.values()]
-    answers = generate_or_explain(generator, prompts, WritingConfig(max_tokens=24))
-    return {
-        key: Written.of(answer, plain[key], take=partial(_take_name, captions=captions), writer=generator.name)
-        for (key, captions), answer in zip(groups.items(), answers, strict=True)
-    }
+    asked = [
+        (_make_prompt(captions), partial(_take_name, captions=captions), plain[key]) for key, captions in groups.items()
+    ]
+    return dict(zip(groups, writing.write(generator, asked, writing.WritingConfig(max_tokens=24)), strict=True))
 
 
 def _make_prompt(captions: Sequence[str]) -> str:
     """A prompt with a dozen captions at most, evenly over the group."""
     step = max(1, math.ceil(len(captions) / _CAPTIONS_TOLD))
     return (
-        f"An album holds pictures with these captions, as JSON: {quote(list(captions[::step]))}\n"
+        f"An album holds pictures with these captions, as JSON: {writing.quote(list(captions[::step]))}\n"
         "Write a name for the album, of two to five words, on one line, that fits most of them."
     )
 
 
 def _take_name(answer: str, *, captions: Sequence[str]) -> str:
-    text = first_line(answer).rstrip(".")
+    text = writing.first_line(answer).rstrip(".")
     return require_supported(text, captions, max_chars=60, least=0.5)
 
 

@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.decode import flatten_to_rgb, read_image, read_info
 from sightline.core.models.base import GenerationConfig
@@ -24,9 +25,6 @@ from sightline.core.models.files import CARD_FILE, verify_files
 from sightline.core.models.onnx_captioner import OnnxCaptioner
 from sightline.core.models.onnx_runtime import OnnxEncoder
 from sightline.errors import ImageError, InputError, ModelError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ENCODER_FOLDER, CAPTIONER_FOLDER = "encoder", "captioner"
 

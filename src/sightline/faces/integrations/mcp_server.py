@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -14,15 +14,12 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from sightline import __version__
 from sightline.errors import SightlineError
 from sightline.faces.integrations.tools import UNTRUSTED, LibraryTool, available_tools, find_tool
-from sightline.faces.integrations.tools_schemas import MAX_MESSAGE_CHARS
+from sightline.faces.integrations.tools_schemas import MAX_MESSAGE_CHARS, ToolResult
 from sightline.faces.service.images import find_thumbnail
+from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.models import Lane
 from sightline.faces.service.thumbnails import SIZES_PX
 from sightline.kit.text import neutralise
-
-if TYPE_CHECKING:
-    from sightline.faces.integrations.tools_schemas import ToolResult
-    from sightline.faces.service.library import OpenLibrary
 
 _INSTRUCTIONS = (
     "Tools on one library of a person's images. Start with search_images, or with library_stats. Images are named by "

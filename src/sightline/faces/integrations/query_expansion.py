@@ -10,32 +10,20 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, read_candidates
-from sightline.core.models.inputs import read_text
-from sightline.errors import InputError, ModelError
-from sightline.faces.integrations.text_generation import (
-    TextGenerator,
-    Unusable,
-    WritingConfig,
-    generate_or_explain,
-    load_writer,
-    quote,
-)
-from sightline.kit.text import one_line, printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sightline.core.library import Library
-    from sightline.core.models.base import Encoder
-    from sightline.core.models.cards import ModelCard
-    from sightline.core.models.inputs import TextReading
-    from sightline.core.types import ModelIdentity, Precision
+from sightline.core.captioning.bank import read_candidates
+from sightline.core.library import Library
+from sightline.core.models.base import Encoder
+from sightline.core.models.inputs import WrappedEncoder
+from sightline.errors import InputError
+from sightline.faces.integrations import text_generation as writing
+from sightline.faces.integrations.text_generation import TextGenerator
+from sightline.kit.text import printable
 
 STANDARD_LINES = ("a photo of {}", "a picture that shows {}", "{short}")
 """A fixed set for whoever has no text model.
@@ -88,19 +76,15 @@ class WrittenExpander:
 
     def _expand(self, query: str) -> Expansion:
         prompt = (
-            f"Somebody searches photographs for the words in this JSON string: {quote(query)}\n"
+            f"Somebody searches photographs for the words in this JSON string: {writing.quote(query)}\n"
             f"Write {self._count} different short captions of photographs that would be found, one on each line, "
             "without numbers. Each must show what the words say, and add nothing that would exclude other such "
             "photographs."
         )
-        (answer,) = generate_or_explain(self._generator, [prompt], WritingConfig(max_tokens=40 * self._count))
-        if isinstance(answer, ModelError):
-            return Expansion(query=query, descriptions=(), problem=str(answer))
-        try:
-            return Expansion(query=query, descriptions=_take_descriptions(answer, query, self._count))
-        except Unusable as reason:
-            problem = f"the answer of {self._generator.name} can't be used: {reason}"
-            return Expansion(query=query, descriptions=(), problem=problem)
+        asked = [(prompt, partial(_take_descriptions, query=query, count=self._count))]
+        config = writing.WritingConfig(max_tokens=40 * self._count)
+        ((found, problem),) = writing.ask(self._generator, asked, config)
+        return Expansion(query=query, descriptions=found or (), problem=problem)
 
 
 class FixedExpander:
@@ -125,7 +109,7 @@ class FixedExpander:
         return Expansion(query=query, descriptions=tuple(line for line in dict.fromkeys(filled) if line != query))
 
 
-class ExpandingEncoder:
+class ExpandingEncoder(WrappedEncoder):
     """An encoder whose texts are averaged with their descriptions; all else is the encoder's own.
 
     The query keeps the weight `query_weight`; its descriptions share the rest. Searching and measuring take it like any
@@ -135,34 +119,9 @@ class ExpandingEncoder:
     def __init__(self, encoder: Encoder, expander: Expander, *, query_weight: float = 0.8) -> None:
         if not 0 <= query_weight <= 1 or math.isnan(query_weight):
             raise InputError(f"query_weight must lie between 0 and 1; it is {query_weight}.")
-        self._encoder = encoder
+        super().__init__(encoder)
         self._expander = expander
         self._query_weight = query_weight
-        self.card: ModelCard = encoder.card
-        self.dim: int = encoder.dim
-        self.precision: Precision = encoder.precision
-
-    @property
-    def runtime(self) -> str:
-        """The library that runs the encoder."""
-        return self._encoder.runtime
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The encoder's: pictures are what a store keeps."""
-        return self._encoder.identity
-
-    def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The encoder's vectors of pictures (B, D)."""
-        return self._encoder.encode_images(pixels_BHW3)
-
-    def read_text(self, text: str) -> TextReading | None:
-        """What of a text reaches the model."""
-        return read_text(self._encoder, text)
-
-    def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The encoder's feature maps."""
-        return self._encoder.encode_maps(pixels_BHW3)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> (T, D), each the normalised mean of its own vector and those of its descriptions."""
@@ -188,12 +147,11 @@ class ExpandingEncoder:
 def _take_descriptions(answer: str, query: str, count: int) -> tuple[str, ...]:
     """Lines of an answer as captions: without numbers, bullets and repetitions. Raises Unusable where none is left."""
     kept: dict[str, str] = {}
-    for line in answer.splitlines():
-        text = one_line(line).lstrip("0123456789.)-*• ").strip("\"'“”` ")
-        if any(c.isalpha() for c in text) and len(text) <= MAX_CANDIDATE_CHARS and text.casefold() != query.casefold():
+    for text in writing.caption_lines(answer):
+        if text.casefold() != query.casefold():
             kept.setdefault(text.casefold().rstrip("."), text)
     if not kept:
-        raise Unusable("it holds no description")
+        raise writing.Unusable("it holds no description")
     return tuple(list(kept.values())[:count])
 
 
@@ -219,7 +177,7 @@ def expand_queries(
     if (writer is None) == (expansions is None):
         raise InputError("Give either a text model or expansions.")
     if writer is not None:
-        expander: Expander = WrittenExpander(load_writer(writer, url=chat_url))
+        expander: Expander = WrittenExpander(writing.load_writer(writer, url=chat_url))
     else:
         expander = FixedExpander() if expansions == STANDARD else FixedExpander.read(Path(str(expansions)).expanduser())
     library.use_encoder(ExpandingEncoder(library.encoder, _telling(expander, tell)))

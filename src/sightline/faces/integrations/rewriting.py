@@ -14,17 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from sightline.core.captioning.bank import MAX_CANDIDATE_CHARS, load_bank
-from sightline.errors import InputError, ModelError
-from sightline.faces.integrations.text_generation import (
-    TextGenerator,
-    Unusable,
-    WritingConfig,
-    Written,
-    first_line,
-    generate_or_explain,
-    quote,
-)
-from sightline.kit.text import one_line
+from sightline.errors import InputError
+from sightline.faces.integrations import text_generation as writing
+from sightline.faces.integrations.text_generation import TextGenerator, Unusable, WritingConfig, Written, quote
 
 Style = Literal["sentence", "alt"]
 
@@ -64,19 +56,19 @@ def merge_captions(
         raise InputError(f"max_chars must lie between {_LEAST_CHARS} and {_MOST_CHARS}; it is {max_chars}.")
     if any(not several for several in captions):
         raise InputError("A picture without captions has nothing to merge; caption it first.")
-    plain = [_shorten(several[0], max_chars) for several in captions]
-    if generator is None:
-        return [Written(text=text, plain=text) for text in plain]
-    prompts = [_make_prompt(several, max_chars=max_chars, style=style) for several in captions]
-    answers = generate_or_explain(generator, prompts, WritingConfig(max_tokens=max(16, max_chars // 2)))
-    return [
-        Written.of(answer, text, take=partial(_take_line, captions=several, max_chars=max_chars), writer=generator.name)
-        for answer, several, text in zip(answers, captions, plain, strict=True)
+    asked = [
+        (
+            _make_prompt(several, max_chars=max_chars, style=style),
+            partial(_take_line, captions=several, max_chars=max_chars),
+            _shorten(several[0], max_chars),
+        )
+        for several in captions
     ]
+    return writing.write(generator, asked, WritingConfig(max_tokens=max(16, max_chars // 2)))
 
 
 def _take_line(answer: str, *, captions: Sequence[str], max_chars: int) -> str:
-    return require_supported(first_line(answer), captions, max_chars=max_chars, least=LEAST_SUPPORTED)
+    return require_supported(writing.first_line(answer), captions, max_chars=max_chars, least=LEAST_SUPPORTED)
 
 
 def _make_prompt(captions: Sequence[str], *, max_chars: int, style: Style) -> str:
@@ -121,24 +113,23 @@ def write_candidates(subject: str, generator: TextGenerator | None, *, count: in
         raise InputError(f"The subject must be a word or a few, at most {MAX_CANDIDATE_CHARS // 4} characters.")
     if not 1 <= count <= _MOST_CANDIDATES:
         raise InputError(f"count must lie between 1 and {_MOST_CANDIDATES}; it is {count}.")
-    written, problem = ([], None) if generator is None else _ask(subject, generator, count)
-    captions = _different([*written, *_plain_candidates(subject, count)])[:count]
-    return WrittenCandidates(captions=tuple(captions), written=min(len(written), count), problem=problem)
-
-
-def _ask(subject: str, generator: TextGenerator, count: int) -> tuple[list[str], str | None]:
     prompt = (
         f"Write {count} different captions of photographs that show the subject in this JSON string: {quote(subject)}\n"
         "One caption on each line, without numbers; vary place, light, action and number; name the subject in each."
     )
-    (answer,) = generate_or_explain(generator, [prompt], WritingConfig(max_tokens=min(25 * count, 2_000)))
-    if isinstance(answer, ModelError):
-        return [], str(answer)
     wanted = {stem(word) for word in content_words(subject)}
-    lines = [one_line(line).lstrip("0123456789.)-*•# ").strip("\"'“”` ") for line in answer.splitlines()]
-    fitting = [line for line in lines if wanted & {stem(word) for word in content_words(line)}]
-    kept = _different([line for line in fitting if len(line) <= MAX_CANDIDATE_CHARS])
-    return kept, None if kept else f"the answer of {generator.name} can't be used: no line names the subject"
+
+    def take(answer: str) -> list[str]:
+        lines = writing.caption_lines(answer)
+        fitting = [line for line in lines if wanted & {stem(word) for word in content_words(line)}]
+        if not fitting:
+            raise Unusable("no line names the subject")
+        return _different(fitting)
+
+    ((found, problem),) = writing.ask(generator, [(prompt, take)], WritingConfig(max_tokens=min(25 * count, 2_000)))
+    written = found or []
+    captions = _different([*written, *_plain_candidates(subject, count)])[:count]
+    return WrittenCandidates(captions=tuple(captions), written=min(len(written), count), problem=problem)
 
 
 def _different(captions: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import MAX_CANDIDATES
-from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind
+from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind, check_part
 from sightline.faces.service.uploads import MAX_IMAGE_BYTES
 from sightline.kit.text import neutralise
 
@@ -116,8 +116,7 @@ PageCursor = Annotated[
     str, Field(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of the answer before, for what follows.")
 ]
 ImageCount = Annotated[
-    int,
-    Field(ge=0, le=MAX_IMAGES, description="How many of the images come as small pictures too, first ones first."),
+    int, Field(ge=0, le=MAX_IMAGES, description="How many of the images come as small pictures too, first ones first.")
 ]
 
 
@@ -143,12 +142,7 @@ class QueryPart(Request):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> QueryPart:
-        if sum(value is not None for value in (self.text, self.image_id, self.image)) != 1:
-            raise ValueError("a part has exactly one of text, image_id and image")
-        if self.mark and self.text is not None:
-            raise ValueError("only an image is marked right or wrong")
-        if self.weight == 0:
-            raise ValueError("weight must be a number other than 0")
+        check_part(self, "text", "image_id", "image")
         return self
 
 
@@ -434,11 +428,6 @@ class WordKept(ToolResult):
     examples: int = Field(description="How many images it was taught with.")
     images: tuple[int, ...] = Field(description="Those of them that are in the library now.")
 
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """The examples."""
-        return self.images
-
 
 class WordsLeft(ToolResult):
     """The words that are left."""
@@ -452,8 +441,3 @@ class CaptionKept(ToolResult):
     image_id: int
     caption: SourcedCaption
     previous: CaptionText | None = Field(description="The user's caption before, for taking this one back.")
-
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """The image."""
-        return (self.image_id,)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -14,37 +13,25 @@ from sightline.core.captioning.bank import parse_candidates
 from sightline.core.captioning.dual import CaptionConfig, caption_image
 from sightline.core.captioning.editing import remove_caption, write_caption
 from sightline.core.images.decode import read_image
+from sightline.core.search.duplicates import DuplicateGroup
 from sightline.core.search.engine import count_copies
+from sightline.core.types import Caption, ImageRecord
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
+from sightline.faces.service import schemas
 from sightline.faces.service.duplicates import describe_differences
 from sightline.faces.service.library import OpenLibrary
-from sightline.faces.service.schemas import (
-    AreaAnswer,
-    CaptionAnswer,
-    CaptionsAnswer,
-    DualCaptionAnswer,
-    DuplicateGroupAnswer,
-    DuplicateImageAnswer,
-    HeatmapAnswer,
-    HitAnswer,
-    ImageAnswer,
-)
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
 from sightline.lab.experiments.explain import explain_image
-
-if TYPE_CHECKING:
-    from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.types import Caption, ImageRecord
 
 MAX_CANDIDATES = 200
 MAX_IMAGES = 50
 """As many images of a group of duplicates are shown."""
 
 
-def show_caption(caption: Caption) -> CaptionAnswer:
+def show_caption(caption: Caption) -> schemas.CaptionAnswer:
     """A caption."""
-    return CaptionAnswer.model_validate(caption, from_attributes=True)
+    return schemas.CaptionAnswer.model_validate(caption, from_attributes=True)
 
 
 def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
@@ -59,7 +46,7 @@ def show_hits(
     ratings: Sequence[float | None] | None = None,
     *,
     each_copy: bool = False,
-) -> list[HitAnswer]:
+) -> list[schemas.HitAnswer]:
     """Rows with their similarities, and probabilities if there are some, as hits in the same order.
 
     Rows that are gone by now are left out.
@@ -69,7 +56,7 @@ def show_hits(
     captions = library.store.captions(list(records))
     placeholders = library.thumbnails.placeholders({record.content_hash for record in records.values()})
     return [
-        HitAnswer(
+        schemas.HitAnswer(
             id=row,
             path=valid_text(record.path),
             name=valid_text(record.path.name),
@@ -89,11 +76,11 @@ def show_hits(
     ]
 
 
-def show_image(library: OpenLibrary, record: ImageRecord) -> ImageAnswer:
+def show_image(library: OpenLibrary, record: ImageRecord) -> schemas.ImageAnswer:
     """All that is known of one image."""
     store, info, row = library.store, record.info, record.id or 0
     captions = store.captions([row])[row]
-    return ImageAnswer(
+    return schemas.ImageAnswer(
         id=row,
         path=valid_text(record.path),
         name=valid_text(record.path.name),
@@ -138,7 +125,7 @@ def make_thumbnail(library: OpenLibrary, record: ImageRecord, size_px: int) -> b
         raise unreadable(record, error) from error
 
 
-def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) -> HeatmapAnswer:
+def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) -> schemas.HeatmapAnswer:
     """The cosine of each place of an image with words, as `sightline explain --method map` finds it.
 
     Raises InputError for the file, ConflictError where the model has no map.
@@ -153,21 +140,21 @@ def make_heatmap(library: OpenLibrary, image_id: int, words: str, model: str) ->
         name = encoder.card.name
         raise ConflictError(f"The model {name} has no map of where words match.", kind="no-map") from error
     values_HW = np.round(match.heat_HW.astype(np.float64), 5)
-    return HeatmapAnswer(
+    return schemas.HeatmapAnswer(
         rows=values_HW.shape[0],
         columns=values_HW.shape[1],
         values=values_HW.tolist(),
         low=float(values_HW.min()),
         high=float(values_HW.max()),
         model=encoder.card.name,
-        area=AreaAnswer.model_validate(match.area, from_attributes=True),
+        area=schemas.AreaAnswer.model_validate(match.area, from_attributes=True),
     )
 
 
-def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> list[DuplicateGroupAnswer]:
+def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> list[schemas.DuplicateGroupAnswer]:
     """Groups of duplicates with what is known of their first images."""
     return [
-        DuplicateGroupAnswer(
+        schemas.DuplicateGroupAnswer(
             kind=group.kind,
             similarity=group.similarity,
             count=len(group.images),
@@ -179,22 +166,22 @@ def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> l
     ]
 
 
-def _show_duplicate(library: OpenLibrary, group: DuplicateGroup, record: ImageRecord) -> DuplicateImageAnswer:
+def _show_duplicate(library: OpenLibrary, group: DuplicateGroup, record: ImageRecord) -> schemas.DuplicateImageAnswer:
     shown = show_image(library, record).model_dump()
-    return DuplicateImageAnswer(**shown, keep=record is group.images[0], link=record.id in group.links)
+    return schemas.DuplicateImageAnswer(**shown, keep=record is group.images[0], link=record.id in group.links)
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
 
 
-def list_captions(library: OpenLibrary, image_id: int, *, previous: str | None = None) -> CaptionsAnswer:
+def list_captions(library: OpenLibrary, image_id: int, *, previous: str | None = None) -> schemas.CaptionsAnswer:
     """An image's captions, the best first; `previous` is the user's that was there before. Raises NotFoundError."""
     library.image(image_id)
     captions = library.store.captions([image_id])[image_id]
-    return CaptionsAnswer(captions=[show_caption(caption) for caption in captions], previous=previous)
+    return schemas.CaptionsAnswer(captions=[show_caption(caption) for caption in captions], previous=previous)
 
 
-def set_caption(library: OpenLibrary, image_id: int, text: str) -> CaptionsAnswer:
+def set_caption(library: OpenLibrary, image_id: int, text: str) -> schemas.CaptionsAnswer:
     """Keep the user's caption as an image's best, in place of an earlier one; words are worth keeping without a model.
 
     Raises NotFoundError for an unknown image.
@@ -209,7 +196,7 @@ def set_caption(library: OpenLibrary, image_id: int, text: str) -> CaptionsAnswe
     return list_captions(library, image_id, previous=previous)
 
 
-def take_caption_back(library: OpenLibrary, image_id: int) -> CaptionsAnswer:
+def take_caption_back(library: OpenLibrary, image_id: int) -> schemas.CaptionsAnswer:
     """Remove the user's caption; the fused one is the best again. Raises NotFoundError for an unknown image."""
     library.image(image_id)
     previous = remove_caption(library.store, image_id, nats_per_cosine=library.card().nats_per_cosine)
@@ -227,7 +214,7 @@ def read_candidates(text: str) -> tuple[str, ...]:
 
 def caption_now(
     library: OpenLibrary, source: bytes | int, *, candidates: tuple[str, ...] | None = None, keep: bool = False
-) -> DualCaptionAnswer:
+) -> schemas.DualCaptionAnswer:
     """Caption an upload, or an image of the library by its id, both ways, in one's turn.
 
     `keep` keeps what an image of the library is given, unless own candidates were ranked. Raises NotFoundError for an
@@ -249,7 +236,7 @@ def caption_now(
     if keep and isinstance(source, int) and candidates is None:
         library.keep_captions(source, result)
         library.changed()
-    return DualCaptionAnswer(
+    return schemas.DualCaptionAnswer(
         clip=[show_caption(caption) for caption in result.clip],
         generated=[show_caption(caption) for caption in result.generated],
         best=show_caption(result.best),

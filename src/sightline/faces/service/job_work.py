@@ -76,9 +76,8 @@ def _add_model(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell
 def _caption(job: JobAnswer, library: Library, served: OpenLibrary, tell: Tell) -> str:
     from sightline.core.captioning.dual import CaptionConfig
 
-    require_captioner(
-        job.captioner, served.config.captioner
-    )  # a job of an earlier start may name what this one didn't open
+    # A job of an earlier start may name what this one didn't open.
+    require_captioner(job.captioner, served.config.captioner)
     todo = list(_find_todo(job, library, served))
     meter = _CaptionMeter(total=len(todo), job=job)
     tell(meter.progress())

@@ -35,7 +35,6 @@ _PUBLISH_S = 0.5
 _SAVE_S = 5.0
 _LIBRARY_S = 2.0
 _VERSION = 1
-_ENDED = ("done", "failed", "cancelled")
 _log = logging.getLogger(__name__)
 
 
@@ -179,7 +178,7 @@ class JobQueue:
         """
         with self._changed:
             self._require_owned()
-            unfinished = [job for job in self._jobs.values() if job.state not in _ENDED]
+            unfinished = [job for job in self._jobs.values() if not job.has_ended]
             for job in unfinished:
                 if JobRequest(**job.model_dump(include=set(JobRequest.model_fields))) == request:
                     return job if job.state != "paused" else self.resume(job.id)
@@ -226,7 +225,7 @@ class JobQueue:
             if job.state == "running":
                 return self._update(id_, stopping=asked)
             outcome = _stopped(asked)
-            if job.state in _ENDED or job.state == outcome["state"]:
+            if job.has_ended or job.state == outcome["state"]:
                 raise _refuse(job, outcome["state"])
             if id_ in self._waiting:
                 self._waiting.remove(id_)
@@ -347,7 +346,7 @@ class JobQueue:
 
     def _publish(self, job: JobAnswer) -> None:
         self._published_at = time.monotonic()
-        self._events.publish("job", job.id, job.model_dump_json(), lasting=job.state not in _ENDED)
+        self._events.publish("job", job.id, job.model_dump_json(), lasting=not job.has_ended)
 
     def _tell_library(self) -> None:
         """Say that the library has changed, and how many images it has now."""
@@ -359,7 +358,7 @@ class JobQueue:
             _log.warning("%s", error)
 
     def _forget_oldest(self) -> None:
-        ended = [job.id for job in self._jobs.values() if job.state in _ENDED]
+        ended = [job.id for job in self._jobs.values() if job.has_ended]
         for id_ in ended[: max(0, len(ended) - _MAX_ENDED)]:
             del self._jobs[id_]
             self._events.forget("job", id_)
@@ -436,30 +435,20 @@ class Jobs:
 def _complete(request: JobRequest, served: OpenLibrary) -> JobRequest:
     """The request with all that it leaves open settled now: a restart must not change it."""
     folders = [str(require_folder(folder, served)) for folder in request.folders]
-    changes: dict[str, object] = {"folders": list(dict.fromkeys(folders))}
-    changes["model"] = _require_encoder(request, served)
+    changes: dict[str, object] = {"folders": list(dict.fromkeys(folders)), "model": served.model}
+    if request.model is not None:
+        changes["model"] = require_name(request.model, [*served.models(), *names_here("encoder")])
+    elif request.kind == "add_model":
+        raise InputError("Name the model to add.")
     if request.kind == "caption":
         changes["captioner"] = require_captioner(request.captioner, served.config.captioner)
     elif request.captioner is not None:
         raise InputError("A captioner goes with the job `caption` only.")
     if request.kind == "add_model" and folders:
         raise InputError("`add_model` covers all images of the library; leave `folders` out.")
-    _check_there_is_work(request, served)
-    return request.model_copy(update=changes)
-
-
-def _check_there_is_work(request: JobRequest, served: OpenLibrary) -> None:
     stats = served.store.stats()
     if request.kind != "index" and not stats.images:
         raise InputError("The library has no images yet: add a folder first.")
     if request.kind == "index" and not request.folders and not stats.roots:
         raise InputError("The library knows no folder yet: name one to index.")
-
-
-def _require_encoder(request: JobRequest, served: OpenLibrary) -> str:
-    """The full name of the model to use. Raises ModelError where a request may not make the server load it."""
-    if request.model is None:
-        if request.kind == "add_model":
-            raise InputError("Name the model to add.")
-        return served.model
-    return require_name(request.model, [*served.models(), *names_here("encoder")])
+    return request.model_copy(update=changes)

@@ -12,17 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
+from typing import Self, TypeVar, TypeVarTuple
 
 import anyio
 
 from sightline import __version__
 from sightline.core.library import Library
-from sightline.core.models.cards import ENDPOINT_PREFIX, known_cards, resolve_name
+from sightline.core.models.base import Encoder
+from sightline.core.models.cards import ENDPOINT_PREFIX, ModelCard, known_cards, resolve_name
 from sightline.core.models.files import is_available
 from sightline.core.search.rerank import SecondLook
 from sightline.core.store.database import DATABASE_NAME
 from sightline.core.store.sqlite import open_store
+from sightline.core.types import ImageRecord, StoreStats
 from sightline.errors import InputError, ModelError, NotFoundError, UnknownImageError
 from sightline.faces.service.duplicates import DuplicateFinder
 from sightline.faces.service.models import CaptionDesk, Encoders, Lane, Matchers, Tower, require_here, require_name
@@ -34,11 +36,6 @@ from sightline.kit import config as user_config
 from sightline.kit.config import expand
 from sightline.kit.text import valid_text
 from sightline.kit.work import usable_cpus
-
-if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
-    from sightline.core.models.cards import ModelCard
-    from sightline.core.types import ImageRecord, StoreStats
 
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
@@ -55,7 +52,7 @@ class ServiceConfig:
     model: str | None = None
     """The encoder of searches; None takes each library's own."""
     captioner: str | None = None
-    """The generator of captions; None takes that of `library.default_captioner`."""
+    """The generator of captions; None takes that of `loading.default_captioner`."""
     allow_roots: tuple[Path, ...] = ()
     """Folders below which a page may add folders to a library."""
     create: bool = True

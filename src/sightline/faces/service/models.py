@@ -14,25 +14,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 import anyio
+import numpy as np
+from numpy.typing import NDArray
 
-from sightline.core.library import default_captioner
-from sightline.core.models.cards import find_card, known_cards
+from sightline.core.models.base import Captioner, Encoder, Matcher
+from sightline.core.models.cards import ModelCard, find_card, known_cards
 from sightline.core.models.files import is_available
-from sightline.core.models.inputs import read_text
-from sightline.core.models.loading import load_captioner, load_matcher
+from sightline.core.models.inputs import WrappedEncoder
+from sightline.core.models.loading import default_captioner, load_captioner, load_matcher
 from sightline.errors import BusyError, ModelError, OverloadedError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Captioner, Encoder, Matcher
-    from sightline.core.models.cards import ModelCard
-    from sightline.core.models.inputs import TextReading
-    from sightline.core.types import ModelIdentity, Precision
 
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
@@ -67,46 +60,26 @@ class Lane:
             self._places += 1
 
 
-class SharedEncoder:
+class SharedEncoder(WrappedEncoder):
     """An encoder that threads share: each of its two towers is run by one of them at a time.
 
     Words never wait for a batch of pictures: searches stay quick while a library is indexed.
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        self.card: ModelCard = encoder.card
-        self.dim: int = encoder.dim
-        self.precision: Precision = encoder.precision
-        self._encoder = encoder
+        super().__init__(encoder)
         self._image_lock = threading.Lock()
         self._text_lock = threading.Lock()
 
-    @property
-    def runtime(self) -> str:
-        """Name of what runs it."""
-        return self._encoder.runtime
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The identity that a store compares."""
-        return self._encoder.identity
-
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (B, S, S, 3) -> (B, D), rows L2-normalised."""
         with self._image_lock:
             return self._encoder.encode_images(pixels_BHW3)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts -> (T, D), rows L2-normalised."""
         with self._text_lock:
             return self._encoder.encode_texts(texts)
 
-    def read_text(self, text: str) -> TextReading | None:
-        """What of a text reaches the model."""
-        return read_text(self._encoder, text)
-
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Feature maps (B, H, W, D); None where the model has none."""
         with self._image_lock:
             return self._encoder.encode_maps(pixels_BHW3)
 

@@ -8,15 +8,15 @@ into, where in which ranking the next page begins.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from sightline.core.search.relevance import Verdict
 from sightline.errors import CursorError
@@ -26,6 +26,8 @@ DEPTHS = (250, 4000)
 
 _KEPT = 64
 _KEPT_ROWS = 4_000_000
+_PLACE = TypeAdapter(tuple[str, str, Annotated[int, Field(gt=0, lt=2**53)]])
+"""A cursor's fields."""
 
 Found = list[tuple[int, float | None]]
 Rank = Callable[[int], Found]
@@ -138,20 +140,17 @@ class Cursor:
 
 def write_cursor(cursor: Cursor) -> str:
     """A cursor as text for an address."""
-    fields = json.dumps([cursor.query, cursor.version, cursor.offset], separators=(",", ":"))
-    return base64.urlsafe_b64encode(fields.encode()).decode().rstrip("=")
+    fields = _PLACE.dump_json((cursor.query, cursor.version, cursor.offset))
+    return base64.urlsafe_b64encode(fields).decode().rstrip("=")
 
 
 def read_cursor(text: str, *, query: str) -> Cursor:
     """The inverse of `write_cursor`. Raises CursorError for text that is no cursor of this query."""
     try:
-        fields = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-        asked, version, offset = fields
-    except (binascii.Error, ValueError, TypeError, RecursionError):
+        fields = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        asked, version, offset = _PLACE.validate_json(fields, strict=True)
+    except ValueError:  # also what base64 and pydantic raise
         raise CursorError("This cursor is none that an answer of ours gave as `next`.") from None
-    is_sound = isinstance(asked, str) and isinstance(version, str) and type(offset) is int and 0 < offset < 2**53
-    if not is_sound:
-        raise CursorError("This cursor is none that an answer of ours gave as `next`.")
     if asked != query:
         raise CursorError("This cursor belongs to another query; give it with the one that it came from.")
     return Cursor(query=asked, version=version, offset=offset)

@@ -55,6 +55,16 @@ class ProblemAnswer(Model):
 # --- searching --------------------------------------------------------------------------------------------------
 
 
+def check_part(part: Any, *things: str) -> None:
+    """Raise ValueError unless a part is one of some things, weighs something and, where it is words, is no mark."""
+    if sum(getattr(part, thing) is not None for thing in things) != 1:
+        raise ValueError(f"a part has exactly one of {', '.join(things[:-1])} and {things[-1]}")
+    if part.mark and part.text is not None:
+        raise ValueError("only an image is marked right or wrong")
+    if part.weight == 0:
+        raise ValueError("weight must be a number other than 0")
+
+
 class PartRequest(RequestModel):
     """One part of a query: words, an image of the library, or an upload."""
 
@@ -70,12 +80,7 @@ class PartRequest(RequestModel):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> PartRequest:
-        if sum(value is not None for value in (self.text, self.id, self.upload)) != 1:
-            raise ValueError("a part has exactly one of text, id and upload")
-        if self.mark and self.text is not None:
-            raise ValueError("only an image is marked right or wrong")
-        if self.weight == 0:
-            raise ValueError("weight must be a number other than 0")
+        check_part(self, "text", "id", "upload")
         return self
 
 
@@ -338,6 +343,11 @@ class JobAnswer(Model):
         default=None, description="What was asked of a running job, which ends at its next safe point."
     )
     interruptions: int = Field(default=0, description="How often the server ended, or was killed, during this job.")
+
+    @property
+    def has_ended(self) -> bool:
+        """True where nothing of it is left to do."""
+        return self.state in ("done", "failed", "cancelled")
 
 
 class JobsAnswer(Model):

@@ -11,50 +11,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.indexing.hubs import fill_aside
-from sightline.core.search.engine import (
-    Match,
-    Query,
-    SearchConfig,
-    embed_pixels,
-    make_judge,
-    prepare,
-    rank,
-    score,
-)
+from sightline.core.models.base import Encoder
+from sightline.core.search.engine import Query, SearchConfig, embed_pixels, make_judge, prepare, rank, score
 from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
-from sightline.core.types import Example
+from sightline.core.types import Example, TaughtWord
 from sightline.errors import InputError
+from sightline.faces.service import schemas
 from sightline.faces.service.images import show_hits
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.models import require_name
 from sightline.faces.service.rankings import DEPTHS, Cursor, Found, Ranking, read_cursor, write_cursor
-from sightline.faces.service.schemas import (
-    CompareAnswer,
-    ComparedModel,
-    EmbedAnswer,
-    PartRequest,
-    QueryPart,
-    SearchAnswer,
-    TeachRequest,
-    VerdictAnswer,
-    WordAnswer,
-    WordsAnswer,
-)
 from sightline.faces.service.uploads import decode_upload
 from sightline.kit.text import valid_text
-
-if TYPE_CHECKING:
-    from sightline.core.models.base import Encoder
-    from sightline.core.types import TaughtWord
 
 MAX_PARTS = 32
 MAX_MODELS = 4
@@ -62,63 +38,42 @@ MAX_MODELS = 4
 
 AGREE_AT = 10
 
-_PARTS = TypeAdapter(list[PartRequest])
+_PARTS = TypeAdapter(list[schemas.PartRequest])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A search. Two that are equal have one ranking."""
+class Asked(SearchConfig):
+    """A search: settings of the engine, with the parts and the model. Two that are equal have one ranking."""
 
-    parts: tuple[PartRequest, ...]
+    parts: tuple[schemas.PartRequest, ...]
     model: str
-    where: str | None = None
-    min_similarity: float | None = None
-    match: Match = "pictures"
-    each_copy: bool = False
-    """True gives each exact copy a place of its own; without parts they have it anyway."""
-    rerank: int = 0
-    hub_correction: bool = True
-    min_probability: float | None = None
 
     @property
     def digest(self) -> str:
         """A short name for it."""
         return hashlib.blake2b(repr(self).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
-    def config(self, top: int) -> SearchConfig:
-        """The engine's configuration for it, `top` rows deep."""
-        return SearchConfig(
-            top=max(top, 1),
-            where=self.where,
-            min_similarity=self.min_similarity,
-            match=self.match,
-            each_copy=self.each_copy,
-            rerank=self.rerank,
-            hub_correction=self.hub_correction,
-            min_probability=self.min_probability,
-        )
-
 
 def join_parts(
-    query: str | None, parts: Sequence[PartRequest] = (), *, like: int | None = None
-) -> tuple[PartRequest, ...]:
+    query: str | None, parts: Sequence[schemas.PartRequest] = (), *, like: int | None = None
+) -> tuple[schemas.PartRequest, ...]:
     """The parts of a query, however they are given. Raises InputError for what can't be understood."""
     found = []
     if query is not None and query.strip():
         # Weights in words are bound by the query language alone.
         found += [
-            PartRequest.model_construct(text=part.label, weight=part.weight)
+            schemas.PartRequest.model_construct(text=part.label, weight=part.weight)
             for part in parse_query([query], allow_files=False)
         ]
     found += parts
     if like is not None:
-        found.append(PartRequest(id=like))
+        found.append(schemas.PartRequest(id=like))
     if len(found) > MAX_PARTS:
         raise InputError(f"The query has {len(found)} parts; at most {MAX_PARTS} are allowed.")
     return tuple(found)
 
 
-def read_parts(text: str) -> list[PartRequest]:
+def read_parts(text: str) -> list[schemas.PartRequest]:
     """Parts that are given as JSON. Raises InputError for what can't be understood."""
     try:
         return _PARTS.validate_json(text)
@@ -131,7 +86,7 @@ def read_parts(text: str) -> list[PartRequest]:
         ) from error
 
 
-def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None) -> SearchAnswer:
+def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None) -> schemas.SearchAnswer:
     """One page of what was asked. Raises InputError for what can't be searched, ModelError for the model."""
     start_s = time.perf_counter()
     place = read_cursor(cursor, query=asked.digest) if cursor else None
@@ -142,7 +97,7 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     total = ranking.total
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
-    return SearchAnswer(
+    return schemas.SearchAnswer(
         hits=show_hits(library, found, ranking.rate(found), each_copy=asked.each_copy or not asked.parts),
         next=write_cursor(following) if found and end < total else None,
         total=total,
@@ -154,14 +109,9 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     )
 
 
-def _show_verdict(verdict: Verdict, likely: int | None) -> VerdictAnswer:
-    return VerdictAnswer(
-        present=verdict.present,
-        matches=verdict.matches,
-        likely=likely,
-        unlikely_below=UNLIKELY_BELOW,
-        notices=list(verdict.notices),
-    )
+def _show_verdict(verdict: Verdict, likely: int | None) -> schemas.VerdictAnswer:
+    shown = {"present": verdict.present, "matches": verdict.matches, "notices": verdict.notices}
+    return schemas.VerdictAnswer.model_validate({**shown, "likely": likely, "unlikely_below": UNLIKELY_BELOW})
 
 
 def _find_ranking(library: OpenLibrary, asked: Asked, *, version: str, place: Cursor | None) -> Ranking:
@@ -186,7 +136,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
     fill_aside(store, encoder)
     available, total = _count(library, asked, query)
-    judge = make_judge(store, encoder, query, config=asked.config(1))
+    judge = make_judge(store, encoder, query, config=asked)
 
     def scores(found: Found) -> list[float]:
         rows = [(row, similarity or 0.0) for row, similarity in found]
@@ -195,14 +145,10 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     read_again = _make_second_look(library, asked, query, encoder) if asked.rerank else None
 
     def rank_to(depth: int) -> Found:
-        found: Found = [*rank(store, asked.model, query, config=asked.config(depth))]
-        if asked.min_probability is not None:
-            ratings = judge.rate(scores(found))
-            found = [
-                one
-                for one, rating in zip(found, ratings, strict=True)
-                if rating is not None and rating >= asked.min_probability
-            ]
+        found: Found = [*rank(store, asked.model, query, config=replace(asked, top=max(depth, 1)))]
+        if (least := asked.min_probability) is not None:
+            rated = zip(found, judge.rate(scores(found)), strict=True)
+            found = [one for one, rating in rated if rating is not None and rating >= least]
         return found if read_again is None else [*read_again([(row, cosine or 0.0) for row, cosine in found])]
 
     in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
@@ -280,7 +226,7 @@ def _count_copies(library: OpenLibrary, asked: Asked, query: Query) -> int:
     return len(among) - len(set(among))
 
 
-def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Part:
+def _make_part(library: OpenLibrary, part: schemas.PartRequest, encoder: Encoder) -> Part:
     if part.id is not None:
         return Part(row=library.image(part.id).id, weight=part.weight, is_mark=part.mark)
     if part.upload is not None:
@@ -289,12 +235,12 @@ def _make_part(library: OpenLibrary, part: PartRequest, encoder: Encoder) -> Par
     return Part(text=part.text, weight=part.weight)
 
 
-def _show_part(library: OpenLibrary, part: PartRequest) -> QueryPart:
+def _show_part(library: OpenLibrary, part: schemas.PartRequest) -> schemas.QueryPart:
     label = part.text or "your picture"
     if part.id is not None:
         records = library.records([part.id])
         label = valid_text(records[part.id].path.name) if records else f"image {part.id}"
-    return QueryPart(label=label, weight=part.weight, kind="image" if part.text is None else "text")
+    return schemas.QueryPart(label=label, weight=part.weight, kind="image" if part.text is None else "text")
 
 
 def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
@@ -329,12 +275,12 @@ def _explain_minimum(library: OpenLibrary, asked: Asked) -> str | None:
 # --- words of the user's own ------------------------------------------------------------------------------------
 
 
-def list_words(library: OpenLibrary) -> WordsAnswer:
+def list_words(library: OpenLibrary) -> schemas.WordsAnswer:
     """Words that were taught by example, by name."""
-    return WordsAnswer(words=[_show_word(library, word) for word in library.words()])
+    return schemas.WordsAnswer(words=[_show_word(library, word) for word in library.words()])
 
 
-def teach_word(library: OpenLibrary, request: TeachRequest) -> WordAnswer:
+def teach_word(library: OpenLibrary, request: schemas.TeachRequest) -> schemas.WordAnswer:
     """Give a word examples, images of the library. Raises NotFoundError for one that is gone, InputError for a name."""
     records = [library.image(id_) for id_ in request.images]
     examples = [Example(path=record.path, content_hash=record.content_hash) for record in records]
@@ -343,16 +289,16 @@ def teach_word(library: OpenLibrary, request: TeachRequest) -> WordAnswer:
     return _show_word(library, word)
 
 
-def forget_word(library: OpenLibrary, name: str) -> WordsAnswer:
+def forget_word(library: OpenLibrary, name: str) -> schemas.WordsAnswer:
     """Forget a word; those that are left. Raises NotFoundError where there is none of that name."""
     library.forget(name)
     library.changed()
     return list_words(library)
 
 
-def _show_word(library: OpenLibrary, word: TaughtWord) -> WordAnswer:
+def _show_word(library: OpenLibrary, word: TaughtWord) -> schemas.WordAnswer:
     rows = [record.id for example in word.examples for record in library.store.find_hash(example.content_hash)[:1]]
-    return WordAnswer(
+    return schemas.WordAnswer(
         name=word.name, kind=word.kind, examples=len(word.examples), images=[row for row in rows if row is not None]
     )
 
@@ -378,13 +324,13 @@ def rank_timed(library: OpenLibrary, model: str, parts: Sequence[Part], top: int
     return found, round((time.perf_counter() - start_s) * 1000, 2)
 
 
-def show_comparison(library: OpenLibrary, ranked: dict[str, tuple[Found, float]], limit: int) -> CompareAnswer:
+def show_comparison(library: OpenLibrary, ranked: dict[str, tuple[Found, float]], limit: int) -> schemas.CompareAnswer:
     """Each model's first hits with its time, and how far the models agree."""
     compared = [
-        ComparedModel(name=name, hits=show_hits(library, found[:limit]), took_ms=took_ms)
+        schemas.ComparedModel(name=name, hits=show_hits(library, found[:limit]), took_ms=took_ms)
         for name, (found, took_ms) in ranked.items()
     ]
-    return CompareAnswer(models=compared, agreement=measure_agreement([found for found, _ in ranked.values()]))
+    return schemas.CompareAnswer(models=compared, agreement=measure_agreement([found for found, _ in ranked.values()]))
 
 
 def measure_agreement(rankings: Sequence[Found]) -> float | None:
@@ -397,16 +343,16 @@ def measure_agreement(rankings: Sequence[Found]) -> float | None:
 # --- vectors ----------------------------------------------------------------------------------------------------
 
 
-def embed_texts(library: OpenLibrary, model: str, texts: Sequence[str]) -> EmbedAnswer:
+def embed_texts(library: OpenLibrary, model: str, texts: Sequence[str]) -> schemas.EmbedAnswer:
     """Vectors of texts by a model whose name was checked."""
     encoder = library.encoder_of(model)
     vectors_ND = encoder.encode_texts(texts)
-    return EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())
+    return schemas.EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())
 
 
-def embed_uploads(library: OpenLibrary, model: str, uploads: Sequence[bytes]) -> EmbedAnswer:
+def embed_uploads(library: OpenLibrary, model: str, uploads: Sequence[bytes]) -> schemas.EmbedAnswer:
     """Vectors of images that a client sent. Raises InputError for one that can't be read."""
     encoder = library.encoder_of(model)
     side_px = encoder.card.preprocessing.size_px
     vectors_ND = np.stack([embed_pixels(encoder, decode_upload(data, min_side_px=side_px).rgb) for data in uploads])
-    return EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())
+    return schemas.EmbedAnswer(model=encoder.card.name, dim=vectors_ND.shape[1], vectors=vectors_ND.tolist())

@@ -16,13 +16,11 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sightline.core.images.decode import read_image
 from sightline.core.images.preprocess import data_uri, make_thumbnail
-
-if TYPE_CHECKING:
-    from sightline.core.types import ImageRecord
+from sightline.core.types import ImageRecord
 
 SIZES_PX = (320, 640)
 """Longer sides."""

@@ -6,18 +6,15 @@ import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sightline.core.images.decode import DecodedImage, read_image, read_info
 from sightline.core.images.preprocess import data_uri, make_thumbnail
+from sightline.core.models.base import Encoder
 from sightline.core.search.engine import embed_pixels
 from sightline.errors import GoneError, ImageError, InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from sightline.core.models.base import Encoder
 
 MAX_UPLOAD_PIXELS = 100_000_000
 """Below the limit for the user's own files: what a stranger sends can take 23 bytes of memory a pixel."""

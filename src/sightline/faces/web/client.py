@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -78,9 +77,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -225,9 +222,9 @@ class Client:
         for event in self._listen({"job": job_id}):
             # One that had ended before is not told of: the first ping is the time to ask.
             job = self.job(job_id) if isinstance(event, str) else event
-            if isinstance(job, models.JobAnswer) and (job is event or has_ended(job)):
+            if isinstance(job, models.JobAnswer) and (job is event or job.has_ended):
                 yield job
-                if has_ended(job):
+                if job.has_ended:
                     return
 
     def events(self) -> Iterator[Event]:
@@ -370,8 +367,3 @@ def read_events(lines: Iterable[str]) -> Iterator[Event | str]:
             elif name == PING:
                 yield PING
             name, data = "", []
-
-
-def has_ended(job: models.JobAnswer) -> bool:
-    """True where nothing of a job is left to do."""
-    return job.state in ("done", "failed", "cancelled")

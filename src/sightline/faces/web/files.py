@@ -8,6 +8,7 @@ import stat
 
 from fastapi import UploadFile
 from fastapi.responses import FileResponse, Response
+from PIL import Image
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -19,18 +20,6 @@ from sightline.faces.service.images import unreadable
 from sightline.faces.web.problems import Problem
 from sightline.kit.text import valid_text
 
-MEDIA_TYPES = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "GIF": "image/gif",
-    "BMP": "image/bmp",
-    "AVIF": "image/avif",
-    "TIFF": "image/tiff",
-    "JPEG2000": "image/jp2",
-    "PPM": "image/x-portable-pixmap",
-    "HEIF": "image/heif",
-}
 SHOWN_BY_BROWSERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 
 _RANGES = re.compile(
@@ -48,7 +37,7 @@ def original(record: ImageRecord, headers: Headers) -> Response:
     status, file_format = _look_at(record)
     response = _FileInRanges(
         record.path,
-        media_type=MEDIA_TYPES.get(file_format, "application/octet-stream"),
+        media_type=Image.MIME.get(file_format, "application/octet-stream"),
         filename=valid_text(record.path.name),
         stat_result=status,
         content_disposition_type="inline",

@@ -84,8 +84,7 @@ def make_app(server: MCPServer[Any], config: HttpConfig) -> ASGIApp:
 
 def run_http(server: MCPServer[Any], config: HttpConfig, *, show_token: bool, notice: Callable[[str], None]) -> None:
     """Serve until interrupted. Raises InputError where the address can't be had."""
-    listener = bind(config)
-    try:
+    with bind(config) as listener:
         config = replace(config, port=listener.getsockname()[1])
         settings = make_settings(make_app(server, config), config)
         notice(f"MCP at {config.address.rstrip('/')}{PATH}")
@@ -93,5 +92,3 @@ def run_http(server: MCPServer[Any], config: HttpConfig, *, show_token: bool, no
             notice(f"Token, for the header Authorization: Bearer TOKEN: {config.access_token}")
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all has ended well
             uvicorn.Server(settings).run(sockets=[listener])
-    finally:
-        listener.close()

@@ -12,6 +12,7 @@ import socket
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.faces.web.config import ServeConfig
@@ -105,7 +106,7 @@ class Guard:
         return name in self._hosts or (self._config.host in ("0.0.0.0", "::") and _is_ip_address(name))
 
     def _check_access(self, scope: Scope, headers: Headers) -> None:
-        given = [_bearer(headers), _cookie(headers)]
+        given = [_bearer(headers), cookie_parser(headers.get("cookie", "")).get(ACCESS_COOKIE, "")]
         if scope["path"] == "/" and scope["method"] in SAFE_METHODS:
             given += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])[:1]
         if not any(_is_equal(token, self._config.access_token) for token in given if token):
@@ -175,24 +176,21 @@ class _Body:
         self._is_complete = False
 
     async def receive(self) -> Message:
-        if self._is_complete or self.is_answered:  # what follows is only the news that the client has gone
+        if self._is_complete:  # what follows is only the news that the client has gone
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), BODY_TIMEOUT_S)
         except TimeoutError:
-            return await self._give_up()
+            if self.is_answered:  # nobody waits for the rest of the body
+                return await self._receive()
+            told = f"Nothing more came for {BODY_TIMEOUT_S:g} s."
+            raise Problem(408, told, kind="slow", headers={"Connection": "close"}) from None
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._is_complete = not message.get("more_body", False)
             if self._received > self._limit and not self.is_answered:  # nobody said how much is still to come
                 raise _too_large(self._limit, {"Connection": "close"})
         return message
-
-    async def _give_up(self) -> Message:
-        if self.is_answered:  # begun while we waited
-            return await self._receive()
-        told = f"Nothing more came for {BODY_TIMEOUT_S:g} s."
-        raise Problem(408, told, kind="slow", headers={"Connection": "close"})
 
 
 def _too_large(limit: int, headers: dict[str, str] | None = None) -> Problem:
@@ -252,11 +250,3 @@ def _is_equal(given: str, expected: str) -> bool:
 def _bearer(headers: Headers) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _cookie(headers: Headers) -> str:
-    for cookie in headers.get("cookie", "").split(";"):
-        name, _, value = cookie.strip().partition("=")
-        if name == ACCESS_COOKIE:
-            return value
-    return ""

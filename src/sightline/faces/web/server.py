@@ -23,8 +23,7 @@ _OPEN_FILES = 8192
 def run_server(config: ServeConfig, *, open_page: bool, notice: Callable[[str], None]) -> None:
     """Serve until interrupted. Raises InputError where the address can't be had."""
     _allow_many_connections()
-    listener = bind(config)
-    try:
+    with bind(config) as listener:
         config = dataclasses.replace(config, port=listener.getsockname()[1])
         app = create_app(config)
         server = Server(app, config)
@@ -33,8 +32,6 @@ def run_server(config: ServeConfig, *, open_page: bool, notice: Callable[[str], 
             webbrowser.open(_first_page(config))
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all has ended well
             server.run(sockets=[listener])
-    finally:
-        listener.close()
 
 
 class Server(uvicorn.Server):

@@ -22,21 +22,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from sightline.core.models import precision
 from sightline.core.models.base import Encoder
 from sightline.core.models.cards import ModelCard
 from sightline.core.models.files import TORCH_ADVICE, compute_hash, find_graphs, only_int8, resolve_folder
 from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.loading import fp32_graphs
 from sightline.core.models.onnx_runtime import OnnxEncoder
-from sightline.core.models.precision import (
-    EncoderGate,
-    Verdict,
-    int8_path,
-    quantised_folder,
-    read_verdicts,
-    runs_on_cpu,
-    write_verdict,
-)
 from sightline.errors import InputError, ModelError
 from sightline.kit import config
 from sightline.kit.work import Notice
@@ -63,10 +55,10 @@ def needs_gate(encoder: Encoder) -> bool:
     """True where asking the gate could make an encoder faster: it runs fp32 on the CPU, never judged."""
     if not isinstance(encoder, OnnxEncoder) or encoder.precision == "int8":
         return False
-    if config.precision() != "auto" or not runs_on_cpu() or find_spec("onnx") is None:
+    if config.precision() != "auto" or not precision.runs_on_cpu() or find_spec("onnx") is None:
         return False
     graphs = find_graphs(encoder.folder, encoder.card)  # its own may be mixed: a tower each
-    return graphs is not None and "image" not in read_verdicts(graphs)
+    return graphs is not None and "image" not in precision.read_verdicts(graphs)
 
 
 def quantise_encoder(
@@ -74,16 +66,16 @@ def quantise_encoder(
     pixels_BSS3: NDArray[np.uint8],
     *,
     sample: str = "images",
-    gate: EncoderGate | None = None,
+    gate: precision.EncoderGate | None = None,
     tell: Notice | None = None,
-) -> dict[str, Verdict]:
+) -> dict[str, precision.Verdict]:
     """Make a model's int8 towers, let the gate judge them on these images, keep both; the verdicts by tower.
 
     `pixels_BSS3` are what the card's `preprocessing.resize` makes of at least `gate.min_images` images; more are not
     looked at. Raises InputError where they are fewer, ModelError where the model has no fp32 graphs or `onnx` is
     missing.
     """
-    gate = gate or EncoderGate()
+    gate = gate or precision.EncoderGate()
     if len(pixels_BSS3) < gate.min_images:
         raise InputError(f"The gate needs {gate.min_images} pictures that can be read; these are {len(pixels_BSS3)}.")
     if find_spec("onnx") is None:
@@ -103,10 +95,10 @@ class _Job:
     folder: Path
     graphs: Mapping[str, Path]
     pixels_BSS3: NDArray[np.uint8]
-    gate: EncoderGate
+    gate: precision.EncoderGate
     tell: Notice
 
-    def run(self, sample: str) -> dict[str, Verdict]:
+    def run(self, sample: str) -> dict[str, precision.Verdict]:
         """Both towers, the image tower first: words are compared by the images they find."""
         self.tell(f"Making int8 graphs of {self.card.name} and comparing them with fp32; this is done once.")
         fp32 = self._encoder(self.graphs)
@@ -126,13 +118,13 @@ class _Job:
             "text": self._judge("text", judge_texts, n_samples=len(sentences), sample="sentences"),
         }
 
-    def _judge(self, name: str, measure: Measure, *, n_samples: int, sample: str) -> Verdict:
+    def _judge(self, name: str, measure: Measure, *, n_samples: int, sample: str) -> precision.Verdict:
         started = time.monotonic()
-        folder = quantised_folder(self.graphs)
-        target = int8_path(folder, name)
+        folder = precision.quantised_folder(self.graphs)
+        target = precision.int8_path(folder, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         runtime, required = f"onnxruntime {ort.__version__}", self.gate.required
-        verdict = Verdict(
+        verdict = precision.Verdict(
             passed=False, measured={}, required=required, n_samples=n_samples, sample=sample, runtime=runtime
         )
         with tempfile.TemporaryDirectory(dir=target.parent) as partial:
@@ -145,11 +137,11 @@ class _Job:
                 verdict = replace(verdict, files={f"onnx/{target.name}": compute_hash(path)})
                 path.replace(target)
         verdict = replace(verdict, took_s=round(time.monotonic() - started, 1))
-        write_verdict(folder, name, verdict)
+        precision.write_verdict(folder, name, verdict)
         self.tell(f"{self.card.name}, {name} tower: int8 {verdict.describe()} ({verdict.took_s:.0f} s)")
         return verdict
 
-    def _try(self, name: str, path: Path, measure: Measure, verdict: Verdict) -> Verdict:
+    def _try(self, name: str, path: Path, measure: Measure, verdict: precision.Verdict) -> precision.Verdict:
         """Measure one attempt after the other, until one passes: the last one's verdict, its graph at `path`."""
         for keep, share in self._attempts(name, path):
             measured = measure(self._encoder({**self.graphs, name: path}))
@@ -199,7 +191,7 @@ def compare_vectors(
     int8_BD: NDArray[np.float32],
     fp32_BD: NDArray[np.float32],
     *,
-    gate: EncoderGate,
+    gate: precision.EncoderGate,
     among_ND: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """Cosines of unit rows to their originals, and the overlap of their nearest neighbours.

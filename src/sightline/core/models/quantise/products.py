@@ -60,15 +60,10 @@ def find_products(model: Any) -> dict[str, Product]:
     return {product.output: product for product in products if product is not None}
 
 
-def inputs_of(products: Mapping[str, Product]) -> list[str]:
-    """The tensors that are multiplied, each once, in order."""
-    return list(dict.fromkeys(product.input for product in products.values()))
-
-
 def rank_inputs(model: Any, batches: Iterable[Mapping[str, NDArray[Any]]]) -> list[str]:
     """Inputs of products, the one that suffers most from int8 first: by the cosine that its products' rows lose."""
     products = find_products(model)
-    losses = dict.fromkeys(inputs_of(products), 0.0)
+    losses = {product.input: 0.0 for product in products.values()}
     outputs = [helper.make_empty_tensor_value_info(name) for name in losses]
     graph = helper.make_graph(model.graph.node, "probe", model.graph.input, outputs, model.graph.initializer)
     for values in run_in_memory(_model_of(model, graph), batches, list(losses)):
@@ -86,6 +81,7 @@ def quantise_products(model: Any, *, keep: Collection[str] = (), levels: int = L
     products = find_products(model)
     chosen = {output: product for output, product in products.items() if product.input not in keep}
     made = _shared_constants()
+    opset = next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     nodes, scaled = [], set[str]()
     for node in model.graph.node:
         product = chosen.get(node.output[0])
@@ -94,7 +90,7 @@ def quantise_products(model: Any, *, keep: Collection[str] = (), levels: int = L
             continue
         if product.input not in scaled:
             scaled.add(product.input)
-            nodes += _scale_rows(product.input, opset=_opset(model))
+            nodes += _scale_rows(product.input, opset=opset)
         nodes += _integer_product(product, made, levels=levels)
     share = sum(p.weight_KN.size for p in chosen.values()) / max(1, sum(p.weight_KN.size for p in products.values()))
     quantised = _rebuilt(model, nodes, made)
@@ -235,10 +231,6 @@ def _lost_cosine(product: Product, x: NDArray[np.float32]) -> float:
     rough_RN = (np.rint(rows_RK / scale_R1) @ weight_KN.astype(np.float32)) * scale_N * scale_R1
     norms_R = np.linalg.norm(exact_RN, axis=1) * np.linalg.norm(rough_RN, axis=1)
     return float(1 - np.mean((exact_RN * rough_RN).sum(axis=1) / np.maximum(norms_R, _TINY)))
-
-
-def _opset(model: Any) -> int:
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -21,14 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.onnx_runtime import run_in_memory
-from sightline.core.models.quantise.products import (
-    LEVELS,
-    find_products,
-    integer_product,
-    quantise_products,
-    rank_inputs,
-    take_pixels,
-)
+from sightline.core.models.quantise import products
 from sightline.errors import ModelError
 
 CONVOLUTION_OPS = ("Conv", "Relu", "Clip", "Add", "MaxPool", "GlobalAveragePool")
@@ -47,7 +40,7 @@ def open_tower(path: Path, batches: Feeds, *, preprocessing: Preprocessing | Non
     `batches` are inputs to calibrate and rank with; `preprocessing` is that of an image tower.
     """
     model = onnx.load(path)
-    in_products = sum(product.weight_KN.size for product in find_products(model).values())
+    in_products = sum(product.weight_KN.size for product in products.find_products(model).values())
     in_convolutions = sum(_convolution_sizes(model).values())
     if in_products >= in_convolutions:
         return Transformer(model, batches, preprocessing=preprocessing)
@@ -59,11 +52,9 @@ class Tower(Protocol):
 
     def layers(self) -> list[tuple[str, ...]]:
         """Groups of layers that stay in fp32 together, the one that suffers most from int8 first."""
-        ...
 
     def write(self, path: Path, *, keep: Collection[str]) -> float:
         """Write the int8 graph with the layers `keep` in fp32; the part of the weights that is int8."""
-        ...
 
 
 class Transformer:
@@ -75,15 +66,13 @@ class Transformer:
         self._preprocessing = preprocessing
 
     def layers(self) -> list[tuple[str, ...]]:
-        """See `Tower`."""
-        return [(name,) for name in rank_inputs(self._model, self._batches[:_RANKED_BATCHES])]
+        return [(name,) for name in products.rank_inputs(self._model, self._batches[:_RANKED_BATCHES])]
 
     def write(self, path: Path, *, keep: Collection[str]) -> float:
-        """See `Tower`."""
         levels = usable_levels()
-        made, share = quantise_products(self._model, keep=keep, levels=levels)
+        made, share = products.quantise_products(self._model, keep=keep, levels=levels)
         if self._preprocessing is not None:
-            take_pixels(made, self._preprocessing, levels=levels)
+            products.take_pixels(made, self._preprocessing, levels=levels)
         onnx.save(made, path)
         return share
 
@@ -106,8 +95,7 @@ class Convolutional:
         return sorted(groups, key=lambda group: -losses[group])
 
     def write(self, path: Path, *, keep: Collection[str]) -> float:
-        """See `Tower`."""
-        reduce_range = usable_levels() != LEVELS
+        reduce_range = usable_levels() != products.LEVELS
         quantise_static(self._path, path, self._batches, reduce_range=reduce_range, keep_fp32=keep)
         kept = sum(size for name, size in self._sizes.items() if name in keep)
         return 1 - kept / sum(self._sizes.values())
@@ -135,14 +123,14 @@ def usable_levels() -> int:
     size = 64
     scalars = {"one": np.array(1, np.float32), "zero": np.array(0, np.uint8)}
     made: list[Any] = [numpy_helper.from_array(np.asarray(value), name) for name, value in scalars.items()]
-    weight = np.full((size, size), LEVELS, np.float32)
-    node = integer_product(("x", "one", "zero"), weight, output="y", made=made)
+    weight = np.full((size, size), products.LEVELS, np.float32)
+    node = products.integer_product(("x", "one", "zero"), weight, output="y", made=made)
     inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, ["rows", size])]
     graph = helper.make_graph([node], "probe", inputs, [helper.make_empty_tensor_value_info("y")], made)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     (values,) = run_in_memory(model, [{"x": np.full((size, size), 255, np.uint8)}], ["y"])
-    return LEVELS if np.all(values["y"] == 255 * LEVELS * size) else _SEVEN_BIT_LEVELS
+    return products.LEVELS if np.all(values["y"] == 255 * products.LEVELS * size) else _SEVEN_BIT_LEVELS
 
 
 def _convolution_sizes(model: Any) -> dict[str, int]:

@@ -10,18 +10,8 @@ from fastapi.responses import Response
 
 from sightline.core.types import ImageRecord
 from sightline.errors import ConflictError, ImageError, InputError
-from sightline.faces.service import images
+from sightline.faces.service import images, schemas
 from sightline.faces.service.library import OpenLibrary
-from sightline.faces.service.schemas import (
-    MAX_ID,
-    MAX_TEXT,
-    CaptionRequest,
-    CaptionsAnswer,
-    DualCaptionAnswer,
-    HeatmapAnswer,
-    ImageAnswer,
-    ImageId,
-)
 from sightline.faces.web import files
 from sightline.faces.web.routes import PickedLibrary, PickedModel, Row
 from sightline.kit.text import valid_text
@@ -32,7 +22,7 @@ _IMAGE = {"content": {"image/*": {"schema": {"type": "string", "format": "binary
 
 
 @router.get("/images/{image_id}", tags=["images"])
-def get_image(image_id: Row, library: PickedLibrary) -> ImageAnswer:
+def get_image(image_id: Row, library: PickedLibrary) -> schemas.ImageAnswer:
     """All that is known of an image."""
     return images.show_image(library, library.image(image_id))
 
@@ -74,8 +64,8 @@ async def get_heatmap(
     image_id: Row,
     library: PickedLibrary,
     model: PickedModel,
-    q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["a dog"])],
-) -> HeatmapAnswer:
+    q: Annotated[str, Query(min_length=1, max_length=schemas.MAX_TEXT, examples=["a dog"])],
+) -> schemas.HeatmapAnswer:
     """Match of words in an image; 409 where the model has no map."""
     return await library.compute(model, "pictures", images.make_heatmap, library, image_id, q, model)
 
@@ -89,13 +79,15 @@ def _find_thumbnail(library: OpenLibrary, image_id: int, size_px: int) -> tuple[
 
 
 @router.get("/images/{image_id}/captions", tags=["captions"])
-def list_captions(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
+def list_captions(library: PickedLibrary, image_id: schemas.ImageId) -> schemas.CaptionsAnswer:
     """An image's captions, the best first."""
     return images.list_captions(library, image_id)
 
 
 @router.put("/images/{image_id}/captions", tags=["captions"])
-async def put_caption(library: PickedLibrary, image_id: ImageId, request: CaptionRequest) -> CaptionsAnswer:
+async def put_caption(
+    library: PickedLibrary, image_id: schemas.ImageId, request: schemas.CaptionRequest
+) -> schemas.CaptionsAnswer:
     """Keep the user's caption as the image's best, in place of an earlier one, which is given back as `previous`.
 
     No captioning replaces it; full-text search finds it.
@@ -104,7 +96,7 @@ async def put_caption(library: PickedLibrary, image_id: ImageId, request: Captio
 
 
 @router.delete("/images/{image_id}/captions", tags=["captions"])
-def delete_caption(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
+def delete_caption(library: PickedLibrary, image_id: schemas.ImageId) -> schemas.CaptionsAnswer:
     """Take the user's caption back, which is given as `previous`; the fused one is the best again."""
     return images.take_caption_back(library, image_id)
 
@@ -113,11 +105,11 @@ def delete_caption(library: PickedLibrary, image_id: ImageId) -> CaptionsAnswer:
 async def caption_one(
     library: PickedLibrary,
     file: Annotated[UploadFile | None, File(description="A picture.")] = None,
-    id: Annotated[int | None, Form(ge=1, le=MAX_ID, description="Or an image of the library.")] = None,  # noqa: A002
+    id: Annotated[int | None, Form(ge=1, le=schemas.MAX_ID, description="Or an image of the library.")] = None,  # noqa: A002
     candidates: Annotated[
         str | None, Form(max_length=100_000, description="Captions to rank, one a line, instead of composed ones.")
     ] = None,
-) -> DualCaptionAnswer:
+) -> schemas.DualCaptionAnswer:
     """Caption a picture both ways: candidates ranked by CLIP, sentences of a captioner, and the fused best.
 
     Captions of an image of the library are kept there, unless it was asked to rank own candidates, of which the best is
@@ -129,7 +121,9 @@ async def caption_one(
     return await library.shared.desk.lane.run(_caption, library, file if file is not None else id or 0, ranked)
 
 
-def _caption(library: OpenLibrary, image: UploadFile | int, candidates: tuple[str, ...] | None) -> DualCaptionAnswer:
+def _caption(
+    library: OpenLibrary, image: UploadFile | int, candidates: tuple[str, ...] | None
+) -> schemas.DualCaptionAnswer:
     if not isinstance(image, int):
         return images.caption_now(library, files.read_upload(image), candidates=candidates)
     try:

@@ -10,19 +10,9 @@ from fastapi import Path as InPath
 from starlette.concurrency import run_in_threadpool
 
 from sightline.errors import NotFoundError
-from sightline.faces.service import job_work, runs
+from sightline.faces.service import job_work, runs, schemas
 from sightline.faces.service import library as opened
 from sightline.faces.service.models import require_name
-from sightline.faces.service.schemas import (
-    DefaultModelRequest,
-    FoldersAnswer,
-    HealthAnswer,
-    LibraryAnswer,
-    ModelsAnswer,
-    RunDetailAnswer,
-    RunsAnswer,
-    StatsAnswer,
-)
 from sightline.faces.web.config import ServeConfig
 from sightline.faces.web.routes import AllLibraries, PickedLibrary
 
@@ -30,22 +20,22 @@ router = APIRouter()
 
 
 @router.get("/api/stats", tags=["library"])
-def get_stats(request: Request, library: PickedLibrary) -> StatsAnswer:
+def get_stats(request: Request, library: PickedLibrary) -> schemas.StatsAnswer:
     """Counts, folders, files that could not be read, and the pages of the app."""
     trains = ["train"] if request.app.state.config.runs is not None else []  # absent, not empty
     return opened.show_stats(library, pages=["search", "library", "caption", "compare", *trains])
 
 
 @router.get("/healthz", tags=["server"])
-async def check_health(libraries: AllLibraries) -> HealthAnswer:
+async def check_health(libraries: AllLibraries) -> schemas.HealthAnswer:
     """Say whether searches can be answered: `starting` while the model loads, `failed` where it can't be."""
     if libraries.failure is not None:
-        return HealthAnswer(status="failed", detail=libraries.failure)
-    return HealthAnswer(status="ok" if libraries.is_ready else "starting")
+        return schemas.HealthAnswer(status="failed", detail=libraries.failure)
+    return schemas.HealthAnswer(status="ok" if libraries.is_ready else "starting")
 
 
 @router.get("/api/libraries", tags=["libraries"])
-def list_libraries(libraries: AllLibraries) -> list[LibraryAnswer]:
+def list_libraries(libraries: AllLibraries) -> list[schemas.LibraryAnswer]:
     """The libraries that are served, the default one first."""
     return opened.list_libraries(libraries)
 
@@ -54,13 +44,13 @@ def list_libraries(libraries: AllLibraries) -> list[LibraryAnswer]:
 def list_folders(
     library: PickedLibrary,
     path: Annotated[str | None, Query(min_length=1, max_length=4096, description="A folder to look into.")] = None,
-) -> FoldersAnswer:
+) -> schemas.FoldersAnswer:
     """The library's folders, the roots below which others may be added, and the folders inside one of those."""
     return job_work.list_folders(library, path)
 
 
 @router.get("/api/models", tags=["models"])
-def list_models(library: PickedLibrary) -> ModelsAnswer:
+def list_models(library: PickedLibrary) -> schemas.ModelsAnswer:
     """Models with vectors in the library first, then those that Sightline knows.
 
     `available` ones can be added: POST /api/jobs with `{"kind": "add_model", "model": NAME}`.
@@ -69,7 +59,7 @@ def list_models(library: PickedLibrary) -> ModelsAnswer:
 
 
 @router.put("/api/models/default", tags=["models"])
-async def set_default(library: PickedLibrary, request: DefaultModelRequest) -> ModelsAnswer:
+async def set_default(library: PickedLibrary, request: schemas.DefaultModelRequest) -> schemas.ModelsAnswer:
     """Let searches use a model that the library has vectors of. The others' vectors stay."""
     held = await run_in_threadpool(library.store.models)
     name = require_name(request.name, held)
@@ -90,9 +80,9 @@ RunsFolder = Annotated[Path, Depends(_runs_folder)]
 
 
 @router.get("/api/runs", tags=["train"])
-def list_runs(folder: RunsFolder) -> RunsAnswer:
+def list_runs(folder: RunsFolder) -> schemas.RunsAnswer:
     """Training runs, the one that wrote last first. One whose files are broken is listed without figures."""
-    return RunsAnswer(runs=runs.list_runs(folder))
+    return schemas.RunsAnswer(runs=runs.list_runs(folder))
 
 
 @router.get("/api/runs/{name:path}", tags=["train"])
@@ -100,7 +90,7 @@ def show_run(
     folder: RunsFolder,
     name: Annotated[str, InPath(max_length=1000, examples=["flickr8k-conv"])],
     after: Annotated[int, Query(ge=0, le=10**12, description="Leave out this many rows: those you have.")] = 0,
-) -> RunDetailAnswer:
+) -> schemas.RunDetailAnswer:
     """One run: its settings, and what its log says so far. Of many rows of kind `train` every n-th is given.
 
     To follow a run, ask again with `after` set to `next` of the answer before; where `next` has become smaller, the

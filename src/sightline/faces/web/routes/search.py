@@ -16,38 +16,11 @@ from sightline.core.search.engine import Match
 from sightline.core.search.query import parse_query
 from sightline.core.search.rerank import MAX_RERANK
 from sightline.errors import InputError
+from sightline.faces.service import schemas
+from sightline.faces.service import search as service
 from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted
 from sightline.faces.service.images import show_duplicates
 from sightline.faces.service.library import OpenLibrary
-from sightline.faces.service.schemas import (
-    MAX_ID,
-    MAX_TEXT,
-    CompareAnswer,
-    DuplicateKind,
-    DuplicatesAnswer,
-    EmbedAnswer,
-    EmbedRequest,
-    SearchAnswer,
-    TeachRequest,
-    UploadAnswer,
-    WordAnswer,
-    WordsAnswer,
-)
-from sightline.faces.service.search import (
-    AGREE_AT,
-    Asked,
-    answer,
-    embed_texts,
-    embed_uploads,
-    forget_word,
-    join_parts,
-    list_words,
-    rank_timed,
-    read_model_names,
-    read_parts,
-    show_comparison,
-    teach_word,
-)
 from sightline.faces.service.uploads import Upload
 from sightline.faces.web.files import read_upload
 from sightline.faces.web.openapi import refuse_unknown_fields
@@ -60,7 +33,7 @@ MAX_IMAGES = 32
 _EMBED_BODY = {
     "required": True,
     "content": {
-        "application/json": {"schema": EmbedRequest.model_json_schema()},
+        "application/json": {"schema": schemas.EmbedRequest.model_json_schema()},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -76,7 +49,7 @@ _EMBED_BODY = {
 Words = Annotated[
     str | None,
     Query(
-        max_length=MAX_TEXT,
+        max_length=schemas.MAX_TEXT,
         description="Words, or parts joined with ` + ` and ` - `, each with a weight: `beach + 2:sunset - people`; "
         '`-people` and `-"deep snow"` too. Words that were taught count as the images do that they were taught with.',
         examples=["dogs in the snow"],
@@ -107,7 +80,9 @@ async def search(
     model: PickedModel,
     q: Words = None,
     parts: Parts = None,
-    like: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Images like this one of the library.")] = None,
+    like: Annotated[
+        int | None, Query(ge=1, le=schemas.MAX_ID, description="Images like this one of the library.")
+    ] = None,
     where: Where = None,
     min_similarity: Annotated[float | None, Query(ge=-1, le=1, description="Leave out lower cosines.")] = None,
     match: Annotated[
@@ -123,10 +98,10 @@ async def search(
     hub_correction: Annotated[bool, Query(description="Rank images lower that lie near to everything.")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
-) -> SearchAnswer:
+) -> schemas.SearchAnswer:
     """Find images. Without a query, all of them come, the newest first."""
-    asked = Asked(
-        parts=join_parts(q, read_parts(parts) if parts is not None else (), like=like),
+    asked = service.Asked(
+        parts=service.join_parts(q, service.read_parts(parts) if parts is not None else (), like=like),
         model=model,
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
@@ -137,8 +112,8 @@ async def search(
         hub_correction=hub_correction,
     )
 
-    def find() -> SearchAnswer:
-        return answer(library, asked, limit=limit, cursor=cursor)
+    def find() -> schemas.SearchAnswer:
+        return service.answer(library, asked, limit=limit, cursor=cursor)
 
     if rerank:
         return await library.shared.matchers.lane.run(find)
@@ -146,10 +121,12 @@ async def search(
 
 
 @router.post("/uploads", tags=["search"])
-async def upload_image(library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]) -> UploadAnswer:
+async def upload_image(
+    library: PickedLibrary, model: PickedModel, file: Annotated[UploadFile, File()]
+) -> schemas.UploadAnswer:
     """Give a picture to search with: its key goes into `parts`. It is kept in memory only, and for a while."""
     upload = await library.compute(model, "pictures", _keep, library, file, model)
-    return UploadAnswer(key=upload.key, width=upload.width, height=upload.height, thumbnail=upload.preview)
+    return schemas.UploadAnswer(key=upload.key, width=upload.width, height=upload.height, thumbnail=upload.preview)
 
 
 def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
@@ -157,60 +134,62 @@ def _keep(library: OpenLibrary, file: UploadFile, model: str) -> Upload:
 
 
 @router.get("/words", tags=["words"])
-def get_words(library: PickedLibrary) -> WordsAnswer:
+def get_words(library: PickedLibrary) -> schemas.WordsAnswer:
     """Words of the user's own that were taught by example."""
-    return list_words(library)
+    return service.list_words(library)
 
 
 @router.post("/words", tags=["words"])
-async def teach(library: PickedLibrary, request: TeachRequest) -> WordAnswer:
+async def teach(library: PickedLibrary, request: schemas.TeachRequest) -> schemas.WordAnswer:
     """Teach a word by images of the library: queries use it like any other. One that is known gets further examples."""
-    return await library.compute(library.model, "pictures", teach_word, library, request)
+    return await library.compute(library.model, "pictures", service.teach_word, library, request)
 
 
 @router.delete("/words/{name}", tags=["words"])
 def forget(
-    library: PickedLibrary, name: Annotated[str, InPath(min_length=1, max_length=MAX_TEXT, examples=["Rex"])]
-) -> WordsAnswer:
+    library: PickedLibrary, name: Annotated[str, InPath(min_length=1, max_length=schemas.MAX_TEXT, examples=["Rex"])]
+) -> schemas.WordsAnswer:
     """Forget a word; the images stay."""
-    return forget_word(library, name)
+    return service.forget_word(library, name)
 
 
 @router.get("/compare", tags=["compare"])
 async def compare_models(
     library: PickedLibrary,
-    q: Annotated[str, Query(min_length=1, max_length=MAX_TEXT, examples=["dogs in the snow"])],
+    q: Annotated[str, Query(min_length=1, max_length=schemas.MAX_TEXT, examples=["dogs in the snow"])],
     models: Annotated[
         str, Query(min_length=1, max_length=2500, description="Names, separated by commas.", examples=["starter"])
     ],
     limit: Annotated[int, Query(ge=1, le=100)] = 12,
-) -> CompareAnswer:
+) -> schemas.CompareAnswer:
     """Hits of each of several models of the library, how long it takes, and how much of the first ten they share.
 
     The time is that of embedding the words and ranking all images, with the model loaded.
     """
-    names = await run_in_threadpool(read_model_names, models, library)
-    parts, top = parse_query([q], allow_files=False), max(limit, AGREE_AT)
-    ranked = {name: await library.compute(name, "words", rank_timed, library, name, parts, top) for name in names}
-    return await run_in_threadpool(show_comparison, library, ranked, limit)
+    names = await run_in_threadpool(service.read_model_names, models, library)
+    parts, top = parse_query([q], allow_files=False), max(limit, service.AGREE_AT)
+    ranked = {
+        name: await library.compute(name, "words", service.rank_timed, library, name, parts, top) for name in names
+    }
+    return await run_in_threadpool(service.show_comparison, library, ranked, limit)
 
 
 @router.post("/embed", tags=["embed"], openapi_extra={"requestBody": _EMBED_BODY})
-async def embed_texts_or_images(request: Request, library: PickedLibrary, model: PickedModel) -> EmbedAnswer:
+async def embed_texts_or_images(request: Request, library: PickedLibrary, model: PickedModel) -> schemas.EmbedAnswer:
     """Vectors of texts (JSON) or of pictures (multipart, field `file`, once for each), of length 1."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         images = await _read_images(request)
-        return await library.compute(model, "pictures", embed_uploads, library, model, images)
+        return await library.compute(model, "pictures", service.embed_uploads, library, model, images)
     if kind not in ("", "application/json"):
         raise Problem(415, f"{kind} can't be embedded; send application/json or multipart/form-data.")
     texts = _read_texts(await request.body())
-    return await library.compute(model, "words", embed_texts, library, model, texts)
+    return await library.compute(model, "words", service.embed_texts, library, model, texts)
 
 
 def _read_texts(body: bytes) -> list[str]:
     try:
-        return EmbedRequest.model_validate_json(body).texts
+        return schemas.EmbedRequest.model_validate_json(body).texts
     except ValidationError as error:
         found: list[Any] = error.errors(include_input=False, include_url=False)
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
@@ -228,14 +207,14 @@ async def _read_images(request: Request) -> list[bytes]:
 @router.get("/duplicates", tags=["duplicates"])
 async def list_duplicates(
     library: PickedLibrary,
-    kind: Annotated[DuplicateKind | None, Query(description="Only groups of this kind.")] = None,
+    kind: Annotated[schemas.DuplicateKind | None, Query(description="Only groups of this kind.")] = None,
     min_similarity: Annotated[
         float | None,
         Query(ge=MIN_SIMILARITY, le=1, description="Also what is alike, of at least this cosine.", examples=[0.9]),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
-) -> DuplicatesAnswer:
+) -> schemas.DuplicatesAnswer:
     """Groups of copies, by their bytes and by their pixels; with `min_similarity`, also of other shots of one scene.
 
     Nothing is deleted: what to do with them is the user's choice. Of a large library it takes a while: every pair is
@@ -246,4 +225,4 @@ async def list_duplicates(
     found = await asyncio.shield(asyncio.wrap_future(future))
     groups = found.of_kind(kind)
     shown = await run_in_threadpool(show_duplicates, library, groups[offset : offset + limit])
-    return DuplicatesAnswer(groups=shown, total=len(groups), not_compared=found.not_compared)
+    return schemas.DuplicatesAnswer(groups=shown, total=len(groups), not_compared=found.not_compared)

@@ -1,4 +1,4 @@
-"""Tables of pages, made from `cards.toml` and the starter's own cards: `make docs`.
+"""Tables of pages, made from `cards.toml` and the starter's own cards: `python scripts/model_tables.py PAGE ...`.
 
 So no figure of the starter stands in a page that its next version would make wrong.
 """
