@@ -129,7 +129,9 @@ class _Colours:
 
         What has none, or can't be read, goes with all, but makes no group of those that it goes with.
         """
-        ours, theirs = ([colour_2 for row in group if (colour_2 := self._of(row)) is not None] for group in (rows, others))
+        ours, theirs = (
+            [colour_2 for row in group if (colour_2 := self._of(row)) is not None] for group in (rows, others)
+        )
         pairs = [(one_2, other_2) for one_2 in ours for other_2 in theirs]
         return not pairs or any(
             np.linalg.norm(one_2 - other_2) < min(np.linalg.norm(one_2), np.linalg.norm(other_2))

@@ -196,6 +196,7 @@ def search_images(library: OpenLibrary, request: SearchRequest) -> SearchResult:
         "rerank",
         "min_probability",
         "hub_correction",
+        "sort",
     )
     how = {name: getattr(request, name) for name in names}
     return _search(library, request, join_parts(request.query, parts), **how)

@@ -12,8 +12,9 @@ import binascii
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +58,11 @@ class Ranking:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_rows(cls, ids: NDArray[np.int64]) -> Ranking:
-        """Rows in a given order, without cosines."""
+    def of_rows(cls, ids: NDArray[np.int64], similarity_of: Mapping[int, float] = MappingProxyType({})) -> Ranking:
+        """Rows in a given order, with the cosines that are given."""
         ranking = cls(lambda _: [], available=0, total=len(ids))
         ranking._ids = ids
-        ranking._similarities = np.full(len(ids), np.nan, dtype=np.float32)
+        ranking._similarities = np.array([similarity_of.get(row, np.nan) for row in ids.tolist()], dtype=np.float32)
         return ranking
 
     def __len__(self) -> int:

@@ -21,7 +21,9 @@ from sightline.core.search.engine import (
     Match,
     Query,
     SearchConfig,
+    Sort,
     embed_pixels,
+    find_newest,
     make_judge,
     prepare,
     rank,
@@ -62,6 +64,9 @@ MAX_MODELS = 4
 
 AGREE_AT = 10
 
+_NEAREST = ("images", "other")
+"""Kinds of queries whose hits are wanted as the nearest there are, however likely: none are folded away."""
+
 _PARTS = TypeAdapter(list[PartRequest])
 
 
@@ -79,6 +84,8 @@ class Asked:
     rerank: int = 0
     hub_correction: bool = True
     min_probability: float | None = None
+    sort: Sort = "relevance"
+    """Without parts the newest come first anyway."""
 
     @property
     def digest(self) -> str:
@@ -96,6 +103,7 @@ class Asked:
             rerank=self.rerank,
             hub_correction=self.hub_correction,
             min_probability=self.min_probability,
+            sort=self.sort,
         )
 
 
@@ -198,19 +206,25 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
         found: Found = [*rank(store, asked.model, query, config=asked.config(depth))]
         if asked.min_probability is not None:
             ratings = judge.rate(scores(found))
-            found = [
-                one
-                for one, rating in zip(found, ratings, strict=True)
-                if rating is not None and rating >= asked.min_probability
-            ]
+            found = [one for one, rating in zip(found, ratings, strict=True) if rating >= asked.min_probability]
         return found if read_again is None else [*read_again([(row, cosine or 0.0) for row, cosine in found])]
+
+    def rate(found: Found) -> list[float | None]:
+        return [*judge.rate(scores(found))]
 
     in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
-    ranking.rate = lambda found: judge.rate(scores(found))
+    ranking.rate = rate
     best = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
     ranking.verdict = judge.conclude(max(best, default=None))
-    ranking.likely = _count_likely(ranking, judge.rate(best))
+    if asked.sort == "date":
+        likely = dict(find_newest(store, asked.model, query, judge, config=asked.config(1)))
+        newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), likely)
+        newest.rate, newest.likely = rate, len(newest)
+        newest.verdict = judge.conclude(max(best, default=None), some_follow=bool(likely))
+        return newest
+    if query.kind not in _NEAREST:
+        ranking.likely = _count_likely(ranking, [*judge.rate(best)])
     return ranking
 
 
@@ -311,6 +325,8 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
         return "No caption and no file name holds these words."
+    if asked.sort == "date" and asked.min_probability is None:
+        return "No image is likely enough to show it. Sorted by relevance, the nearest images come."
     if asked.min_probability is not None:
         return f"No image is right with a probability of {asked.min_probability:g} or more."
     return _explain_minimum(library, asked) or "There is no other image."
