@@ -138,8 +138,8 @@ class Measure:
         The images are chosen at random or, as an `album`, as those most like one of them.
         """
         hubness_N = np.zeros(len(images_ND)) if self.bank is None else self.bank.measure(images_ND)
-        background = Background.of(images_ND[rng.permutation(len(images_ND))[: min(size, LIBRARY_ROWS)]])
-        kinds = []
+        sample_S = np.linspace(0, len(images_ND) - 1, min(size, LIBRARY_ROWS)).astype(int)
+        background, kinds = Background.of(images_ND[sample_S]), []
         for number, one in enumerate(asked):
             kept_M = rng.permutation(len(images_ND))
             if album:
@@ -149,6 +149,8 @@ class Measure:
                 kept_M = kept_M[~one.relevant_N[kept_M]]
             elif one.relevant_N.any() and not one.relevant_N[kept_M].any():
                 kept_M[0] = rng.choice(np.flatnonzero(one.relevant_N))
+            if not len(kept_M):  # an album of nothing but what was asked
+                continue
             if one.aim is None:
                 aimed = Aimed(query_D=self.encode(one.text), tokens=self.tokens(one.text), words_share=1.0)
             else:
