@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -132,10 +132,9 @@ class _Colours:
         ours, theirs = (
             [colour_2 for row in group if (colour_2 := self._of(row)) is not None] for group in (rows, others)
         )
-        pairs = [(one_2, other_2) for one_2 in ours for other_2 in theirs]
-        return not pairs or any(
+        return not (ours and theirs) or any(
             np.linalg.norm(one_2 - other_2) < min(np.linalg.norm(one_2), np.linalg.norm(other_2))
-            for one_2, other_2 in pairs
+            for one_2, other_2 in product(ours, theirs)
         )
 
     def _of(self, row: int) -> NDArray[np.float64] | None:

@@ -12,9 +12,8 @@ import binascii
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +57,11 @@ class Ranking:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_rows(cls, ids: NDArray[np.int64], similarity_of: Mapping[int, float] = MappingProxyType({})) -> Ranking:
-        """Rows in a given order, with the cosines that are given."""
+    def of_rows(cls, ids: NDArray[np.int64], cosines: Sequence[float] | None = None) -> Ranking:
+        """Rows in a given order, with cosines if there are some."""
         ranking = cls(lambda _: [], available=0, total=len(ids))
         ranking._ids = ids
-        ranking._similarities = np.array([similarity_of.get(row, np.nan) for row in ids.tolist()], dtype=np.float32)
+        ranking._similarities = np.full(len(ids), np.nan if cosines is None else cosines, dtype=np.float32)
         return ranking
 
     def __len__(self) -> int:

@@ -219,7 +219,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     ranking.verdict = judge.conclude(max(best, default=None))
     if asked.sort == "date":
         likely = dict(find_newest(store, asked.model, query, judge, config=asked.config(1)))
-        newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), likely)
+        newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), [*likely.values()])
         newest.rate, newest.likely = rate, len(newest)
         newest.verdict = judge.conclude(max(best, default=None), some_follow=bool(likely))
         return newest
