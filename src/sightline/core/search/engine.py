@@ -16,6 +16,7 @@ from sightline.core.models.inputs import read_text
 from sightline.core.search.background import Background
 from sightline.core.search.relevance import (
     DEFAULT,
+    LEAST_IMAGES,
     SAMPLED_ROWS,
     UNLIKELY_BELOW,
     Calibration,
@@ -251,11 +252,12 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
     """
     card = encoder.card
     calibration = Calibration.from_card(card.relevance, model=card.name, kind=query.kind)
-    if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
-        calibration = DEFAULT
     images, sample_S = store.background(
         query.vector_D, SAMPLED_ROWS, model=card.name, where=config.where, hub_weight=query.hub_weight
     )
+    is_measured = query.knows_hubs or not calibration.needs_bank  # else an older library that is still being measured
+    if not is_measured or (query.kind != "words" and images < LEAST_IMAGES):
+        calibration = DEFAULT
     context = Context.make(
         query.vector_D,
         sample_S,

@@ -35,6 +35,8 @@ less words; anything else, for which nothing is fitted. Each kind has another sc
 
 SAMPLED_ROWS = 1024
 """Images of the library that stand for all of them."""
+LEAST_IMAGES = 100
+"""Below, what was fitted for other queries than words isn't asked: directions made of a few images tell little."""
 NOTHING_BELOW = 0.16
 """A query that matches with less probability than this is said to match nothing."""
 UNLIKELY_BELOW = 0.1

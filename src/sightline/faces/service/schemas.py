@@ -123,7 +123,7 @@ class VerdictAnswer(Model):
     matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
     likely: int | None = Field(
         description="How many hits there are before only unlikely ones follow, which a page may fold; null where the "
-        "nearest are wanted, however likely (queries with images), or where they are thousands.",
+        "nearest are wanted, however likely (images, marks, words that were taught), or where they are thousands.",
         examples=[42],
     )
     unlikely_below: float = Field(description="Hits of a lower probability are less likely.", examples=[0.1])

@@ -64,7 +64,7 @@ MAX_MODELS = 4
 
 AGREE_AT = 10
 
-_NEAREST = ("images", "other")
+_NEAREST = ("images", "taught", "marks", "other")
 """Kinds of queries whose hits are wanted as the nearest there are, however likely: none are folded away."""
 
 _PARTS = TypeAdapter(list[PartRequest])
