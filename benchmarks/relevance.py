@@ -7,7 +7,8 @@ of whose captions has every noun of the query or a synonym (`scripts/starter/nou
 own; on Tiny ImageNet each picture of the class; on rendered scenes each that the sentence is true of. For half of the
 queries all relevant pictures are taken out of the library. `--fit` writes the calibration into the model's card: of the
 starter on what no training saw, 500 pictures of Flickr8k train and others of Tiny ImageNet val with the names of other
-classes; of a run on scenes (`--scenes`) on scenes of another seed. Vectors are kept in `--cache`.
+classes; of a run on scenes (`--scenes`) on scenes of another seed. An album is a filter that keeps the images most like
+one of them. Vectors are kept in `--cache`. `relevance_kinds.py` is for queries that are no plain words.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ from sightline.core.models.base import Encoder
 from sightline.core.models.cards import read_card, write_card
 from sightline.core.models.inputs import read_text
 from sightline.core.models.loading import load_encoder
-from sightline.core.search.relevance import FITTED, SAMPLED_ROWS, Calibration, Context, Judge
+from sightline.core.search.background import SAMPLED_ROWS as LIBRARY_ROWS
+from sightline.core.search.background import Background
+from sightline.core.search.relevance import FITTED, SAMPLED_ROWS, Calibration, Context, Judge, Kind
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.scenes.dataset import SceneImage, load_scenes
@@ -48,12 +51,24 @@ _PLAIN = tuple(name for name in FITTED if not name.startswith("background"))
 
 
 @dataclass(frozen=True, kw_only=True)
+class Aimed:
+    """Where a query points (D,), its word pieces, how much of it is words, and rows (R,) that are no results."""
+
+    query_D: np.ndarray
+    tokens: int = 0
+    words_share: float = 0.0
+    shown_R: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """A query, what kind it is, and which images of a library are relevant (N,)."""
 
     text: str
     kind: str
     relevant_N: np.ndarray
+    aim: Callable[[Background, np.ndarray, np.ndarray], Aimed] | None = None
+    """Where a query points that is no plain words, in a library of images (M, D) of which some are relevant (M,)."""
 
 
 class Said:
@@ -110,20 +125,40 @@ class Measure:
         return np.load(path)
 
     def run(
-        self, images_ND: np.ndarray, asked: Sequence[Asked], *, size: int, rng: np.random.Generator, into: Examples
+        self,
+        images_ND: np.ndarray,
+        asked: Sequence[Asked],
+        *,
+        size: int,
+        rng: np.random.Generator,
+        into: Examples,
+        album: bool = False,
     ) -> list[str]:
-        """Ask each query of `size` images, for every second one without those that are relevant; the queries' kinds."""
+        """Ask each query of `size` images, for every second one without those that are relevant; the queries' kinds.
+
+        The images are chosen at random or, as an `album`, as those most like one of them.
+        """
         hubness_N = np.zeros(len(images_ND)) if self.bank is None else self.bank.measure(images_ND)
-        kinds = []
+        sample_S = np.linspace(0, len(images_ND) - 1, min(size, LIBRARY_ROWS)).astype(int)
+        background, kinds = Background.of(images_ND[sample_S]), []
         for number, one in enumerate(asked):
-            kept_M = rng.permutation(len(images_ND))[:size]
+            kept_M = rng.permutation(len(images_ND))
+            if album:
+                kept_M = np.argsort(-(images_ND @ images_ND[kept_M[0]]))
+            kept_M = kept_M[:size]
             if number % 4 < 2:
                 kept_M = kept_M[~one.relevant_N[kept_M]]
             elif one.relevant_N.any() and not one.relevant_N[kept_M].any():
                 kept_M[0] = rng.choice(np.flatnonzero(one.relevant_N))
-            query_D = self._encode(one.text)
-            tokens = self._tokens(one.text)
-            weight = 0.0 if self.bank is None else hub_weight(tokens)
+            if not len(kept_M):  # an album of nothing but what was asked
+                continue
+            if one.aim is None:
+                aimed = Aimed(query_D=self.encode(one.text), tokens=self.tokens(one.text), words_share=1.0)
+            else:
+                aimed = one.aim(background, images_ND[kept_M], one.relevant_N[kept_M])
+                kept_M = np.delete(kept_M, aimed.shown_R)
+            query_D, tokens = aimed.query_D, aimed.tokens
+            weight = 0.0 if self.bank is None else aimed.words_share * hub_weight(tokens)
             cosine_M = images_ND[kept_M] @ query_D
             score_M = cosine_M - weight * hubness_N[kept_M]
             best_H = np.argsort(-score_M)[:SHOWN]
@@ -141,12 +176,14 @@ class Measure:
             kinds.append(one.kind)
         return kinds
 
-    def _encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> np.ndarray:
+        """The vector (D,) of a text, kept."""
         if text not in self._texts:
             self._texts[text] = self.encoder.encode_texts([text])[0]
         return self._texts[text]
 
-    def _tokens(self, text: str) -> int:
+    def tokens(self, text: str) -> int:
+        """Its word pieces."""
         reading = read_text(self.encoder, text)
         return len(text.split()) if reading is None else reading.read
 
@@ -177,13 +214,13 @@ def judge(calibration: Calibration, examples: Examples, kinds: Sequence[str], la
     """Rows of the table for one library: present or absent, captions against what is off topic, calibration."""
     queries, present = _rate(calibration, examples)
     hits, truth = np.concatenate(queries), np.concatenate(examples.hits_truth)
-    verdicts = np.array([_verdict(calibration, one) for one in examples.queries])
     raw = np.array([float(one["cosine"]) for one in examples.queries])
     kind = np.array(kinds)
-    rows = [
-        _row(f"{label}: calibration error of the first 20 hits", calibration_error(hits, truth), "<= 5%", low=True),
-        _curve(f"{label}: AUROC present/absent", verdicts, raw, present, ~present),
-    ]
+    rows = [_row(f"{label}: calibration error of the first 20 hits", calibration_error(hits, truth), "<= 5%", low=True)]
+    if not calibration.query:
+        return rows
+    verdicts = np.array([_verdict(calibration, one) for one in examples.queries])
+    rows.append(_curve(f"{label}: AUROC present/absent", verdicts, raw, present, ~present))
     if (off := np.isin(kind, ("names", "gibberish"))).any():
         for name, goal in (("captions", ">= 97%"), ("words", "")):
             is_kind = (kind == name) & present
@@ -231,62 +268,84 @@ def _curve(
     return _row(journey, ours, goal, other=other)
 
 
+class Photos:
+    """Flickr8k and Tiny ImageNet: parts that no training saw, and all of them."""
+
+    def __init__(self, measure: Measure, data: Path) -> None:
+        self.measure, self.data = measure, data
+        sets = {split: load_dataset(f"flickr8k:{data / 'flickr8k'}", split=split) for split in ("train", "val")}
+        held = held_out_rows([pair.id for pair in sets["train"]])
+        rest = [row for row in range(len(sets["train"])) if row not in set(held)]
+        sets |= {"held": sets["train"].take(held, why="held"), "train": sets["train"].take(rest, why="not held")}
+        self._sets = sets
+        self.said = {name: Said([pair.captions for pair in dataset]) for name, dataset in sets.items()}
+        self.said["all"] = Said([pair.captions for name in ("train", "held", "val") for pair in sets[name]])
+
+    def vectors(self, name: str) -> np.ndarray:
+        """Of `held`, `val` or `all`, in which val stands last."""
+        if name == "all":
+            return np.concatenate([self.vectors(one) for one in ("train", "held", "val")])
+        return self.measure.embed(name, self._sets[name])
+
+    def tiny(self, use: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """A fourth of Tiny ImageNet val for each use: vectors, labels, and the names of classes by label."""
+        first = {"judge": 0, "examples to judge": 1, "fit": 2, "examples to fit": 3}[use]
+        tiny = load_dataset(f"tiny-imagenet:{self.data / 'tiny-imagenet'}", split="val")
+        tiny = tiny.take(range(first, len(tiny), 4), why=use)
+        names = [own[0] for own in tiny.class_names or ()]
+        return self.measure.embed(f"tiny-{use}", tiny), np.array([pair.label for pair in tiny]), names
+
+    def classes(self, use: str) -> tuple[np.ndarray, list[Asked]]:
+        """Vectors, and half of the classes by name: others for fitting than for judging."""
+        images_ND, label_N, names = self.tiny(use)
+        chosen = list(enumerate(names))[int(use == "judge") :: 2]
+        return images_ND, [
+            Asked(text=name, kind="names of classes", relevant_N=label_N == label) for label, name in chosen
+        ]
+
+
 def photos(measure: Measure, data: Path, *, fit: bool, quick: bool) -> list[Row]:
     """Flickr8k val and all of it, Tiny ImageNet val; with `fit` the calibration of the model is fitted before."""
-    sets = {split: load_dataset(f"flickr8k:{data / 'flickr8k'}", split=split) for split in ("train", "val")}
-    held = held_out_rows([pair.id for pair in sets["train"]])
-    rest = [row for row in range(len(sets["train"])) if row not in set(held)]
-    sets |= {"held": sets["train"].take(held, why="held"), "train": sets["train"].take(rest, why="not held")}
-    said = {name: Said([pair.captions for pair in dataset]) for name, dataset in sets.items()}
-    names = [name for name in off_topic(said["train"]) if all(name in off_topic(one) for one in said.values())]
+    library = Photos(measure, data)
+    names = off_topic(library.said["all"])
     count = 60 if quick else 400
     if fit:
-        examples, images_ND, rng = Examples(), measure.embed("held", sets["held"]), np.random.default_rng(1)
+        examples, images_ND, rng = Examples(), library.vectors("held"), np.random.default_rng(1)
         for size in (50, 100, 250, len(images_ND)):
-            asked = [*said["held"].queries(rng, rows=range(len(images_ND)), count=count)]
+            asked = [*library.said["held"].queries(rng, rows=range(len(images_ND)), count=count)]
             asked += absent(names[::2], 60, rng, len(images_ND))
             measure.run(images_ND, asked, size=size, rng=rng, into=examples)
-        images_ND, asked = _tiny(measure, data, "fit")
+        images_ND, asked = library.classes("fit")
         for size in (100, 500, 1000, len(images_ND)):
             measure.run(images_ND, asked, size=size, rng=rng, into=examples)
-        _keep(measure, examples)
+        keep(measure, examples)
     calibration = Calibration.from_card(measure.encoder.card.relevance, model=measure.encoder.card.name)
     rows = []
-    libraries = {"val": (measure.embed("val", sets["val"]), said["val"], (100, 1000))}
-    if not quick:
-        every = ("train", "held", "val")
-        vectors_ND = np.concatenate([measure.embed(name, sets[name]) for name in every])
-        whole = Said([pair.captions for name in every for pair in sets[name]])
-        libraries["all"] = (vectors_ND, whole, (700, 7000))
-    for name, (images_ND, captions, sizes) in libraries.items():
-        for size in sizes:
+    for name, sizes in ({"val": (100, 1000)} if quick else {"val": (100, 1000), "all": (70, 700, 7000)}).items():
+        images_ND = library.vectors(name)
+        filters = [(size, False) for size in sizes] + [(size, True) for size in sizes if size < len(images_ND)]
+        for size, album in filters:
             rng = np.random.default_rng(7)
-            own = range(len(images_ND) - 1000, len(images_ND))  # val stands last
-            asked = [*captions.queries(rng, rows=own, count=count), *absent(names[1::2], 60, rng, len(images_ND))]
-            kinds = measure.run(images_ND, asked, size=size, rng=rng, into=(examples := Examples()))
-            rows += judge(calibration, examples, kinds, f"Flickr8k {name}, {size:,} images")
-    images_ND, asked = _tiny(measure, data, "judge")
-    for size in (100, 1000, len(images_ND)):
+            own = range(len(images_ND) - 1000, len(images_ND))
+            asked = [*library.said[name].queries(rng, rows=own, count=count)]
+            asked += absent(names[1::2], 60, rng, len(images_ND))
+            kinds = measure.run(images_ND, asked, size=size, rng=rng, into=(examples := Examples()), album=album)
+            rows += judge(calibration, examples, kinds, f"Flickr8k {name}, {'album of ' * album}{size:,} images")
+    images_ND, asked = library.classes("judge")
+    for size, album in ((100, False), (100, True), (1000, False), (len(images_ND), False)):
         rng = np.random.default_rng(8)
-        kinds = measure.run(images_ND, asked, size=size, rng=rng, into=(examples := Examples()))
-        rows += judge(calibration, examples, kinds, f"Tiny ImageNet val, {size:,} images")
+        kinds = measure.run(images_ND, asked, size=size, rng=rng, into=(examples := Examples()), album=album)
+        rows += judge(calibration, examples, kinds, f"Tiny ImageNet val, {'album of ' * album}{size:,} images")
     return rows
 
 
-def _tiny(measure: Measure, data: Path, use: str) -> tuple[np.ndarray, list[Asked]]:
-    """A fourth of Tiny ImageNet val and half of its classes by name; others for fitting than for judging."""
-    first = {"judge": 0, "fit": 2}[use]
-    tiny = load_dataset(f"tiny-imagenet:{data / 'tiny-imagenet'}", split="val")
-    tiny = tiny.take(range(first, len(tiny), 4), why=use)
-    label_N = np.array([pair.label for pair in tiny])
-    names = list(enumerate(tiny.class_names or ()))[int(use == "judge") :: 2]
-    asked = [Asked(text=own[0], kind="names of classes", relevant_N=label_N == label) for label, own in names]
-    return measure.embed(f"tiny-{use}", tiny), asked
-
-
-def _keep(measure: Measure, examples: Examples) -> None:
-    names = FITTED if measure.bank is not None else _PLAIN
-    card = replace(measure.encoder.card, relevance=examples.fit(names))
+def keep(measure: Measure, examples: Examples, kind: Kind = "words") -> None:
+    """Fit a calibration and write it into the model's card."""
+    fitted = examples.fit(FITTED if measure.bank is not None else _PLAIN)
+    if kind == "marks":  # whether anything matches the user has said
+        fitted["query"] = {}
+    known = measure.encoder.card.relevance
+    card = replace(measure.encoder.card, relevance={**known, **(fitted if kind == "words" else {kind: fitted})})
     measure.encoder.card = card
     folder = getattr(measure.encoder, "folder", None)
     source = Path(card.source) if card.name.startswith("dir:") else folder
@@ -301,7 +360,7 @@ def scenes(measure: Measure, *, fit: bool, quick: bool) -> list[Row]:
         images_ND, asked = _scene_library(measure, seed=3, count=200 if quick else 1000)
         for size in (50, 250, len(images_ND)):
             measure.run(images_ND, asked, size=size, rng=rng, into=examples)
-        _keep(measure, examples)
+        keep(measure, examples)
     calibration = Calibration.from_card(measure.encoder.card.relevance, model=measure.encoder.card.name)
     rows = []
     images_ND, asked = _scene_library(measure, seed=0, count=200 if quick else 1000)

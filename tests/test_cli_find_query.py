@@ -38,6 +38,12 @@ def test_what_begins_with_a_minus_and_is_no_option_is_a_word(run, words):
     assert run(*words, "-t", "3")["words"] == words
 
 
+def test_hits_are_sorted_by_relevance_or_by_date(run):
+    assert run("dog")["sort"] == "relevance"
+    assert run("dog", "--sort", "date")["sort"] == "date"
+    assert "is not one of 'relevance', 'date'" in run("dog", "--sort", "name")
+
+
 def test_options_stand_anywhere_among_the_words(run):
     asked = run("-t5", "dog", "-s", "now", "-snow", "--match", "both", "cat", "-a", "-x")
     assert asked["words"] == ("dog", "-snow", "cat")

@@ -136,6 +136,10 @@ def test_pages_of_a_search_neither_repeat_nor_lose_an_image(reader):
     assert {hit["id"] for hit in plain["hits"]} == set(seen)
     similarities = [hit["similarity"] for hit in plain["hits"]]
     assert similarities == sorted(similarities, reverse=True)
+    newest = reader.ask("search_images", query="a person", limit=50, sort="date")
+    likely = {hit["id"] for hit in whole["hits"] if hit["probability"] >= 0.1}
+    every = [hit["id"] for hit in reader.ask("search_images", limit=50)["hits"]]
+    assert [hit["id"] for hit in newest["hits"]] == [row for row in every if row in likely]
 
 
 def test_parts_with_weights_join_words_images_and_an_image_sent_along(reader, library):

@@ -63,7 +63,7 @@ def test_each_group_has_its_kind_the_one_to_keep_and_the_reason(library, made):
     assert [group.kind for group in library.duplicates(exact_only=True)] == ["exact"]
 
 
-def test_one_shape_in_two_colours_is_no_copy_but_without_colour_it_is(tmp_path):
+def test_a_grey_copy_goes_with_one_colour_and_does_not_bridge_two(tmp_path):
     shapes = np.random.default_rng(0).integers(0, 2, (6, 6)) * 255
     mask = Image.fromarray(shapes.astype(np.uint8)).resize((240, 240), Image.Resampling.NEAREST)
     for name, colour in (("red", (200, 40, 40)), ("green", (40, 140, 40)), ("darker red", (150, 30, 30))):
@@ -73,8 +73,8 @@ def test_one_shape_in_two_colours_is_no_copy_but_without_colour_it_is(tmp_path):
             save(image.convert("L"), tmp_path / "photos" / "grey.png")
     with sl.Library.open(tmp_path / "library", model="starter") as library:
         library.index(tmp_path / "photos")
-        (group,) = library.duplicates()
-        assert {"red", "darker red", "grey"} <= {image.path.stem for image in group.images}
+        groups = [{image.path.stem for image in group.images} for group in library.duplicates()]
+        assert groups in ([{"red", "darker red", "grey"}], [{"red", "darker red"}, {"green", "grey"}])
         (tmp_path / "photos" / "grey.png").unlink()
         library.index(tmp_path / "photos")
         (group,) = library.duplicates()

@@ -5,9 +5,12 @@ import pytest
 from PIL import Image
 
 from colour_world import open_colours, record
+from sightline.core.search import engine
 from sightline.core.search.background import Background
 from sightline.core.search.engine import SearchConfig, aim, fuse_rankings, prepare, rank, search
 from sightline.core.search.query import Part
+from sightline.core.search.relevance import UNLIKELY_BELOW
+from sightline.core.search.teaching import read_example, teach
 from sightline.core.store.base import Entry
 from sightline.core.types import Caption
 from sightline.errors import InputError, StoreError
@@ -94,11 +97,32 @@ def test_reciprocal_rank_fusion_by_hand():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"top": 0}, "top is 0"), ({"min_similarity": 2.0}, "between -1 and 1"), ({"match": "words"}, "match is 'words'")],
+    [
+        ({"top": 0}, "top is 0"),
+        ({"min_similarity": 2.0}, "between -1 and 1"),
+        ({"match": "words"}, "match is 'words'"),
+        ({"sort": "name"}, "must be relevance or date"),
+        ({"sort": "date", "rerank": 5}, "leave rerank out"),
+    ],
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         SearchConfig(**settings)
+
+
+@pytest.mark.parametrize("match", ["pictures", "both"])
+def test_by_date_the_likely_come_newest_first_and_no_others(library, monkeypatch, match):
+    store, _, photos = library
+    monkeypatch.setattr(engine, "_LIKELY_DEPTHS", (1, 2))
+    ratings = {hit.image.path.stem: hit.probability for hit in run(library, Part(text="red"), match=match)}
+    newest = [store.get([row])[0].path.stem for row in store.ids().tolist()]
+    for least in (None, sorted(ratings.values())[3], 0.0):
+        likely = {name for name, rating in ratings.items() if rating >= (UNLIKELY_BELOW if least is None else least)}
+        hits = run(library, Part(text="red"), match=match, sort="date", min_probability=least)
+        assert names(hits) == [name for name in newest if name in likely]
+        assert {hit.image.path.stem: hit.probability for hit in hits} == {name: ratings[name] for name in likely}
+        assert run(library, Part(text="red"), match=match, sort="date", min_probability=least, top=1) == hits[:1]
+    assert run(library, Part(image=photos / "red.png"), sort="date", min_probability=1.0) == []
 
 
 def test_equal_bytes_take_one_place_and_are_counted(library):
@@ -169,6 +193,26 @@ def vectors(*rows):
 
 ROUND = Background(mean_D=np.zeros(3), covariance_DD=np.eye(3))
 """A library in which all directions are alike."""
+
+
+def test_a_query_is_rated_by_what_it_is_made_of(library):
+    store, encoder, photos = library
+    red, image = Part(text="red"), Part(image=photos / "red.png")
+    blue_not, mark = Part(text="blue", weight=-1.0), Part(image=photos / "pink.png", is_mark=True)
+    kinds = {
+        "words": [[red], [red, Part(text="blue")]],
+        "images": [[image], [image, red]],
+        "minus": [[red, blue_not]],
+        "marks": [[mark], [red, mark], [red, blue_not, mark]],
+        "other": [[blue_not], [image, blue_not], [red, replace(image, weight=-1.0)]],
+    }
+    for kind, queries in kinds.items():
+        for parts in queries:
+            assert prepare(store, encoder, parts).kind == kind
+            hits = run(library, *parts, top=3)
+            assert all(0 < hit.probability < 1 for hit in hits)
+    teach(store, encoder, "green", [read_example(store, photos / "red.png")])
+    assert prepare(store, encoder, [Part(text="green"), blue_not]).kind == "taught"
 
 
 def test_parts_of_any_length_count_by_their_weights(library):

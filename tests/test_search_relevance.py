@@ -60,28 +60,26 @@ def test_a_query_that_nothing_matches_gets_a_notice_and_keeps_its_hits():
     found = judge.conclude(0.5)
     assert found.present == pytest.approx(1 / (1 + np.exp(-5)))
     assert found.notices == ()
-    assert judge.conclude(None).notices == (), "there is nothing to follow"
+    assert judge.conclude(None).notices == judge.conclude(0.0, some_follow=False).notices == (), "nothing follows"
 
 
 def test_without_a_calibration_nothing_is_said_of_the_whole():
     assert Judge(model="m", calibration=DEFAULT, context=context()).conclude(0.0) == Verdict()
 
 
-def test_queries_with_images_and_matched_captions_have_no_verdict():
-    assert Judge(model="m").rate([0.5, 0.4]) == [None, None]
-    assert Judge(model="m").conclude(0.5) == Verdict()
+def test_matched_captions_have_no_verdict():
     assert Judge(model="m", calibration=SURE, context=context(), by_sight=False).conclude(0.0) == Verdict()
 
 
 def test_words_that_the_model_cant_know_are_named_in_one_line():
-    judge = Judge(model="m", readings=[reading(unknown=("犬",), words=1), reading()])
+    judge = Judge(model="m", context=context(), readings=[reading(unknown=("犬",), words=1), reading()])
     assert judge.conclude(None).notices == (), "one of three words"
-    judge = Judge(model="m", readings=[reading(unknown=("xqzv", "blorf"), words=2)])
+    judge = Judge(model="m", context=context(), readings=[reading(unknown=("xqzv", "blorf"), words=2)])
     assert judge.conclude(None).notices == ("The model m doesn't know these words: xqzv, blorf.",)
 
 
 def test_a_query_that_was_cut_is_told():
-    judge = Judge(model="m", readings=[reading(tokens=90, read=62, words=70)])
+    judge = Judge(model="m", context=context(), readings=[reading(tokens=90, read=62, words=70)])
     assert judge.conclude(None).notices == (
         "The query is too long for the model m, which read the first 62 of its 90 word pieces.",
     )
@@ -107,6 +105,27 @@ def test_hits_are_counted_up_to_the_last_likely_one():
 def test_a_calibration_that_is_none_names_the_model_and_the_features(values):
     with pytest.raises(ModelError, match=r"card of m .*maps some of constant, score, .*Leave the field out"):
         Calibration.from_card(values, model="m")
+
+
+def test_each_kind_of_query_has_a_calibration_of_its_own():
+    words, images = ({"hit": {"score": value}, "query": {"score": 1}} for value in (1.0, 2.0))
+    values = {**words, "images": images, "marks": {"hit": {"score": 3}, "query": {}}, "minus": {"hit": {"score": 1}}}
+    assert Calibration.from_card(values, model="m").hit == {"score": 1}
+    assert Calibration.from_card(values, model="m", kind="images").hit == {"score": 2}
+    assert Calibration.from_card(values, model="m", kind="marks").query == {}
+    for kind in ("taught", "other"):
+        assert Calibration.from_card(values, model="m", kind=kind) is DEFAULT
+    for broken in (values, {**words, "minus": "low"}):
+        with pytest.raises(ModelError, match=r"part 'minus\.(query|hit)' is no calibration"):
+            Calibration.from_card(broken, model="m", kind="minus")
+
+
+def test_the_starter_has_a_calibration_for_each_kind_that_one_was_fitted_for():
+    values = find_card(STARTER).relevance
+    for kind in ("images", "taught", "marks", "minus"):
+        calibration = Calibration.from_card(values, model=STARTER, kind=kind)
+        assert set(calibration.hit) == {"constant", *FITTED}
+        assert calibration.hit["score"] > 0
 
 
 def test_a_card_without_one_gets_the_default():

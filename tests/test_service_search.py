@@ -422,11 +422,28 @@ def test_nothing_matches_gibberish_and_the_list_is_whole(client):
     assert "The model starter doesn't know these words: xqzv, blorf." in answer["verdict"]["notices"]
 
 
-def test_images_have_neither_probability_nor_verdict_and_none_can_be_asked(client):
+def test_images_have_a_probability_and_a_verdict_too(client):
     like = id_of(client, "hopper.jpg")
     answer = ask(client, like=like)
-    assert {hit["probability"] for hit in answer["hits"]} == {None}
-    assert answer["verdict"]["present"] is None
-    assert answer["verdict"]["matches"]
+    ratings = [hit["probability"] for hit in answer["hits"]]
+    assert ratings == sorted(ratings, reverse=True)
+    assert 0 < ratings[-1] < ratings[0] < 1
+    assert answer["verdict"]["likely"] is None, "the nearest are wanted, however likely"
+    assert ask(client, like=like, min_probability=ratings[0])["total"] == 1
     assert ask(client)["verdict"] is None
-    assert "Only queries of words" in ask(client, 422, like=like, min_probability=0.5)["detail"]
+
+
+def test_sorted_by_date_only_what_is_likely_comes_and_the_newest_first(client):
+    best = ask(client, q="an animal")
+    likely = {hit["id"] for hit in best["hits"] if hit["probability"] >= best["verdict"]["unlikely_below"]}
+    newest = ask(client, q="an animal", sort="date")
+    assert [hit["id"] for hit in newest["hits"]] == [hit["id"] for hit in ask(client)["hits"] if hit["id"] in likely]
+    assert 1 < newest["total"] == newest["verdict"]["likely"] == len(likely) < best["total"]
+    assert newest["verdict"]["present"] == best["verdict"]["present"]
+    by_id = {hit["id"]: (hit["similarity"], hit["probability"]) for hit in best["hits"]}
+    assert all(by_id[hit["id"]] == (hit["similarity"], hit["probability"]) for hit in newest["hits"])
+    page = ask(client, q="an animal", sort="date", limit=1)
+    assert ask(client, q="an animal", sort="date", limit=1, cursor=page["next"])["hits"] == newest["hits"][1:2]
+    nothing = ask(client, q="xqzv blorf", sort="date")
+    assert (nothing["total"], nothing["note"][:41]) == (0, "No image is likely enough to show it. Sor")
+    assert "leave rerank out" in ask(client, 422, q="a horse", sort="date", rerank=5)["detail"]

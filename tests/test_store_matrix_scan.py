@@ -20,9 +20,12 @@ def exact(rows, query):
     return 1 - rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
 
 
-def test_distances_are_cosine_distances_whatever_the_blocks(rows, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_distances_are_cosine_distances_whatever_the_blocks_and_threads(rows, threads, monkeypatch):
     rows, query = rows
     monkeypatch.setattr(matrix, "SCANNED_ROWS", 70)
+    monkeypatch.setattr(matrix, "SHARED_ROWS", 100)
+    monkeypatch.setattr(matrix, "usable_cpus", lambda: threads)
     distances = scan([rows[:1], rows[1:400], rows[400:400], rows[400:]], query, None)
     assert distances.dtype == np.float32
     np.testing.assert_allclose(distances, exact(rows, query), atol=1e-6)

@@ -211,7 +211,7 @@ def test_head_of_a_stream_ends(client):
         (
             "/api/search?modle=starter",
             "cursor, each_copy, hub_correction, library, like, limit, match, min_probability, min_similarity, model, "
-            "parts, q, rerank, where.",
+            "parts, q, rerank, sort, where.",
         ),
         ("/api/stats?q=a", "library"),
         ("/api/libraries?library=a", "none is known here"),

@@ -81,6 +81,7 @@ def test_an_address_gives_the_query_back(scripts):
         },
         "match": "both",
         "min": "0.25",
+        "newest": True,
         "again": True,
         "model": "starter",
     }  # fmt: skip
@@ -88,7 +89,7 @@ def test_an_address_gives_the_query_back(scripts):
     assert scripts("search/query.js", "fromAddress", address) == query
     nonsense = scripts("search/query.js", "fromAddress", "?p=x&p=0:a&p=1@b&match=all&min=much")
     assert nonsense["parts"] == []
-    assert (nonsense["match"], nonsense["min"], nonsense["again"]) == ("pictures", "", False)
+    assert [nonsense[name] for name in ("match", "min", "again", "newest")] == ["pictures", "", False, False]
 
 
 @pytest.mark.parametrize(

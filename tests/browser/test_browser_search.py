@@ -167,13 +167,13 @@ def test_how_well_a_picture_fits_is_shown_on_demand(page):
     assert page.locator(".similarity").all_inner_texts() == likely
 
 
-def test_where_no_probability_is_known_similarity_is_shown_on_demand(page):
+def test_of_images_the_nearest_are_shown_however_likely_with_probabilities_on_demand(page):
     image = ids_of(page, "chelsea.png")[0]
     page.goto(f"/?p=1%40{image}")
     wait_for_first(page, *ids_of(page, "chelsea again"))
     assert page.locator(".similarity").count() == 0
-    page.get_by_role("button", name="Show similarity").click()
-    values = [float(text.replace("−", "-")) for text in page.locator(".similarity").all_inner_texts()]
+    page.get_by_role("button", name="Show probability").click()
+    values = [int(text.removesuffix("%")) for text in page.locator(".similarity").all_inner_texts()]
     assert values == sorted(values, reverse=True)
     assert len(values) > 5
 
@@ -327,6 +327,7 @@ def test_two_keys_mark_a_hit_right_or_wrong_and_the_list_is_ranked_anew(page):
     shown = "[...document.querySelectorAll('.tile a')].map((link) => link.dataset.id)"
     search_box(page).fill("an animal -cat")
     wait_for_best(page, "an animal - cat")
+    page.get_by_role("button", name="Show them").click()
     wrong, _, _, right, *_ = page.evaluate(shown)
     page.locator(".tile a").nth(3).focus()
     page.keyboard.press("y")

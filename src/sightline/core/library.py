@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
-    from sightline.core.search.engine import Hits, Match, SearchConfig
+    from sightline.core.search.engine import Hits, Match, SearchConfig, Sort
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
     from sightline.core.search.set_aside import MoveReport
@@ -250,6 +250,7 @@ class Library:
         reranker: str | None = None,
         hub_correction: bool = True,
         min_probability: float | None = None,
+        sort: Sort = "relevance",
     ) -> Hits:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
@@ -258,9 +259,9 @@ class Library:
         `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
         with `each_copy` one each. The first `rerank` are read again by `reranker`, a matcher or a captioner (default:
         `blip-itm-base` where it can run now, else the default captioner). The answer is a list whose `verdict` says
-        whether anything matches; it has `top` hits all the same, unless they are to have a `min_probability`. Raises
-        InputError for a broken query or filter and for an image that isn't there or can't be read, ModelError for the
-        reranker.
+        whether anything matches; it has `top` hits all the same, unless they are to have a `min_probability`, or `sort`
+        is `date`, which gives the newest of those that are likely right. Raises InputError for a broken query or filter
+        and for an image that isn't there or can't be read, ModelError for the reranker.
         """
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part, parse_query
@@ -274,6 +275,7 @@ class Library:
             rerank=rerank,
             hub_correction=hub_correction,
             min_probability=min_probability,
+            sort=sort,
         )
         marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
         marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]

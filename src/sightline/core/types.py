@@ -121,7 +121,7 @@ class Hit:
     copies: int = 0
     """Other images of the library with the same bytes, which this one stands for."""
     probability: float | None = None
-    """How probable it is that it shows what was asked; None where that can't be told, as for queries with images."""
+    """How probable it is that it shows what was asked; None where it wasn't asked."""
 
 
 MAX_EXAMPLES = 100

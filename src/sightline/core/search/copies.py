@@ -120,6 +120,10 @@ class Joined:
         """The pairs that aren't joined."""
         return pairs.keep(self._label[pairs.left] != self._label[pairs.right])
 
+    def members(self, row: int) -> list[int]:
+        """A row, with all that are joined with it."""
+        return self._members.get(int(self._label[row]), [row])
+
     def join(self, a: int, b: int) -> bool:
         """Join two rows and all that are joined with them; False where they were already."""
         kept, given = int(self._label[a]), int(self._label[b])

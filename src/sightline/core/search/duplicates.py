@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -104,7 +104,7 @@ def find_duplicates(
     pairs = find_copies(
         sketches_NSS,
         on_block=lambda done, total: on_progress(done, total, "comparing pixels"),
-        accept=lambda a, b: colours.agree(int(first_N[a]), int(first_N[b])),
+        accept=lambda a, b: colours.agree(*(first_N[joined.members(row)].tolist() for row in (a, b))),
     )
     for a, b, correlation in pairs:
         joined.join(a, b)
@@ -124,22 +124,30 @@ class _Colours:
         self._store = store
         self._known: dict[int, NDArray[np.float64] | None] = {}
 
-    def agree(self, row: int, other: int) -> bool:
-        """False where both have a colour, and not the same; what has none, or can't be read, agrees with all."""
-        one_2, other_2 = self._of(row), self._of(other)
-        if one_2 is None or other_2 is None:
-            return True
-        least = min(float(np.linalg.norm(one_2)), float(np.linalg.norm(other_2)))
-        return least < _FAINT or float(np.linalg.norm(one_2 - other_2)) < least
+    def agree(self, rows: Iterable[int], others: Iterable[int]) -> bool:
+        """False where images of both groups have a colour, and none of one has that of one of the other.
+
+        What has none, or can't be read, goes with all, but makes no group of those that it goes with.
+        """
+        ours, theirs = (
+            [colour_2 for row in group if (colour_2 := self._of(row)) is not None] for group in (rows, others)
+        )
+        return not (ours and theirs) or any(
+            np.linalg.norm(one_2 - other_2) < min(np.linalg.norm(one_2), np.linalg.norm(other_2))
+            for one_2, other_2 in product(ours, theirs)
+        )
 
     def _of(self, row: int) -> NDArray[np.float64] | None:
-        """Red against green, and blue against both, on the average (2,); None for a file that isn't as its row says."""
+        """Red against green, and blue against both, on the average (2,).
+
+        None for a faint one, and for a file that isn't as its row says.
+        """
         if row not in self._known:
-            rgb_HW3 = _read(self._store.get([row])[0])
-            self._known[row] = None
+            rgb_HW3, colour_2 = _read(self._store.get([row])[0]), np.zeros(2)
             if rgb_HW3 is not None:
                 red, green, blue = rgb_HW3.reshape(-1, 3).mean(axis=0)
-                self._known[row] = np.array([red - green, blue - (red + green) / 2])
+                colour_2 = np.array([red - green, blue - (red + green) / 2])
+            self._known[row] = colour_2 if np.linalg.norm(colour_2) >= _FAINT else None
         return self._known[row]
 
 

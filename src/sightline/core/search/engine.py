@@ -7,14 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from sightline.core.models.bank import hub_weight, load_bank
 from sightline.core.models.inputs import read_text
 from sightline.core.search.background import Background
-from sightline.core.search.relevance import DEFAULT, SAMPLED_ROWS, Calibration, Context, Judge, Verdict
+from sightline.core.search.relevance import (
+    DEFAULT,
+    LEAST_IMAGES,
+    SAMPLED_ROWS,
+    UNLIKELY_BELOW,
+    Calibration,
+    Context,
+    Judge,
+    Kind,
+    Verdict,
+)
 from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.types import Hit
@@ -32,8 +42,11 @@ if TYPE_CHECKING:
     from sightline.core.types import ImageRecord
 
 Match = Literal["pictures", "captions", "both"]
+Sort = Literal["relevance", "date"]
 
 _FUSION_DEPTH = 200
+_LIKELY_DEPTHS = (250, 4000)
+"""Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
 _RANK_CONSTANT = 60
 
 _SMALLEST_NORM = 1e-6
@@ -64,6 +77,8 @@ class SearchConfig:
     """Images that lie near to everything are ranked lower, where the model has a bank that knows them."""
     min_probability: float | None = None
     """Hits of less probability than this are left out; None keeps all."""
+    sort: Sort = "relevance"
+    """`date` gives the newest first of those alone that are likely right, or have the minimum probability."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -72,6 +87,10 @@ class SearchConfig:
             raise InputError(f"min_similarity is {self.min_similarity:g}; a cosine lies between -1 and 1.")
         if self.min_probability is not None and not 0 <= self.min_probability <= 1:
             raise InputError(f"min_probability is {self.min_probability:g}; a probability lies between 0 and 1.")
+        if self.sort not in get_args(Sort):
+            raise InputError(f"sort is {self.sort!r}; it must be relevance or date.")
+        if self.sort == "date" and self.rerank:
+            raise InputError("Sorted by date, hits keep no order that a second look could mend; leave rerank out.")
         if self.match not in ("pictures", "captions", "both"):
             raise InputError(f"match is {self.match!r}; it must be pictures, captions or both.")
         if not 0 <= self.rerank <= MAX_RERANK:
@@ -103,7 +122,9 @@ class Query:
     """The texts as the model's tokenizer reads them, where it is on this machine."""
     words_share: float = 0.0
     """How much of the parts' weight is words, where nothing else moves the direction; 0 with negative parts beside
-    others, words taught by example and marks. What isn't words needs no correction for hubs and has no probability."""
+    others, words taught by example and marks. What isn't words needs no correction for hubs."""
+    kind: Kind = "words"
+    """By which its hits are rated."""
     bank: Bank | None = None
     """The model's."""
     knows_hubs: bool = False
@@ -131,7 +152,7 @@ def search(
     """Hits, best first, with a verdict. An image of the query that is in the library is not among them.
 
     `look_again` gives what `config.rerank` needs. Raises InputError for a broken filter or an image that can't be read,
-    for full text or a second look without words, and for a minimum probability of anything but words.
+    and for full text or a second look without words.
     """
     query = prepare(store, encoder, parts)
     n_again = config.rerank if look_again is not None else 0
@@ -140,10 +161,14 @@ def search(
     found = rank(store, encoder.card.name, query, config=replace(config, top=max(config.top, n_again)))
     judge = make_judge(store, encoder, query, config=config)
     scores = score(store, encoder.card.name, query, found)
+    best = max(scores, default=None)
+    if config.sort == "date":
+        found = find_newest(store, encoder.card.name, query, judge, config=config)
+        scores = score(store, encoder.card.name, query, found)
     score_of = dict(zip((row for row, _ in found), scores, strict=True))
     rating_of = dict(zip(score_of, judge.rate(scores), strict=True))
     if (least := config.min_probability) is not None:
-        found = [(row, similarity) for row, similarity in found if (rating_of[row] or 0.0) >= least]
+        found = [(row, similarity) for row, similarity in found if rating_of[row] >= least]
     if n_again and look_again is not None:
         head, rest = found[:n_again], found[n_again:]
         ids = [row for row, _ in head]
@@ -156,7 +181,7 @@ def search(
         )
         found = [*head, *rest]
     hits = make_hits(store, found[: config.top], rating_of, each_copy=config.each_copy)
-    return Hits(hits, verdict=judge.conclude(max(scores, default=None)))
+    return Hits(hits, verdict=judge.conclude(best, some_follow=bool(hits)))
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
@@ -197,6 +222,7 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
         ),
         readings=tuple(reading for text in texts if (reading := read_text(encoder, text)) is not None),
         words_share=_share_of_words(parts) if is_plain else 0.0,
+        kind=_kind_of(parts, is_taught=any(taught)),
         bank=bank,
         knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
     )
@@ -207,25 +233,31 @@ def _share_of_words(parts: Sequence[Part]) -> float:
     return sum(weight for weight, is_text in weights if is_text) / sum(weight for weight, _ in weights)
 
 
+def _kind_of(parts: Sequence[Part], *, is_taught: bool) -> Kind:
+    wanted = {part.text is not None for part in parts if part.weight > 0}
+    against = {part.text is not None for part in parts if part.weight < 0}
+    if any(part.is_mark for part in parts):
+        return "marks"
+    if is_taught:
+        return "taught"
+    if against:
+        return "minus" if wanted == against == {True} else "other"
+    return "words" if wanted == {True} else "images"
+
+
 def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchConfig) -> Judge:
     """What rates the hits of a query, from the library under the filter and from the model's bank.
 
-    Raises InputError as `Store.query` does, and for a minimum probability of a query with images; ModelError for a
-    calibration that the model's card has wrong.
+    Raises InputError as `Store.query` does, ModelError for a calibration that the model's card has wrong.
     """
     card = encoder.card
-    if query.words_share < 1:
-        if config.min_probability is not None:
-            raise InputError(
-                "Only queries of words alone, without a minus, have hits with a probability; leave min_probability out."
-            )
-        return Judge(model=card.name)
-    calibration = Calibration.from_card(card.relevance, model=card.name)
-    if calibration.needs_bank and not query.knows_hubs:  # an older library whose images are still being measured
-        calibration = DEFAULT
+    calibration = Calibration.from_card(card.relevance, model=card.name, kind=query.kind)
     images, sample_S = store.background(
         query.vector_D, SAMPLED_ROWS, model=card.name, where=config.where, hub_weight=query.hub_weight
     )
+    is_measured = query.knows_hubs or not calibration.needs_bank  # else an older library that is still being measured
+    if not is_measured or (query.kind != "words" and images < LEAST_IMAGES):
+        calibration = DEFAULT
     context = Context.make(
         query.vector_D,
         sample_S,
@@ -242,6 +274,23 @@ def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, flo
     """What a judge rates rows by: their cosines, less the correction for hubs, however they were ranked."""
     hubness = store.hubness(model, [row for row, _ in found]) if query.hub_weight else {}
     return [cosine - query.hub_weight * hubness.get(row, 0.0) for row, cosine in found]
+
+
+def find_newest(
+    store: Store, model: str, query: Query, judge: Judge, *, config: SearchConfig
+) -> list[tuple[int, float]]:
+    """All rows that are likely right, or have the minimum probability, with their cosines, newest first."""
+    least = UNLIKELY_BELOW if config.min_probability is None else config.min_probability
+    in_order = config.match == "pictures" and config.hub_correction
+    likely: dict[int, float] = {}
+    for depth in (*(_LIKELY_DEPTHS if in_order else ()), max(judge.context.images, 1)):
+        found = rank(store, model, query, config=replace(config, top=depth))
+        ratings = judge.rate(score(store, model, query, found))
+        likely = {row: cosine for (row, cosine), rating in zip(found, ratings, strict=True) if rating >= least}
+        if len(found) < depth or len(likely) < len(found):
+            break
+    newest_N = store.ids(where=config.where, model=model)
+    return [(row, likely[row]) for row in newest_N[np.isin(newest_N, list(likely))].tolist()]
 
 
 def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
@@ -333,7 +382,7 @@ def correct(
 def make_hits(
     store: Store,
     found: Sequence[tuple[int, float]],
-    rating_of: Mapping[int, float | None] | None = None,
+    rating_of: Mapping[int, float] | None = None,
     *,
     each_copy: bool = False,
 ) -> list[Hit]:

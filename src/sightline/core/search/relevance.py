@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     from sightline.core.models.bank import Bank
     from sightline.core.models.inputs import TextReading
 
+Kind = Literal["words", "images", "taught", "marks", "minus", "other"]
+"""What a query is: words alone; images, with or without words; with words that were taught; with marked images; words
+less words; anything else, for which nothing is fitted. Each kind has another scale of scores."""
+
 SAMPLED_ROWS = 1024
 """Images of the library that stand for all of them."""
+LEAST_IMAGES = 100
+"""Below, what was fitted for other queries than words isn't asked: directions made of a few images tell little."""
 NOTHING_BELOW = 0.16
 """A query that matches with less probability than this is said to match nothing."""
 UNLIKELY_BELOW = 0.1
@@ -61,19 +67,24 @@ class Calibration:
     query: Mapping[str, float]
 
     @classmethod
-    def from_card(cls, values: Mapping[str, Any], *, model: str) -> Calibration:
-        """From a card's field `relevance`. Raises ModelError for what is no such calibration."""
+    def from_card(cls, values: Mapping[str, Any], *, model: str, kind: Kind = "words") -> Calibration:
+        """From a card's field `relevance`, which holds that of words and, by name, those of other kinds of queries.
+
+        Raises ModelError for what is no such calibration.
+        """
+        values = values if kind == "words" else values.get(kind, {})
         if not values:
             return DEFAULT
         parts = {}
         for name in ("hit", "query"):
-            part = values.get(name)
+            part: Any = values.get(name) if isinstance(values, Mapping) else None
             valid = isinstance(part, Mapping) and all(isinstance(one, int | float) for one in part.values())
-            if not valid or not part or (unknown := set(part) - {*FEATURES, _CONSTANT}):
+            if not valid or (name == "hit" and not part) or (unknown := set(part) - {*FEATURES, _CONSTANT}):
                 told = f" (not known: {', '.join(sorted(unknown))})" if valid and part else ""
+                place = name if kind == "words" else f"{kind}.{name}"
                 raise ModelError(
-                    f"The card of {model} has a field `relevance` whose part {name!r} is no calibration{told}; it maps "
-                    f"some of {', '.join((_CONSTANT, *FEATURES))} to numbers. Leave the field out for the default."
+                    f"The card of {model} has a field `relevance` whose part {place!r} is no calibration{told}; it "
+                    f"maps some of {', '.join((_CONSTANT, *FEATURES))} to numbers. Leave the field out for the default."
                 )
             parts[name] = MappingProxyType(dict(part))
         return cls(**parts)
@@ -168,33 +179,31 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Rates the hits of one query. Queries with pictures have no context: theirs is another kind of likeness."""
+    """Rates the hits of one query."""
 
     model: str
+    context: Context
     calibration: Calibration = DEFAULT
-    context: Context | None = None
     readings: Sequence[TextReading] = field(default=())
     """Each text of the query as the model's tokenizer reads it."""
     by_sight: bool = True
     """False where captions were matched, too: then the cosine of the best hit doesn't say whether anything matches."""
 
-    def rate(self, scores: Sequence[float]) -> list[float | None]:
+    def rate(self, scores: Sequence[float]) -> list[float]:
         """The probability of each hit, by its score."""
-        if self.context is None:
-            return [None] * len(scores)
         score_H = np.asarray(scores, dtype=np.float64)
         return [float(value) for value in _predict(self.calibration.hit, self.context.features(score_H), len(score_H))]
 
-    def conclude(self, best: float | None) -> Verdict:
-        """The verdict by the score of the best hit; None where there is no hit."""
+    def conclude(self, best: float | None, *, some_follow: bool = True) -> Verdict:
+        """The verdict by the score of the best hit; None where there is no hit. `some_follow` where any is shown."""
         notices = list(self._read_notices())
         present = None
-        if self.context is not None and self.by_sight and self.calibration.query:
+        if self.by_sight and self.calibration.query:
             present = 0.0
             if best is not None:
                 features = self.context.features(np.array([best]))
                 present = float(_predict(self.calibration.query, features, 1)[0])
-            if present < NOTHING_BELOW and best is not None:
+            if present < NOTHING_BELOW and best is not None and some_follow:
                 notices.insert(0, "Nothing here matches; the nearest images follow.")
         return Verdict(present=present, notices=tuple(notices))
 

@@ -38,6 +38,7 @@ from sightline.core.store.vectors import (
     read_table,
 )
 from sightline.errors import InputError, StoreError
+from sightline.kit.work import map_ahead, usable_cpus
 
 MAGIC = b"SIGHTMTX"
 FORMAT_VERSION = 2
@@ -70,6 +71,8 @@ _READ_ALL_FRACTION = 0.5
 
 SCANNED_ROWS = 32_768
 """Rows compared in one call, which bounds the memory for its float64 answer."""
+SHARED_ROWS = 262_144
+"""From so many rows on, all CPUs compare them: fewer take less time than starting threads is worth."""
 GATHERED_ROWS = 4096
 """Rows copied together at once, where a mask keeps few: they stay in the processor's cache until they are compared."""
 GATHERED_FRACTION = 0.3
@@ -546,9 +549,14 @@ def _scan_block(
             position_C = kept[start : start + GATHERED_ROWS]
             distances_N[position_C] = _angular_distances(query_1D, rows_ND[position_C])
         return
-    for start in range(0, len(rows_ND), SCANNED_ROWS):
+
+    def compare(start: int) -> None:
         chunk = slice(start, start + SCANNED_ROWS)
         distances_N[chunk] = _angular_distances(query_1D, rows_ND[chunk])
+
+    starts, threads = range(0, len(rows_ND), SCANNED_ROWS), usable_cpus() if len(rows_ND) >= SHARED_ROWS else 1
+    for _ in map(compare, starts) if threads == 1 else map_ahead(compare, starts, threads=threads, ahead=len(starts)):
+        pass
     if mask_N is not None:
         distances_N[~mask_N] = np.inf
 

@@ -141,6 +141,7 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     "both",
     help="Rank by what pictures show, by words in captions and file names, or by both.",
 )
+@choice_option("--sort", "relevance", "date", help="Best first, or the newest first of those that are likely right.")
 @click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
 @default_option(
     "--rerank",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from sightline.core.search.engine import Match
+from sightline.core.search.engine import Match, Sort
 from sightline.core.search.rerank import MAX_RERANK
 from sightline.core.types import MAX_EXAMPLES, CaptionSource
 from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
@@ -175,9 +175,10 @@ class SearchRequest(Request):
         description="Read so many of the first again, image and words together, for a better order; 20 are enough.",
     )
     min_probability: float | None = Field(
-        default=None, ge=0, le=1, description="Leave out images that are less likely to show it; for words only."
+        default=None, ge=0, le=1, description="Leave out images that are less likely to show it."
     )
     hub_correction: bool = Field(default=True, description="Rank images lower that lie near to everything.")
+    sort: Sort = Field(default="relevance", description="date: the newest of those that are likely to show it.")
     limit: Limit = 10
     cursor: PageCursor = ""
     pictures: ImageCount = 0

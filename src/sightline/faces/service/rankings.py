@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -59,11 +59,11 @@ class Ranking:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_rows(cls, ids: NDArray[np.int64]) -> Ranking:
-        """Rows in a given order, without cosines."""
+    def of_rows(cls, ids: NDArray[np.int64], cosines: Sequence[float] | None = None) -> Ranking:
+        """Rows in a given order, with cosines if there are some."""
         ranking = cls(lambda _: [], available=0, total=len(ids))
         ranking._ids = ids
-        ranking._similarities = np.full(len(ids), np.nan, dtype=np.float32)
+        ranking._similarities = np.full(len(ids), np.nan if cosines is None else cosines, dtype=np.float32)
         return ranking
 
     def __len__(self) -> int:

@@ -103,8 +103,7 @@ class HitAnswer(Model):
     similarity: float | None = Field(description="Cosine to the query; null without one.", examples=[0.287])
     probability: float | None = Field(
         default=None,
-        description="How probable it is that it shows what was asked; null where that can't be told, as for queries "
-        "with images.",
+        description="How probable it is that it shows what was asked; null without a query.",
         examples=[0.83],
     )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
@@ -128,8 +127,8 @@ class VerdictAnswer(Model):
     )
     matches: bool = Field(description="False where nothing matches; the nearest images are given all the same.")
     likely: int | None = Field(
-        description="How many hits there are before only unlikely ones follow, which a page may fold; null where that "
-        "can't be told, or they are thousands.",
+        description="How many hits there are before only unlikely ones follow, which a page may fold; null where the "
+        "nearest are wanted, however likely (images, marks, words that were taught), or where they are thousands.",
         examples=[42],
     )
     unlikely_below: float = Field(description="Hits of a lower probability are less likely.", examples=[0.1])
@@ -139,7 +138,7 @@ class VerdictAnswer(Model):
 
 
 class SearchAnswer(Model):
-    """Hits, best first (or newest first, without a query)."""
+    """Hits, best first (or newest first, without a query or with `sort`)."""
 
     hits: list[HitAnswer]
     next: str | None = Field(description="Give it back as `cursor` for what follows; null at the end.")

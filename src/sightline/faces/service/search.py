@@ -17,7 +17,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from sightline.core.indexing.hubs import fill_aside
 from sightline.core.models.base import Encoder
-from sightline.core.search.engine import Query, SearchConfig, embed_pixels, make_judge, prepare, rank, score
+from sightline.core.search.engine import (
+    Query,
+    SearchConfig,
+    embed_pixels,
+    find_newest,
+    make_judge,
+    prepare,
+    rank,
+    score,
+)
 from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
@@ -37,6 +46,9 @@ MAX_MODELS = 4
 """As many are compared at once."""
 
 AGREE_AT = 10
+
+_NEAREST = ("images", "taught", "marks", "other")
+"""Kinds of queries whose hits are wanted as the nearest there are, however likely: none are folded away."""
 
 _PARTS = TypeAdapter(list[schemas.PartRequest])
 
@@ -148,15 +160,25 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
         found: Found = [*rank(store, asked.model, query, config=replace(asked, top=max(depth, 1)))]
         if (least := asked.min_probability) is not None:
             rated = zip(found, judge.rate(scores(found)), strict=True)
-            found = [one for one, rating in rated if rating is not None and rating >= least]
+            found = [one for one, rating in rated if rating >= least]
         return found if read_again is None else [*read_again([(row, cosine or 0.0) for row, cosine in found])]
+
+    def rate(found: Found) -> list[float | None]:
+        return [*judge.rate(scores(found))]
 
     in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
-    ranking.rate = lambda found: judge.rate(scores(found))
+    ranking.rate = rate
     best = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
     ranking.verdict = judge.conclude(max(best, default=None))
-    ranking.likely = _count_likely(ranking, judge.rate(best))
+    if asked.sort == "date":
+        likely = dict(find_newest(store, asked.model, query, judge, config=replace(asked, top=1)))
+        newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), [*likely.values()])
+        newest.rate, newest.likely = rate, len(newest)
+        newest.verdict = judge.conclude(max(best, default=None), some_follow=bool(likely))
+        return newest
+    if query.kind not in _NEAREST:
+        ranking.likely = _count_likely(ranking, [*judge.rate(best)])
     return ranking
 
 
@@ -257,6 +279,8 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
         return "No caption and no file name holds these words."
+    if asked.sort == "date" and asked.min_probability is None:
+        return "No image is likely enough to show it. Sorted by relevance, the nearest images come."
     if asked.min_probability is not None:
         return f"No image is right with a probability of {asked.min_probability:g} or more."
     return _explain_minimum(library, asked) or "There is no other image."

@@ -33,9 +33,8 @@ PING: Final = "ping"
 _OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
 """Addresses that are about no library, or about a job, whose id is enough."""
 
-_OF_SEARCHES: Final = frozenset(
-    ["where", "min_similarity", "min_probability", "hub_correction", "match", "each_copy", "rerank", "model", "like"]
-)
+_RANKED_BY: Final = ("match", "hub_correction", "rerank", "sort", "model", "like")
+_OF_SEARCHES: Final = frozenset(["where", "min_similarity", "min_probability", "each_copy", *_RANKED_BY])
 """What a search may be told beside its words and parts."""
 
 _TOKEN = re.compile(r'<meta name="sightline-token" content="([^"]*)"')
@@ -98,7 +97,7 @@ class Client:
         """One page of what words, and further parts, find; without either all images, the newest first.
 
         `how` are `where`, `min_similarity`, `min_probability`, `hub_correction`, `match`, `each_copy`, `rerank`,
-        `model` and `like`, as the API has them.
+        `sort`, `model` and `like`, as the API has them.
         """
         if unknown := how.keys() - _OF_SEARCHES:
             raise InputError(f"A search knows no {', '.join(sorted(unknown))}.")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as FormFile
 
-from sightline.core.search.engine import Match
+from sightline.core.search.engine import Match, Sort
 from sightline.core.search.query import parse_query
 from sightline.core.search.rerank import MAX_RERANK
 from sightline.errors import InputError
@@ -96,6 +96,9 @@ async def search(
         float | None, Query(ge=0, le=1, description="Leave out hits that are less likely right.")
     ] = None,
     hub_correction: Annotated[bool, Query(description="Rank images lower that lie near to everything.")] = True,
+    sort: Annotated[
+        Sort, Query(description="By relevance, or by date: the newest of those that are likely right.")
+    ] = "relevance",
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> schemas.SearchAnswer:
@@ -110,6 +113,7 @@ async def search(
         rerank=rerank,
         min_probability=min_probability,
         hub_correction=hub_correction,
+        sort=sort,
     )
 
     def find() -> schemas.SearchAnswer:

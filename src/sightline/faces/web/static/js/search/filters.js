@@ -9,7 +9,8 @@ import { isFiltered, noFilters } from "./query.js";
 
 /**
  * @typedef {import("./query.js").Query} Query
- * @typedef {(change: {filters?: Partial<import("./query.js").Filters>, match?: string, min?: string, model?: string}) => void} Change
+ * @typedef {(change: {filters?: Partial<import("./query.js").Filters>, match?: string, min?: string, newest?: boolean,
+ *   again?: boolean, model?: string}) => void} Change
  *
  * @typedef {object} Facts what there is to choose from
  * @property {string[]} folders
@@ -233,10 +234,11 @@ function buildFolder({ filters }, change, facts) {
 }
 
 /** @param {Query} query */
-function nameMore({ filters, match, min, again, model }) {
+function nameMore({ filters, match, min, newest, again, model }) {
   const set = [
     match !== "pictures" && MATCH_NAMES[match],
     min && `≥ ${min}`,
+    newest && "Newest first",
     again && "Second look",
     model,
     filters.where && "Own filter",
@@ -245,7 +247,7 @@ function nameMore({ filters, match, min, again, model }) {
 }
 
 /** @param {Query} query @param {Change} change @param {Facts} facts */
-function buildMore({ filters, match, min, again, model }, change, facts) {
+function buildMore({ filters, match, min, newest, again, model }, change, facts) {
   const shown = h("output", { class: "numbers" }, min || "none");
   const range = h("input", {
     class: "range",
@@ -288,21 +290,14 @@ function buildMore({ filters, match, min, again, model }, change, facts) {
         "Similarities differ from query to query and from model to model; none is right for all.",
       ),
     ),
-    h(
-      "label",
-      { class: "check" },
-      h("input", {
-        type: "checkbox",
-        checked: again,
-        onchange: (/** @type {Event} */ event) =>
-          change({ again: /** @type {HTMLInputElement} */ (event.target).checked }),
-      }),
-      h(
-        "span",
-        {},
-        "Second look",
-        h("small", { class: "soft" }, "Reads the first pictures again, together with the words: slower, better order."),
-      ),
+    checkbox("Newest first", "Of the pictures that are likely right, in place of the best first.", newest, (newest) =>
+      change({ newest }),
+    ),
+    checkbox(
+      "Second look",
+      "Reads the first pictures again, together with the words: slower, better order. Not with newest first.",
+      again,
+      (again) => change({ again }),
     ),
     facts.models.length > 1 && labelled("Model", models),
     labelled(
@@ -311,4 +306,10 @@ function buildMore({ filters, match, min, again, model }, change, facts) {
       "Fields: path, name, folder, format, width, height, size_bytes, taken_at, modified_at, camera, latitude, longitude, caption.",
     ),
   ].filter((node) => node !== false);
+}
+
+/** @param {string} label @param {string} help @param {boolean} checked @param {(checked: boolean) => void} onchange */
+function checkbox(label, help, checked, onchange) {
+  const input = h("input", { type: "checkbox", checked, onchange: () => onchange(input.checked) });
+  return h("label", { class: "check" }, input, h("span", {}, label, h("small", { class: "soft" }, help)));
 }

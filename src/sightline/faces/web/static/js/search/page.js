@@ -277,7 +277,7 @@ export class SearchPage {
     );
     announce(
       results.total
-        ? `${formatPlural(results.total, hasTail && results.isFolded ? "likely picture" : "picture")}${isEmpty(this.query) ? "" : `, best match: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}`
+        ? `${formatPlural(results.total, hasTail && results.isFolded ? "likely picture" : "picture")}${isEmpty(this.query) ? "" : `, ${this.query.newest ? "newest" : "best match"}: ${results.hit(0)?.caption ?? results.hit(0)?.name}`}`
         : all
           ? "Nothing here matches"
           : "Nothing found",

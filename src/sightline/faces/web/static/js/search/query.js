@@ -29,6 +29,7 @@ import { makeWhere } from "./where.js";
  * @property {Filters} filters
  * @property {string} match `pictures`, `captions`, `both`
  * @property {string} min the least similarity, "" for none
+ * @property {boolean} newest whether the newest come first, of those that are likely right
  * @property {boolean} again whether the first are read again, image and words together
  * @property {string} model "" for the library's own
  */
@@ -57,7 +58,7 @@ export const noFilters = () => ({
 });
 
 /** @returns {Query} */
-export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "pictures", min: "", again: false, model: "" });
+export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "pictures", min: "", newest: false, again: false, model: "" });
 
 /** Of the first pictures so many are read again: more gain nothing (docs/search.md). */
 const READ_AGAIN = 20;
@@ -134,7 +135,8 @@ export function toParams(query) {
     where: makeWhere(query.filters),
     match: parts.length && words && query.match !== "pictures" ? query.match : null,
     min_similarity: parts.length ? query.min : null,
-    rerank: words && query.again ? READ_AGAIN : null,
+    rerank: words && query.again && !query.newest ? READ_AGAIN : null,
+    sort: parts.length && query.newest ? "date" : null,
     model: query.model,
   };
 }
@@ -159,6 +161,7 @@ export function toAddress(query) {
   for (const name of FILTER_NAMES) if (query.filters[name]) params.set(name, query.filters[name]);
   if (query.match !== "pictures") params.set("match", query.match);
   if (query.min) params.set("min", query.min);
+  if (query.newest) params.set("sort", "date");
   if (query.again) params.set("again", "1");
   if (query.model) params.set("model", query.model);
   const library = chosenLibrary();
@@ -207,6 +210,7 @@ export function fromAddress(search) {
     filters,
     match: ["captions", "both"].includes(match) ? match : "pictures",
     min: Number.isFinite(Number.parseFloat(params.get("min") ?? "")) ? String(params.get("min")) : "",
+    newest: params.get("sort") === "date",
     again: params.get("again") === "1",
     model: params.get("model") ?? "",
   };
