@@ -53,13 +53,13 @@ def test_the_shipped_model_knows_captions(writer, shipped):
     model, tokenizer = shipped
     told = json.loads((SHIPPED / writer.LOG_FILE).read_text("utf-8"))
     assert model.num_parameters() == told["parameters"]
-    assert told["epochs"][-1]["val_loss"] < told["baselines"]["pairs of tokens"] - 1
+    assert told["epochs"][-1]["val_loss"] < told["baselines"]["pairs of tokens"] - 0.3
 
     def mean_log_probability(text):
         ids = tokenizer(f"{text}\n", return_tensors="pt")["input_ids"]
         return float(writer.log_probability(model, ids, pad=tokenizer.pad_token_id).mean())
 
-    assert mean_log_probability("A dog is running through the grass") > -3
+    assert mean_log_probability("A dog is running through the grass") > -2.5
     assert mean_log_probability("grass the through running is dog a") < -5
 
 
