@@ -57,7 +57,7 @@ class WriterConfig:
     longest: int = 256
     """Tokens of a text at most."""
     batch: int = 32
-    epochs: int = 1
+    epochs: int = 2
     lr: float = 4e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
