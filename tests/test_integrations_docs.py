@@ -20,7 +20,7 @@ def test_every_python_block_runs_and_prints_what_the_page_says(title, tmp_path, 
     (tmp_path / "photos").mkdir()
     write_coffee(tmp_path / "photos" / "coffee.png")
     names, printed = {}, ""
-    blocks = re.findall(r"```(python|text)\n(.*?)```", SECTIONS[title], re.DOTALL)
+    blocks = re.findall(r"```(python|text)\n(.*?)```", SECTIONS[f"{title}: reference"], re.DOTALL)
     assert sum(kind == "python" for kind, _ in blocks) >= 1
     for kind, block in blocks:
         if kind == "python":

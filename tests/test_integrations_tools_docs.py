@@ -18,7 +18,7 @@ from test_integrations_mcp_server import READING
 from web_demo import make_demo_library
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE = (DOCS / "hugging-face.md").read_text(encoding="utf-8").split("\n## ")[1]
+PAGE = (DOCS / "hugging-face.md").read_text(encoding="utf-8").split("\n## Agents: reference\n")[1].split("\n## ")[0]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 NEEDS = {
     "captioning_and_search": ("torch", "matplotlib", "skimage", "sklearn", "optuna"),
     "clip_study": ("torch", "matplotlib", "optuna"),
-    "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "diffusers", "fastapi"),
+    "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "fastapi"),
 }
 QUICKEST = "captioning_and_search"
 """The one that runs with every test; the others take a minute or more each."""
