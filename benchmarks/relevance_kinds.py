@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from fitting import Examples
 from relevance import Aimed, Asked, Measure, Photos, Said, judge, keep, nouns_of
 from report import Row, show
 
@@ -27,7 +28,6 @@ from sightline.core.search.background import Background
 from sightline.core.search.engine import aim, combine, correct
 from sightline.core.search.relevance import Calibration
 from sightline.core.search.teaching import aim_alone
-from sightline.lab.evaluation.relevance import Examples
 
 KINDS = ("images", "taught", "marks", "minus")
 MARKS = 5
