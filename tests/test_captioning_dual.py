@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +199,15 @@ def test_batches_grow_while_they_are_quick_and_captions_are_the_same(tmp_path, c
 def test_a_batch_takes_some_time():
     with pytest.raises(InputError, match="more than 0 seconds"):
         CaptionConfig(batch_s=0)
+
+
+def test_a_generator_sees_no_people_where_clip_sees_none(tmp_path, monkeypatch):
+    class Author(FakeCaptioner):
+        def generate(self, pixels_BHW3, config):
+            return [[replace(several[0], text="a red man")] for several in super().generate(pixels_BHW3, config)]
+
+    image = paint(tmp_path / "a.png", "red")
+    for people_nats, source in ((50.0, "generated"), (-50.0, "clip")):
+        monkeypatch.setattr(dual.BankRanker, "weigh_people", lambda self, images, w=people_nats: np.full(len(images), w))
+        (result,) = caption_images([image], encoder=FakeEncoder(), captioner=Author())
+        assert result.best.source == source

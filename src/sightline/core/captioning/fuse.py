@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from sightline.core.captioning.bank import load_bank
 from sightline.core.types import Caption
 from sightline.errors import InputError, ModelError
 
@@ -36,7 +37,12 @@ class FusionWeights:
 
 
 def fuse(
-    clip: Sequence[Caption], generated: Sequence[Caption], *, temperature: float, weights: FusionWeights | None = None
+    clip: Sequence[Caption],
+    generated: Sequence[Caption],
+    *,
+    temperature: float,
+    weights: FusionWeights | None = None,
+    people_nats: float = 0.0,
 ) -> list[Caption]:
     """All captions of one image, best first; exactly the first has `best=True`.
 
@@ -44,7 +50,8 @@ def fuse(
     two cosines is how much more probable CLIP finds one caption than the other for this image (Radford et al. 2021,
     arXiv:2103.00020, figure 3), and the mean log-probability for each token is the generator's word on the same. A
     caption without a value counts as average in it; a quantity that none has decides nothing. Ties go to the higher
-    similarity, then to the order given. The same words from both sides are one caption, the generator's.
+    similarity, then to the order given. The same words from both sides are one caption, the generator's. `people_nats`,
+    the log-odds that people are in the image, is added to captions that name people: a generator may see them anywhere.
 
     Raises InputError for an empty pool, ModelError for a value that is NaN or infinite.
     """
@@ -54,10 +61,11 @@ def fuse(
     weights = weights or FusionWeights()
     similarities = _filled([caption.similarity for caption in pool], what="similarity")
     log_probs = _filled([caption.log_prob for caption in pool], what="log-probability")
+    added = [people_nats if people_nats and load_bank().names_people(one.text) else 0.0 for one in pool]
     # Rounded, so that sums that are equal on paper are ties here too.
     fused = [
-        round(weights.similarity * temperature * similarity + weights.log_prob * log_prob, 6)
-        for similarity, log_prob in zip(similarities, log_probs, strict=True)
+        round(weights.similarity * temperature * similarity + weights.log_prob * log_prob + people, 6)
+        for similarity, log_prob, people in zip(similarities, log_probs, added, strict=True)
     ]
     order = sorted(range(len(pool)), key=lambda i: (-fused[i], -similarities[i]))
     ordered = [pool[i] for i in order]
