@@ -134,7 +134,9 @@ def test_a_candidate_that_no_model_would_read_to_its_end_is_refused(tmp_path):
     assert read_candidates(write(path, "x" * MAX_CANDIDATE_CHARS)) == ("x" * MAX_CANDIDATE_CHARS,)
 
 
-@pytest.mark.parametrize("text", ["two men on a bench", "A group of friends.", "a ballet dancer", "kids", "a ladies' choir"])
+@pytest.mark.parametrize(
+    "text", ["two men on a bench", "A group of friends.", "a ballet dancer", "kids", "a ladies' choir"]
+)
 def test_people_are_known_by_their_nouns(text):
     assert load_bank().names_people(text)
 

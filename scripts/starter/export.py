@@ -181,13 +181,18 @@ def strip(path: Path) -> None:
     for node in graph.node:
         for field in ("metadata_props", "doc_string", "name"):
             node.ClearField(field)
-        if node.op_type == "DequantizeLinear" and len(node.input) == _WITH_ZERO_POINT and node.input[0] in constants:
-            if not onnx.numpy_helper.to_array(constants[node.input[2]]).any():
-                del node.input[2]
+        is_weight = node.op_type == "DequantizeLinear" and len(node.input) == _WITH_ZERO_POINT
+        if is_weight and node.input[0] in constants and not _values(constants[node.input[2]]).any():
+            del node.input[2]
     used = {name for node in graph.node for name in node.input}
     for name in set(constants) - used:
         graph.initializer.remove(constants[name])
     onnx.save(model, path)
+
+
+def _values(tensor: onnx.TensorProto) -> NDArray[Any]:
+    values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    return values
 
 
 def _quantise_image(fp32: Path, folder: Path, corpus: Corpus, size_px: int) -> None:

@@ -34,7 +34,7 @@ PLACES = {
 BARE = ("{}", "{}", "a close up of {}", "a picture of {}")
 STANCES = ("standing", "sitting", "walking", "lying")
 TOLD, TOO = 0.3, 0.7
-"""Below this share of the picture nothing is said of its place; above this share of the first thing the second is told."""
+"""Nothing is said of the place below this share of the picture; the second thing is told above this share of the first."""
 SPARSE = 0.88
 """Share of a direction's channels that is left out: a cell has nine of ten channels at zero."""
 
@@ -73,7 +73,9 @@ class PseudoImages:
         row_B = torch.where(torch.rand(count, generator=generator) < 0.5, lonely_B, row_B)
         view_B = torch.randint(self.cells_NKMF.shape[1], (count,), generator=generator)
         rest_B, share_B, other_share_B = (torch.rand(count, generator=generator) for _ in range(3))
-        cells_BMF = torch.from_numpy(self.cells_NKMF[row_B.numpy(), view_B.numpy()]).float() * 0.8 * rest_B[:, None, None]
+        cells_BMF = (
+            torch.from_numpy(self.cells_NKMF[row_B.numpy(), view_B.numpy()]).float() * 0.8 * rest_B[:, None, None]
+        )
         strength_B = self.length * (0.08 + 0.42 * share_B)
         side = round(cells_BMF.shape[1] ** 0.5)
         for class_B, length_B in ((own_B, strength_B), (other_B, strength_B * other_share_B)):

@@ -51,7 +51,7 @@ _CHUNK = 256
 _VARIANTS = 2
 PEOPLE_SLOPE, PEOPLE_OFFSET = 0.3, 0.6
 """From how much more probable a CLIP finds people than other subjects, in nats, to the log-odds that they are there: a
-logistic regression with the starter, on 500 images of Flickr8k train that no training saw and 1,000 of Tiny ImageNet."""
+logistic regression with the starter, on 500 images of Flickr8k train that no training saw, 1,000 of Tiny ImageNet."""
 _WITH_PEOPLE = ("body", "event")
 """Kinds that tell nothing of whether people are there."""
 Cosines = dict[Sentence, float]
