@@ -27,8 +27,7 @@ from features import N_NAMED, pool, tuned_cells
 from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
-from progress import Log, Training, load_checkpoint, save_checkpoint
-from pseudo import PseudoImages
+from progress import Log, Training, load_checkpoint
 from self_critical import Agreement, Naming, decode_several, self_critical_loss
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ from sightline.lab.evaluation.captions.metrics import score_words
 from sightline.lab.training.texts import PAD_ID, TokenTable, text_spec, tokenize, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
-TOKENIZER, IMAGES, HALF_WAY = "captioner-tokenizer", "captioner.pt", "captioner-half-way.pt"
+TOKENIZER, IMAGES = "captioner-tokenizer", "captioner.pt"
 VOCABULARY = 4000
 TEMPLATES = ("a {}", "a close up of a {}", "a picture of a {}")
 """What is said of pictures with a name and no caption."""
@@ -79,9 +78,6 @@ class CaptionerRecipe:
     critical_named: int = 16
     critical_rate: float = 1e-4
     samples: int = 5
-    thing_steps: int = 160
-    thing_batch: int = 10  # pictures with their captions; twice as many pseudo-pictures
-    thing_rate: float = 2e-4
     swapped: int = 6000  # sentences about an animal that are told of another
     n_checked: int = 250
 
@@ -157,7 +153,6 @@ class Material:
     concepts: Concepts
     seen: Images
     captions: TokenTable  # five of each picture
-    pseudo: PseudoImages
     named: Images
     words: list[str]  # what captions call each named picture
     name_ids: TokenTable  # the templates of each named picture's word
@@ -191,7 +186,7 @@ def train_captioner(
     with torch.no_grad():
         model.classes.weight.copy_(classifier.weight_CF)
         model.classes.bias.copy_(classifier.bias_C)
-    material = _prepare(model, corpus, concepts, tokenizer, told, classifier)
+    material = _prepare(model, corpus, concepts, tokenizer, told, recipe)
     log.write(stage="captioner", nouns=concepts.n_nouns, told=len(material.told.ids_CL))
     taught = Taught(model, ConceptRows(concepts, tokenizer, model.tokens))
     layers = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(_GIVEN)}
@@ -200,10 +195,6 @@ def train_captioner(
     _learn_from_itself(taught, material, corpus, recipe, log)
     _meet_half_way(taught, corpus.folder / IMAGES)
     log.write(stage="half way", **check(taught, material, corpus, recipe.n_checked))
-    save_checkpoint(corpus.folder / HALF_WAY, module=taught.state_dict())
-    _learn_things(taught, material, corpus, recipe, log)
-    _meet_half_way(taught, corpus.folder / HALF_WAY)
-    log.write(stage="half way again", **check(taught, material, corpus, recipe.n_checked))
     model.load_state_dict(layers, strict=False)
     with torch.no_grad():
         model.concepts.weight.copy_(taught.rows()[: concepts.n_found])
@@ -246,7 +237,7 @@ def _swapped(told: list[list[str]], classes: Classes, recipe: CaptionerRecipe) -
 
 def _prepare(
     model: LiteCaptioner, corpus: Corpus, concepts: Concepts, tokenizer: Tokenizer, told: list[list[str]],
-    classifier: Classifier,
+    recipe: CaptionerRecipe,
 ) -> Material:  # fmt: skip
     cells = functools.partial(tuned_cells, model.image_tower, corpus=corpus)
     train_NKMC = cells(corpus.train, "train", crops=2)
@@ -267,7 +258,6 @@ def _prepare(
             tokenizer=tokenizer, concepts=concepts,
             seen=Images(cells_NKMC=train_NKMC, **_find(model, pooled_NKC, noun_NKN)),
             captions=tokenize([pair.captions for pair in corpus.train], tokenizer),
-            pseudo=PseudoImages(train_NKMC, pooled_NKC, [pair.captions for pair in corpus.train], concepts, classifier),
             named=Images(cells_NKMC=named_NKMC, **_find(model, pooled, torch.sigmoid(layer(pooled)))),
             words=words, name_ids=tokenize(sentences, tokenizer),
             teller=Teller(concepts, told, n_told=2 * model.config.told),
@@ -372,38 +362,6 @@ def _learn_from_itself(taught: Taught, material: Material, corpus: Corpus, recip
                     stage="critical", epoch=epoch, step=index, sampled=np.mean(rewards[-20:], 0).round(3).tolist()
                 )
         log.write(stage="critical", epoch=epoch + 1, **check(taught, material, corpus, recipe.n_checked))
-
-
-def _learn_things(taught: Taught, material: Material, corpus: Corpus, recipe: CaptionerRecipe, log: Log) -> None:
-    """Next-token training on pseudo-pictures, so that what the classifier is sure of is named; a little of all else."""
-    few = dataclasses.replace(recipe, told_batch=16, named_batch=6)
-    training = Training(
-        taught, corpus.folder / "captioner-things.pt", epochs=1, steps=recipe.thing_steps, rate=recipe.thing_rate,
-        seed=recipe.seed + 7,
-    )  # fmt: skip
-    for epoch, generator in training.epochs():
-        rng = np.random.default_rng([recipe.seed + 3, epoch])
-        for step in range(recipe.thing_steps):
-            row_B = torch.randint(len(corpus.train), (recipe.thing_batch,), generator=generator)
-            memory_BME = taught.see(*material.seen.draw(row_B, generator, noisy=True))
-            place, _ = material.captions.draw(row_B.numpy(), 5, rng)
-            loss = _loss(taught.model, _ids(material.captions, place), memory_BME, smoothing=recipe.smoothing)
-            things = _loss_of_things(taught, material, 2 * recipe.thing_batch, generator, rng)
-            training.descend(loss + 0.5 * things + _beside(taught, material, few, generator, rng))
-            if step % 20 == 0:
-                log.write(stage="things", step=step, loss=round(loss.item(), 3), things=round(things.item(), 3))
-
-
-def _loss_of_things(
-    taught: Taught, material: Material, count: int, generator: torch.Generator, rng: np.random.Generator
-) -> Tensor:
-    """Of pseudo-pictures whose class is among those that are told; in others nobody could know it."""
-    drawn = material.pseudo.draw(count + count // 2, generator, rng)
-    concept_BT, sure_BT = taught.model.find_concepts(drawn.cells_BMF.mean(1))
-    known_B = (concept_BT == drawn.class_B[:, None] + material.concepts.n_nouns).any(1).nonzero()[:count, 0]
-    memory_BME = taught.see(drawn.cells_BMF[known_B], concept_BT[known_B], sure_BT[known_B])
-    table = tokenize([[drawn.sentences[row]] for row in known_B.tolist()], material.tokenizer)
-    return _loss(taught.model, _ids(table, np.arange(len(known_B))), memory_BME, smoothing=0.0)
 
 
 @torch.no_grad()

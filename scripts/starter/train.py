@@ -32,7 +32,7 @@ SMOKE_CLIP = ClipRecipe(
 )  # fmt: skip
 SMOKE_CAPTIONER = CaptionerRecipe(
     language_epochs=1, language_batch=48, epochs=1, batch=16, critical_epochs=1, critical_batch=24,
-    thing_steps=4, swapped=50, n_checked=20,
+    swapped=50, n_checked=20,
 )  # fmt: skip
 
 
