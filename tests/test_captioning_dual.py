@@ -208,8 +208,6 @@ def test_a_generator_sees_no_people_where_clip_sees_none(tmp_path, monkeypatch):
 
     image = paint(tmp_path / "a.png", "red")
     for people_nats, source in ((50.0, "generated"), (-50.0, "clip")):
-        monkeypatch.setattr(
-            dual.BankRanker, "weigh_people", lambda self, images, w=people_nats: np.full(len(images), w)
-        )
+        monkeypatch.setattr(BankRanker, "weigh_people", lambda self, images, w=people_nats: np.full(len(images), w))
         (result,) = caption_images([image], encoder=FakeEncoder(), captioner=Author())
         assert result.best.source == source
