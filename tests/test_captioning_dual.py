@@ -10,6 +10,7 @@ from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from sightline.core.captioning import dual
 from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_image, caption_images
 from sightline.core.captioning.fuse import FusionWeights
+from sightline.core.captioning.rank import BankRanker
 from sightline.core.images.decode import read_image
 from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError, ModelError
