@@ -132,3 +132,15 @@ def test_a_candidate_that_no_model_would_read_to_its_end_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"Line 2 .* has 401 characters; at most 400"):
         read_candidates(path)
     assert read_candidates(write(path, "x" * MAX_CANDIDATE_CHARS)) == ("x" * MAX_CANDIDATE_CHARS,)
+
+
+@pytest.mark.parametrize(
+    "text", ["two men on a bench", "A group of friends.", "a ballet dancer", "kids", "a ladies' choir"]
+)
+def test_people_are_known_by_their_nouns(text):
+    assert load_bank().names_people(text)
+
+
+@pytest.mark.parametrize("text", ["a manual on a table", "a group of dogs", "the woolly monkey", ""])
+def test_other_things_are_not_people(text):
+    assert not load_bank().names_people(text)

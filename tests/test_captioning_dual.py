@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from captioning_fakes import FakeCaptioner, FakeEncoder, paint
 from sightline.core.captioning import dual
 from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption, caption_image, caption_images
 from sightline.core.captioning.fuse import FusionWeights
+from sightline.core.captioning.rank import BankRanker
 from sightline.core.images.decode import read_image
 from sightline.core.models.base import GenerationConfig
 from sightline.errors import InputError, ModelError
@@ -198,3 +200,15 @@ def test_batches_grow_while_they_are_quick_and_captions_are_the_same(tmp_path, c
 def test_a_batch_takes_some_time():
     with pytest.raises(InputError, match="more than 0 seconds"):
         CaptionConfig(batch_s=0)
+
+
+def test_a_generator_sees_no_people_where_clip_sees_none(tmp_path, monkeypatch):
+    class Author(FakeCaptioner):
+        def generate(self, pixels_BHW3, config):
+            return [[replace(several[0], text="a red man")] for several in super().generate(pixels_BHW3, config)]
+
+    image = paint(tmp_path / "a.png", "red")
+    for people_nats, source in ((50.0, "generated"), (-50.0, "clip")):
+        monkeypatch.setattr(BankRanker, "weigh_people", lambda self, images, w=people_nats: np.full(len(images), w))
+        (result,) = caption_images([image], encoder=FakeEncoder(), captioner=Author())
+        assert result.best.source == source

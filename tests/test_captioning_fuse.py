@@ -100,3 +100,11 @@ def test_an_empty_pool_is_refused():
 def test_weights_that_mean_nothing_are_refused(weights):
     with pytest.raises(InputError, match="Fusion weights must be finite"):
         FusionWeights(similarity=weights[0], log_prob=weights[1])
+
+
+def test_who_names_people_is_weighed_by_whether_they_are_there():
+    # 15 - 1.5 nats for the woman, 12.5 - 1.5 for the sofa: a difference of 2.5
+    seen = [caption_of("A Woman, on a sofa", 0.30, -1.0, source="generated")]
+    ranked = [caption_of("a sofa", 0.25, -1.0)]
+    for people_nats, best in ((0.0, "A Woman, on a sofa"), (-2.4, "A Woman, on a sofa"), (-2.6, "a sofa")):
+        assert fuse(ranked, seen, temperature=50, people_nats=people_nats)[0].text == best

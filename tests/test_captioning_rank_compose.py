@@ -136,3 +136,11 @@ def test_grammar_bars_details_that_a_noun_cannot_take():
     assert open_details(Sentence(subject=Noun(text="snow", number="mass", kind="thing")), kinds["thing"]) == [
         "attribute"
     ]
+
+
+def test_people_are_weighed_against_everything_else():
+    with_people = SMALL.replace("[kinds.thing]", '[kinds.person]\none = ["pink man"]\n[kinds.thing]')
+    ranker = BankRanker(FakeEncoder(temperature=10.0), parse_bank(with_people))
+    pink, brown = (float(ranker.weigh_people(image_of(colour))[0]) for colour in ("pink", "brown"))
+    assert pink > 0 > brown
+    assert np.isneginf(BankRanker(FakeEncoder(), parse_bank(SMALL)).weigh_people(image_of("pink")))

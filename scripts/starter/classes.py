@@ -51,7 +51,7 @@ def load_classes() -> Classes:
     for row, wnid in enumerate(wnids):
         own = _lemmas(int(wnid[1:]))
         names.append(own)
-        for kind in {lemma for above in _ancestors(int(wnid[1:])) for lemma in _lemmas(above)} & _wanted():
+        for kind in {lemma for above in ancestors(int(wnid[1:])) for lemma in _lemmas(above)} & _wanted():
             if kind.lower() not in (name.lower() for name in own):
                 kinds.setdefault(kind, []).append(row)
     return Classes(wnids=wnids, names=names, kinds=dict(sorted(kinds.items())))
@@ -75,10 +75,10 @@ def _lemmas(offset: int) -> list[str]:
 
 
 @cache
-def _ancestors(offset: int) -> frozenset[int]:
+def ancestors(offset: int) -> frozenset[int]:
     """All synsets above one, along the hypernyms of WordNet."""
     fields = _entry(offset)
     start = 4 + 2 * int(fields[3], 16) + 1
     pointers = [fields[start + 4 * i : start + 4 * i + 4] for i in range(int(fields[start - 1]))]
     parents = [int(target) for symbol, target, pos, _ in pointers if symbol in ("@", "@i") and pos == "n"]
-    return frozenset(parents).union(*(_ancestors(parent) for parent in parents))
+    return frozenset(parents).union(*(ancestors(parent) for parent in parents))

@@ -68,7 +68,7 @@ def load_corpus(data: Path, folder: Path, names: Iterable[str], *, smoke: bool =
         train=whole.take(others[: 120 if smoke else None], why="not held out"),
         held_out=whole.take(chosen[: 20 if smoke else None], why="held out"),
         val=val.take(range(50), why="smoke") if smoke else val,
-        coco=load_dataset(f"coco:{data / 'coco-mini'}", split="train"),
+        coco=load_dataset(f"coco:{data / 'coco-mini'}", split="train", hold_out=False),
         told=told[:200] if smoke else told,
         tokenizer=Tokenizer.load(home, SPEC),
         old_ids=json.loads((home / "old_ids.json").read_text(encoding="utf-8")),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from classes import ancestors
+
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 
 WORDNET = Path("/usr/share/wordnet")
@@ -30,6 +32,9 @@ _ING = frozenset(
     evening morning earring dressing icing sling awning""".split()  # noqa: SIM905
 )
 """Nouns that look like verbs; all others that do are taken for verbs."""
+_PEOPLE = frozenset("people person crowd team audience family child kid baby player".split())  # noqa: SIM905
+_PERSON = 7846
+"""The synset of a person."""
 _TAGGED_SHARE = 0.6
 _SENSES = 2
 
@@ -70,6 +75,13 @@ def synonyms(word: str) -> frozenset[str]:
     """A noun, and the nouns that share one of its first two senses."""
     lemmas = {lemma for offset in _senses().get(word, ())[:_SENSES] for lemma in _lemmas(offset)}
     return frozenset({word, *lemmas})
+
+
+@cache
+def is_people(word: str) -> bool:
+    """Whether a noun's first sense is a person or several: "woman", "cook", "crowd"."""
+    first = _senses().get(word, ())[:1]
+    return word in _PEOPLE or any(_PERSON in ancestors(offset) for offset in first)
 
 
 def agreement(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

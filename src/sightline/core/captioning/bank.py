@@ -20,6 +20,9 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 MAX_CANDIDATE_CHARS = 400
 """Longest line of a candidates file. CLIP reads about 300 characters and would ignore the rest unseen."""
 
+PEOPLE = ("person", "people")
+"""Kinds whose nouns are people."""
+_MORE_PEOPLE = frozenset("adult guy kid lady player rider worker".split())  # noqa: SIM905
 Number = Literal["one", "many", "mass", "fixed"]
 Link = Literal["with", "and"]
 # Letters are a poor guide to sounds: these begin with a vowel's letter and a consonant's sound, or the other way round.
@@ -65,6 +68,17 @@ class Bank:
     def prompts(self) -> tuple[str, ...]:
         """Texts that are embedded once for each model: row i stands for `options[i]`."""
         return tuple(option.prompt for option in self.options)
+
+    def names_people(self, text: str) -> bool:
+        """Whether a text holds a noun for people: one of the bank's, or another that captions often have."""
+        return not self._people_words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
+
+    @cached_property
+    def _people_words(self) -> frozenset[str]:
+        nouns = [option.value for option in self.options if isinstance(option.value, Noun) and option.list in PEOPLE]
+        words = {form.split()[-1] for noun in nouns for form in (noun.text, noun.plural) if form}
+        plurals = {_pluralise_word(word, {"lady": "ladies"}) for word in _MORE_PEOPLE}
+        return frozenset(words | _MORE_PEOPLE | plurals)
 
 
 @cache

@@ -164,9 +164,10 @@ class _Run:
             generated = self._captioner.generate(pixels_BSS3, self._config.generation)
             generated = self._add_similarities(generated, image_vectors_BD)
             clip = _add_log_probs(self._captioner, clip, pixels_BSS3)
+        people_B = self._ranker.weigh_people(image_vectors_BD).tolist()
         return [
-            self._combine(item.path, ranked, written)
-            for item, ranked, written in zip(batch, clip, generated, strict=True)
+            self._combine(item.path, ranked, written, people_nats)
+            for item, ranked, written, people_nats in zip(batch, clip, generated, people_B, strict=True)
         ]
 
     def _add_similarities(
@@ -178,10 +179,17 @@ class _Run:
             for several, image_D in zip(captions, image_vectors_BD, strict=True)
         ]
 
-    def _combine(self, path: Path, clip: Sequence[Caption], generated: Sequence[Caption]) -> DualCaption:
-        """Fuse, and flag the winner where it stands."""
-        temperature = self._encoder.card.nats_per_cosine
-        best = fuse(clip, generated, temperature=temperature, weights=self._config.weights)[0]
+    def _combine(
+        self, path: Path, clip: Sequence[Caption], generated: Sequence[Caption], people_nats: float
+    ) -> DualCaption:
+        """Fuse, and flag the winner where it stands; ranked captions alone saw the image as CLIP does already."""
+        best = fuse(
+            clip,
+            generated,
+            temperature=self._encoder.card.nats_per_cosine,
+            weights=self._config.weights,
+            people_nats=people_nats if generated else 0.0,
+        )[0]
 
         def flagged(captions: Sequence[Caption]) -> tuple[Caption, ...]:
             return tuple(best if (c.source, c.text) == (best.source, best.text) else c for c in captions)

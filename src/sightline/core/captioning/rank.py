@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sightline.core.captioning.bank import (
     DETAILS,
+    PEOPLE,
     Bank,
     Detail,
     Facet,
@@ -45,6 +46,11 @@ from sightline.kit.files import replacing
 _CHUNK = 256
 """Texts embedded at a time; bounds the memory of the text tower."""
 _VARIANTS = 2
+PEOPLE_SLOPE, PEOPLE_OFFSET = 0.3, 0.6
+"""From how much more probable a CLIP finds people than other subjects, in nats, to the log-odds that they are there: a
+logistic regression with the starter, on 500 images of Flickr8k train that no training saw, 1,000 of Tiny ImageNet."""
+_WITH_PEOPLE = ("body", "event")
+"""Kinds that tell nothing of whether people are there."""
 Cosines = dict[Sentence, float]
 """Sentences of one image with their cosine."""
 
@@ -54,6 +60,10 @@ class Ranker(Protocol):
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:
         """L2-normalised image vectors (B, D) -> for each image its `top_k` captions, best first."""
+
+    def weigh_people(self, image_vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds that people are in each image (B,), as far as the candidates tell; 0 where they don't."""
+        ...
 
 
 class ListRanker:
@@ -72,6 +82,10 @@ class ListRanker:
             [make_clip_caption(self._texts[i], float(row_T[i]), model=self._model) for i in order_best(row_T)[:top_k]]
             for row_T in similarities_BT
         ]
+
+    def weigh_people(self, image_vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Zeros (B,): nobody knows which of the candidates are people."""
+        return np.zeros(len(image_vectors_BD), np.float32)
 
 
 def order_best(similarities_T: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -180,6 +194,16 @@ class BankRanker:
             [make_clip_caption(sentence.text, found[sentence], model=model) for sentence in self._choose(found, top_k)]
             for found in self._compose(image_vectors_BD, fit_BN)
         ]
+
+    def weigh_people(self, image_vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds that people are in each image (B,): how much more probable the subjects that are people are."""
+        fit_BN = self._temperature * (image_vectors_BD @ self._option_vectors_ND.T)
+        kinds = [option.list if option.facet == "subject" else "" for option in self._bank.options]
+        are_people_N = np.array([kind in PEOPLE for kind in kinds])
+        are_others_N = np.array([bool(kind) and kind not in (*PEOPLE, *_WITH_PEOPLE) for kind in kinds])
+        people_B, others_B = (np.logaddexp.reduce(fit_BN[:, rows_N], axis=1) for rows_N in (are_people_N, are_others_N))
+        weighed_B: NDArray[np.float32] = PEOPLE_SLOPE * (people_B - others_B) + PEOPLE_OFFSET
+        return weighed_B
 
     def _prior(self, value: object) -> float:
         """Log-prior in nats, up to a constant."""
