@@ -249,8 +249,9 @@ def draw_seeds(panels: Mapping[str, Mapping[str, Sequence[float]]], y: str) -> F
             axes.plot([place - 0.25, place + 0.25], [np.mean(values)] * 2, color="#D55E00", linewidth=2)
         axes.set_xticks(range(len(panel)), list(panel), fontsize=8.5)
         axes.set_xlim(-0.6, len(panel) - 0.4)
-        axes.set_ylim(bottom=0)
         tidy(axes, title=title, y=y if axes is np.atleast_1d(grid)[0] else "")
+    most = max(max(values) for panel in panels.values() for values in panel.values())
+    np.atleast_1d(grid)[0].set_ylim(0, 1.05 * most)
     return figure
 
 
