@@ -179,6 +179,82 @@ def draw_table_of_colours(
     return image
 
 
+def draw_similarities(
+    matrices: Mapping[str, NDArray[np.floating[Any]]], images: Sequence[Pixels], texts: Sequence[str]
+) -> Figure:
+    """Square matrices of texts (rows) by images (columns) on one scale: thumbnails above, the words at the left."""
+    count, cell_in, words_in, gap_in, bar_in = len(images), 0.44, 2.5, 0.25, 0.75
+    side_in = count * cell_in
+    full_in = (words_in + len(matrices) * (side_in + gap_in) + bar_in, side_in + cell_in + 0.45)
+    figure = new_figure(*full_in, layout=None)
+    every = np.stack(list(matrices.values()))
+    for number, (title, values_TI) in enumerate(matrices.items()):
+        left_in = words_in + number * (side_in + gap_in)
+        axes = figure.add_axes(_parts((left_in, 0.1, side_in, side_in), full_in))
+        colours = axes.imshow(values_TI, cmap="cividis", vmin=every.min(), vmax=every.max(), aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks(range(count), [_fold(text, 42) for text in texts] if not number else [], fontsize=7.5)
+        axes.tick_params(length=0)
+        for column, image in enumerate(images):
+            box_in = (left_in + column * cell_in + 0.02, side_in + 0.12, cell_in - 0.04, cell_in - 0.04)
+            thumbnail = figure.add_axes(_parts(box_in, full_in))
+            thumbnail.imshow(image, interpolation="nearest")
+            thumbnail.set_axis_off()
+        x, y = (left_in + side_in / 2) / full_in[0], 1 - 0.12 / full_in[1]
+        figure.text(x, y, title, ha="center", va="top", fontsize=10)
+    bar = figure.add_axes(_parts((full_in[0] - bar_in, 0.1, 0.12, side_in), full_in))
+    figure.colorbar(colours, cax=bar, label="cosine").ax.tick_params(labelsize=8)
+    return figure
+
+
+def _parts(box_in: tuple[float, float, float, float], full_in: tuple[float, float]) -> tuple[float, ...]:
+    """A box in inches as parts of a figure."""
+    return tuple(np.array(box_in) / np.tile(full_in, 2))
+
+
+def _fold(text: str, width: int) -> str:
+    """Two lines at most."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…"))
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def draw_choices(questions: Sequence[tuple[str, Pixels, Sequence[str], NDArray[np.floating[Any]]]]) -> Figure:
+    """For each question its title, an image, and bars for the probability of each text."""
+    height_in = max(len(texts) for _, _, texts, _ in questions) * 0.3 + 0.5
+    figure = new_figure(9.5, len(questions) * height_in)
+    grid = figure.subplots(len(questions), 2, width_ratios=(1, 3), squeeze=False)
+    for (title, image, texts, share_T), (left, right) in zip(questions, grid, strict=True):
+        left.imshow(image, interpolation="nearest")
+        left.set_axis_off()
+        right.barh(range(len(texts)), share_T, color="#56B4E9")
+        for row, (text, share) in enumerate(zip(texts, share_T, strict=True)):
+            right.text(0.01, row, f"{share:.0%}  {_shorten(text, 84)}", va="center", fontsize=8.5)
+        right.set_yticks([])
+        right.set_ylim(len(texts) - 0.4, -0.6)
+        right.set_xlim(0, 1)
+        tidy(right, title=title)
+    return figure
+
+
+def draw_seeds(panels: Mapping[str, Mapping[str, Sequence[float]]], y: str) -> Figure:
+    """A panel for each experiment: for each setting a point for every seed and a bar at their mean, on one scale."""
+    figure = new_figure(9.5, 3.2)
+    grid = figure.subplots(1, len(panels), sharey=True, width_ratios=[len(panel) for panel in panels.values()])
+    for axes, (title, panel) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+        for place, values in enumerate(panel.values()):
+            axes.plot([place] * len(values), values, "o", color="#0072B2", markersize=4, alpha=0.7)
+            axes.plot([place - 0.25, place + 0.25], [np.mean(values)] * 2, color="#D55E00", linewidth=2)
+        axes.set_xticks(range(len(panel)), list(panel), fontsize=8.5)
+        axes.set_xlim(-0.6, len(panel) - 0.4)
+        tidy(axes, title=title, y=y if axes is np.atleast_1d(grid)[0] else "")
+    most = max(max(values) for panel in panels.values() for values in panel.values())
+    np.atleast_1d(grid)[0].set_ylim(0, 1.05 * most)
+    return figure
+
+
 def draw_map(axes: Any, image: Pixels, map_HW: NDArray[np.floating[Any]], title: str = "") -> Any:
     """A picture with a coarse map over it, smoothly enlarged: dark where words match least; the overlay."""
     height, width = image.shape[:2]

@@ -19,10 +19,11 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 NEEDS = {
     "captioning_and_search": ("torch", "matplotlib", "skimage", "sklearn", "optuna"),
+    "clip_from_scratch": ("torch", "matplotlib", "scipy"),
     "clip_study": ("torch", "matplotlib", "optuna"),
     "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "fastapi"),
 }
-QUICKEST = "captioning_and_search"
+QUICKEST = "clip_from_scratch"
 """The one that runs with every test; the others take a minute or more each."""
 LARGEST_BYTES = 3_000_000
 
@@ -115,6 +116,15 @@ def test_every_figure_is_followed_by_its_caption(name):
                 assert caption.startswith("*"), caption
                 assert caption.endswith("*"), caption
     assert figures >= 3
+
+
+def test_clip_from_scratch_is_short_enough_to_be_held_in_the_head():
+    notebook = nbformat.read(NOTEBOOKS / "clip_from_scratch.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"][1:]  # without imports
+    model = [source for source in code if not re.search(r"\b(show|claims\.\w+)\(", source)]
+    assert sum(bool(line.strip()) for source in model for line in source.splitlines()) <= 175
+    until = next(place for place, source in enumerate(model) if "def train(" in source)
+    assert sum(bool(line.strip()) for source in model[: until + 1] for line in source.splitlines()) <= 135
 
 
 @pytest.mark.parametrize("name", NAMES)
