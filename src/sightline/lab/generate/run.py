@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Encoder
     from sightline.kit.work import Notice, Progress
+    from sightline.lab.generate.flow import FlowImages
 
 SETTINGS_FILE = "generate.json"
 SHEET_FILE = "sheet.html"
@@ -73,10 +74,10 @@ class GuidedRequest(_Request):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRequest(_Request):
-    """Images that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+    """Images that a pipeline or a flow makes, ranked and explained by a CLIP."""
 
-    pipeline: str
-    """A folder, or a name on the hub."""
+    engine: str
+    """`diffusers:` and a folder or a name on the hub, or `flow:` and a folder of `train_flow`."""
     model: str
     """Name of the encoder that ranks."""
     config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
@@ -171,7 +172,7 @@ def generate_diffused(
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
     judge = _load_judge(request.judge, (), prompts, download=request.download)
     bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
-    pipeline = TextToImage.load(request.pipeline, download=request.download)
+    pipeline = _load_maker(request.engine, download=request.download)
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
     with stop_on_interrupt() as interrupted:
@@ -181,7 +182,7 @@ def generate_diffused(
     own = [image for image in images if image.prompt in prompts]
     result = GenerateReport(
         output=output,
-        engine=f"diffusers:{request.pipeline}",
+        engine=request.engine,
         images=images,
         stopped=stopped,
         took_s=time.perf_counter() - started,
@@ -189,7 +190,7 @@ def generate_diffused(
         feedback=_feedback(images, prompts, variants, ranker=ranker, bank=bank, pipeline=pipeline),
     )
     asked = {
-        "pipeline": request.pipeline,
+        "pipeline": request.engine.partition(":")[2],
         "pipeline_class": pipeline.class_name,
         "safety_checker": None,
         "models": [request.model],
@@ -200,8 +201,17 @@ def generate_diffused(
     return _keep(result, prompts, asked, request.config)
 
 
+def _load_maker(engine: str, *, download: bool) -> TextToImage | FlowImages:
+    kind, _, name = engine.partition(":")
+    if kind == "flow":
+        from sightline.lab.generate.flow import FlowImages
+
+        return FlowImages.load(name, download=download)
+    return TextToImage.load(name, download=download)
+
+
 def _sample(
-    pipeline: TextToImage,
+    pipeline: TextToImage | FlowImages,
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
@@ -247,7 +257,7 @@ def _feedback(
     *,
     ranker: Encoder,
     bank: Sequence[str],
-    pipeline: TextToImage,
+    pipeline: TextToImage | FlowImages,
 ) -> list[Feedback]:
     of = {prompt: [image for image in images if image.prompt == prompt] for prompt in [*prompts, *variants]}
     return [
