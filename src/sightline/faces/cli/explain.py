@@ -294,7 +294,8 @@ def generate(
         values = {"seeds": 1} | values
     common = {"prompts": prompts, "avoid": avoid, "against": against, "judge": judge, "download": download}
     if engine.startswith(("diffusers:", "flow:")):
-        run = _diffuse(models, {**common, "engine": engine, "variants": variants}, values, settings)
+        pipeline = {"pipeline": engine.removeprefix("diffusers:"), "variants": variants}
+        run = _diffuse(models, {**common, **pipeline}, values, settings)
     elif engine != "clip":
         raise click.UsageError(f"--engine is clip, diffusers:MODEL or flow:DIR, not {engine!r}.")
     elif variants:
@@ -329,19 +330,19 @@ def _diffuse(
     models: tuple[str, ...], request: dict[str, Any], values: dict[str, Any], settings: tuple[str, ...]
 ) -> Callable[..., GenerateReport]:
     """The run of a pipeline or a flow, once its settings are right."""
-    from sightline.lab.generate.config import FLOW_SAMPLING, DiffusionConfig, change_config
+    from sightline.lab.generate.config import FLOW, FLOW_SAMPLING, DiffusionConfig, change_config, read_flow
 
     if len(models) > 1:
         raise click.UsageError("With a pipeline, one --model ranks the pictures; name one.")
     if misplaced := [name for name in ("parameterisation", "frames") if name in values]:
         raise click.UsageError(f"--{misplaced[0]} is of --engine clip; a pipeline has no such setting.")
-    flow = request["engine"].removeprefix("flow:") if request["engine"].startswith("flow:") else None
-    config = change_config(DiffusionConfig(**({} if flow is None else FLOW_SAMPLING) | values), settings)
+    is_flow = request["pipeline"].startswith(FLOW)
+    config = change_config(DiffusionConfig(**(dict(FLOW_SAMPLING) if is_flow else {}) | values), settings)
+    ranker = read_flow(request["pipeline"].removeprefix(FLOW))[0].init if is_flow else "starter"
     _require_torch()
-    from sightline.lab.generate.flow import read_flow
     from sightline.lab.generate.run import DiffusionRequest, generate_diffused
 
-    model = models[0] if models else "starter" if flow is None else read_flow(flow)[0].init
+    model = models[0] if models else ranker
     return partial(generate_diffused, DiffusionRequest(**request, model=model, config=config))
 
 

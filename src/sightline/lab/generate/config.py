@@ -107,6 +107,8 @@ class DiffusionConfig:
             raise InputError(f"size_px of a pipeline must be a multiple of 8, got {self.size_px}.")
 
 
+FLOW = "flow:"
+"""Begins the name of a flow where a pipeline could be named, before its folder."""
 FLOW_FILE = "flow.json"
 FLOW_RECIPE = "scenes-flow"
 FLOW_SAMPLING: Mapping[str, Any] = {"steps": 20, "guidance": 3.0}
@@ -180,10 +182,10 @@ def is_flow(folder: Path) -> bool:
     return (folder / FLOW_FILE).is_file()
 
 
-def read_flow(folder: Path) -> tuple[FlowConfig, str]:
+def read_flow(folder: str | Path) -> tuple[FlowConfig, str]:
     """The settings of a flow's folder, and the hash of its CLIP's weights. Raises ModelError where it holds no flow."""
     try:
-        values = json.loads((folder / FLOW_FILE).read_text(encoding="utf-8"))
+        values = json.loads((expand(str(folder)) / FLOW_FILE).read_text(encoding="utf-8"))
         return FlowConfig(**values["settings"]), str(values["weights_hash"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(

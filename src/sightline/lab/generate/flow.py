@@ -94,7 +94,8 @@ class VelocityNet(nn.Module):
         self.grow = nn.Conv2d(deep, width, 3, padding=1)
         self.up = nn.ModuleList([ConditionedBlock(2 * width, width, deep), ConditionedBlock(width, width, deep)])
         self.norm, self.write = nn.GroupNorm(8, width), nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.write.weight)
+        for weights in self.write.parameters():
+            nn.init.zeros_(weights)
 
     def forward(self, x_B3SS: Tensor, t_B: Tensor, words_BLE: Tensor) -> Tensor:
         """Images on their way, their times in [0, 1], the states of words (0: no words) -> velocities (B, 3, S, S)."""
@@ -291,12 +292,11 @@ class FlowImages:
     @classmethod
     def load(cls, folder: str | Path, *, reader: Reader | None = None, download: bool = False) -> FlowImages:
         """From the folder of `train_flow`. Raises ModelError where it holds no flow, or its CLIP isn't what it was."""
-        path = expand(str(folder))
-        config, weights_hash = read_flow(path)
+        config, weights_hash = read_flow(folder)
         reader = reader or Reader(config.init, weights_hash=weights_hash, download=download)
         net = VelocityNet(config, text_width=reader.width)
         try:
-            net.load_state_dict(load_file(path / WEIGHTS_FILE))
+            net.load_state_dict(load_file(expand(str(folder)) / WEIGHTS_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"The flow's weights in {folder} can't be read: {error}. Train it anew.") from error
         return cls(net, reader, config)

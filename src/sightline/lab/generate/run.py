@@ -27,6 +27,7 @@ from sightline.kit.files import replacing
 from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
+    FLOW,
     MOST_IMAGES,
     DiffusionConfig,
     GuidedConfig,
@@ -76,8 +77,8 @@ class GuidedRequest(_Request):
 class DiffusionRequest(_Request):
     """Images that a pipeline or a flow makes, ranked and explained by a CLIP."""
 
-    engine: str
-    """`diffusers:` and a folder or a name on the hub, or `flow:` and a folder of `train_flow`."""
+    pipeline: str
+    """A folder, or a name on the hub; `flow:` and a folder of `train_flow`."""
     model: str
     """Name of the encoder that ranks."""
     config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
@@ -172,7 +173,7 @@ def generate_diffused(
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
     judge = _load_judge(request.judge, (), prompts, download=request.download)
     bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
-    pipeline = _load_maker(request.engine, download=request.download)
+    pipeline = _load_maker(request.pipeline, download=request.download)
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
     with stop_on_interrupt() as interrupted:
@@ -182,7 +183,7 @@ def generate_diffused(
     own = [image for image in images if image.prompt in prompts]
     result = GenerateReport(
         output=output,
-        engine=request.engine,
+        engine=request.pipeline if request.pipeline.startswith(FLOW) else f"diffusers:{request.pipeline}",
         images=images,
         stopped=stopped,
         took_s=time.perf_counter() - started,
@@ -190,7 +191,7 @@ def generate_diffused(
         feedback=_feedback(images, prompts, variants, ranker=ranker, bank=bank, pipeline=pipeline),
     )
     asked = {
-        "pipeline": request.engine.partition(":")[2],
+        "pipeline": request.pipeline,
         "pipeline_class": pipeline.class_name,
         "safety_checker": None,
         "models": [request.model],
@@ -201,13 +202,12 @@ def generate_diffused(
     return _keep(result, prompts, asked, request.config)
 
 
-def _load_maker(engine: str, *, download: bool) -> TextToImage | FlowImages:
-    kind, _, name = engine.partition(":")
-    if kind == "flow":
-        from sightline.lab.generate.flow import FlowImages
+def _load_maker(name: str, *, download: bool) -> TextToImage | FlowImages:
+    if not name.startswith(FLOW):
+        return TextToImage.load(name, download=download)
+    from sightline.lab.generate.flow import FlowImages
 
-        return FlowImages.load(name, download=download)
-    return TextToImage.load(name, download=download)
+    return FlowImages.load(name.removeprefix(FLOW), download=download)
 
 
 def _sample(
