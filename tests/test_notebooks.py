@@ -21,6 +21,7 @@ NEEDS = {
     "captioning_and_search": ("torch", "matplotlib", "skimage", "sklearn", "optuna"),
     "clip_study": ("torch", "matplotlib", "optuna"),
     "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "diffusers", "fastapi"),
+    "pictures_from_words": ("torch", "matplotlib"),
 }
 QUICKEST = "captioning_and_search"
 """The one that runs with every test; the others take a minute or more each."""

@@ -182,6 +182,11 @@ def is_flow(folder: Path) -> bool:
     return (folder / FLOW_FILE).is_file()
 
 
+def has_finished(flow: Path) -> bool:
+    """True where a folder holds a flow that was trained to its last step."""
+    return is_flow(flow) and (flow / "checkpoints" / f"step-{read_flow(flow)[0].steps}").is_dir()
+
+
 def read_flow(folder: str | Path) -> tuple[FlowConfig, str]:
     """The settings of a flow's folder, and the hash of its CLIP's weights. Raises ModelError where it holds no flow."""
     try:
