@@ -152,6 +152,11 @@ def test_a_flow_is_trained_goes_on_and_makes_images(runs, tmp_path):
     assert settings["settings"]["guidance"] == 3.0
     with Image.open(tmp_path / "out" / settings["pictures"][0]["file"]) as image:
         assert image.size == (48, 48)
+    code, _, err = call_main(
+        "generate", "--prompts", "scenes:2", "--engine", f"flow:{flow}", "--judge", runs[0], "--output", tmp_path / "x"
+    )
+    assert code != 0
+    assert "would mean nothing" in err
 
 
 @pytest.mark.parametrize(

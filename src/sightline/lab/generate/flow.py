@@ -288,6 +288,7 @@ class FlowImages:
 
     def __init__(self, net: VelocityNet, reader: Reader, config: FlowConfig) -> None:
         self.net, self.reader, self.config = net.eval(), reader, config
+        self.readers = (reader.encoder,)
 
     @classmethod
     def load(cls, folder: str | Path, *, reader: Reader | None = None, download: bool = False) -> FlowImages:

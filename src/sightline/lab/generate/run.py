@@ -171,9 +171,9 @@ def generate_diffused(
     ]
     _check_count(len(wanted))
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
-    judge = _load_judge(request.judge, (), prompts, download=request.download)
-    bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
     pipeline = _load_maker(request.pipeline, download=request.download)
+    judge = _load_judge(request.judge, pipeline.readers, prompts, download=request.download)
+    bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
     with stop_on_interrupt() as interrupted:
