@@ -135,6 +135,7 @@ def test_a_pipelines_samples_are_ranked_by_the_starter(tmp_path):
 
 def test_a_flow_is_trained_goes_on_and_makes_images(runs, tmp_path):
     flow = tmp_path / "flow"
+    assert any("patch_px = 4" in line for line in call_main("train", "--list", "scenes-flow")[1])
     code, out, err = call_main("train", "scenes-flow", "--smoke", "--init", runs[0], "--output", flow, "--json")
     assert code == 0, err
     assert json.loads(out[0])["steps"] == 4

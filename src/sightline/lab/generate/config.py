@@ -129,16 +129,16 @@ class FlowConfig:
     """Channels on that grid; twice as many on one of half its side."""
     depth: int = 2
     """Blocks on the coarse grid, each with attention to all cells and all words."""
-    n_scenes: int = 20_000
+    n_scenes: int = 50_000
     """Different scenes, rendered when they are first drawn."""
-    batch_size: int = 64
-    steps: int = 7_000
+    batch_size: int = 32
+    steps: int = 14_000
     lr: float = 1e-3
     wordless: float = 0.1
     """Share of captions that are left out, for classifier-free guidance."""
     average_decay: float = 0.998
     """Of the moving average of the weights, which is what is kept."""
-    keep_steps: int = 500
+    keep_steps: int = 1_000
     """Steps between checkpoints, each with samples and the loss on val scenes."""
     seed: int = 0
 
