@@ -183,7 +183,16 @@ def test_the_whole_study_runs_in_smoke_mode_and_a_second_time_skips_what_is_done
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     names = {path.name for path in (tmp_path / "study").iterdir()}
-    assert {"scenes-0", "scenes-1", "scenes-vit-0", "sweep", "report.html", "report-models.html", "generated"} <= names
+    assert {
+        "scenes-0",
+        "scenes-1",
+        "scenes-vit-0",
+        "sweep",
+        "report.html",
+        "report-models.html",
+        "flow",
+        "generated",
+    } <= names
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert second.stderr.count("done before") == 9
+    assert second.stderr.count("done before") == 11

@@ -313,8 +313,7 @@ class TextTower(nn.Module):
         """int64 (T, L) -> (T, E). Padding never changes a text's vector."""
         state_TLE = self.states(ids_TL)
         weight_TL1 = (ids_TL != self.pad_id)[:, :, None].to(state_TLE.dtype)
-        pooled_TE = (state_TLE * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1.0)
-        return typing.cast(Tensor, pooled_TE)
+        return (state_TLE * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1.0)
 
     def states(self, ids_TL: Tensor) -> Tensor:
         """int64 (T, L) -> a vector of each token (T, L, E); those of padding mean nothing."""

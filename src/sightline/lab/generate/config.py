@@ -169,8 +169,8 @@ def make_flow_config(output: Path, changes: Sequence[str], *, resume: bool = Fal
         if replace(config, steps=before.steps, keep_steps=before.keep_steps) != before:
             raise InputError("A flow goes on with the settings it began with; only steps and keep_steps may change.")
         return config
-    tiny = {"width": 8, "depth": 1, "n_scenes": 8, "batch_size": 4, "steps": 4, "keep_steps": 2} if smoke else {}
-    config = change_config(FlowConfig(**tiny), changes)
+    tiny: dict[str, Any] = {"width": 8, "depth": 1, "n_scenes": 8, "batch_size": 4, "steps": 4, "keep_steps": 2}
+    config = change_config(FlowConfig(**tiny) if smoke else FlowConfig(), changes)
     if not config.init:
         raise InputError("scenes-flow needs a CLIP that reads the words: --init dir:RUN, a run of scenes-scratch.")
     kind, colon, path = config.init.partition(":")

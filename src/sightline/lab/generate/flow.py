@@ -351,9 +351,10 @@ class FlowImages:
         """One image (S, S, 3); None where `on_step` returned False. Raises InputError for another size than its own."""
         if config.size_px not in (None, self.config.size_px):
             raise InputError(f"This flow makes images of {self.config.size_px} pixels only, not {config.size_px}.")
-        pixels_1SS3 = np.empty(0)
+        pixels_1SS3: NDArray[np.uint8] = np.empty((1, 0), np.uint8)
         for step, frame_1SS3 in enumerate(self.follow([prompt], [seed], config, avoid=", ".join(avoid) or None)):
             pixels_1SS3 = frame_1SS3
             if not on_step(step + 1):
                 return None
-        return pixels_1SS3[0]
+        image: NDArray[np.uint8] = pixels_1SS3[0]
+        return image
