@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -14,6 +13,7 @@ from sightline.errors import InputError, ModelError
 from sightline.kit.config import expand
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.scenes.dataset import load_scenes
+from sightline.lab.training.config import parse_field
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
@@ -200,28 +200,13 @@ def read_flow(folder: str | Path) -> tuple[FlowConfig, str]:
 
 def change_config(config: Config, changes: Sequence[str]) -> Config:
     """The config with settings as `key=value`. Raises InputError for an unknown key or a value that doesn't fit."""
-    known = {field.name: str(field.type) for field in fields(config)}
     values: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"{change!r} is no setting; write key=value, as in steps=100.")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 3) or sorted(known)
-            raise InputError(f"There is no setting {key!r}. Did you mean {', '.join(close)}?")
-        values[key] = _parse(key, text, known[key])
+        values[key] = parse_field(type(config), key, text)
     return replace(config, **values)
-
-
-def _parse(key: str, text: str, kind: str) -> Any:
-    """A value of a field that is annotated as `int`, `int | None`, `float` or a literal."""
-    if kind.endswith("None") and text in ("", "none"):
-        return None
-    try:
-        return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
-    except ValueError as error:
-        wanted = "a whole number" if kind.startswith("int") else "a number"
-        raise InputError(f"{key} must be {wanted}, got {text!r}.") from error
 
 
 def _check_least(name: str, value: float, least: float) -> None:

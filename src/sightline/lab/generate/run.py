@@ -23,7 +23,7 @@ from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
 from sightline.core.models.files import Runtime, find_graphs, find_local_folder, find_weights
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
-from sightline.kit.files import replacing
+from sightline.kit import files
 from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
@@ -356,13 +356,13 @@ def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, An
     entries = []
     for image, name in zip(images, name_images(images), strict=True):
         entry = {"file": f"{name}.png", **image.to_dict()}
-        _save_png(folder / f"{name}.png", image.rgb)
+        _save(Image.fromarray(image.rgb), folder / f"{name}.png")
         if len(image.frames) > 1:
             entry |= {"gif": f"{name}.gif", "frames": []}
-            _save_gif(folder / f"{name}.gif", image.frames)
+            _save_gif(image.frames, folder / f"{name}.gif")
             for n, frame in enumerate(image.frames):
                 entry["frames"].append(f"{FRAMES_DIR}/{name}-{n:03}.png")
-                _save_png(folder / entry["frames"][-1], frame)
+                _save(Image.fromarray(frame), folder / entry["frames"][-1])
         entries.append(entry)
     return entries
 
@@ -370,31 +370,23 @@ def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, An
 def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
     """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    with _writing(folder / SETTINGS_FILE) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with _explained(folder / SETTINGS_FILE):
+        files.write_text(folder / SETTINGS_FILE, text.encode("utf-8", "backslashreplace").decode())
 
 
-def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
-    with _writing(path) as partial:
-        Image.fromarray(rgb_HW3).save(partial, "PNG")
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    with _explained(path):
+        path.parent.mkdir(exist_ok=True)
+        with files.replacing(path) as partial:
+            image.save(partial, path.suffix[1:].upper(), **options)
 
 
-def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
+def _save_gif(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
     """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
     factor = max(1, math.ceil(256 / max(frames[0].shape[:2])))
     height, width = (factor * side for side in frames[0].shape[:2])
     first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
-    with _writing(path) as partial:
-        first.save(partial, "GIF", save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A path to write a file at that appears whole or not at all."""
-    with _explained(path):
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as partial:
-            yield partial
+    _save(first, path, save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
 
 
 @contextlib.contextmanager
