@@ -121,7 +121,7 @@ def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool
         print_json(values)
         return
     notice(f"{ended.steps:,} steps in {ended.took_s / 60:.1f} min ({ended.images_per_s:,.0f} images/s).")
-    if ended.metrics and makes_images:
+    if makes_images:
         notice(f"Make pictures: sightline generate WORDS --engine flow:{output} --output NEW")
     elif ended.metrics:
         notice(f"The best weights, of step {ended.best_step:,}, are in {output}. Use them: --model dir:{output}")

@@ -311,28 +311,25 @@ class FlowImages:
         more exaggerates what they change; `avoid` are words that take the place of none. An image depends on its own
         prompt and seed alone.
         """
-        size_px = self.config.size_px
-        noise = [torch.randn(3, size_px, size_px, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        x_B3SS, words_BLE = torch.stack(noise), self.reader.read(prompts)
+        side = self.config.size_px
+        x_B3SS = torch.stack([torch.randn(3, side, side, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        words_BLE = self.reader.read(prompts)
         none_BLE = torch.zeros_like(words_BLE) if avoid is None else self.reader.read([avoid] * len(prompts))
-        length = 1 / config.steps
+
+        def velocity(x_B3SS: Tensor, step: int) -> Tensor:
+            t_B = torch.full((len(x_B3SS),), step / config.steps)
+            worded_B3SS: Tensor = self.net(x_B3SS, t_B, words_BLE)
+            if config.guidance == 1:
+                return worded_B3SS
+            return torch.lerp(self.net(x_B3SS, t_B, none_BLE), worded_B3SS, config.guidance)
+
         for step in range(config.steps):
             with torch.inference_mode():
-                here_B3SS = self._velocity(x_B3SS, step * length, words_BLE, none_BLE, config.guidance)
-                there_B3SS = here_B3SS
+                here_B3SS = there_B3SS = velocity(x_B3SS, step)
                 if step < config.steps - 1:
-                    ahead_B3SS = x_B3SS + length * here_B3SS
-                    there_B3SS = self._velocity(ahead_B3SS, (step + 1) * length, words_BLE, none_BLE, config.guidance)
-                x_B3SS = x_B3SS + length * (here_B3SS + there_B3SS) / 2
+                    there_B3SS = velocity(x_B3SS + here_B3SS / config.steps, step + 1)
+                x_B3SS = x_B3SS + (here_B3SS + there_B3SS) / 2 / config.steps
             yield (x_B3SS * _SPREAD + 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-    def _velocity(self, x_B3SS: Tensor, t: float, words_BLE: Tensor, none_BLE: Tensor, guidance: float) -> Tensor:
-        t_B = torch.full((len(x_B3SS),), t)
-        worded_B3SS: Tensor = self.net(x_B3SS, t_B, words_BLE)
-        if guidance == 1:
-            return worded_B3SS
-        plain_B3SS: Tensor = self.net(x_B3SS, t_B, none_BLE)
-        return torch.lerp(plain_B3SS, worded_B3SS, guidance)
 
     def count_cut(self, prompt: str) -> int:
         """Tokens at the end of a prompt that the text tower doesn't read."""
