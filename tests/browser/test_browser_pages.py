@@ -64,7 +64,7 @@ def run_log(world):
 @pytest.mark.slow
 def test_curves_follow_a_run(open_page, world, run_log):
     page = open_page("/train")
-    chart = page.get_by_role("img", name="Loss over 30 steps: loss from 2.95 to 1.5")
+    chart = page.get_by_role("img", name="Loss over 30 steps: training from 2.95 to 1.5")
     chart.wait_for()
     assert page.get_by_role("progressbar", name="Steps done").get_attribute("aria-valuenow") == "75"
     write_rows(
@@ -74,7 +74,7 @@ def test_curves_follow_a_run(open_page, world, run_log):
             {"step": 31, "kind": "alarm", "alarm": "plateau", "message": "The loss stays at chance."},
         ],
     )
-    page.get_by_role("img", name="Loss over 31 steps: loss from 2.95 to 1.25").wait_for()
+    page.get_by_role("img", name="Loss over 31 steps: training from 2.95 to 1.25").wait_for()
     page.get_by_text("The loss stays at chance.").wait_for()
     page.get_by_text("Settings").click()
     page.get_by_text("optimiser.name").wait_for()
