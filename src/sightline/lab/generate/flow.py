@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sightline.core.models.convolutional import OwnClip, TransformerLayer
+from sightline.core.models.convolutional import OwnClip, TextTower, TransformerLayer
 from sightline.core.models.files import WEIGHTS_FILE
 from sightline.errors import InputError, ModelError, TrainingError
 from sightline.kit import files
@@ -130,8 +130,12 @@ class Reader:
         if weights_hash not in (None, self.encoder.identity.weights_hash):
             raise ModelError(f"{name} has other weights than the flow learned with. Put those back, or train it anew.")
         model = self.encoder.towers.requires_grad_(False).model
-        own = isinstance(model, OwnClip)
-        self._states = model.text_tower.states if own else lambda ids_BL: model.text_model(ids_BL).last_hidden_state
+        tower = model.text_tower if isinstance(model, OwnClip) else None
+        if not isinstance(tower, TextTower | None):
+            raise ModelError(
+                f"{name} is of the starter's kind, whose text tower can't be asked. Use a scenes-scratch run."
+            )
+        self._states = tower.states if tower else lambda ids_BL: model.text_model(ids_BL).last_hidden_state
         self.width = self.read([""]).shape[-1]
 
     @torch.no_grad()
