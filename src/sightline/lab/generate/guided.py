@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,8 +108,7 @@ class Guide:
         return (self.embed(fit_size(image_N3HW, self.size_px)) * self._prompt_ND).sum(dim=-1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeededPrompt:
+class SeededPrompt(NamedTuple):
     """The words and the noise of one image."""
 
     prompt: str
