@@ -18,10 +18,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 NEEDS = {
+    "pictures_from_words": ("torch", "matplotlib"),
     "captioning_and_search": ("torch", "matplotlib", "skimage", "sklearn", "optuna"),
     "clip_study": ("torch", "matplotlib", "optuna"),
     "hugging_face": ("torch", "matplotlib", "skimage", "sklearn", "mcp", "smolagents", "diffusers", "fastapi"),
-    "pictures_from_words": ("torch", "matplotlib"),
 }
 QUICKEST = "captioning_and_search"
 """The one that runs with every test; the others take a minute or more each."""
