@@ -1,9 +1,9 @@
 """The whole study with one command: `python scripts/study.py --output study`, as `make study` runs it.
 
-It trains three models and the eighteen of a sweep, writes the report, makes pictures and has them judged, asks models
-where things are, and runs the notebooks, which load all that. Each part is a command of `sightline` that is printed
-before it runs. Parts that are done are skipped; after Ctrl-C or a crash the same command goes on. `--smoke` runs every
-part in seconds; figures mean nothing then.
+It trains three models and the eighteen of a sweep, reports, trains a model that makes pictures, makes some and
+has them judged, asks models where things are, and runs the notebooks, which load all that. Each part is a command of
+`sightline` that is printed before it runs. Parts that are done are skipped; after Ctrl-C or a crash the same command
+goes on. `--smoke` runs every part in seconds; figures mean nothing then.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import FrameType
 from sightline.errors import InputError, SightlineError
 from sightline.lab.experiments.notebooks import RECIPE, SMOKE_VARIABLE, STUDY_MODELS, STUDY_VARIABLE, is_finished
 from sightline.lab.experiments.results import is_run, is_sweep, read_sweep
+from sightline.lab.generate.config import has_finished, is_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks" / "run.py"
@@ -73,7 +74,9 @@ class Study:
         yield self._sweep()
         yield self._report("report", ["sweep"])
         yield self._report("report-models", list(STUDY_MODELS))
-        yield self._generated()
+        yield self._flow()
+        yield self._generated("generated", "--model", f"dir:{self.output / 'scenes-0'}", "--frames", "8")
+        yield self._generated("generated-flow", "--engine", f"flow:{self.output / 'flow'}", "--seeds", "4")
         yield from (self._pointing(name, method) for name, method in POINTING)
         yield self._notebooks()
 
@@ -99,16 +102,24 @@ class Study:
         folders = [self.output / run for run in runs]
         return Step(name=name, command=_sightline("report", *folders, "--output", self.output / f"{name}.html"))
 
-    def _generated(self) -> Step:
-        place = self.output / "generated"
-        made = place.with_name("generated.partial")
-        models = [f"dir:{self.output / name}" for name in ("scenes-0", "scenes-1")]
-        few = ("--set", "steps=3", "--set", "bank=8") if self.smoke else ()
-        prompts = f"scenes:{SMOKE_IMAGES if self.smoke else IMAGES}"
-        command = _sightline("generate", "--prompts", prompts, "--model", models[0], "--judge", models[1], *few)
+    def _flow(self) -> Step:
+        flow = self.output / "flow"
+        begun = (
+            ("--resume",)
+            if is_flow(flow)
+            else ("scenes-flow", "--init", f"dir:{self.output / 'scenes-0'}", *self._smoke())
+        )
+        command = _sightline("train", *begun, "--output", flow)
+        return Step(name="flow", command=command, is_done=lambda: has_finished(flow))
+
+    def _generated(self, name: str, *maker: str) -> Step:
+        place, few = self.output / name, ("--steps", "3")
+        made = place.with_name(f"{name}.partial")
+        prompts = ("--prompts", f"scenes:{SMOKE_IMAGES if self.smoke else IMAGES}")
+        command = _sightline("generate", *prompts, *maker, "--judge", f"dir:{self.output / 'scenes-1'}")
         return Step(
-            name="generated",
-            command=(*command, "--frames", "8", "--output", str(made)),
+            name=name,
+            command=(*command, *(few if self.smoke else ()), "--output", str(made)),
             is_done=place.is_dir,
             made=made,
             place=place,

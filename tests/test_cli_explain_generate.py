@@ -133,6 +133,33 @@ def test_a_pipelines_samples_are_ranked_by_the_starter(tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_a_flow_is_trained_goes_on_and_makes_images(runs, tmp_path):
+    flow = tmp_path / "flow"
+    assert any("patch_px = 4" in line for line in call_main("train", "--list", "scenes-flow")[1])
+    code, out, err = call_main("train", "scenes-flow", "--smoke", "--init", runs[0], "--output", flow, "--json")
+    assert code == 0, err
+    assert json.loads(out[0])["steps"] == 4
+    code, out, err = call_main("train", "--resume", "--output", flow, "--set", "steps=5")
+    assert code == 0, err
+    assert f"--engine flow:{flow}" in err
+    code, out, err = call_main(
+        "generate", *WORDS, "--engine", f"flow:{flow}", "--steps", "2", "--seeds", "2", "--output", tmp_path / "out",
+        "--variant", "a blue square below a red circle", "--avoid", "a ring", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert len(json.loads(out[0])["pictures"]) == 4
+    settings = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert (settings["engine"], settings["models"]) == (f"flow:{flow}", [runs[0]])
+    assert settings["settings"]["guidance"] == 3.0
+    with Image.open(tmp_path / "out" / settings["pictures"][0]["file"]) as image:
+        assert image.size == (48, 48)
+    code, _, err = call_main(
+        "generate", "--prompts", "scenes:2", "--engine", f"flow:{flow}", "--judge", runs[0], "--output", tmp_path / "x"
+    )
+    assert code != 0
+    assert "would mean nothing" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -140,7 +167,8 @@ def test_a_pipelines_samples_are_ranked_by_the_starter(tmp_path):
         (("a", "dog", "--prompts", "scenes:2"), "Give the words, or --prompts"),
         (("a", "dog"), "--model names what makes the pictures"),
         (("a", "dog", "--model", "starter"), "has ONNX graphs only"),
-        (("a", "dog", "--engine", "magic"), "--engine is clip or diffusers:MODEL"),
+        (("a", "dog", "--engine", "magic"), "--engine is clip, diffusers:MODEL or flow:DIR"),
+        (("a", "dog", "--engine", "flow:./none"), "holds no flow"),
         (("a", "dog", "--model", "RUN", "--variant", "a cat"), "it needs --engine diffusers"),
         (("a", "dog", "--model", "RUN", "--set", "step=3"), "Did you mean steps"),
         (("a", "dog", "--model", "RUN", "--judge", "RUN"), "would mean nothing"),

@@ -133,7 +133,7 @@ def test_samples_are_ranked_explained_and_compared_with_variants(tmp_path, folde
     assert seen[-1] == (12, 12)
     (feedback,) = report.feedback
     assert {share.word for share in feedback.words} == {"red", "dog", "snow"}
-    assert feedback.variants[0].n == 3
+    assert feedback.variants[0].of == 3
     settings = json.loads((output / "generate.json").read_text())
     assert settings["safety_checker"] is None
     assert settings["pipeline_class"] == "StableDiffusionPipeline"

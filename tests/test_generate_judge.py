@@ -122,7 +122,7 @@ def test_variants_are_compared_at_equal_seeds(greens, verdict):
     variant = [made_image("something red", (255, green, 0), seed=seed) for seed, green in enumerate(greens)]
     feedback = give_feedback(base, ColourEncoder(), bank=[GREEN], variants=[variant])
     (result,) = feedback.variants
-    assert result.n == len(greens)
+    assert result.of == len(greens)
     assert verdict in feedback.lines[-1]
     assert json.loads(json.dumps(feedback.to_dict()))["variants"][0]["of"] == len(greens)
 

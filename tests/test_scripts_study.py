@@ -35,7 +35,7 @@ def python(code):
 def test_the_parts_come_in_the_order_in_which_they_need_each_other(study):
     names = [step.name for step in study.steps()]
     assert names[:4] == ["scenes-0", "scenes-1", "scenes-vit-0", "sweep"]
-    assert names[4:7] == ["report", "report-models", "generated"]
+    assert names[4:9] == ["report", "report-models", "flow", "generated", "generated-flow"]
     assert names[-1] == "notebooks"
     assert sum(name.startswith("pointing-") for name in names) == 4
 
@@ -58,6 +58,21 @@ def test_a_begun_run_is_gone_on_with_and_gets_no_settings(script, study):
     assert again.command[-1] == "--resume"
     assert not {"--set", "--smoke", "lr=1e-3"} & set(again.command)
     assert str(run) in again.command
+
+
+def test_a_begun_flow_is_gone_on_with(study):
+    def part():
+        return next(step for step in study.steps() if step.name == "flow")
+
+    assert {"scenes-flow", "--init", "--smoke"} <= set(part().command)
+    flow = study.output / "flow"
+    (flow / "checkpoints" / "step-2").mkdir(parents=True)
+    (flow / "flow.json").write_text(json.dumps({"settings": {"steps": 4}, "weights_hash": ""}))
+    assert "--resume" in part().command
+    assert not {"scenes-flow", "--smoke"} & set(part().command)
+    assert not part().is_done()
+    (flow / "checkpoints" / "step-4").mkdir()
+    assert part().is_done()
 
 
 def test_what_is_done_is_not_run_again(script, study, capfd):
@@ -168,7 +183,16 @@ def test_the_whole_study_runs_in_smoke_mode_and_a_second_time_skips_what_is_done
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     names = {path.name for path in (tmp_path / "study").iterdir()}
-    assert {"scenes-0", "scenes-1", "scenes-vit-0", "sweep", "report.html", "report-models.html", "generated"} <= names
+    assert {
+        "scenes-0",
+        "scenes-1",
+        "scenes-vit-0",
+        "sweep",
+        "report.html",
+        "report-models.html",
+        "flow",
+        "generated",
+    } <= names
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert second.stderr.count("done before") == 9
+    assert second.stderr.count("done before") == 11

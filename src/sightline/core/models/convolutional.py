@@ -311,6 +311,12 @@ class TextTower(nn.Module):
 
     def forward(self, ids_TL: Tensor) -> Tensor:
         """int64 (T, L) -> (T, E). Padding never changes a text's vector."""
+        state_TLE = self.states(ids_TL)
+        weight_TL1 = (ids_TL != self.pad_id)[:, :, None].to(state_TLE.dtype)
+        return (state_TLE * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1.0)
+
+    def states(self, ids_TL: Tensor) -> Tensor:
+        """int64 (T, L) -> a vector of each token (T, L, E); those of padding mean nothing."""
         real_TL = ids_TL != self.pad_id
         x_TLE = self.tokens(ids_TL)
         if self.positions is not None:
@@ -321,9 +327,7 @@ class TextTower(nn.Module):
         x_TLE = self.dropout(x_TLE)
         for layer in self.layers:
             x_TLE = layer(x_TLE, mask=real_TL[:, None, None, :])
-        weight_TL1 = real_TL[:, :, None].to(x_TLE.dtype)
-        pooled_TE = (self.norm(x_TLE) * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1.0)
-        return typing.cast(Tensor, pooled_TE)
+        return typing.cast(Tensor, self.norm(x_TLE))
 
 
 class OwnClip(Saved):

@@ -44,7 +44,7 @@ class TorchEncoder:
         self.dim = towers.dim
         self.device = next(towers.parameters()).device
         self.runtime = f"torch:{self.device.type}"
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._weights_hash = weights_hash
 
     @classmethod
@@ -67,12 +67,12 @@ class TorchEncoder:
 
     def read_text(self, text: str) -> TextReading:
         """What of a text reaches the model."""
-        return self._tokenizer.read(text)
+        return self.tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         embeds_TD = np.zeros((len(texts), self.dim), np.float32)
         with torch.inference_mode():
-            for chosen, ids_TL in text_batches(self._tokenizer, texts):
+            for chosen, ids_TL in text_batches(self.tokenizer, texts):
                 embeds_TD[chosen] = _array(self.towers.embed_texts(torch.from_numpy(ids_TL).to(self.device)))
         return normalise_rows(embeds_TD)
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sightline.lab.generate.run import GenerateReport
 
 _WORDS_WIDTH = 60
-_DIFFUSERS = "diffusers:"
 _model_option = click.option(
     "--model", metavar="NAME", help="The model, such as starter or dir:RUN [default: as for a new library]."
 )
@@ -240,12 +239,14 @@ def _files_of(images: Sequence[Path], problems: list[Any]) -> Iterator[Path]:
     "--model", "models", multiple=True, metavar="NAME", help="Makes the pictures (several: together), or ranks."
 )
 @click.option("--output", type=PATH, required=True, metavar="DIR", help="A new folder.")
-@default_option("--engine", default="clip", metavar="clip|diffusers:MODEL", help="What makes them.")
+@default_option("--engine", default="clip", metavar="clip|diffusers:MODEL|flow:DIR", help="What makes them.")
 @click.option("--avoid", multiple=True, metavar="WORDS", help="What is not to be seen.")
 @click.option("--against", metavar="FILE|DATA", help="Texts to tell pictures from [default: what the model learned].")
 @click.option("--judge", metavar="MODEL", help="Another model, which names each picture's prompt among all.")
-@click.option("--variant", "variants", multiple=True, metavar="WORDS", help="diffusers: another wording to compare.")
-@click.option("--steps", type=COUNT, help="Steps of each picture [default: clip 80, diffusers 30].")
+@click.option(
+    "--variant", "variants", multiple=True, metavar="WORDS", help="diffusers, flow: another wording to compare."
+)
+@click.option("--steps", type=COUNT, help="Steps of each picture [default: clip 80, diffusers 30, flow 20].")
 @click.option("--size-px", type=click.IntRange(min=8), help="Side of the pictures [default: the model's].")
 @click.option("--seeds", type=COUNT, help="Pictures of each prompt [default: 4; with --prompts 1].")
 @default_option("--seed", type=NUMBER, default=0, help="The first seed.")
@@ -270,12 +271,13 @@ def generate(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Make pictures from WORDS with a CLIP's own gradients, or with a text-to-image pipeline whose pictures it ranks.
+    """Make pictures from WORDS with a CLIP's own gradients, or with a diffusion model whose pictures it ranks.
 
     \b
     sightline generate a red circle above a blue square --model dir:runs/scenes --output pictures
     sightline generate --prompts scenes:50 --model dir:runs/scenes --judge dir:runs/other --output judged
     sightline generate a dog in the snow --engine diffusers:PATH --model starter --output dogs
+    sightline generate a large solid red circle --engine flow:runs/flow --output circles
 
     DIR gets the pictures, a contact sheet (sheet.html) and generate.json with all settings and figures.
     """
@@ -288,13 +290,13 @@ def generate(
     if source is not None:
         values = {"seeds": 1} | values
     common = {"prompts": prompts, "avoid": avoid, "against": against, "judge": judge, "download": download}
-    if engine.startswith(_DIFFUSERS):
-        pipeline = {"pipeline": engine.removeprefix(_DIFFUSERS), "variants": variants}
+    if engine.startswith(("diffusers:", "flow:")):
+        pipeline = {"pipeline": engine.removeprefix("diffusers:"), "variants": variants}
         run = _diffuse(models, {**common, **pipeline}, values, settings)
     elif engine != "clip":
-        raise click.UsageError(f"--engine is clip or diffusers:MODEL, not {engine!r}.")
+        raise click.UsageError(f"--engine is clip, diffusers:MODEL or flow:DIR, not {engine!r}.")
     elif variants:
-        raise click.UsageError("--variant compares samples of a pipeline: it needs --engine diffusers:MODEL.")
+        raise click.UsageError("--variant compares samples: it needs --engine diffusers:MODEL or flow:DIR.")
     else:
         run = _guide(models, common, values, settings)
     with ProgressBar("generating") as bar:
@@ -324,18 +326,20 @@ def _guide(
 def _diffuse(
     models: tuple[str, ...], request: dict[str, Any], values: dict[str, Any], settings: tuple[str, ...]
 ) -> Callable[..., GenerateReport]:
-    """The run of a text-to-image pipeline, once its settings are right."""
-    from sightline.lab.generate.config import DiffusionConfig, change_config
+    """The run of a pipeline or a flow, once its settings are right."""
+    from sightline.lab.generate.config import FLOW, FLOW_SAMPLING, DiffusionConfig, change_config, read_flow
 
     if len(models) > 1:
         raise click.UsageError("With a pipeline, one --model ranks the pictures; name one.")
     if misplaced := [name for name in ("parameterisation", "frames") if name in values]:
         raise click.UsageError(f"--{misplaced[0]} is of --engine clip; a pipeline has no such setting.")
-    config = change_config(DiffusionConfig(**values), settings)
+    is_flow = request["pipeline"].startswith(FLOW)
+    config = change_config(DiffusionConfig(**(dict(FLOW_SAMPLING) if is_flow else {}) | values), settings)
+    ranker = read_flow(request["pipeline"].removeprefix(FLOW))[0].init if is_flow else "starter"
     _require_torch()
     from sightline.lab.generate.run import DiffusionRequest, generate_diffused
 
-    model = models[0] if models else "starter"
+    model = models[0] if models else ranker
     return partial(generate_diffused, DiffusionRequest(**request, model=model, config=config))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sightline.lab.experiments.effects import Analysis
     from sightline.lab.experiments.results import RunResult
     from sightline.lab.experiments.sweep_config import SweepConfig
+    from sightline.lab.training.loop import TrainReport
 
 _data_option = click.option(
     "--data", metavar="DATA", help="Pairs to train on, as flickr8k:PATH [default: the recipe's]."
@@ -30,7 +32,9 @@ _data_option = click.option(
 @click.option("--output", type=PATH, metavar="DIR", help="The run's folder; a model, dir:DIR.")
 @_data_option
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, as lr=1e-3.")
-@click.option("--init", metavar="MODEL", help="Start from this model's weights, as dir:PATH.")
+@click.option(
+    "--init", metavar="MODEL", help="Start from this model's weights, as dir:PATH; scenes-flow reads its words."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR after its newest checkpoint; needs no RECIPE.")
 @click.option("--smoke", is_flag=True, help="A run of seconds that only shows that everything works.")
 @click.option("--list", "list_recipes", is_flag=True, help="List the recipes, or describe RECIPE.")
@@ -49,18 +53,16 @@ def train(
 ) -> None:
     """Train or fine-tune a CLIP by RECIPE and keep the best weights in DIR, which is a model from then on.
 
+    The recipe scenes-flow trains a model that makes pictures: sightline generate WORDS --engine flow:DIR
+
     \b
     sightline train scenes-scratch --output runs/scenes
+    sightline train scenes-flow --init dir:runs/scenes --output runs/flow
     sightline train flickr8k-scratch --data flickr8k:PATH --output runs/flickr8k --set epochs=20
     torchrun --nproc-per-node 4 -m sightline train cc3m-scratch --data cc:PATH --output runs/cc3m
     """
-    from sightline.lab.training.recipes import describe_recipe, known_recipes
-
     if list_recipes:
-        if recipe is not None:
-            click.echo(describe_recipe(recipe))
-        else:
-            print_table(["recipe", "what"], [(name, summary) for name, summary in known_recipes().items()])
+        _list_recipes(recipe)
         return
     if output is None or (recipe is None and not resume):
         raise click.UsageError("Give a RECIPE and --output DIR; `sightline train --list` lists the recipes.")
@@ -70,16 +72,41 @@ def train(
     _train(recipe, output, [*settings, *named], resume=resume, smoke=smoke, as_json=as_json)
 
 
+def _list_recipes(recipe: str | None) -> None:
+    from sightline.lab.generate.config import FLOW_RECIPE, FlowConfig
+    from sightline.lab.training.recipes import describe_recipe, known_recipes
+
+    flow = (FlowConfig.__doc__ or "").splitlines()[0]
+    if recipe == FLOW_RECIPE:
+        settings = [f"  {key} = {value}" for key, value in vars(FlowConfig()).items()]
+        click.echo("\n".join([flow, "", "Settings (--set key=value):", *settings]))
+    elif recipe is not None:
+        click.echo(describe_recipe(recipe))
+    else:
+        print_table(["recipe", "what"], list({**known_recipes(), FLOW_RECIPE: flow}.items()))
+
+
 def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool, smoke: bool, as_json: bool) -> None:
+    from sightline.lab.generate.config import FLOW_RECIPE, is_flow, make_flow_config
     from sightline.lab.training.recipes import make_config, resumed_config
 
-    if recipe is None or resume:
-        config = resumed_config(recipe, changes, output)
+    train: Callable[..., TrainReport]
+    makes_images = recipe == FLOW_RECIPE or (resume and is_flow(output))
+    if makes_images:
+        flow = make_flow_config(output, changes, resume=resume, smoke=smoke)
+        _require_torch()
+        from sightline.lab.generate.flow import train_flow
+
+        train = partial(train_flow, flow)
     else:
-        config = make_config(recipe, changes, smoke=smoke)
-    _require_torch()
-    with ProgressBar("training") as bar:  # lab.train loads torch: only once the settings are right
-        ended = lab.train(config, output, resume=resume, report=notice, progress=bar.show)
+        if recipe is None or resume:
+            config = resumed_config(recipe, changes, output)
+        else:
+            config = make_config(recipe, changes, smoke=smoke)
+        _require_torch()
+        train = partial(lab.train, config)  # loads torch: only once the settings are right
+    with ProgressBar("training") as bar:
+        ended = train(output, resume=resume, report=notice, progress=bar.show)
     values: dict[str, Any] = {
         "output": str(output),
         "steps": ended.steps,
@@ -94,7 +121,9 @@ def _train(recipe: str | None, output: Path, changes: list[str], *, resume: bool
         print_json(values)
         return
     notice(f"{ended.steps:,} steps in {ended.took_s / 60:.1f} min ({ended.images_per_s:,.0f} images/s).")
-    if ended.metrics:
+    if makes_images:
+        notice(f"Make pictures: sightline generate WORDS --engine flow:{output} --output NEW")
+    elif ended.metrics:
         notice(f"The best weights, of step {ended.best_step:,}, are in {output}. Use them: --model dir:{output}")
     else:
         notice(f"It ended before the first measurement, so {output} is no model yet. Go on with --resume.")

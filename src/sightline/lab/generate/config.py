@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from sightline.errors import InputError
+from sightline.errors import InputError, ModelError
 from sightline.kit.config import expand
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.scenes.dataset import load_scenes
+from sightline.lab.training.config import parse_field
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
@@ -87,7 +87,7 @@ class GuidedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """Images that a text-to-image pipeline makes, ranked by CLIP."""
+    """Images that a text-to-image pipeline or a flow makes, ranked by CLIP."""
 
     steps: int = 30
     """Denoising steps of each image."""
@@ -107,33 +107,106 @@ class DiffusionConfig:
             raise InputError(f"size_px of a pipeline must be a multiple of 8, got {self.size_px}.")
 
 
-Config = TypeVar("Config", GuidedConfig, DiffusionConfig)
+FLOW = "flow:"
+"""Begins the name of a flow where a pipeline could be named, before its folder."""
+FLOW_FILE = "flow.json"
+FLOW_RECIPE = "scenes-flow"
+FLOW_SAMPLING: Mapping[str, Any] = {"steps": 20, "guidance": 3.0}
+"""What differs for images of a flow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """A rectified flow learns to make rendered scenes from their captions, which a trained CLIP's text tower reads."""
+
+    init: str = ""
+    """The CLIP whose text tower reads the words, as dir:RUN; it isn't trained."""
+    size_px: int = 48
+    """Side of the images."""
+    patch_px: int = 4
+    """Side of a patch: the network sees a grid of them."""
+    width: int = 64
+    """Channels on that grid; twice as many on one of half its side."""
+    depth: int = 2
+    """Blocks on the coarse grid, each with attention to all cells and all words."""
+    n_scenes: int = 50_000
+    """Different scenes, rendered when they are first drawn."""
+    batch_size: int = 32
+    steps: int = 14_000
+    lr: float = 1e-3
+    wordless: float = 0.1
+    """Share of captions that are left out, for classifier-free guidance."""
+    average_decay: float = 0.998
+    """Of the moving average of the weights, which is what is kept."""
+    keep_steps: int = 1_000
+    """Steps between checkpoints, each with samples and the loss on val scenes."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can't be met. Raises InputError."""
+        for name in ("patch_px", "depth", "n_scenes", "batch_size", "steps", "keep_steps"):
+            _check_least(name, getattr(self, name), 1)
+        _check_least("seed", self.seed, 0)
+        if self.width < 8 or self.width % 8:
+            raise InputError(f"width must be a multiple of 8, got {self.width}.")
+        if self.size_px % (2 * self.patch_px) or self.size_px < 1:
+            raise InputError(f"size_px must be a multiple of twice patch_px, got {self.size_px} and {self.patch_px}.")
+        if not self.lr > 0 or not 0 <= self.wordless < 1 or not 0 < self.average_decay < 1:
+            raise InputError("lr must be above 0, wordless in [0, 1), average_decay between 0 and 1.")
+
+
+Config = TypeVar("Config", GuidedConfig, DiffusionConfig, FlowConfig)
+
+
+def make_flow_config(output: Path, changes: Sequence[str], *, resume: bool = False, smoke: bool = False) -> FlowConfig:
+    """The settings of a new flow, or with `resume` of the one in `output`, whose `steps` may be changed; `key=value`.
+
+    Raises InputError for what can't be met, ModelError where no flow is to be gone on with.
+    """
+    if resume:
+        before = read_flow(output)[0]
+        config = change_config(before, changes)
+        if replace(config, steps=before.steps, keep_steps=before.keep_steps) != before:
+            raise InputError("A flow goes on with the settings it began with; only steps and keep_steps may change.")
+        return config
+    tiny: dict[str, Any] = {"width": 8, "depth": 1, "n_scenes": 8, "batch_size": 4, "steps": 4, "keep_steps": 2}
+    config = change_config(FlowConfig(**tiny) if smoke else FlowConfig(), changes)
+    if not config.init:
+        raise InputError("scenes-flow needs a CLIP that reads the words: --init dir:RUN, a run of scenes-scratch.")
+    kind, colon, path = config.init.partition(":")
+    return replace(config, init=f"dir:{expand(path).resolve()}") if kind == "dir" and colon else config
+
+
+def is_flow(folder: Path) -> bool:
+    """True where a folder holds a flow, be it whole or not."""
+    return (folder / FLOW_FILE).is_file()
+
+
+def has_finished(flow: Path) -> bool:
+    """True where a folder holds a flow that was trained to its last step."""
+    return is_flow(flow) and (flow / "checkpoints" / f"step-{read_flow(flow)[0].steps}").is_dir()
+
+
+def read_flow(folder: str | Path) -> tuple[FlowConfig, str]:
+    """The settings of a flow's folder, and the hash of its CLIP's weights. Raises ModelError where it holds no flow."""
+    try:
+        values = json.loads((expand(str(folder)) / FLOW_FILE).read_text(encoding="utf-8"))
+        return FlowConfig(**values["settings"]), str(values["weights_hash"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{folder} holds no flow ({error}). Train one: sightline train scenes-flow --init dir:RUN --output {folder}"
+        ) from error
 
 
 def change_config(config: Config, changes: Sequence[str]) -> Config:
     """The config with settings as `key=value`. Raises InputError for an unknown key or a value that doesn't fit."""
-    known = {field.name: str(field.type) for field in fields(config)}
     values: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"{change!r} is no setting; write key=value, as in steps=100.")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 3) or sorted(known)
-            raise InputError(f"There is no setting {key!r}. Did you mean {', '.join(close)}?")
-        values[key] = _parse(key, text, known[key])
+        values[key] = parse_field(type(config), key, text)
     return replace(config, **values)
-
-
-def _parse(key: str, text: str, kind: str) -> Any:
-    """A value of a field that is annotated as `int`, `int | None`, `float` or a literal."""
-    if kind.endswith("None") and text in ("", "none"):
-        return None
-    try:
-        return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
-    except ValueError as error:
-        wanted = "a whole number" if kind.startswith("int") else "a number"
-        raise InputError(f"{key} must be {wanted}, got {text!r}.") from error
 
 
 def _check_least(name: str, value: float, least: float) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from sightline.errors import InputError, ModelError, install_advice
 from sightline.kit.config import expand
 from sightline.lab.generate.config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from sightline.core.models.base import Encoder
 
 _INDEX = "model_index.json"
 
@@ -28,6 +31,8 @@ class TextToImage:
 
     safety_checker = None
     """None is run: images are shown as they come."""
+    readers: Sequence[Encoder] = ()
+    """Models of ours that had a part in making the images; none may judge them."""
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.name = name

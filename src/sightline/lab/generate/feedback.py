@@ -5,6 +5,7 @@ Every sentence is computed from similarities. Shape suffixes: S samples, W words
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
 from sightline.lab.evaluation.embedding import embed_texts
-from sightline.lab.generate.judge import MadeImage, embed_images
+from sightline.lab.generate.judge import MadeImage, embed_images, rounded
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # fmt: off
@@ -49,7 +50,8 @@ class VariantResult:
     """Mean over equal seeds: cosine to the first wording, of this wording's image minus the first wording's own."""
     better: int
     """Seeds at which it is above 0."""
-    n: int
+    of: int
+    """Seeds compared."""
     interval: tuple[float, float] | None
     """95% interval of the difference (Student's t over seeds); None for fewer than 3 seeds."""
 
@@ -71,23 +73,8 @@ class Feedback:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {
-            "prompt": self.prompt,
-            "words": [{"word": w.word, "gain": round(w.gain, 4), "helped": w.helped} for w in self.words],
-            "bank_rank": self.bank_rank,
-            "bank_size": self.bank_size,
-            "variants": [
-                {
-                    "prompt": v.prompt,
-                    "difference": round(v.difference, 4),
-                    "better": v.better,
-                    "of": v.n,
-                    "interval": None if v.interval is None else [round(end, 4) for end in v.interval],
-                }
-                for v in self.variants
-            ],
-            "lines": list(self.lines),
-        }
+        values: dict[str, Any] = rounded(dataclasses.asdict(self))
+        return values
 
 
 def give_feedback(
@@ -156,7 +143,7 @@ def _compare(
         prompt=shared[0].prompt,
         difference=float(np.mean(differences)),
         better=sum(difference > 0 for difference in differences),
-        n=len(differences),
+        of=len(differences),
         interval=_t_interval(differences),
     )
 
@@ -211,7 +198,7 @@ def _say_variant(result: VariantResult) -> str:
         verdict = "no difference beyond the noise of the seeds"
     return (
         f"'{result.prompt}' comes {result.difference:+.3f} nearer to the first wording, better at {result.better} of "
-        f"{result.n} seeds: {verdict}."
+        f"{result.of} seeds: {verdict}."
     )
 
 

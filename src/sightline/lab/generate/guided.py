@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,16 +58,6 @@ class Words:
     avoid: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Vectors that one model makes of the words of a run."""
-
-    prompt_ND: Tensor
-    """Prompt of each image."""
-    bank_TD: Tensor
-    avoid_AD: Tensor
-
-
 class Guide:
     """One model and the words, as a loss of images."""
 
@@ -77,10 +68,10 @@ class Guide:
         self.temperature = encoder.temperature
         self._towers = encoder.towers.requires_grad_(False)
         texts_TD = torch.from_numpy(encoder.encode_texts([*prompts, *words.bank, *words.avoid])).to(encoder.device)
-        prompt_ND, bank_TD, avoid_AD = torch.split(texts_TD, [len(prompts), len(words.bank), len(words.avoid)])
-        self.texts = Texts(prompt_ND=prompt_ND, bank_TD=bank_TD, avoid_AD=avoid_AD)
+        counts = [len(prompts), len(words.bank), len(words.avoid)]
+        self._prompt_ND, self._bank_TD, self._avoid_AD = torch.split(texts_TD, counts)
         # A text of the bank that says the same as a prompt must not be held against it.
-        self._same_NT = prompt_ND @ bank_TD.T > 1 - 1e-4
+        self._same_NT = self._prompt_ND @ self._bank_TD.T > 1 - 1e-4
         preprocessing = encoder.card.preprocessing
         self._mean_311 = torch.tensor(preprocessing.mean, device=encoder.device)[:, None, None]
         self._std_311 = torch.tensor(preprocessing.std, device=encoder.device)[:, None, None]
@@ -100,12 +91,12 @@ class Guide:
         is_bf16 = config.precision == "bf16"
         with torch.autocast(view_B3SS.device.type, dtype=torch.bfloat16, enabled=is_bf16):
             view_BD = self.embed(view_B3SS)
-        prompt_BD = self.texts.prompt_ND.repeat_interleave(config.views, dim=0)
+        prompt_BD = self._prompt_ND.repeat_interleave(config.views, dim=0)
         cosine_B = (view_BD * prompt_BD).sum(dim=-1)
         same_BT = self._same_NT.repeat_interleave(config.views, dim=0)
-        others_BT = (view_BD @ self.texts.bank_TD.T).masked_fill(same_BT, -1e4)
-        avoided_BA = view_BD @ self.texts.avoid_AD.T
-        extra = math.log(len(self.texts.bank_TD))
+        others_BT = (view_BD @ self._bank_TD.T).masked_fill(same_BT, -1e4)
+        avoided_BA = view_BD @ self._avoid_AD.T
+        extra = math.log(len(self._bank_TD))
         logits_BC = torch.cat([cosine_B[:, None], others_BT, avoided_BA + extra / self.temperature], dim=1)
         told_apart_B = -F.log_softmax(self.temperature * logits_BC, dim=1)[:, 0]
         loss_B = 1 - cosine_B + config.contrast * told_apart_B
@@ -114,11 +105,10 @@ class Guide:
     @torch.no_grad()
     def similarity(self, image_N3HW: Tensor) -> Tensor:
         """The cosine of each image, as it is, to its own prompt (N,)."""
-        return (self.embed(fit_size(image_N3HW, self.size_px)) * self.texts.prompt_ND).sum(dim=-1)
+        return (self.embed(fit_size(image_N3HW, self.size_px)) * self._prompt_ND).sum(dim=-1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeededPrompt:
+class SeededPrompt(NamedTuple):
     """The words and the noise of one image."""
 
     prompt: str

@@ -7,6 +7,7 @@ Shape suffixes: N images, P prompts, D joint space, S the model's side.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,14 +42,8 @@ class MadeImage:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels."""
-        return {
-            "prompt": self.prompt,
-            "seed": self.seed,
-            "similarity": round(self.similarity, 4),
-            "steps": self.steps,
-            "took_s": round(self.took_s, 3),
-            "curve": [[step, round(similarity, 4)] for step, similarity in self.curve],
-        }
+        kept = ("prompt", "seed", "similarity", "steps", "took_s", "curve")
+        return {name: rounded(getattr(self, name)) for name in kept}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,25 +94,26 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {
+        values = {
             "judge": self.judge,
             "right": self.n_right,
             "pictures": len(self.verdicts),
             "prompts": self.n_prompts,
-            "rate": round(self.rate, 4),
-            "interval": [round(end, 4) for end in self.interval],
-            "chance": round(self.chance, 4),
-            "verdicts": [
-                {
-                    "prompt": verdict.prompt,
-                    "seed": verdict.seed,
-                    "rank": verdict.rank,
-                    "similarity": round(verdict.similarity, 4),
-                    "taken_for": verdict.taken_for,
-                }
-                for verdict in self.verdicts
-            ],
+            "rate": self.rate,
+            "interval": self.interval,
+            "chance": self.chance,
+            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
         }
+        return {name: rounded(value) for name, value in values.items()}
+
+
+def rounded(value: Any) -> Any:
+    """A value as JSON has it, floats with four decimals."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def best_of_each(images: Sequence[MadeImage]) -> list[MadeImage]:

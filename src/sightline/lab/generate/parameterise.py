@@ -31,15 +31,7 @@ _LAYERS = 3
 _FREQUENCY = 12.0
 
 
-class Images(nn.Module):
-    """N images of one size, each with parameters of its own."""
-
-    def forward(self) -> Tensor:
-        """Pixels (N, 3, H, W) in [0, 1]."""
-        raise NotImplementedError
-
-
-class FourierImages(Images):
+class FourierImages(nn.Module):
     """The spectrum of each colour channel, scaled so that high frequencies are weak.
 
     So one step of Adam changes large and small structures alike, and neighbouring pixels together (Olah, Mordvintsev
@@ -66,7 +58,7 @@ class FourierImages(Images):
         return _to_rgb(channels_N3HW)
 
 
-class NetworkImages(Images):
+class NetworkImages(nn.Module):
     """A small network from a pixel's coordinates to its colour, one for each image, with sines between its layers.
 
     What it draws is smooth and has no size of its own (Sitzmann et al. 2020, arXiv:2006.09661).
@@ -94,6 +86,9 @@ class NetworkImages(Images):
                 x_NPE = torch.sin(_FREQUENCY * x_NPE if i == 0 else x_NPE)
         channels_N3HW = x_NPE.transpose(1, 2).reshape(len(x_NPE), 3, self.size_px, self.size_px)
         return _to_rgb(channels_N3HW)
+
+
+Images = FourierImages | NetworkImages
 
 
 def make_start(kind: Parameterisation, seeds: Sequence[int], size_px: int) -> Images:

@@ -23,10 +23,11 @@ from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
 from sightline.core.models.files import Runtime, find_graphs, find_local_folder, find_weights
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
-from sightline.kit.files import replacing
+from sightline.kit import files
 from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import (
+    FLOW,
     MOST_IMAGES,
     DiffusionConfig,
     GuidedConfig,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from sightline.core.models.base import Encoder
     from sightline.kit.work import Notice, Progress
+    from sightline.lab.generate.flow import FlowImages
 
 SETTINGS_FILE = "generate.json"
 SHEET_FILE = "sheet.html"
@@ -73,10 +75,10 @@ class GuidedRequest(_Request):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRequest(_Request):
-    """Images that a text-to-image pipeline makes, ranked and explained by a CLIP."""
+    """Images that a pipeline or a flow makes, ranked and explained by a CLIP."""
 
     pipeline: str
-    """A folder, or a name on the hub."""
+    """A folder, or a name on the hub; `flow:` and a folder of `train_flow`."""
     model: str
     """Name of the encoder that ranks."""
     config: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
@@ -169,9 +171,9 @@ def generate_diffused(
     ]
     _check_count(len(wanted))
     ranker = load_encoder(request.model, download=request.download, runtime=_best_runtime(request.model))
-    judge = _load_judge(request.judge, (), prompts, download=request.download)
+    pipeline = _load_maker(request.pipeline, download=request.download)
+    judge = _load_judge(request.judge, pipeline.readers, prompts, download=request.download)
     bank, bank_from = load_bank(request.against, [request.model], limit=256)  # texts that a ranked image is told from
-    pipeline = TextToImage.load(request.pipeline, download=request.download)
     claim_folder(output)
     report(f"{len(wanted)} samples by {pipeline.class_name}, ranked by {request.model}; no safety checker is run")
     with stop_on_interrupt() as interrupted:
@@ -181,7 +183,7 @@ def generate_diffused(
     own = [image for image in images if image.prompt in prompts]
     result = GenerateReport(
         output=output,
-        engine=f"diffusers:{request.pipeline}",
+        engine=request.pipeline if request.pipeline.startswith(FLOW) else f"diffusers:{request.pipeline}",
         images=images,
         stopped=stopped,
         took_s=time.perf_counter() - started,
@@ -200,8 +202,16 @@ def generate_diffused(
     return _keep(result, prompts, asked, request.config)
 
 
+def _load_maker(name: str, *, download: bool) -> TextToImage | FlowImages:
+    if not name.startswith(FLOW):
+        return TextToImage.load(name, download=download)
+    from sightline.lab.generate.flow import FlowImages
+
+    return FlowImages.load(name.removeprefix(FLOW), download=download)
+
+
 def _sample(
-    pipeline: TextToImage,
+    pipeline: TextToImage | FlowImages,
     wanted: Sequence[tuple[str, int]],
     request: DiffusionRequest,
     *,
@@ -247,7 +257,7 @@ def _feedback(
     *,
     ranker: Encoder,
     bank: Sequence[str],
-    pipeline: TextToImage,
+    pipeline: TextToImage | FlowImages,
 ) -> list[Feedback]:
     of = {prompt: [image for image in images if image.prompt == prompt] for prompt in [*prompts, *variants]}
     return [
@@ -346,13 +356,13 @@ def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, An
     entries = []
     for image, name in zip(images, name_images(images), strict=True):
         entry = {"file": f"{name}.png", **image.to_dict()}
-        _save_png(folder / f"{name}.png", image.rgb)
+        _save(Image.fromarray(image.rgb), folder / f"{name}.png")
         if len(image.frames) > 1:
             entry |= {"gif": f"{name}.gif", "frames": []}
-            _save_gif(folder / f"{name}.gif", image.frames)
+            _save_gif(image.frames, folder / f"{name}.gif")
             for n, frame in enumerate(image.frames):
                 entry["frames"].append(f"{FRAMES_DIR}/{name}-{n:03}.png")
-                _save_png(folder / entry["frames"][-1], frame)
+                _save(Image.fromarray(frame), folder / entry["frames"][-1])
         entries.append(entry)
     return entries
 
@@ -360,31 +370,23 @@ def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, An
 def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
     """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    with _writing(folder / SETTINGS_FILE) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with _explained(folder / SETTINGS_FILE):
+        files.write_text(folder / SETTINGS_FILE, text.encode("utf-8", "backslashreplace").decode())
 
 
-def _save_png(path: Path, rgb_HW3: NDArray[np.uint8]) -> None:
-    with _writing(path) as partial:
-        Image.fromarray(rgb_HW3).save(partial, "PNG")
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    with _explained(path):
+        path.parent.mkdir(exist_ok=True)
+        with files.replacing(path) as partial:
+            image.save(partial, path.suffix[1:].upper(), **options)
 
 
-def _save_gif(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
+def _save_gif(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
     """An endless GIF that rests on its last frame; small images are enlarged by a whole factor."""
     factor = max(1, math.ceil(256 / max(frames[0].shape[:2])))
     height, width = (factor * side for side in frames[0].shape[:2])
     first, *rest = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
-    with _writing(path) as partial:
-        first.save(partial, "GIF", save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A path to write a file at that appears whole or not at all."""
-    with _explained(path):
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as partial:
-            yield partial
+    _save(first, path, save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
 
 
 @contextlib.contextmanager

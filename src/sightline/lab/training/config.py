@@ -239,7 +239,7 @@ class TrainConfig:
                 raise InputError(f"{setting!r} is no setting; write key=value, as in lr=1e-3.")
             inner = key.removeprefix("towers.")
             owner, target = (TowersConfig, towers) if inner != key else (type(self), changes)
-            target[inner] = _parse(owner, inner, text)
+            target[inner] = parse_field(owner, inner, text)
         if towers:
             changes["towers"] = dataclasses.replace(self.towers, **towers)
         return dataclasses.replace(self, **changes)
@@ -275,7 +275,7 @@ def parse_setting(key: str, text: str) -> Any:
     Raises InputError for an unknown key (with the nearest ones) or a value of another type.
     """
     inner = key.removeprefix("towers.")
-    return _parse(TowersConfig if inner != key else TrainConfig, inner, text)
+    return parse_field(TowersConfig if inner != key else TrainConfig, inner, text)
 
 
 def setting_options(key: str) -> tuple[Any, ...] | None:
@@ -306,8 +306,8 @@ def _field_type(owner: type, key: str) -> Any:
     return hints[key]
 
 
-def _parse(owner: type, key: str, text: str) -> Any:
-    """The value of a setting, as the field's type wants it."""
+def parse_field(owner: type, key: str, text: str) -> Any:
+    """The value that `key=text` sets in a config of any class. Raises InputError as `parse_setting` does."""
     kind = _field_type(owner, key)
     if key in ("recipe", "towers"):
         raise InputError(f"{key} can't be set; set its parts, as in towers.dim=128.")
