@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 from model_folders import own_cache
 from sightline.faces.cli.main import main
+from sightline.lab.generate.config import FLOW_RECIPE
 from sightline.lab.training.log import read_log
 from sightline.lab.training.recipes import known_recipes
 from sightline.lab.training.recorder import Recorder
@@ -107,7 +108,7 @@ def test_what_was_trained_is_at_once_a_model_to_index_and_search_with(trained, t
 def test_recipes_are_listed_and_described():
     code, out, _ = call_main("train", "--list")
     assert code == 0
-    assert [line.split()[0] for line in out[1:]] == list(known_recipes())
+    assert [line.split()[0] for line in out[1:]] == [*known_recipes(), FLOW_RECIPE]
     code, out, _ = call_main("train", "scenes-scratch", "--list")
     assert code == 0
     assert out[0].startswith("A small CLIP learns")

@@ -162,6 +162,7 @@ def test_the_matrix_is_kept_in_a_file_and_mapped_by_the_next_opening(library, fi
 def test_only_changed_rows_are_read_again(library, fetched):
     with open_store(library) as store:
         check(store)
+        store._matrices.wait()
         ids = store.upsert(entries(random_vectors(5, seed=1), first=10))
         store.upsert(entries(random_vectors(7, seed=2), first=500))
         store.delete([ids[0] + 100, ids[0] + 101])
@@ -225,8 +226,8 @@ def test_a_search_is_answered_in_full_while_the_matrix_is_made(library, file, un
         store._matrices.wait()
         assert len(read_matrix(file, DIM).ids) == 200, "as it was when the building began"
         assert ask(exclude=[new]) == expected[1:]
+        assert store._matrices._loaded[1].missing.tolist() == [new], "until the next file is there"
         assert store.query(other, 1, model="m")[0][0] == new
-        assert store._matrices._loaded[1].missing.tolist() == [new]
 
 
 def test_one_file_is_made_at_a_time(library, unread):
