@@ -146,7 +146,7 @@ class CheapEncoder:
 
     def __init__(self) -> None:
         self.card: ModelCard = find_card(STARTER)
-        self.identity = ModelIdentity(name="cheap", weights_hash="0", preprocessing_version=1, dim=self.dim)
+        self.identity = ModelIdentity(name=STARTER, weights_hash="0", preprocessing_version=1, dim=self.dim)
         self._projection_PD = np.random.default_rng(0).normal(size=(48, self.dim)).astype(np.float32)
 
     def encode_images(self, pixels_BHW3: Any) -> Any:
