@@ -84,7 +84,8 @@ def fill(library: Path, photos: Path) -> None:
             )
             vector = rng.normal(size=identity.dim).astype(np.float32)
             vector /= np.linalg.norm(vector)
-            entries.append(Entry(image=image, embeddings=[Embedding(model=identity.name, vector=vector)]))
+            embedding = Embedding(model=identity.name, vector=vector)
+            entries.append(Entry(image=image, embeddings=[embedding], sketch=np.zeros((32, 32), np.uint8)))
             if len(entries) == FILES_PER_FOLDER:
                 store.upsert(entries)
                 entries = []
