@@ -180,6 +180,9 @@ class BankRanker:
         self._rows = _group_rows(self._bank)
         self._temperature = encoder.card.nats_per_cosine
         self._prior_N = np.array([self._prior(option.value) for option in self._bank.options], np.float32)
+        kinds = [option.list if option.facet == "subject" else "" for option in self._bank.options]
+        self._are_people_N = np.array([kind in PEOPLE for kind in kinds])
+        self._are_others_N = np.array([bool(kind) and kind not in (*PEOPLE, *_WITH_PEOPLE) for kind in kinds])
 
     def rank(self, image_vectors_BD: NDArray[np.float32], *, top_k: int) -> list[list[Caption]]:
         """The `top_k` composed sentences of each image, the most probable first.
@@ -197,11 +200,10 @@ class BankRanker:
 
     def weigh_people(self, image_vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """The log-odds that people are in each image (B,): how much more probable the subjects that are people are."""
-        fit_BN = self._temperature * (image_vectors_BD @ self._option_vectors_ND.T)
-        kinds = [option.list if option.facet == "subject" else "" for option in self._bank.options]
-        are_people_N = np.array([kind in PEOPLE for kind in kinds])
-        are_others_N = np.array([bool(kind) and kind not in (*PEOPLE, *_WITH_PEOPLE) for kind in kinds])
-        people_B, others_B = (np.logaddexp.reduce(fit_BN[:, rows_N], axis=1) for rows_N in (are_people_N, are_others_N))
+        people_B, others_B = (
+            np.logaddexp.reduce(self._temperature * (image_vectors_BD @ self._option_vectors_ND[rows_N].T), axis=1)
+            for rows_N in (self._are_people_N, self._are_others_N)
+        )
         weighed_B: NDArray[np.float32] = PEOPLE_SLOPE * (people_B - others_B) + PEOPLE_OFFSET
         return weighed_B
 
