@@ -21,6 +21,7 @@ _SHOWN = (
     schemas.JobAnswer,
     schemas.ModelAnswer,
     schemas.DuplicatesAnswer,
+    schemas.MovesAnswer,
     schemas.FoldersAnswer,
     schemas.RunDetailAnswer,
     schemas.RunAnswer,

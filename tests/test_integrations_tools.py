@@ -132,6 +132,25 @@ def test_words_are_taught_used_in_searches_and_forgotten(tmp_path):
             TOOLS["teach_word"].function(library, request)
 
 
+def test_copies_are_set_aside_and_moved_back(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    (photos / "red 2.png").write_bytes((photos / "red.png").read_bytes())
+    made = index(tmp_path / "library", photos)
+    with open_for_tools(made, captioner="none", allow_write=True) as library:
+        (group,) = call_tool(library, "find_duplicates", {})["groups"]
+        asked = {"keep": [group["images"][0]["id"]], "files": group["movable"]}
+        with pytest.raises(InputError, match="1 of 1 groups are still there, with 1 files to move, not 2"):
+            call_tool(library, "set_copies_aside", {**asked, "files": 2})
+        moves = call_tool(library, "set_copies_aside", asked)
+        assert (moves["moved"], moves["left"]) == (1, [])
+        assert (tmp_path / "library-set-aside" / "red 2.png").exists()
+        assert call_tool(library, "find_duplicates", {})["total"] == 0
+        assert call_tool(library, "undo_set_aside", {"log": moves["log"]})["moved"] == 1
+        assert (photos / "red 2.png").exists()
+        with pytest.raises(InputError, match="log: String should match pattern"):
+            call_tool(library, "undo_set_aside", {"log": f"../photos/{moves['log']}"})
+
+
 def test_the_store_itself_refuses_to_write(library):
     with pytest.raises(StoreError, match="opened for reading only"):
         library.store.put_captions({})

@@ -108,6 +108,13 @@ def test_a_file_that_a_link_leads_to_stays(library, photos, tmp_path):
     assert report.left == [(photos / "deep" / "a copy.png", "the library has a link to it")]
 
 
+def test_a_folder_that_holds_the_librarys_own_is_refused(library, photos, tmp_path):
+    for folder in (photos, tmp_path):
+        with pytest.raises(InputError, match="holds the library's own images"):
+            library.set_aside(library.duplicates(exact_only=True), folder)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_another_disk_gets_a_whole_copy_or_nothing(library, photos, tmp_path, monkeypatch):
     def refuse(self, target):
         raise OSError(errno.EXDEV, "another disk")

@@ -10,6 +10,7 @@ pytest.importorskip("fastapi")
 
 from PIL import Image
 
+import sightline as sl
 from sightline.core.search import duplicates as search_duplicates
 from sightline.errors import StoreError
 from sightline.faces.service import duplicates as web_duplicates
@@ -154,3 +155,79 @@ def test_closing_gives_up_a_long_search(library, held):
         finder.close()
         with pytest.raises(StoreError, match="stopping"):
             future.result(PATIENCE_S)
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """A library of three different pictures; of two there are two copies each."""
+    photos = write_many(tmp_path / "pictures" / "photos", 3)
+    for name in ("0000", "0001"):
+        shutil.copy(photos / f"{name}.png", photos / f"{name} again.png")
+        shutil.copy(photos / f"{name}.png", photos / f"{name} once more.png")
+    return index(tmp_path / "library", photos)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*.png"))
+
+
+def move(client, groups, **request):
+    asked = {"keep": [group["images"][0]["id"] for group in groups], "files": sum(g["movable"] for g in groups)}
+    return client.post("/api/duplicates/set-aside", json={"kind": "exact", **asked, **request})
+
+
+def test_copies_are_moved_beside_the_library_and_back(copies, tmp_path):
+    photos, before = tmp_path / "pictures" / "photos", files(tmp_path)
+    with open_app(copies) as client:
+        first, second = client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"]
+        moves = move(client, [first]).json()
+        assert (moves["moved"], moves["left"], first["movable"]) == (2, [], 2)
+        assert moves["folder"] == client.get("/api/folders").json()["set_aside"] == str(tmp_path / "library-set-aside")
+        assert files(tmp_path / "library-set-aside") == [image["name"] for image in first["images"][1:]]
+        assert client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"] == [second]
+        assert client.get("/api/search", params={"q": "red", "each_copy": True}).json()["total"] == 5
+        back = client.post("/api/duplicates/undo", json={"log": moves["log"]}).json()
+        assert (back["moved"], files(photos), files(tmp_path)) == (2, before, before)
+        assert len(client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"]) == 2
+
+
+def test_other_groups_than_those_that_were_seen_are_not_moved(copies, tmp_path):
+    with open_app(copies) as client:
+        first, second = client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"]
+        stranger = first["images"][1]["id"]
+        for wrong in ({"files": 3}, {"keep": [stranger]}, {"keep": [first["images"][0]["id"], stranger]}):
+            refused = move(client, [first], **wrong)
+            assert (refused.status_code, refused.json()["type"]) == (409, "/problems/changed")
+        (tmp_path / "pictures" / "photos" / "0001 again.png").write_bytes(b"changed")
+        moves = move(client, [first, second]).json()
+        assert (moves["moved"], moves["left"][0]["reason"]) == (3, "it isn't there, or has changed: index again")
+
+
+def test_copies_go_nowhere_but_where_the_server_may_write(copies, tmp_path):
+    pictures = tmp_path / "pictures"
+    with open_app(copies, allow_roots=(pictures,)) as client:
+        groups = client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"]
+        for folder, status, told in (
+            (str(tmp_path), 403, "can't be moved to or from"),
+            (str(pictures / ".." / "aside"), 403, "can't be moved to or from"),
+            (str(pictures / "photos" / "aside"), 422, "lies in a folder of the library"),
+            (str(pictures), 422, "holds the library's own images"),
+            ("aside", 422, "no full path"),
+        ):
+            refused = move(client, groups, folder=folder)
+            assert (refused.status_code, told in refused.json()["detail"]) == (status, True), folder
+        assert move(client, groups, folder=str(pictures / "aside")).json()["moved"] == 4
+        for log in ("../library/jobs.json", "/etc/set-aside-1.jsonl", "set-aside-nothing.jsonl"):
+            assert client.post("/api/duplicates/undo", json={"log": log}).status_code == 422
+        elsewhere = {"log": "set-aside-1.jsonl", "folder": "/etc"}
+        assert client.post("/api/duplicates/undo", json=elsewhere).status_code == 403
+
+
+def test_a_library_that_is_only_read_moves_nothing(copies, tmp_path):
+    before = files(tmp_path)
+    with open_app(copies, read_only=True) as client:
+        groups = client.get("/api/duplicates", params={"kind": "exact"}).json()["groups"]
+        assert move(client, groups).status_code == 503
+    with sl.Library.open(copies, read_only=True) as library, pytest.raises(StoreError, match="reading only"):
+        library.undo_set_aside(tmp_path / "set-aside-1.jsonl")
+    assert files(tmp_path) == before

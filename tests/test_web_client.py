@@ -13,7 +13,7 @@ from sightline.errors import InputError
 from sightline.faces.service.schemas import CaptionAnswer, JobAnswer, LibraryEvent, PartRequest
 from sightline.faces.web.client import Client, RefusedError, read_events
 from web_demo import make_demo_library, run_on_a_socket
-from web_world import image_bytes, wait_for
+from web_world import image_bytes, index, wait_for, write_many
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,16 @@ def test_a_client_teaches_a_word_and_forgets_it(client):
     assert client.forget("chelsea the cat") == []
     with pytest.raises(RefusedError, match="There is no word 'Rex'"):
         client.forget("Rex")
+
+
+def test_a_client_sets_copies_aside_and_moves_them_back(tmp_path):
+    photos = write_many(tmp_path / "photos", 2)
+    (photos / "again.png").write_bytes((photos / "0000.png").read_bytes())
+    with run_on_a_socket(index(tmp_path / "library", photos)) as (_, address), Client(address) as client:
+        moves = client.set_aside(client.duplicates().groups)
+        assert (moves.moved, client.duplicates().groups, (photos / "again.png").exists()) == (1, [], False)
+        assert client.undo(moves).moved == 1
+        assert (photos / "again.png").exists()
 
 
 def test_a_client_writes_captions_and_takes_them_back(client):

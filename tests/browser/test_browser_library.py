@@ -67,7 +67,34 @@ def test_duplicates_lie_side_by_side(open_page):
     assert "Keep: most pixels" in copy.inner_text()
     page.get_by_role("radio", name="Alike").check()
     page.get_by_text("Similarity at least").wait_for()
-    assert page.get_by_text("Nothing is deleted from disk").is_visible()
+    assert page.get_by_text("Nothing is ever deleted from disk").is_visible()
+
+
+def test_copies_are_moved_after_a_question_that_names_how_many_and_where_to_and_moved_back(open_page, world):
+    page, asked = open_page("/library?view=duplicates"), []
+    aside = str(world.library("demo-set-aside"))
+
+    def answer(route):
+        asked.append((route.request.url.rpartition("/")[2], route.request.post_data_json))
+        route.fulfill(json={"moved": 1, "left": [], "folder": aside, "log": "set-aside-1.jsonl"})
+
+    page.route("**/api/duplicates/*", answer)
+    page.get_by_role("button", name="Move 1 file of all groups").wait_for()
+    page.get_by_role("button", name="Move all but chelsea.png").click()
+    page.get_by_role("heading", name="Move 1 file?").wait_for()
+    field = page.get_by_label("To the folder")
+    assert field.input_value() == aside
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Move 1 file of all groups").click()
+    field.fill(str(world.folder / "pictures" / "aside"))
+    page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
+    page.get_by_role("status").get_by_role("button", name="Undo").click()
+    page.get_by_text("1 file moved back").wait_for()
+    (_, moved), (_, undone) = asked
+    assert [what for what, _ in asked] == ["set-aside", "undo"], "Escape moved something"
+    assert (moved["kind"], moved["files"], len(moved["keep"])) == ("exact", 1, 1)
+    assert moved["folder"] == str(world.folder / "pictures" / "aside")
+    assert undone == {"log": "set-aside-1.jsonl", "folder": aside}
 
 
 def test_another_library_is_chosen(open_page):

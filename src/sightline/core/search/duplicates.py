@@ -62,6 +62,11 @@ class DuplicateGroup:
         """The files that could go: neither the one to keep nor links."""
         return tuple(image for image in self.images[1:] if image.id not in self.links)
 
+    @property
+    def movable(self) -> int:
+        """The number of files that are set aside: `rest` of copies, none of what is merely alike."""
+        return 0 if self.kind == "alike" else len(self.rest)
+
 
 def _ignore(done: int, total: int | None, what: str) -> None:
     pass

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sightline.core.images.files import explain_os_error, file_stamp, hash_file
 from sightline.core.store.base import Entry
 from sightline.core.types import Caption, ImageInfo, ImageRecord
-from sightline.errors import ImageError, InputError
+from sightline.errors import ImageError, InputError, StoreError
 from sightline.kit.config import expand
 from sightline.kit.work import uninterrupted
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sightline.core.store.base import Store
 
 _LOG = {"sightline": "files set aside", "version": 1}
-_MOVED_KINDS = ("exact", "copy")
 
 
 @dataclass(kw_only=True)
@@ -51,9 +50,13 @@ def set_aside(store: Store, groups: Iterable[DuplicateGroup], folder: Path) -> M
     Links are never moved, nor what is merely alike, nor a file that changed since it was indexed, nor any of a group
     whose file to keep isn't as it was. Rows follow: within an indexed folder to the new place, elsewhere out of the
     library, their captions kept in the log (and given to the kept image where the user wrote them and it has none of
-    the user's). Ctrl-C ends it after the file that is being moved. Raises InputError for a folder that can't be used.
+    the user's). Ctrl-C ends it after the file that is being moved. Raises InputError for a folder that can't be used,
+    StoreError where the library is open for reading only.
     """
     folder = expand(folder).resolve()
+    _require_writable(store)
+    if any(root.resolve().is_relative_to(folder) for root in store.stats().roots):
+        raise InputError(f"{folder} holds the library's own images. Name one for the copies: {folder / 'set-aside'}.")
     report = MoveReport(log=_begin_log(folder))
     library = _Library(store)
     try:
@@ -70,8 +73,10 @@ def set_aside(store: Store, groups: Iterable[DuplicateGroup], folder: Path) -> M
 def undo(store: Store, log: Path) -> MoveReport:
     """Move the files of a log back to where they were, the last one first; their rows and captions follow.
 
-    What isn't as it was set aside, or whose former place is taken, stays. Raises InputError for what is no log.
+    What isn't as it was set aside, or whose former place is taken, stays. Raises InputError for what is no log,
+    StoreError where the library is open for reading only.
     """
+    _require_writable(store)
     lines = _read_log(log)
     report = MoveReport(log=log)
     library = _Library(store)
@@ -84,6 +89,11 @@ def undo(store: Store, log: Path) -> MoveReport:
     return report
 
 
+def _require_writable(store: Store) -> None:
+    if store.read_only:
+        raise StoreError("The library is open for reading only: no file of it is moved.", kind="read-only")
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +102,7 @@ def _chosen(
 ) -> Iterator[tuple[ImageRecord, ImageRecord]]:
     """The image that is kept and one that goes, for each that goes."""
     for group in groups:
-        if group.kind not in _MOVED_KINDS:
+        if not group.movable:
             continue
         kept, named = group.images[0], _names_of_files(group.images)
         for image in group.rest:

@@ -46,6 +46,10 @@ class Failure:
 class Store(Protocol):
     """Images, captions and vectors of several models. A write is all or nothing. Errors are StoreError."""
 
+    @property
+    def read_only(self) -> bool:
+        """True where writes are refused."""
+
     def close(self) -> None:
         """Release files; the store is not used afterwards."""
 

@@ -74,7 +74,9 @@ def serve(*, library_dirs: tuple[Path, ...], no_token: bool, open_page: bool, **
 @library_option
 @model_option
 @captioner_option
-@click.option("--allow-write", is_flag=True, help="Offer set_caption too; without it nothing in the library changes.")
+@click.option(
+    "--allow-write", is_flag=True, help="Offer the tools that write too; without it nothing in the library changes."
+)
 @choice_option("--transport", "stdio", "http")
 @default_option("--host", default="127.0.0.1", help="With http: an address of this machine.")
 @default_option("--port", type=click.IntRange(0, 65535), default=8765, help="0 takes any free one.")

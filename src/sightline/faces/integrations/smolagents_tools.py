@@ -53,7 +53,7 @@ _LARGEST_NAMED = 10**6
 
 
 def library_tools(library: str = "", *, model: str = "", allow_write: bool = False) -> list[Tool]:
-    """Every tool on the library in a folder; `set_caption` only with `allow_write`."""
+    """Every tool on the library in a folder; those that write only with `allow_write`."""
     chosen = [tool for tool in TOOLS.values() if allow_write or not tool.writes]
     return [_CLASSES[tool.name](library=library, model=model) for tool in chosen]
 

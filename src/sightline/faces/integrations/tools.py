@@ -18,7 +18,7 @@ from sightline.core.search.duplicates import DuplicateGroup as Group
 from sightline.core.search.engine import SearchConfig
 from sightline.errors import ImageError, InputError, SightlineError
 from sightline.faces.integrations import tools_schemas as schemas
-from sightline.faces.service import images, search
+from sightline.faces.service import duplicates, images, search
 from sightline.faces.service.duplicates import describe_differences, read_wanted
 from sightline.faces.service.library import OpenLibrary, shared_libraries, show_stats
 from sightline.faces.service.rankings import Cursor, read_cursor, write_cursor
@@ -246,11 +246,32 @@ def _show_group(library: OpenLibrary, group: Group) -> schemas.DuplicateGroup:
         "similarity": group.similarity,
         "reason": group.reason,
         "count": len(group.images),
+        "movable": group.movable,
         "images": images.show_hits(library, [(image.id or 0, None) for image in first], each_copy=True),
         "links": sorted(group.links),
         "differences": describe_differences(first),
     }
     return schemas.DuplicateGroup.model_validate(shown)
+
+
+@_tool("Set copies aside", writes=True)
+def set_copies_aside(library: OpenLibrary, request: schemas.SetAsideRequest) -> schemas.Moves:
+    """Move all files but the one to keep of groups of copies to a folder beside the library's. Nothing is deleted.
+
+    Raises InputError where the library is open for reading only, and for groups that have changed.
+    """
+    _require_writing(library)
+    return schemas.Moves.model_validate(duplicates.set_copies_aside(library, **dict(request)))
+
+
+@_tool("Move copies back", writes=True)
+def undo_set_aside(library: OpenLibrary, request: schemas.UndoRequest) -> schemas.Moves:
+    """Move the files that set_copies_aside moved back to where they were.
+
+    Raises InputError where the library is open for reading only, and for what is no log.
+    """
+    _require_writing(library)
+    return schemas.Moves.model_validate(duplicates.undo_set_aside(library, request.log))
 
 
 @_tool("Library statistics")

@@ -22,7 +22,7 @@ from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
 from sightline.faces.service.images import MAX_CANDIDATES
-from sightline.faces.service.schemas import MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind, check_part
+from sightline.faces.service.schemas import LOG_PATTERN, MAX_ID, MAX_TEXT, MAX_WEIGHT, DuplicateKind, check_part
 from sightline.faces.service.uploads import MAX_IMAGE_BYTES
 from sightline.kit.text import neutralise
 
@@ -238,6 +238,24 @@ class DuplicatesRequest(Request):
     pictures: ImageCount = 0
 
 
+class SetAsideRequest(Request):
+    """Groups of copies of which all files but the one to keep are to be moved."""
+
+    keep: Annotated[
+        tuple[ImageId, ...],
+        BeforeValidator(_read_json_list),
+        Field(min_length=1, max_length=MAX_LIMIT, description="The first image of each group."),
+    ]
+    files: int = Field(ge=1, description="The sum of `movable` of these groups; with any other number none is moved.")
+    kind: DuplicateKind | None = Field(default=None, description="As find_duplicates was asked for the groups.")
+
+
+class UndoRequest(Request):
+    """What to move back."""
+
+    log: str = Field(max_length=MAX_NAME_CHARS, pattern=LOG_PATTERN, description="`log` of set_copies_aside.")
+
+
 class StatsRequest(Request):
     """Nothing needs to be said."""
 
@@ -387,6 +405,7 @@ class DuplicateGroup(ToolResult):
     similarity: Cosine
     reason: str = Field(description="Why the first one is to be kept.")
     count: int = Field(description="How many images there are in the group.")
+    movable: int = Field(description="How many of their files can be set aside.")
     images: tuple[FoundImage, ...] = Field(description="The first twenty, the one to keep first.")
     links: tuple[int, ...] = Field(description="Ids of those that are links, or another name of a file in the group.")
     differences: tuple[PathText, ...] = Field(description="What tells them apart, as `size 2.1 MB / 0.4 MB`.")
@@ -406,6 +425,21 @@ class DuplicatesResult(ToolResult):
         return tuple(image.id for group in self.groups for image in group.images)
 
 
+class LeftFile(ToolResult):
+    """A file that stayed where it is."""
+
+    path: PathText
+    reason: PathText
+
+
+class Moves(ToolResult):
+    """Files that were moved."""
+
+    moved: int
+    left: tuple[LeftFile, ...] = Field(description="The first hundred that stayed where they are.")
+    log: NameText | None = Field(description="Its name moves them back; null where none was moved.")
+
+
 class LibraryStats(ToolResult):
     """Contents of a library."""
 
@@ -418,7 +452,7 @@ class LibraryStats(ToolResult):
     unreadable: int = Field(description="Files that could not be read.")
     size_bytes: int
     words: tuple[NameText, ...] = Field(description="Words of the user's own that were taught by example.")
-    writable: bool = Field(description="Whether set_caption and teach_word are allowed.")
+    writable: bool = Field(description="Whether the tools that write are allowed.")
 
 
 class WordKept(ToolResult):

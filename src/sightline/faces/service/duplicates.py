@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from sightline.core.library import Library
 from sightline.core.search.duplicates import DuplicateGroup, Kind, draw_sketches, find_duplicates, find_exact
-from sightline.errors import BusyError, StoreError
+from sightline.errors import BusyError, ConflictError, ForbiddenError, InputError, StoreError
+from sightline.faces.service import schemas
 from sightline.faces.service.models import lower_priority
 from sightline.kit.text import valid_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from sightline.core.search.set_aside import MoveReport
     from sightline.core.types import ImageRecord
     from sightline.faces.service.library import OpenLibrary
 
@@ -30,6 +31,7 @@ START_SIMILARITY = 0.9
 MAX_PAIRS = 2_000_000
 _KEPT = 8
 _SHOWN_VALUES = 4
+_SHOWN_FILES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,11 @@ class DuplicateFinder:
         future.add_done_callback(lambda done: self._drop_failed(key, done))
         return future
 
+    def keep(self, library: OpenLibrary, wanted: Wanted, found: Duplicates) -> None:
+        """Take this for the answer on a library as it is now."""
+        future = self._found[library.path, library.version, wanted] = Future()
+        future.set_result(found)
+
     def close(self) -> None:
         """Give up what is under way."""
         self._closed = True
@@ -119,6 +126,72 @@ class DuplicateFinder:
         if done.cancelled() or done.exception() is not None:
             with self._lock:
                 self._found.pop(key, None)
+
+
+# --- copies set aside -------------------------------------------------------------------------------------------
+
+
+def set_copies_aside(
+    library: OpenLibrary, kind: Kind | None, keep: Collection[int], *, files: int, folder: str | None = None
+) -> schemas.MovesAnswer:
+    """Move all files but the one to keep of groups of copies, which are named by the images to keep.
+
+    They go below a folder that was allowed, or one beside the library's. Raises ForbiddenError for any other,
+    InputError for one inside a folder of the library, where they would be found again, ConflictError where the groups
+    aren't there (any more) or hold other than `files` files to move, StoreError for a library that is only read.
+    """
+    target, wanted = _find_target(library, folder), read_wanted(kind, None)
+    found = library.shared.duplicates.find(library, wanted).result()
+    chosen = {image.id: group for group in found.of_kind(kind) if (image := group.images[0]).id in keep}
+    movable = sum(group.movable for group in chosen.values())
+    if len(chosen) < len(set(keep)) or movable != files:
+        raise ConflictError(
+            f"{len(chosen):,} of {len(set(keep)):,} groups are still there, with {movable:,} files to move, "
+            f"not {files:,}: look for duplicates again.",
+            kind="changed",
+        )
+    report = library.set_aside(chosen.values(), target)
+    shown = _show_moves(library, report)
+    if not report.left:
+        rest = [group for group in found.groups if group not in chosen.values()]
+        library.shared.duplicates.keep(library, wanted, replace(found, groups=rest))
+    return shown
+
+
+def undo_set_aside(library: OpenLibrary, log: str, *, folder: str | None = None) -> schemas.MovesAnswer:
+    """Move the files back that a log in a folder names. Raises as `set_copies_aside`, InputError for what is no log."""
+    return _show_moves(library, library.undo_set_aside(_find_target(library, folder) / log))
+
+
+def folder_aside(library: OpenLibrary) -> Path:
+    """The folder beside the library's to which copies go where no other is named."""
+    return library.path.with_name(f"{library.path.name}-set-aside")
+
+
+def _find_target(library: OpenLibrary, text: str | None) -> Path:
+    from sightline.faces.service.job_work import is_allowed, resolve  # it knows this module by way of libraries
+
+    usual, allowed = folder_aside(library), library.config.allow_roots
+    folder = usual if text is None else resolve(text)
+    if folder != usual and not is_allowed(folder, allowed):
+        raise ForbiddenError(
+            f"Copies can't be moved to or from {folder}, only {' and below '.join(map(str, (usual, *allowed)))}; "
+            "`sightline serve --allow-root DIR` allows folders below DIR.",
+            kind="folder",
+        )
+    if any(folder.is_relative_to(root.resolve()) for root in library.stats.roots):
+        raise InputError(f"{folder} lies in a folder of the library: name one where they aren't found again.")
+    return folder
+
+
+def _show_moves(library: OpenLibrary, report: MoveReport) -> schemas.MovesAnswer:
+    library.changed()
+    left = [schemas.SkippedFile(path=valid_text(path), reason=reason) for path, reason in report.left[:_SHOWN_FILES]]
+    log = report.log.name if report.moved else None
+    return schemas.MovesAnswer(moved=len(report.moved), left=left, folder=valid_text(report.log.parent), log=log)
+
+
+# --- what tells images apart ------------------------------------------------------------------------------------
 
 
 def describe_differences(images: Sequence[ImageRecord]) -> list[str]:

@@ -159,6 +159,7 @@ def show_duplicates(library: OpenLibrary, groups: Iterable[DuplicateGroup]) -> l
             similarity=group.similarity,
             count=len(group.images),
             reason=group.reason,
+            movable=group.movable,
             images=[_show_duplicate(library, group, record) for record in group.images[:MAX_IMAGES]],
             differences=describe_differences(group.images[:MAX_IMAGES]),
         )

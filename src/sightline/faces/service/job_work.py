@@ -17,6 +17,7 @@ from sightline.core.images.files import SYSTEM_FOLDERS
 from sightline.core.library import Library
 from sightline.core.models.cards import resolve_name
 from sightline.errors import ForbiddenError, InputError
+from sightline.faces.service.duplicates import folder_aside
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.models import require_captioner, require_here
 from sightline.faces.service.schemas import FolderAnswer, FoldersAnswer, JobAnswer, JobProgress, SkippedFile
@@ -181,6 +182,7 @@ def list_folders(library: OpenLibrary, path: str | None = None) -> FoldersAnswer
     answer = FoldersAnswer(
         roots=[valid_text(root) for root in library.store.stats().roots],
         allow_roots=[valid_text(root) for root in library.config.allow_roots],
+        set_aside=valid_text(folder_aside(library)),
     )
     if path is None:
         return answer
@@ -196,7 +198,7 @@ def require_folder(text: str, library: OpenLibrary) -> Path:
     It has to lie below a root that was allowed, or to be one of the library's own. Raises ForbiddenError for any
     other, whether it exists or not, and InputError where there is no such folder.
     """
-    folder = _resolve(text)
+    folder = resolve(text)
     if folder not in _known_roots(library) and not is_allowed(folder, library.config.allow_roots):
         raise ForbiddenError(_refusal(text, library.config.allow_roots), kind="folder")
     if not folder.is_dir():
@@ -232,7 +234,7 @@ def list_below(text: str, allow_roots: tuple[Path, ...]) -> tuple[Path, list[Pat
     Hidden folders and those of the system, which indexing passes over, are left out. Raises ForbiddenError for a
     folder elsewhere, InputError for one that can't be read.
     """
-    folder = _resolve(text)
+    folder = resolve(text)
     if not is_allowed(folder, allow_roots):
         raise ForbiddenError(_refusal(text, allow_roots), kind="folder")
     try:
@@ -267,7 +269,8 @@ def _folders_of(entries: Iterator[os.DirEntry[str]]) -> Iterator[Path]:
             continue
 
 
-def _resolve(text: str) -> Path:
+def resolve(text: str) -> Path:
+    """A folder that a client names, with links followed. Raises InputError for what is no full path."""
     path = Path(text)
     if not path.is_absolute() or "\0" in text:
         raise InputError(f"{text!r} is no full path of a folder; it begins with a slash.", kind="folder")

@@ -13,6 +13,8 @@ MAX_TEXT = 2000
 """Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
 MAX_ID = 2**63 - 1
 MAX_WEIGHT = 1000.0
+LOG_PATTERN = r"^set-aside-[^/\x00]+\.jsonl$"
+"""The name of a log of files that were set aside."""
 
 ImageId = Annotated[int, Field(ge=1, le=MAX_ID, description="Row number of an image in the library.", examples=[12])]
 JobKind = Literal["index", "caption", "add_model"]
@@ -404,6 +406,7 @@ class FoldersAnswer(Model):
 
     roots: list[str]
     allow_roots: list[str]
+    set_aside: str = Field(default="", description="Where copies go that are set aside, unless a folder is named.")
     path: str | None = None
     folders: list[FolderAnswer] = []
 
@@ -431,6 +434,7 @@ class DuplicateGroupAnswer(Model):
     similarity: float = Field(description="The least that joined it: of pixels, or the cosine of what is alike.")
     reason: str = Field(default="", description="Why the first one is to be kept.", examples=["most pixels"])
     count: int = Field(description="How many images there are in the group.")
+    movable: int = Field(default=0, description="How many files can be set aside: copies, without links.")
     images: list[DuplicateImageAnswer] = Field(description="The first fifty, the one to keep first.")
     differences: list[str] = Field(examples=[["size 2.1 MB / 0.4 MB"]])
 
@@ -443,6 +447,37 @@ class DuplicatesAnswer(Model):
     not_compared: int = Field(
         default=0, description="Images that were compared by their bytes alone: their files can't be read now."
     )
+
+
+FolderAside = Annotated[
+    Annotated[str, Field(min_length=1, max_length=4096, examples=["/home/me/set-aside"])] | None,
+    Field(description="Below a folder that the server was allowed; null for the one beside the library's."),
+]
+
+
+class SetAsideRequest(RequestModel):
+    """Groups of copies of which all files but the one to keep are to be moved."""
+
+    kind: DuplicateKind | None = Field(default=None, description="As it was when the groups were asked for.")
+    keep: list[ImageId] = Field(min_length=1, max_length=10_000, description="The image to keep of each group.")
+    files: int = Field(ge=1, description="How many files that moves, as their groups say; else none is moved.")
+    folder: FolderAside = None
+
+
+class UndoRequest(RequestModel):
+    """The log of files that are to be moved back."""
+
+    log: str = Field(max_length=255, pattern=LOG_PATTERN, examples=["set-aside-20260501-123000.jsonl"])
+    folder: FolderAside = None
+
+
+class MovesAnswer(Model):
+    """Files that were moved. Nothing is deleted."""
+
+    moved: int
+    left: list[SkippedFile] = Field(description="The first hundred files that stayed where they are, and why.")
+    folder: str = Field(description="Below which they lie.")
+    log: str | None = Field(description="Its name moves them back; null where none was moved.")
 
 
 # --- comparing and training -------------------------------------------------------------------------------------

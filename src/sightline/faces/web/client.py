@@ -284,6 +284,20 @@ class Client:
         """Images that are there more than once: copies, and what is alike from a similarity on; or of one kind."""
         return self._get("/api/duplicates", models.DuplicatesAnswer, kind=kind, min_similarity=min_similarity)
 
+    def set_aside(self, groups: Sequence[models.DuplicateGroupAnswer], folder: str | None = None) -> models.MovesAnswer:
+        """Move the copies of groups below a folder, without one to that beside the library. Nothing is deleted."""
+        content = {
+            "keep": [group.images[0].id for group in groups],
+            "files": sum(group.movable for group in groups),
+            "folder": folder,
+        }
+        return self._send("POST", "/api/duplicates/set-aside", models.MovesAnswer, json=content)
+
+    def undo(self, moves: models.MovesAnswer) -> models.MovesAnswer:
+        """Move the files of a `set_aside` back."""
+        content = {"log": moves.log, "folder": moves.folder}
+        return self._send("POST", "/api/duplicates/undo", models.MovesAnswer, json=content)
+
     def compare(self, query: str, names: Sequence[str], *, limit: int = 12) -> models.CompareAnswer:
         """Hits of several models for one query."""
         return self._get("/api/compare", models.CompareAnswer, q=query, models=",".join(names), limit=limit)

@@ -18,7 +18,7 @@ from sightline.core.search.rerank import MAX_RERANK
 from sightline.errors import InputError
 from sightline.faces.service import schemas
 from sightline.faces.service import search as service
-from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted
+from sightline.faces.service.duplicates import MIN_SIMILARITY, read_wanted, set_copies_aside, undo_set_aside
 from sightline.faces.service.images import show_duplicates
 from sightline.faces.service.library import OpenLibrary
 from sightline.faces.service.uploads import Upload
@@ -230,3 +230,21 @@ async def list_duplicates(
     groups = found.of_kind(kind)
     shown = await run_in_threadpool(show_duplicates, library, groups[offset : offset + limit])
     return schemas.DuplicatesAnswer(groups=shown, total=len(groups), not_compared=found.not_compared)
+
+
+@router.post("/duplicates/set-aside", tags=["duplicates"])
+async def set_aside(library: PickedLibrary, request: schemas.SetAsideRequest) -> schemas.MovesAnswer:
+    """Move all files but the one to keep of groups of copies to a folder, with a log. Nothing is deleted.
+
+    Links stay, what is alike, and files that changed. Rows of files that are moved leave the library until they are
+    moved back.
+    """
+    future = await run_in_threadpool(library.shared.duplicates.find, library, read_wanted(request.kind, None))
+    await asyncio.shield(asyncio.wrap_future(future))  # as above
+    return await run_in_threadpool(lambda: set_copies_aside(library, **dict(request)))
+
+
+@router.post("/duplicates/undo", tags=["duplicates"])
+def undo(library: PickedLibrary, request: schemas.UndoRequest) -> schemas.MovesAnswer:
+    """Move the files that a log names back to where they were."""
+    return undo_set_aside(library, request.log, folder=request.folder)

@@ -205,6 +205,15 @@ export const api = {
     request("/api/duplicates", { params: { kind, min_similarity, offset, limit }, signal }),
 
   /**
+   * @param {{kind: string, keep: number[], files: number, folder: string | null}} move
+   * @returns {Promise<import("./types.js").Moves>}
+   */
+  setAside: (move) => request("/api/duplicates/set-aside", { method: "POST", json: move }),
+
+  /** @param {import("./types.js").Moves} moves what `setAside` answered @returns {Promise<import("./types.js").Moves>} */
+  undoSetAside: ({ log, folder }) => request("/api/duplicates/undo", { method: "POST", json: { log, folder } }),
+
+  /**
    * @param {string} words @param {string[]} models @param {number} limit @param {AbortSignal} [signal]
    * @returns {Promise<{models: {name: string, hits: import("./types.js").Hit[], took_ms: number}[], agreement: number | null}>}
    */

@@ -26,6 +26,7 @@
  * @property {number} similarity
  * @property {string} reason
  * @property {number} count
+ * @property {number} movable
  * @property {DuplicateImage[]} images
  * @property {string[]} differences
  *
@@ -65,6 +66,7 @@
  * @typedef {object} Folders
  * @property {string[]} roots
  * @property {string[]} allow_roots
+ * @property {string} set_aside
  * @property {string | null} path
  * @property {Folder[]} folders
  *
@@ -149,6 +151,12 @@
  * @property {string} licence
  * @property {number | null} size_bytes
  * @property {Record<string, any>} figures
+ *
+ * @typedef {object} Moves
+ * @property {number} moved
+ * @property {SkippedFile[]} left
+ * @property {string} folder
+ * @property {string | null} log
  *
  * @typedef {object} QueryPart
  * @property {string} label

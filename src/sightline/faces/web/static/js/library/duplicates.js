@@ -7,7 +7,9 @@ import { formatBytes, formatCount, formatPlural, formatSimilarity } from "../for
 import { icon } from "../icons.js";
 import { Latest } from "../latest.js";
 import { makeFailure, makeMessage } from "../search/empty.js";
+import { toast, toastProblem } from "../toast.js";
 import { copyText } from "../viewer/details.js";
+import { askWhere } from "./set-aside.js";
 
 /** @typedef {import("../types.js").DuplicateGroup} Group */
 /** @typedef {Group["kind"]} Kind */
@@ -35,11 +37,16 @@ const KINDS = {
   },
 };
 
-export function makeDuplicates() {
+/** @param {() => void} onmove called when files have moved */
+export function makeDuplicates(onmove) {
   const latest = new Latest();
   /** @type {Kind} */
   let kind = "exact";
   let least = 0.9;
+  /** @type {Group[]} */
+  let groups = [];
+  const moved = h("div", {});
+  const moveAll = h("div", { class: "move-all" });
   const list = h("ul", { class: "groups" });
   const foot = h("div", { class: "groups-foot" });
   const shown = h("output", { class: "numbers" }, least.toFixed(2));
@@ -82,8 +89,9 @@ export function makeDuplicates() {
       { class: "duplicates-head" },
       choice,
       slider,
-      h("p", { class: "soft small" }, "Nothing is deleted from disk: what to do with copies is up to you."),
+      moveAll,
     ),
+    moved,
     list,
     foot,
   );
@@ -91,6 +99,7 @@ export function makeDuplicates() {
   async function load(offset = 0) {
     if (offset === 0) fill(list, h("li", { class: "busy-line" }, h("span", { class: "spinner" }), "Comparing …"));
     fill(foot);
+    fill(moveAll);
     try {
       const answer = await latest.run((signal) =>
         api.duplicates(kind, kind === "alike" ? least : null, { offset, limit: PAGE, signal }),
@@ -108,10 +117,53 @@ export function makeDuplicates() {
     }
   }
 
+  /** Ask where the rest of some groups is to go, and move it there. @param {Group[]} chosen */
+  async function move(chosen) {
+    const files = countMovable(chosen);
+    try {
+      const folder = await askWhere(files, chosen.length);
+      if (folder === undefined) return;
+      const keep = chosen.map((group) => group.images[0].id);
+      fill(moved, makeMoved(await api.setAside({ kind, keep, files, folder }), undo));
+      onmove();
+    } catch (error) {
+      toastProblem(error);
+    }
+    void load();
+  }
+
+  /** @param {import("../types.js").Moves} moves */
+  async function undo(moves) {
+    try {
+      const back = await api.undoSetAside(moves);
+      fill(moved, back.left.length > 0 && makeMoved(back));
+      toast(`${formatPlural(back.moved, "file")} moved back. “Look for changes” makes them searchable again.`);
+      onmove();
+    } catch (error) {
+      toastProblem(error);
+    }
+    void load();
+  }
+
   /** @param {import("../types.js").Duplicates} answer @param {number} offset */
-  function show({ groups, total, not_compared }, offset) {
-    if (offset === 0) fill(list);
-    list.append(...groups.map(makeGroup));
+  function show({ groups: more, total, not_compared }, offset) {
+    if (offset === 0) {
+      fill(list);
+      groups = [];
+    }
+    groups.push(...more);
+    list.append(...more.map((group) => makeGroup(group, () => void move([group]))));
+    const files = countMovable(groups);
+    fill(
+      moveAll,
+      files > 0 &&
+        h(
+          "button",
+          { class: "button", type: "button", onclick: () => void move(groups.filter((group) => group.movable > 0)) },
+          `Move ${formatPlural(files, "file")} of ${groups.length < total ? "those shown" : "all groups"} …`,
+        ),
+      h("p", { class: "soft small" }, "Nothing is ever deleted from disk."),
+    );
     if (total === 0) {
       fill(
         list,
@@ -126,7 +178,7 @@ export function makeDuplicates() {
         ),
       );
     }
-    const end = offset + groups.length;
+    const end = groups.length;
     fill(
       foot,
       total > 0 &&
@@ -148,11 +200,38 @@ export function makeDuplicates() {
   return { element, load, leave: () => latest.stop() };
 }
 
-/** @param {Group} group */
-function makeGroup(group) {
+/** @param {Group[]} groups */
+const countMovable = (groups) => groups.reduce((sum, group) => sum + group.movable, 0);
+
+/**
+ * What was moved and what stayed, with a way back.
+ *
+ * @param {import("../types.js").Moves} moves
+ * @param {(moves: import("../types.js").Moves) => Promise<void>} [undo]
+ */
+function makeMoved(moves, undo) {
+  return h(
+    "div",
+    { class: "card moved", role: "status" },
+    h("p", {}, `${formatPlural(moves.moved, "file")} moved ${undo ? "to " : "back from "}`, h("code", {}, moves.folder)),
+    undo &&
+      moves.log !== null &&
+      h("button", { class: "button small", type: "button", onclick: () => void undo(moves) }, "Undo"),
+    moves.left.length > 0 &&
+      h(
+        "ul",
+        { class: "soft small", "aria-label": "Files that stayed" },
+        moves.left.map(({ path, reason }) => h("li", {}, `${path} stayed: ${reason}`)),
+      ),
+  );
+}
+
+/** @param {Group} group @param {() => void} move */
+function makeGroup(group, move) {
   const named = { exact: "exact copies", copy: "copies", alike: "alike" }[group.kind];
   const least = group.kind === "exact" ? "" : `, similarity from ${formatSimilarity(group.similarity)}`;
   const links = group.images.filter((image) => image.link).length;
+  const differences = group.differences.filter((text) => !SHOWN_BELOW.test(text));
   const title = `${group.count - links} ${named}${least}`;
   return h(
     "li",
@@ -161,11 +240,23 @@ function makeGroup(group) {
       "div",
       { class: "group-head" },
       h("h3", {}, title),
-      h(
-        "ul",
-        { class: "differences", "aria-label": "Differences" },
-        group.differences.filter((text) => !SHOWN_BELOW.test(text)).map((text) => h("li", { class: "tag" }, text)),
-      ),
+      group.movable > 0 &&
+        h(
+          "button",
+          {
+            class: "button small",
+            type: "button",
+            "aria-label": `Move all but ${group.images[0].name} …`,
+            onclick: move,
+          },
+          "Move the rest …",
+        ),
+      differences.length > 0 &&
+        h(
+          "ul",
+          { class: "differences", "aria-label": "Differences" },
+          differences.map((text) => h("li", { class: "tag" }, text)),
+        ),
     ),
     h(
       "ul",

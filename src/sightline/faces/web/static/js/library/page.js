@@ -33,7 +33,7 @@ export function makePage(root, app) {
   const tabs = h("nav", { class: "tabs", "aria-label": "Library" });
   const body = h("div", { class: "library-body" });
   const jobs = makeJobs({ onend: (job) => void onEnd(job), library: () => app.stats()?.library });
-  const duplicates = makeDuplicates();
+  const duplicates = makeDuplicates(() => void load());
   const numbers = h("p", { class: "numbers" });
   let view = "";
   let folderCount = 0;

@@ -282,8 +282,6 @@ export class SearchPage {
           ? "Nothing here matches"
           : "Nothing found",
     );
-    fill(this.notices, results.notices.join(" "));
-    this.notices.hidden = results.notices.length === 0;
     this.#showMessage(results);
     this.#showMatchToggle(results);
   }
@@ -291,6 +289,10 @@ export class SearchPage {
   /** What is said below the wall, or in its place. @param {Results} results */
   #showMessage(results) {
     const { all, likely, isFolded } = results;
+    const isSaid = isFolded && likely === 0; // in place of the wall: none of the nearest follow
+    const notices = results.notices.filter((text) => !isSaid || !text.startsWith("Nothing here matches"));
+    fill(this.notices, notices.join(" "));
+    this.notices.hidden = notices.length === 0;
     const showTail = (/** @type {string} */ label) => makeAction(label, () => this.fold(false), true);
     if (all === 0) fill(this.message, this.#explainNothing(results));
     else if (!isFolded) fill(this.message);
