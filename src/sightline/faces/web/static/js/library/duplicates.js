@@ -46,7 +46,7 @@ export function makeDuplicates(onmove) {
   /** @type {Group[]} */
   let groups = [];
   const moved = h("div", {});
-  const moveAll = h("div", { class: "move-all" });
+  const moveAll = h("span", {});
   const list = h("ul", { class: "groups" });
   const foot = h("div", { class: "groups-foot" });
   const shown = h("output", { class: "numbers" }, least.toFixed(2));
@@ -89,7 +89,7 @@ export function makeDuplicates(onmove) {
       { class: "duplicates-head" },
       choice,
       slider,
-      moveAll,
+      h("div", { class: "move-all" }, moveAll, h("p", { class: "soft small" }, "Nothing is ever deleted from disk.")),
     ),
     moved,
     list,
@@ -162,7 +162,6 @@ export function makeDuplicates(onmove) {
           { class: "button", type: "button", onclick: () => void move(groups.filter((group) => group.movable > 0)) },
           `Move ${formatPlural(files, "file")} of ${groups.length < total ? "those shown" : "all groups"} …`,
         ),
-      h("p", { class: "soft small" }, "Nothing is ever deleted from disk."),
     );
     if (total === 0) {
       fill(
