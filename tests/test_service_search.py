@@ -447,3 +447,29 @@ def test_sorted_by_date_only_what_is_likely_comes_and_the_newest_first(client):
     nothing = ask(client, q="xqzv blorf", sort="date")
     assert (nothing["total"], nothing["note"][:41]) == (0, "No image is likely enough to show it. Sor")
     assert "leave rerank out" in ask(client, 422, q="a horse", sort="date", rerank=5)["detail"]
+
+
+@pytest.mark.parametrize("where", [None, "width > 400"])
+def test_pages_of_the_newest_are_what_the_command_line_gives(demo, client, where):
+    asked = {"sort": "date", "min_probability": 0.005, **({"where": where} if where else {})}
+    with sl.Library.open(demo, read_only=True) as library:
+        whole = library.search("an animal", top=100, **asked)
+    pages, probabilities, cursor = [], [], None
+    for _ in range(3):
+        more = {"cursor": cursor} if cursor else {}
+        page = ask(client, q="an animal", limit=2, **asked, **more)
+        pages.append([hit["path"] for hit in page["hits"]])
+        probabilities += [hit["probability"] for hit in page["hits"]]
+        cursor = page["next"]
+        client.app.state.libraries.get().rankings = Rankings()  # what was forgotten comes back the same
+    assert len(whole) >= 6
+    assert pages == [[str(hit.image.path) for hit in whole[at : at + 2]] for at in (0, 2, 4)]
+    assert probabilities == pytest.approx([hit.probability for hit in whole[:6]], abs=1e-6)
+    assert (page["total"], page["verdict"]["present"]) == (len(whole), pytest.approx(whole.verdict.present, abs=1e-6))
+
+
+@pytest.mark.parametrize("sort", ["relevance", "date"])
+def test_a_minimum_that_none_reaches_leaves_the_verdict_as_it_is(client, sort):
+    freely, strictly = (ask(client, q="an animal", sort=sort, min_probability=least) for least in (0, 1))
+    assert (strictly["total"], strictly["verdict"]["present"]) == (0, freely["verdict"]["present"])
+    assert strictly["verdict"]["present"] > 0.16

@@ -156,8 +156,11 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
 
     read_again = _make_second_look(library, asked, query, encoder) if asked.rerank else None
 
+    def rank_all(depth: int) -> Found:
+        return [*rank(store, asked.model, query, config=replace(asked, top=max(depth, 1)))]
+
     def rank_to(depth: int) -> Found:
-        found: Found = [*rank(store, asked.model, query, config=replace(asked, top=max(depth, 1)))]
+        found = rank_all(depth)
         if (least := asked.min_probability) is not None:
             rated = zip(found, judge.rate(scores(found)), strict=True)
             found = [one for one, rating in rated if rating >= least]
@@ -169,16 +172,17 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
     ranking.rate = rate
-    best = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
-    ranking.verdict = judge.conclude(max(best, default=None))
+    first = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
+    best = max(first if asked.min_probability is None else scores(rank_all(1)), default=None)
+    ranking.verdict = judge.conclude(best, some_follow=bool(first))
     if asked.sort == "date":
         likely = dict(find_newest(store, asked.model, query, judge, config=replace(asked, top=1)))
         newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), [*likely.values()])
         newest.rate, newest.likely = rate, len(newest)
-        newest.verdict = judge.conclude(max(best, default=None), some_follow=bool(likely))
+        newest.verdict = judge.conclude(best, some_follow=bool(likely))
         return newest
     if query.kind not in _NEAREST:
-        ranking.likely = _count_likely(ranking, [*judge.rate(best)])
+        ranking.likely = _count_likely(ranking, [*judge.rate(first)])
     return ranking
 
 
