@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from sightline.core.store import matrix
-from sightline.core.store.matrix import scan
+from sightline.core.store.matrix import inverse_lengths
 
 DIM = 48
+
+
+def scan(blocks, query, mask):
+    return matrix.scan(blocks, inverse_lengths(blocks), query, mask)
 
 
 @pytest.fixture

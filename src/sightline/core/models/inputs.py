@@ -57,7 +57,8 @@ class Tokenizer:
         self.vocab_size = int(backend.get_vocab_size(with_added_tokens=True))
         self._backend = backend
         self._adds_special = backend.num_special_tokens_to_add(is_pair=False) > 0
-        self._end_ids = self.ids("")[-1:]
+        self._marks = len(marks := self.ids(""))
+        self._end_ids = marks[-1:]
 
     @classmethod
     def load(cls, folder: Path, spec: TextSpec) -> Tokenizer:
@@ -103,7 +104,7 @@ class Tokenizer:
         """What of a text reaches the model, and which of its words it can't know."""
         encoding = self._backend.encode(self._prepare(text), add_special_tokens=False)
         tokens = len(encoding.ids)
-        room = self.spec.context_length - (len(self.ids("")))
+        room = self.spec.context_length - self._marks
         words = _WORD.findall(text)
         return TextReading(
             tokens=tokens,

@@ -199,7 +199,7 @@ class OnnxEncoder:
         tower = next(iter(self._image_towers.values()), None) or self._image_tower(1)
         return f"onnx:{tower.graph.provider}"
 
-    @property
+    @cached_property
     def identity(self) -> ModelIdentity:
         return self.card.make_identity(self._weights_hash)
 
