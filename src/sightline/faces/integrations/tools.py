@@ -254,6 +254,15 @@ def _show_group(library: OpenLibrary, group: Group) -> schemas.DuplicateGroup:
     return schemas.DuplicateGroup.model_validate(shown)
 
 
+@_tool("Library statistics")
+def library_stats(library: OpenLibrary, request: schemas.StatsRequest) -> schemas.LibraryStats:
+    """Count what the library holds: images, captions, folders, models, files that could not be read."""
+    words = tuple(word.name for word in library.words())
+    return schemas.LibraryStats.model_validate(
+        {**dict(show_stats(library)), "words": words, "writable": library.allow_write}
+    )
+
+
 @_tool("Set copies aside", writes=True)
 def set_copies_aside(library: OpenLibrary, request: schemas.SetAsideRequest) -> schemas.Moves:
     """Move all files but the one to keep of groups of copies to a folder beside the library's. Nothing is deleted.
@@ -272,15 +281,6 @@ def undo_set_aside(library: OpenLibrary, request: schemas.UndoRequest) -> schema
     """
     _require_writing(library)
     return schemas.Moves.model_validate(duplicates.undo_set_aside(library, request.log))
-
-
-@_tool("Library statistics")
-def library_stats(library: OpenLibrary, request: schemas.StatsRequest) -> schemas.LibraryStats:
-    """Count what the library holds: images, captions, folders, models, files that could not be read."""
-    words = tuple(word.name for word in library.words())
-    return schemas.LibraryStats.model_validate(
-        {**dict(show_stats(library)), "words": words, "writable": library.allow_write}
-    )
 
 
 @_tool("Teach a word", writes=True)
