@@ -16,7 +16,7 @@ pytest.importorskip("fastapi")
 import httpx2
 from pydantic import ValidationError
 
-from sightline.faces.service.schemas import PartRequest
+from sightline.faces.service.schemas import MovesAnswer, PartRequest
 from sightline.faces.web.client import Client
 from web_demo import run_on_a_socket
 from web_world import index, open_app, write_photos
@@ -84,6 +84,8 @@ GIVEN = {
     "image": b"image",
     "images": [b"image"],
     "teach images": [1],
+    "set_aside groups": [],
+    "undo moves": MovesAnswer(moved=1, left=[], folder="/photos", log="set-aside-1.jsonl"),
     "texts": ["a cat"],
     "names": ["starter"],
     "candidates": ["a cat"],

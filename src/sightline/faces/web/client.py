@@ -284,13 +284,16 @@ class Client:
         """Images that are there more than once: copies, and what is alike from a similarity on; or of one kind."""
         return self._get("/api/duplicates", models.DuplicatesAnswer, kind=kind, min_similarity=min_similarity)
 
-    def set_aside(self, groups: Sequence[models.DuplicateGroupAnswer], folder: str | None = None) -> models.MovesAnswer:
-        """Move the copies of groups below a folder, without one to that beside the library. Nothing is deleted."""
-        content = {
-            "keep": [group.images[0].id for group in groups],
-            "files": sum(group.movable for group in groups),
-            "folder": folder,
-        }
+    def set_aside(
+        self,
+        groups: Sequence[models.DuplicateGroupAnswer],
+        *,
+        kind: models.DuplicateKind | None = None,
+        folder: str | None = None,
+    ) -> models.MovesAnswer:
+        """Move the copies of groups of `duplicates(kind=...)` below a folder, else beside the library."""
+        keep, files = [group.images[0].id for group in groups], sum(group.movable for group in groups)
+        content = {"keep": keep, "files": files, "kind": kind, "folder": folder}
         return self._send("POST", "/api/duplicates/set-aside", models.MovesAnswer, json=content)
 
     def undo(self, moves: models.MovesAnswer) -> models.MovesAnswer:
