@@ -26,7 +26,7 @@ from sightline.core.models.bank import load_bank
 from sightline.core.models.loading import load_encoder
 from sightline.core.search.background import Background
 from sightline.core.search.engine import aim, combine, correct
-from sightline.core.search.relevance import LEAST_IMAGES, Calibration
+from sightline.core.search.relevance import Calibration
 from sightline.core.search.teaching import aim_alone
 
 KINDS = ("images", "taught", "marks", "minus")
@@ -131,7 +131,7 @@ def fit_kind(photos: Photos, kind: str, *, count: int) -> None:
     queries = Kinds(photos, rng)
     if kind in ("images", "minus"):
         images_ND, asked = queries.of_captions("held", kind, count)
-        for size in (LEAST_IMAGES, 250, len(images_ND)):  # of fewer images the default rates
+        for size in (50, 100, 250, len(images_ND)):
             photos.measure.run(images_ND, asked, size=size, rng=rng, into=examples)
     if kind != "minus":
         for size in (100, 500, 1000, 2000):
