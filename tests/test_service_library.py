@@ -42,6 +42,7 @@ def test_folders_below_allowed_roots_can_be_looked_into(tmp_path):
         assert client.get("/api/folders").json() == {
             "roots": [str(photos)],
             "allow_roots": [str(allowed)],
+            "set_aside": str(tmp_path / "library-set-aside"),
             "path": None,
             "folders": [],
         }

@@ -44,6 +44,7 @@ KINDS = {
     "DELETE /api/words/{name} name": OWN,
     "folders": FOLDER,
     "path": FOLDER,
+    "folder": FOLDER,
     "library": OWN,
     "cursor": OWN,
     "v": OWN,
@@ -61,6 +62,8 @@ BODIES: dict[str, Any] = {
     "POST /api/embed": {"texts": ["red"]},
     "PUT /api/models/default": {"name": "starter"},
     "POST /api/words": {"name": "Rex", "images": [1]},
+    "POST /api/duplicates/set-aside": {"keep": [1], "files": 1},
+    "POST /api/duplicates/undo": {"log": "set-aside-1.jsonl"},
     "PUT /api/images/{image_id}/captions": {"text": "red"},
 }
 IN_PATHS = {"image_id": "1", "job_id": "none", "name": "none"}

@@ -12,6 +12,7 @@ import pytest
 
 from browser.waiting import wait_until
 
+NEAREST = "Nothing here matches; the nearest images follow."
 INDICES = "() => [...document.querySelectorAll('.tile a')].map((link) => Number(link.dataset.index))"
 
 
@@ -102,13 +103,14 @@ def test_every_picture_is_there_once_however_it_is_unfolded(told):
 
 
 def test_nothing_likely_says_so_and_what_can_be_done(told):
-    page = told("/?q=a+submarine&shape=landscape", likely=0, notices=["The model has no word 犬."])
+    page = told("/?q=a+submarine&shape=landscape", likely=0, notices=[NEAREST, "The model has no word 犬."])
     page.get_by_role("heading", name="Nothing here matches").wait_for()
     assert "that pass the filters is likely to show this" in page.locator("#message").inner_text()
     assert page.locator("#notices").inner_text() == "The model has no word 犬."
     assert not page.locator(".tile").first.is_visible()
     page.get_by_role("button", name="Show the nearest").click()
     page.locator(".tile a").first.wait_for()
+    assert page.locator("#notices").inner_text().startswith(NEAREST), "they do follow now"
     assert page.get_by_role("heading", name="Nothing here matches").count() == 0
     page.get_by_role("button", name="Hide them").click()
     page.get_by_role("heading", name="Nothing here matches").wait_for()
