@@ -138,8 +138,8 @@ class Query:
     """How much of the weight of what is looked for is words."""
     written: Written | None = None
     """What is written about images (`weigh`)."""
-    lift: Lift | None = None
-    """The same on the scale of the scores that rows are ranked by."""
+    nats_per_score: float = 1.0
+    """By which it is brought to the scale of scores."""
 
     @property
     def hub_weight(self) -> float:
@@ -255,10 +255,10 @@ def weigh(store: Store, query: Query, judge: Judge, *, config: SearchConfig) -> 
         raise InputError("Captions are searched by words: give words, or match pictures.")
     unwanted = store.holding(query.unwanted).tolist() if query.unwanted else []
     written = read_evidence(store, query.words, typing=config.typing, share=query.text_share) if query.words else None
-    lift = None
-    if written is not None and (slope := judge.nats_per_score) > 0:
-        lift = Lift(ids=written.ids, values=(written.nats / slope).astype(np.float32))
-    return replace(query, exclude=query.exclude.union(unwanted), written=written, lift=lift)
+    slope = judge.nats_per_score
+    if slope <= 0:
+        written = None
+    return replace(query, exclude=query.exclude.union(unwanted), written=written, nats_per_score=slope)
 
 
 def best_scores(
@@ -296,8 +296,9 @@ def explain(
 
 
 def _lifts(query: Query, rows: Sequence[int]) -> list[float]:
-    lifts_R = np.zeros(len(rows)) if query.lift is None else query.lift.of(np.array(rows, dtype=np.int64))
-    return [float(lift) for lift in lifts_R]
+    if query.written is None:
+        return [0.0] * len(rows)
+    return [float(nats) / query.nats_per_score for nats in query.written.of(rows)]
 
 
 def _share_of_words(parts: Sequence[Part]) -> float:
@@ -387,7 +388,10 @@ def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> lis
 
 def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
     """Every row, copies too."""
-    among = None
+    lift, among = None, None
+    if (written := query.written) is not None:
+        values = (written.nats - written.absent) / query.nats_per_score
+        lift = Lift(ids=written.ids, values=values.astype(np.float32))
     if config.match == "captions":
         matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
         among = np.array(sorted(row for row, _ in matched), dtype=np.int64)
@@ -398,7 +402,7 @@ def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) 
         where=config.where,
         exclude=query.exclude,
         hub_weight=query.hub_weight if config.hub_correction else 0.0,
-        lift=query.lift,
+        lift=lift,
         among=among,
     )
     if config.min_similarity is not None:

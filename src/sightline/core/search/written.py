@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"name": 1.0, "folder": 0.8, "caption": 0.8, "keyword": 1.0, "text": 0.8}
 )
-"""Nats by nat of a word's rarity, by where it is written."""
-COVERAGE = 1.0
-"""The power of the part of the query's words that a row holds, which its nats are multiplied by."""
+"""Nats by nat of a word's rarity, by where it is written, of what holds all words of a query."""
+PARTLY = 0.5
+"""What holds a part of the words counts this times the part that it holds."""
+ABSENT = -1.0
+"""Nats of what lacks words of the query where all are written about another image."""
 BEGUN = 0.5
 """What the beginning of a word counts beside the whole word."""
 WHOLE_NAME = 4.0
@@ -51,12 +53,14 @@ class Written:
     """(M,), ascending."""
     nats: NDArray[np.float64]
     """(M,): what the words add to the log-odds that a row is relevant."""
+    absent: float
+    """Nats of all other rows."""
     told: NDArray[np.uint8]
     """(M,): where words that tell something stand, a bit for each of `TEXT_KINDS`."""
 
     def of(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """Nats (R,) of some rows; 0 of those about which nothing is written."""
-        return np.where(self._holds(rows), np.append(self.nats, 0.0)[self._places(rows)], 0.0)
+        """Nats (R,) of some rows."""
+        return np.where(self._holds(rows), np.append(self.nats, 0.0)[self._places(rows)], self.absent)
 
     def kinds(self, row: int) -> tuple[TextKind, ...]:
         """Where words stand that tell something about a row."""
@@ -81,28 +85,26 @@ def read_evidence(store: Store, text: str, *, typing: bool = False, share: float
     ids_M = np.unique(np.concatenate([names, *(rows for word in words for rows in word.rows.values())]))
     if not len(ids_M):
         return None
-    held = {kind: _held(ids_M, [word.rows.get(kind) for word in words]) for kind in TEXT_KINDS}
+    position_W = np.array([word.position for word in words], dtype=np.intp)
+    debris_W = np.array([word.is_debris for word in words], dtype=np.bool_)
     rarity_W = np.array([_rarity(word, images) for word in words])
     nats_WM, told_M = np.zeros((len(words), len(ids_M))), np.zeros(len(ids_M), dtype=np.uint8)
-    debris_W1 = np.array([[word.is_debris] for word in words], dtype=np.bool_).reshape(-1, 1)
-    position_W = [word.position for word in words]
-    for place, (kind, held_WM) in enumerate(held.items()):
+    for place, kind in enumerate(TEXT_KINDS):
+        held_WM = _held(ids_M, [word.rows.get(kind) for word in words])
         if kind in ("name", "folder"):
-            held_WM = held_WM & (~debris_W1 | _holds_all(held_WM, position_W))
+            held_WM &= ~debris_W[:, None] | (_at_each(held_WM, position_W) > 0).all(axis=0)
         own_WM = WEIGHTS[kind] * rarity_W[:, None] * held_WM
         nats_WM = np.maximum(nats_WM, own_WM)
         told_M |= ((own_WM.max(axis=0, initial=0.0) >= TOLD_NATS) << place).astype(np.uint8)
-    nats_PM = (
-        np.stack([nats_WM[np.equal(position_W, place)].max(axis=0) for place in sorted(set(position_W))])
-        if words
-        else np.zeros((1, len(ids_M)))
-    )
-    coverage_M = (nats_PM > 0).mean(axis=0)
-    nats_M = nats_PM.sum(axis=0) * coverage_M**COVERAGE
+    nats_PM = _at_each(nats_WM, position_W)
+    coverage_M = (nats_PM > 0).mean(axis=0) if len(nats_PM) else np.zeros(len(ids_M))
     is_name_M = np.isin(ids_M, names)
+    is_full_M = is_name_M | (coverage_M == 1)
+    absent = ABSENT if is_full_M.any() else 0.0
+    nats_M = nats_PM.sum(axis=0) * np.where(is_full_M, 1.0, PARTLY * coverage_M) + absent * ~is_full_M
     nats_M[is_name_M] += WHOLE_NAME
     told_M[is_name_M] |= 1 << TEXT_KINDS.index("name")
-    return Written(ids=ids_M, nats=share * nats_M, told=told_M)
+    return Written(ids=ids_M, nats=share * nats_M, absent=share * absent, told=told_M)
 
 
 def _rarity(word: WordRows, images: int) -> float:
@@ -120,9 +122,8 @@ def _held(ids_M: NDArray[np.int64], rows_W: Sequence[NDArray[np.int64] | None]) 
     return held_WM
 
 
-def _holds_all(held_WM: NDArray[np.bool_], position_W: Sequence[int]) -> NDArray[np.bool_]:
-    """True for the rows (M,) that hold every word of the query."""
-    holds_M: NDArray[np.bool_] = np.all(
-        [held_WM[np.equal(position_W, place)].any(axis=0) for place in set(position_W)], axis=0
+def _at_each(values_WM: NDArray[Any], position_W: NDArray[np.intp]) -> NDArray[Any]:
+    """The largest value of each word of the query (P, M): one that is being typed has two entries."""
+    return np.array([values_WM[position_W == place].max(axis=0) for place in np.unique(position_W)]).reshape(
+        -1, values_WM.shape[1]
     )
-    return holds_M

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sightline.core.store import rows, texts, vectors, words
 from sightline.core.store.base import Entry, Failure, Lift, Store, WordRows
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
-from sightline.core.store.filters import FIELDS, compile_filter
+from sightline.core.store.filters import FIELDS, compile_filter, make_functions
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, StoreStats, TaughtWord
@@ -75,6 +75,7 @@ class Database:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = connect(self.path, read_only=read_only)
+        make_functions(self._connection)
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless."""
