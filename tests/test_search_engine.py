@@ -286,7 +286,9 @@ def test_fused_hits_are_ordered_by_what_is_shown(library):
         hits = run(library, Part(text=words), top=6)
         assert [hit.probability for hit in hits] == sorted((hit.probability for hit in hits), reverse=True), words
         least = hits[2].probability
-        assert run(library, Part(text=words), top=6, min_probability=least) == [hit for hit in hits if hit.probability >= least]
+        assert run(library, Part(text=words), top=6, min_probability=least) == [
+            hit for hit in hits if hit.probability >= least
+        ]
     assert names(run(library, Part(text="barn of Ada"), top=1)) == ["green"]
     assert names(run(library, Part(text="pink.png"), top=1)) == ["pink"]
     assert {hit.why for hit in run(library, Part(text="the"))} == {("picture",)}, "stop words rank by images"

@@ -180,7 +180,7 @@ def test_an_answer_without_hits_says_why(tmp_path):
             f"No image reaches the similarity 1; the nearest has {similarity:.3f}."
         )
         assert note(client, like=1) == "There is no other image."
-        assert note(client, q="unheard", match="captions") == "No caption and no file name holds these words."
+        assert note(client, q="unheard", match="captions") == "These words are written about no image."
     with open_app(tmp_path / "library", model="ViT-B-32/openai") as client:  # the command line's
         assert note(client, q="red") == "No image has been indexed with ViT-B-32/openai yet."
         assert ask(client, q="red", model="starter")["total"] == 1

@@ -300,7 +300,7 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
     if not len(store.ids(where=asked.where, model=asked.model)):
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
-        return "No caption and no file name holds these words."
+        return "These words are written about no image."
     if asked.sort == "date" and asked.min_probability is None:
         return "No image is likely enough to show it. Sorted by relevance, the nearest images come."
     if asked.min_probability is not None:
