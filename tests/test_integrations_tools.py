@@ -5,6 +5,7 @@ Covers: sightline.faces.integrations.tools_schemas.
 
 import base64
 import threading
+from typing import Any
 
 import pytest
 
