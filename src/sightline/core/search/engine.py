@@ -48,7 +48,7 @@ Match = Literal["pictures", "captions", "both"]
 Sort = Literal["relevance", "date"]
 
 _MATCHED_ROWS = 10_000
-"""The best full-text matches, which a search of captions alone orders."""
+"""The best full-text matches of common words, which a search of captions alone orders."""
 _LIKELY_DEPTHS = (250, 4000)
 """Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
 _SMALLEST_NORM = 1e-6
@@ -393,8 +393,7 @@ def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) 
         values = (written.nats - written.absent) / query.nats_per_score
         lift = Lift(ids=written.ids, values=values.astype(np.float32))
     if config.match == "captions":
-        matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
-        among = np.array(sorted(row for row, _ in matched), dtype=np.int64)
+        among = _find_matched(store, query, config) if written is None else written.ids
     found = store.query(
         query.vector_D,
         config.top,
@@ -408,6 +407,12 @@ def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) 
     if config.min_similarity is not None:
         found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
     return found
+
+
+def _find_matched(store: Store, query: Query, config: SearchConfig) -> NDArray[np.int64]:
+    """The best full-text matches of words that tell nothing, or stand in too many rows to tell much."""
+    matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
+    return np.array(sorted(row for row, _ in matched), dtype=np.int64)
 
 
 def combine(parts_PD: NDArray[np.float64], weights_P: NDArray[np.float64]) -> NDArray[np.float32]:

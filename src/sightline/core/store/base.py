@@ -207,7 +207,7 @@ class Store(Protocol):
     def find_words(self, text: str, *, typing: bool = False) -> tuple[list[WordRows], int]:
         """Where the words of a query are written, stop words aside, and the number of images in all.
 
-        Of a word that very many rows hold, only those are given that hold all words of the query.
+        Of a word that very many rows hold, only those are given that hold all words of the query in one place.
         """
 
     def find_names(self, text: str) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ _WHOLE = "\ue001"
 _MAX_WHOLE = 64
 """Characters of joined words that are kept as one."""
 _REBUILT_ROWS = 5000
-_LOOKED_THROUGH, _LOOKED_THROUGH_PART = 2000, 0.05
+_LOOKED_THROUGH, _LOOKED_THROUGH_PART = 2000, 0.1
 """Rows of one word that are looked through, or this part of the library where that is more."""
 _LEAST_TYPED = 2
 """Letters of a beginning that is asked for."""
@@ -203,7 +203,7 @@ def find_words(db: sqlite3.Connection, text: str, *, typing: bool = False) -> tu
     """Where each word of a query that tells something is written, and the number of images.
 
     With `typing` the last word may be a beginning, too. Of a word that stands in more rows than can be looked through,
-    only those come that hold all words of the query.
+    only those come that hold all words of the query in one place.
     """
     words = content_words(text)
     images = int(db.execute("select count(*) from texts_docsize").fetchone()[0]) if words else 0
@@ -212,22 +212,29 @@ def find_words(db: sqlite3.Connection, text: str, *, typing: bool = False) -> tu
     if typing and words and len("".join(words[-1].parts)) >= _LEAST_TYPED:
         asked.append((len(words) - 1, f'"{" ".join(words[-1].parts)}" *', True))
     most = max(_LOOKED_THROUGH, int(images * _LOOKED_THROUGH_PART))
-    found = []
-    for position, expression, is_beginning in asked:
-        count = int(db.execute("select count(*) from texts where texts match ?", (expression,)).fetchone()[0])
-        among = "" if count <= most else f" AND ({everything})"
-        kinds = _columns(db) if count else []
-        rows = {kind: _ids(db, f"({{{column}}} : ({expression})){among}", most) for kind, column in kinds}
-        found.append(
-            WordRows(
-                position=position,
-                count=count,
-                rows=rows,
-                is_debris=all(part.isdecimal() or part in _DEBRIS for part in words[position].parts),
-                is_beginning=is_beginning,
-            )
+    counts = [_count(db, expression) for _, expression, _ in asked]
+    together: dict[TextKind, NDArray[np.int64]] = {}
+    if max(counts, default=0) > most and len(words) > 1 and 0 < _count(db, everything) <= most:
+        together = _by_kind(db, everything, most)
+    found = [
+        WordRows(
+            position=position,
+            count=count,
+            rows=together if count > most else _by_kind(db, expression, most) if count else {},
+            is_debris=all(part.isdecimal() or part in _DEBRIS for part in words[position].parts),
+            is_beginning=is_beginning,
         )
+        for (position, expression, is_beginning), count in zip(asked, counts, strict=True)
+    ]
     return found, images
+
+
+def _by_kind(db: sqlite3.Connection, expression: str, most: int) -> dict[TextKind, NDArray[np.int64]]:
+    return {kind: _ids(db, f"{{{column}}} : ({expression})", most) for kind, column in _columns(db)}
+
+
+def _count(db: sqlite3.Connection, expression: str) -> int:
+    return int(db.execute("select count(*) from texts where texts match ?", (expression,)).fetchone()[0])
 
 
 def find_names(db: sqlite3.Connection, text: str) -> NDArray[np.int64]:
