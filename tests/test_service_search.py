@@ -4,6 +4,7 @@ Covers: sightline.faces.service.rankings, sightline.faces.web.routes.search.
 """
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -447,3 +448,14 @@ def test_sorted_by_date_only_what_is_likely_comes_and_the_newest_first(client):
     nothing = ask(client, q="xqzv blorf", sort="date")
     assert (nothing["total"], nothing["note"][:41]) == (0, "No image is likely enough to show it. Sor")
     assert "leave rerank out" in ask(client, 422, q="a horse", sort="date", rerank=5)["detail"]
+
+
+def test_hits_tell_why_and_beginnings_count_while_typing(client):
+    name = ask(client)["hits"][0]["name"]
+    hits = ask(client, q=name)["hits"]
+    assert hits[0]["name"] == name
+    assert "name" in hits[0]["why"]
+    begun = max(re.findall("[a-z]+", name.lower()), key=len)[:-2]
+    told = [any("name" in hit["why"] for hit in ask(client, q=begun, typing=on)["hits"]) for on in (False, True)]
+    assert told == [False, True]
+    assert [ask(client, q=begun, match="captions", typing=on)["total"] > 0 for on in (False, True)] == [False, True]
