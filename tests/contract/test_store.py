@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.core.store.base import Entry, Failure
+from sightline.core.store.base import Entry, Failure, Lift
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, Example, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
+from sightline.core.types import Caption, Embedding, Example, Facts, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
 from sightline.errors import InputError, StoreError
 
 BACKENDS = {"sqlite": open_store}
@@ -592,6 +592,60 @@ def test_captions_are_replaced_by_source_and_the_best_comes_first(store):
     assert store.stats().captions == 2
 
 
+def test_facts_are_kept_and_their_words_found(store):
+    facts = Facts(
+        altitude_m=12.5, lens="50mm", f_number=1.8, exposure_s=0.004, iso=100, focal_mm=50.0, rating=-1,
+        title="Ein Fest", description="two\nlines", author="Ada", keywords=("Käse", "red wine"), city="Zürich",
+        region="ZH", country="Switzerland", version=3,
+    )  # fmt: skip
+    info = ImageInfo(width=1, height=1, format="JPEG", facts=facts, pixels_version=2)
+    (a, _) = store.upsert([Entry(image=replace(record("x.jpg"), info=info)), entry("b.jpg")])
+    assert store.get([a])[0].info == info
+    for text in ("kase", "WINE", "ada", "zurich", "fest", "lines"):
+        assert [i for i, _ in store.match(text, 5)] == [a], text
+    store.upsert([Entry(image=replace(record("x.jpg"), info=replace(info, facts=Facts())))])
+    assert store.match("ada", 5) == []
+    assert store.get([a])[0].info.facts == Facts()
+
+
+def test_words_are_found_with_their_places(store):
+    a, b, c = store.upsert([entry("trip/IMG_2041.jpg"), entry("trip/zebraFoal.jpg"), entry("x.png")])
+    store.put_captions({a: [Caption(text="a zebra foal", source="user")], c: [Caption(text="Zebras", source="user")]})
+    (zebra, foal), images = store.find_words("the zebra of foal.jpg")
+    assert images == 3
+    assert {kind: rows.tolist() for kind, rows in zebra.rows.items() if len(rows)} == {"name": [b], "caption": [a, c]}
+    assert (zebra.position, zebra.count, foal.position, foal.count) == (0, 3, 1, 2)
+    whole, begun = store.find_words("zeb", typing=True)[0]
+    assert (whole.count, whole.is_beginning, begun.count, begun.is_beginning) == (0, False, 3, True)
+    assert [word.is_debris for word in store.find_words("IMG 2041 x")[0]] == [True, True, False]
+    assert store.find_words("the and of") == ([], 0)
+    for name in ("IMG_2041", "img_2041.JPG", "img2041.jpg", "IMG 2041"):
+        assert store.find_names(name).tolist() == [a], name
+    assert store.find_names("2041").tolist() == []
+
+
+def test_of_a_word_in_most_rows_only_those_come_that_hold_all_words(store, monkeypatch):
+    monkeypatch.setattr("sightline.core.store.texts._LOOKED_THROUGH", 2)
+    ids = store.upsert([entry(f"dog_{number}{'_zebra' * (number == 1)}.jpg") for number in range(4)])
+    (dog,), _ = store.find_words("dog")
+    assert (dog.count, dict(dog.rows)) == (4, {})
+    (dog, zebra), _ = store.find_words("dog zebra")
+    assert dog.rows["name"].tolist() == zebra.rows["name"].tolist() == [ids[1]]
+
+
+def test_a_lift_counts_beside_the_cosine_and_among_leaves_others_out(store):
+    store.add_model(identity())
+    far, near, middle = store.upsert([entry("far.jpg", 0, 1), entry("near.jpg", 1), entry("middle.jpg", 1, 1)])
+    lift = Lift(ids=np.array([far, 999]), values=np.array([1.5, 9], np.float32))
+    found = store.query(unit(1), 3, model="m", lift=lift)
+    assert [row for row, _ in found] == [far, near, middle]
+    assert found[0][1] == pytest.approx(0, abs=1e-3), "the cosine stays what it is"
+    among = np.array([near, far])
+    assert [row for row, _ in store.query(unit(1), 3, model="m", among=among)] == [near, far]
+    assert [row for row, _ in store.query(unit(1), 3, model="m", among=among, where="name like 'f%'")] == [far]
+    assert store.query(unit(1), 1, model="m", lift=lift) == found[:1]
+
+
 def test_captions_of_an_unknown_image_are_refused_as_a_whole(store):
     (a,) = store.upsert([entry("a.jpg")])
     with pytest.raises(StoreError, match="no image with the id 77"):
@@ -606,9 +660,11 @@ def test_match_finds_captions_and_names_and_the_last_words_beginning(store):
     assert [i for i, _ in store.match("dog", 5)] == [dog]
     assert [i for i, _ in store.match("beach", 5)] == [beach]
     assert [i for i, _ in store.match("beachday", 5)] == [beach]
-    assert [i for i, _ in store.match("bea", 5)] == [beach]
+    assert store.match("bea", 5) == []
+    assert [i for i, _ in store.match("bea", 5, typing=True)] == [beach]
     assert [i for i, _ in store.match("2024", 5)] == [beach]
-    assert [i for i, _ in store.match("bea snow", 5)] == [other, dog], "only the last word may be a beginning"
+    assert [i for i, _ in store.match("bea snow", 5, typing=True)] == [other, dog], "only the last may be a beginning"
+    assert [i for i, _ in store.match("snow bea", 5, typing=True)] == [other, dog, beach], "whole words come first"
     assert [i for i, _ in store.match("dogs snow", 5)] == [dog, other]
     assert [i for i, _ in store.match("snow", 5, where="width = 1")] == [other]
     assert len(store.match("snow", 1)) == 1
@@ -693,7 +749,9 @@ def test_a_batch_that_fails_at_its_end_leaves_nothing(store):
 def test_captions_of_one_source_are_removed_and_no_longer_found(store):
     first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
     for id_ in (first, second):
-        store.put_captions({id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="generated")]})
+        store.put_captions(
+            {id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="generated", best=True)]}
+        )
     assert store.remove_captions([first, 999], "user") == 1
     assert store.remove_captions([first], "clip") == 0
     assert [c.text for c in store.captions([first])[first]] == ["a horse"]
@@ -757,9 +815,8 @@ def test_full_text_leaves_out_what_holds_all_of_an_unwanted_text(store):
     assert found("the deep snow") == {ids[1], ids[2]}
     assert found("snow", "water") == set()
     assert found("?!") == set(ids)
-    assert store.holding(["a snowing"], ids) == {ids[0], ids[2]}
-    assert store.holding(["snow"], ids[:1]) == {ids[0]}
-    assert store.holding([], ids) == set()
+    assert store.holding(["a snowing"]).tolist() == [ids[0], ids[2]]
+    assert store.holding([]).tolist() == []
 
 
 # Copies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,45 @@ CaptionSource = Literal["clip", "generated", "user"]
 """Author of a caption: ranked candidate, generated sentence, or the user."""
 
 
+TextKind = Literal["name", "folder", "caption", "keyword", "text"]
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
+"""Where words about an image stand: its file's name, its folder, its caption (the chosen one and the user's own), its
+title, description, keywords, author and place, and what is read in it."""
+
+Reason = Literal["picture", "name", "folder", "caption", "keyword", "text"]
+"""Why an image is a hit: by what it shows, or by what is written about it."""
+
+
 def read_source(source: str) -> str:
     """A caption's source under its name of today: up to 0.1, `generated` was called `blip`, whatever model wrote it."""
     return "generated" if source == "blip" else source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a camera, a person or a map says of an image beside its pixels; None or empty where nothing is said."""
+
+    altitude_m: float | None = None
+    """Above the sea."""
+    lens: str | None = None
+    f_number: float | None = None
+    exposure_s: float | None = None
+    iso: int | None = None
+    focal_mm: float | None = None
+    rating: int | None = None
+    """0 to 5; -1 for rejected."""
+    title: str | None = None
+    description: str | None = None
+    author: str | None = None
+    keywords: tuple[str, ...] = ()
+    city: str | None = None
+    region: str | None = None
+    country: str | None = None
+    version: int = 0
+    """By which rules they were read; the next indexing reads older ones anew."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keywords", tuple(self.keywords))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +75,9 @@ class ImageInfo:
     latitude: float | None = None
     longitude: float | None = None
     """Position in degrees, north and east positive, from EXIF."""
+    facts: Facts = Facts()
+    pixels_version: int = 0
+    """By which rules its pixels were read; other rules concern other versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +161,8 @@ class Hit:
     """Other images of the library with the same bytes, which this one stands for."""
     probability: float | None = None
     """How probable it is that it shows what was asked; None where it wasn't asked."""
+    why: tuple[Reason, ...] = ()
+    """What speaks for it: what it shows (`picture`), and where words of the query are written about it."""
 
 
 MAX_EXAMPLES = 100
