@@ -187,7 +187,7 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     ranking.rate, ranking.why = rate, why
     first = ranking.page(0, DEPTHS[0])  # a broken query fails before it is kept
     nearest = [(row, cosine or 0.0) for row, cosine in (first if asked.min_probability is None else rank_all(1))]
-    conclude = partial(judge.conclude, *best_scores(query, nearest, scores(nearest)))
+    conclude = partial(judge.conclude, *best_scores(query, nearest, scores([*nearest])))
     ranking.verdict = conclude(some_follow=bool(first))
     if asked.sort == "date":
         likely = dict(find_newest(store, asked.model, query, judge, config=replace(asked, top=1)))
