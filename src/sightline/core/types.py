@@ -66,7 +66,7 @@ class ImageInfo:
     latitude: float | None = None
     longitude: float | None = None
     """Position in degrees, north and east positive, from EXIF."""
-    facts: Facts = Facts()  # noqa: RUF009 - frozen
+    facts: Facts = Facts()
     pixels_version: int = 0
     """By which rules its pixels were read; other rules concern other versions."""
 
