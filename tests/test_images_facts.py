@@ -1,4 +1,5 @@
 import io
+from typing import Any
 
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
@@ -303,6 +304,7 @@ RICH = with_xmp(
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_xmp_tells_all_of_it(format_name):
     file = io.BytesIO()
+    saved: Any
     if format_name == "PNG":
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", RICH.decode())

@@ -6,6 +6,7 @@ Covers: sightline.core.search.dates.
 import re
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def spell_time(time):
     return f"taken_at like '____{time[3:]}%'" if time.startswith("any") else f"taken_at = '{time}'"
 
 
-def read(query, *, store=None, **how):
+def read(query, *, store: Any = None, **how):
     return read_when_where(store or Images(), [Part(text=query)], today=TODAY, **how)
 
 
@@ -119,7 +120,8 @@ def test_words_that_were_taught_stay_words():
 
 def test_negative_parts_and_images_stay_as_they_are():
     parts = [Part(text="beach 2019"), Part(text="paris 2018", weight=-1.0), Part(row=3)]
-    found = read_when_where(Images(), parts, today=TODAY)
+    store: Any = Images()
+    found = read_when_where(store, parts, today=TODAY)
     assert [part.label for part in found.parts] == ["beach", "paris 2018", "image 3"]
     assert found.where == "(taken_at = '2019')"
 

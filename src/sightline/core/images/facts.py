@@ -18,11 +18,13 @@ from typing import Any
 from PIL import ExifTags, IptcImagePlugin
 from PIL.ImageFile import ImageFile
 
+from sightline.core.images.files import sidecar_names
 from sightline.core.types import Facts
 from sightline.kit.text import one_line
 
 FACTS_VERSION = 1
-"""The rules by which facts are read; rows of older ones are read anew by the next index."""
+"""The rules by which facts are read; rows of older ones are read anew by the next index. An odd number: the next one
+says that the place was looked up, too (`Store.put_places`)."""
 MAX_XMP_BYTES = 4 * 2**20
 """Larger packets hold edits of pixels; they are passed over."""
 MAX_KEYWORDS = 500
@@ -113,7 +115,7 @@ def read_facts(image: ImageFile, sidecar: bytes | None = None) -> tuple[int, dic
 
 def read_sidecar(path: Path) -> bytes | None:
     """The XMP file beside an image, `photo.jpg.xmp` or `photo.xmp`; None where there is none that can be read."""
-    for name in (f"{path.name}.xmp", f"{path.name}.XMP", f"{path.stem}.xmp", f"{path.stem}.XMP"):
+    for name in sidecar_names(path.name):
         with suppress(OSError), path.with_name(name).open("rb") as file:
             return file.read(MAX_XMP_BYTES + 1)
     return None

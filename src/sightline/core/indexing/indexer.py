@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.indexing.hubs import fill_hubness
+from sightline.core.indexing.places import fill_places
 from sightline.core.indexing.plan import Plan, Planner, Task, TaskSpool
 from sightline.core.indexing.reading import FileReader, Reading
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
@@ -80,6 +81,7 @@ def index(
         if not report.interrupted:
             if (bank := load_bank(encoder)) is not None:
                 fill_hubness(store, encoder.card.name, bank)
+            fill_places(store)
             forget_lost(store, plan, report, prune=config.remove_missing == "always")
             meter.tick(force=True)
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ class Resolver:
         """`pixels` where the content is new and was read without them; `later` for what would overwrite a row."""
         task = reading.task
         row = self._store.find_path(task.root / task.relative) if task.row_id is not None else None
-        if row is not None and row.content_hash == reading.content_hash:
+        if row is not None and (task.facts_only or row.content_hash == reading.content_hash):
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
         if source := next(filter(self._is_vacant, sources), None):
@@ -95,7 +95,8 @@ class Resolver:
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
-        record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)
+        info = reading.info or row.info
+        record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns, info=info)
         kind: Change = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
         return self._resolve_known(kind, record)
 
@@ -226,6 +227,6 @@ def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | 
         size_bytes=task.size_bytes,
         mtime_ns=task.mtime_ns,
         content_hash=reading.content_hash,
-        info=like.info if isinstance(like, ImageRecord) else like,
+        info=reading.info or (like.info if isinstance(like, ImageRecord) else like),
         id=row.id if row else None,
     )

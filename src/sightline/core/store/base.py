@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -150,6 +150,24 @@ class Store(Protocol):
         What another bank measured is forgotten, so that there is one measure for all of a model's vectors. Images
         without a vector are passed over. Raises StoreError for a number that is no mean of cosines.
         """
+
+    def count(self, *, where: str) -> int:
+        """The number of images that pass a filter."""
+
+    def old_facts(self, version: int) -> set[int]:
+        """The ids of rows whose facts were read by rules older than this version."""
+
+    def written_ns(self, id_: int) -> int:
+        """When a row was last written; 0 where it is gone."""
+
+    def unplaced(self) -> Mapping[int, tuple[float, float]]:
+        """Latitude and longitude of the rows whose place was not looked up."""
+
+    def put_places(self, places: Mapping[int, tuple[str | None, str | None, str | None]]) -> None:
+        """Give rows city, region and country, where their files tell of none; they count as looked up."""
+
+    def place_names(self) -> Set[str]:
+        """Names of cities, regions and countries in which images were taken."""
 
     def match(
         self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = (), typing: bool = False

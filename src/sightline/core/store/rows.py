@@ -39,7 +39,8 @@ _COLUMNS = ("root_id", "relative", "folder", "name", "size_bytes", "mtime_ns", "
 _SELECT = f"select id, root_id, relative, size_bytes, mtime_ns, content_hash, {', '.join(_INFO_COLUMNS)} from images"
 _PUT = (
     f"insert into images (id, {', '.join(_COLUMNS)}, indexed_at_ns) values (?, {'?, ' * len(_COLUMNS)}?) "
-    f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} returning id"
+    f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}, "
+    "indexed_at_ns = excluded.indexed_at_ns returning id"
 )
 _IS_WHOLE = f"length(grey) = {SKETCH_SIDE_PX**2}"
 _OF_IDS = "in (select value from json_each(?))"
@@ -316,6 +317,29 @@ def read_unsketched(db: sqlite3.Connection) -> set[int]:
 def _have_sketches(db: sqlite3.Connection) -> bool:
     """False for a library of an older version that is opened for reading only."""
     return db.execute("select 1 from sqlite_master where name = 'sketches'").fetchone() is not None
+
+
+def read_unplaced(db: sqlite3.Connection) -> dict[int, tuple[float, float]]:
+    """The positions of rows whose place was not looked up."""
+    sql = "select id, latitude, longitude from images where facts_version % 2 = 1 and latitude + longitude is not null"
+    return {id_: (latitude, longitude) for id_, latitude, longitude in db.execute(sql)}
+
+
+def put_places(db: sqlite3.Connection, places: Mapping[int, Sequence[str | None]]) -> None:
+    """Give rows city, region and country where a file tells of none of its own."""
+    db.executemany(
+        "update images set city = coalesce(city, ?), region = coalesce(region, ?), country = coalesce(country, ?), "
+        "facts_version = facts_version + 1 where id = ? and facts_version % 2 = 1",
+        [(*place, id_) for id_, place in places.items()],
+    )
+    refresh_texts(db, ids_json(places))
+
+
+def read_place_names(db: sqlite3.Connection) -> frozenset[str]:
+    """All names of cities, regions and countries."""
+    columns = ("city", "region", "country")
+    sql = " union ".join(f"select {name} from images where {name} is not null" for name in columns)
+    return frozenset(name for (name,) in db.execute(sql))
 
 
 def read_equal_rows(db: sqlite3.Connection) -> dict[int, int]:

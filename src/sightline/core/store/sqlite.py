@@ -152,6 +152,7 @@ class SqliteStore(Store):
         self._state: tuple[int, int] | None = None
         self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
         self._equal_rows: dict[int, int] | None = None
+        self._place_names: frozenset[str] | None = None
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -362,6 +363,10 @@ class SqliteStore(Store):
                 ids_N = ids_N[vectors.are_among(ids_N, embedded)]
             return ids_N
 
+    def count(self, *, where: str) -> int:
+        with self._database.reading() as db:
+            return len(self._select_ids(db, self._condition(db, where=where)))
+
     def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
         """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""
         self._forget_if_written(db)
@@ -383,6 +388,7 @@ class SqliteStore(Store):
             self._state = state
             self._answers.clear()
             self._equal_rows = None
+            self._place_names = None
 
     def find_path(self, path: Path) -> ImageRecord | None:
         with self._database.reading() as db:
@@ -408,6 +414,33 @@ class SqliteStore(Store):
             with self._database.writing() as db:
                 self._roots.ensure(db, folder)
         return folder, ""
+
+    # Facts and places
+
+    def old_facts(self, version: int) -> set[int]:
+        with self._database.reading() as db:
+            return set(rows.read_ids(db, Sql("facts_version < ?", (version,))))
+
+    def written_ns(self, id_: int) -> int:
+        with self._database.reading() as db:
+            row = db.execute("select indexed_at_ns from images where id = ?", (id_,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def unplaced(self) -> dict[int, tuple[float, float]]:
+        with self._database.reading() as db:
+            return rows.read_unplaced(db)
+
+    def put_places(self, places: Mapping[int, tuple[str | None, str | None, str | None]]) -> None:
+        with self._database.writing() as db:
+            rows.put_places(db, places)
+
+    def place_names(self) -> frozenset[str]:
+        """Kept until the next write."""
+        with self._database.reading() as db:
+            self._forget_if_written(db)
+            if self._place_names is None:
+                self._place_names = rows.read_place_names(db)
+            return self._place_names
 
     # Captions and text
 
