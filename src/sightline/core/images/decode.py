@@ -1,7 +1,7 @@
 """The only way to a file's pixels: upright RGB, or an ImageError whose reason can be counted.
 
 Pillow reads the header of every format and the pixels of all but plain JPEGs, which simplejpeg decodes, at a reduced
-scale where that is enough. Colour profiles are not applied: the models were trained on pixels read like this.
+scale where that is enough; `colours` makes sRGB of them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from PIL import (  # importing a plugin registers its format
 )
 from PIL.ImageFile import ImageFile
 
+from sightline.core.images.colours import apply_profile, flatten_to_rgb, has_empty_alpha, is_deep_grey
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
@@ -57,8 +58,19 @@ _large_image = threading.Lock()
 of some kilobytes can hold as many pixels as the limit allows."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
-_DAMAGED_JPEG = ("premature end of data segment", "bad Huffman code", "bad arithmetic code", "instead of RST")
+_DAMAGED_JPEG = (
+    "Premature end of JPEG file",
+    "premature end of data segment",
+    "bad Huffman code",
+    "bad arithmetic code",
+    "instead of RST",
+)
 """libjpeg's warnings after which pixels are missing. It only warns of others, such as stray bytes, for order's sake."""
+_ARITHMETIC = re.compile(rb"\xff[\xc9\xca]\0[\x0b\x11\x14]\x08")
+"""The start of a frame with arithmetic coding: its mark, its length, 8 bits."""
+_UNSUPPORTED = ("unsupported", "unknown pixel mode", "unknown data organization", "not yet supported", "cannot handle")
+_RARE_COMPRESSIONS = {9, 10, 34661, 34712, 34887, 34892, 50002, 52546}
+"""Of TIFF, by number, such as Pillow doesn't know: JBIG, JPEG 2000, LERC, DNG's, JPEG XL."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,9 +82,11 @@ _TURNS = {
 }
 """EXIF orientation -> what makes the stored pixels upright."""
 
+_TURN_LEFT = "turn_left"
+"""Key of an opened HEIC's `info`: the orientation by EXIF that nobody has turned yet."""
+_HEIF_HEAD_BYTES = 2**20
+
 _DATE = re.compile(r"\s*(\d{4})[:\-/.](\d{1,2})[:\-/.](\d{1,2})[ T](\d{1,2}):(\d{1,2}):(\d{1,2})")
-_WHITE = (255, 255, 255)
-_FULL_16_BIT = 65535
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,10 +110,9 @@ def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> Decod
     smallest_px = None if min_side_px is None else math.ceil(min_side_px * SCALED_DECODE_MARGIN)
     with _opened(source) as image:
         size = image.size
-        is_plain = isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in {"L", "RGB"}
-        rgb_HW3 = _decode_jpeg(image, smallest_px) if is_plain else None
-        if rgb_HW3 is None:
-            rgb_HW3 = _decode_by_pillow(image, smallest_px)
+        is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+        plain_HW3 = _decode_jpeg(image, smallest_px) if is_jpeg else None
+        rgb_HW3 = _decode_by_pillow(image, smallest_px) if plain_HW3 is None else apply_profile(plain_HW3, image)
         orientation, facts = _read_exif(image)
         turn = _TURNS.get(orientation)
         upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
@@ -118,19 +131,6 @@ def read_info(source: Path | bytes) -> ImageInfo:
         return _describe(image, size, *_read_exif(image))
 
 
-def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """A loaded image of any mode -> (H, W, 3) uint8."""
-    if _is_deep_grey(image):
-        image = Image.fromarray(_squeeze_to_8_bit(np.asarray(image), bits=_bits_of_tiff(image)))
-    elif image.has_transparency_data:
-        # "RGBa" and "La" have their colours multiplied by alpha; converting to RGBA divides it out
-        coloured = image.convert("LA") if image.mode == "La" else image
-        layer = coloured.convert("RGBA")
-        image = Image.new("RGB", layer.size, _WHITE)
-        image.paste(layer, mask=layer.getchannel("A"))
-    return np.array(image.convert("RGB"))
-
-
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[ImageFile]:
     """An image whose header is read and found decodable. Whatever fails in the block comes out as an ImageError."""
@@ -140,6 +140,8 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
             image = _identify(stream)
             format_name = _format_name(image)
             _refuse_huge(*image.size)
+            if format_name == "HEIF":
+                image.info[_TURN_LEFT] = 1 if _turns_itself(stream) else image.info.get("original_orientation")
             yield image
     except InputError:
         raise
@@ -194,6 +196,15 @@ def _readable_formats() -> tuple[str, ...]:
     return (*_FORMATS, "HEIF")
 
 
+def _turns_itself(stream: IO[bytes]) -> bool:
+    """True where a HEIC says how to turn its pixels, which the decoder does: then EXIF tells of that turn again."""
+    stream.seek(0)
+    head = stream.read(_HEIF_HEAD_BYTES)
+    start = head.find(b"ipco")
+    properties = head[start : start - 4 + int.from_bytes(head[max(start - 4, 0) : max(start, 0)])]
+    return any(kind in properties for kind in (b"irot", b"imir"))
+
+
 def _refuse_huge(width: int, height: int) -> None:
     """Raise ImageError for more pixels than are allowed, InputError where the variable is not a positive number."""
     named = os.environ.get("SIGHTLINE_MAX_PIXELS")
@@ -206,21 +217,43 @@ def _refuse_huge(width: int, height: int) -> None:
 
 
 def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8] | None:
-    """Pixels by simplejpeg, which raises on the warnings that others pass over; None for what is left to Pillow."""
+    """Pixels by simplejpeg, which raises on the warnings that others pass over; None for what is left to Pillow.
+
+    Those are files that libjpeg warns of for order's sake, and inks, decoded here only to see that none is missing.
+    """
     assert image.fp is not None
     image.fp.seek(0)
     data = image.fp.read()
-    try:
-        rgb_HW3: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=smallest_px or 0, min_width=smallest_px or 0
-        )
-    except ValueError as error:
-        if "Premature end of JPEG file" in str(error):
-            raise ImageError("truncated JPEG") from error
-        if any(sign in str(error) for sign in _DAMAGED_JPEG):
-            raise ImageError("damaged JPEG") from error
-        return None
-    return rgb_HW3
+    is_ink = image.mode == "CMYK"
+    least_px = 1 if is_ink else smallest_px or 0
+    for is_sealed in (False, True):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_ink else "RGB", min_height=least_px, min_width=least_px)
+        except ValueError as error:
+            if "Premature end of JPEG file" in str(error) and not is_sealed:
+                data = _seal_jpeg(data)
+                continue
+            if any(sign in str(error) for sign in _DAMAGED_JPEG):
+                raise ImageError("truncated JPEG" if is_sealed else "damaged JPEG") from error
+            return None
+        if not is_ink:
+            return pixels
+        break
+    image.fp = io.BytesIO(data)
+    return None
+
+
+def _seal_jpeg(data: bytes) -> bytes:
+    """A JPEG with an end mark in place of zeros or fill bytes after its last data: whole, if only the mark is missing.
+
+    Decoding tells, since libjpeg warns of every block that lacks data; arithmetic decoders make them up without a word.
+    """
+    if _ARITHMETIC.search(data):
+        raise ImageError("truncated JPEG")
+    end = len(data.rstrip(b"\0\xff"))
+    while data.startswith(b"\xff\0", end):  # an FF of the data
+        end += 2
+    return data[:end] + b"\xff\xd9"
 
 
 def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]:
@@ -228,7 +261,8 @@ def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.u
         image.draft(image.mode, (smallest_px, smallest_px))
     with _large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
         image.load()
-        return flatten_to_rgb(_shrink(image, smallest_px) if smallest_px is not None else image)
+        loaded = image.convert("RGB") if has_empty_alpha(image) else image
+        return flatten_to_rgb(_shrink(loaded, smallest_px) if smallest_px is not None else loaded)
 
 
 def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
@@ -237,40 +271,11 @@ def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
     Deep grey stays as it is: its range is found from all of its pixels.
     """
     factor = min(image.size) // smallest_px
-    if factor < 2 or _is_deep_grey(image):
+    if factor < 2 or is_deep_grey(image):
         return image
     if image.mode in {"1", "P", "PA"} or "transparency" in image.info:  # values that have no mean
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     return image.reduce(factor)
-
-
-def _squeeze_to_8_bit(values_HW: NDArray[np.generic], *, bits: int | None = None) -> NDArray[np.uint8]:
-    """Deep grey levels (H, W), integer or float -> 8 bits.
-
-    Integers use the range of their bits: those stated, else 16 if they fit. Floats in [0, 1] are taken as such, in
-    [0, 255] as 8-bit levels. Anything else has no known white and is stretched from its least to its greatest value.
-    """
-    levels = np.nan_to_num(values_HW.astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = float(levels.min()), float(levels.max())
-    if np.issubdtype(values_HW.dtype, np.integer):
-        white = float(2**bits - 1) if bits is not None and bits <= 16 else float(_FULL_16_BIT)
-    else:
-        white = 1.0 if high <= 1 else 255.0
-    if low < 0 or high > white:
-        levels, white = levels - low, (high - low) or 1.0
-    eight_bit: NDArray[np.uint8] = np.rint(levels * (255.0 / white)).astype(np.uint8)
-    return eight_bit
-
-
-def _is_deep_grey(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
-def _bits_of_tiff(image: Image.Image) -> int | None:
-    """BitsPerSample: Pillow gives 12-bit scans in a 16-bit mode without scaling them up."""
-    tags = getattr(image, "tag_v2", None)
-    stated = tags.get(258) if tags is not None else None
-    return int(stated[0]) if isinstance(stated, tuple) and stated else None
 
 
 def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
@@ -292,7 +297,7 @@ def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
     latitude, longitude = parse_position(position)
     # Pillow turns TIFF by itself, and pillow_heif HEIF.
     is_upright = image.format in {"TIFF", "HEIF"}
-    return 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
+    return image.info.get(_TURN_LEFT) or 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
         "taken_at": next(filter(None, dates), None),
         "camera": parse_camera(main.get(ExifTags.Base.Make), main.get(ExifTags.Base.Model)),
         "latitude": latitude,
@@ -319,6 +324,10 @@ def _comes_from_the_system(error: Exception) -> TypeGuard[OSError]:
 def _kind_of_damage(error: Exception) -> str:
     """Pillow has no classes for these."""
     message = str(error).lower()
+    cause = error.__cause__
+    is_rare = isinstance(cause, KeyError) and cause.args[0] in _RARE_COMPRESSIONS
+    if is_rare or any(sign in message for sign in _UNSUPPORTED):
+        return "unsupported"
     signs = ("truncated", "premature", "unexpected end", "end of file", "not enough", "eof", "incomplete")
     return "truncated" if isinstance(error, EOFError) or any(sign in message for sign in signs) else "damaged"
 
