@@ -26,6 +26,33 @@ def read_source(source: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a camera, a person or a map says of an image beside its pixels; None or empty where nothing is said."""
+
+    altitude_m: float | None = None
+    """Above the sea."""
+    lens: str | None = None
+    f_number: float | None = None
+    exposure_s: float | None = None
+    iso: int | None = None
+    focal_mm: float | None = None
+    rating: int | None = None
+    """0 to 5; -1 for rejected."""
+    title: str | None = None
+    description: str | None = None
+    author: str | None = None
+    keywords: tuple[str, ...] = ()
+    city: str | None = None
+    region: str | None = None
+    country: str | None = None
+    version: int = 0
+    """By which rules they were read; the next indexing reads older ones anew."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keywords", tuple(self.keywords))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
     """Facts that an image file tells of itself. Width and height are those of the upright image, in pixels."""
 
@@ -39,6 +66,9 @@ class ImageInfo:
     latitude: float | None = None
     longitude: float | None = None
     """Position in degrees, north and east positive, from EXIF."""
+    facts: Facts = Facts()
+    pixels_version: int = 0
+    """By which rules its pixels were read; other rules concern other versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,9 +14,8 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeGuard, cast
@@ -27,7 +26,6 @@ from numpy.typing import NDArray
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
-    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
@@ -40,15 +38,19 @@ from PIL import (  # importing a plugin registers its format
 from PIL.ImageFile import ImageFile
 
 from sightline.core.images.colours import apply_profile, flatten_to_rgb, has_empty_alpha, is_deep_grey
+from sightline.core.images.facts import TURN_LEFT, read_facts
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
-from sightline.kit.text import one_line
 
 SCALED_DECODE_MARGIN = 2.0
 """Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
 differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
 levels, correlation 0.9976 (worst 0.9656)."""
+
+PIXELS_VERSION = 1
+"""By which rules pixels are read, kept with each image; `differs_from_plain` tells which images other rules concern.
+0 knew no colour profiles, and read negatives, gaps and unused alpha of TIFF and BMP as they stood."""
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
@@ -82,11 +84,7 @@ _TURNS = {
 }
 """EXIF orientation -> what makes the stored pixels upright."""
 
-_TURN_LEFT = "turn_left"
-"""Key of an opened HEIC's `info`: the orientation by EXIF that nobody has turned yet."""
 _HEIF_HEAD_BYTES = 2**20
-
-_DATE = re.compile(r"\s*(\d{4})[:\-/.](\d{1,2})[:\-/.](\d{1,2})[ T](\d{1,2}):(\d{1,2}):(\d{1,2})")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +96,12 @@ class DecodedImage:
     """Facts of the full image, even where `rgb` is a scaled decode."""
 
 
-def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> DecodedImage:
+def read_image(source: Path | bytes, *, min_side_px: int | None = None, sidecar: bytes | None = None) -> DecodedImage:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
     With `min_side_px`, an image may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
-    (or its full size). The first frame of an animation is read. Raises ImageError for a file that can't be read,
-    InputError for a `min_side_px` below 1.
+    (or its full size). The first frame of an animation is read. `sidecar` is an XMP file beside the image. Raises
+    ImageError for a file that can't be read, InputError for a `min_side_px` below 1.
     """
     if min_side_px is not None and min_side_px < 1:
         raise InputError(f"min_side_px must be at least 1; it is {min_side_px}.")
@@ -113,13 +111,13 @@ def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> Decod
         is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
         plain_HW3 = _decode_jpeg(image, smallest_px) if is_jpeg else None
         rgb_HW3 = _decode_by_pillow(image, smallest_px) if plain_HW3 is None else apply_profile(plain_HW3, image)
-        orientation, facts = _read_exif(image)
+        orientation, facts = read_facts(image, sidecar)
         turn = _TURNS.get(orientation)
         upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
         return DecodedImage(upright_HW3, _describe(image, size, orientation, facts))
 
 
-def read_info(source: Path | bytes) -> ImageInfo:
+def read_info(source: Path | bytes, *, sidecar: bytes | None = None) -> ImageInfo:
     """Facts of a file's header, without decoding its pixels.
 
     Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
@@ -128,7 +126,7 @@ def read_info(source: Path | bytes) -> ImageInfo:
     """
     with _opened(source) as image:
         size = image.size
-        return _describe(image, size, *_read_exif(image))
+        return _describe(image, size, *read_facts(image, sidecar))
 
 
 @contextmanager
@@ -141,7 +139,7 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
             format_name = _format_name(image)
             _refuse_huge(*image.size)
             if format_name == "HEIF":
-                image.info[_TURN_LEFT] = 1 if _turns_itself(stream) else image.info.get("original_orientation")
+                image.info[TURN_LEFT] = 1 if _turns_itself(stream) else image.info.get("original_orientation")
             yield image
     except InputError:
         raise
@@ -278,36 +276,9 @@ def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
     return image.reduce(factor)
 
 
-def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
-    """The turn that the pixels need (1 to 8), and what else EXIF tells of an opened image, by `ImageInfo`'s names.
-
-    Broken values count as absent, never as errors. Tags and their types: CIPA DC-008 (Exif 2.32).
-    """
-    main: Mapping[int, Any] = {}
-    details: Mapping[int, Any] = {}
-    position: Mapping[int, Any] = {}
-    with suppress(Exception):  # damaged EXIF makes Pillow raise nearly anything; what was read before it counts
-        exif = image.getexif()
-        main = exif
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        position = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    # When the shutter was pressed, else when it was scanned, else when the file was last changed.
-    tags = ((details, "DateTimeOriginal"), (details, "DateTimeDigitized"), (main, "DateTime"))
-    dates = (parse_date(part.get(ExifTags.Base[tag])) for part, tag in tags)
-    latitude, longitude = parse_position(position)
-    # Pillow turns TIFF by itself, and pillow_heif HEIF.
-    is_upright = image.format in {"TIFF", "HEIF"}
-    return image.info.get(_TURN_LEFT) or 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
-        "taken_at": next(filter(None, dates), None),
-        "camera": parse_camera(main.get(ExifTags.Base.Make), main.get(ExifTags.Base.Model)),
-        "latitude": latitude,
-        "longitude": longitude,
-    }
-
-
 def _describe(image: ImageFile, size: tuple[int, int], orientation: int, facts: Mapping[str, Any]) -> ImageInfo:
     width, height = reversed(size) if orientation >= 5 else size
-    return ImageInfo(width=width, height=height, format=_format_name(image), **facts)
+    return ImageInfo(width=width, height=height, format=_format_name(image), pixels_version=PIXELS_VERSION, **facts)
 
 
 def _format_name(image: ImageFile) -> str:
@@ -364,60 +335,3 @@ def quiet_pillow() -> Iterator[None]:
         yield
     finally:
         _pattern.depth -= 1
-
-
-def parse_orientation(value: object) -> int:
-    """1 to 8; anything else counts as upright."""
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def parse_date(value: object) -> str | None:
-    """EXIF's `2024:05:01 12:30:00`, and the variants found in the wild, as ISO 8601; None for no real date."""
-    match = _DATE.match(_clean(value))
-    if match is None:
-        return None
-    try:
-        return datetime(*(int(part) for part in match.groups())).isoformat()  # type: ignore[arg-type]
-    except ValueError:  # such as 0000:00:00, written by cameras whose clock was never set
-        return None
-
-
-def parse_camera(make: object, model: object) -> str | None:
-    """`Canon`, `Canon EOS 5D` -> `Canon EOS 5D`; `Apple`, `iPhone 12` -> `Apple iPhone 12`."""
-    maker, name = _clean(make), _clean(model)
-    brand = maker.split(" ")[0].lower()
-    if brand and name.lower().startswith(brand):
-        return name
-    return f"{maker} {name}".strip() or None
-
-
-def parse_position(gps: Mapping[int, Any]) -> tuple[float | None, float | None]:
-    """Latitude and longitude in degrees, or two Nones: without hemispheres, out of range, or the 0, 0 of no fix."""
-    latitude = _parse_angle(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", limit=90)
-    longitude = _parse_angle(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", limit=180)
-    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
-        return None, None
-    return latitude, longitude
-
-
-def _parse_angle(value: object, reference: object, hemispheres: str, *, limit: int) -> float | None:
-    """Degrees, minutes and seconds with a hemisphere -> signed degrees, to a centimetre."""
-    hemisphere = _clean(reference).upper()[:1]
-    if not hemisphere or hemisphere not in hemispheres:
-        return None
-    try:
-        parts = [float(part) for part in value] if isinstance(value, tuple) else [float(value)]  # type: ignore[arg-type]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    degrees = math.fsum(part / 60.0**place for place, part in enumerate(parts))
-    if not 1 <= len(parts) <= 3 or not math.isfinite(degrees) or not 0 <= degrees <= limit:
-        return None
-    return round(-degrees if hemisphere == hemispheres[1] else degrees, 7)
-
-
-def _clean(value: object) -> str:
-    """Text of an EXIF field: up to its first NUL, white space tidied, without control characters."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
-        return ""
-    return one_line(text.split("\0")[0])
