@@ -13,7 +13,8 @@ import pytest
 import simplejpeg
 from PIL import Image, features
 
-from sightline.core.images.decode import SCALED_DECODE_MARGIN, flatten_to_rgb, read_image, read_info
+from sightline.core.images.colours import flatten_to_rgb
+from sightline.core.images.decode import SCALED_DECODE_MARGIN, read_image, read_info
 from sightline.errors import InputError
 
 WIDTH, HEIGHT = 160, 96

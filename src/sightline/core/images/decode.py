@@ -226,7 +226,9 @@ def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]
     least_px = 1 if is_ink else smallest_px or 0
     for is_sealed in (False, True):
         try:
-            pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_ink else "RGB", min_height=least_px, min_width=least_px)
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                data, "CMYK" if is_ink else "RGB", min_height=least_px, min_width=least_px
+            )
         except ValueError as error:
             if "Premature end of JPEG file" in str(error) and not is_sealed:
                 data = _seal_jpeg(data)
