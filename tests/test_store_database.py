@@ -19,7 +19,7 @@ import sightline
 from sightline.core.store import database
 from sightline.core.store.base import Entry
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
+from sightline.core.types import Embedding, Facts, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import StoreError
 
 DIM = 64
@@ -34,7 +34,7 @@ SAMPLES = textwrap.dedent(
     from sightline.errors import StoreError
     from sightline.core.store.base import Entry
     from sightline.core.store.sqlite import open_store
-    from sightline.core.types import Embedding, ImageInfo, ImageRecord, ModelIdentity
+    from sightline.core.types import Embedding, Facts, ImageInfo, ImageRecord, ModelIdentity
 
     DIM, BATCH = 64, 50
     library = Path(sys.argv[1])
@@ -409,7 +409,7 @@ def test_an_interrupt_within_a_batch_undoes_it(library, monkeypatch):
     with open_store(library) as store:
         store.upsert(batch(0))
         with monkeypatch.context() as patched:
-            patched.setattr("sightline.core.store.rows._refresh_texts", interrupt)
+            patched.setattr("sightline.core.store.rows.refresh_texts", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 store.upsert(batch(1))
         store.upsert(batch(2))
@@ -458,6 +458,44 @@ def test_an_older_library_is_migrated_with_its_content(settings_only, monkeypatc
         assert db.execute("select note from settings").fetchone() == ("migrated",)
     with open_store(settings_only, read_only=True) as store:
         assert store.setting("model") == "starter"
+
+
+@pytest.fixture
+def older(tmp_path):
+    """A library as version 5 left it, with an image and a caption."""
+    (tmp_path / "older").mkdir()
+    with closing(sqlite3.connect(tmp_path / "older" / "library.db", isolation_level=None)) as db:
+        for step in database.MIGRATIONS[:5]:
+            step(db)
+        db.execute(f"pragma application_id = {database.APPLICATION_ID}")
+        db.execute("pragma user_version = 5")
+        db.execute("insert into roots values (1, '/photos', null)")
+        db.execute(
+            "insert into images (root_id, relative, folder, name, size_bytes, mtime_ns, content_hash, format, width, "
+            "height, indexed_at_ns) values (1, 'Serengeti/IMG_2041.jpg', 'Serengeti', 'IMG_2041.jpg', 1, 1, 'h', "
+            "'JPEG', 1, 1, 1)"
+        )
+        db.execute("insert into captions (image_id, source, text, best) values (1, 'user', 'two zebras', 0)")
+        db.execute("insert into texts (rowid, name, captions) values (1, 'IMG 2041', 'two zebras')")
+    return tmp_path / "older"
+
+
+def test_an_older_library_gains_names_and_folders_when_it_is_opened_for_writing(older):
+    with open_store(older) as store:
+        for text in ("serengeti", "IMG_2041", "img2041", "zebra"):
+            assert [row for row, _ in store.match(text, 5)] == [1], text
+        assert store.get([1])[0].info.facts == Facts()
+    assert version(older) == database.SCHEMA_VERSION
+
+
+def test_an_older_library_that_is_only_read_answers_as_it_is(older):
+    with open_store(older, read_only=True) as store:
+        assert [row for row, _ in store.match("zebras", 5)] == [1]
+        assert store.holding(["2041"], [1]) == {1}
+        assert store.match("serengeti", 5) == []
+        (record,) = store.scan(where="width = 1")
+        assert record.info.facts == Facts()
+    assert version(older) == 5
 
 
 def test_a_migration_that_fails_leaves_the_library_as_it_was(settings_only, monkeypatch):

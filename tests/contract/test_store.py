@@ -11,7 +11,7 @@ import pytest
 
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, Example, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
+from sightline.core.types import Caption, Embedding, Example, Facts, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
 from sightline.errors import InputError, StoreError
 
 BACKENDS = {"sqlite": open_store}
@@ -592,6 +592,22 @@ def test_captions_are_replaced_by_source_and_the_best_comes_first(store):
     assert store.stats().captions == 2
 
 
+def test_facts_are_kept_and_their_words_found(store):
+    facts = Facts(
+        altitude_m=12.5, lens="50mm", f_number=1.8, exposure_s=0.004, iso=100, focal_mm=50.0, rating=-1,
+        title="Ein Fest", description="two\nlines", author="Ada", keywords=("Käse", "red wine"), city="Zürich",
+        region="ZH", country="Switzerland", version=3,
+    )  # fmt: skip
+    info = ImageInfo(width=1, height=1, format="JPEG", facts=facts, pixels_version=2)
+    (a, _) = store.upsert([Entry(image=replace(record("x.jpg"), info=info)), entry("b.jpg")])
+    assert store.get([a])[0].info == info
+    for text in ("kase", "WINE", "ada", "zurich", "fest", "lines"):
+        assert [i for i, _ in store.match(text, 5)] == [a], text
+    store.upsert([Entry(image=replace(record("x.jpg"), info=replace(info, facts=Facts())))])
+    assert store.match("ada", 5) == []
+    assert store.get([a])[0].info.facts == Facts()
+
+
 def test_captions_of_an_unknown_image_are_refused_as_a_whole(store):
     (a,) = store.upsert([entry("a.jpg")])
     with pytest.raises(StoreError, match="no image with the id 77"):
@@ -606,9 +622,11 @@ def test_match_finds_captions_and_names_and_the_last_words_beginning(store):
     assert [i for i, _ in store.match("dog", 5)] == [dog]
     assert [i for i, _ in store.match("beach", 5)] == [beach]
     assert [i for i, _ in store.match("beachday", 5)] == [beach]
-    assert [i for i, _ in store.match("bea", 5)] == [beach]
+    assert store.match("bea", 5) == []
+    assert [i for i, _ in store.match("bea", 5, typing=True)] == [beach]
     assert [i for i, _ in store.match("2024", 5)] == [beach]
-    assert [i for i, _ in store.match("bea snow", 5)] == [other, dog], "only the last word may be a beginning"
+    assert [i for i, _ in store.match("bea snow", 5, typing=True)] == [other, dog], "only the last may be a beginning"
+    assert [i for i, _ in store.match("snow bea", 5, typing=True)] == [other, dog, beach], "whole words come first"
     assert [i for i, _ in store.match("dogs snow", 5)] == [dog, other]
     assert [i for i, _ in store.match("snow", 5, where="width = 1")] == [other]
     assert len(store.match("snow", 1)) == 1
@@ -693,7 +711,9 @@ def test_a_batch_that_fails_at_its_end_leaves_nothing(store):
 def test_captions_of_one_source_are_removed_and_no_longer_found(store):
     first, second = store.upsert([entry("a.jpg"), entry("b.jpg")])
     for id_ in (first, second):
-        store.put_captions({id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="generated")]})
+        store.put_captions(
+            {id_: [Caption(text="a zebra", source="user"), Caption(text="a horse", source="generated", best=True)]}
+        )
     assert store.remove_captions([first, 999], "user") == 1
     assert store.remove_captions([first], "clip") == 0
     assert [c.text for c in store.captions([first])[first]] == ["a horse"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.core.images.files import explain_os_error, file_stamp, hash_file
 from sightline.core.store.base import Entry
-from sightline.core.types import Caption, ImageInfo, ImageRecord
+from sightline.core.types import Caption, Facts, ImageInfo, ImageRecord
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import expand
 from sightline.kit.work import uninterrupted
@@ -270,7 +270,8 @@ def _describe(library: _Library, kept: ImageRecord, image: ImageRecord, to: Path
 
 
 def _read_record(fields: Mapping[str, Any]) -> ImageRecord:
-    return ImageRecord(**{**fields, "root": Path(fields["root"]), "info": ImageInfo(**fields["info"])})
+    info = ImageInfo(**{**fields["info"], "facts": Facts(**fields["info"].get("facts", {}))})
+    return ImageRecord(**{**fields, "root": Path(fields["root"]), "info": info})
 
 
 # --- rows -------------------------------------------------------------------------------------------------------

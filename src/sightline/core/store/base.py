@@ -152,15 +152,15 @@ class Store(Protocol):
         """
 
     def match(
-        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = (), typing: bool = False
     ) -> list[tuple[int, float]]:
-        """Full-text matches in captions and file names: (id, relevance), best first.
+        """Full-text matches in all that is written about images: (id, relevance), best first.
 
-        Images that hold all words of a text of `without`, articles aside, are left out.
+        With `typing` the last word may be the beginning of one, after all that hold whole words. Images that hold all words of a text of `without`, stop words aside, are left out.
         """
 
-    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
-        """The images among `ids` whose captions and file name hold all words of one of some texts, articles aside."""
+    def holding(self, unwanted: Sequence[str], ids: Iterable[int]) -> set[int]:
+        """The images among `ids` about which all words of one of some texts are written, stop words aside."""
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay.

@@ -6,6 +6,7 @@ says what every table means.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+from sightline.core.store.texts import rebuild_texts
 from sightline.errors import DISTRIBUTION, StoreError
 
 BUSY_TIMEOUT_S = 30.0
@@ -106,7 +108,21 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
             f"The library at {path.parent} has the older schema version {version} and was opened for reading only; "
             "open it once for writing (`sightline index` does) to bring it up to date."
         )
+    _fill_in(db, version)
     return db
+
+
+def _fill_in(db: sqlite3.Connection, version: int) -> None:
+    """Let an older library that is read as it is have the columns and tables of version 6, empty ones."""
+    if version >= _WITH_FACTS:
+        return
+    script = _read_script("schema_6.sql")
+    columns = re.findall(r"add column (\w+) \w+(?: not null default (\d+))?;", script)
+    filled = ", ".join(f"{default or 'null'} as {name}" for name, default in columns)
+    db.execute(f"create temp view images as select *, {filled} from main.images")
+    tables = re.findall(r"^create (table .*?\));$", script, re.DOTALL | re.MULTILINE)
+    for table in tables:
+        db.execute(f"create temp {table}")
 
 
 def explain(error: sqlite3.Error | UnicodeEncodeError, path: Path) -> StoreError:
@@ -180,6 +196,8 @@ def migrate(db: sqlite3.Connection) -> None:
         check_version(version)
         for step in MIGRATIONS[version:]:
             step(db)
+        if version < _WITH_FACTS:
+            rebuild_texts(db)
         db.execute(f"pragma application_id = {APPLICATION_ID}")
         db.execute(f"pragma user_version = {SCHEMA_VERSION}")
         db.execute("commit")
@@ -191,14 +209,17 @@ def migrate(db: sqlite3.Connection) -> None:
 
 def _run_script(name: str, db: sqlite3.Connection) -> None:
     """Run the statements of a file beside this one; unlike `executescript`, inside the transaction that is open."""
-    script = (resources.files("sightline.core.store") / name).read_text(encoding="utf-8")
-    for statement in script.split(";\n"):
+    for statement in _read_script(name).split(";\n"):
         db.execute(statement)
 
 
+def _read_script(name: str) -> str:
+    return (resources.files("sightline.core.store") / name).read_text(encoding="utf-8")
+
+
+_WITH_FACTS = 6
 MIGRATIONS: tuple[Migration, ...] = tuple(
-    partial(_run_script, name)
-    for name in ("schema_1.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
+    partial(_run_script, f"schema_{number}.sql") for number in range(1, _WITH_FACTS + 1)
 )
 """Step i brings version i to i + 1; version 0 is an empty file. A step is never changed once released."""
 
@@ -206,4 +227,4 @@ SCHEMA_VERSION = len(MIGRATIONS)
 
 OLDEST_READABLE = 1
 """The oldest version that is read as it is, as from a read-only medium: `Caption` knows the former source, such a
-library has no words of its own, and vectors without a hubness rank by cosine alone."""
+library has no words of its own, vectors without a hubness rank by cosine alone, and facts are empty."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from sightline.core.images.preprocess import SKETCH_SIDE_PX
 from sightline.core.store.base import Entry, Failure
+from sightline.core.store.texts import refresh_texts
 from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
-from sightline.core.types import Caption, CaptionSource, ImageInfo, ImageRecord
+from sightline.core.types import Caption, CaptionSource, Facts, ImageInfo, ImageRecord
 from sightline.errors import InputError, StoreError, UnknownImageError
 
 SqlPath = str | bytes
@@ -33,8 +33,10 @@ Place = tuple[int, SqlPath]
 """A root's id and the path below it, as SQLite holds it: what is unique for a row."""
 
 _INFO = ("format", "width", "height", "taken_at", "camera", "latitude", "longitude")
-_COLUMNS = ("root_id", "relative", "folder", "name", "size_bytes", "mtime_ns", "content_hash", *_INFO)
-_SELECT = f"select id, root_id, relative, size_bytes, mtime_ns, content_hash, {', '.join(_INFO)} from images"
+_FACTS = tuple(one.name for one in fields(Facts) if one.name != "version")
+_INFO_COLUMNS = (*_INFO, "pixels_version", *_FACTS, "facts_version")
+_COLUMNS = ("root_id", "relative", "folder", "name", "size_bytes", "mtime_ns", "content_hash", *_INFO_COLUMNS)
+_SELECT = f"select id, root_id, relative, size_bytes, mtime_ns, content_hash, {', '.join(_INFO_COLUMNS)} from images"
 _PUT = (
     f"insert into images (id, {', '.join(_COLUMNS)}, indexed_at_ns) values (?, {'?, ' * len(_COLUMNS)}?) "
     f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} returning id"
@@ -42,10 +44,6 @@ _PUT = (
 _IS_WHOLE = f"length(grey) = {SKETCH_SIDE_PX**2}"
 _OF_IDS = "in (select value from json_each(?))"
 """Compares with ids that are bound as one parameter (`ids_json`)."""
-
-_SEPARATORS = re.compile(r"[\x00-\x1f!-/:-@\[-`{-~]+")
-"""ASCII punctuation and control characters; the rest is left to SQLite's own tokenizer."""
-_HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 
 
 class Sql(NamedTuple):
@@ -270,7 +268,7 @@ def put_entries(
         f"delete from failures where (root_id, relative) in (select root_id, relative from images where id {_OF_IDS})",
         (wanted,),
     )
-    _refresh_texts(db, wanted)
+    refresh_texts(db, wanted)
     put_captions(db, {id_: found.captions for id_, found in zip(ids, shared, strict=True) if found.captions})
     failed = _find_places(db, roots, [(failure.root, failure.relative) for failure in failures])
     db.executemany(
@@ -367,14 +365,14 @@ def put_captions(db: sqlite3.Connection, captions: Mapping[int, Sequence[Caption
         "insert into captions (image_id, source, text, similarity, log_prob, model, best) values (?, ?, ?, ?, ?, ?, ?)",
         [_caption_values(image_id, caption) for image_id, given in captions.items() for caption in given],
     )
-    _refresh_texts(db, ids_json(captions))
+    refresh_texts(db, ids_json(captions))
 
 
 def remove_captions(db: sqlite3.Connection, ids: Iterable[int], source: CaptionSource) -> int:
     """Drop the captions of one source; the number dropped."""
     wanted = ids_json(ids)
     dropped = db.execute(f"delete from captions where source = ? and image_id {_OF_IDS}", (source, wanted))
-    _refresh_texts(db, wanted)
+    refresh_texts(db, wanted)
     return dropped.rowcount
 
 
@@ -399,73 +397,6 @@ def check_known(db: sqlite3.Connection, ids: Iterable[int]) -> None:
         listed = ", ".join(str(id_) for id_ in sorted(unknown)[:5])
         message = f"The library has no image with the id {listed}{', ...' if len(unknown) > 5 else ''}."
         raise UnknownImageError(message, ids=frozenset(unknown))
-
-
-def match_texts(
-    db: sqlite3.Connection, text: str, k: int, condition: Sql, *, without: Sequence[str] = ()
-) -> list[tuple[int, float]]:
-    """Rows whose name or captions hold any word of `text`, by BM25: (id, relevance), best first, ties by id.
-
-    Those that hold all words of one of `without` are left out.
-    """
-    expression = match_expression(text)
-    if not expression:
-        return []
-    if unwanted := holding_expression(without):
-        expression = f"({expression}) NOT ({unwanted})"
-    rows = db.execute(
-        "select texts.rowid, -texts.rank from texts join images on images.id = texts.rowid "
-        f"where texts match ? and {condition.text} order by texts.rank, texts.rowid limit ?",
-        (expression, *condition.parameters, k),
-    )
-    return [(int(id_), float(relevance)) for id_, relevance in rows]
-
-
-def name_words(name: str) -> str:
-    """The words of a file name for the index: `beachDay_2024-05.jpg` -> `beachDay 2024 05 beach Day`."""
-    stem = storable_text(name.rpartition(".")[0] or name)
-    words = _SEPARATORS.sub(" ", stem).split()
-    parts = [part for word in words for part in _HUMPS.split(word)]
-    return " ".join([*words, *(part for part in parts if part not in words)])
-
-
-def match_expression(text: str) -> str:
-    """User text -> an FTS5 expression that can't be malformed: any of its words, the last one as a prefix too."""
-    words = _SEPARATORS.sub(" ", storable_text(text)).split()
-    return " OR ".join(f'"{word}"' for word in words) + "*" if words else ""
-
-
-def read_holding(db: sqlite3.Connection, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
-    """The images among `ids` whose name and captions hold all words of one of some texts."""
-    if not (expression := holding_expression(texts)):
-        return set()
-    rows = db.execute(f"select rowid from texts where texts match ? and rowid {_OF_IDS}", (expression, ids_json(ids)))
-    return {int(row[0]) for row in rows}
-
-
-def holding_expression(texts: Sequence[str]) -> str:
-    """User texts -> an FTS5 expression for all words of any of them but for articles; empty where there are none."""
-    phrases = []
-    for text in texts:
-        words = _SEPARATORS.sub(" ", storable_text(text)).split()
-        content = [word for word in words if word.lower() not in ("a", "an", "the")] or words
-        if content:
-            phrases.append("(" + " AND ".join(f'"{word}"' for word in content) + ")")
-    return " OR ".join(phrases)
-
-
-def _refresh_texts(db: sqlite3.Connection, wanted: str) -> None:
-    """Index again the names and captions of images (`ids_json`)."""
-    db.execute(f"delete from texts where rowid {_OF_IDS}", (wanted,))
-    rows = db.execute(
-        "select id, name, (select group_concat(text, char(10)) from captions where image_id = images.id) "
-        f"from images where id {_OF_IDS}",
-        (wanted,),
-    ).fetchall()
-    db.executemany(
-        "insert into texts (rowid, name, captions) values (?, ?, ?)",
-        [(id_, name_words(path_from_sql(name)), captions or "") for id_, name, captions in rows],
-    )
 
 
 def _find_places(db: sqlite3.Connection, roots: Roots, files: Sequence[tuple[Path, str]]) -> list[Place]:
@@ -534,11 +465,16 @@ def _put_image(db: sqlite3.Connection, image: ImageRecord, place: Place) -> int:
     id_ = image.id if image.id is not None or found is None else found[0]
     if found is not None and found[0] != id_:
         delete_images(db, found)
-    info = {name: getattr(image.info, name) for name in _INFO}
-    if image.info.camera is not None:
-        info["camera"] = storable_text(image.info.camera)
     file = (path_to_sql(folder), path_to_sql(name), image.size_bytes, image.mtime_ns, image.content_hash)
-    return int(db.execute(_PUT, (id_, *place, *file, *info.values(), time.time_ns())).fetchone()[0])
+    return int(db.execute(_PUT, (id_, *place, *file, *_info_values(image.info), time.time_ns())).fetchone()[0])
+
+
+def _info_values(info: ImageInfo) -> list[Any]:
+    """As `_INFO_COLUMNS` has them."""
+    facts = [getattr(info.facts, name) for name in _FACTS]
+    values = [*(getattr(info, name) for name in _INFO), info.pixels_version, *facts, info.facts.version]
+    texts = ["\n".join(value) or None if isinstance(value, tuple) else value for value in values]
+    return [storable_text(value) if isinstance(value, str) else value for value in texts]
 
 
 def _drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
@@ -558,8 +494,15 @@ def _to_record(row: tuple[Any, ...], roots: Mapping[int, Path]) -> ImageRecord:
         size_bytes=size_bytes,
         mtime_ns=mtime_ns,
         content_hash=content_hash,
-        info=ImageInfo(**dict(zip(_INFO, info, strict=True))),
+        info=_to_info(dict(zip(_INFO_COLUMNS, info, strict=True))),
     )
+
+
+def _to_info(values: Mapping[str, Any]) -> ImageInfo:
+    facts = {name: values[name] for name in _FACTS}
+    facts["keywords"] = tuple((facts["keywords"] or "").splitlines())
+    own = {name: values[name] for name in (*_INFO, "pixels_version")}
+    return ImageInfo(**own, facts=Facts(**facts, version=values["facts_version"]))
 
 
 def _caption_values(image_id: int, caption: Caption) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.store import rows, vectors, words
+from sightline.core.store import rows, texts, vectors, words
 from sightline.core.store.base import Entry, Failure, Store
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
 from sightline.core.store.filters import FIELDS, compile_filter
@@ -412,22 +412,21 @@ class SqliteStore(Store):
     # Captions and text
 
     def match(
-        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = ()
+        self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = (), typing: bool = False
     ) -> list[tuple[int, float]]:
-        """Full-text matches in captions and file names: (id, relevance), best first.
+        """Full-text matches in all that is written about images: (id, relevance), best first.
 
-        Rows match that hold any of the words (English endings ignored), the last word also as a beginning. Relevance is
-        BM25, so rows with more and rarer words come first; it is comparable within one result only. Rows that hold all
-        words of a text of `without`, articles aside, are left out.
+        Rows match that hold any of the words, in any of their forms; with `typing`, also the beginning that the last
+        word is. Relevance is BM25, so rows with more and rarer words come first; it is comparable within one result
+        only. Rows that hold all words of a text of `without`, stop words aside, are left out.
         """
         with self._database.reading() as db:
-            return rows.match_texts(db, text, _checked_k(k), self._condition(db, where=where), without=without)
+            condition = self._condition(db, where=where)
+            return texts.match_texts(db, text, _checked_k(k), condition, without=without, typing=typing)
 
-    def holding(self, texts: Sequence[str], ids: Iterable[int]) -> set[int]:
-        if not texts:
-            return set()
+    def holding(self, unwanted: Sequence[str], ids: Iterable[int]) -> set[int]:
         with self._database.reading() as db:
-            return rows.read_holding(db, texts, ids)
+            return texts.read_holding(db, unwanted, rows.ids_json(ids))
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         with self._database.writing() as db:
