@@ -62,7 +62,7 @@ def apply_profile(rgb_HW3: NDArray[np.uint8], image: Image.Image) -> NDArray[np.
 
 
 def differs_from_plain(image: Image.Image) -> bool:
-    """True for an opened image of which up to version 0.3 other pixels were read: see `PIXELS_VERSION`."""
+    """True for an opened image whose pixels the rules before `PIXELS_VERSION` read otherwise, or may have."""
     mode = image.mode if image.mode in _SPACES else "L" if image.mode.startswith(("L", "I")) else "RGB"
     profile = image.info.get("icc_profile")
     is_odd_grey = is_deep_grey(image) and (image.mode == "F" or _is_negative(_tags(image)) or _NO_DATA in _tags(image))

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeGuard, cast
@@ -37,7 +37,13 @@ from PIL import (  # importing a plugin registers its format
 )
 from PIL.ImageFile import ImageFile
 
-from sightline.core.images.colours import apply_profile, flatten_to_rgb, has_empty_alpha, is_deep_grey
+from sightline.core.images.colours import (
+    apply_profile,
+    differs_from_plain,
+    flatten_to_rgb,
+    has_empty_alpha,
+    is_deep_grey,
+)
 from sightline.core.images.facts import TURN_LEFT, read_facts
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
@@ -120,13 +126,14 @@ def read_image(source: Path | bytes, *, min_side_px: int | None = None, sidecar:
 def read_info(source: Path | bytes, *, sidecar: bytes | None = None) -> ImageInfo:
     """Facts of a file's header, without decoding its pixels.
 
-    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
+    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them. `pixels_version` is 0
+    where today's rules read other pixels than the first ones did.
 
     Raises ImageError for a file whose header can't be read.
     """
     with _opened(source) as image:
-        size = image.size
-        return _describe(image, size, *read_facts(image, sidecar))
+        info = _describe(image, image.size, *read_facts(image, sidecar))
+        return replace(info, pixels_version=0) if differs_from_plain(image) or TURN_LEFT in image.info else info
 
 
 @contextmanager
@@ -139,7 +146,7 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
             format_name = _format_name(image)
             _refuse_huge(*image.size)
             if format_name == "HEIF":
-                image.info[TURN_LEFT] = 1 if _turns_itself(stream) else image.info.get("original_orientation")
+                _note_turn(image, stream)
             yield image
     except InputError:
         raise
@@ -194,13 +201,20 @@ def _readable_formats() -> tuple[str, ...]:
     return (*_FORMATS, "HEIF")
 
 
-def _turns_itself(stream: IO[bytes]) -> bool:
-    """True where a HEIC says how to turn its pixels, which the decoder does: then EXIF tells of that turn again."""
+def _note_turn(image: ImageFile, stream: IO[bytes]) -> None:
+    """Keep the orientation of a HEIC that only EXIF turns.
+
+    Where the file says itself how to turn its pixels, the decoder does, and EXIF tells of that turn again.
+    """
+    orientation = image.info.get("original_orientation")
+    if orientation in (None, 1):
+        return
     stream.seek(0)
     head = stream.read(_HEIF_HEAD_BYTES)
     start = head.find(b"ipco")
     properties = head[start : start - 4 + int.from_bytes(head[max(start - 4, 0) : max(start, 0)])]
-    return any(kind in properties for kind in (b"irot", b"imir"))
+    if not any(kind in properties for kind in (b"irot", b"imir")):
+        image.info[TURN_LEFT] = orientation
 
 
 def _refuse_huge(width: int, height: int) -> None:
