@@ -90,6 +90,9 @@ _HIGHEST_M = 100_000
 _MOST = 10**9
 _MOST_STEPS = 40
 
+TURN_LEFT = "turn_left"
+"""Key of an opened HEIC's `info`: the orientation by EXIF that nobody has turned yet."""
+
 
 def read_facts(image: ImageFile, sidecar: bytes | None = None) -> tuple[int, dict[str, Any]]:
     """The turn that the pixels need (1 to 8), and what is told beside it, by `ImageInfo`'s names.
@@ -105,9 +108,9 @@ def read_facts(image: ImageFile, sidecar: bytes | None = None) -> tuple[int, dic
         order = (beside, packet, iptc, exif) if name in _WRITTEN else (beside, exif, packet, iptc)
         told[name] = next(source[name] for source in order if name in source)
     facts = {field.name: told.pop(field.name) for field in fields(Facts) if field.name in told}
-    # Pillow turns TIFF by itself, and pillow_heif HEIF.
+    # Pillow turns TIFF by itself, and pillow_heif HEIF, as far as that says how.
     is_upright = image.format in {"TIFF", "HEIF"}
-    return 1 if is_upright else parse_orientation(values.get("Orientation")), {
+    return image.info.get(TURN_LEFT) or 1 if is_upright else parse_orientation(values.get("Orientation")), {
         **told,
         "facts": Facts(version=FACTS_VERSION, **facts),
     }

@@ -24,6 +24,7 @@ from sightline.core.indexing.hubs import fill_hubness
 from sightline.core.indexing.places import fill_places
 from sightline.core.indexing.plan import Plan, Planner, Task, TaskSpool
 from sightline.core.indexing.reading import FileReader, Reading
+from sightline.core.indexing.renew import renew
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.models.bank import load_bank
@@ -74,6 +75,7 @@ def index(
     try:
         scopes = planner.scopes(folders)
         _make_room(store, encoder, report)
+        renew(store, plan, threads=config.readers, on_look=meter.tick)
         planner.walk(scopes, model=encoder.card.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = plan.tasks.left

@@ -152,6 +152,8 @@ class Plan:
     """Contents that probably need no pixels. Only a hint for readers: the store decides."""
     missing_vectors: set[int] = field(default_factory=set)
     """Rows without a vector of this run's model, as far as that is committed."""
+    repainted: set[int] = field(default_factory=set)
+    """Rows whose vectors were made of pixels that are read otherwise now (`renew`)."""
     missing_sketches: set[int] = field(default_factory=set)
     """Rows without a sketch when the run began: those of a library that is older than sketches."""
     old_facts: set[int] = field(default_factory=set)
@@ -184,7 +186,7 @@ class Planner:
 
     def walk(self, scopes: Sequence[Scope], *, model: str, on_seen: Callable[[], None]) -> None:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
-        self.plan.missing_vectors = self._store.missing_vectors(model)
+        self.plan.missing_vectors = self._store.missing_vectors(model) | self.plan.repainted
         self.plan.missing_sketches = self._store.missing_sketches()
         self.plan.old_facts = self._store.old_facts(FACTS_VERSION)
         for scope in scopes:

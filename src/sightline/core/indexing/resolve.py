@@ -98,19 +98,23 @@ class Resolver:
         info = reading.info or row.info
         record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns, info=info)
         kind: Change = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
-        return self._resolve_known(kind, record)
+        return self._resolve_known(kind, record, reading)
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
-        resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
+        resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id), reading)
         is_urgent = row is not None or source.id not in self._plan.lost
         return replace(resolution, claimed=source, displaced=row, is_urgent=is_urgent)
 
-    def _resolve_known(self, kind: Change, record: ImageRecord) -> Resolution:
+    def _resolve_known(self, kind: Change, record: ImageRecord, reading: Reading) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
         source = None
         if lacks_vector := record.id in self._plan.missing_vectors:
             source = self._find_embedded(self._store.find_hash(record.content_hash))
-        entry = Entry(image=record, same_pixels_as=source.id if source else None)
+        repainted = record.id in self._plan.repainted
+        if repainted and reading.info is not None:
+            record = replace(record, info=reading.info)
+        source_id = source.id if source else None
+        entry = Entry(image=record, same_pixels_as=source_id, keep_vectors=not repainted, keep_captions=repainted)
         return Resolution(kind=kind, entry=entry, needs_vector=lacks_vector and source is None)
 
     def _resolve_copy(self, reading: Reading, row: ImageRecord | None, sources: Sequence[ImageRecord]) -> Resolution:

@@ -24,6 +24,8 @@ class Entry:
     embeddings: Sequence[Embedding] = ()
     keep_vectors: bool = True
     """False drops vectors of other models: the pixels changed. Captions are dropped with them, but the user's stay."""
+    keep_captions: bool = False
+    """True keeps all captions where vectors are dropped: the same picture, whose pixels are read otherwise."""
     same_pixels_as: int | None = None
     """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
     place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
@@ -76,6 +78,9 @@ class Store(Protocol):
 
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
         """All records by root and path, under a filter, below a folder."""
+
+    def outdated(self, *, facts: int, pixels: int) -> Iterator[ImageRecord]:
+        """The records whose facts or pixels were read by older rules than these versions, by root and path."""
 
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
@@ -174,7 +179,8 @@ class Store(Protocol):
     ) -> list[tuple[int, float]]:
         """Full-text matches in all that is written about images: (id, relevance), best first.
 
-        With `typing` the last word may be the beginning of one, after all that hold whole words. Images that hold all words of a text of `without`, stop words aside, are left out.
+        With `typing` the last word may be the beginning of one, after all that hold whole words. Images that hold all
+        words of a text of `without`, stop words aside, are left out.
         """
 
     def holding(self, unwanted: Sequence[str], ids: Iterable[int]) -> set[int]:

@@ -257,10 +257,12 @@ def put_entries(
     shared = _read_shared(db, entries)
     _free_places(db, entries, places)
     ids = [_put_image(db, entry.image, place) for entry, place in zip(entries, places, strict=True)]
-    if repainted := [id_ for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors]:
-        known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known}
+    if repainted := {
+        id_: entry.keep_captions for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors
+    }:
+        known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known and not repainted.get(id_, True)}
         _drop_computed(db, repainted)
-        db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
+        db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
     put_sketches(db, {entry.image.content_hash: entry.sketch for entry in entries if entry.sketch is not None})
@@ -470,7 +472,11 @@ def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shar
         if source is None or hashes.get(source) != entry.image.content_hash:
             shared.append(_Shared())
         else:
-            shared.append(_Shared(True, blobs.get(source, ()), () if entry.keep_vectors else captions[source]))
+            shared.append(
+                _Shared(
+                    True, blobs.get(source, ()), () if entry.keep_vectors or entry.keep_captions else captions[source]
+                )
+            )
     return shared
 
 
@@ -501,12 +507,16 @@ def _info_values(info: ImageInfo) -> list[Any]:
     return [storable_text(value) if isinstance(value, str) else value for value in texts]
 
 
-def _drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user."""
-    wanted = ids_json(ids)
+def _drop_computed(db: sqlite3.Connection, repainted: Mapping[int, bool]) -> None:
+    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user.
+
+    Those stay of images of which True is said.
+    """
+    wanted = ids_json(repainted)
     mark_dropped(db, wanted)
     db.execute(f"delete from vectors where image_id {_OF_IDS}", (wanted,))
-    db.execute(f"delete from captions where source != 'user' and image_id {_OF_IDS}", (wanted,))
+    changed = ids_json(id_ for id_, keeps in repainted.items() if not keeps)
+    db.execute(f"delete from captions where source != 'user' and image_id {_OF_IDS}", (changed,))
 
 
 def _to_record(row: tuple[Any, ...], roots: Mapping[int, Path]) -> ImageRecord:

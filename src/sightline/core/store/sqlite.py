@@ -353,6 +353,11 @@ class SqliteStore(Store):
                 records = rows.get_records(db, self._roots, ids[start : start + _SCAN_ROWS])
             yield from records
 
+    def outdated(self, *, facts: int, pixels: int) -> Iterator[ImageRecord]:
+        older = Sql("images.facts_version < ? or images.pixels_version < ?", (facts, pixels))
+        with self._database.reading() as db:
+            return self._scan(rows.read_ids(db, older, order_by=_BY_PATH))
+
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         with self._database.reading() as db:
             ids_N = self._select_ids(db, Sql(f"true order by {_NEWEST_FIRST}"))
