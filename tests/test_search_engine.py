@@ -7,7 +7,7 @@ from PIL import Image
 from colour_world import open_colours, record
 from sightline.core.search import engine
 from sightline.core.search.background import Background
-from sightline.core.search.engine import SearchConfig, aim, fuse_rankings, prepare, rank, search
+from sightline.core.search.engine import SearchConfig, aim, prepare, rank, search
 from sightline.core.search.query import Part
 from sightline.core.search.relevance import UNLIKELY_BELOW
 from sightline.core.search.teaching import read_example, teach
@@ -88,11 +88,6 @@ def test_captions_are_found_by_words_and_fused_with_images(library):
     assert both.index("blue") < 3
     with pytest.raises(InputError, match="searched by words"):
         run(library, Part(image=store.get([row])[0].path), match="captions")
-
-
-def test_reciprocal_rank_fusion_by_hand():
-    # 7: 1/61 + 1/62, 8: 1/62 + 1/61 tie by id; 9: 1/63
-    assert fuse_rankings([[8, 7, 9], [7, 8]]) == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
