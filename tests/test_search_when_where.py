@@ -63,7 +63,8 @@ def spell_time(time):
 
 
 def read(query, *, store: Any = None, **how):
-    return read_when_where(store or Images(), [Part(text=query)], today=TODAY, **how)
+    images: Any = store or Images()
+    return read_when_where(images, [Part(text=query)], today=TODAY, **how)
 
 
 def test_the_table_is_of_150_queries():

@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sightline.core.images.facts import FACTS_VERSION
 from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.core.store.base import Failure, Store
@@ -156,8 +155,6 @@ class Plan:
     """Rows whose vectors were made of pixels that are read otherwise now (`renew`)."""
     missing_sketches: set[int] = field(default_factory=set)
     """Rows without a sketch when the run began: those of a library that is older than sketches."""
-    old_facts: set[int] = field(default_factory=set)
-    """Rows whose facts were read by older rules."""
 
 
 class Planner:
@@ -188,7 +185,6 @@ class Planner:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
         self.plan.missing_vectors = self._store.missing_vectors(model) | self.plan.repainted
         self.plan.missing_sketches = self._store.missing_sketches()
-        self.plan.old_facts = self._store.old_facts(FACTS_VERSION)
         for scope in scopes:
             self._walk_one(scope, on_seen)
         walked = {scope.root for scope in scopes}
@@ -255,7 +251,7 @@ class Planner:
             self._report.unchanged += 1
             if failure:  # it passed without a change of the file
                 self.plan.lost_failures.append(LostFile(scope, file.relative, certain=True))
-            if not lacks_pixels and not (facts_only := self._has_old_facts(file, row.id)):
+            if not lacks_pixels and not (facts_only := self._has_new_sidecar(file, row.id)):
                 return
         self.plan.tasks.append(
             Task(
@@ -269,9 +265,9 @@ class Planner:
             )
         )
 
-    def _has_old_facts(self, file: FoundFile, row_id: int) -> bool:
-        """True where the rules, or the XMP file beside an image, changed since its facts were read."""
-        return row_id in self.plan.old_facts or file.sidecar_ns > (file.sidecar_ns and self._store.written_ns(row_id))
+    def _has_new_sidecar(self, file: FoundFile, row_id: int) -> bool:
+        """True where the XMP file beside an image changed since its row was written."""
+        return file.sidecar_ns > 0 and file.sidecar_ns > self._store.written_ns(row_id)
 
     def _add_elsewhere(self, scopes: Sequence[Scope]) -> None:
         """Known images outside the walked folders that lack a vector: a model that is added covers them too.

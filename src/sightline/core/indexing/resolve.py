@@ -95,7 +95,7 @@ class Resolver:
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
-        info = reading.info or row.info
+        info = _newest_info(reading, row.info)
         record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns, info=info)
         kind: Change = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
         return self._resolve_known(kind, record, reading)
@@ -222,6 +222,13 @@ def _holds_other(row: ImageRecord) -> bool:
         return False
 
 
+def _newest_info(reading: Reading, known: ImageInfo) -> ImageInfo:
+    """What a reading tells, else what is known of the content; by which rules vectors were made only pixels change."""
+    if reading.info is None or reading.pixels is not None:
+        return reading.info or known
+    return replace(reading.info, pixels_version=known.pixels_version)
+
+
 def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | None = None) -> ImageRecord:
     """The record of the file that was read, in the row of its path where there is one."""
     task = reading.task
@@ -231,6 +238,6 @@ def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | 
         size_bytes=task.size_bytes,
         mtime_ns=task.mtime_ns,
         content_hash=reading.content_hash,
-        info=reading.info or (like.info if isinstance(like, ImageRecord) else like),
+        info=_newest_info(reading, like.info if isinstance(like, ImageRecord) else like),
         id=row.id if row else None,
     )

@@ -92,7 +92,12 @@ class _Found(NamedTuple):
 
 
 def read_when_where(
-    store: Store, parts: Sequence[Part], where: str | None = None, *, plain: Collection[Kind] = (), today: date
+    store: Store,
+    parts: Sequence[Part],
+    where: str | None = None,
+    *,
+    plain: Collection[Kind] = (),
+    today: date | None = None,
 ) -> WhenWhere:
     """Take dates and places, but those in `plain`, out of a query's wanted words.
 
@@ -100,7 +105,7 @@ def read_when_where(
     """
     if set(KINDS) <= set(plain) or not any(part.text for part in parts):
         return WhenWhere(parts=parts, where=where)
-    finder = _Finder(store, plain, today)
+    finder = _Finder(store, plain, today or date.today())
     left: list[Part] = []
     read: list[tuple[str, _Found]] = []
     for part in parts:
@@ -144,6 +149,17 @@ def _merge(store: Store, kind: Kind, read: Sequence[tuple[str, _Found]]) -> Read
         label=joined.join(one.label for _, one in read),
         left_out=store.count(where=f"{field} is null"),
     )
+
+
+def tell_readings(read_as: Sequence[ReadAs], offered: Sequence[ReadAs] = ()) -> list[str]:
+    """Sentences that say which words became filters, how many images that left out, and what others may mean."""
+    lines = [f"Read as: {' · '.join(one.label for one in read_as)}."] if read_as else []
+    for one in read_as:
+        if one.left_out:
+            lines.append(
+                f"{one.left_out:,} images without a {'date' if one.kind == 'dates' else 'place'} are left out."
+            )
+    return lines + [f"{one.words!r} is read as a word; as a filter it is: {one.where}" for one in offered]
 
 
 class _Finder:

@@ -203,9 +203,6 @@ class Store(Protocol):
     def count(self, *, where: str) -> int:
         """The number of images that pass a filter."""
 
-    def old_facts(self, version: int) -> set[int]:
-        """The ids of rows whose facts were read by rules older than this version."""
-
     def written_ns(self, id_: int) -> int:
         """When a row was last written; 0 where it is gone."""
 

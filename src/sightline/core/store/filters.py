@@ -125,6 +125,38 @@ def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     return sql
 
 
+def join_filters(
+    where: str | None,
+    *,
+    folder: str | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    camera: str | None = None,
+    place: str | None = None,
+) -> str | None:
+    """A filter with short forms of the commonest conditions.
+
+    `folder` is absolute, or a folder's name wherever it lies; both stand for all below. `after` is from that date on,
+    `before` up to the day before. `camera` is any part of a name, `place` the beginning of one.
+    """
+    conditions = []
+    if folder:
+        path = folder.rstrip("/") + "/"
+        below = f"path > {_quote(path)} and path < {_quote(path[:-1] + '0')}"  # 0 comes after the slash
+        conditions.append(below if folder.startswith("/") else f"path like {_quote(f'%/{path}%')}")
+    forms = ((after, "taken_at >= {}", "{}"), (before, "taken_at < {}", "{}"), (camera, "camera like {}", "%{}%"))
+    conditions += [form.format(_quote(pattern.format(value))) for value, form, pattern in forms if value]
+    if place:
+        conditions.append(f"place like {_quote(place + '%')}")
+    if where and where.strip():
+        conditions = [f"({where})", *conditions] if conditions else [where]
+    return " and ".join(conditions) or None
+
+
+def _quote(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))
+
+
 def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
     """An expression under a condition's operator. Raises InputError for values of another kind."""
     operator = condition.operator

@@ -428,10 +428,6 @@ class SqliteStore(Store):
 
     # Facts and places
 
-    def old_facts(self, version: int) -> set[int]:
-        with self._database.reading() as db:
-            return set(rows.read_ids(db, Sql("facts_version < ?", (version,))))
-
     def written_ns(self, id_: int) -> int:
         with self._database.reading() as db:
             row = db.execute("select indexed_at_ns from images where id = ?", (id_,)).fetchone()

@@ -42,6 +42,7 @@
  * @property {string | null} camera
  * @property {number | null} latitude
  * @property {number | null} longitude
+ * @property {Record<string, string | number | string[]>} facts
  * @property {string} content_hash
  * @property {string} modified_at
  * @property {string} thumbnail
@@ -85,6 +86,7 @@
  * @property {number} height
  * @property {number | null} similarity
  * @property {number | null} probability
+ * @property {("picture" | "name" | "folder" | "caption" | "keyword" | "text")[]} why
  * @property {string | null} caption
  * @property {number} copies
  * @property {string | null} taken_at
@@ -105,6 +107,7 @@
  * @property {string | null} camera
  * @property {number | null} latitude
  * @property {number | null} longitude
+ * @property {Record<string, string | number | string[]>} facts
  * @property {string} content_hash
  * @property {string} modified_at
  * @property {string} thumbnail
@@ -155,6 +158,13 @@
  * @property {number} weight
  * @property {"text" | "image"} kind
  *
+ * @typedef {object} ReadAs
+ * @property {"dates" | "places"} kind
+ * @property {string} words
+ * @property {string} label
+ * @property {string} where
+ * @property {number} left_out
+ *
  * @typedef {object} Run
  * @property {string} name
  * @property {string} modified_at
@@ -183,6 +193,8 @@
  * @property {QueryPart[]} parts
  * @property {string | null} note
  * @property {Verdict | null} verdict
+ * @property {ReadAs[]} read_as
+ * @property {ReadAs[]} offered
  *
  * @typedef {object} SkippedFile
  * @property {string} path

@@ -6,6 +6,7 @@ import { formatCount, formatDuration, formatMonth, formatPlural } from "../forma
 import { icon } from "../icons.js";
 import { debounce, Latest } from "../latest.js";
 import { navigate, note } from "../router.js";
+import { makeReadings } from "./chips.js";
 import { recall, remember, rememberPreview } from "../storage.js";
 import { announce, toastProblem } from "../toast.js";
 import { Box } from "./box.js";
@@ -282,8 +283,9 @@ export class SearchPage {
           ? "Nothing here matches"
           : "Nothing found",
     );
-    fill(this.notices, results.notices.join(" "));
-    this.notices.hidden = results.notices.length === 0;
+    const readings = makeReadings(results, this.query, (change) => this.change(change));
+    fill(this.notices, ...readings, results.notices.join(" "));
+    this.notices.hidden = results.notices.length + readings.length === 0;
     this.#showMessage(results);
     this.#showMatchToggle(results);
   }
