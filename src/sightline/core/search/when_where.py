@@ -156,9 +156,8 @@ def tell_readings(read_as: Sequence[ReadAs], offered: Sequence[ReadAs] = ()) -> 
     lines = [f"Read as: {' · '.join(one.label for one in read_as)}."] if read_as else []
     for one in read_as:
         if one.left_out:
-            lines.append(
-                f"{one.left_out:,} images without a {'date' if one.kind == 'dates' else 'place'} are left out."
-            )
+            lacking = "date" if one.kind == "dates" else "place"
+            lines.append(f"Left out for want of a {lacking}: {one.left_out:,} image{'s' * (one.left_out != 1)}.")
     return lines + [f"{one.words!r} is read as a word; as a filter it is: {one.where}" for one in offered]
 
 
