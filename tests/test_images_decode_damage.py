@@ -56,11 +56,60 @@ def test_files_that_are_no_images_are_named(tmp_path, data, expected):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 @pytest.mark.parametrize("min_side_px", [None, 16])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.95, -2])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95, -3])
 def test_a_truncated_jpeg_is_an_error_not_grey(options, min_side_px, part):
     data = encoded(texture(), "JPEG", quality=90, **options)
     cut = data[: int(len(data) * part)] if part > 0 else data[:part]
     assert reason(cut, min_side_px=min_side_px) == "truncated JPEG"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("ending", [b"", b"\xff", b"\0" * 100, b"\xff" * 9])
+@pytest.mark.parametrize("min_side_px", [None, 16])
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_whole(mode, ending, min_side_px):
+    data = encoded(texture().convert(mode), "JPEG", quality=90)
+    assert data.endswith(b"\xff\xd9")
+    sealed, open_ended = (read_image(d, min_side_px=min_side_px) for d in (data, data[:-2] + ending))
+    assert np.array_equal(open_ended.rgb, sealed.rgb)
+    assert reason(data[:-12] + ending, min_side_px=min_side_px) == "truncated JPEG"
+
+
+def test_an_arithmetic_jpeg_without_end_mark_is_truncated():
+    """Its decoder makes up what is missing, so nothing tells whether all is there."""
+    data = encoded(texture(), "JPEG", quality=90).replace(b"\xff\xc0\0\x11", b"\xff\xc9\0\x11")
+    assert decode._ARITHMETIC.search(data)
+    with pytest.raises(ImageError, match="truncated JPEG"):
+        decode._seal_jpeg(data[:-2])
+
+
+def tiff_of(values, *, photometric=1, compression=1, tags=()):
+    """A TIFF of one strip, little-endian, of samples of any type."""
+    height, width, samples = (*values.shape, 1)[:3]
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    bits = values.dtype.itemsize * 8
+    entries = [
+        (256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, compression), (262, 3, photometric),
+        (273, 4, 8), (277, 3, samples), (278, 4, height), (279, 4, values.nbytes), (339, 3, kind), *tags,
+    ]  # fmt: skip
+    pixels = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    ifd = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in sorted(entries))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + ifd + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff_of(np.zeros((4, 4), np.float16)),
+        tiff_of(np.zeros((4, 4), np.float64)),
+        tiff_of(np.zeros((4, 4, 3), np.float32), photometric=2),
+        tiff_of(np.zeros((4, 4), np.uint8), compression=34887),
+        tiff_of(np.zeros((4, 4), np.uint8), compression=34712),
+    ],
+    ids=["float16", "float64", "RGB of floats", "LERC", "JPEG 2000"],
+)
+def test_a_sound_tiff_of_a_rare_kind_is_not_called_damaged(data):
+    assert reason(data) == "unsupported TIFF"
+    assert read_image(tiff_of(np.full((4, 4), 7, np.uint8))).rgb[0, 0].tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize("min_side_px", [None, 16])

@@ -77,6 +77,28 @@ def test_heic_is_turned_once(orientation):
     assert read_info(file.getvalue()) == image.info
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_heic_that_only_exif_turns_is_turned_by_it(orientation):
+    """As some cameras write it, against the standard."""
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    turned = exif.tobytes()
+    exif[ExifTags.Base.Orientation] = 1
+    file = io.BytesIO()
+    BACK[orientation](Image.fromarray(upright())).save(file, "HEIF", exif=exif.tobytes(), quality=90)
+    assert exif.tobytes() in file.getvalue()
+    data = file.getvalue().replace(exif.tobytes(), turned)
+    assert b"irot" not in data
+    assert b"imir" not in data
+    image = read_image(data)
+    assert image.rgb.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.rgb.astype(int) - upright()).mean() < 3
+    assert read_info(data) == image.info
+    assert (image.info.width, image.info.height) == (WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_scaled_jpegs_are_turned_upright_too(orientation):
     image = read_image(taken(orientation, "JPEG", quality=95, subsampling=0), min_side_px=24)

@@ -10,9 +10,9 @@ import pytest
 
 from sightline.core.store import sqlite as sqlite_store
 from sightline.core.store.base import Entry
-from sightline.core.store.filters import FIELDS, compile_filter
+from sightline.core.store.filters import FIELDS, compile_filter, join_filters
 from sightline.core.store.sqlite import open_store
-from sightline.core.types import Caption, Embedding, ImageInfo, ImageRecord, ModelIdentity
+from sightline.core.types import Caption, Embedding, Facts, ImageInfo, ImageRecord, ModelIdentity
 from sightline.errors import InputError
 
 PHOTOS = Path("/photos")
@@ -393,3 +393,47 @@ def test_unicode_forms_are_alike_and_like_knows_no_accents(spelled, where, numbe
     store, names = spelled
     found = {record.relative for record in store.scan(where=unicodedata.normalize(form, where))}
     assert found == {names[number] for number in numbers}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("keywords = 'Dog'", "a.jpg"),
+        ("keywords = 'do'", ""),
+        ("keywords like 'do%' and rating >= 4", "a.jpg"),
+        ("keywords = 'a \"b\\c'", "b.jpg"),
+        ("keywords != 'dog'", "b.jpg c.jpg"),
+        ("keywords is null", "c.jpg"),
+        ("place like 'paris%'", "a.jpg"),
+        ("place = 'france' and city is null", "b.jpg"),
+        ("exposure <= 0.004 and f_number = 2.8 and iso between 100 and 400", "a.jpg"),
+        ("altitude < 0", "b.jpg"),
+        ("lens like '%50mm%' and focal_mm = 50", "a.jpg"),
+        ("title = 'two dogs' and author is not null and description like '%snow%'", "a.jpg"),
+        (join_filters(None, folder="/facts/100% x_y", after="2023", before="2024"), "a.jpg"),
+        (join_filters("rating = 4 or rating = 5", folder="100% x_y", place="fra"), "a.jpg"),
+        (join_filters(None, camera="leica"), "a.jpg"),
+    ],
+)
+def test_facts_in_filters(tmp_path, where, expected):
+    told = {"f_number": 2.8, "exposure_s": 0.004, "iso": 200, "focal_mm": 50.0, "lens": "Summilux 50mm", "rating": 4}
+    texts = {"title": "Two dogs", "author": "Ann", "description": "in the snow", "city": "Paris", "country": "France"}
+    a = Facts(keywords=("dog", "snow"), **told, **texts)
+    b = Facts(keywords=('a "b\\c',), altitude_m=-3.5, country="France")
+    with open_store(tmp_path / "library") as store:
+        root = Path("/facts")
+        store.upsert(
+            [
+                entry("100% x_y/a.jpg", root=root, facts=a, taken_at="2023-12-31T23:00:00", camera="Leica Q"),
+                entry("100% xzy/b.jpg", root=root, facts=b, taken_at="2024-01-01T00:00:00"),
+                entry("c.jpg", root=root),
+            ]
+        )
+        assert sorted(record.path.name for record in store.scan(where=where)) == expected.split()
+
+
+def test_short_forms_alone_and_none():
+    assert join_filters(None) is None
+    assert join_filters("  ") is None
+    assert join_filters("width > 1") == "width > 1"
+    assert join_filters("width > 1", place="O'Hara") == "(width > 1) and place like 'O''Hara%'"

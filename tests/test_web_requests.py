@@ -32,6 +32,7 @@ KINDS = {
     "q": WORDS,
     "parts": OWN,
     "where": OWN,
+    **dict.fromkeys(("in", "after", "before", "camera", "place"), OWN),  # parts of a filter
     "texts": WORDS,
     "text": WORDS,
     "candidates": WORDS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -238,7 +239,7 @@ class Library:
         self,
         *query: str,
         top: int = 10,
-        where: str | None = None,
+        where: str | Mapping[str, str] | None = None,
         min_similarity: float | None = None,
         match: Match = "both",
         each_copy: bool = False,
@@ -251,6 +252,7 @@ class Library:
         hub_correction: bool = True,
         min_probability: float | None = None,
         sort: Sort = "relevance",
+        plain: bool = False,
     ) -> Hits:
         """Find images by words, `./photo.jpg`, or parts joined with `+` and `-`, weighted as in `2:snow`; best first.
 
@@ -262,15 +264,18 @@ class Library:
         by `reranker`, a matcher or a captioner (default: `blip-itm-base` where it can run now, else the default
         captioner). The answer is a list whose `verdict` says whether anything matches; it has `top` hits all the same,
         unless they are to have a `min_probability`, or `sort` is `date`, which gives the newest of those that are
-        likely right. Raises InputError for a broken query or filter
-        and for an image that isn't there or can't be read, ModelError for the reranker.
+        likely right. Dates and places in the words become filters (`Hits.read_as`), unless `plain`; of a query of
+        nothing else the newest come first. `where` may be the short form `{"folder": "holiday", "after": "2023"}`
+        (`core.store.filters.join_filters`). Raises InputError for a broken query or filter and for an image that isn't
+        there or can't be read, ModelError for the reranker.
         """
         from sightline.core.search.engine import SearchConfig
         from sightline.core.search.query import Part, parse_query
+        from sightline.core.store.filters import join_filters
 
         settings = SearchConfig(
             top=top,
-            where=where,
+            where=where if where is None or isinstance(where, str) else join_filters(None, **where),
             min_similarity=min_similarity,
             match=match,
             each_copy=each_copy,
@@ -282,7 +287,7 @@ class Library:
         marked = [(path, 1.0) for path in like] + [(path, -1.0) for path in unlike]
         marks = [Part(image=self._marked(expand(path)), weight=sign, is_mark=True) for path, sign in marked]
         parts = parse_query(query, add=add, subtract=subtract) if query or add or subtract or not marks else []
-        return self._search([*parts, *marks], settings, reranker=reranker)
+        return self._search([*parts, *marks], settings, reranker=reranker, plain=plain)
 
     def _marked(self, path: Path) -> Path:
         """A file, or an image of the library whose file may be gone. Raises InputError for neither."""
@@ -300,14 +305,27 @@ class Library:
             raise InputError(f"There is no picture {path}.")
         return self._search([Part(image=path)], SearchConfig(top=top, where=where))
 
-    def _search(self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None) -> Hits:
+    def _search(
+        self, parts: Sequence[Part], config: SearchConfig, *, reranker: str | None = None, plain: bool = False
+    ) -> Hits:
         from sightline.core.indexing.hubs import fill_aside
         from sightline.core.search.engine import Hits, search
+        from sightline.core.search.when_where import KINDS, read_when_where
 
         if not self._require_vectors():
             return Hits()
         fill_aside(self.store, self.encoder)
-        return search(self.store, self.encoder, parts, config=config, look_again=lambda: self.second_look(reranker))
+        read = read_when_where(self.store, parts, config.where, plain=KINDS if plain else ())
+        config = replace(config, where=read.where)
+        look_again = partial(self.second_look, reranker)
+        if read.parts:
+            hits = search(self.store, self.encoder, read.parts, config=config, look_again=look_again)
+        else:
+            config = replace(config, sort="date", min_probability=0.0, match="pictures", rerank=0)
+            hits = search(self.store, self.encoder, parts, config=config)
+            hits = Hits(replace(hit, probability=None, why=()) for hit in hits)
+        hits.read_as, hits.offered = read.read_as, read.offered
+        return hits
 
     def second_look(self, reranker: str | None = None) -> SecondLook:
         """What reads hits again: a matcher or captioner by name, loaded. Raises ModelError where it can't run."""

@@ -60,6 +60,12 @@ class Facts:
     def __post_init__(self) -> None:
         object.__setattr__(self, "keywords", tuple(self.keywords))
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """Those that are there, by name."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "version"}
+        return {name: value for name, value in values.items() if value not in (None, ())}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:

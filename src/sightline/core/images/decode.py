@@ -1,7 +1,7 @@
 """The only way to a file's pixels: upright RGB, or an ImageError whose reason can be counted.
 
 Pillow reads the header of every format and the pixels of all but plain JPEGs, which simplejpeg decodes, at a reduced
-scale where that is enough. Colour profiles are not applied: the models were trained on pixels read like this.
+scale where that is enough; `colours` makes sRGB of them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeGuard, cast
@@ -27,7 +26,6 @@ from numpy.typing import NDArray
 from PIL import (  # importing a plugin registers its format
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
-    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
@@ -39,15 +37,26 @@ from PIL import (  # importing a plugin registers its format
 )
 from PIL.ImageFile import ImageFile
 
+from sightline.core.images.colours import (
+    apply_profile,
+    differs_from_plain,
+    flatten_to_rgb,
+    has_empty_alpha,
+    is_deep_grey,
+)
+from sightline.core.images.facts import TURN_LEFT, read_facts
 from sightline.core.images.files import AVIF_MISSING, HEIF_MISSING, describe_content, explain_os_error, heif_available
 from sightline.core.types import ImageInfo
 from sightline.errors import ImageError, InputError
-from sightline.kit.text import one_line
 
 SCALED_DECODE_MARGIN = 2.0
 """Factor by which a scaled image stays larger than asked. Resized to 48 to 224 pixels, up to 74 JPEGs (Flickr8k, COCO)
 differ from their full decode by a mean of 0.9 of 255 levels, correlation 0.9994 (worst 0.9937); at margin 1.0 by 2.1
 levels, correlation 0.9976 (worst 0.9656)."""
+
+PIXELS_VERSION = 1
+"""By which rules pixels are read, kept with each image; `differs_from_plain` tells which images other rules concern.
+0 knew no colour profiles, and read negatives, gaps and unused alpha of TIFF and BMP as they stood."""
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """Largest picture decoded, in pixels (a 12-megapixel photo has 12 million); `SIGHTLINE_MAX_PIXELS` overrides."""
@@ -57,8 +66,19 @@ _large_image = threading.Lock()
 of some kilobytes can hold as many pixels as the limit allows."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
-_DAMAGED_JPEG = ("premature end of data segment", "bad Huffman code", "bad arithmetic code", "instead of RST")
+_DAMAGED_JPEG = (
+    "Premature end of JPEG file",
+    "premature end of data segment",
+    "bad Huffman code",
+    "bad arithmetic code",
+    "instead of RST",
+)
 """libjpeg's warnings after which pixels are missing. It only warns of others, such as stray bytes, for order's sake."""
+_ARITHMETIC = re.compile(rb"\xff[\xc9\xca]\0[\x0b\x11\x14]\x08")
+"""The start of a frame with arithmetic coding: its mark, its length, 8 bits."""
+_UNSUPPORTED = ("unsupported", "unknown pixel mode", "unknown data organization", "not yet supported", "cannot handle")
+_RARE_COMPRESSIONS = {9, 10, 34661, 34712, 34887, 34892, 50002, 52546}
+"""Of TIFF, by number, such as Pillow doesn't know: JBIG, JPEG 2000, LERC, DNG's, JPEG XL."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,9 +90,7 @@ _TURNS = {
 }
 """EXIF orientation -> what makes the stored pixels upright."""
 
-_DATE = re.compile(r"\s*(\d{4})[:\-/.](\d{1,2})[:\-/.](\d{1,2})[ T](\d{1,2}):(\d{1,2}):(\d{1,2})")
-_WHITE = (255, 255, 255)
-_FULL_16_BIT = 65535
+_HEIF_HEAD_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,51 +102,38 @@ class DecodedImage:
     """Facts of the full image, even where `rgb` is a scaled decode."""
 
 
-def read_image(source: Path | bytes, *, min_side_px: int | None = None) -> DecodedImage:
+def read_image(source: Path | bytes, *, min_side_px: int | None = None, sidecar: bytes | None = None) -> DecodedImage:
     """Decode a file, or its bytes, to upright RGB; transparent parts are laid on white.
 
     With `min_side_px`, an image may come smaller than it is: its shorter side at least SCALED_DECODE_MARGIN times that
-    (or its full size). The first frame of an animation is read. Raises ImageError for a file that can't be read,
-    InputError for a `min_side_px` below 1.
+    (or its full size). The first frame of an animation is read. `sidecar` is an XMP file beside the image. Raises
+    ImageError for a file that can't be read, InputError for a `min_side_px` below 1.
     """
     if min_side_px is not None and min_side_px < 1:
         raise InputError(f"min_side_px must be at least 1; it is {min_side_px}.")
     smallest_px = None if min_side_px is None else math.ceil(min_side_px * SCALED_DECODE_MARGIN)
     with _opened(source) as image:
         size = image.size
-        is_plain = isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in {"L", "RGB"}
-        rgb_HW3 = _decode_jpeg(image, smallest_px) if is_plain else None
-        if rgb_HW3 is None:
-            rgb_HW3 = _decode_by_pillow(image, smallest_px)
-        orientation, facts = _read_exif(image)
+        is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+        plain_HW3 = _decode_jpeg(image, smallest_px) if is_jpeg else None
+        rgb_HW3 = _decode_by_pillow(image, smallest_px) if plain_HW3 is None else apply_profile(plain_HW3, image)
+        orientation, facts = read_facts(image, sidecar)
         turn = _TURNS.get(orientation)
         upright_HW3 = rgb_HW3 if turn is None else np.array(Image.fromarray(rgb_HW3).transpose(turn))
         return DecodedImage(upright_HW3, _describe(image, size, orientation, facts))
 
 
-def read_info(source: Path | bytes) -> ImageInfo:
+def read_info(source: Path | bytes, *, sidecar: bytes | None = None) -> ImageInfo:
     """Facts of a file's header, without decoding its pixels.
 
-    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them.
+    Of a PNG without EXIF before its pixels Pillow decodes them to look behind them. `pixels_version` is 0
+    where today's rules read other pixels than the first ones did.
 
     Raises ImageError for a file whose header can't be read.
     """
     with _opened(source) as image:
-        size = image.size
-        return _describe(image, size, *_read_exif(image))
-
-
-def flatten_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """A loaded image of any mode -> (H, W, 3) uint8."""
-    if _is_deep_grey(image):
-        image = Image.fromarray(_squeeze_to_8_bit(np.asarray(image), bits=_bits_of_tiff(image)))
-    elif image.has_transparency_data:
-        # "RGBa" and "La" have their colours multiplied by alpha; converting to RGBA divides it out
-        coloured = image.convert("LA") if image.mode == "La" else image
-        layer = coloured.convert("RGBA")
-        image = Image.new("RGB", layer.size, _WHITE)
-        image.paste(layer, mask=layer.getchannel("A"))
-    return np.array(image.convert("RGB"))
+        info = _describe(image, image.size, *read_facts(image, sidecar))
+        return replace(info, pixels_version=0) if differs_from_plain(image) or TURN_LEFT in image.info else info
 
 
 @contextmanager
@@ -140,6 +145,8 @@ def _opened(source: Path | bytes) -> Iterator[ImageFile]:
             image = _identify(stream)
             format_name = _format_name(image)
             _refuse_huge(*image.size)
+            if format_name == "HEIF":
+                _note_turn(image, stream)
             yield image
     except InputError:
         raise
@@ -194,6 +201,22 @@ def _readable_formats() -> tuple[str, ...]:
     return (*_FORMATS, "HEIF")
 
 
+def _note_turn(image: ImageFile, stream: IO[bytes]) -> None:
+    """Keep the orientation of a HEIC that only EXIF turns.
+
+    Where the file says itself how to turn its pixels, the decoder does, and EXIF tells of that turn again.
+    """
+    orientation = image.info.get("original_orientation")
+    if orientation in (None, 1):
+        return
+    stream.seek(0)
+    head = stream.read(_HEIF_HEAD_BYTES)
+    start = head.find(b"ipco")
+    properties = head[start : start - 4 + int.from_bytes(head[max(start - 4, 0) : max(start, 0)])]
+    if not any(kind in properties for kind in (b"irot", b"imir")):
+        image.info[TURN_LEFT] = orientation
+
+
 def _refuse_huge(width: int, height: int) -> None:
     """Raise ImageError for more pixels than are allowed, InputError where the variable is not a positive number."""
     named = os.environ.get("SIGHTLINE_MAX_PIXELS")
@@ -206,21 +229,45 @@ def _refuse_huge(width: int, height: int) -> None:
 
 
 def _decode_jpeg(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8] | None:
-    """Pixels by simplejpeg, which raises on the warnings that others pass over; None for what is left to Pillow."""
+    """Pixels by simplejpeg, which raises on the warnings that others pass over; None for what is left to Pillow.
+
+    Those are files that libjpeg warns of for order's sake, and inks, decoded here only to see that none is missing.
+    """
     assert image.fp is not None
     image.fp.seek(0)
     data = image.fp.read()
-    try:
-        rgb_HW3: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=smallest_px or 0, min_width=smallest_px or 0
-        )
-    except ValueError as error:
-        if "Premature end of JPEG file" in str(error):
-            raise ImageError("truncated JPEG") from error
-        if any(sign in str(error) for sign in _DAMAGED_JPEG):
-            raise ImageError("damaged JPEG") from error
-        return None
-    return rgb_HW3
+    is_ink = image.mode == "CMYK"
+    least_px = 1 if is_ink else smallest_px or 0
+    for is_sealed in (False, True):
+        try:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                data, "CMYK" if is_ink else "RGB", min_height=least_px, min_width=least_px
+            )
+        except ValueError as error:
+            if "Premature end of JPEG file" in str(error) and not is_sealed:
+                data = _seal_jpeg(data)
+                continue
+            if any(sign in str(error) for sign in _DAMAGED_JPEG):
+                raise ImageError("truncated JPEG" if is_sealed else "damaged JPEG") from error
+            return None
+        if not is_ink:
+            return pixels
+        break
+    image.fp = io.BytesIO(data)
+    return None
+
+
+def _seal_jpeg(data: bytes) -> bytes:
+    """A JPEG with an end mark in place of zeros or fill bytes after its last data: whole, if only the mark is missing.
+
+    Decoding tells, since libjpeg warns of every block that lacks data; arithmetic decoders make them up without a word.
+    """
+    if _ARITHMETIC.search(data):
+        raise ImageError("truncated JPEG")
+    end = len(data.rstrip(b"\0\xff"))
+    while data.startswith(b"\xff\0", end):  # an FF of the data
+        end += 2
+    return data[:end] + b"\xff\xd9"
 
 
 def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.uint8]:
@@ -228,7 +275,8 @@ def _decode_by_pillow(image: ImageFile, smallest_px: int | None) -> NDArray[np.u
         image.draft(image.mode, (smallest_px, smallest_px))
     with _large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
         image.load()
-        return flatten_to_rgb(_shrink(image, smallest_px) if smallest_px is not None else image)
+        loaded = image.convert("RGB") if has_empty_alpha(image) else image
+        return flatten_to_rgb(_shrink(loaded, smallest_px) if smallest_px is not None else loaded)
 
 
 def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
@@ -237,72 +285,16 @@ def _shrink(image: Image.Image, smallest_px: int) -> Image.Image:
     Deep grey stays as it is: its range is found from all of its pixels.
     """
     factor = min(image.size) // smallest_px
-    if factor < 2 or _is_deep_grey(image):
+    if factor < 2 or is_deep_grey(image):
         return image
     if image.mode in {"1", "P", "PA"} or "transparency" in image.info:  # values that have no mean
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     return image.reduce(factor)
 
 
-def _squeeze_to_8_bit(values_HW: NDArray[np.generic], *, bits: int | None = None) -> NDArray[np.uint8]:
-    """Deep grey levels (H, W), integer or float -> 8 bits.
-
-    Integers use the range of their bits: those stated, else 16 if they fit. Floats in [0, 1] are taken as such, in
-    [0, 255] as 8-bit levels. Anything else has no known white and is stretched from its least to its greatest value.
-    """
-    levels = np.nan_to_num(values_HW.astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = float(levels.min()), float(levels.max())
-    if np.issubdtype(values_HW.dtype, np.integer):
-        white = float(2**bits - 1) if bits is not None and bits <= 16 else float(_FULL_16_BIT)
-    else:
-        white = 1.0 if high <= 1 else 255.0
-    if low < 0 or high > white:
-        levels, white = levels - low, (high - low) or 1.0
-    eight_bit: NDArray[np.uint8] = np.rint(levels * (255.0 / white)).astype(np.uint8)
-    return eight_bit
-
-
-def _is_deep_grey(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
-def _bits_of_tiff(image: Image.Image) -> int | None:
-    """BitsPerSample: Pillow gives 12-bit scans in a 16-bit mode without scaling them up."""
-    tags = getattr(image, "tag_v2", None)
-    stated = tags.get(258) if tags is not None else None
-    return int(stated[0]) if isinstance(stated, tuple) and stated else None
-
-
-def _read_exif(image: ImageFile) -> tuple[int, dict[str, Any]]:
-    """The turn that the pixels need (1 to 8), and what else EXIF tells of an opened image, by `ImageInfo`'s names.
-
-    Broken values count as absent, never as errors. Tags and their types: CIPA DC-008 (Exif 2.32).
-    """
-    main: Mapping[int, Any] = {}
-    details: Mapping[int, Any] = {}
-    position: Mapping[int, Any] = {}
-    with suppress(Exception):  # damaged EXIF makes Pillow raise nearly anything; what was read before it counts
-        exif = image.getexif()
-        main = exif
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        position = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    # When the shutter was pressed, else when it was scanned, else when the file was last changed.
-    tags = ((details, "DateTimeOriginal"), (details, "DateTimeDigitized"), (main, "DateTime"))
-    dates = (parse_date(part.get(ExifTags.Base[tag])) for part, tag in tags)
-    latitude, longitude = parse_position(position)
-    # Pillow turns TIFF by itself, and pillow_heif HEIF.
-    is_upright = image.format in {"TIFF", "HEIF"}
-    return 1 if is_upright else parse_orientation(main.get(ExifTags.Base.Orientation)), {
-        "taken_at": next(filter(None, dates), None),
-        "camera": parse_camera(main.get(ExifTags.Base.Make), main.get(ExifTags.Base.Model)),
-        "latitude": latitude,
-        "longitude": longitude,
-    }
-
-
 def _describe(image: ImageFile, size: tuple[int, int], orientation: int, facts: Mapping[str, Any]) -> ImageInfo:
     width, height = reversed(size) if orientation >= 5 else size
-    return ImageInfo(width=width, height=height, format=_format_name(image), **facts)
+    return ImageInfo(width=width, height=height, format=_format_name(image), pixels_version=PIXELS_VERSION, **facts)
 
 
 def _format_name(image: ImageFile) -> str:
@@ -319,6 +311,10 @@ def _comes_from_the_system(error: Exception) -> TypeGuard[OSError]:
 def _kind_of_damage(error: Exception) -> str:
     """Pillow has no classes for these."""
     message = str(error).lower()
+    cause = error.__cause__
+    is_rare = isinstance(cause, KeyError) and cause.args[0] in _RARE_COMPRESSIONS
+    if is_rare or any(sign in message for sign in _UNSUPPORTED):
+        return "unsupported"
     signs = ("truncated", "premature", "unexpected end", "end of file", "not enough", "eof", "incomplete")
     return "truncated" if isinstance(error, EOFError) or any(sign in message for sign in signs) else "damaged"
 
@@ -355,60 +351,3 @@ def quiet_pillow() -> Iterator[None]:
         yield
     finally:
         _pattern.depth -= 1
-
-
-def parse_orientation(value: object) -> int:
-    """1 to 8; anything else counts as upright."""
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def parse_date(value: object) -> str | None:
-    """EXIF's `2024:05:01 12:30:00`, and the variants found in the wild, as ISO 8601; None for no real date."""
-    match = _DATE.match(_clean(value))
-    if match is None:
-        return None
-    try:
-        return datetime(*(int(part) for part in match.groups())).isoformat()  # type: ignore[arg-type]
-    except ValueError:  # such as 0000:00:00, written by cameras whose clock was never set
-        return None
-
-
-def parse_camera(make: object, model: object) -> str | None:
-    """`Canon`, `Canon EOS 5D` -> `Canon EOS 5D`; `Apple`, `iPhone 12` -> `Apple iPhone 12`."""
-    maker, name = _clean(make), _clean(model)
-    brand = maker.split(" ")[0].lower()
-    if brand and name.lower().startswith(brand):
-        return name
-    return f"{maker} {name}".strip() or None
-
-
-def parse_position(gps: Mapping[int, Any]) -> tuple[float | None, float | None]:
-    """Latitude and longitude in degrees, or two Nones: without hemispheres, out of range, or the 0, 0 of no fix."""
-    latitude = _parse_angle(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", limit=90)
-    longitude = _parse_angle(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", limit=180)
-    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
-        return None, None
-    return latitude, longitude
-
-
-def _parse_angle(value: object, reference: object, hemispheres: str, *, limit: int) -> float | None:
-    """Degrees, minutes and seconds with a hemisphere -> signed degrees, to a centimetre."""
-    hemisphere = _clean(reference).upper()[:1]
-    if not hemisphere or hemisphere not in hemispheres:
-        return None
-    try:
-        parts = [float(part) for part in value] if isinstance(value, tuple) else [float(value)]  # type: ignore[arg-type]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    degrees = math.fsum(part / 60.0**place for place, part in enumerate(parts))
-    if not 1 <= len(parts) <= 3 or not math.isfinite(degrees) or not 0 <= degrees <= limit:
-        return None
-    return round(-degrees if hemisphere == hemispheres[1] else degrees, 7)
-
-
-def _clean(value: object) -> str:
-    """Text of an EXIF field: up to its first NUL, white space tidied, without control characters."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
-        return ""
-    return one_line(text.split("\0")[0])

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -101,6 +101,12 @@ def format_of(name: str) -> str | None:
     return EXTENSIONS.get(os.path.splitext(name)[1].lower())  # noqa: PTH122 - called for every file of a walk
 
 
+def sidecar_names(name: str) -> tuple[str, ...]:
+    """The names that an XMP file beside an image of this name may have: `photo.jpg.xmp`, `photo.xmp`."""
+    stem = os.path.splitext(name)[0]  # noqa: PTH122 - called for every file that is read
+    return f"{name}.xmp", f"{name}.XMP", f"{stem}.xmp", f"{stem}.XMP"
+
+
 def missing_support(name: str) -> str | None:
     """The reason why files of this name's format can't be read here, and what to install; None where they can."""
     named = format_of(name)
@@ -192,6 +198,8 @@ class FoundFile:
     """Path below the root, with `/`; bytes that are not UTF-8 are kept as surrogate escapes."""
     size_bytes: int
     mtime_ns: int
+    sidecar_ns: int = 0
+    """When an XMP file beside it was last changed or put there; 0 for none."""
 
     @property
     def path(self) -> Path:
@@ -230,6 +238,15 @@ def file_stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, min(max(status.st_mtime_ns, _INT64.start), _INT64.stop - 1)
 
 
+def _changed_ns(path: str) -> int:
+    """When a file was changed, or came to where it is with an older time; 0 where it is gone."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def _holds_library(named: Mapping[str, str]) -> bool:
     """True where the files of these names make a library of ours; that of the database alone could be any program's."""
     if LIBRARY_DATABASE not in named:
@@ -260,6 +277,8 @@ class _Listing:
     """Folders, by their relative path."""
     linked: list[str] = field(default_factory=list)
     """Links to folders, likewise."""
+    sidecars: set[str] = field(default_factory=set)
+    """Names of XMP files."""
     database: dict[str, str] = field(default_factory=dict)
     """Files that may be a library's: name -> path."""
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -286,7 +305,7 @@ class _Walk:
             listing = self._list(folder)
             found: list[FoundFile] = []
             for name in listing.files:
-                file = self._inspect(folder, name)
+                file = self._inspect(folder, name, listing.sidecars)
                 if isinstance(file, FoundFile):
                     found.append(file)
                 if isinstance(file, str) or len(found) == _FILES_AHEAD:
@@ -343,6 +362,8 @@ class _Walk:
         try:
             is_folder = entry.is_dir()
             if not is_folder and not is_image_name(entry.name):
+                if entry.name.endswith((".xmp", ".XMP")):
+                    found.sidecars.add(entry.name)
                 return
             if self.may_follow and entry.is_symlink() and not self.may_follow(Path(entry.path)):
                 found.problems.append((entry.path, "a link that leads out of the folders that are allowed"))
@@ -354,7 +375,7 @@ class _Walk:
             if error.errno != errno.ELOOP or is_image_name(entry.name):
                 found.problems.append((entry.path, explain_os_error(error)))
 
-    def _inspect(self, folder: str, name: str) -> FoundFile | str:
+    def _inspect(self, folder: str, name: str, sidecars: Set[str]) -> FoundFile | str:
         """The file behind an image's name, or the reason why it is none that can be read."""
         path = self._join(folder + name)
         try:
@@ -366,4 +387,11 @@ class _Walk:
         if reason:
             return reason
         size_bytes, mtime_ns = file_stamp(status)
-        return FoundFile(root=self.root, relative=folder + name, size_bytes=size_bytes, mtime_ns=mtime_ns)
+        beside = [other for other in sidecar_names(name) if other in sidecars] if sidecars else []
+        return FoundFile(
+            root=self.root,
+            relative=folder + name,
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            sidecar_ns=max((_changed_ns(self._join(folder + other)) for other in beside), default=0),
+        )

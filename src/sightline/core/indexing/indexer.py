@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.indexing.hubs import fill_hubness
+from sightline.core.indexing.places import fill_places
 from sightline.core.indexing.plan import Plan, Planner, Task, TaskSpool
 from sightline.core.indexing.reading import FileReader, Reading
+from sightline.core.indexing.renew import renew
 from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport, ProgressMeter, SkippedFile
 from sightline.core.indexing.resolve import Resolution, Resolver, forget_lost
 from sightline.core.models.bank import load_bank
@@ -73,6 +75,7 @@ def index(
     try:
         scopes = planner.scopes(folders)
         _make_room(store, encoder, report)
+        renew(store, plan, threads=config.readers, on_look=meter.tick)
         planner.walk(scopes, model=encoder.card.name, on_seen=meter.tick)
         report.stage_seconds["walk"] = time.monotonic() - started
         meter.total = plan.tasks.left
@@ -80,6 +83,7 @@ def index(
         if not report.interrupted:
             if (bank := load_bank(encoder)) is not None:
                 fill_hubness(store, encoder.card.name, bank)
+            fill_places(store)
             forget_lost(store, plan, report, prune=config.remove_missing == "always")
             meter.tick(force=True)
     except KeyboardInterrupt:

@@ -65,6 +65,8 @@ class Task:
     """The row of this path, where there is one."""
     needs_pixels: bool = False
     """True where it is decoded even if the content is known."""
+    facts_only: bool = False
+    """True where nothing but its facts is read anew."""
 
 
 class LostFile(NamedTuple):
@@ -99,7 +101,9 @@ class TaskSpool:
         """Add a task at the end."""
         root = self._roots.setdefault(task.root, len(self._roots))
         # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
-        line = json.dumps([root, task.relative, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels])
+        line = json.dumps(
+            [root, task.relative, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels, task.facts_only]
+        )
         with _explained_errors():
             self._file.write(line + "\n")
         self.left += 1
@@ -147,6 +151,8 @@ class Plan:
     """Contents that probably need no pixels. Only a hint for readers: the store decides."""
     missing_vectors: set[int] = field(default_factory=set)
     """Rows without a vector of this run's model, as far as that is committed."""
+    repainted: set[int] = field(default_factory=set)
+    """Rows whose vectors were made of pixels that are read otherwise now (`renew`)."""
     missing_sketches: set[int] = field(default_factory=set)
     """Rows without a sketch when the run began: those of a library that is older than sketches."""
 
@@ -177,7 +183,7 @@ class Planner:
 
     def walk(self, scopes: Sequence[Scope], *, model: str, on_seen: Callable[[], None]) -> None:
         """Walk all scopes, then add known images elsewhere that lack a vector of this model."""
-        self.plan.missing_vectors = self._store.missing_vectors(model)
+        self.plan.missing_vectors = self._store.missing_vectors(model) | self.plan.repainted
         self.plan.missing_sketches = self._store.missing_sketches()
         for scope in scopes:
             self._walk_one(scope, on_seen)
@@ -240,11 +246,12 @@ class Planner:
             self._report.skipped.append(SkippedFile(path=file.path, reason=failure.reason))
             return
         lacks_pixels = row is not None and (row.id in self.plan.missing_vectors or row.id in self.plan.missing_sketches)
+        facts_only = False
         if row is not None and (row.size_bytes, row.mtime_ns) == stat:
             self._report.unchanged += 1
             if failure:  # it passed without a change of the file
                 self.plan.lost_failures.append(LostFile(scope, file.relative, certain=True))
-            if not lacks_pixels:
+            if not lacks_pixels and not (facts_only := self._has_new_sidecar(file, row.id)):
                 return
         self.plan.tasks.append(
             Task(
@@ -254,8 +261,13 @@ class Planner:
                 mtime_ns=file.mtime_ns,
                 row_id=row.id if row else None,
                 needs_pixels=lacks_pixels,
+                facts_only=facts_only,
             )
         )
+
+    def _has_new_sidecar(self, file: FoundFile, row_id: int) -> bool:
+        """True where the XMP file beside an image changed since its row was written."""
+        return file.sidecar_ns > 0 and file.sidecar_ns > self._store.written_ns(row_id)
 
     def _add_elsewhere(self, scopes: Sequence[Scope]) -> None:
         """Known images outside the walked folders that lack a vector: a model that is added covers them too.

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.images.decode import read_image
+from sightline.core.images.decode import read_image, read_info
+from sightline.core.images.facts import read_sidecar
 from sightline.core.images.files import explain_os_error, hash_bytes, hash_file, walk_images
 from sightline.core.images.preprocess import Preprocessing, make_sketch
 from sightline.core.indexing.plan import Exclusion, Task
@@ -71,6 +72,10 @@ class FileReader:
     def _read(self, task: Task, reading: Reading) -> None:
         started = time.perf_counter()
         path = task.root / task.relative
+        sidecar = read_sidecar(path)
+        if task.facts_only:
+            reading.info = read_info(path, sidecar=sidecar)
+            return
         source: Path | bytes
         if task.size_bytes > _LARGE_FILE_BYTES:
             path.open("rb").close()  # what the system refuses is an OSError here, as for smaller files
@@ -81,11 +86,13 @@ class FileReader:
         reading.read_s = time.perf_counter() - started
         # What has a row waits until others are read, or is only touched: no pixels at first.
         if task.needs_pixels or (task.row_id is None and reading.content_hash not in self._known_hashes):
-            image = read_image(source, min_side_px=self._preprocessing.size_px)
+            image = read_image(source, min_side_px=self._preprocessing.size_px, sidecar=sidecar)
             reading.info = image.info
             reading.pixels = self._preprocessing.resize(image.rgb)
             reading.sketch = make_sketch(image.rgb)
             reading.decode_s = time.perf_counter() - started - reading.read_s
+        elif sidecar is not None:  # what is written beside it is no part of the content
+            reading.info = read_info(source, sidecar=sidecar)
 
 
 def sample_images(

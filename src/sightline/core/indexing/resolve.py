@@ -66,7 +66,7 @@ class Resolver:
         """`pixels` where the content is new and was read without them; `later` for what would overwrite a row."""
         task = reading.task
         row = self._store.find_path(task.root / task.relative) if task.row_id is not None else None
-        if row is not None and row.content_hash == reading.content_hash:
+        if row is not None and (task.facts_only or row.content_hash == reading.content_hash):
             return self._resolve_same(reading, row)
         sources = self._store.find_hash(reading.content_hash)
         if source := next(filter(self._is_vacant, sources), None):
@@ -95,21 +95,26 @@ class Resolver:
     def _resolve_same(self, reading: Reading, row: ImageRecord) -> Resolution:
         task = reading.task
         changed = (row.size_bytes, row.mtime_ns) != (task.size_bytes, task.mtime_ns)
-        record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns)
+        info = _newest_info(reading, row.info)
+        record = replace(row, size_bytes=task.size_bytes, mtime_ns=task.mtime_ns, info=info)
         kind: Change = "renamed" if row.id in self._displaced else "touched" if changed else "unchanged"
-        return self._resolve_known(kind, record)
+        return self._resolve_known(kind, record, reading)
 
     def _resolve_renamed(self, reading: Reading, source: ImageRecord, row: ImageRecord | None) -> Resolution:
-        resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id))
+        resolution = self._resolve_known("renamed", replace(_record(reading, source), id=source.id), reading)
         is_urgent = row is not None or source.id not in self._plan.lost
         return replace(resolution, claimed=source, displaced=row, is_urgent=is_urgent)
 
-    def _resolve_known(self, kind: Change, record: ImageRecord) -> Resolution:
+    def _resolve_known(self, kind: Change, record: ImageRecord, reading: Reading) -> Resolution:
         """A row that keeps its content; the vector that it lacks may have come to a copy of it meanwhile."""
         source = None
         if lacks_vector := record.id in self._plan.missing_vectors:
             source = self._find_embedded(self._store.find_hash(record.content_hash))
-        entry = Entry(image=record, same_pixels_as=source.id if source else None)
+        repainted = record.id in self._plan.repainted
+        if repainted and reading.info is not None:
+            record = replace(record, info=reading.info)
+        source_id = source.id if source else None
+        entry = Entry(image=record, same_pixels_as=source_id, keep_vectors=not repainted, keep_captions=repainted)
         return Resolution(kind=kind, entry=entry, needs_vector=lacks_vector and source is None)
 
     def _resolve_copy(self, reading: Reading, row: ImageRecord | None, sources: Sequence[ImageRecord]) -> Resolution:
@@ -217,6 +222,13 @@ def _holds_other(row: ImageRecord) -> bool:
         return False
 
 
+def _newest_info(reading: Reading, known: ImageInfo) -> ImageInfo:
+    """What a reading tells, else what is known of the content; by which rules vectors were made only pixels change."""
+    if reading.info is None or reading.pixels is not None:
+        return reading.info or known
+    return replace(reading.info, pixels_version=known.pixels_version)
+
+
 def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | None = None) -> ImageRecord:
     """The record of the file that was read, in the row of its path where there is one."""
     task = reading.task
@@ -226,6 +238,6 @@ def _record(reading: Reading, like: ImageRecord | ImageInfo, row: ImageRecord | 
         size_bytes=task.size_bytes,
         mtime_ns=task.mtime_ns,
         content_hash=reading.content_hash,
-        info=like.info if isinstance(like, ImageRecord) else like,
+        info=_newest_info(reading, like.info if isinstance(like, ImageRecord) else like),
         id=row.id if row else None,
     )

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sightline.core.models.inputs import TextReading
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
+    from sightline.core.search.when_where import ReadAs
     from sightline.core.store.base import Store
     from sightline.core.types import ImageRecord, Reason
 
@@ -108,6 +109,10 @@ class Hits(list[Hit]):
     def __init__(self, hits: Iterable[Hit] = (), *, verdict: Verdict | None = None) -> None:
         super().__init__(hits)
         self.verdict = verdict or Verdict()
+        self.read_as: tuple[ReadAs, ...] = ()
+        """Words of the query that became filters."""
+        self.offered: tuple[ReadAs, ...] = ()
+        """Filters that words may stand for, which stayed words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,8 @@ class Entry:
     embeddings: Sequence[Embedding] = ()
     keep_vectors: bool = True
     """False drops vectors of other models: the pixels changed. Captions are dropped with them, but the user's stay."""
+    keep_captions: bool = False
+    """True keeps all captions where vectors are dropped: the same picture, whose pixels are read otherwise."""
     same_pixels_as: int | None = None
     """A row with the same content: this one gets its vectors too, and, where its own were dropped, its captions in
     place of all it had, also the user's; all as they were before this write. Nothing is taken from a row that is gone
@@ -123,6 +125,9 @@ class Store(Protocol):
     def scan(self, *, where: str | None = None, root: Path | None = None) -> Iterator[ImageRecord]:
         """All records by root and path, under a filter, below a folder."""
 
+    def outdated(self, *, facts: int, pixels: int) -> Iterator[ImageRecord]:
+        """The records whose facts or pixels were read by older rules than these versions, by root and path."""
+
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         """Ids (N,) of all rows under a filter, of those with a vector of a model; newest first, ties by higher id.
 
@@ -198,6 +203,21 @@ class Store(Protocol):
         What another bank measured is forgotten, so that there is one measure for all of a model's vectors. Images
         without a vector are passed over. Raises StoreError for a number that is no mean of cosines.
         """
+
+    def count(self, *, where: str) -> int:
+        """The number of images that pass a filter."""
+
+    def written_ns(self, id_: int) -> int:
+        """When a row was last written; 0 where it is gone."""
+
+    def unplaced(self) -> Mapping[int, tuple[float, float]]:
+        """Latitude and longitude of the rows whose place was not looked up."""
+
+    def put_places(self, places: Mapping[int, tuple[str | None, str | None, str | None]]) -> None:
+        """Give rows city, region and country, where their files tell of none; they count as looked up."""
+
+    def place_names(self) -> Set[str]:
+        """Names of cities, regions and countries in which images were taken."""
 
     def match(
         self, text: str, k: int, *, where: str | None = None, without: Sequence[str] = (), typing: bool = False

@@ -57,13 +57,21 @@ MAX_PATTERN_BYTES = 50_000
 class Field:
     """Something a filter may ask for. `below_root` fields are put behind the path of the image's root."""
 
-    kind: Literal["text", "number", "date", "caption"]
+    kind: Literal["text", "number", "date"]
     sql: str
     collate: str = ""
     below_root: bool = False
+    among: str = ""
+    """Where an image has several: what they are selected from, up to a condition that follows."""
 
 
+_NOCASE = " collate nocase"
+_LINES = (
+    r"""'["' || replace(replace(replace(images.{0}, '\', '\\'), '"', '\"'), char(10), '","') || '"]'"""  # a JSON array
+)
 _LOCAL_TIME = "strftime('%Y-%m-%dT%H:%M:%S', images.{column} / 1000000000, 'unixepoch', 'localtime')"
+
+_TEXTS = ("title", "description", "author", "city", "region", "country")
 
 FIELDS: Mapping[str, Field] = {
     "path": Field(kind="text", sql="'/' || images.relative", below_root=True),
@@ -77,10 +85,21 @@ FIELDS: Mapping[str, Field] = {
     "modified_at": Field(kind="date", sql=_LOCAL_TIME.format(column="mtime_ns")),
     "indexed_at": Field(kind="date", sql=_LOCAL_TIME.format(column="indexed_at_ns")),
     "taken_at": Field(kind="date", sql="images.taken_at"),
-    "camera": Field(kind="text", sql="images.camera"),
     "latitude": Field(kind="number", sql="images.latitude"),
     "longitude": Field(kind="number", sql="images.longitude"),
-    "caption": Field(kind="caption", sql="captions.text"),
+    "altitude": Field(kind="number", sql="images.altitude_m"),
+    **{name: Field(kind="text", sql=f"images.{name}", collate=_NOCASE) for name in ("camera", "lens")},
+    **{name: Field(kind="number", sql=f"images.{name}") for name in ("f_number", "iso", "focal_mm", "rating")},
+    "exposure": Field(kind="number", sql="images.exposure_s"),
+    **{name: Field(kind="text", sql=f"images.{name}", collate=_NOCASE) for name in _TEXTS},
+    "place": Field(
+        kind="text",
+        sql="value",
+        collate=_NOCASE,
+        among="json_each(json_array(images.city, images.region, images.country)) where",
+    ),
+    "keywords": Field(kind="text", sql="value", collate=_NOCASE, among=f"json_each({_LINES.format('keywords')}) where"),
+    "caption": Field(kind="text", sql="text", among="captions where captions.image_id = images.id and"),
     "captioned": Field(kind="number", sql="exists (select 1 from captions where captions.image_id = images.id)"),
 }
 
@@ -108,6 +127,38 @@ def compile_filter(text: str, roots: Mapping[int, Path]) -> Sql:
     if len(sql.parameters) > MAX_PARAMETERS:
         raise InputError("The filter has too many values in all; ask in several smaller filters.")
     return sql
+
+
+def join_filters(
+    where: str | None,
+    *,
+    folder: str | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    camera: str | None = None,
+    place: str | None = None,
+) -> str | None:
+    """A filter with short forms of the commonest conditions.
+
+    `folder` is absolute, or a folder's name wherever it lies; both stand for all below. `after` is from that date on,
+    `before` up to the day before. `camera` is any part of a name, `place` the beginning of one.
+    """
+    conditions = []
+    if folder:
+        path = folder.rstrip("/") + "/"
+        below = f"path > {_quote(path)} and path < {_quote(path[:-1] + '0')}"  # 0 comes after the slash
+        conditions.append(below if folder.startswith("/") else f"path like {_quote(f'%/{path}%')}")
+    forms = ((after, "taken_at >= {}", "{}"), (before, "taken_at < {}", "{}"), (camera, "camera like {}", "%{}%"))
+    conditions += [form.format(_quote(pattern.format(value))) for value, form, pattern in forms if value]
+    if place:
+        conditions.append(f"place like {_quote(place + '%')}")
+    if where and where.strip():
+        conditions = [f"({where})", *conditions] if conditions else [where]
+    return " and ".join(conditions) or None
+
+
+def _quote(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))
 
 
 def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
@@ -206,12 +257,12 @@ def _expression(field: Field, roots: Mapping[int, Path]) -> Sql:
     return Sql(f"(case images.root_id {cases} end || {field.sql})", parameters)
 
 
-def _compile_caption(condition: _Condition, field: Field) -> Sql:
-    """True where any caption matches; `!=` and `not like` where none does."""
+def _compile_among(condition: _Condition, field: Field) -> Sql:
+    """True where any of them matches; `!=`, `not like` and `is null` where none does."""
     opposite = _OPPOSITES.get(condition.operator)
     asked = condition._replace(operator=opposite or condition.operator)
-    inner = _compare(Sql(field.sql), "text", asked)
-    exists = f"exists (select 1 from captions where captions.image_id = images.id and {inner.text})"
+    inner = _compare(Sql(field.sql + field.collate), field.kind, asked)
+    exists = f"exists (select 1 from {field.among} {inner.text})"
     return Sql(f"not {exists}" if opposite else exists, inner.parameters)
 
 
@@ -359,8 +410,8 @@ class _Parser:
         operator = operator.removeprefix("not ") if negated else operator
         condition = _Condition(name.text.lower(), operator, values, name.position)
         field = _look_up(condition)
-        if field.kind == "caption":
-            sql = _compile_caption(condition, field)
+        if field.among:
+            sql = _compile_among(condition, field)
         else:
             sql = _compare(_expression(field, self._roots), field.kind, condition)
         return Sql(f"not {sql.text}", sql.parameters) if negated else sql

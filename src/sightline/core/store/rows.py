@@ -39,7 +39,8 @@ _COLUMNS = ("root_id", "relative", "folder", "name", "size_bytes", "mtime_ns", "
 _SELECT = f"select id, root_id, relative, size_bytes, mtime_ns, content_hash, {', '.join(_INFO_COLUMNS)} from images"
 _PUT = (
     f"insert into images (id, {', '.join(_COLUMNS)}, indexed_at_ns) values (?, {'?, ' * len(_COLUMNS)}?) "
-    f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} returning id"
+    f"on conflict (id) do update set {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}, "
+    "indexed_at_ns = excluded.indexed_at_ns returning id"
 )
 _IS_WHOLE = f"length(grey) = {SKETCH_SIDE_PX**2}"
 _OF_IDS = "in (select value from json_each(?))"
@@ -256,10 +257,12 @@ def put_entries(
     shared = _read_shared(db, entries)
     _free_places(db, entries, places)
     ids = [_put_image(db, entry.image, place) for entry, place in zip(entries, places, strict=True)]
-    if repainted := [id_ for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors]:
-        known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known}
+    if repainted := {
+        id_: entry.keep_captions for entry, id_ in zip(entries, ids, strict=True) if not entry.keep_vectors
+    }:
+        known = {id_ for id_, found in zip(ids, shared, strict=True) if found.known and not repainted.get(id_, True)}
         _drop_computed(db, repainted)
-        db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known.intersection(repainted)])
+        db.executemany("delete from captions where image_id = ?", [(id_,) for id_ in known])
     blobs = {id_: found.blobs for id_, found in zip(ids, shared, strict=True)}
     put_vectors(db, [(id_, entry.embeddings) for entry, id_ in zip(entries, ids, strict=True)], blobs=blobs)
     put_sketches(db, {entry.image.content_hash: entry.sketch for entry in entries if entry.sketch is not None})
@@ -316,6 +319,29 @@ def read_unsketched(db: sqlite3.Connection) -> set[int]:
 def _have_sketches(db: sqlite3.Connection) -> bool:
     """False for a library of an older version that is opened for reading only."""
     return db.execute("select 1 from sqlite_master where name = 'sketches'").fetchone() is not None
+
+
+def read_unplaced(db: sqlite3.Connection) -> dict[int, tuple[float, float]]:
+    """The positions of rows whose place was not looked up."""
+    sql = "select id, latitude, longitude from images where facts_version % 2 = 1 and latitude + longitude is not null"
+    return {id_: (latitude, longitude) for id_, latitude, longitude in db.execute(sql)}
+
+
+def put_places(db: sqlite3.Connection, places: Mapping[int, Sequence[str | None]]) -> None:
+    """Give rows city, region and country where a file tells of none of its own."""
+    db.executemany(
+        "update images set city = coalesce(city, ?), region = coalesce(region, ?), country = coalesce(country, ?), "
+        "facts_version = facts_version + 1 where id = ? and facts_version % 2 = 1",
+        [(*place, id_) for id_, place in places.items()],
+    )
+    refresh_texts(db, ids_json(places))
+
+
+def read_place_names(db: sqlite3.Connection) -> frozenset[str]:
+    """All names of cities, regions and countries."""
+    columns = ("city", "region", "country")
+    sql = " union ".join(f"select {name} from images where {name} is not null" for name in columns)
+    return frozenset(name for (name,) in db.execute(sql))
 
 
 def read_equal_rows(db: sqlite3.Connection) -> dict[int, int]:
@@ -446,7 +472,11 @@ def _read_shared(db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Shar
         if source is None or hashes.get(source) != entry.image.content_hash:
             shared.append(_Shared())
         else:
-            shared.append(_Shared(True, blobs.get(source, ()), () if entry.keep_vectors else captions[source]))
+            shared.append(
+                _Shared(
+                    True, blobs.get(source, ()), () if entry.keep_vectors or entry.keep_captions else captions[source]
+                )
+            )
     return shared
 
 
@@ -477,12 +507,16 @@ def _info_values(info: ImageInfo) -> list[Any]:
     return [storable_text(value) if isinstance(value, str) else value for value in texts]
 
 
-def _drop_computed(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user."""
-    wanted = ids_json(ids)
+def _drop_computed(db: sqlite3.Connection, repainted: Mapping[int, bool]) -> None:
+    """Remove what was computed from pixels that have changed: all vectors, and captions not written by the user.
+
+    Those stay of images of which True is said.
+    """
+    wanted = ids_json(repainted)
     mark_dropped(db, wanted)
     db.execute(f"delete from vectors where image_id {_OF_IDS}", (wanted,))
-    db.execute(f"delete from captions where source != 'user' and image_id {_OF_IDS}", (wanted,))
+    changed = ids_json(id_ for id_, keeps in repainted.items() if not keeps)
+    db.execute(f"delete from captions where source != 'user' and image_id {_OF_IDS}", (changed,))
 
 
 def _to_record(row: tuple[Any, ...], roots: Mapping[int, Path]) -> ImageRecord:

@@ -153,6 +153,7 @@ class SqliteStore(Store):
         self._state: tuple[int, int] | None = None
         self._answers: OrderedDict[Sql, NDArray[np.int64]] = OrderedDict()
         self._equal_rows: dict[int, int] | None = None
+        self._place_names: frozenset[str] | None = None
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -359,6 +360,11 @@ class SqliteStore(Store):
                 records = rows.get_records(db, self._roots, ids[start : start + _SCAN_ROWS])
             yield from records
 
+    def outdated(self, *, facts: int, pixels: int) -> Iterator[ImageRecord]:
+        older = Sql("images.facts_version < ? or images.pixels_version < ?", (facts, pixels))
+        with self._database.reading() as db:
+            return self._scan(rows.read_ids(db, older, order_by=_BY_PATH))
+
     def ids(self, *, where: str | None = None, model: str | None = None) -> NDArray[np.int64]:
         with self._database.reading() as db:
             ids_N = self._select_ids(db, Sql(f"true order by {_NEWEST_FIRST}"))
@@ -368,6 +374,10 @@ class SqliteStore(Store):
                 embedded = self._select_ids(db, Sql(_HAS_VECTOR, (vectors.get_model(db, model).id,)))
                 ids_N = ids_N[vectors.are_among(ids_N, embedded)]
             return ids_N
+
+    def count(self, *, where: str) -> int:
+        with self._database.reading() as db:
+            return len(self._select_ids(db, self._condition(db, where=where)))
 
     def _select_ids(self, db: sqlite3.Connection, condition: Sql) -> NDArray[np.int64]:
         """Ids of the images that meet a condition, in its order; the latest answers are kept until the next write."""
@@ -390,6 +400,7 @@ class SqliteStore(Store):
             self._state = state
             self._answers.clear()
             self._equal_rows = None
+            self._place_names = None
 
     def find_path(self, path: Path) -> ImageRecord | None:
         with self._database.reading() as db:
@@ -415,6 +426,29 @@ class SqliteStore(Store):
             with self._database.writing() as db:
                 self._roots.ensure(db, folder)
         return folder, ""
+
+    # Facts and places
+
+    def written_ns(self, id_: int) -> int:
+        with self._database.reading() as db:
+            row = db.execute("select indexed_at_ns from images where id = ?", (id_,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def unplaced(self) -> dict[int, tuple[float, float]]:
+        with self._database.reading() as db:
+            return rows.read_unplaced(db)
+
+    def put_places(self, places: Mapping[int, tuple[str | None, str | None, str | None]]) -> None:
+        with self._database.writing() as db:
+            rows.put_places(db, places)
+
+    def place_names(self) -> frozenset[str]:
+        """Kept until the next write."""
+        with self._database.reading() as db:
+            self._forget_if_written(db)
+            if self._place_names is None:
+                self._place_names = rows.read_place_names(db)
+            return self._place_names
 
     # Captions and text
 

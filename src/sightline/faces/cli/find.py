@@ -22,7 +22,7 @@ from sightline.faces.cli.options import (
     library_option,
     model_option,
     precision_option,
-    where_option,
+    where_options,
 )
 from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
 from sightline.kit.text import printable
@@ -133,7 +133,7 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     default=True,
     help="Rank by cosine alone, also images that lie near to everything.",
 )
-@where_option
+@where_options
 @choice_option(
     "--match",
     "both",
@@ -143,6 +143,7 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
     "by what they show alone, or find only those about which a word of the query is written.",
 )
 @choice_option("--sort", "relevance", "date", help="Best first, or the newest first of those that are likely right.")
+@click.option("--plain", is_flag=True, help="Take dates and places among the words as words, not as filters.")
 @click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
 @default_option(
     "--rerank",
@@ -200,7 +201,7 @@ def search(
 @_top_option
 @_filepath_option
 @json_option
-@where_option
+@where_options
 @model_option
 @precision_option
 @library_option
@@ -219,8 +220,12 @@ def _require_one_format(*, filepath_only: bool, as_json: bool) -> None:
 
 
 def _show_hits(library: Library, hits: Hits, *, filepath_only: bool, as_json: bool) -> None:
-    for line in hits.verdict.notices:
+    from sightline.core.search.when_where import tell_readings
+
+    for line in (*tell_readings(hits.read_as, hits.offered), *hits.verdict.notices):
         notice(line)
+    if hits.read_as:
+        notice("With --plain these are words, too.")
     if not hits and not as_json:
         empty = library.store.stats().images == 0
         notice("The library is empty: sightline index FOLDER" if empty else "Nothing here matches.")
@@ -274,7 +279,8 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
         "why": list(hit.why),
         "caption": hit.caption,
         "copies": hit.copies,
-        **asdict(hit.image.info),
+        **{name: value for name, value in asdict(hit.image.info).items() if name != "pixels_version"},
+        "facts": hit.image.info.facts.told,
     }
 
 
@@ -352,7 +358,7 @@ def info(*, as_json: bool, library_dir: Path | None) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=PATH)
-@where_option
+@where_options
 @click.option("--model", metavar="NAME", help="Drop this model's vectors instead; the images stay.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @library_option

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -104,9 +105,7 @@ model_option = click.option(
     "--model", metavar="NAME", help="The model, such as starter, ViT-B-32/openai or dir:PATH [default: the library's]."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-where_option = click.option(
-    "--where", metavar="FILTER", help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'"
-)
+
 chat_url_option = click.option(
     "--chat-url", metavar="URL", help="Of a chat endpoint, as in https://host/v1 [default: $SIGHTLINE_CHAT_URL]."
 )
@@ -160,6 +159,37 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
         return command
 
     return decorate
+
+
+def where_options(command: Command) -> Command:
+    """--where and its short forms, which reach the command as one filter, `where`."""
+
+    @functools.wraps(command)
+    def join(*, where: str | None, folder: Path | None, **options: Any) -> Any:
+        from sightline.core.store.filters import join_filters
+
+        short = {name: options.pop(name) for name in ("after", "before", "camera", "place")}
+        named = str(folder.absolute() if folder and folder.is_dir() else folder) if folder else None
+        return command(where=join_filters(where, folder=named, **short), **options)
+
+    return _WHERE(cast("Command", join))
+
+
+_WHERE = with_options(
+    click.option(
+        "--where",
+        metavar="FILTER",
+        help="Only these images, as in: taken_at > '2024-01-01' and path like '%holiday%'. Fields: path, name, folder, "
+        "format, width, height, aspect, size_bytes, modified_at, indexed_at, taken_at, latitude, longitude, altitude, "
+        "camera, lens, f_number, exposure, iso, focal_mm, rating, keywords, title, description, author, place, city, "
+        "region, country, caption, captioned.",
+    ),
+    click.option("--in", "folder", type=PATH, metavar="FOLDER", help="Only images below a folder, by path or name."),
+    click.option("--after", metavar="DATE", help="Only images taken on that date or later: 2024, 2024-05, 2024-05-01."),
+    click.option("--before", metavar="DATE", help="Only images taken before that date."),
+    click.option("--camera", metavar="NAME", help="Only images of this camera; a part of its name is enough."),
+    click.option("--place", metavar="NAME", help="Only images taken in this city, region or country."),
+)
 
 
 def take_fields(kind: type[Settings], options: Mapping[str, Any]) -> Settings:

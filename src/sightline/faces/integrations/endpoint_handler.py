@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.images.decode import flatten_to_rgb, read_image, read_info
+from sightline.core.images.colours import flatten_to_rgb
+from sightline.core.images.decode import read_image, read_info
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import ModelCard, card_to_json, read_card
 from sightline.core.models.files import CARD_FILE, verify_files

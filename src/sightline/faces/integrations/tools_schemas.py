@@ -339,6 +339,14 @@ class QueryVerdict(ToolResult):
     )
 
 
+class ReadAs(ToolResult):
+    """Words of a query that became a filter."""
+
+    words: NameText
+    label: NameText
+    left_out: int = Field(description="Images that can't meet it, for want of a date or a place.")
+
+
 class SearchResult(ToolResult):
     """Images, best first."""
 
@@ -348,6 +356,7 @@ class SearchResult(ToolResult):
     model: NameText
     note: PathText | None = Field(description="Why nothing was found; null where something was.")
     verdict: QueryVerdict | None = Field(default=None, description="Null without a query.")
+    read_as: tuple[ReadAs, ...] = Field(default=(), description="Words of the query that became filters.")
 
     @property
     def image_ids(self) -> tuple[int, ...]:
@@ -383,6 +392,7 @@ class ImageDescription(ToolResult):
     camera: NameText | None
     latitude: float | None
     longitude: float | None
+    facts: dict[str, NameText | float | tuple[NameText, ...]] = Field(default_factory=dict)
     captions: tuple[SourcedCaption, ...] = Field(description="Those that are kept, the best first.")
     duplicates: tuple[int, ...] = Field(description="Other images with the same bytes.")
     models: tuple[NameText, ...] = Field(description="Models that have its vector.")

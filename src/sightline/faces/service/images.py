@@ -97,6 +97,7 @@ def show_image(library: OpenLibrary, record: ImageRecord) -> schemas.ImageAnswer
         camera=None if info.camera is None else valid_text(info.camera),
         latitude=info.latitude,
         longitude=info.longitude,
+        facts=info.facts.told,
         content_hash=record.content_hash,
         modified_at=datetime.fromtimestamp(record.mtime_ns // 10**9).isoformat(),
         thumbnail=thumbnail_address(record, library),

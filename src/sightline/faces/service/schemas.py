@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sightline.core.models.cards import ModelKind
+from sightline.core.search.when_where import Kind
 from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, Reason, read_source
 
 MAX_TEXT = 2000
@@ -19,6 +20,10 @@ LOG_PATTERN = r"^set-aside-[^/\x00]+\.jsonl$"
 ImageId = Annotated[int, Field(ge=1, le=MAX_ID, description="Row number of an image in the library.", examples=[12])]
 JobKind = Literal["index", "caption", "add_model"]
 JobState = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+
+
+Told = dict[str, str | float | list[str]]
+"""Facts of an image's file that are there, by name."""
 
 
 class Model(BaseModel):
@@ -144,6 +149,16 @@ class VerdictAnswer(Model):
     )
 
 
+class ReadAsAnswer(Model):
+    """Words of a query that are a filter, or may be."""
+
+    kind: Kind
+    words: str = Field(examples=["july 2023"])
+    label: str = Field(examples=["taken in July 2023"])
+    where: str = Field(examples=["taken_at = '2023-07'"])
+    left_out: int = Field(description="Images that can't meet it, for want of a date or a place.", examples=[12])
+
+
 class SearchAnswer(Model):
     """Hits, best first (or newest first, without a query or with `sort`)."""
 
@@ -155,6 +170,10 @@ class SearchAnswer(Model):
     parts: list[QueryPart]
     note: str | None = Field(description="Why nothing is there, in one sentence; null where something is.")
     verdict: VerdictAnswer | None = Field(default=None, description="Null without a query.")
+    read_as: list[ReadAsAnswer] = Field(default_factory=list, description="Words of the query that became filters.")
+    offered: list[ReadAsAnswer] = Field(
+        default_factory=list, description="Filters that words may stand for, which stayed words."
+    )
 
 
 class TeachRequest(RequestModel):
@@ -224,6 +243,7 @@ class ImageAnswer(Model):
     camera: str | None
     latitude: float | None
     longitude: float | None
+    facts: Told = Field(default_factory=dict)
     content_hash: str
     modified_at: str = Field(examples=["2024-05-01T12:30:00"])
     thumbnail: str

@@ -36,6 +36,7 @@ from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
+from sightline.core.search.when_where import Kind, WhenWhere, read_when_where
 from sightline.core.types import Example, Reason, TaughtWord
 from sightline.errors import InputError
 from sightline.faces.service import schemas
@@ -64,6 +65,8 @@ class Asked(SearchConfig):
 
     parts: tuple[schemas.PartRequest, ...]
     model: str
+    plain: tuple[Kind, ...] = ()
+    """What among the words isn't to become a filter."""
 
     @property
     def digest(self) -> str:
@@ -106,6 +109,7 @@ def read_parts(text: str) -> list[schemas.PartRequest]:
 def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None) -> schemas.SearchAnswer:
     """One page of what was asked. Raises InputError for what can't be searched, ModelError for the model."""
     start_s = time.perf_counter()
+    asked, read = _take_filters(library, asked)
     place = read_cursor(cursor, query=asked.digest) if cursor else None
     version = library.version
     ranking = _find_ranking(library, asked, version=version, place=place)
@@ -125,7 +129,20 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
         parts=[_show_part(library, part) for part in asked.parts],
         note=_explain_nothing(library, asked) if total == 0 else None,
         verdict=None if ranking.verdict is None else _show_verdict(ranking.verdict, ranking.likely),
+        read_as=[schemas.ReadAsAnswer.model_validate(one, from_attributes=True) for one in read.read_as],
+        offered=[schemas.ReadAsAnswer.model_validate(one, from_attributes=True) for one in read.offered],
     )
+
+
+def _take_filters(library: OpenLibrary, asked: Asked) -> tuple[Asked, WhenWhere]:
+    """What was asked, with dates and places among its words as filters. Where nothing is left, all images are asked."""
+    words = [Part(text=part.text, weight=part.weight) for part in asked.parts if part.text is not None]
+    read = read_when_where(library.store, words, asked.where, plain=asked.plain)
+    if not read.read_as:
+        return asked, read
+    left = [schemas.PartRequest.model_construct(text=part.text, weight=part.weight) for part in read.parts]
+    parts = (*left, *(part for part in asked.parts if part.text is None))
+    return replace(asked, parts=parts, where=read.where), read
 
 
 def _show_verdict(verdict: Verdict, likely: int | None) -> schemas.VerdictAnswer:

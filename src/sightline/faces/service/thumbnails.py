@@ -27,7 +27,7 @@ SIZES_PX = (320, 640)
 PLACEHOLDER_PX = 10
 """Longer side of a placeholder: about 80 bytes as WEBP, 130 characters as a `data:` address in each hit."""
 
-_FORMAT = 2
+_FORMAT = 3
 _TABLES = (
     "create table if not exists thumbnails (content_hash text not null, size_px integer not null, webp blob not null, "
     "unique (content_hash, size_px))",

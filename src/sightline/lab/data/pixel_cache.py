@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from sightline.core.images.decode import PIXELS_VERSION
 from sightline.core.images.files import explain_os_error
 from sightline.core.images.preprocess import PREPROCESSING_VERSION, Preprocessing
 from sightline.errors import InputError
@@ -138,7 +139,8 @@ def _load(folder: Path, shape: tuple[int, ...]) -> PartialCache | None:
 
 def _make_key(dataset: Dataset, preprocessing: Preprocessing) -> str:
     """A hash of all that decides the pixels: pairs, sizes and times of their files, and how they are resized."""
-    resizing = (preprocessing.size_px, preprocessing.resize_mode, preprocessing.interpolation, PREPROCESSING_VERSION)
+    versions = (PREPROCESSING_VERSION, PIXELS_VERSION)
+    resizing = (preprocessing.size_px, preprocessing.resize_mode, preprocessing.interpolation, *versions)
     paths: dict[Any, None] = {}  # each image's file, or the tars or tables that hold them; none for what is rendered
     if hasattr(dataset.pairs[0].image, "path"):
         paths = dict.fromkeys(getattr(pair.image, "path", None) for pair in dataset.pairs)

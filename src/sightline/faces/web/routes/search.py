@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Query, Request, UploadFile
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -15,6 +15,8 @@ from starlette.datastructures import UploadFile as FormFile
 from sightline.core.search.engine import Match, Sort
 from sightline.core.search.query import parse_query
 from sightline.core.search.rerank import MAX_RERANK
+from sightline.core.search.when_where import KINDS
+from sightline.core.store.filters import join_filters
 from sightline.errors import InputError
 from sightline.faces.service import schemas
 from sightline.faces.service import search as service
@@ -74,16 +76,31 @@ Where = Annotated[
 ]
 
 
+def _short_forms(
+    where: Where = None,
+    folder: Annotated[
+        str | None, Query(alias="in", max_length=4000, description="Only below this folder, by path or name.")
+    ] = None,
+    after: Annotated[str | None, Query(max_length=40, description="Only taken on that date or later.")] = None,
+    before: Annotated[str | None, Query(max_length=40, description="Only taken before that date.")] = None,
+    camera: Annotated[str | None, Query(max_length=200, description="Only of a camera with this in its name.")] = None,
+    place: Annotated[
+        str | None, Query(max_length=200, description="Only taken in this city, region or country.")
+    ] = None,
+) -> str | None:
+    return join_filters(where, folder=folder, after=after, before=before, camera=camera, place=place)
+
+
 @router.get("/search", tags=["search"])
 async def search(
     library: PickedLibrary,
     model: PickedModel,
+    where: Annotated[str | None, Depends(_short_forms)],
     q: Words = None,
     parts: Parts = None,
     like: Annotated[
         int | None, Query(ge=1, le=schemas.MAX_ID, description="Images like this one of the library.")
     ] = None,
-    where: Where = None,
     min_similarity: Annotated[float | None, Query(ge=-1, le=1, description="Leave out lower cosines.")] = None,
     match: Annotated[
         Match,
@@ -104,6 +121,13 @@ async def search(
     sort: Annotated[
         Sort, Query(description="By relevance, or by date: the newest of those that are likely right.")
     ] = "relevance",
+    plain: Annotated[
+        str,
+        Query(
+            pattern="^((dates|places)(,(dates|places))?)?$",
+            description="What among the words isn't to become a filter: `dates`, `places` or `dates,places`.",
+        ),
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 60,
     cursor: Annotated[str | None, Query(max_length=300, description="`next` of the answer before.")] = None,
 ) -> schemas.SearchAnswer:
@@ -111,7 +135,7 @@ async def search(
     asked = service.Asked(
         parts=service.join_parts(q, service.read_parts(parts) if parts is not None else (), like=like),
         model=model,
-        where=where if where and where.strip() else None,
+        where=where,
         min_similarity=min_similarity,
         match=match,
         typing=typing,
@@ -120,6 +144,7 @@ async def search(
         min_probability=min_probability,
         hub_correction=hub_correction,
         sort=sort,
+        plain=tuple(kind for kind in KINDS if kind in plain.split(",")),
     )
 
     def find() -> schemas.SearchAnswer:

@@ -81,6 +81,7 @@ export const formatPercent = (value) => `${Math.round(value * 100)}%`;
  * @param {string} moment
  */
 export function formatMoment(moment) {
+  if (moment.length <= 10) return moment; // a day, month or year alone
   const date = parseMoment(moment);
   return date ? date.toLocaleString(LOCALE, { dateStyle: "long", timeStyle: "short" }) : moment;
 }

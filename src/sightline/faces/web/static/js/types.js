@@ -43,6 +43,7 @@
  * @property {string | null} camera
  * @property {number | null} latitude
  * @property {number | null} longitude
+ * @property {Record<string, string | number | string[]>} facts
  * @property {string} content_hash
  * @property {string} modified_at
  * @property {string} thumbnail
@@ -108,6 +109,7 @@
  * @property {string | null} camera
  * @property {number | null} latitude
  * @property {number | null} longitude
+ * @property {Record<string, string | number | string[]>} facts
  * @property {string} content_hash
  * @property {string} modified_at
  * @property {string} thumbnail
@@ -164,6 +166,13 @@
  * @property {number} weight
  * @property {"text" | "image"} kind
  *
+ * @typedef {object} ReadAs
+ * @property {"dates" | "places"} kind
+ * @property {string} words
+ * @property {string} label
+ * @property {string} where
+ * @property {number} left_out
+ *
  * @typedef {object} Run
  * @property {string} name
  * @property {string} modified_at
@@ -192,6 +201,8 @@
  * @property {QueryPart[]} parts
  * @property {string | null} note
  * @property {Verdict | null} verdict
+ * @property {ReadAs[]} read_as
+ * @property {ReadAs[]} offered
  *
  * @typedef {object} SkippedFile
  * @property {string} path

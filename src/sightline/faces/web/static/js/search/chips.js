@@ -3,6 +3,7 @@
 import { address } from "../api.js";
 import { radioGroup } from "../choices.js";
 import { fill, h } from "../dom.js";
+import { formatCount } from "../format.js";
 import { icon } from "../icons.js";
 import { addPopover } from "../popover.js";
 import { recallPreview } from "../storage.js";
@@ -43,6 +44,47 @@ export class Chips {
   focusLast() {
     this.#chips.at(-1)?.main.focus();
   }
+}
+
+/**
+ * Filters that words of a query were read as, each with a way to take it off, and those that words may stand for.
+ *
+ * @param {{read_as: import("../types.js").ReadAs[], offered: import("../types.js").ReadAs[]}} results
+ * @param {import("./query.js").Query} query
+ * @param {(change: Partial<import("./query.js").Query>) => void} onchange
+ */
+export function makeReadings({ read_as, offered }, query, onchange) {
+  const read = read_as.map(({ kind, label, words, left_out }) =>
+    h(
+      "span",
+      { class: "chip" },
+      h("span", { class: "chip-main" }, left_out ? `${label} (${formatCount(left_out)} without are left out)` : label),
+      h(
+        "button",
+        {
+          class: "chip-remove",
+          type: "button",
+          "aria-label": `Take ${words} as words`,
+          title: `Take ${words} as words`,
+          onclick: () => onchange({ plain: query.plain ? "dates,places" : kind }),
+        },
+        icon("close"),
+      ),
+    ),
+  );
+  const whole = (/** @type {string} */ where) => (query.filters.where ? `(${query.filters.where}) and (${where})` : where);
+  const asked = offered.map(({ label, where }) =>
+    h(
+      "button",
+      {
+        class: "button small",
+        type: "button",
+        onclick: () => onchange({ filters: { ...query.filters, where: whole(where) } }),
+      },
+      `Only ${label}`,
+    ),
+  );
+  return [...read, ...asked];
 }
 
 class Chip {

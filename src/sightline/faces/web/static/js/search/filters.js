@@ -303,7 +303,7 @@ function buildMore({ filters, match, min, newest, again, model }, change, facts)
     labelled(
       "Filter",
       textInput(filters.where, "width > 3000 and caption like '%dog%'", (where) => change({ filters: { where } })),
-      "Fields: path, name, folder, format, width, height, size_bytes, taken_at, modified_at, camera, latitude, longitude, caption.",
+      "Fields: path, name, folder, format, width, height, size_bytes, taken_at, modified_at, camera, lens, f_number, exposure, iso, focal_mm, rating, keywords, title, description, author, place, city, region, country, latitude, longitude, altitude, caption.",
     ),
   ].filter((node) => node !== false);
 }

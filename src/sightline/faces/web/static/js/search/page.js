@@ -6,6 +6,7 @@ import { formatCount, formatDuration, formatMonth, formatPlural } from "../forma
 import { icon } from "../icons.js";
 import { debounce, Latest } from "../latest.js";
 import { navigate, note } from "../router.js";
+import { makeReadings } from "./chips.js";
 import { recall, remember, rememberPreview } from "../storage.js";
 import { announce, toastProblem } from "../toast.js";
 import { Box } from "./box.js";
@@ -296,8 +297,9 @@ export class SearchPage {
     const { all, likely, isFolded } = results;
     const isSaid = isFolded && likely === 0; // in place of the wall: none of the nearest follow
     const notices = results.notices.filter((text) => !isSaid || !text.startsWith("Nothing here matches"));
-    fill(this.notices, notices.join(" "));
-    this.notices.hidden = notices.length === 0;
+    const readings = makeReadings(results, this.query, (change) => this.change(change));
+    fill(this.notices, ...readings, notices.join(" "));
+    this.notices.hidden = notices.length + readings.length === 0;
     const showTail = (/** @type {string} */ label) => makeAction(label, () => this.fold(false), true);
     if (all === 0) fill(this.message, this.#explainNothing(results));
     else if (!isFolded) fill(this.message);

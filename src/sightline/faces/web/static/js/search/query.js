@@ -32,6 +32,7 @@ import { makeWhere } from "./where.js";
  * @property {boolean} newest whether the newest come first, of those that are likely right
  * @property {boolean} again whether the first are read again, image and words together
  * @property {string} model "" for the library's own
+ * @property {string} plain which of `dates` and `places` in the words aren't read as filters, with a comma between
  */
 
 export const FILTER_NAMES = /** @type {const} */ ([
@@ -58,7 +59,7 @@ export const noFilters = () => ({
 });
 
 /** @returns {Query} */
-export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "both", min: "", newest: false, again: false, model: "" });
+export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "both", min: "", newest: false, again: false, model: "", plain: "" });
 
 /** Of the first pictures so many are read again: more gain nothing (docs/search.md). */
 const READ_AGAIN = 20;
@@ -138,6 +139,7 @@ export function toParams(query) {
     rerank: words && query.again && !query.newest ? READ_AGAIN : null,
     sort: parts.length && query.newest ? "date" : null,
     model: query.model,
+    plain: query.plain,
   };
 }
 
@@ -164,6 +166,7 @@ export function toAddress(query) {
   if (query.newest) params.set("sort", "date");
   if (query.again) params.set("again", "1");
   if (query.model) params.set("model", query.model);
+  if (query.plain) params.set("plain", query.plain);
   const library = chosenLibrary();
   if (library !== null) params.set("library", library);
   const text = params.toString();
@@ -213,6 +216,7 @@ export function fromAddress(search) {
     newest: params.get("sort") === "date",
     again: params.get("again") === "1",
     model: params.get("model") ?? "",
+    plain: ["dates", "places"].filter((kind) => params.get("plain")?.split(",").includes(kind)).join(","),
   };
 }
 

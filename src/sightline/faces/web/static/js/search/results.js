@@ -37,6 +37,8 @@ export class Results {
     /** Whether what is less likely is left out. */
     this.isFolded = this.hasTail;
     this.notices = answer.verdict?.notices ?? [];
+    this.read_as = answer.read_as;
+    this.offered = answer.offered;
     this.took_ms = answer.took_ms;
     this.model = answer.model;
     this.note = answer.note;

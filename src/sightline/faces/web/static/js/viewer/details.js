@@ -36,6 +36,7 @@ export function makeDetails(picture) {
       "Place",
       picture.latitude !== null && picture.longitude !== null && formatPlace(picture.latitude, picture.longitude),
     ],
+    ...describeFacts(picture.facts),
     ["Models", picture.models.join(", ")],
   ];
   return h(
@@ -77,6 +78,29 @@ export function makeDetails(picture) {
     ),
     !picture.exists && h("p", { class: "tag alarm" }, icon("warning"), "The file isn't there now"),
   );
+}
+
+/**
+ * What the file tells beside, in the order of the list, each with its unit.
+ *
+ * @param {Record<string, any>} facts
+ * @returns {[string, string | false][]}
+ */
+function describeFacts(facts) {
+  const { exposure_s: exposure, f_number, iso, focal_mm, altitude_m, rating, keywords } = facts;
+  const time = exposure && (exposure < 0.5 ? `1/${Math.round(1 / exposure)} s` : `${exposure} s`);
+  const taken = [time, f_number && `f/${f_number}`, iso && `ISO ${iso}`, focal_mm && `${focal_mm} mm`];
+  return [
+    ["Near", [facts.city, facts.region, facts.country].filter(Boolean).join(", ")],
+    ["Altitude", altitude_m !== undefined && `${Math.round(altitude_m)} m`],
+    ["Lens", facts.lens],
+    ["Exposure", taken.filter(Boolean).join(" · ")],
+    ["Rating", rating === -1 ? "rejected" : rating > 0 && "★".repeat(rating)],
+    ["Title", facts.title],
+    ["Description", facts.description],
+    ["Keywords", keywords?.join(", ")],
+    ["Author", facts.author],
+  ];
 }
 
 /** @param {number} latitude @param {number} longitude */
