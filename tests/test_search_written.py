@@ -1,5 +1,3 @@
-"""Covers: sightline.core.search.written."""
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -4,6 +4,7 @@ import time
 import unicodedata
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,8 +417,21 @@ def test_unicode_forms_are_alike_and_like_knows_no_accents(spelled, where, numbe
     ],
 )
 def test_facts_in_filters(tmp_path, where, expected):
-    told = {"f_number": 2.8, "exposure_s": 0.004, "iso": 200, "focal_mm": 50.0, "lens": "Summilux 50mm", "rating": 4}
-    texts = {"title": "Two dogs", "author": "Ann", "description": "in the snow", "city": "Paris", "country": "France"}
+    told: dict[str, Any] = {
+        "f_number": 2.8,
+        "exposure_s": 0.004,
+        "iso": 200,
+        "focal_mm": 50.0,
+        "lens": "Summilux 50mm",
+        "rating": 4,
+    }
+    texts: dict[str, Any] = {
+        "title": "Two dogs",
+        "author": "Ann",
+        "description": "in the snow",
+        "city": "Paris",
+        "country": "France",
+    }
     a = Facts(keywords=("dog", "snow"), **told, **texts)
     b = Facts(keywords=('a "b\\c',), altitude_m=-3.5, country="France")
     with open_store(tmp_path / "library") as store:
