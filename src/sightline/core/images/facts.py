@@ -102,7 +102,7 @@ def read_facts(image: ImageFile, sidecar: bytes | None = None) -> tuple[int, dic
     """
     values = _read_exif(image)
     beside, packet = read_xmp(sidecar), read_xmp(image.info.get("xmp"))
-    exif, iptc = _describe(values), _read_iptc(image)
+    exif, iptc = _describe(values) if values else {}, _read_iptc(image)
     told: dict[str, Any] = {}
     for name in exif.keys() | packet.keys() | beside.keys() | iptc.keys():
         order = (beside, packet, iptc, exif) if name in _WRITTEN else (beside, exif, packet, iptc)

@@ -65,6 +65,8 @@ class Task:
     """The row of this path, where there is one."""
     needs_pixels: bool = False
     """True where it is decoded even if the content is known."""
+    has_sidecar: bool = True
+    """False where no XMP file lay beside it."""
     facts_only: bool = False
     """True where nothing but its facts is read anew."""
 
@@ -102,7 +104,16 @@ class TaskSpool:
         root = self._roots.setdefault(task.root, len(self._roots))
         # JSON escapes what is not ASCII: file names with broken UTF-8 survive.
         line = json.dumps(
-            [root, task.relative, task.size_bytes, task.mtime_ns, task.row_id, task.needs_pixels, task.facts_only]
+            [
+                root,
+                task.relative,
+                task.size_bytes,
+                task.mtime_ns,
+                task.row_id,
+                task.needs_pixels,
+                task.has_sidecar,
+                task.facts_only,
+            ]
         )
         with _explained_errors():
             self._file.write(line + "\n")
@@ -261,6 +272,7 @@ class Planner:
                 mtime_ns=file.mtime_ns,
                 row_id=row.id if row else None,
                 needs_pixels=lacks_pixels,
+                has_sidecar=file.sidecar_ns > 0,
                 facts_only=facts_only,
             )
         )

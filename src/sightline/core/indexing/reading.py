@@ -72,7 +72,7 @@ class FileReader:
     def _read(self, task: Task, reading: Reading) -> None:
         started = time.perf_counter()
         path = task.root / task.relative
-        sidecar = read_sidecar(path)
+        sidecar = read_sidecar(path) if task.has_sidecar else None
         if task.facts_only:
             reading.info = read_info(path, sidecar=sidecar)
             return
