@@ -42,11 +42,7 @@ def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
         "pareto": pareto_front(comparison),
     }
     if (table := comparison.similarities) is not None:
-        values["similarities"] = {
-            "texts": list(table.texts),
-            "images": list(table.ids),
-            "models": _plain(table.models),
-        }
+        values["similarities"] = {"texts": list(table.texts), "images": list(table.ids), "models": _plain(table.models)}
     values["published"] = {table.key: table.to_dict() for table in published}
     values["pull"] = pull_commands(published)
     if comparison.problems:

@@ -296,9 +296,7 @@ class Ranks:
 
 
 def rank_embeddings(
-    query_QD: NDArray[np.float32],
-    candidate_CD: NDArray[np.float32],
-    relevant: Sequence[NDArray[np.int64]],
+    query_QD: NDArray[np.float32], candidate_CD: NDArray[np.float32], relevant: Sequence[NDArray[np.int64]]
 ) -> Ranks:
     """Ranks of each query's `relevant` candidates (indices, at least one) by dot product, in chunks of queries.
 

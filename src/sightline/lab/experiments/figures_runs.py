@@ -232,9 +232,7 @@ def draw_scaling(scaling: Scaling) -> bytes:
         axes.plot(amounts, means, "D", color=colour_of(0), markersize=6, label="mean of an amount")
         axes.set(xscale="log", yscale="log")
         number_ticks(
-            axes.xaxis,
-            list(amounts),
-            [f"{amount:,.0f}" if scaling.in_images else f"{amount:g}" for amount in amounts],
+            axes.xaxis, list(amounts), [f"{amount:,.0f}" if scaling.in_images else f"{amount:g}" for amount in amounts]
         )
         ticks = _error_ticks(*axes.get_ylim())
         number_ticks(axes.yaxis, ticks, [f"{tick:.3g}" for tick in ticks])

@@ -27,15 +27,7 @@ from sightline.lab.evaluation.qualitative import (
     sample_similarities,
 )
 from sightline.lab.evaluation.retrieval import rank_retrieval
-from sightline.lab.experiments.report_parts import (
-    MOST_ROWS,
-    NEUTRAL,
-    Plot,
-    Section,
-    Table,
-    draw_figure,
-    shorten,
-)
+from sightline.lab.experiments.report_parts import MOST_ROWS, NEUTRAL, Plot, Section, Table, draw_figure, shorten
 from sightline.lab.experiments.results import RunResult
 from sightline.lab.experiments.study import Study
 from sightline.lab.training.config import TrainConfig

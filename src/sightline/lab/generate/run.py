@@ -26,14 +26,7 @@ from sightline.errors import InputError
 from sightline.kit import files
 from sightline.kit.pages import write_page
 from sightline.kit.work import stop_on_interrupt
-from sightline.lab.generate.config import (
-    FLOW,
-    MOST_IMAGES,
-    DiffusionConfig,
-    GuidedConfig,
-    check_prompts,
-    load_bank,
-)
+from sightline.lab.generate.config import FLOW, MOST_IMAGES, DiffusionConfig, GuidedConfig, check_prompts, load_bank
 from sightline.lab.generate.diffuse import TextToImage
 from sightline.lab.generate.feedback import Feedback, give_feedback
 from sightline.lab.generate.judge import Judgement, MadeImage, check_judge, embed_images, judge_images

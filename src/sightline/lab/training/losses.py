@@ -87,13 +87,7 @@ def sigmoid_contrastive(
 
 
 def negatives_loss(
-    image_BD: Tensor,
-    text_TD: Tensor,
-    group_B: Tensor,
-    group_T: Tensor,
-    *,
-    caption_T: Tensor,
-    scale: Tensor | float,
+    image_BD: Tensor, text_TD: Tensor, group_B: Tensor, group_T: Tensor, *, caption_T: Tensor, scale: Tensor | float
 ) -> Tensor:
     """The nearness of hard negatives to the captions that they falsify, by the caption's image; -> scalar.
 
