@@ -100,10 +100,12 @@ def test_info_counts_images_and_models(run, indexed):
 def test_search_by_words_as_table_paths_and_json(run, indexed):
     code, out, _ = run("search", "something", "red", "--top", 2)
     assert code == 0
-    assert out[0].split() == ["similarity", "likely", "path"]
+    assert out[0].split() == ["similarity", "likely", "why", "path"]
+    assert run("search", "something", "--top", 2)[1][0].split() == ["similarity", "likely", "path"]
     assert len([line for line in out if line.endswith(".png")]) == 2
     assert len(run("search", "red", "-f")[1]) == 3
-    hits = rows(run("search", "red", "--no-hub-correction", "--json")[1])
+    assert rows(run("search", "red", "--json")[1])[0]["why"] in (["picture", "name"], ["name"])
+    hits = rows(run("search", "red", "--no-hub-correction", "--match", "pictures", "--json")[1])
     assert [hit["similarity"] for hit in hits] == sorted((hit["similarity"] for hit in hits), reverse=True)
 
 

@@ -5,6 +5,7 @@ Covers: sightline.faces.integrations.tools_schemas.
 
 import base64
 import threading
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_long_texts_are_cut_also_where_escapes_make_them_longer():
 
 
 def test_a_result_cannot_hold_an_unsafe_text():
-    size = {"width": 1, "height": 1}
+    size: dict[str, Any] = {"width": 1, "height": 1}
     image = FoundImage(
         id=1, name="a\nb" * 999, path="/\x1b", **size, similarity=None, caption="\u202e" * 999, taken_at=""
     )

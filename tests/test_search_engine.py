@@ -7,7 +7,7 @@ from PIL import Image
 from colour_world import open_colours, record
 from sightline.core.search import engine
 from sightline.core.search.background import Background
-from sightline.core.search.engine import SearchConfig, aim, fuse_rankings, prepare, rank, search
+from sightline.core.search.engine import SearchConfig, aim, prepare, rank, search
 from sightline.core.search.query import Part
 from sightline.core.search.relevance import UNLIKELY_BELOW
 from sightline.core.search.teaching import read_example, teach
@@ -39,9 +39,9 @@ def test_words_rank_by_cosine(library):
 
 
 def test_plus_and_minus(library):
-    assert names(run(library, Part(text="red"), Part(text="blue"), top=1)) == ["magenta"]
+    assert names(run(library, Part(text="red"), Part(text="blue"), top=1, match="pictures")) == ["magenta"]
     assert names(run(library, Part(text="red"), Part(text="blue", weight=-1.0), top=1)) == ["red"]
-    less_blue = names(run(library, Part(text="red"), Part(text="blue", weight=-0.5), top=6))
+    less_blue = names(run(library, Part(text="red"), Part(text="blue", weight=-0.5), top=6, match="pictures"))
     assert less_blue.index("yellow") < less_blue.index("magenta")
 
 
@@ -83,16 +83,16 @@ def test_captions_are_found_by_words_and_fused_with_images(library):
     by_words = run(library, Part(text="red"), match="captions")
     assert set(names(by_words)) == {"blue", "red"}
     assert next(hit for hit in by_words if hit.image.id == row).caption == "a red herring"
-    both = names(run(library, Part(text="red"), match="both", top=6))
-    assert both[0] == "red"
-    assert both.index("blue") < 3
+    both = run(library, Part(text="red"), top=6)
+    alone = run(library, Part(text="red"), match="pictures", top=6)
+    assert names(both)[0] == "red"
+    rated = {hit.image.id: hit.probability for hit in alone}
+    assert next(hit for hit in both if hit.image.id == row).probability > rated[row]
+    assert {hit.image.path.stem: hit.why for hit in both if hit.why != ("picture",)} == {
+        "red": ("name",), "blue": ("caption",),
+    }  # fmt: skip
     with pytest.raises(InputError, match="searched by words"):
         run(library, Part(image=store.get([row])[0].path), match="captions")
-
-
-def test_reciprocal_rank_fusion_by_hand():
-    # 7: 1/61 + 1/62, 8: 1/62 + 1/61 tie by id; 9: 1/63
-    assert fuse_rankings([[8, 7, 9], [7, 8]]) == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_row_without_a_vector_is_read_from_its_file(library):
 def test_a_vector_that_was_made_before_is_a_part(library):
     vector = np.array([0, 0, 1], np.float32)
     assert names(run(library, Part(vector=vector), top=1)) == ["blue"]
-    assert names(run(library, Part(text="red"), Part(vector=vector), top=1)) == ["magenta"]
+    assert names(run(library, Part(text="red"), Part(vector=vector), top=1, match="pictures")) == ["magenta"]
 
 
 def test_a_prepared_query_is_ranked_as_deep_as_asked(library):
@@ -272,9 +272,37 @@ def test_negative_words_count_in_full_text(library):
     deep_snow = Part(text="the deep snow", weight=-1)
     encoder.encode_texts = lambda given: np.eye(3, dtype=np.float32)[[0 if "red" in text else 2 for text in given]]
     assert set(names(run(library, Part(text="red"), deep_snow, match="captions"))) == {"green", "red"}
-    both = names(run(library, Part(text="red"), deep_snow, match="both"))
-    assert len(both) == 6
-    assert set(both[-2:]) == {"blue", "pink"}
+    assert set(names(run(library, Part(text="red"), deep_snow))) == {"green", "red", "yellow", "magenta"}
+    assert len(run(library, Part(text="red"), deep_snow, match="pictures")) == 6
+
+
+def test_fused_hits_are_ordered_by_what_is_shown(library):
+    store, encoder, _ = library
+    encoder.encode_texts = lambda given: np.eye(3, dtype=np.float32)[[0] * len(given)]
+    rows = {record.path.stem: record.id for record in store.scan()}
+    store.put_captions({rows["green"]: [Caption(text="the red barn of Ada", source="user")]})
+    store.put_captions({rows["pink"]: [Caption(text="a barn", source="user")]})
+    for words in ("red barn", "barn", "Ada's red barn", "the", "pink.png", "a BÄRN"):
+        hits = run(library, Part(text=words), top=6)
+        assert [hit.probability for hit in hits] == sorted((hit.probability for hit in hits), reverse=True), words
+        least = hits[2].probability
+        assert run(library, Part(text=words), top=6, min_probability=least) == [
+            hit for hit in hits if hit.probability >= least
+        ]
+    assert names(run(library, Part(text="barn of Ada"), top=1)) == ["green"]
+    assert names(run(library, Part(text="pink.png"), top=1)) == ["pink"]
+    assert {hit.why for hit in run(library, Part(text="the"))} == {("picture",)}, "stop words rank by images"
+    assert run(library, Part(text="the")) == run(library, Part(text="the"), match="pictures")
+
+
+def test_beginnings_count_only_while_typing(library):
+    _, encoder, _ = library
+    encoder.encode_texts = lambda given: np.eye(3, dtype=np.float32)[[0] * len(given)]
+    whys = [
+        {hit.image.path.stem: hit.why for hit in run(library, Part(text="yell"), typing=on)} for on in (False, True)
+    ]
+    assert "name" not in whys[0]["yellow"]
+    assert "name" in whys[1]["yellow"]
 
 
 def test_images_that_are_marked_right_and_wrong_change_the_ranking(library):

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_nothing_is_a_path_where_files_are_not_allowed(tmp_path):
         (["beach", "+"], "Nothing follows '\\+'"),
         (["beach", "-", "+", "x"], "Nothing follows '-'"),
         (["./gone.jpg"], "no picture ./gone.jpg"),
-        (["gone.jpg"], "no picture gone.jpg"),
+        (["photos/gone.jpg"], "no picture photos/gone.jpg"),
         (["https://example.org/a.jpg"], "web address"),
         (["0:snow"], "weight of 'snow' is 0"),
     ],
@@ -113,6 +114,20 @@ def test_nothing_is_a_path_where_files_are_not_allowed(tmp_path):
 def test_broken_queries_say_what_is_wrong(words, message):
     with pytest.raises(InputError, match=message):
         parse_query(words)
+
+
+def test_a_bare_name_of_no_file_is_words_and_full_text_finds_it():
+    assert texts(parse_query(["000000373381.jpg"])) == [("000000373381.jpg", 1.0)]
+    assert texts(parse_query(["IMG_2041.JPG", "-", "beach.png"])) == [("IMG_2041.JPG", 1.0), ("beach.png", -1.0)]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_by_either_unicode_form_of_its_name(tmp_path, monkeypatch, forms):
+    monkeypatch.chdir(tmp_path)
+    kept, typed = (unicodedata.normalize(form, "naïve.jpg") for form in forms)
+    (tmp_path / kept).touch()
+    assert parse_query([f"./{typed}"])[0].image == Path(kept)
+    assert parse_query([typed])[0].image == Path(kept)
 
 
 def test_words_that_look_a_little_like_weights_or_homes_are_words():

@@ -4,6 +4,7 @@ Covers: sightline.faces.service.rankings, sightline.faces.web.routes.search.
 """
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -180,7 +181,7 @@ def test_an_answer_without_hits_says_why(tmp_path):
             f"No image reaches the similarity 1; the nearest has {similarity:.3f}."
         )
         assert note(client, like=1) == "There is no other image."
-        assert note(client, q="unheard", match="captions") == "No caption and no file name holds these words."
+        assert note(client, q="unheard", match="captions") == "These words are written about no image."
     with open_app(tmp_path / "library", model="ViT-B-32/openai") as client:  # the command line's
         assert note(client, q="red") == "No image has been indexed with ViT-B-32/openai yet."
         assert ask(client, q="red", model="starter")["total"] == 1
@@ -447,3 +448,14 @@ def test_sorted_by_date_only_what_is_likely_comes_and_the_newest_first(client):
     nothing = ask(client, q="xqzv blorf", sort="date")
     assert (nothing["total"], nothing["note"][:41]) == (0, "No image is likely enough to show it. Sor")
     assert "leave rerank out" in ask(client, 422, q="a horse", sort="date", rerank=5)["detail"]
+
+
+def test_hits_tell_why_and_beginnings_count_while_typing(client):
+    name = ask(client)["hits"][0]["name"]
+    hits = ask(client, q=name)["hits"]
+    assert hits[0]["name"] == name
+    assert "name" in hits[0]["why"]
+    begun = max(re.findall("[a-z]+", name.lower()), key=len)[:-2]
+    told = [any("name" in hit["why"] for hit in ask(client, q=begun, typing=on)["hits"]) for on in (False, True)]
+    assert told == [False, True]
+    assert [ask(client, q=begun, match="captions", typing=on)["total"] > 0 for on in (False, True)] == [False, True]

@@ -491,7 +491,7 @@ def test_an_older_library_gains_names_and_folders_when_it_is_opened_for_writing(
 def test_an_older_library_that_is_only_read_answers_as_it_is(older):
     with open_store(older, read_only=True) as store:
         assert [row for row, _ in store.match("zebras", 5)] == [1]
-        assert store.holding(["2041"], [1]) == {1}
+        assert store.holding(["2041"]).tolist() == [1]
         assert store.match("serengeti", 5) == []
         (record,) = store.scan(where="width = 1")
         assert record.info.facts == Facts()

@@ -1,6 +1,7 @@
 import os
 import sqlite3
 import time
+import unicodedata
 from datetime import datetime
 from pathlib import Path
 
@@ -357,3 +358,38 @@ def test_answers_of_many_filters_are_kept_and_the_oldest_forgotten(pair):
         assert len(store.ids(where=f"width = {width}")) == 0
     assert len(store._answers) == sqlite_store._KEPT_ANSWERS
     assert store.ids(where="width = 1").tolist() == first.tolist()
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory):
+    """Names in both Unicode forms, by number."""
+    names = [unicodedata.normalize("NFD", "naïve.jpg"), "ÉTÉ.JPG", "ete.jpg", "Straße/ünter.png", "日本.jpg"]
+    with open_store(tmp_path_factory.mktemp("spelled") / "library") as store:
+        store.upsert([entry(name) for name in names])
+        yield store, names
+
+
+@pytest.mark.parametrize(
+    ("where", "numbers"),
+    [
+        ("name = 'naïve.jpg'", [0]),
+        ("name in ('naïve.jpg', 'x')", [0]),
+        ("name != 'naïve.jpg'", [1, 2, 3, 4]),
+        ("name like 'NAÏVE%'", [0]),
+        ("name like 'naive%'", [0]),
+        ("name like '%été%'", [1, 2]),
+        ("name not like '%été%'", [0, 3, 4]),
+        ("name = 'été.jpg'", []),
+        ("path like '%strasse/UNTER%'", [3]),
+        ("folder = '/photos/Straße'", [3]),
+        ("name like '日%'", [4]),
+        ("name between 'e' and 'n'", [2]),
+        ("camera like '%é%'", []),
+        ("camera not like '%é%'", []),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_unicode_forms_are_alike_and_like_knows_no_accents(spelled, where, numbers, form):
+    store, names = spelled
+    found = {record.relative for record in store.scan(where=unicodedata.normalize(form, where))}
+    assert found == {names[number] for number in numbers}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.core.store.base import Entry, Failure
+from sightline.core.store.base import Entry, Failure, Lift
 from sightline.core.store.sqlite import open_store
 from sightline.core.types import Caption, Embedding, Example, Facts, ImageInfo, ImageRecord, ModelIdentity, TaughtWord
 from sightline.errors import InputError, StoreError
@@ -608,6 +608,44 @@ def test_facts_are_kept_and_their_words_found(store):
     assert store.get([a])[0].info.facts == Facts()
 
 
+def test_words_are_found_with_their_places(store):
+    a, b, c = store.upsert([entry("trip/IMG_2041.jpg"), entry("trip/zebraFoal.jpg"), entry("x.png")])
+    store.put_captions({a: [Caption(text="a zebra foal", source="user")], c: [Caption(text="Zebras", source="user")]})
+    (zebra, foal), images = store.find_words("the zebra of foal.jpg")
+    assert images == 3
+    assert {kind: rows.tolist() for kind, rows in zebra.rows.items() if len(rows)} == {"name": [b], "caption": [a, c]}
+    assert (zebra.position, zebra.count, foal.position, foal.count) == (0, 3, 1, 2)
+    whole, begun = store.find_words("zeb", typing=True)[0]
+    assert (whole.count, whole.is_beginning, begun.count, begun.is_beginning) == (0, False, 3, True)
+    assert [word.is_debris for word in store.find_words("IMG 2041 x")[0]] == [True, True, False]
+    assert store.find_words("the and of") == ([], 0)
+    for name in ("IMG_2041", "img_2041.JPG", "img2041.jpg", "IMG 2041"):
+        assert store.find_names(name).tolist() == [a], name
+    assert store.find_names("2041").tolist() == []
+
+
+def test_of_a_word_in_most_rows_only_those_come_that_hold_all_words(store, monkeypatch):
+    monkeypatch.setattr("sightline.core.store.texts._LOOKED_THROUGH", 2)
+    ids = store.upsert([entry(f"dog_{number}{'_zebra' * (number == 1)}.jpg") for number in range(4)])
+    (dog,), _ = store.find_words("dog")
+    assert (dog.count, dict(dog.rows)) == (4, {})
+    (dog, zebra), _ = store.find_words("dog zebra")
+    assert dog.rows["name"].tolist() == zebra.rows["name"].tolist() == [ids[1]]
+
+
+def test_a_lift_counts_beside_the_cosine_and_among_leaves_others_out(store):
+    store.add_model(identity())
+    far, near, middle = store.upsert([entry("far.jpg", 0, 1), entry("near.jpg", 1), entry("middle.jpg", 1, 1)])
+    lift = Lift(ids=np.array([far, 999]), values=np.array([1.5, 9], np.float32))
+    found = store.query(unit(1), 3, model="m", lift=lift)
+    assert [row for row, _ in found] == [far, near, middle]
+    assert found[0][1] == pytest.approx(0, abs=1e-3), "the cosine stays what it is"
+    among = np.array([near, far])
+    assert [row for row, _ in store.query(unit(1), 3, model="m", among=among)] == [near, far]
+    assert [row for row, _ in store.query(unit(1), 3, model="m", among=among, where="name like 'f%'")] == [far]
+    assert store.query(unit(1), 1, model="m", lift=lift) == found[:1]
+
+
 def test_captions_of_an_unknown_image_are_refused_as_a_whole(store):
     (a,) = store.upsert([entry("a.jpg")])
     with pytest.raises(StoreError, match="no image with the id 77"):
@@ -777,9 +815,8 @@ def test_full_text_leaves_out_what_holds_all_of_an_unwanted_text(store):
     assert found("the deep snow") == {ids[1], ids[2]}
     assert found("snow", "water") == set()
     assert found("?!") == set(ids)
-    assert store.holding(["a snowing"], ids) == {ids[0], ids[2]}
-    assert store.holding(["snow"], ids[:1]) == {ids[0]}
-    assert store.holding([], ids) == set()
+    assert store.holding(["a snowing"]).tolist() == [ids[0], ids[2]]
+    assert store.holding([]).tolist() == []
 
 
 # Copies

@@ -240,7 +240,7 @@ class Library:
         top: int = 10,
         where: str | None = None,
         min_similarity: float | None = None,
-        match: Match = "pictures",
+        match: Match = "both",
         each_copy: bool = False,
         add: Sequence[str] = (),
         subtract: Sequence[str] = (),
@@ -256,11 +256,13 @@ class Library:
 
         `add` and `subtract` are further parts. `like` and `unlike` are images that are right and wrong, such as hits
         of a search before: the list is ranked anew, with the right ones in it and without the wrong ones. `match` is
-        `pictures` (cosine), `captions` (full text) or `both`. Exact copies take one place (`Hit.copies` counts them),
-        with `each_copy` one each. The first `rerank` are read again by `reranker`, a matcher or a captioner (default:
-        `blip-itm-base` where it can run now, else the default captioner). The answer is a list whose `verdict` says
-        whether anything matches; it has `top` hits all the same, unless they are to have a `min_probability`, or `sort`
-        is `date`, which gives the newest of those that are likely right. Raises InputError for a broken query or filter
+        `both` (what is shown and what is written: names, folders, captions, keywords, text; `Hit.why` says which),
+        `pictures` (what is shown alone) or `captions` (only images about which a word of the query is written). Exact
+        copies take one place (`Hit.copies` counts them), with `each_copy` one each. The first `rerank` are read again
+        by `reranker`, a matcher or a captioner (default: `blip-itm-base` where it can run now, else the default
+        captioner). The answer is a list whose `verdict` says whether anything matches; it has `top` hits all the same,
+        unless they are to have a `min_probability`, or `sort` is `date`, which gives the newest of those that are
+        likely right. Raises InputError for a broken query or filter
         and for an image that isn't there or can't be read, ModelError for the reranker.
         """
         from sightline.core.search.engine import SearchConfig

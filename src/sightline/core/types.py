@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,15 @@ Precision = Literal["fp32", "int8"]
 
 CaptionSource = Literal["clip", "generated", "user"]
 """Author of a caption: ranked candidate, generated sentence, or the user."""
+
+
+TextKind = Literal["name", "folder", "caption", "keyword", "text"]
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
+"""Where words about an image stand: its file's name, its folder, its caption (the chosen one and the user's own), its
+title, description, keywords, author and place, and what is read in it."""
+
+Reason = Literal["picture", "name", "folder", "caption", "keyword", "text"]
+"""Why an image is a hit: by what it shows, or by what is written about it."""
 
 
 def read_source(source: str) -> str:
@@ -152,6 +161,8 @@ class Hit:
     """Other images of the library with the same bytes, which this one stands for."""
     probability: float | None = None
     """How probable it is that it shows what was asked; None where it wasn't asked."""
+    why: tuple[Reason, ...] = ()
+    """What speaks for it: what it shows (`picture`), and where words of the query are written about it."""
 
 
 MAX_EXAMPLES = 100

@@ -27,6 +27,8 @@ from sightline.core.search.relevance import (
 )
 from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
+from sightline.core.search.written import Written, read_evidence
+from sightline.core.store.base import Lift
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
 
@@ -35,20 +37,20 @@ if TYPE_CHECKING:
 
     from sightline.core.models.bank import Bank
     from sightline.core.models.base import Encoder
+    from sightline.core.models.cards import ModelCard
     from sightline.core.models.inputs import TextReading
     from sightline.core.search.query import Part
     from sightline.core.search.rerank import SecondLook
     from sightline.core.store.base import Store
-    from sightline.core.types import ImageRecord
+    from sightline.core.types import ImageRecord, Reason
 
 Match = Literal["pictures", "captions", "both"]
 Sort = Literal["relevance", "date"]
 
-_FUSION_DEPTH = 200
+_MATCHED_ROWS = 10_000
+"""The best full-text matches of common words, which a search of captions alone orders."""
 _LIKELY_DEPTHS = (250, 4000)
 """Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
-_RANK_CONSTANT = 60
-
 _SMALLEST_NORM = 1e-6
 
 _AWAY = 0.5
@@ -67,8 +69,11 @@ class SearchConfig:
     """A filter, such as `taken_at > '2024-01-01' and path like '%holiday%'`."""
     min_similarity: float | None = None
     """Hits below this cosine are left out. None keeps all: no constant fits every query."""
-    match: Match = "pictures"
-    """`pictures` ranks by cosine, `captions` by full text, `both` fuses the two rankings."""
+    match: Match = "both"
+    """`both` goes by what an image shows and by what is written about it; `pictures` leaves out what is written;
+    `captions` finds only images about which a word of the query is written."""
+    typing: bool = False
+    """True while the query is being typed: its last word may be the beginning of one."""
     each_copy: bool = False
     """True gives each exact copy a place of its own; else the best placed one stands for all."""
     rerank: int = 0
@@ -129,6 +134,12 @@ class Query:
     """The model's."""
     knows_hubs: bool = False
     """True where all of the library's images were measured with it."""
+    text_share: float = 0.0
+    """How much of the weight of what is looked for is words."""
+    written: Written | None = None
+    """What is written about images (`weigh`)."""
+    nats_per_score: float = 1.0
+    """By which it is brought to the scale of scores."""
 
     @property
     def hub_weight(self) -> float:
@@ -155,13 +166,14 @@ def search(
     and for full text or a second look without words.
     """
     query = prepare(store, encoder, parts)
+    judge = make_judge(store, encoder, query, config=config)
+    query = weigh(store, query, judge, config=config)
     n_again = config.rerank if look_again is not None else 0
     if n_again:
         require_words(query.text_parts)
     found = rank(store, encoder.card.name, query, config=replace(config, top=max(config.top, n_again)))
-    judge = make_judge(store, encoder, query, config=config)
     scores = score(store, encoder.card.name, query, found)
-    best = max(scores, default=None)
+    verdict = partial(judge.conclude, *best_scores(query, found, scores))
     if config.sort == "date":
         found = find_newest(store, encoder.card.name, query, judge, config=config)
         scores = score(store, encoder.card.name, query, found)
@@ -177,11 +189,13 @@ def search(
             dict(zip(ids, store.get(ids), strict=True)),
             query.text_parts,
             nats_per_cosine=encoder.card.nats_per_cosine,
-            scores=[score_of[row] for row in ids] if config.hub_correction else None,
+            scores=first_look(query, head, [score_of[row] for row in ids], config=config, card=encoder.card),
         )
         found = [*head, *rest]
-    hits = make_hits(store, found[: config.top], rating_of, each_copy=config.each_copy)
-    return Hits(hits, verdict=judge.conclude(best, some_follow=bool(hits)))
+    found = found[: config.top]
+    reasons = explain(query, judge, found, [score_of[row] for row, _ in found])
+    hits = make_hits(store, found, rating_of, reasons, each_copy=config.each_copy)
+    return Hits(hits, verdict=verdict(some_follow=bool(hits)))
 
 
 def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
@@ -222,10 +236,69 @@ def prepare(store: Store, encoder: Encoder, parts: Sequence[Part]) -> Query:
         ),
         readings=tuple(reading for text in texts if (reading := read_text(encoder, text)) is not None),
         words_share=_share_of_words(parts) if is_plain else 0.0,
+        text_share=_share_of_words([part for part in parts if part.weight > 0] or parts),
         kind=_kind_of(parts, is_taught=any(taught)),
         bank=bank,
         knows_hubs=bank is not None and store.knows_hubness(encoder.card.name, bank.id),
     )
+
+
+def weigh(store: Store, query: Query, judge: Judge, *, config: SearchConfig) -> Query:
+    """The query with what is written about images, which the judge's scale makes comparable with what they show.
+
+    Images about which all words of a negative part are written are no results. Raises InputError where captions alone
+    are searched without words.
+    """
+    if config.match == "pictures":
+        return query
+    if config.match == "captions" and not query.words:
+        raise InputError("Captions are searched by words: give words, or match pictures.")
+    unwanted = store.holding(query.unwanted).tolist() if query.unwanted else []
+    written = read_evidence(store, query.words, typing=config.typing, share=query.text_share) if query.words else None
+    slope = judge.nats_per_score
+    if slope <= 0:
+        written = None
+    return replace(query, exclude=query.exclude.union(unwanted), written=written, nats_per_score=slope)
+
+
+def best_scores(
+    query: Query, found: Sequence[tuple[int, float]], scores: Sequence[float]
+) -> tuple[float | None, float | None]:
+    """The best score of rows by what they show alone, and with what is written; None without rows."""
+    lifts = _lifts(query, [row for row, _ in found])
+    return max((one - lift for one, lift in zip(scores, lifts, strict=True)), default=None), max(scores, default=None)
+
+
+def first_look(
+    query: Query, found: Sequence[tuple[int, float]], scores: Sequence[float], *, config: SearchConfig, card: ModelCard
+) -> list[float]:
+    """What a second look counts for the first one: what rows were ranked by, with what is written in its own nats."""
+    rows = [row for row, _ in found]
+    nats = np.zeros(len(rows)) if query.written is None else query.written.of(rows)
+    if config.hub_correction:
+        plain = [one - lift for one, lift in zip(scores, _lifts(query, rows), strict=True)]
+    else:
+        plain = [cosine for _, cosine in found]
+    return [one + float(nat) / card.nats_per_cosine for one, nat in zip(plain, nats, strict=True)]
+
+
+def explain(
+    query: Query, judge: Judge, found: Sequence[tuple[int, float]], scores: Sequence[float]
+) -> dict[int, tuple[Reason, ...]]:
+    """Why rows are there: by what is written about them, and by what they show where that alone makes them likely."""
+    rows = [row for row, _ in found]
+    shown = judge.rate([one - lift for one, lift in zip(scores, _lifts(query, rows), strict=True)])
+    reasons: dict[int, tuple[Reason, ...]] = {}
+    for row, rating in zip(rows, shown, strict=True):
+        told: tuple[Reason, ...] = () if query.written is None else query.written.kinds(row)
+        reasons[row] = ("picture", *told) if rating >= UNLIKELY_BELOW or not told else told
+    return reasons
+
+
+def _lifts(query: Query, rows: Sequence[int]) -> list[float]:
+    if query.written is None:
+        return [0.0] * len(rows)
+    return [float(nats) / query.nats_per_score for nats in query.written.of(rows)]
 
 
 def _share_of_words(parts: Sequence[Part]) -> float:
@@ -266,14 +339,16 @@ def make_judge(store: Store, encoder: Encoder, query: Query, *, config: SearchCo
         bank=query.bank,
         hub_weight=query.hub_weight,
     )
-    by_sight = config.match == "pictures"
+    by_sight = config.match != "captions"
     return Judge(model=card.name, calibration=calibration, context=context, readings=query.readings, by_sight=by_sight)
 
 
 def score(store: Store, model: str, query: Query, found: Sequence[tuple[int, float]]) -> list[float]:
-    """What a judge rates rows by: their cosines, less the correction for hubs, however they were ranked."""
-    hubness = store.hubness(model, [row for row, _ in found]) if query.hub_weight else {}
-    return [cosine - query.hub_weight * hubness.get(row, 0.0) for row, cosine in found]
+    """What a judge rates rows by: their cosines, less the correction for hubs, with what is written about them."""
+    rows = [row for row, _ in found]
+    hubness = store.hubness(model, rows) if query.hub_weight else {}
+    lifted = zip(found, _lifts(query, rows), strict=True)
+    return [cosine - query.hub_weight * hubness.get(row, 0.0) + lift for (row, cosine), lift in lifted]
 
 
 def find_newest(
@@ -281,7 +356,7 @@ def find_newest(
 ) -> list[tuple[int, float]]:
     """All rows that are likely right, or have the minimum probability, with their cosines, newest first."""
     least = UNLIKELY_BELOW if config.min_probability is None else config.min_probability
-    in_order = config.match == "pictures" and config.hub_correction
+    in_order = config.hub_correction
     likely: dict[int, float] = {}
     for depth in (*(_LIKELY_DEPTHS if in_order else ()), max(judge.context.images, 1)):
         found = rank(store, model, query, config=replace(config, top=depth))
@@ -313,27 +388,31 @@ def rank(store: Store, model: str, query: Query, *, config: SearchConfig) -> lis
 
 def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) -> list[tuple[int, float]]:
     """Every row, copies too."""
-    nearest = partial(
-        store.query,
+    lift, among = None, None
+    if (written := query.written) is not None:
+        values = (written.nats - written.absent) / query.nats_per_score
+        lift = Lift(ids=written.ids, values=values.astype(np.float32))
+    if config.match == "captions":
+        among = _find_matched(store, query, config) if written is None else written.ids
+    found = store.query(
         query.vector_D,
+        config.top,
         model=model,
         where=config.where,
         exclude=query.exclude,
         hub_weight=query.hub_weight if config.hub_correction else 0.0,
+        lift=lift,
+        among=among,
     )
-    if config.match == "pictures":
-        found = nearest(config.top)
-    else:
-        ids = _rank_by_words(store, query, config)
-        if config.match == "both":
-            depth = max(config.top, _FUSION_DEPTH)
-            ids = fuse_rankings([[row for row, _ in nearest(depth)], ids])
-            unwanted = store.holding(query.unwanted, ids)
-            ids.sort(key=unwanted.__contains__)  # stable: they come last, and no list gets shorter
-        found = _similarities(store, model, query.vector_D, ids[: config.top])
     if config.min_similarity is not None:
         found = [(row, similarity) for row, similarity in found if similarity >= config.min_similarity]
     return found
+
+
+def _find_matched(store: Store, query: Query, config: SearchConfig) -> NDArray[np.int64]:
+    """The best full-text matches of words that tell nothing, or stand in too many rows to tell much."""
+    matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
+    return np.array(sorted(row for row, _ in matched), dtype=np.int64)
 
 
 def combine(parts_PD: NDArray[np.float64], weights_P: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -383,6 +462,7 @@ def make_hits(
     store: Store,
     found: Sequence[tuple[int, float]],
     rating_of: Mapping[int, float] | None = None,
+    reasons: Mapping[int, tuple[Reason, ...]] | None = None,
     *,
     each_copy: bool = False,
 ) -> list[Hit]:
@@ -396,6 +476,7 @@ def make_hits(
             caption=captions[row][0].text if captions[row] else None,
             probability=rating_of.get(row) if rating_of else None,
             copies=copies.get(row, 0),
+            why=reasons.get(row, ()) if reasons else (),
         )
         for image, (row, similarity) in zip(store.get(ids), found, strict=True)
     ]
@@ -406,18 +487,6 @@ def count_copies(store: Store, rows: Iterable[int]) -> dict[int, int]:
     equal = store.equal_rows()
     counts = Counter(equal.values())
     return {row: counts[equal[row]] - 1 for row in rows if row in equal}
-
-
-def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[int]:
-    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank) to its rows; best first, ties by id.
-
-    Source: Cormack, Clarke and Büttcher, Reciprocal Rank Fusion, SIGIR 2009.
-    """
-    gains: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, row in enumerate(ranking, start=1):
-            gains[row] = gains.get(row, 0.0) + 1 / (_RANK_CONSTANT + rank)
-    return sorted(gains, key=lambda row: (-gains[row], row))
 
 
 def embed_image(encoder: Encoder, path: Path) -> NDArray[np.float32]:
@@ -468,23 +537,6 @@ def _embed_part(store: Store, encoder: Encoder, part: Part, row: ImageRecord | N
 def _is_unchanged(path: Path, row: ImageRecord) -> bool:
     stat = path.stat()
     return (stat.st_size, stat.st_mtime_ns) == (row.size_bytes, row.mtime_ns)
-
-
-def _rank_by_words(store: Store, query: Query, config: SearchConfig) -> list[int]:
-    if not query.words:
-        raise InputError("Captions are searched by words: give words, or match pictures.")
-    depth = max(config.top, _FUSION_DEPTH) + len(query.exclude)
-    found = store.match(query.words, depth, where=config.where, without=query.unwanted)
-    return [row for row, _ in found if row not in query.exclude]
-
-
-def _similarities(
-    store: Store, model: str, vector_D: NDArray[np.float32], ids: Sequence[int]
-) -> list[tuple[int, float]]:
-    """Rows in the given order with their cosine; rows that this model hasn't embedded are left out."""
-    rows, vectors_ND = store.vectors(model, ids)
-    cosine = dict(zip(rows.tolist(), (vectors_ND @ vector_D).tolist(), strict=True))
-    return [(row, cosine[row]) for row in ids if row in cosine]
 
 
 def _normalise(vectors_PD: NDArray[np.float64]) -> NDArray[np.float64]:

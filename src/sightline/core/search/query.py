@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def parse_query(
 
     Neighbouring arguments are one part, so quotes are optional. `add` and `subtract` hold whole parts. With
     `allow_files=False` (queries that come over a network) nothing is taken for a path. Raises InputError for an empty
-    query, an empty part, an image that doesn't exist, or an address of a web page.
+    query, an empty part, a path of no image, or an address of a web page.
     """
     signed = [*_split(words, allow_files=allow_files), *((1, text) for text in add), *((-1, text) for text in subtract)]
     parts = [_parse_part(sign, text, allow_files=allow_files) for sign, text in signed]
@@ -139,13 +140,18 @@ def _parse_part(sign: int, text: str, *, allow_files: bool) -> Part:
 
 
 def _as_image(body: str) -> Path | None:
-    """The file that a part names: whatever begins like a path, and a bare name that ends like an image's."""
+    """The file that a part names: whatever begins like a path, and a bare name that ends like an image's.
+
+    A bare name of no file is words: full text finds it in the library.
+    """
     is_path = _PATH_START.match(body) is not None
     if not is_path and not is_image_name(body):
         return None
-    if is_file(path := _expand(body)):
-        return path
-    if not is_path and re.search(r"\s", body):
+    # A file system may keep another Unicode form of the same name (macOS typed, Linux stored).
+    for form in (body, unicodedata.normalize("NFC", body), unicodedata.normalize("NFD", body)):
+        if is_file(path := _expand(form)):
+            return path
+    if not is_path and ("/" not in body or re.search(r"\s", body)):
         return None
     raise InputError(
         f"There is no picture {body}. Check the path; join a picture and words with +, as in ./a.jpg + red"

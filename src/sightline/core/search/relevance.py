@@ -187,15 +187,26 @@ class Judge:
     readings: Sequence[TextReading] = field(default=())
     """Each text of the query as the model's tokenizer reads it."""
     by_sight: bool = True
-    """False where captions were matched, too: then the cosine of the best hit doesn't say whether anything matches."""
+    """False where only images were looked at about which words are written: the best of them doesn't say whether
+    anything matches."""
 
     def rate(self, scores: Sequence[float]) -> list[float]:
         """The probability of each hit, by its score."""
         score_H = np.asarray(scores, dtype=np.float64)
         return [float(value) for value in _predict(self.calibration.hit, self.context.features(score_H), len(score_H))]
 
-    def conclude(self, best: float | None, *, some_follow: bool = True) -> Verdict:
-        """The verdict by the score of the best hit; None where there is no hit. `some_follow` where any is shown."""
+    @property
+    def nats_per_score(self) -> float:
+        """What one more of the score adds to a hit's log-odds."""
+        hit = self.calibration.hit
+        return hit.get("score", 0.0) + hit.get("library_z", 0.0) / self.context.library[1]
+
+    def conclude(self, best: float | None, fused: float | None = None, *, some_follow: bool = True) -> Verdict:
+        """The verdict by the score of the best hit; None where there is no hit. `some_follow` where any is shown.
+
+        `fused` is the best score with what is written about images: something is there at least as surely as that hit
+        is right.
+        """
         notices = list(self._read_notices())
         present = None
         if self.by_sight and self.calibration.query:
@@ -203,6 +214,8 @@ class Judge:
             if best is not None:
                 features = self.context.features(np.array([best]))
                 present = float(_predict(self.calibration.query, features, 1)[0])
+                if fused is not None and fused > best:
+                    present = max(present, self.rate([fused])[0])
             if present < NOTHING_BELOW and best is not None and some_follow:
                 notices.insert(0, "Nothing here matches; the nearest images follow.")
         return Verdict(present=present, notices=tuple(notices))

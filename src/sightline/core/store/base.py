@@ -10,7 +10,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.core.types import Caption, CaptionSource, Embedding, ImageRecord, ModelIdentity, StoreStats, TaughtWord
+from sightline.core.types import (
+    Caption,
+    CaptionSource,
+    Embedding,
+    ImageRecord,
+    ModelIdentity,
+    StoreStats,
+    TaughtWord,
+    TextKind,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +52,39 @@ class Failure:
     size_bytes: int
     mtime_ns: int
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordRows:
+    """Where a word of a query is written, or words that begin with it."""
+
+    position: int
+    """Of the word in the query, among those that tell something."""
+    count: int
+    """Rows that hold it, anywhere."""
+    rows: Mapping[TextKind, NDArray[np.int64]]
+    """Ids (N,), ascending, of those that hold it there."""
+    is_debris: bool = False
+    """True for digits and what cameras put into names: of a name they tell something only together with the rest."""
+    is_beginning: bool = False
+    """True for longer words that begin with it, while it is being typed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lift:
+    """What some rows rank by beside their cosine."""
+
+    ids: NDArray[np.int64]
+    """(N,), without repetitions."""
+    values: NDArray[np.float32]
+    """(N,), added to the cosine."""
+
+    def of(self, ids_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The lift (M,) of rows; 0 of all others."""
+        values = np.zeros(self.ids.max(initial=0) + 2, dtype=np.float32)  # by id; the last one stands for all above
+        values[self.ids] = self.values
+        lift_M: NDArray[np.float32] = values[np.minimum(ids_M, len(values) - 1)]
+        return lift_M
 
 
 class Store(Protocol):
@@ -127,12 +169,14 @@ class Store(Protocol):
         where: str | None = None,
         exclude: Iterable[int] = (),
         hub_weight: float = 0.0,
+        lift: Lift | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[tuple[int, float]]:
         """The k best rows (id, cosine), best first, ties by id. `vector` is (D,) and is normalised here.
 
-        Exact under filters and exclusions. Rows rank by `cosine - hub_weight * hubness`, or by cosine alone where a
-        vector's hubness isn't known. Raises InputError for a vector of another dimension, zero or not finite, and for a
-        filter that can't be read.
+        Exact under filters and exclusions, and among some ids. Rows rank by `cosine - hub_weight * hubness`, or by
+        cosine alone where a vector's hubness isn't known, and by their lift beside. Raises InputError for a vector of
+        another dimension, zero or not finite, and for a filter that can't be read.
         """
 
     def background(
@@ -165,8 +209,17 @@ class Store(Protocol):
         words of a text of `without`, stop words aside, are left out.
         """
 
-    def holding(self, unwanted: Sequence[str], ids: Iterable[int]) -> set[int]:
-        """The images among `ids` about which all words of one of some texts are written, stop words aside."""
+    def find_words(self, text: str, *, typing: bool = False) -> tuple[list[WordRows], int]:
+        """Where the words of a query are written, stop words aside, and the number of images in all.
+
+        Of a word that very many rows hold, only those are given that hold all words of the query in one place.
+        """
+
+    def find_names(self, text: str) -> NDArray[np.int64]:
+        """Ids (N,), ascending, of images whose file has this name, with or without its extension, in any spelling."""
+
+    def holding(self, unwanted: Sequence[str]) -> NDArray[np.int64]:
+        """Ids (N,), ascending, of images about which all words of one of some texts are written, stop words aside."""
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         """Replace each image's captions of the sources given, in one transaction; other sources stay.

@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+import sqlite3
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sightline.core.store.rows import Parameter, Sql, path_to_sql
+from sightline.core.store.texts import fold
 from sightline.errors import InputError
 
 Value = str | int | float
@@ -114,6 +118,8 @@ def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
     if kind == "date" and operator not in ("like", "not like"):
         return _compare_date(expression, condition)
     values = [_checked(value, kind, condition) for value in condition.values]
+    if kind == "text":
+        return _compare_text(expression, operator, values)
     match operator:
         case "in":
             right = f"in ({', '.join(_placeholder(value) for value in values)})"
@@ -122,6 +128,38 @@ def _compare(expression: Sql, kind: str, condition: _Condition) -> Sql:
         case _:
             right = f"{operator} {_placeholder(values[0])}"
     return Sql(f"({expression.text} {right})", (*expression.parameters, *values))
+
+
+def _compare_text(expression: Sql, operator: str, values: Sequence[Parameter]) -> Sql:
+    """`like` knows neither case nor accents, all else tells them apart; Unicode forms (NFC, NFD) are alike to both.
+
+    Texts in ASCII, most of them, are left to SQLite.
+    """
+    if operator in ("like", "not like"):
+        prepare, function = fold, "fold_text"
+    else:
+        prepare, function = partial(unicodedata.normalize, "NFC"), "compose_text"
+    given = [prepare(value) if isinstance(value, str) else value for value in values]
+    if operator not in ("like", "not like") and all(isinstance(one, str) and one.isascii() for one in given):
+        text, parameters = expression.text, expression.parameters
+    else:
+        changed = f"cast({function}(cast({expression.text} as blob)) as text)"  # odd bytes can't go in or out as text
+        text = f"iif({expression.text} glob '*[^ -~]*', {changed}, {expression.text})"
+        parameters = 3 * expression.parameters
+    placed = ", ".join(map(_placeholder, given))
+    right = f"({placed})" if operator == "in" else " and ".join(placed.split(", "))
+    return Sql(f"({text} {operator} {right})", (*parameters, *given))
+
+
+def make_functions(db: sqlite3.Connection) -> None:
+    """Give a connection the functions that filters by text call."""
+
+    def of_bytes(change: Callable[[str], str], text: bytes | None) -> bytes | None:
+        changed = None if text is None else change(text.decode("utf-8", "surrogateescape"))
+        return None if changed is None else changed.encode("utf-8", "surrogateescape")
+
+    for name, change in (("fold_text", fold), ("compose_text", partial(unicodedata.normalize, "NFC"))):
+        db.create_function(name, 1, partial(of_bytes, change), deterministic=True)
 
 
 def _read_date(value: Value, condition: _Condition) -> str:

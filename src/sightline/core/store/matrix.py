@@ -28,6 +28,7 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.core.store.base import Lift
 from sightline.core.store.vectors import (
     ModelRow,
     are_among,
@@ -124,6 +125,8 @@ class Matrices:
         every = len(ids_C) > _READ_ALL_FRACTION * matrix.count
         ids_C, cosine_C = compare_vectors(db, model, ids_C, query_D, every=every)
         rank_C = cosine_C - hub_weight * read_hubness(db, model, ids_C.tolist())[1] if hub_weight else cosine_C
+        if wanted.lift is not None:
+            rank_C = rank_C + wanted.lift.of(ids_C)
         best = np.lexsort((ids_C, -rank_C))[: wanted.k]
         return list(zip(ids_C[best].tolist(), cosine_C[best].tolist(), strict=True))
 
@@ -454,6 +457,8 @@ class Wanted:
     excluded: NDArray[np.int64]
     hub_weight: float = 0.0
     """Rows rank by cosine less this times their hubness."""
+    lift: Lift | None = None
+    """What some rank by beside it."""
 
     def mask(self, ids_M: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """True for the ids (M,) that may be found; None where all may."""
@@ -499,6 +504,8 @@ def _propose(matrix: Matrix, wanted: Wanted, query_D: NDArray[np.float32], *, hu
     distance_N = scan(matrix.blocks, quantise(query_D[None]), mask_N)
     if hub_weight:
         distance_N += np.float32(hub_weight) * matrix.hubness
+    if wanted.lift is not None:
+        distance_N -= wanted.lift.of(matrix.ids)
     available = int(np.count_nonzero(np.isfinite(distance_N)))
     k = min(wanted.k, available)
     if k == 0:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.store import rows, texts, vectors, words
-from sightline.core.store.base import Entry, Failure, Store
+from sightline.core.store.base import Entry, Failure, Lift, Store, WordRows
 from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect, explain
-from sightline.core.store.filters import FIELDS, compile_filter
+from sightline.core.store.filters import FIELDS, compile_filter, make_functions
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, StoreStats, TaughtWord
@@ -75,6 +75,7 @@ class Database:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = connect(self.path, read_only=read_only)
+        make_functions(self._connection)
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless."""
@@ -266,12 +267,18 @@ class SqliteStore(Store):
         where: str | None = None,
         exclude: Iterable[int] = (),
         hub_weight: float = 0.0,
+        lift: Lift | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[tuple[int, float]]:
         excluded = np.array(sorted({int(id_) for id_ in exclude}), dtype=np.int64)
         with self._database.reading() as db:
             known = vectors.get_model(db, model)
             kept = self._kept(db, where)
-            wanted = Wanted(query=vector, k=_checked_k(k), kept=kept, excluded=excluded, hub_weight=hub_weight)
+            if among is not None:
+                kept = among if kept is None else np.intersect1d(among, kept)
+            wanted = Wanted(
+                query=vector, k=_checked_k(k), kept=kept, excluded=excluded, hub_weight=hub_weight, lift=lift
+            )
             return self._matrices.nearest(db, known, wanted)
 
     def background(
@@ -429,9 +436,17 @@ class SqliteStore(Store):
             condition = self._condition(db, where=where)
             return texts.match_texts(db, text, _checked_k(k), condition, without=without, typing=typing)
 
-    def holding(self, unwanted: Sequence[str], ids: Iterable[int]) -> set[int]:
+    def find_words(self, text: str, *, typing: bool = False) -> tuple[list[WordRows], int]:
         with self._database.reading() as db:
-            return texts.read_holding(db, unwanted, rows.ids_json(ids))
+            return texts.find_words(db, text, typing=typing)
+
+    def find_names(self, text: str) -> NDArray[np.int64]:
+        with self._database.reading() as db:
+            return texts.find_names(db, text)
+
+    def holding(self, unwanted: Sequence[str]) -> NDArray[np.int64]:
+        with self._database.reading() as db:
+            return texts.find_holding(db, unwanted)
 
     def put_captions(self, captions: Mapping[int, Sequence[Caption]]) -> None:
         with self._database.writing() as db:

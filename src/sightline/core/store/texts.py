@@ -12,14 +12,16 @@ import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sightline.core.images.files import is_image_name
+import numpy as np
+from numpy.typing import NDArray
 
-KINDS = ("name", "folder", "caption", "keyword", "text")
-"""Where words may stand, each a column: `keyword` holds title, description, keywords, author and place, `text` what is
-read in an image."""
+from sightline.core.images.files import is_image_name
+from sightline.core.store.base import WordRows
+from sightline.core.types import TEXT_KINDS, TextKind
 
 _STOP_WORDS = (
     "a about above after all also am an and any are as at be been before below between both but by can could did do "
@@ -37,6 +39,12 @@ _WHOLE = "\ue001"
 _MAX_WHOLE = 64
 """Characters of joined words that are kept as one."""
 _REBUILT_ROWS = 5000
+_LOOKED_THROUGH, _LOOKED_THROUGH_PART = 2000, 0.1
+"""Rows of one word that are looked through, or this part of the library where that is more."""
+_LEAST_TYPED = 2
+"""Letters of a beginning that is asked for."""
+_DEBRIS = frozenset(["image", "img", "dsc", "dscf", "dscn", "dji", "gopr", "mvi", "photo", "pict", "pxl", "vid", "wa"])
+"""What cameras and programs put into names; like digits, it tells nothing unless a whole name is asked for."""
 _OTHER_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"[\x00-\x1f!-/:-@\[-`{-\x7f]")
@@ -45,10 +53,8 @@ _WIDE = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U0001f300-\U0001faff\U00020000-\U0003ffff]"
 )
 """Characters of scripts without spaces, and pictographs."""
-_HUMPS = re.compile(
-    r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"
-    f"|(?<={_WIDE.pattern})(?=.)|(?<=.)(?={_WIDE.pattern})"
-)
+_ASCII_HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+_HUMPS = re.compile(f"{_ASCII_HUMPS.pattern}|(?<={_WIDE.pattern})(?=.)|(?<=.)(?={_WIDE.pattern})")
 """Between the parts of joined words, and around each wide character."""
 _IRREGULAR = {"men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose", "feet": "foot"}
 _VOWEL = re.compile("[aeiouy]")
@@ -66,27 +72,33 @@ def fold(text: str) -> str:
     return text.lower() if text.isascii() else _plain(text).casefold().translate(_OTHER_LETTERS)
 
 
-def split_words(text: str) -> Iterator[Word]:
+def split_words(text: str) -> list[Word]:
     """The words of a text, folded."""
     plain = text if text.isascii() else "".join(map(_or_space, _plain(text)))
-    for spaced in plain.split():
-        pieces = [_HUMPS.split(piece) for piece in _SEPARATORS.sub(" ", spaced).split()]
-        folded = [[fold(part) for part in piece] for piece in pieces]
-        parts = tuple(part for piece in folded for part in piece)
-        if parts:
-            joined = dict.fromkeys("".join(piece) for piece in (*folded, parts) if len(piece) > 1)
-            yield Word(parts, tuple(one for one in joined if len(one) <= _MAX_WHOLE and not _WIDE.search(one)))
+    return [word for spaced in plain.split() if (word := _split_word(spaced)).parts]
+
+
+@lru_cache(maxsize=20_000)
+def _split_word(spaced: str) -> Word:
+    if spaced.isascii() and spaced.isalpha() and (spaced.islower() or spaced[1:].islower()):
+        return Word((spaced.lower(),))
+    humps = _ASCII_HUMPS if spaced.isascii() else _HUMPS
+    folded = [[fold(part) for part in humps.split(piece)] for piece in _SEPARATORS.sub(" ", spaced).split()]
+    parts = tuple(part for piece in folded for part in piece)
+    joined = dict.fromkeys("".join(piece) for piece in (*folded, parts) if len(piece) > 1)
+    return Word(parts, tuple(one for one in joined if len(one) <= _MAX_WHOLE and not _WIDE.search(one)))
 
 
 def make_tokens(text: str, *, is_name: bool = False) -> str:
     """A text for FTS5: the parts of its words in order, then joined words, stems and, of a name, all of it as one."""
-    words = list(split_words(text))
+    words = split_words(text)
     parts = [part for word in words for part in word.parts]
     wholes = [whole for word in words for whole in word.joined]
-    stems = {_STEM + stem(one) for one in (*parts, *wholes) if stem(one) != one}
+    stems = {_STEM + root for one in (*parts, *wholes) if (root := stem(one)) != one}
     return " ".join([*parts, *wholes, *sorted(stems), *([_WHOLE + "".join(parts)] if is_name and parts else ())])
 
 
+@lru_cache(maxsize=20_000)
 def stem(word: str) -> str:
     """An English word without the ending of its plural, or `-ing` and `-ed`; any other as it is."""
     if word in _IRREGULAR:
@@ -143,7 +155,7 @@ def refresh_texts(db: sqlite3.Connection, wanted: str) -> None:
         )
         for id_, name, folder, caption, read, *facts in rows
     ]
-    db.executemany(f"insert into texts (rowid, {', '.join(KINDS)}) values (?, ?, ?, ?, ?, ?)", tokens)
+    db.executemany(f"insert into texts (rowid, {', '.join(TEXT_KINDS)}) values (?, ?, ?, ?, ?, ?)", tokens)
 
 
 def rebuild_texts(db: sqlite3.Connection) -> None:
@@ -171,7 +183,7 @@ def match_texts(
     Those that hold all words of one of `without` are left out. With `typing` the last word may be a beginning; what
     holds such alone comes last.
     """
-    words = content_words(text) or list(split_words(text))
+    words = content_words(text) or split_words(text)
     asked = [" OR ".join(map(word_expression, words))]
     if typing and words:
         asked.append(f'("{" ".join(words[-1].parts)}" *) NOT ({asked[0]})')
@@ -187,12 +199,66 @@ def match_texts(
     return found
 
 
-def read_holding(db: sqlite3.Connection, texts: Sequence[str], wanted: str) -> set[int]:
-    """The images among some (a JSON array of ids) about which all words of one of some texts are written."""
-    if not (expression := holding_expression(texts)):
-        return set()
-    sql = "select rowid from texts where texts match ? and rowid in (select value from json_each(?))"
-    return {int(row[0]) for row in db.execute(sql, (expression, wanted))}
+def find_words(db: sqlite3.Connection, text: str, *, typing: bool = False) -> tuple[list[WordRows], int]:
+    """Where each word of a query that tells something is written, and the number of images.
+
+    With `typing` the last word may be a beginning, too. Of a word that stands in more rows than can be looked through,
+    only those come that hold all words of the query in one place.
+    """
+    words = content_words(text)
+    images = int(db.execute("select count(*) from texts_docsize").fetchone()[0]) if words else 0
+    asked = [(position, word_expression(word), False) for position, word in enumerate(words)]
+    everything = " AND ".join(f"({expression})" for _, expression, _ in asked)
+    if typing and words and len("".join(words[-1].parts)) >= _LEAST_TYPED:
+        asked.append((len(words) - 1, f'"{" ".join(words[-1].parts)}" *', True))
+    most = max(_LOOKED_THROUGH, int(images * _LOOKED_THROUGH_PART))
+    counts = [_count(db, expression) for _, expression, _ in asked]
+    together: dict[TextKind, NDArray[np.int64]] = {}
+    if max(counts, default=0) > most and len(words) > 1 and 0 < _count(db, everything) <= most:
+        together = _by_kind(db, everything, most)
+    found = [
+        WordRows(
+            position=position,
+            count=count,
+            rows=together if count > most else _by_kind(db, expression, most) if count else {},
+            is_debris=all(part.isdecimal() or part in _DEBRIS for part in words[position].parts),
+            is_beginning=is_beginning,
+        )
+        for (position, expression, is_beginning), count in zip(asked, counts, strict=True)
+    ]
+    return found, images
+
+
+def _by_kind(db: sqlite3.Connection, expression: str, most: int) -> dict[TextKind, NDArray[np.int64]]:
+    return {kind: _ids(db, f"{{{column}}} : ({expression})", most) for kind, column in _columns(db)}
+
+
+def _count(db: sqlite3.Connection, expression: str) -> int:
+    return int(db.execute("select count(*) from texts where texts match ?", (expression,)).fetchone()[0])
+
+
+def find_names(db: sqlite3.Connection, text: str) -> NDArray[np.int64]:
+    """Ids (N,), ascending, of the images whose file has this name, with or without its extension."""
+    parts = [part for word in split_words(name_stem(text.strip())) for part in word.parts]
+    return _ids(db, f'"{_WHOLE}{"".join(parts)}"', _LOOKED_THROUGH) if parts else np.empty(0, np.int64)
+
+
+def _ids(db: sqlite3.Connection, expression: str, most: int) -> NDArray[np.int64]:
+    sql = "select group_concat(rowid) from (select rowid from texts where texts match ? limit ?)"
+    return np.fromstring(db.execute(sql, (expression, most)).fetchone()[0] or "", dtype=np.int64, sep=",")
+
+
+def _columns(db: sqlite3.Connection) -> list[tuple[TextKind, str]]:
+    """The columns that there are: a library of an older version that is only read has `name` and `captions`."""
+    there = {row[1] for row in db.execute("pragma table_info(texts)")}
+    columns: list[tuple[TextKind, str]] = [(kind, f"{kind}s" if f"{kind}s" in there else kind) for kind in TEXT_KINDS]
+    return [(kind, column) for kind, column in columns if column in there]
+
+
+def find_holding(db: sqlite3.Connection, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Ids (N,), ascending, of the images about which all words of one of some texts are written."""
+    expression = holding_expression(texts)
+    return _ids(db, expression, -1) if expression else np.empty(0, np.int64)
 
 
 def content_words(text: str) -> list[Word]:
@@ -212,5 +278,5 @@ def word_expression(word: Word) -> str:
 
 def holding_expression(texts: Sequence[str]) -> str:
     """User texts -> an FTS5 expression for all words of any of them, less stop words; empty where there are none."""
-    found = [content_words(text) or list(split_words(text)) for text in texts]
+    found = [content_words(text) or split_words(text) for text in texts]
     return " OR ".join(f"({' AND '.join(f'({word_expression(word)})' for word in words)})" for words in found if words)

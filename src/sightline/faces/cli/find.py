@@ -136,10 +136,11 @@ def _report_as_json(report: IndexReport) -> dict[str, Any]:
 @where_option
 @choice_option(
     "--match",
+    "both",
     "pictures",
     "captions",
-    "both",
-    help="Rank by what pictures show, by words in captions and file names, or by both.",
+    help="Go by what pictures show and what is written about them (names, folders, captions, keywords, text in them), "
+    "by what they show alone, or find only those about which a word of the query is written.",
 )
 @choice_option("--sort", "relevance", "date", help="Best first, or the newest first of those that are likely right.")
 @click.option("--copies", "each_copy", is_flag=True, help="Give exact copies places of their own.")
@@ -173,11 +174,15 @@ def search(
 ) -> None:
     """Find images by words, by a picture, or by both.
 
+    Words are looked for in what images show, in their names, folders, captions and keywords, and in text in them; the
+    column `why` says where they were found.
+
     \b
     sightline search two dogs in the snow
     sightline search ./photo.jpg
     sightline search ./beach.jpg + 2:sunset - people
     sightline search dogs -snow -"deep water"
+    sightline search IMG_2041.jpg
     """
     _require_one_format(filepath_only=filepath_only, as_json=as_json)
     if writer and expansions:
@@ -235,11 +240,20 @@ def _print_hits(hits: Hits) -> None:
 
     rated = any(hit.probability is not None for hit in hits)
     captioned = any(hit.caption for hit in hits)
-    head = ["similarity", *(["likely"] * rated), "path", *(["caption"] * captioned)]
+    explained = any(hit.why not in ((), ("picture",)) for hit in hits)
+    head = ["similarity", *(["likely"] * rated), *(["why"] * explained), "path", *(["caption"] * captioned)]
     rows = []
     for hit in hits:
         likely = [] if hit.probability is None else [f"{hit.probability:.0%}"]
-        rows.append([f"{hit.similarity:.3f}", *likely, _place(hit), *([hit.caption or ""] * captioned)])
+        rows.append(
+            [
+                f"{hit.similarity:.3f}",
+                *likely,
+                *([" ".join(hit.why)] * explained),
+                _place(hit),
+                *([hit.caption or ""] * captioned),
+            ]
+        )
     likely_count = count_likely([hit.probability for hit in hits])
     if not likely_count and hits.verdict.matches:
         notice("None of these is likely to show it.")
@@ -257,6 +271,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
         "path": str(hit.image.path),
         "similarity": round(hit.similarity, 6),
         "probability": None if hit.probability is None else round(hit.probability, 4),
+        "why": list(hit.why),
         "caption": hit.caption,
         "copies": hit.copies,
         **asdict(hit.image.info),

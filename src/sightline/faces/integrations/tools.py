@@ -150,7 +150,7 @@ def _tool(title: str, *, writes: bool = False) -> Callable[[Function], Function]
 
 @_tool("Search images")
 def search_images(library: OpenLibrary, request: schemas.SearchRequest) -> schemas.SearchResult:
-    """Find images of the library by what they show: by words, by other images, by both, each with a weight.
+    """Find images by what they show and what is written about them: by words, other images, both, each with a weight.
 
     Raises InputError for a broken query, filter or cursor, ModelError where the model can't run.
     """
@@ -164,7 +164,7 @@ def search_images(library: OpenLibrary, request: schemas.SearchRequest) -> schem
         )
         for part in request.parts
     ]
-    how = request.model_dump(include={field.name for field in fields(SearchConfig)} - {"where"})
+    how = request.model_dump(include={field.name for field in fields(SearchConfig)} - {"where", "typing"})
     return _search(library, request, join_parts(request.query, parts), **how)
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sightline.core.search.engine import Match, Sort
 from sightline.core.search.rerank import MAX_RERANK
-from sightline.core.types import MAX_EXAMPLES, CaptionSource
+from sightline.core.types import MAX_EXAMPLES, CaptionSource, Reason
 from sightline.core.types import MAX_NAME_CHARS as MAX_WORD_CHARS
 from sightline.errors import InputError
 from sightline.faces.service.duplicates import MIN_SIMILARITY
@@ -162,7 +162,9 @@ class SearchRequest(Request):
     ] = ()
     where: Filter = ""
     match: Match = Field(
-        default="pictures", description="Rank by what pictures show, by words in captions and names, or by both."
+        default="both",
+        description="`both` goes by what pictures show and by what is written about them (names, folders, captions, "
+        "keywords, text in them); `pictures` by what they show alone; `captions` finds only what words are about.",
     )
     min_similarity: float | None = Field(
         default=None, ge=-1, le=1, description="Leave out images of a lower cosine. No constant fits every query."
@@ -300,6 +302,9 @@ class FoundImage(ToolResult):
     similarity: Cosine | None
     probability: Annotated[float, AfterValidator(lambda value: round(value, 3))] | None = Field(
         default=None, description="How probable it is that it shows what was asked; null where that can't be told."
+    )
+    why: tuple[Reason, ...] = Field(
+        default=(), description="What speaks for it: what it shows (`picture`), and where words are written about it."
     )
     caption: CaptionText | None
     taken_at: NameText | None

@@ -15,7 +15,7 @@ from sightline.core.captioning.editing import remove_caption, write_caption
 from sightline.core.images.decode import read_image
 from sightline.core.search.duplicates import DuplicateGroup
 from sightline.core.search.engine import count_copies
-from sightline.core.types import Caption, ImageRecord
+from sightline.core.types import Caption, ImageRecord, Reason
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
 from sightline.faces.service import schemas
 from sightline.faces.service.duplicates import describe_differences
@@ -44,10 +44,11 @@ def show_hits(
     library: OpenLibrary,
     found: Sequence[tuple[int, float | None]],
     ratings: Sequence[float | None] | None = None,
+    reasons: Sequence[tuple[Reason, ...]] | None = None,
     *,
     each_copy: bool = False,
 ) -> list[schemas.HitAnswer]:
-    """Rows with their similarities, and probabilities if there are some, as hits in the same order.
+    """Rows with their similarities, and probabilities and reasons if there are some, as hits in the same order.
 
     Rows that are gone by now are left out.
     """
@@ -64,6 +65,7 @@ def show_hits(
             height=record.info.height,
             similarity=similarity,
             probability=rating,
+            why=list(why),
             caption=captions[row][0].text if captions[row] else None,
             copies=copies.get(row, 0),
             taken_at=record.info.taken_at,
@@ -71,7 +73,9 @@ def show_hits(
             thumbnail=thumbnail_address(record, library),
             placeholder=placeholders.get(record.content_hash),
         )
-        for (row, similarity), rating in zip(found, ratings or [None] * len(found), strict=True)
+        for (row, similarity), rating, why in zip(
+            found, ratings or [None] * len(found), reasons or [()] * len(found), strict=True
+        )
         if (record := records.get(row)) is not None
     ]
 

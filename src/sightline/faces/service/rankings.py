@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from sightline.core.search.relevance import Verdict
+from sightline.core.types import Reason
 from sightline.errors import CursorError
 
 DEPTHS = (250, 4000)
@@ -34,6 +35,8 @@ Rank = Callable[[int], Found]
 """A depth -> that many best rows with their cosines, best first."""
 Rate = Callable[[Found], list[float | None]]
 """Rows with their cosines -> the probability of each."""
+Why = Callable[[Found], list[tuple[Reason, ...]]]
+"""The same -> what speaks for each."""
 
 
 class Ranking:
@@ -49,6 +52,7 @@ class Ranking:
         self._total = total
         self._by_cosine = by_cosine
         self.rate: Rate = lambda found: [None] * len(found)
+        self.why: Why = lambda found: [()] * len(found)
         self.verdict: Verdict | None = None
         """What is to be said of the query; None without one."""
         self.likely: int | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sightline.core.models.cards import ModelKind
-from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, read_source
+from sightline.core.types import MAX_EXAMPLES, MAX_NAME_CHARS, CaptionSource, Reason, read_source
 
 MAX_TEXT = 2000
 """Characters of a query, a caption or a text to embed: every text tower reads far fewer."""
@@ -105,6 +105,11 @@ class HitAnswer(Model):
         default=None,
         description="How probable it is that it shows what was asked; null without a query.",
         examples=[0.83],
+    )
+    why: list[Reason] = Field(
+        default_factory=list,
+        description="What speaks for it: what it shows (`picture`), and where words of the query are written about it.",
+        examples=[["picture", "name"]],
     )
     caption: str | None = Field(description="The best caption.", examples=["a dog in the snow"])
     copies: int = Field(default=0, description="Other images with the same bytes, which this one stands for.")

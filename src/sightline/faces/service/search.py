@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from statistics import fmean
 
@@ -20,18 +21,22 @@ from sightline.core.models.base import Encoder
 from sightline.core.search.engine import (
     Query,
     SearchConfig,
+    best_scores,
     embed_pixels,
+    explain,
     find_newest,
+    first_look,
     make_judge,
     prepare,
     rank,
     score,
+    weigh,
 )
 from sightline.core.search.query import Part, parse_query
 from sightline.core.search.relevance import UNLIKELY_BELOW, Verdict, count_likely
 from sightline.core.search.rerank import require_words
 from sightline.core.search.teaching import teach
-from sightline.core.types import Example, TaughtWord
+from sightline.core.types import Example, Reason, TaughtWord
 from sightline.errors import InputError
 from sightline.faces.service import schemas
 from sightline.faces.service.images import show_hits
@@ -110,7 +115,9 @@ def answer(library: OpenLibrary, asked: Asked, *, limit: int, cursor: str | None
     end = offset + len(found)
     following = Cursor(query=asked.digest, version=place.version if place else version, offset=end)
     return schemas.SearchAnswer(
-        hits=show_hits(library, found, ranking.rate(found), each_copy=asked.each_copy or not asked.parts),
+        hits=show_hits(
+            library, found, ranking.rate(found), ranking.why(found), each_copy=asked.each_copy or not asked.parts
+        ),
         next=write_cursor(following) if found and end < total else None,
         total=total,
         took_ms=round((time.perf_counter() - start_s) * 1000, 2),
@@ -147,8 +154,9 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     encoder = library.checked_encoder(asked.model)
     query = prepare(store, encoder, [_make_part(library, part, encoder) for part in asked.parts])
     fill_aside(store, encoder)
-    available, total = _count(library, asked, query)
     judge = make_judge(store, encoder, query, config=asked)
+    query = weigh(store, query, judge, config=asked)
+    available, total = _count(library, asked, query)
 
     def scores(found: Found) -> list[float]:
         rows = [(row, similarity or 0.0) for row, similarity in found]
@@ -166,16 +174,24 @@ def _make_ranking(library: OpenLibrary, asked: Asked) -> Ranking:
     def rate(found: Found) -> list[float | None]:
         return [*judge.rate(scores(found))]
 
-    in_order = asked.match == "pictures" and asked.min_similarity is None and asked.min_probability is None
+    in_order = asked.min_similarity is None and asked.min_probability is None
     ranking = Ranking(rank_to, available=available, total=total, by_cosine=in_order)
-    ranking.rate = rate
-    best = scores(ranking.page(0, DEPTHS[0]))  # a broken query fails before it is kept
-    ranking.verdict = judge.conclude(max(best, default=None))
+
+    def why(found: Found) -> list[tuple[Reason, ...]]:
+        rows = [(row, cosine or 0.0) for row, cosine in found]
+        return [*explain(query, judge, rows, scores(found)).values()]
+
+    ranking.rate, ranking.why = rate, why
+    # A broken query fails before it is kept.
+    first = [(row, cosine or 0.0) for row, cosine in ranking.page(0, DEPTHS[0])]
+    best = scores([*first])
+    conclude = partial(judge.conclude, *best_scores(query, first, best))
+    ranking.verdict = conclude()
     if asked.sort == "date":
         likely = dict(find_newest(store, asked.model, query, judge, config=replace(asked, top=1)))
         newest = Ranking.of_rows(np.array([*likely], dtype=np.int64), [*likely.values()])
-        newest.rate, newest.likely = rate, len(newest)
-        newest.verdict = judge.conclude(max(best, default=None), some_follow=bool(likely))
+        newest.rate, newest.why, newest.likely = rate, ranking.why, len(newest)
+        newest.verdict = conclude(some_follow=bool(likely))
         return newest
     if query.kind not in _NEAREST:
         ranking.likely = _count_likely(ranking, [*judge.rate(best)])
@@ -215,7 +231,13 @@ def _make_second_look(
                     records,
                     query.text_parts,
                     nats_per_cosine=encoder.card.nats_per_cosine,
-                    scores=score(library.store, asked.model, query, head) if asked.hub_correction else None,
+                    scores=first_look(
+                        query,
+                        head,
+                        score(library.store, asked.model, query, head),
+                        config=asked,
+                        card=encoder.card,
+                    ),
                 )
             )
         return [*heads[0], *found[asked.rerank :]]
@@ -229,7 +251,7 @@ def _count(library: OpenLibrary, asked: Asked, query: Query) -> tuple[int, int |
     if asked.where is None:
         stats = library.stats
         rows, embedded = stats.images, stats.models.get(asked.model, 0)
-        own = sum(len(store.vectors(asked.model, [row])[0]) for row in query.exclude)
+        own = len(store.vectors(asked.model, sorted(query.exclude))[0])
     else:
         rows = len(store.ids(where=asked.where))
         ids = store.ids(where=asked.where, model=asked.model)
@@ -278,7 +300,7 @@ def _explain_nothing(library: OpenLibrary, asked: Asked) -> str:
     if not len(store.ids(where=asked.where, model=asked.model)):
         return f"None of the {left:,} images that pass the filter has been indexed with {asked.model} yet."
     if asked.match == "captions":
-        return "No caption and no file name holds these words."
+        return "These words are written about no image."
     if asked.sort == "date" and asked.min_probability is None:
         return "No image is likely enough to show it. Sorted by relevance, the nearest images come."
     if asked.min_probability is not None:

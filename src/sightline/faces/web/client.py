@@ -33,7 +33,7 @@ PING: Final = "ping"
 _OF_NO_LIBRARY = re.compile(r"/api/(libraries$|runs|jobs/|events)|/(healthz)?$")
 """Addresses that are about no library, or about a job, whose id is enough."""
 
-_RANKED_BY: Final = ("match", "hub_correction", "rerank", "sort", "model", "like")
+_RANKED_BY: Final = ("match", "typing", "hub_correction", "rerank", "sort", "model", "like")
 _OF_SEARCHES: Final = frozenset(["where", "min_similarity", "min_probability", "each_copy", *_RANKED_BY])
 """What a search may be told beside its words and parts."""
 

@@ -86,8 +86,13 @@ async def search(
     where: Where = None,
     min_similarity: Annotated[float | None, Query(ge=-1, le=1, description="Leave out lower cosines.")] = None,
     match: Annotated[
-        Match, Query(description="Rank by what pictures show, by words in captions, or by both.")
-    ] = "pictures",
+        Match,
+        Query(
+            description="By what pictures show and what is written about them, by what they show alone, or only those "
+            "about which a word of the query is written."
+        ),
+    ] = "both",
+    typing: Annotated[bool, Query(description="The last word may be the beginning of one.")] = False,
     each_copy: Annotated[bool, Query(description="Give exact copies places of their own.")] = False,
     rerank: Annotated[
         int, Query(ge=0, le=MAX_RERANK, description="Read so many of the first again, image and words together.")
@@ -109,6 +114,7 @@ async def search(
         where=where if where and where.strip() else None,
         min_similarity=min_similarity,
         match=match,
+        typing=typing,
         each_copy=each_copy,
         rerank=rerank,
         min_probability=min_probability,

@@ -61,6 +61,11 @@ export function formatMatch({ probability, similarity }) {
   return similarity === null ? null : formatSimilarity(similarity);
 }
 
+const REASONS = { picture: "what it shows", name: "its name", folder: "its folder", caption: "its caption", keyword: "its keywords", text: "text in it" };
+
+/** Why a picture is a hit: `what it shows, its name`; "" without a reason. @param {{why: (keyof typeof REASONS)[]}} hit */
+export const formatWhy = ({ why }) => why.map((reason) => REASONS[reason]).join(", ");
+
 /** @param {number} value a rate for each second; a slow one is told for each minute */
 export function formatRate(value) {
   if (value < 0.5) return `${precise.format(value * 60)}/min`;

@@ -85,6 +85,7 @@
  * @property {number} height
  * @property {number | null} similarity
  * @property {number | null} probability
+ * @property {("picture" | "name" | "folder" | "caption" | "keyword" | "text")[]} why
  * @property {string | null} caption
  * @property {number} copies
  * @property {string | null} taken_at

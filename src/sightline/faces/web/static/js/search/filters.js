@@ -35,7 +35,7 @@ const SHAPE_NAMES = {
 /** @type {Record<string, string>} */
 const CAPTION_NAMES = { "": "Any", yes: "With captions", no: "Without captions" };
 /** @type {Record<string, string>} */
-const MATCH_NAMES = { pictures: "Pictures", captions: "Captions", both: "Both" };
+const MATCH_NAMES = { both: "All", pictures: "Pictures", captions: "Words" };
 
 /** @param {Record<string, string>} names @returns {[string, string][]} */
 const asOptions = (names) => Object.entries(names);
@@ -236,7 +236,7 @@ function buildFolder({ filters }, change, facts) {
 /** @param {Query} query */
 function nameMore({ filters, match, min, newest, again, model }) {
   const set = [
-    match !== "pictures" && MATCH_NAMES[match],
+    match !== "both" && MATCH_NAMES[match],
     min && `≥ ${min}`,
     newest && "Newest first",
     again && "Second look",

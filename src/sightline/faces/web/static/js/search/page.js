@@ -210,7 +210,7 @@ export class SearchPage {
     if (this.#shownKey === null) this.#showWaiting();
     this.busy.classList.add("busy");
     try {
-      const results = await this.#latest.run((signal) => Results.search(toParams(this.query), signal));
+      const results = await this.#latest.run((signal) => Results.search(this.#params, signal));
       if (!results) return;
       this.#shownKey = key;
       this.#show(results, stay);
@@ -242,8 +242,13 @@ export class SearchPage {
     announce(isFolded ? likely : formatPlural(results.total, "picture"));
   }
 
+  /** While words are being typed, the last one may be the beginning of one. */
+  get #params() {
+    return { ...toParams(this.query), typing: this.#isTyping && this.query.text.trim() ? "true" : null };
+  }
+
   #keyOf() {
-    return JSON.stringify([chosenLibrary(), toParams(this.query)]);
+    return JSON.stringify([chosenLibrary(), this.#params]);
   }
 
   #showQuery() {
@@ -391,7 +396,7 @@ export class SearchPage {
         isFiltered(this.query) && makeAction("Clear filters", () => this.change({ filters: noFilters() }), true),
         this.query.min !== "" && makeAction("Remove the minimum", () => this.change({ min: "" }), true),
         this.query.match === "captions" &&
-          makeAction("Search in pictures", () => this.change({ match: "pictures" }), true),
+          makeAction("Search in pictures, too", () => this.change({ match: "both" }), true),
       ],
     });
   }

@@ -58,7 +58,7 @@ export const noFilters = () => ({
 });
 
 /** @returns {Query} */
-export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "pictures", min: "", newest: false, again: false, model: "" });
+export const emptyQuery = () => ({ text: "", parts: [], filters: noFilters(), match: "both", min: "", newest: false, again: false, model: "" });
 
 /** Of the first pictures so many are read again: more gain nothing (docs/search.md). */
 const READ_AGAIN = 20;
@@ -133,7 +133,7 @@ export function toParams(query) {
   return {
     parts: parts.length ? JSON.stringify(parts.map(toRequest)) : null,
     where: makeWhere(query.filters),
-    match: parts.length && words && query.match !== "pictures" ? query.match : null,
+    match: parts.length && words && query.match !== "both" ? query.match : null,
     min_similarity: parts.length ? query.min : null,
     rerank: words && query.again && !query.newest ? READ_AGAIN : null,
     sort: parts.length && query.newest ? "date" : null,
@@ -159,7 +159,7 @@ export function toAddress(query) {
   if (query.text.trim()) params.set("q", query.text.trim());
   for (const part of query.parts) params.append("p", formatPart(part));
   for (const name of FILTER_NAMES) if (query.filters[name]) params.set(name, query.filters[name]);
-  if (query.match !== "pictures") params.set("match", query.match);
+  if (query.match !== "both") params.set("match", query.match);
   if (query.min) params.set("min", query.min);
   if (query.newest) params.set("sort", "date");
   if (query.again) params.set("again", "1");
@@ -208,7 +208,7 @@ export function fromAddress(search) {
       .map(parsePart)
       .filter((part) => part !== null),
     filters,
-    match: ["captions", "both"].includes(match) ? match : "pictures",
+    match: ["captions", "pictures"].includes(match) ? match : "both",
     min: Number.isFinite(Number.parseFloat(params.get("min") ?? "")) ? String(params.get("min")) : "",
     newest: params.get("sort") === "date",
     again: params.get("again") === "1",

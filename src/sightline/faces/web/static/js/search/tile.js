@@ -2,7 +2,7 @@
 
 import { thumbnailAddress } from "../api.js";
 import { h, showPlaceholder } from "../dom.js";
-import { formatMatch } from "../format.js";
+import { formatMatch, formatWhy } from "../format.js";
 import { icon } from "../icons.js";
 
 /** @typedef {import("../types.js").Hit} Hit */
@@ -56,8 +56,9 @@ export class Tile {
     else {
       this.similarity ??= h("span", { class: "similarity" });
       this.similarity.textContent = text;
-      this.similarity.title =
+      const meaning =
         hit.probability === null ? "Similarity to the query (cosine)" : "How probably it shows what was asked";
+      this.similarity.title = hit.why.length ? `${meaning}: by ${formatWhy(hit)}` : meaning;
       if (!this.similarity.isConnected) this.link.append(this.similarity);
     }
   }

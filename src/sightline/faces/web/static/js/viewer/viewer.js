@@ -2,7 +2,7 @@
 
 import { address as resource, api } from "../api.js";
 import { fill, find, h } from "../dom.js";
-import { formatCount, formatProbability } from "../format.js";
+import { formatCount, formatProbability, formatWhy } from "../format.js";
 import { icon } from "../icons.js";
 import { Latest } from "../latest.js";
 import { isPanelOpen } from "../popover.js";
@@ -167,7 +167,7 @@ export class Viewer {
     const hit = this.page.results?.hit(this.#index);
     const probability = hit?.probability ?? null;
     this.place.textContent = isKnown
-      ? `${formatCount(this.#index + 1)} of ${formatCount(total)}${probability === null ? "" : ` · ${formatProbability(probability)} likely`}`
+      ? `${formatCount(this.#index + 1)} of ${formatCount(total)}${probability === null ? "" : ` · ${formatProbability(probability)} likely${hit?.why.length ? ` by ${formatWhy(hit)}` : ""}`}`
       : "";
     this.place.title = probability === null ? "" : "How probably it shows what was asked";
     this.buttons.previous.hidden = !isKnown || this.#index === 0;
