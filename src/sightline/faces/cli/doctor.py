@@ -20,7 +20,14 @@ _CORE = (
     *(DISTRIBUTION, "numpy", "pillow", "simplejpeg", "onnxruntime", "numkong"),
     *("tokenizers", "huggingface_hub", "safetensors", "click", "tqdm"),
 )
-_EXTRAS = {"torch": "torch", "transformers": "torch", "onnx": "torch", "pillow-heif": "heif", "scikit-image": "demo"}
+_EXTRAS = {
+    "torch": "torch",
+    "transformers": "torch",
+    "onnx": "torch",
+    "pillow-heif": "heif",
+    "rapidocr": "ocr",
+    "scikit-image": "demo",
+}
 _LOW_DISK_BYTES = 1_000_000_000
 _MARKS = {True: ("ok", "green"), False: ("FAILS", "red"), None: ("-", "yellow")}
 
