@@ -199,8 +199,8 @@ class Library:
         """
         from sightline.core.indexing.text import RapidReader, read_text
 
-        roots = [expand(folder) for folder in folders] or [None]
-        return read_text(self.store, RapidReader(), roots=roots, on_progress=on_progress)
+        roots: list[Path | None] = [expand(folder) for folder in folders]
+        return read_text(self.store, RapidReader(), roots=roots or [None], on_progress=on_progress)
 
     def _learn_words(self) -> None:
         """Show the model the examples of taught words that it hasn't seen, while they are there."""

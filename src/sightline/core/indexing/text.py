@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class RapidReader:
     def read(self, rgb_HW3: NDArray[np.uint8]) -> list[TextLine]:
         """The lines of an upright image (H, W, 3) uint8, from top to bottom."""
         height, width = rgb_HW3.shape[:2]
-        found = self._engine(rgb_HW3[..., ::-1].copy())
+        found: Any = self._engine(rgb_HW3[..., ::-1].copy())
         if found.boxes is None or found.txts is None or found.scores is None:
             return []
         shares = (np.asarray(found.boxes) / (width, height)).clip(0, 1).round(5).reshape(-1, 8).tolist()
