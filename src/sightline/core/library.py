@@ -16,6 +16,7 @@ from sightline.kit.config import expand, is_file
 if TYPE_CHECKING:
     from sightline.core.captioning.dual import CaptionConfig, CaptionFailure, DualCaption
     from sightline.core.indexing.report import IndexConfig, IndexProgress, IndexReport
+    from sightline.core.indexing.text import TextReport
     from sightline.core.models.base import Encoder
     from sightline.core.search.duplicates import DuplicateGroup
     from sightline.core.search.engine import Hits, Match, SearchConfig, Sort
@@ -190,6 +191,17 @@ class Library:
         if self.store.setting(_MODEL_SETTING) != (default := self.default_model) and default is not None:
             self.store.set_setting(_MODEL_SETTING, default)
         return report
+
+    def read_text(self, *folders: str | Path, on_progress: Progress | None = None) -> TextReport:
+        """Read the words in images that were never read, of all folders or of some; searches find them at once.
+
+        What was read is kept: a run that was cut short goes on. Raises ModelError where the extra `ocr` isn't
+        installed, StoreError where the library can't be written.
+        """
+        from sightline.core.indexing.text import RapidReader, read_text
+
+        roots: list[Path | None] = [expand(folder) for folder in folders]
+        return read_text(self.store, RapidReader(), roots=roots or [None], on_progress=on_progress)
 
     def _learn_words(self) -> None:
         """Show the model the examples of taught words that it hasn't seen, while they are there."""

@@ -132,6 +132,30 @@ class ImageRecord:
         return self.root / self.relative
 
 
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """One line of text that was read in an image."""
+
+    text: str
+    score: float
+    """How sure the reader is, 0 to 1."""
+    corners: tuple[float, ...]
+    """x and y of the four corners, clockwise from the first letter, in parts of the upright image's sides."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextReading:
+    """What was read in the pixels of one content; without lines where there is no text."""
+
+    engine: str
+    lines: tuple[TextLine, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The lines, from top to bottom."""
+        return "\n".join(line.text for line in self.lines)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedding:
     """One L2-normalised vector (D,) float32 of one model, with the precision of the run that made it."""

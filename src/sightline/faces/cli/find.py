@@ -29,6 +29,7 @@ from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.indexing.report import IndexProgress, IndexReport
+    from sightline.core.indexing.text import TextReport
     from sightline.core.search.engine import Hits
     from sightline.core.types import Hit
 
@@ -47,6 +48,7 @@ _filepath_option = click.option("-f", "--filepath-only", is_flag=True, help="Pri
 @click.option("--prune", is_flag=True, help="Forget images even where a whole folder is missing or empty.")
 @click.option("--retry", is_flag=True, help="Try unchanged files again that could not be read before.")
 @click.option("--second-look", is_flag=True, help="Keep what search --rerank sees of each image, so that it is quick.")
+@click.option("--ocr", is_flag=True, help="Read the words in images, too, as read-text does.")
 @model_option
 @precision_option
 @json_option
@@ -58,6 +60,7 @@ def index(
     prune: bool,
     retry: bool,
     second_look: bool,
+    ocr: bool,
     model: str | None,
     as_json: bool,
     library_dir: Path | None,
@@ -83,12 +86,45 @@ def index(
         if second_look and not report.interrupted:
             with ProgressBar("second look") as bar:
                 library.look_ahead(on_progress=bar.show)
+        if ocr and not report.interrupted:
+            _read_text(library, *folders)
     if as_json:
         print_json(_report_as_json(report))
     else:
         click.echo(report.summary())
     if report.skipped or report.interrupted:
         raise SystemExit(1)
+
+
+@click.command("read-text")
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=PATH)
+@json_option
+@library_option
+def read_text(folders: tuple[Path, ...], as_json: bool, library_dir: Path | None) -> None:
+    """Read the words in images, so that searches find them.
+
+    Takes about a second or more an image, and the extra ocr. Each content is read once; Ctrl-C keeps what was read, and
+    the next run goes on. Without DIR all images of the library are read.
+    """
+    with Library.open(library_dir, create=False) as library:
+        report = _read_text(library, *folders)
+    if as_json:
+        counts = {"read": report.read, "with_text": report.with_text, "skipped": len(report.skipped)}
+        print_json(counts | {"interrupted": report.interrupted})
+    if report.skipped or report.interrupted:
+        raise SystemExit(1)
+
+
+def _read_text(library: Library, *folders: Path) -> TextReport:
+    """Read, and say on stderr what came of it."""
+    with ProgressBar("reading text") as bar:
+        report = library.read_text(*folders, on_progress=bar.show)
+    for skipped in report.skipped:
+        notice(f"{printable(str(skipped.path))}: {skipped.reason}")
+    notice(f"{report.read:,} images read, {report.with_text:,} with text; {len(report.skipped):,} could not be read.")
+    if report.interrupted:
+        notice("Interrupted: what was read is kept; read-text goes on.")
+    return report
 
 
 def _show_progress(bar: ProgressBar, event: IndexProgress) -> None:

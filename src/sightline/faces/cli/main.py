@@ -16,7 +16,7 @@ from sightline.faces.cli.doctor import doctor
 from sightline.faces.cli.duplicates import duplicates
 from sightline.faces.cli.evaluate import evaluate
 from sightline.faces.cli.explain import explain, generate, heatmap
-from sightline.faces.cli.find import index, info, remove, search, similar, teach
+from sightline.faces.cli.find import index, info, read_text, remove, search, similar, teach
 from sightline.faces.cli.models import endpoint, export, models
 from sightline.faces.cli.options import CommandGroup
 from sightline.faces.cli.serve import mcp, serve
@@ -32,7 +32,7 @@ def sightline() -> None:
     """
 
 
-sightline.add_section("Find", index, search, similar, teach, duplicates, info, remove)
+sightline.add_section("Find", index, read_text, search, similar, teach, duplicates, info, remove)
 sightline.add_section("Caption", caption, write)
 sightline.add_section("Explain and generate", explain, heatmap, generate)
 sightline.add_section("Models", models, endpoint, export, doctor)
