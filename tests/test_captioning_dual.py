@@ -49,6 +49,7 @@ def test_the_best_stands_flagged_in_exactly_one_list(tmp_path, candidates):
         (result,) = caption_images([image], encoder=FakeEncoder(), captioner=FakeCaptioner(), config=config)
         flagged = [caption for caption in (*result.clip, *result.generated) if caption.best]
         assert flagged == [result.best]
+        assert result.best in (result.clip[0], *result.generated)  # no runner-up
         assert result.best.source == source
 
 

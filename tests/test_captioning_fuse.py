@@ -31,7 +31,7 @@ GENERATED = [caption_of("c", 0.24, -2.5, source="generated")]
     ],
 )
 def test_the_weighted_sum_by_hand(similarity, log_prob, order):
-    weights = FusionWeights(similarity=similarity, log_prob=log_prob)
+    weights = FusionWeights(similarity=similarity, log_prob=log_prob, least_log_prob=-math.inf)
     fused = fuse(CLIP, GENERATED, temperature=50, weights=weights)
     assert "".join(caption.text for caption in fused) == order
     assert [caption.best for caption in fused] == [True, False, False]
@@ -42,10 +42,24 @@ def test_a_sharper_model_has_more_to_say():
 
 
 def test_other_candidates_do_not_change_who_is_better():
-    alone = [c.text for c in fuse(CLIP[:1], GENERATED, temperature=40)]
+    alone = [c.text for c in fuse(CLIP[:1], GENERATED, temperature=15)]
     crowd = [caption_of(f"x{i}", 0.29, -6.0) for i in range(5)]
-    among = [c.text for c in fuse([*CLIP[:1], *crowd], GENERATED, temperature=40) if c.text in "ac"]
+    among = [c.text for c in fuse([*CLIP[:1], *crowd], GENERATED, temperature=15) if c.text in "ac"]
     assert alone == among == ["c", "a"]
+
+
+@pytest.mark.parametrize(("least", "best"), [(-3.0, "a zebra"), (-6.0, "a dog")])
+def test_a_generator_that_never_heard_of_a_thing_cannot_rule_it_out(least, best):
+    # in nats: a zebra 16 - 2 x 5, at least 16 - 2 x 3; a dog 9 - 2 x 0.5
+    ranked, generated = caption_of("a zebra", 0.32, -5.0), caption_of("a dog", 0.18, -0.5, source="generated")
+    weights = FusionWeights(log_prob=2.0, least_log_prob=least)
+    assert fuse([ranked], [generated], temperature=50, weights=weights)[0].text == best
+
+
+@pytest.mark.parametrize("least", [0.0, 1.0, math.nan])
+def test_a_least_log_probability_that_is_none_is_refused(least):
+    with pytest.raises(InputError, match="must be below 0"):
+        FusionWeights(least_log_prob=least)
 
 
 def test_a_missing_value_counts_as_average():
@@ -56,7 +70,7 @@ def test_a_missing_value_counts_as_average():
 
 def test_only_the_ratio_of_the_weights_matters():
     for factor in (0.1, 7):
-        weights = FusionWeights(similarity=factor, log_prob=2 * factor)
+        weights = FusionWeights(similarity=factor, log_prob=2 * factor, least_log_prob=-6)
         assert [c.text for c in fuse(CLIP, GENERATED, temperature=50, weights=weights)] == ["b", "c", "a"]
 
 

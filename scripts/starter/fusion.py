@@ -102,7 +102,7 @@ def _judge(what: str, results: Sequence[DualCaption], people_N: NDArray[np.float
     for weight in WEIGHTS:
         weights = FusionWeights(log_prob=weight)
         best = [
-            fuse(r.clip, r.generated, temperature=temperature, weights=weights, people_nats=float(nats))[0]
+            fuse(r.clip[:1], r.generated, temperature=temperature, weights=weights, people_nats=float(nats))[0]
             for r, nats in zip(results, people_N, strict=True)
         ]
         share = np.mean([caption.source == "generated" for caption in best])

@@ -182,9 +182,9 @@ class _Run:
     def _combine(
         self, path: Path, clip: Sequence[Caption], generated: Sequence[Caption], people_nats: float
     ) -> DualCaption:
-        """Fuse, and flag the winner where it stands; ranked captions alone saw the image as CLIP does already."""
+        """Fuse CLIP's first with what was generated, and flag the winner where it stands."""
         best = fuse(
-            clip,
+            clip[:1],
             generated,
             temperature=self._encoder.card.nats_per_cosine,
             weights=self._config.weights,

@@ -72,7 +72,7 @@ def _similarity(store: Store, image_id: int, text: str, encoder: Encoder) -> flo
 def _choose_best(captions: Sequence[Caption], nats_per_cosine: float) -> list[Caption]:
     """The captions with the flag at the one that fusion prefers."""
     clip, generated = ([c for c in captions if c.source == source] for source in ("clip", "generated"))
-    best = fuse(clip, generated, temperature=nats_per_cosine)[0]
+    best = fuse(clip[:1], generated, temperature=nats_per_cosine)[0]
     return [replace(c, best=(c.source, c.text) == (best.source, best.text)) for c in captions]
 
 

@@ -132,7 +132,7 @@ class FlowConfig:
     n_scenes: int = 50_000
     """Different scenes, rendered when they are first drawn."""
     batch_size: int = 32
-    steps: int = 14_000
+    steps: int = 8_000
     lr: float = 1e-3
     wordless: float = 0.1
     """Share of captions that are left out, for classifier-free guidance."""
