@@ -32,7 +32,7 @@ help:
 	@echo 'make lowest   the tests with the lowest, in $(VENV)-lowest'
 	@echo 'make lock     write requirements/lock.txt and lowest.txt anew'
 	@echo 'make bench    the benchmarks, then the tables of docs/performance.md; BENCH_OPTIONS=--quick for a smoke run'
-	@echo 'make study    train four models and eighteen more, report, generate, run the notebooks: $(STUDY)/; goes on where it stopped'
+	@echo 'make study    train four models and three sweeps, report, generate, run the notebooks: $(STUDY)/; goes on where it stopped'
 	@echo 'make docs     write the generated pages anew: docs/cli.md, docs/credits.md'
 	@echo 'make screenshots  take the pictures of the web app in docs/images anew'
 	@echo 'make clean    remove .venv and its like, $(OUT) and caches'

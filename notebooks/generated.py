@@ -1,4 +1,4 @@
-"""The study's generated pictures: those in its folder, or a few that are made now."""
+"""What a study made, from its folder, or on a smaller scale now: models, sweeps, generated pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from PIL import Image
 
 from sightline.lab.data.scenes.grammar import RELATIONS, ObjectKind, Scene, draw_scene, is_related
 from sightline.lab.data.scenes.render import render_scene
-from sightline.lab.experiments.notebooks import SCENES, find_study_model, study_folder, train_small
+from sightline.lab.experiments.notebooks import (
+    STUDY_SWEEPS,
+    find_study_model,
+    shrink_sweep,
+    study_folder,
+    train_small,
+)
+from sightline.lab.experiments.results import RunResult, is_sweep, read_sweep
+from sightline.lab.experiments.sweep import run_sweep
 from sightline.lab.generate.config import (
     FLOW,
     FLOW_SAMPLING,
@@ -73,11 +81,21 @@ class Generated:
         return next(p for p in self.images if (p.prompt, p.seed) == (verdict["prompt"], verdict["seed"]))
 
 
-def find_model(name: str, work: Path, *, smoke: bool, data: str = SCENES) -> Path:
+def find_model(name: str, work: Path, *, smoke: bool) -> Path:
     """A model of the study, or a smaller one, trained now into `work` unless it is there."""
-    found = None if smoke or data != SCENES else find_study_model(name)
+    found = None if smoke else find_study_model(name)
     small = work / name
-    return found or (small if small.is_dir() else train_small(name, small, data=data, smoke=smoke))
+    return found or (small if small.is_dir() else train_small(name, small, smoke=smoke))
+
+
+def find_sweep(name: str, work: Path, *, smoke: bool) -> list[RunResult]:
+    """The trials of a sweep of the study that came to their end, or of a smaller one, trained now into `work`."""
+    study = None if smoke else study_folder()
+    if study is not None and is_sweep(study / name):
+        trials = read_sweep(study / name).trials
+    else:
+        trials = tuple(run_sweep(shrink_sweep(STUDY_SWEEPS[name], smoke=smoke), work / name))
+    return [trial for trial in trials if trial.state == "complete"]
 
 
 def find_flow(work: Path, *, smoke: bool) -> Path:

@@ -1,9 +1,9 @@
 """The whole study with one command: `python scripts/study.py --output study`, as `make study` runs it.
 
-It trains three models and the eighteen of a sweep, reports, trains a model that makes pictures, makes some and
-has them judged, asks models where things are, and runs the notebooks, which load all that. Each part is a command of
-`sightline` that is printed before it runs. Parts that are done are skipped; after Ctrl-C or a crash the same command
-goes on. `--smoke` runs every part in seconds; figures mean nothing then.
+It trains three models and those of three sweeps, each setting with three seeds, reports, trains a model that makes
+pictures, makes some and has them judged, asks models where things are, and runs the notebooks, which load all that.
+Each part is a command of `sightline` that is printed before it runs. Parts that are done are skipped; after Ctrl-C or
+a crash the same command goes on. `--smoke` runs every part in seconds; figures mean nothing then.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ from pathlib import Path
 from types import FrameType
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.notebooks import RECIPE, SMOKE_VARIABLE, STUDY_MODELS, STUDY_VARIABLE, is_finished
+from sightline.lab.experiments.notebooks import (
+    RECIPE,
+    SMOKE_VARIABLE,
+    STUDY_MODELS,
+    STUDY_SWEEPS,
+    STUDY_VARIABLE,
+    is_finished,
+    shrink_sweep,
+)
 from sightline.lab.experiments.results import is_run, is_sweep, read_sweep
 from sightline.lab.generate.config import has_finished, is_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks" / "run.py"
-GRID = ("lr=1e-3,2e-3,4e-3", "batch_size=64,128", "train_fraction=0.1,0.3,1.0")
-SMOKE_GRID = ("lr=1e-3,2e-3", "train_fraction=0.5,1.0")
 IMAGES, SMOKE_IMAGES = 50, 4
 POINTING = (("scenes-0", "map"), ("scenes-0", "gradient"), ("scenes-vit-0", "gradient"), ("scenes-vit-0", "attention"))
 FULL_MARK, SMOKE_MARK = "study.full", "study.smoke"
@@ -71,8 +77,8 @@ class Study:
     def steps(self) -> Iterator[Step]:
         """All parts in order."""
         yield from map(self._model, STUDY_MODELS)
-        yield self._sweep()
-        yield self._report("report", ["sweep"])
+        yield from map(self._sweep, STUDY_SWEEPS)
+        yield from (self._report(f"report-{name.removeprefix('sweep-')}", [name]) for name in STUDY_SWEEPS)
         yield self._report("report-models", list(STUDY_MODELS))
         yield self._flow()
         yield self._generated("generated", "--model", f"dir:{self.output / 'scenes-0'}", "--frames", "8")
@@ -93,10 +99,14 @@ class Study:
             name=name, command=command if not resume else _without_settings(command), is_done=lambda: is_finished(run)
         )
 
-    def _sweep(self) -> Step:
-        sweep, grid = self.output / "sweep", SMOKE_GRID if self.smoke else GRID
-        command = _sightline("sweep", "scenes-sweep", "--output", sweep, *self._smoke(), "--grid", *grid)
-        return Step(name="sweep", command=command, is_done=lambda: _is_swept(sweep, grid))
+    def _sweep(self, name: str) -> Step:
+        sweep, config = self.output / name, STUDY_SWEEPS[name]
+        if self.smoke:
+            config = shrink_sweep(config, smoke=True)
+        command = _sightline("sweep", config.recipe, "--output", sweep, *self._smoke(), *_settings(config.settings))
+        return Step(
+            name=name, command=(*command, "--grid", *config.grid), is_done=lambda: _is_swept(sweep, config.grid)
+        )
 
     def _report(self, name: str, runs: Sequence[str]) -> Step:
         folders = [self.output / run for run in runs]

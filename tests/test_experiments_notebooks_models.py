@@ -9,9 +9,12 @@ pytest.importorskip("torch")
 from sightline.errors import InputError
 from sightline.lab.experiments.notebooks import (
     STUDY_MODELS,
+    STUDY_SWEEPS,
     STUDY_VARIABLE,
+    SWEEP_IMAGES,
     find_study_model,
     is_finished,
+    shrink_sweep,
     study_folder,
     train_small,
 )
@@ -41,10 +44,14 @@ def test_a_model_is_found_only_once_it_is_finished(tmp_path, monkeypatch):
     assert not is_finished(run)
 
 
-def test_other_data_takes_the_recipe_for_it_and_keeps_the_seed(tmp_path):
-    run = train_small("scenes-1", tmp_path / "run", data="scenes:3", smoke=True)
-    values = json.loads((run / "run.json").read_text())
-    assert (values["recipe"], values["data"], values["seed"]) == ("flickr8k-scratch", "scenes:3", 1)
+def test_a_sweep_is_shrunk_to_its_ends_and_keeps_equal_updates():
+    for smoke in (False, True):
+        small = {name: shrink_sweep(config, smoke=smoke) for name, config in STUDY_SWEEPS.items()}
+        assert small["sweep-rates"].grid == ("lr=1e-3,8e-3", "batch_size=32,128", "seed=0,2")
+        images = {name: int(config.settings[0].removeprefix("samples_seen=")) for name, config in small.items()}
+        assert images["sweep-rates"] == 4 * images["sweep-updates"] < SWEEP_IMAGES
+        assert small["sweep-updates"].settings[1] == "batch_size=32"
+        assert all(config.smoke == smoke for config in small.values())
 
 
 def test_unknown_names_and_missing_folders_are_refused(tmp_path, monkeypatch):

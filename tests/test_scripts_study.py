@@ -34,17 +34,25 @@ def python(code):
 
 def test_the_parts_come_in_the_order_in_which_they_need_each_other(study):
     names = [step.name for step in study.steps()]
-    assert names[:4] == ["scenes-0", "scenes-1", "scenes-vit-0", "sweep"]
-    assert names[4:9] == ["report", "report-models", "flow", "generated", "generated-flow"]
+    assert names[:6] == ["scenes-0", "scenes-1", "scenes-vit-0", "sweep-rates", "sweep-updates", "sweep-data"]
+    assert names[6:10] == ["report-rates", "report-updates", "report-data", "report-models"]
+    assert names[10:13] == ["flow", "generated", "generated-flow"]
     assert names[-1] == "notebooks"
     assert sum(name.startswith("pointing-") for name in names) == 4
 
 
-def test_the_full_sweep_has_eighteen_trials(script):
-    cells = 1
-    for axis in script.GRID:
-        cells *= len(axis.partition("=")[2].split(","))
-    assert cells == 18
+def test_sweeps_have_three_seeds_and_their_batches_make_equal_updates(script, tmp_path):
+    study = script.Study(output=tmp_path / "study", smoke=False)
+    words = {step.name: step.command for step in study.steps() if step.name.startswith("sweep-")}
+    assert all(command[-1] == "seed=0,1,2" for command in words.values())
+    settings = {
+        name: dict(pair.split("=") for pair in command if pair.startswith(("samples_seen", "batch_size=")))
+        for name, command in words.items()
+    }
+    large = int(settings["sweep-rates"]["batch_size"].split(",")[-1])
+    few = settings["sweep-updates"]
+    updates = int(settings["sweep-rates"]["samples_seen"]) / large
+    assert int(few["samples_seen"]) / int(few["batch_size"]) == updates
 
 
 def test_a_begun_run_is_gone_on_with_and_gets_no_settings(script, study):
@@ -137,8 +145,8 @@ def test_parts_are_chosen_by_name(script, tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(script, "run_step", lambda step, study: ran.append(step.name) or 0)
     output = ["--smoke", "--output", str(tmp_path / "study")]
-    assert script.main([*output, "--only", "report", "--only", "sweep"]) == 0
-    assert ran == ["sweep", "report"]
+    assert script.main([*output, "--only", "report-data", "--only", "sweep-data"]) == 0
+    assert ran == ["sweep-data", "report-data"]
     ran.clear()
     assert script.main([*output, "--without", "notebooks"]) == 0
     assert ran[-1].startswith("pointing-")
@@ -187,12 +195,14 @@ def test_the_whole_study_runs_in_smoke_mode_and_a_second_time_skips_what_is_done
         "scenes-0",
         "scenes-1",
         "scenes-vit-0",
-        "sweep",
-        "report.html",
+        "sweep-rates",
+        "sweep-updates",
+        "sweep-data",
+        "report-rates.html",
         "report-models.html",
         "flow",
         "generated",
     } <= names
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert second.stderr.count("done before") == 11
+    assert second.stderr.count("done before") == 13

@@ -1,8 +1,8 @@
-"""Notebooks of a study: claims that are checked against figures where they are made, and the models they load.
+"""Notebooks of a study: claims that are checked against figures where they are made, the models and sweeps they load.
 
 A full run of a notebook fails where a claim doesn't hold, so prose can't outlive its results; a smoke run, whose
 figures mean nothing, checks only that the claims can be made. Models are two seeds of a convolutional tower on scenes,
-and a ViT; notebooks load them from a study's folder, or train smaller ones of the same kind where there is none.
+and a ViT; notebooks load them and the sweeps from a study's folder, or train smaller ones where there is none.
 Shape suffixes: N results, G groups.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,11 @@ from sightline.errors import InputError, SightlineError
 from sightline.kit.work import Notice
 from sightline.lab.evaluation.results import Bootstrap, Figures, mean_of
 from sightline.lab.experiments.results import is_run, read_run
+from sightline.lab.experiments.sweep_config import SweepConfig
 
 SMOKE_VARIABLE = "SIGHTLINE_SMOKE"
 STUDY_VARIABLE = "SIGHTLINE_STUDY"
 RECIPE = "scenes-scratch"
-SCENES = "scenes:0"
-OTHER_RECIPE = "flickr8k-scratch"
-"""For pairs that aren't scenes."""
 SMALL_SAMPLES = 30_000
 """Images seen by a model that a notebook trains itself: a minute or two on two cores, an eighth of the study's."""
 _VIT = {
@@ -47,6 +45,22 @@ STUDY_MODELS: Mapping[str, tuple[str, ...]] = {
     "scenes-vit-0": (*(f"towers.{key}={value}" for key, value in _VIT.items()), "lr=1e-3"),
 }
 """Name -> what it sets beside the recipe."""
+_RATES, _SEEDS = "lr=1e-3,2e-3,4e-3,8e-3", "seed=0,1,2"
+SWEEP_IMAGES, SMALL_BATCH, LARGE_BATCH = 24_000, 32, 128
+STUDY_SWEEPS: Mapping[str, SweepConfig] = {
+    name: SweepConfig(recipe="scenes-sweep", grid=(*grid, _SEEDS), settings=settings)
+    for name, grid, settings in (
+        ("sweep-rates", (_RATES, f"batch_size={SMALL_BATCH},{LARGE_BATCH}"), (f"samples_seen={SWEEP_IMAGES}",)),
+        # As many updates as the large batch makes on all images.
+        (
+            "sweep-updates",
+            (_RATES,),
+            (f"samples_seen={SWEEP_IMAGES * SMALL_BATCH // LARGE_BATCH}", f"batch_size={SMALL_BATCH}"),
+        ),
+        ("sweep-data", ("train_fraction=0.1,0.3,1.0",), (f"samples_seen={SWEEP_IMAGES}",)),
+    )
+}
+"""Each combination with three seeds: rates by batches at equal images, at equal updates, and shares of the images."""
 
 
 def is_smoke() -> bool:
@@ -163,27 +177,27 @@ def is_finished(run: Path) -> bool:
     return is_run(run) and (run / WEIGHTS_FILE).is_file() and read_run(run).state == "complete"
 
 
-def train_small(
-    name: str, output: Path, *, data: str = SCENES, smoke: bool = False, report: Notice = lambda line: None
-) -> Path:
+def train_small(name: str, output: Path, *, smoke: bool = False, report: Notice = lambda line: None) -> Path:
     """Train a smaller model of the same kind, or with `smoke` one of seconds that knows nothing; its folder.
 
-    On other pairs than scenes it keeps what makes the model another one (its seed, its towers), by the recipe for such
-    pairs. Raises InputError for an unknown name, and for data that isn't there.
+    Raises InputError for an unknown name.
     """
     from sightline.lab.training.loop import train
     from sightline.lab.training.recipes import make_config
 
     _require_known(name)
     settings = [*STUDY_MODELS[name], *([] if smoke else [f"samples_seen={SMALL_SAMPLES}"])]
-    if data == SCENES:
-        config = make_config(RECIPE, settings, smoke=smoke)
-    else:
-        shared = ("seed=", "towers.architecture=")
-        own = [setting for setting in settings if setting.startswith((*shared, "samples_seen="))]
-        config = make_config(OTHER_RECIPE, [f"data={data}", *own], smoke=smoke)
-    train(config, output, report=report)
+    train(make_config(RECIPE, settings, smoke=smoke), output, report=report)
     return output
+
+
+def shrink_sweep(config: SweepConfig, *, smoke: bool = False) -> SweepConfig:
+    """A sweep for where there is no study: both ends of each axis, a sixth of the images; with `smoke` a hundredth."""
+    names = [axis.partition("=")[::2] for axis in config.grid]
+    ends = tuple(f"{key}={values.split(',')[0]},{values.split(',')[-1]}" for key, values in names)
+    key, _, images = config.settings[0].partition("=")
+    fewer = f"{key}={int(images) // (100 if smoke else 6)}"
+    return replace(config, grid=ends, settings=(fewer, *config.settings[1:]), smoke=smoke)
 
 
 def _require_known(name: str) -> None:
