@@ -54,11 +54,14 @@ export class Chips {
  * @param {(change: Partial<import("./query.js").Query>) => void} onchange
  */
 export function makeReadings({ read_as, offered }, query, onchange) {
-  const read = read_as.map(({ kind, label, words, left_out }) =>
+  const lacking = read_as
+    .filter(({ left_out }) => left_out)
+    .map(({ kind, left_out }) => `${formatCount(left_out)} without a ${kind === "dates" ? "date" : "place"}`);
+  const read = read_as.map(({ kind, label, words }) =>
     h(
       "span",
       { class: "chip" },
-      h("span", { class: "chip-main" }, left_out ? `${label} (${formatCount(left_out)} without are left out)` : label),
+      h("span", { class: "chip-main" }, h("span", {}, label)),
       h(
         "button",
         {
@@ -84,7 +87,8 @@ export function makeReadings({ read_as, offered }, query, onchange) {
       `Only ${label}`,
     ),
   );
-  return [...read, ...asked];
+  const told = lacking.length ? [h("span", {}, `Left out: ${lacking.join(", ")}.`)] : [];
+  return [...read, ...asked, ...told];
 }
 
 class Chip {
