@@ -485,3 +485,21 @@ def test_hits_tell_why_and_beginnings_count_while_typing(client):
     told = [any("name" in hit["why"] for hit in ask(client, q=begun, typing=on)["hits"]) for on in (False, True)]
     assert told == [False, True]
     assert [ask(client, q=begun, match="captions", typing=on)["total"] > 0 for on in (False, True)] == [False, True]
+
+
+def test_a_year_in_the_words_is_a_filter_that_can_be_taken_off(demo, client):
+    with sl.Library.open(demo, read_only=True) as library:
+        years = [record.info.taken_at[:4] for record in library.store.scan() if record.info.taken_at]
+        words = f"an animal {years[0]}"
+        read, plain = library.search(words), library.search(words, plain=True)
+        assert [one.kind for one in read.read_as] == ["dates"]
+        assert (len(read), plain.read_as) == (years.count(years[0]), ())
+    page = ask(client, q=words)
+    assert [(one["kind"], one["words"]) for one in page["read_as"]] == [("dates", years[0])]
+    assert page["total"] == len(read)
+    whole = ask(client, q=words, plain="dates,places")
+    assert (whole["read_as"], whole["total"]) == ([], ask(client, q="an animal")["total"])
+    assert (
+        ask(client, q="an animal", after=years[0])["total"]
+        == ask(client, q="an animal", where=f"taken_at >= '{years[0]}'")["total"]
+    )
