@@ -1,5 +1,6 @@
 """The eight EXIF orientations of one picture come out as the upright one."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -95,7 +96,8 @@ def test_heic_that_only_exif_turns_is_turned_by_it(orientation):
     image = read_image(data)
     assert image.rgb.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(image.rgb.astype(int) - upright()).mean() < 3
-    assert read_info(data) == image.info
+    old = orientation > 1  # what older rules read otherwise is marked, to be embedded anew
+    assert read_info(data) == dataclasses.replace(image.info, pixels_version=0 if old else image.info.pixels_version)
     assert (image.info.width, image.info.height) == (WIDTH, HEIGHT)
 
 

@@ -79,7 +79,8 @@ def test_an_address_gives_the_query_back(scripts):
             "after": "2024-01-01", "before": "", "folder": "/photos/it's", "size": "large", "shape": "square",
             "camera": "Canon", "captions": "no", "where": "width > 3",
         },
-        "match": "both",
+        "match": "pictures",
+        "plain": "places",
         "min": "0.25",
         "newest": True,
         "again": True,
@@ -87,9 +88,9 @@ def test_an_address_gives_the_query_back(scripts):
     }  # fmt: skip
     address = scripts("search/query.js", "toAddress", query)
     assert scripts("search/query.js", "fromAddress", address) == query
-    nonsense = scripts("search/query.js", "fromAddress", "?p=x&p=0:a&p=1@b&match=all&min=much")
+    nonsense = scripts("search/query.js", "fromAddress", "?p=x&p=0:a&p=1@b&match=all&plain=all&min=much")
     assert nonsense["parts"] == []
-    assert [nonsense[name] for name in ("match", "min", "again", "newest")] == ["pictures", "", False, False]
+    assert [nonsense[name] for name in ("match", "plain", "min", "again", "newest")] == ["both", "", "", False, False]
 
 
 @pytest.mark.parametrize(

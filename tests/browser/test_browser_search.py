@@ -206,6 +206,7 @@ def test_everything_works_with_the_keyboard_alone(page):
     page.keyboard.press("Escape")
     page.get_by_role("dialog", name="Picture").wait_for(state="hidden")
     assert page.evaluate(focused) == "1"
+    page.keyboard.press("Home")
     page.keyboard.press("ArrowUp")
     assert page.evaluate("document.activeElement.id") == "search-input"
     page.keyboard.press("Escape")
