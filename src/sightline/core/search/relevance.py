@@ -207,7 +207,8 @@ class Judge:
         `fused` is the best score with what is written about images: something is there at least as surely as that hit
         is right.
         """
-        notices = list(self._read_notices())
+        is_written = best is not None and fused is not None and fused > best and self.rate([fused])[0] >= UNLIKELY_BELOW
+        notices = self._read_notices(knows_all=is_written)  # what is found by its name needs no model
         present = None
         if self.by_sight and self.calibration.query:
             present = 0.0
@@ -220,8 +221,8 @@ class Judge:
                 notices.insert(0, "Nothing here matches; the nearest images follow.")
         return Verdict(present=present, notices=tuple(notices))
 
-    def _read_notices(self) -> list[str]:
-        unknown = [word for reading in self.readings for word in reading.unknown]
+    def _read_notices(self, *, knows_all: bool) -> list[str]:
+        unknown = [] if knows_all else [word for reading in self.readings for word in reading.unknown]
         words = sum(reading.words for reading in self.readings)
         notices = []
         if unknown and len(unknown) >= _UNKNOWN_SHARE * words:
