@@ -37,7 +37,8 @@ class AnsweringLibrary:
     def __init__(self, answers: dict[str, list[str]]) -> None:
         self.answers = answers
 
-    def search(self, query: str, *, top: int) -> list[Hit]:
+    def search(self, query: str, *, top: int, match: str) -> list[Hit]:
+        assert match == "pictures"  # by what they show: their names would give them away
         return [make_hit(name) for name in self.answers[query][:top]]
 
 

@@ -210,8 +210,8 @@ def test_head_of_a_stream_ends(client):
     [
         (
             "/api/search?modle=starter",
-            "cursor, each_copy, hub_correction, library, like, limit, match, min_probability, min_similarity, model, "
-            "parts, q, rerank, sort, where.",
+            "after, before, camera, cursor, each_copy, hub_correction, in, library, like, limit, match, "
+            "min_probability, min_similarity, model, parts, place, plain, q, rerank, sort, typing, where.",
         ),
         ("/api/stats?q=a", "library"),
         ("/api/libraries?library=a", "none is known here"),

@@ -88,7 +88,8 @@ def test_every_picture_is_there_once_however_it_is_unfolded(told):
     wait_until(page, f"({INDICES})().includes(75)")
     shown = {}
     for y in range(0, 6000, 400):
-        page.evaluate("y => scrollTo(0, y)", y)
+        drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        page.evaluate(f"async (y) => {{ scrollTo(0, y); await {drawn}; }}", y)
         wait_until(page, "[...document.querySelectorAll('.tile')].every((tile) => tile.querySelector('a'))")
         links = page.evaluate("[...document.querySelectorAll('.tile a')].map((a) => [a.dataset.index, a.dataset.id])")
         for index, id_ in links:
