@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from search_plain import plain_query
 
+from sightline.core.store.rows import ids_json
 from sightline.core.store.sqlite import open_store
+from sightline.core.store.texts import refresh_texts
 from sightline.core.types import ModelIdentity
 
 TOP = 10
@@ -69,12 +71,14 @@ def fill(folder: Path, chunks: Iterator[np.ndarray], identity: ModelIdentity | N
     for rows_ND in chunks:
         ids = range(first, first + len(rows_ND))
         db.executemany(
-            "insert into images values (?, 1, ?, ?, ?, 1, ?, ?, 'JPEG', ?, 1000, ?, ?, null, null, 1)",
+            "insert into images (id, root_id, relative, folder, name, size_bytes, mtime_ns, content_hash, format, "
+            "width, height, taken_at, camera, indexed_at_ns) values (?, 1, ?, ?, ?, 1, ?, ?, 'JPEG', ?, 1000, ?, ?, 1)",
             [_image(id_) for id_ in ids],
         )
         halves_ND = rows_ND.astype("<f2")
         vectors = ((id_, generation, halves_ND[i].tobytes(), id_ % 997 / 2000) for i, id_ in enumerate(ids))
         db.executemany("insert into vectors values (?, 1, ?, 'fp32', ?, ?)", vectors)
+        refresh_texts(db, ids_json(ids))
         first = ids.stop
         yield rows_ND
     db.commit()
