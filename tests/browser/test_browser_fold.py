@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from browser.waiting import wait_until
+from browser.waiting import seen, wait_until
 
 NEAREST = "Nothing here matches; the nearest images follow."
 INDICES = "() => [...document.querySelectorAll('.tile a')].map((link) => Number(link.dataset.index))"
@@ -66,12 +66,12 @@ def test_only_the_likely_are_on_the_wall_until_the_others_are_asked_for(told):
     scroll_down(page)
     wait_until(page, f"({INDICES})().includes(129)")
     assert max(page.evaluate(INDICES)) == 129
-    page.get_by_text("99,870 less likely pictures").wait_for()
+    seen(page, "99,870 less likely pictures").wait_for()
     below = page.evaluate("document.documentElement.scrollHeight")
     page.get_by_role("button", name="Show them").click()
     wait_until(page, f"({INDICES})().includes(130)")
     assert page.evaluate("document.documentElement.scrollHeight") > 100 * below
-    line = page.get_by_text("Less likely", exact=True)
+    line = seen(page, "Less likely", exact=True)
     above, under = (page.locator(f".tile a[data-index='{at}']").bounding_box() for at in (129, 130))
     assert above["y"] + above["height"] <= line.bounding_box()["y"] < under["y"]
     wait_until(page, "document.activeElement.dataset.index === '130'")
@@ -124,10 +124,10 @@ def test_probabilities_stand_where_similarities_did(told):
     page.get_by_role("button", name="Show probability").click()
     assert page.locator(".similarity").first.inner_text() == "90%"
     page.locator(".tile a").first.click()
-    page.get_by_text("1 of 3 · 90% likely").wait_for()
+    seen(page, "1 of 3 · 90% likely").wait_for()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    page.get_by_text("3 of 3 · 90% likely").wait_for()
+    seen(page, "3 of 3 · 90% likely").wait_for()
     assert page.get_by_role("button", name="Next picture").is_hidden()
 
 
@@ -139,7 +139,7 @@ def test_a_picture_beyond_the_line_opens_with_what_is_around_it(told):
     )["hits"][4]
     page.evaluate("id => history.pushState({}, '', `/image/${id}?q=a+cup+of+coffee`)", fifth["id"])
     page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
-    page.get_by_text(re.compile(r"5 of \d+ · 10% likely")).wait_for()
+    seen(page, re.compile(r"5 of \d+ · 10% likely")).wait_for()
 
 
 def test_without_probabilities_the_wall_is_as_it_was(told):

@@ -2,7 +2,7 @@
 
 import re
 
-from browser.waiting import ask, wait_until
+from browser.waiting import ask, seen, wait_until
 
 
 def job(page, text):
@@ -50,7 +50,7 @@ def test_another_model_is_used_and_the_first_again(open_page, world):
     second.get_by_text("In use").wait_for()
     assert ask(page, "/api/models")["default"] == world.second_model
     page.locator(".model-list li", has_text="starter").get_by_role("button", name="Use").click()
-    page.get_by_text("Searches use starter now").wait_for()
+    seen(page, "Searches use starter now").wait_for()
     assert ask(page, "/api/stats")["models"]["starter"] == ask(page, "/api/stats")["images"]
 
 
@@ -66,8 +66,8 @@ def test_duplicates_lie_side_by_side(open_page):
     copy.wait_for()
     assert "Keep: most pixels" in copy.inner_text()
     page.get_by_role("radio", name="Alike").check()
-    page.get_by_text("Similarity at least").wait_for()
-    assert page.get_by_text("Nothing is ever deleted from disk").is_visible()
+    seen(page, "Similarity at least").wait_for()
+    assert seen(page, "Nothing is ever deleted from disk").is_visible()
 
 
 def test_copies_are_moved_after_a_question_that_names_how_many_and_where_to_and_moved_back(open_page, world):
@@ -89,7 +89,7 @@ def test_copies_are_moved_after_a_question_that_names_how_many_and_where_to_and_
     field.fill(str(world.folder / "pictures" / "aside"))
     page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
     page.get_by_role("status").get_by_role("button", name="Undo").click()
-    page.get_by_text("1 file moved back").wait_for()
+    seen(page, "1 file moved back").wait_for()
     (_, moved), (_, undone) = asked
     assert [what for what, _ in asked] == ["set-aside", "undo"], "Escape moved something"
     assert (moved["kind"], moved["files"], len(moved["keep"])) == ("exact", 1, 1)

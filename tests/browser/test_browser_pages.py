@@ -2,13 +2,13 @@
 
 import pytest
 
-from browser.waiting import hand_over, wait_until
+from browser.waiting import hand_over, seen, wait_until
 from browser.world import write_rows
 
 
 def test_an_image_is_captioned_both_ways_and_with_own_candidates(open_page, world):
     page = open_page("/caption")
-    page.get_by_text("Drop or paste a picture").wait_for()
+    seen(page, "Drop or paste a picture").wait_for()
     hand_over(page, world.photos / "chelsea.png", "drop")
     page.locator(".best-text").wait_for()
     for kind in ("Ranked", "Written"):
@@ -27,15 +27,15 @@ def test_an_image_is_captioned_both_ways_and_with_own_candidates(open_page, worl
 def test_a_file_that_is_no_image_is_refused_with_words(open_page, world):
     page = open_page("/caption")
     page.watch.expected.append("422")
-    page.get_by_text("Drop or paste a picture").wait_for()
+    seen(page, "Drop or paste a picture").wait_for()
     page.set_input_files(".page-caption input[type=file]", world.photos / "broken.jpg")
-    page.get_by_text("can't be read").wait_for()
+    seen(page, "can't be read").wait_for()
 
 
 def test_models_are_compared_side_by_side(open_page, world):
     page = open_page("/compare")
     page.get_by_role("searchbox", name="Query to compare models on").fill("a cat")
-    page.locator("#page-other").get_by_text("models share 100%").wait_for()  # it is announced, too
+    seen(page, "models share 100%").wait_for()
     columns = page.locator(".compare-column")
     assert columns.count() == 2
     assert columns.first.locator("li").count() == columns.last.locator("li").count() == 12
@@ -43,9 +43,9 @@ def test_models_are_compared_side_by_side(open_page, world):
     assert "Time" in columns.first.inner_text()
     page.wait_for_url("**/compare?q=a+cat&models=*")
     page.reload()
-    page.locator("#page-other").get_by_text("models share 100%").wait_for()  # it is announced, too
+    seen(page, "models share 100%").wait_for()
     page.get_by_role("checkbox", name="starter", exact=True).uncheck()
-    page.get_by_text("Choose a second model").wait_for()
+    seen(page, "Choose a second model").wait_for()
 
 
 def test_comparing_with_one_model_says_what_to_do(open_page):
@@ -75,8 +75,8 @@ def test_curves_follow_a_run(open_page, world, run_log):
         ],
     )
     page.get_by_role("img", name="Loss over 31 steps: training from 2.95 to 1.25").wait_for()
-    page.get_by_text("The loss stays at chance.").wait_for()
-    page.get_by_text("Settings").click()
-    page.get_by_text("optimiser.name").wait_for()
+    seen(page, "The loss stays at chance.").wait_for()
+    seen(page, "Settings").click()
+    seen(page, "optimiser.name").wait_for()
     page.get_by_role("img", name="Loss over").hover()
     wait_until(page, "document.querySelector('.chart-readout').textContent.startsWith('step ')")

@@ -5,7 +5,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from browser.waiting import ask, ids_of, wait_until
+from browser.waiting import ask, ids_of, seen, wait_until
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_an_image_without_captions_is_captioned_at_once(page):
 def test_an_unknown_image_says_so(page):
     page.watch.expected.append("404")
     page.goto("/image/999999")
-    page.get_by_text("no image with the id 999999").wait_for()
+    seen(page, "no image with the id 999999").wait_for()
     page.get_by_role("button", name="Close").click()
     page.locator(".tile img.shown").first.wait_for()
 

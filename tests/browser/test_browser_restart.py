@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from browser.waiting import ask, wait_until
+from browser.waiting import ask, seen, wait_until
 
 
 class Restarting:
@@ -52,7 +52,7 @@ def test_a_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(open_pa
     server.stop()
     page.locator(".work-pill", has_text="Not connected").wait_for()
     page.get_by_role("searchbox", name="Search your pictures").fill("a cat")
-    page.get_by_text("Is `sightline serve` still running?").wait_for()
+    seen(page, "Is `sightline serve` still running?").wait_for()
     server.start()
     wait_until(page, "document.querySelector('.work-pill') === null")
     page.locator(".tile img.shown").first.wait_for()

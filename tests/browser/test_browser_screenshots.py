@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from browser.waiting import ids_of, wait_until
+from browser.waiting import ids_of, seen, wait_until
 
 MAX_BYTES = 250_000
 QUALITY = 90
@@ -82,7 +82,7 @@ def test_search(open_page, take, theme):
     page.get_by_role("button", name="Show probability").click()
     page.locator(".similarity").first.wait_for()
     page.get_by_role("button", name="Show them").click()
-    page.get_by_text("Less likely", exact=True).wait_for()
+    seen(page, "Less likely", exact=True).wait_for()
     assert page.locator(".tile").count() == 15
     take(page, f"search-{theme}", for_docs=theme == "light")
 
@@ -144,7 +144,7 @@ def test_duplicates(open_page, take, theme):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_caption(open_page, take, showcase, theme):
     page = open_page("/caption", viewport=DESK, color_scheme=theme)
-    page.get_by_text("Drop or paste a picture").wait_for()
+    seen(page, "Drop or paste a picture").wait_for()
     take(page, f"caption-empty-{theme}")
     page.set_input_files(".page-caption input[type=file]", showcase.photos / "chelsea.png")
     page.locator(".best-text").wait_for()
@@ -155,7 +155,7 @@ def test_caption(open_page, take, showcase, theme):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_compare(open_page, take, theme):
     page = open_page("/compare?q=a+cat", viewport=DESK, color_scheme=theme)
-    page.locator("#page-other").get_by_text("models share 100%").wait_for()
+    seen(page, "models share 100%").wait_for()
     take(page, f"compare-{theme}")
 
 

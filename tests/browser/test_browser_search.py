@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from browser.waiting import ask, hand_over, ids_of, wait_for_best, wait_for_first, wait_until
+from browser.waiting import ask, hand_over, ids_of, seen, wait_for_best, wait_for_first, wait_until
 
 
 def search_box(page):
@@ -80,7 +80,7 @@ def test_an_image_can_be_picked_dropped_and_pasted(page, world, way):
 def test_what_is_no_image_is_refused_with_words(page, world):
     page.watch.expected.append("422")
     page.set_input_files("#picture-file", world.photos / "broken.jpg")
-    page.get_by_text("can't be read").wait_for()
+    seen(page, "can't be read").wait_for()
     assert page.locator(".chip").count() == 0
 
 
@@ -124,7 +124,7 @@ def test_filters_narrow_the_results_and_can_be_cleared(page):
     page.get_by_role("radio", name="With captions").check()
     page.keyboard.press("Escape")
     page.get_by_role("heading", name="Nothing here matches").wait_for()
-    page.get_by_text("No image passes the filter.").wait_for()
+    seen(page, "No image passes the filter.").wait_for()
     page.locator("#message").get_by_role("button", name="Clear filters").click()
     assert count(page) == everything
     page.goto("/?captions=yes")
@@ -146,7 +146,7 @@ def count_or_nothing(page):
 
 def test_a_minimum_similarity_that_nothing_reaches_says_so(page):
     page.goto("/?q=a+cat&min=0.99")
-    page.get_by_text("the nearest has").wait_for()
+    seen(page, "the nearest has").wait_for()
     page.get_by_role("button", name="Remove the minimum").click()
     wait_for_best(page, "a cat")
 
@@ -154,7 +154,7 @@ def test_a_minimum_similarity_that_nothing_reaches_says_so(page):
 def test_a_broken_filter_says_what_is_allowed(page):
     page.watch.expected.append("422")
     page.goto("/?where=" + "wid > 3")
-    page.get_by_text("Did you mean 'width'?").wait_for()
+    seen(page, "Did you mean 'width'?").wait_for()
 
 
 def test_how_well_a_picture_fits_is_shown_on_demand(page):
@@ -202,7 +202,7 @@ def test_everything_works_with_the_keyboard_alone(page):
     page.keyboard.press("Enter")
     page.get_by_role("dialog", name="Picture").wait_for()
     page.keyboard.press("ArrowRight")
-    page.get_by_text("2 of").wait_for()
+    seen(page, "2 of").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog", name="Picture").wait_for(state="hidden")
     assert page.evaluate(focused) == "1"

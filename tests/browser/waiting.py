@@ -16,6 +16,11 @@ def wait_until(page, expression, arg=None):
     return value
 
 
+def seen(page, text, **options):
+    """What shows this text on the page; the announcer of screen readers says some of it a second time."""
+    return page.get_by_text(text, **options).and_(page.locator(":not(#announcer)"))
+
+
 def wait_for_best(page, words, **params):
     """Until the first picture on the page is the one that the API gives for these words; its id."""
     asked = {"q": words, "limit": "1", **params}
