@@ -142,7 +142,7 @@ def test_a_run_of_0_1_goes_on(home, monkeypatch, capsys, lost):
 
 
 @pytest.fixture
-def server(home):
+def server(home, kept_bank):
     """A connection to a server of today over the copy, as the one that was recorded."""
     pytest.importorskip("fastapi")
     import httpx2

@@ -64,6 +64,7 @@ def test_a_search_names_photos_in_a_folder_with_spaces(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("kept_bank")
 def test_the_demo_from_start_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo-out"
     assert main(["--out", str(out)]) == 0

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from conftest import share_banks
 from desk import make_library, make_models, make_photos, make_sets
 from documented import LISTINGS, NOT_RUN, ROOT, SUBSTITUTIONS, blocks_of, smoke_words, why_not_run, words_of
 from model_folders import own_cache
@@ -47,9 +48,10 @@ def marked(block):
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory, banks):
     """The home that each block gets a copy of, and the cache that all share."""
     home = tmp_path_factory.mktemp("desk")
+    share_banks(home / "cache", banks)
     with own_cache(home / "cache"):
         make_photos(home)
         make_sets(home / "sets")
