@@ -14,6 +14,8 @@ from sightline.faces.demo.__main__ import main
 from sightline.faces.demo.photos import Gathered, load_photos
 from sightline.faces.demo.run import caption_photos, run_demo, run_search
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 class CaptioningLibrary:
     """Gives the captions that a test wrote down."""
@@ -64,7 +66,6 @@ def test_a_search_names_photos_in_a_folder_with_spaces(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures("kept_bank")
 def test_the_demo_from_start_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo-out"
     assert main(["--out", str(out)]) == 0

@@ -104,8 +104,8 @@ def test_back_returns_to_the_same_place(wall):
     wall.get_by_role("link", name="Library", exact=True).click()
     wall.get_by_role("heading", name="big").wait_for()
     wall.go_back()
+    wait_until(wall, f"before => String(({SEEN})()) === String(before)", before)
     wait_until(wall, ALL_SEEN_ARE_THERE)
-    assert wall.evaluate(SEEN) == before
 
 
 def test_nothing_shifts_while_the_page_comes_up_and_results_change(open_page):
