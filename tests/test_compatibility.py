@@ -148,13 +148,14 @@ def server(home, kept_bank):
     import httpx2
 
     from web_demo import run_on_a_socket
+    from web_world import PATIENCE_S
 
     with sl.Library.open(home / "library") as library:
         library.index(config=IndexConfig(exclude=("raw",)))  # the starter is another model since
     settings = {"captioner": "starter-captioner", "allow_roots": (home,), "runs": home / "trained"}
     with run_on_a_socket(home / "library", **settings) as (config, address):
         headers = {"X-Sightline-Token": config.token}
-        with httpx2.Client(base_url=address.rstrip("/"), headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=address.rstrip("/"), headers=headers, timeout=PATIENCE_S) as http:
             yield http
 
 

@@ -23,7 +23,7 @@ from sightline.core.types import Caption, Embedding
 from sightline.faces.demo.photos import gather_photos, load_photos
 
 MANY_ROWS = 100_000
-MANY_IMAGES = 800
+MANY_IMAGES = 400
 """That are captioned for as long as a test watches and stops it."""
 EVIL_NAME = "<img src=x onerror=window.pwned=1>.png"
 """A file name that would run, were names ever taken for HTML."""

@@ -156,11 +156,11 @@ def serve(*words):
         while not (address := re.search(r"http://127\.0\.0\.1:\d+", said[-1] if said else "")):
             said.append(process.stderr.readline())
             assert said[-1], "".join(said)
-        answer = httpx2.get(address[0] + "/api/libraries", timeout=60)
+        answer = httpx2.get(address[0] + "/api/libraries", timeout=240)
         assert answer.status_code == 200, answer.text
         process.send_signal(signal.SIGINT)
         said.append(process.stderr.read())
-        return process.wait(60), answer.json(), "".join(said)
+        return process.wait(240), answer.json(), "".join(said)
 
 
 def mcp(*words):
@@ -170,7 +170,7 @@ def mcp(*words):
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())["result"]
         process.stdin.close()
-        return process.wait(60), answer, process.stderr.read()
+        return process.wait(240), answer, process.stderr.read()
 
 
 START = {"serve": serve, "mcp": mcp}
