@@ -16,7 +16,7 @@ from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
 from sightline.lab.data import checks
 from sightline.lab.data.addressing import load_dataset
-from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair, read_encoded
+from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
 from sightline.lab.data.checks import ImageHash, check_datasets, find_near, hash_image
 from sightline.lab.data.facts import choose_sample, describe_split, split_words
 from sightline.lab.data.samples_page import PageContent, format_page, write_samples_page
@@ -203,7 +203,7 @@ def test_flat_images_of_other_colours_are_not_alike():
 
 @pytest.mark.parametrize("at_once", [7, 2_000_000])
 def test_near_hashes_are_found_as_by_comparing_all(monkeypatch, at_once, rng):
-    monkeypatch.setattr(checks, "_CANDIDATES_AT_ONCE", at_once)
+    monkeypatch.setattr(checks, "_PAIRS_AT_ONCE", at_once)
     plain = bytes(192)
     numbers = [int(number) for number in rng.integers(0, 2**63, 40)]
     first = [ImageHash(f"a{row}", number, plain) for row, number in enumerate(numbers)]
@@ -237,12 +237,11 @@ def test_the_perceptual_hash_reads_cells_from_left_to_right():
     assert hash_image(Fixed(ramp[:, ::-1])).perceptual == 0
 
 
-def test_encoded_bytes_are_those_of_the_file_or_none(tmp_path):
+def test_encoded_bytes_are_those_of_the_file(tmp_path):
     image = save(tmp_path / "a.png", 1)
-    assert read_encoded(image) == image.path.read_bytes()
-    assert read_encoded(Rendered(1)) is None
+    assert image.read_bytes() == image.path.read_bytes()
     with pytest.raises(ImageError, match="no such file"):
-        read_encoded(FileImage(path=tmp_path / "none.png"))
+        FileImage(path=tmp_path / "none.png").read_bytes()
 
 
 def test_progress_tells_every_image():

@@ -25,7 +25,7 @@ _MODULES = {
     "coco": "coco",
     "cc": "conceptual",
     "folder": "folder",
-    "csv": "tables",
+    "csv": "folder",
     "webdataset": "webdataset",
     "tiny-imagenet": "tiny_imagenet",
     "hf": "hugging_face",

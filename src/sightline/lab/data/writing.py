@@ -26,7 +26,7 @@ from sightline.core.images.files import EXTENSIONS, is_image_name
 from sightline.errors import DataError, ImageError, InputError
 from sightline.kit.files import explained
 from sightline.kit.work import Progress, map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, Pair, Split, read_encoded
+from sightline.lab.data.base import Dataset, EncodedImage, Pair, Split
 
 SHARD_SIZE = 1_000
 """Images of a webdataset shard."""
@@ -150,8 +150,9 @@ def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
     try:
         if not captions:
             raise ImageError("no caption")
-        data = read_encoded(pair.image)
-        if data is None:
+        if isinstance(pair.image, EncodedImage):
+            data = pair.image.read_bytes()
+        else:
             file = io.BytesIO()
             Image.fromarray(pair.image.read()).save(file, "PNG")
             data = file.getvalue()

@@ -34,11 +34,11 @@ from sightline.lab.data.captioned_files import (
     list_some,
     parse_split,
     read_lines,
+    read_rows,
     require_split,
     split_named,
 )
 from sightline.lab.data.held_out import hold_out
-from sightline.lab.data.tables import read_rows
 from sightline.lab.evaluation.classic_sets import CLASSIC_SETS, name_wordnet_ids
 from sightline.lab.evaluation.embedding import EmbeddedImages
 
