@@ -7,7 +7,6 @@ import pytest
 
 from sightline.errors import InputError
 from sightline.lab.evaluation.captions.words import (
-    DocumentFrequencies,
     cider,
     count_bleu,
     count_documents,
@@ -147,12 +146,6 @@ def test_cider_takes_document_frequencies_of_another_corpus():
     assert frequencies.weigh(("a",)) == 0
     assert frequencies.weigh(("unheard",)) == pytest.approx(math.log(3))
     assert cider(split("dog"), [split("dog")], frequencies=frequencies)[0] == pytest.approx(2.5)
-
-
-@pytest.mark.parametrize(("images_with", "n_images"), [({}, 0), ({("a",): 3}, 2)])
-def test_impossible_document_frequencies_are_refused(images_with, n_images):
-    with pytest.raises(InputError, match="Document frequencies"):
-        DocumentFrequencies(images_with=images_with, n_images=n_images)
 
 
 @pytest.mark.parametrize("metric", [count_bleu, rouge_l, cider])

@@ -15,11 +15,11 @@ from sightline.errors import InputError
 from sightline.kit.pages import _environment
 from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
 from sightline.lab.evaluation.comparison_report import (
-    Labels,
     distance,
     format_comparison,
     megabytes,
     rate,
+    shorten_names,
     write_comparison_page,
 )
 from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_dots, draw_histograms, draw_tradeoff
@@ -185,10 +185,10 @@ def test_sampled_similarities_never_mix_the_two_kinds():
 
 
 def test_labels_are_as_short_as_they_can_be():
-    labels = Labels.of(["starter", "dir:/a/x/best", "dir:/a/y/best", "dir:/b/run"])
-    assert [labels[name] for name in labels.short] == ["starter", "dir:x/best", "dir:y/best", "dir:run"]
-    same = Labels.of(["dir:/1/b/c/d", "dir:/2/b/c/d"])
-    assert list(same.short.values()) == ["dir:/1/b/c/d", "dir:/2/b/c/d"]
+    labels = shorten_names(["starter", "dir:/a/x/best", "dir:/a/y/best", "dir:/b/run"])
+    assert list(labels.values()) == ["starter", "dir:x/best", "dir:y/best", "dir:run"]
+    same = shorten_names(["dir:/1/b/c/d", "dir:/2/b/c/d"])
+    assert list(same.values()) == ["dir:/1/b/c/d", "dir:/2/b/c/d"]
 
 
 def test_numbers_are_short():

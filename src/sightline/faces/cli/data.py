@@ -105,10 +105,10 @@ def get(
 
     It can be interrupted, or killed, at any moment: run it again to go on. A run that finds all done does nothing.
     """
-    from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, find_publisher
+    from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, load_publishers
 
     archives = take_fields(ArchiveOptions, options)
-    publisher = find_publisher(name)
+    publisher = load_publishers().get(name)
     folder = target or Path(name)
     if list_file is None:
         if publisher is None:

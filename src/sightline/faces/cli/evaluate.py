@@ -35,10 +35,7 @@ from sightline.kit.text import printable
 if TYPE_CHECKING:
     from sightline.core.models.base import Captioner, Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
-
-_SHARES = ("recall", "acc", "compose", "winoground", "pointing")
-"""Metrics whose name has one of these words are printed in percent."""
+    from sightline.lab.evaluation.results import Bootstrap, EvalResult
 
 _model_option = click.option(
     "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
@@ -331,17 +328,4 @@ def _finish(result: EvalResult, settings: _Settings, *, measure: str) -> None:
 def _print(result: EvalResult) -> None:
     texts = f", {result.n_texts:,} texts" if result.n_texts else ""
     click.echo(f"{result.model} on {printable(result.data)}, {result.split}: {result.n_images:,} images{texts}")
-    rows = [
-        (name, _figure(name, value), _range(name, result.intervals.get(name))) for name, value in result.metrics.items()
-    ]
-    print_table(["metric", "value", "95% interval" if result.intervals else ""], rows)
-
-
-def _range(name: str, interval: Interval | None) -> str:
-    return "" if interval is None else f"{_figure(name, interval[0])} to {_figure(name, interval[1])}"
-
-
-def _figure(name: str, value: float) -> str:
-    if any(word in name for word in _SHARES):
-        return f"{value:.1%}"
-    return f"{value:.1f}" if name.endswith("_rank") else f"{value:.3f}"
+    print_table(["metric", "value", "95% interval" if result.intervals else ""], result.rows())

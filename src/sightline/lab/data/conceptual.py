@@ -52,9 +52,6 @@ class ConceptualReader:
 
     def _require_shards(self, path: Path) -> None:
         tables = _tables(path)
-        for table in tables:
-            if not _is_list(table):
-                open_url_list(table)  # which says what is wrong with its columns
         if WEBDATASET.recognises(_shards_of(path)):
             return
         if not tables:
@@ -62,7 +59,7 @@ class ConceptualReader:
                 f"{path} holds neither shards (00000.tar, ...) nor a list of captions and URLs such as "
                 "Train_GCC-training.tsv. Get them with: sightline data get cc3m FOLDER"
             )
-        n_rows = sum(open_url_list(table).n_rows for table in tables)
+        n_rows = sum(UrlList(table).n_rows for table in tables)
         name = "cc12m" if "12m" in tables[0].name.lower() else "cc3m"
         raise InputError(
             f"{path} lists {n_rows:,} images by URL, and none is downloaded: there are no shards (00000.tar, ...) in "
@@ -99,26 +96,35 @@ class UrlRow:
     problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class UrlList:
-    """A file whose columns are known. Iterating reads it anew."""
+    """A list of addresses and captions. Iterating reads it anew.
 
-    path: Path
-    url_column: int
-    caption_column: int
-    n_columns: int
-    has_heading: bool
-    n_rows: int
-    sha256: str
+    Which column holds which is known by a heading's names, or by the first row's content. The file is read once at
+    first, to count its rows and to hash it. Raises InputError where it can't be read, has other columns, or no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            first = next(_read_fields(path), None)
+            if first is None:
+                raise InputError(f"{path} is empty; one row a picture is expected: an address and a caption.")
+            self._n_columns = len(first)
+            self._url_column, self._caption_column, self._has_heading = _find_columns(path, first)
+            self.n_rows = sum(1 for _ in _read_fields(path)) - int(self._has_heading)
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}. Give the list with --list FILE.") from error
 
     def __iter__(self) -> Iterator[UrlRow]:
-        for row, fields in enumerate(islice(_read_fields(self.path), int(self.has_heading), None)):
+        for row, fields in enumerate(islice(_read_fields(self.path), int(self._has_heading), None)):
             yield self._make_row(row, fields)
 
     def _make_row(self, row: int, fields: Sequence[str]) -> UrlRow:
-        if len(fields) != self.n_columns:
+        if len(fields) != self._n_columns:
             return UrlRow(row=row, url="", caption="", problem="wrong number of columns")
-        url, caption = fields[self.url_column].strip(), " ".join(fields[self.caption_column].split())
+        url, caption = fields[self._url_column].strip(), " ".join(fields[self._caption_column].split())
         problem = None
         if any("\udc80" <= char <= "\udcff" for char in caption + url):
             problem = "not UTF-8"
@@ -127,33 +133,6 @@ class UrlList:
         elif len(caption) > _LONGEST_CAPTION:
             problem = f"caption of more than {_LONGEST_CAPTION} characters"
         return UrlRow(row=row, url=url, caption=caption, problem=problem)
-
-
-def open_url_list(path: Path) -> UrlList:
-    """Find out which column holds addresses and which captions: by a heading's names, or by the first row's content.
-
-    The whole file is read once, to count and to hash it. Raises InputError where it can't be read, has other columns,
-    or no rows.
-    """
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        first = next(_read_fields(path), None)
-        if first is None:
-            raise InputError(f"{path} is empty; one row a picture is expected: an address and a caption.")
-        url_column, caption_column, has_heading = _find_columns(path, first)
-        n_rows = sum(1 for _ in _read_fields(path)) - int(has_heading)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}. Give the list with --list FILE.") from error
-    return UrlList(
-        path=path,
-        url_column=url_column,
-        caption_column=caption_column,
-        n_columns=len(first),
-        has_heading=has_heading,
-        n_rows=n_rows,
-        sha256=sha256,
-    )
 
 
 def _find_columns(path: Path, first: Sequence[str]) -> tuple[int, int, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -110,22 +110,16 @@ def gather_images(
     found = [(file.relative, file.path) for file in walk_images(folder, on_problem=note)]
     if not found:
         raise InputError(f"{folder} holds no pictures; give a folder of pictures, or a data set as KIND:PATH.")
-    return _of_files(f"{IMAGES}:{folder}", found, queries=queries, limit=limit, seed=seed, problems=tuple(problems))
+    data = _of_files(f"{IMAGES}:{folder}", found, limit=limit, seed=seed)
+    return replace(data, queries=tuple(dict.fromkeys(queries)), problems=tuple(problems))
 
 
-def take_images(
-    name: str,
-    paths: Iterable[Path],
-    *,
-    queries: Sequence[str] = DEFAULT_QUERIES,
-    limit: int | None = OWN_LIMIT,
-    seed: int = 0,
-) -> ComparisonData:
+def take_images(name: str, paths: Iterable[Path], *, limit: int | None = OWN_LIMIT, seed: int = 0) -> ComparisonData:
     """Images that are known, as those of a library called `name`. Raises InputError where there are none."""
     files = [(str(path), path) for path in paths]
     if not files:
         raise InputError(f"{name} holds no pictures; index some first: sightline index FOLDER")
-    return _of_files(name, files, queries=queries, limit=limit, seed=seed)
+    return _of_files(name, files, limit=limit, seed=seed)
 
 
 def read_queries(path: Path) -> tuple[str, ...]:
@@ -201,19 +195,12 @@ def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
     return [f"sightline models pull {model}" for model in models]
 
 
-def _of_files(
-    name: str,
-    files: Sequence[tuple[str, Path]],
-    *,
-    queries: Sequence[str],
-    limit: int | None,
-    seed: int,
-    problems: tuple[Problem, ...] = (),
-) -> ComparisonData:
+def _of_files(name: str, files: Iterable[tuple[str, Path]], *, limit: int | None, seed: int) -> ComparisonData:
+    """Images by id and file, with the everyday queries."""
     pairs = [Pair(id=id_, image=FileImage(path=path), captions=()) for id_, path in files]
     dataset = Dataset(name=name, split="train", pairs=pairs, fingerprint=fingerprint_of_pairs(pairs))
     chosen = dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
-    return ComparisonData(dataset=chosen, queries=tuple(dict.fromkeys(queries)), problems=problems)
+    return ComparisonData(dataset=chosen, queries=DEFAULT_QUERIES)
 
 
 def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from sightline.core.models.base import Encoder
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.kit.work import map_ahead, usable_cpus
 from sightline.lab.data.base import Dataset, Pair
-from sightline.lab.evaluation.results import Bootstrap, Problem
+from sightline.lab.evaluation.results import Bootstrap, EvalResult, Figures, Problem, summarise
 
 _TEXTS_AT_ONCE = 256
 
@@ -153,6 +153,26 @@ class EvalConfig:
         """Raises InputError for a batch size below 1."""
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}.")
+
+    def make_result(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        *figures: Figures,
+        details: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> EvalResult:
+        """The result of what was measured of an encoder on a data set; `facts` are further fields of it."""
+        metrics, intervals = summarise(figures, self.bootstrap)
+        return EvalResult(
+            model=encoder.card.name,
+            data=dataset.name,
+            split=dataset.split,
+            metrics=metrics,
+            intervals=intervals,
+            details=describe_encoder(encoder) | dict(details or {}),
+            **facts,
+        )
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:

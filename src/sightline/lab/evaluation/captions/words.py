@@ -139,13 +139,6 @@ class DocumentFrequencies:
     images_with: Mapping[Ngram, int]
     n_images: int
 
-    def __post_init__(self) -> None:
-        """Raises InputError where an n-gram occurs in more images than there are."""
-        if self.n_images < 1 or max(self.images_with.values(), default=0) > self.n_images:
-            raise InputError(
-                f"Document frequencies of {self.n_images} images can't be above that number, nor can it be below 1."
-            )
-
     def weigh(self, ngram: Ngram) -> float:
         """log(images / images with it), 0 for one that all have; unknown ones count as being in one image."""
         return math.log(self.n_images) - math.log(max(1, self.images_with.get(ngram, 0)))
