@@ -11,7 +11,7 @@ import pytest
 
 from rude_server import RudeServer, make_bomb, make_image
 from sightline.errors import ImageError, InputError
-from sightline.kit.retry import retry_after_s
+from sightline.kit.work import retry_after_s
 from sightline.lab.data.download.fetching import (
     Fetcher,
     FetchLimits,

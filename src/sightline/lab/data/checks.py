@@ -44,11 +44,6 @@ class Case:
     detail: str = ""
     """The reason why an image can't be read, or the caption in question."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        # Longest list of places in JSON: a caption may be shared by thousands.
-        return {"n_pictures": len(self.places), "pictures": list(self.places[:20]), "detail": self.detail}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -74,6 +69,27 @@ class CheckReport:
     def has_problems(self) -> bool:
         """True where anything serious was found."""
         return any(finding.serious for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; of images of one case the first 20: thousands may share a caption."""
+        return {
+            "pictures": self.pictures,
+            "captions": self.captions,
+            "problems": self.has_problems,
+            "findings": [
+                {
+                    "kind": finding.kind,
+                    "title": finding.title,
+                    "serious": finding.serious,
+                    "count": len(finding.cases),
+                    "cases": [
+                        {"n_pictures": len(case.places), "pictures": list(case.places[:20]), "detail": case.detail}
+                        for case in finding.cases
+                    ],
+                }
+                for finding in self.findings
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)

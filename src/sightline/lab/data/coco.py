@@ -129,18 +129,13 @@ def _require_annotations(path: Path) -> dict[Split, _Annotations]:
 
 
 def _read_split(annotations: _Annotations) -> tuple[CaptionedFiles, ImageFolder]:
-    files = _read_annotations(annotations.path, split=annotations.split)
-    names = files.names(annotations.split)
-    return files, choose_folder(annotations.image_folders(), names=names, source=annotations.path)
-
-
-def _read_annotations(path: Path, *, split: Split) -> CaptionedFiles:
-    """All captions of one JSON. Raises InputError naming the entry for what doesn't fit COCO's structure."""
+    """All captions of one JSON, and the folder of its images. Raises InputError naming an entry that doesn't fit."""
+    path, split = annotations.path, annotations.split
     content = read_json(path)
-    images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
-    if not isinstance(images, list) or not isinstance(annotations, list) or not images:
+    images, texts = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if not isinstance(images, list) or not isinstance(texts, list) or not images:
         raise InputError(f"{path}: COCO's lists `images` and `annotations` were expected.")
-    captions = _captions_by_image(annotations, path=path)
+    captions = _captions_by_image(texts, path=path)
     files = CaptionedFiles(path)
     seen: set[Any] = set()
     for number, image in enumerate(images):
@@ -153,7 +148,7 @@ def _read_annotations(path: Path, *, split: Split) -> CaptionedFiles:
         files.add(name, captions.get(key, ()), where=where, split=split)
     if lost := [str(key) for key in captions if key not in seen]:
         raise InputError(f"{path}: captions of {len(lost)} images that `images` doesn't list: ids {list_some(lost)}.")
-    return files
+    return files, choose_folder(annotations.image_folders(), names=files.names(split), source=path)
 
 
 def _captions_by_image(annotations: list[Any], *, path: Path) -> dict[Any, list[str]]:

@@ -112,7 +112,7 @@ class UrlList:
             if first is None:
                 raise InputError(f"{path} is empty; one row a picture is expected: an address and a caption.")
             self._n_columns = len(first)
-            self._url_column, self._caption_column, self._has_heading = _find_columns(path, first)
+            self.url_column, self.caption_column, self._has_heading = _find_columns(path, first)
             self.n_rows = sum(1 for _ in _read_fields(path)) - int(self._has_heading)
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror}. Give the list with --list FILE.") from error
@@ -124,7 +124,7 @@ class UrlList:
     def _make_row(self, row: int, fields: Sequence[str]) -> UrlRow:
         if len(fields) != self._n_columns:
             return UrlRow(row=row, url="", caption="", problem="wrong number of columns")
-        url, caption = fields[self._url_column].strip(), " ".join(fields[self._caption_column].split())
+        url, caption = fields[self.url_column].strip(), " ".join(fields[self.caption_column].split())
         problem = None
         if any("\udc80" <= char <= "\udcff" for char in caption + url):
             problem = "not UTF-8"

@@ -135,8 +135,9 @@ def _read_split_lists(folders: Iterable[Path]) -> dict[str, Split]:
     for folder in folders:
         for path in sorted(folder.glob("*.txt")):
             match = _SPLIT_LIST.fullmatch(path.name)
-            split = split_named(match[1]) if match else None
-            for number, line in read_lines(path) if split else ():
+            if match is None or (split := split_named(match[1])) is None:
+                continue
+            for number, line in read_lines(path):
                 where = f"{path}:{number}"
                 name = check_name(line.strip(), where=where)
                 name = name if posixpath.splitext(name)[1] else f"{name}.jpg"

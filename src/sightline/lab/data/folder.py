@@ -295,8 +295,8 @@ def pair_sidecars(names: list[str], *, folder: Path) -> tuple[dict[str, str], li
     for name, text in paired.items():
         sharing.setdefault(text, []).append(name)
     if several := next((names for names in sharing.values() if len(names) > 1), None):
-        text = folder / texts[paired[several[0]]]
-        raise InputError(f"{text} could be of {' or '.join(several)}. Name it after one of them: {several[0]}.txt")
+        unclear = folder / texts[paired[several[0]]]
+        raise InputError(f"{unclear} could be of {' or '.join(several)}. Name it after one of them: {several[0]}.txt")
     # a.txt is of an image also where all its images have a text of their full name
     owned = {*images, *map(_stem, images)}
     alone = [text for stem, text in texts.items() if stem not in owned and stem.lower() not in _NO_SIDECARS]

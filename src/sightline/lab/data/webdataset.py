@@ -151,8 +151,8 @@ def _make_shard(file: Path, *, root: Path) -> Shard:
     """Its split by the words of its name, then of its folders below the root; the root's name counts as a whole."""
     relative = file.relative_to(root)
     words = map(split_within, (relative.stem, *reversed(relative.parts[:-1])))
-    split = next(filter(None, words), split_named(root.name) or "train")
-    return Shard(path=file, name=relative.with_suffix("").as_posix(), split=split)
+    found: Split | None = next(filter(None, words), split_named(root.name))
+    return Shard(path=file, name=relative.with_suffix("").as_posix(), split=found or "train")
 
 
 class TarSample(NamedTuple):
@@ -204,7 +204,7 @@ def _load(kept: Path, stamp: list[int]) -> TarIndex | None:
         content = json.loads(kept.read_bytes())
         if content["stamp"] != stamp:
             return None
-        samples = tuple(TarSample(*place, captions=tuple(texts)) for *place, texts in content["samples"])
+        samples = tuple(TarSample(key, start, size, tuple(texts)) for key, start, size, texts in content["samples"])
         return TarIndex(samples=samples, left_out=tuple((key, reason) for key, reason in content["left_out"]))
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it can be made again
         return None

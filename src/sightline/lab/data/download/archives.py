@@ -274,18 +274,17 @@ def unpack_zip(
 
 
 def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfile.ZipInfo]:
+    """The members to unpack. Raises DataError for an archive that holds what an honest one doesn't."""
     files = [member for member in opened.infolist() if not member.is_dir()]
-    for member in files:
-        if problem := _problem(member):
-            raise DataError(f"{archive} is not unpacked: its member {member.filename!r} {problem}.")
-    names = [member.filename for member in files]
-    if len(set(names)) != len(names):
-        raise DataError(f"{archive} is not unpacked: it holds two members of one name.")
+    problems = (f"its member {member.filename!r} {problem}" for member in files if (problem := _problem(member)))
     total = sum(member.file_size for member in files)
+    problem = next(problems, None)
+    if len({member.filename for member in files}) != len(files):
+        problem = problem or "it holds two members of one name"
     if len(files) > MAX_FILES or total > MAX_BYTES:
-        raise DataError(
-            f"{archive} is not unpacked: {len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are."
-        )
+        problem = problem or f"{len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are"
+    if problem is not None:
+        raise DataError(f"{archive} is not unpacked: {problem}.")
     chosen = [member for member in files if fnmatchcase(member.filename, pattern)]
     if not chosen:
         raise DataError(f"{archive} holds no {pattern}: it is not the archive that was expected.")
@@ -294,10 +293,9 @@ def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfil
 
 def _problem(member: zipfile.ZipInfo) -> str | None:
     name = PurePosixPath(member.filename)
-    mode = member.external_attr >> 16
     if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
         return "leads out of the folder"
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is no regular file"
     return "is encrypted" if member.flag_bits & 1 else None
 

@@ -23,7 +23,7 @@ import httpx2
 from sightline.core.images.decode import read_image, read_info
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
-from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
+from sightline.kit.work import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.lab.data.writing import SUFFIX_OF_FORMAT
 
 USER_AGENT = "sightline (data set download)"

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -182,42 +182,31 @@ class ListLog:
     def _resume(self, n_rows: int) -> None:
         """Keep what is finished; take back the failures of other shards, and half-written files."""
         progress, failures = self.folder / PROGRESS, self.folder / FAILURES
-        records = [record for line in _read_lines(progress) if (record := _parse_record(line)) is not None]
-        self.finished = {record.shard: record for record in records if self._is_whole(record, n_rows)}
-        _replace(progress, (json.dumps(asdict(record)) + "\n" for record in self.finished.values()))
-        _replace(failures, filter(self._is_of_finished, _read_lines(failures)))
+        for record in _read_records(progress):
+            shard = ShardRecord(**record)
+            # a shard is whole where its file is there and covers all its rows: that of a limited run may be cut short
+            wanted = min(self._shard_size, n_rows - shard.shard * self._shard_size)
+            if shard.rows >= wanted and (self.folder / name_shard(shard.shard)).is_file():
+                self.finished[shard.shard] = shard
+        _replace(progress, map(asdict, self.finished.values()))
+        told = _read_records(failures)
+        _replace(failures, (one for one in told if int(one["row"]) // self._shard_size in self.finished))
         for partial in self.folder.glob(".*.tar.partial"):
             partial.unlink()
 
-    def _is_whole(self, record: ShardRecord, n_rows: int) -> bool:
-        """True where the shard's file is there and covers all its rows: that of a limited run may be cut short."""
-        wanted = min(self._shard_size, n_rows - record.shard * self._shard_size)
-        return record.rows >= wanted and (self.folder / name_shard(record.shard)).is_file()
 
-    def _is_of_finished(self, line: str) -> bool:
-        try:
-            return int(json.loads(line)["row"]) // self._shard_size in self.finished
-        except (ValueError, TypeError, KeyError):
-            return False
-
-
-def _parse_record(line: str) -> ShardRecord | None:
-    """None for a line that a kill cut short."""
-    try:
-        return ShardRecord(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _read_lines(file: Path) -> Iterator[str]:
+def _read_records(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log; a line that a kill cut short is none."""
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as stream:
-            yield from (line.rstrip("\n") + "\n" for line in stream)
+            for line in stream:
+                with suppress(ValueError):
+                    yield json.loads(line)
 
 
-def _replace(file: Path, lines: Iterable[str]) -> None:
+def _replace(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
     with replacing(file, durable=True) as partial, partial.open("w", encoding="utf-8") as stream:
-        stream.writelines(lines)
+        stream.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -253,7 +242,8 @@ class _OpenShard:
         self.rows = rows
         self.left = rows
         self.writer = ShardWriter(path)
-        self.failures: list[tuple[UrlRow, ImageError]] = []
+        self.failures: list[tuple[UrlRow, str, str]] = []
+        """With reason, and reason without figures, which is fit for counting."""
         self.size_bytes = 0
 
 
@@ -313,7 +303,7 @@ class _Run:
                     raise ImageError(row.problem)
                 image = await get(row.url)
             except ImageError as error:
-                shard.failures.append((row, error))
+                shard.failures.append((row, str(error), error.reason))
                 self._failed += 1
             else:
                 self._fetched_bytes += image.fetched_bytes
@@ -331,7 +321,7 @@ class _Run:
 
     def _close(self, shard: _OpenShard) -> None:
         failures = sorted(shard.failures, key=lambda failure: failure[0].row)
-        told = ({"row": row.row, "url": row.url, "reason": str(error)} for row, error in failures)
+        told = ({"row": row.row, "url": row.url, "reason": reason} for row, reason, _ in failures)
         _append(self._log.folder / FAILURES, told)
         shard.writer.finish()
         self._log.add_shard(
@@ -340,7 +330,7 @@ class _Run:
                 rows=shard.rows,
                 pictures=shard.rows - len(failures),
                 size_bytes=shard.size_bytes,
-                reasons=dict(Counter(error.reason for _, error in failures)),
+                reasons=dict(Counter(kind for _, _, kind in failures)),
             )
         )
         del self._open[shard.number]

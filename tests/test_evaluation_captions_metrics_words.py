@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.evaluation.captions.words import (
+from sightline.lab.evaluation.captions.metrics import (
     cider,
     count_bleu,
     count_documents,
