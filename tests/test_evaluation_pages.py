@@ -11,7 +11,6 @@ import pytest
 from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
-from sightline.errors import InputError
 from sightline.kit.pages import _environment
 from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
 from sightline.lab.evaluation.comparison_report import (
@@ -20,7 +19,6 @@ from sightline.lab.evaluation.comparison_report import (
     megabytes,
     rate,
     shorten_names,
-    write_comparison_page,
 )
 from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_dots, draw_histograms, draw_tradeoff
 from sightline.lab.evaluation.qualitative import format_retrieval, sample_similarities
@@ -115,15 +113,6 @@ def test_thumbnails_are_bounded_and_a_broken_image_says_why():
     assert len(thumbnails.well("big")) < 40_000  # of noise, the worst there is
     assert "can’t be read: truncated JPEG" in thumbnails.well("x")
     assert thumbnails.well("big") is thumbnails.well("big")
-
-
-def test_pages_are_written_or_refused(tmp_path, monkeypatch):
-    comparison = compare(monkeypatch, tmp_path, bare("red"), models=("fast",))
-    write_comparison_page(tmp_path / "new" / "p.html", comparison)
-    assert (tmp_path / "new" / "p.html").read_text().startswith("<!DOCTYPE html>")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can't be written"):
-        write_comparison_page(tmp_path / "file" / "p.html", comparison)
 
 
 def test_tables_and_heatmaps():

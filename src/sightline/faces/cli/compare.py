@@ -23,6 +23,7 @@ from sightline.faces.cli.options import (
     split_option,
 )
 from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def compare(
     """
     from sightline.lab.evaluation.classification import prompts_for
     from sightline.lab.evaluation.comparison import ComparisonConfig
-    from sightline.lab.evaluation.comparison_report import comparison_to_dict
+    from sightline.lab.evaluation.comparison_report import comparison_to_dict, format_comparison
     from sightline.lab.evaluation.results import Bootstrap
 
     require_folder_of(page, option="--page")
@@ -98,9 +99,7 @@ def compare(
     if output is not None:
         write_figures(output, values)
     if page is not None:
-        from sightline.lab.evaluation.comparison_report import write_comparison_page
-
-        write_comparison_page(page, comparison)
+        write_page(page, format_comparison(comparison))
     if as_json:
         print_json(values)
     else:

@@ -23,6 +23,7 @@ from sightline.faces.cli.options import (
     with_options,
 )
 from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -338,7 +339,6 @@ def _counting(bar: ProgressBar) -> Progress:
 def _write_page(page: Path | None, address: str, datasets: list[Dataset], **content: Any) -> None:
     if page is None:
         return
-    from sightline.kit.pages import write_page
     from sightline.lab.data.facts import format_page
 
     write_page(page, format_page(address, datasets, **content))

@@ -30,6 +30,7 @@ from sightline.faces.cli.options import (
     with_options,
 )
 from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
         embedded = evaluator.embed(encoder, dataset, progress=bar.show)
     result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
     if page is not None:
-        from sightline.lab.evaluation.qualitative import write_retrieval_page
+        from sightline.lab.evaluation.qualitative import format_retrieval
 
-        write_retrieval_page(page, dataset, embedded=embedded, result=result)
+        write_page(page, format_retrieval(dataset, embedded=embedded, result=result))
     _finish(result, settings, measure="retrieval")
 
 

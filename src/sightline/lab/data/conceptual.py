@@ -14,10 +14,9 @@ from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, Split, in_order
+from sightline.lab.data.base import Dataset, Split
 from sightline.lab.data.captioned_files import first_line
 from sightline.lab.data.webdataset import READER as WEBDATASET
-from sightline.lab.data.webdataset import find_shards
 
 _URL_NAMES = ("url", "image_url", "image url")
 _CAPTION_NAMES = ("caption", "text", "title")
@@ -48,7 +47,7 @@ class ConceptualReader:
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The splits that there are shards of."""
         self._require_shards(path)
-        return in_order({shard.split for shard in find_shards(_shards_of(path))})
+        return WEBDATASET.splits(_shards_of(path))
 
     def _require_shards(self, path: Path) -> None:
         tables = _tables(path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.evaluation.comparison import Comparison, ModelRow, Speed
 from sightline.lab.evaluation.comparison_data import load_published, pull_commands
 from sightline.lab.evaluation.comparison_quality import AgreementMatrix
@@ -59,11 +59,6 @@ def pareto_front(comparison: Comparison) -> list[str]:
         return []
     front = [row for row in comparison.rows if row.quality is not None and not row.dominated_by]
     return [row.model for row in sorted(front, key=lambda row: -row.quality.metrics[metric] if row.quality else 0.0)]
-
-
-def write_comparison_page(target: Path, comparison: Comparison) -> None:
-    """Write the page. Raises InputError where it can't be written."""
-    write_page(target, format_comparison(comparison))
 
 
 def format_comparison(comparison: Comparison) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.embedding import EmbeddedDataset
 from sightline.lab.evaluation.pages import Thumbnails, draw_dots, draw_histograms
@@ -174,11 +173,6 @@ def measure_gap(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], own
         matched_similarity=matched,
         other_similarity=float(others) if n_all > n_matched else matched,
     )
-
-
-def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> None:
-    """Write the page of a result and the vectors that it was made from. Raises InputError where it can't."""
-    write_page(target, format_retrieval(dataset, embedded=embedded, result=result))
 
 
 def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:

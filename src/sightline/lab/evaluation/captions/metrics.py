@@ -79,17 +79,6 @@ def count_ngrams(words: Words, max_n: int = MAX_N) -> Counter[Ngram]:
     return counts
 
 
-def check_captions(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
-    """Raises InputError unless there is at least one image, and each has one caption and at least one reference."""
-    if not captions or len(captions) != len(references):
-        raise InputError(
-            f"Each image needs one caption and its references; there are {len(captions)} captions and "
-            f"{len(references)} sets of references."
-        )
-    if without := sum(not texts for texts in references):
-        raise InputError(f"{without} of {len(references)} images have no reference caption to compare with.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class BleuCounts:
     """The counts that BLEU is made of, for each image: counts add up, and the figure is that of the sums."""
@@ -115,11 +104,7 @@ class BleuCounts:
 
 
 def count_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> BleuCounts:
-    """Count what one caption of each image shares with its references.
-
-    Raises InputError for lists of different lengths, no images, or an image without references.
-    """
-    check_captions(captions, references)
+    """Count what one caption of each image shares with its references, of which there is at least one."""
     matched_NK, total_NK = np.zeros((len(captions), MAX_N)), np.zeros((len(captions), MAX_N))
     closest_N = np.zeros(len(captions))
     for row, (caption, texts) in enumerate(zip(captions, references, strict=True)):
@@ -135,11 +120,7 @@ def count_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]])
 
 
 def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
-    """ROUGE-L of one caption of each image (N,), in [0, 1]; the corpus's figure is the mean.
-
-    Raises InputError for lists of different lengths, no images, or an image without references.
-    """
-    check_captions(captions, references)
+    """ROUGE-L of one caption of each image (N,), in [0, 1]; the corpus's figure is the mean."""
     return np.array([_rouge_l(caption, texts) for caption, texts in zip(captions, references, strict=True)])
 
 
@@ -193,7 +174,7 @@ class _Vector:
 
 
 def count_documents(references: Sequence[Sequence[Words]]) -> DocumentFrequencies:
-    """Document frequencies of the references themselves, one document an image. Raises InputError for no images."""
+    """Document frequencies of the references themselves, one document an image."""
     images_with: Counter[Ngram] = Counter()
     for texts in references:
         images_with.update({ngram for text in texts for ngram in count_ngrams(text)})
@@ -206,10 +187,8 @@ def cider(
     """CIDEr-D of one caption of each image (N,), in [0, 10]; the corpus's figure is the mean.
 
     Without `frequencies` those of `references` are used, so a figure depends on the set: it is 0 for a single image,
-    whose every n-gram occurs in all images. Raises InputError for lists of different lengths, no images, or an image
-    without references.
+    whose every n-gram occurs in all images.
     """
-    check_captions(captions, references)
     frequencies = frequencies or count_documents(references)
     similarities = []
     for caption, texts in zip(captions, references, strict=True):
@@ -247,6 +226,13 @@ def score_words(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
     resamples. Groups are images. Raises InputError for lists of different lengths, no images, or an image without
     references.
     """
+    if not captions or len(captions) != len(references):
+        raise InputError(
+            f"Each image needs one caption and its references; there are {len(captions)} captions and "
+            f"{len(references)} sets of references."
+        )
+    if without := sum(not texts for texts in references):
+        raise InputError(f"{without} of {len(references)} images have no reference caption to compare with.")
     words = [tokenize_caption(caption) for caption in captions]
     expected = [[tokenize_caption(text) for text in texts] for texts in references]
     bleu = count_bleu(words, expected)
