@@ -107,8 +107,6 @@ def test_a_share_of_each_class_is_held_out():
         ({"cs": ()}, "cs must be"),
         ({"cs": (1.0, 0.1)}, "ascending"),
         ({"cs": (0.0,)}, "positive"),
-        ({"held_out": 0}, "held_out"),
-        ({"held_out": 1}, "held_out"),
         ({"max_iterations": 0}, "max_iterations"),
     ],
 )

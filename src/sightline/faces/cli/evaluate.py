@@ -218,9 +218,9 @@ def compose(settings: _Settings, *, model: str) -> None:
 
     Chance is 50%. DATA must have hard negatives: scenes[:SEED], sugarcrepe:PATH, aro:PATH or winoground:PATH.
     """
-    from sightline.lab.evaluation.compose import ComposeConfig
+    from sightline.lab.evaluation.embedding import EvalConfig
 
-    config = ComposeConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    config = EvalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
     dataset = settings.load_captioned()
     _measure(settings, settings.load_encoder(model), dataset, measure="compose", config=config)
 

@@ -11,7 +11,7 @@ import logging
 import os
 import posixpath
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,16 @@ from typing import Any
 
 from sightline.core.images.files import explain_os_error
 from sightline.errors import InputError
-from sightline.lab.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs, in_order
+from sightline.lab.data.base import (
+    SPLITS,
+    Dataset,
+    DatasetReader,
+    FileImage,
+    Pair,
+    Split,
+    fingerprint_of_pairs,
+    in_order,
+)
 
 N_NAMED = 3
 """Number of names that a message lists before it stops."""
@@ -95,14 +104,8 @@ class CaptionedFiles:
         return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint_of_pairs(pairs))
 
 
-class CaptionReader(ABC):
-    """A `DatasetReader` of image files whose captions `read` gathers."""
-
-    kind: str
-
-    @abstractmethod
-    def recognises(self, path: Path) -> bool:
-        """True where `path` looks like this format; cheap, never raises."""
+class CaptionReader(DatasetReader):
+    """A reader of image files whose captions `read` gathers."""
 
     @abstractmethod
     def read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:

@@ -49,6 +49,8 @@ NamesUsed = Literal["first", "all"]
 Features = Literal["projected", "pooled"]
 """What a linear probe learns from: the normalised vectors of the joint space, or the features before the projection."""
 _SMALLEST_NORM = 1e-6
+_HELD_OUT = 0.2
+"""Share of each class's training images that C is chosen on."""
 
 
 @cache
@@ -196,16 +198,12 @@ class ProbeConfig:
 
     cs: tuple[float, ...] = tuple(10.0**power for power in range(-3, 5))
     """Inverse strengths of the regularisation to choose from, weakest last."""
-    held_out: float = 0.2
-    """Share of each class's training images that C is chosen on."""
     max_iterations: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
             raise InputError(f"cs must be positive and ascending, got {list(self.cs)}.")
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out must lie between 0 and 1, got {self.held_out}.")
         if self.max_iterations < 1:
             raise InputError(f"max_iterations must be at least 1, got {self.max_iterations}.")
 
@@ -333,7 +331,7 @@ def _choose_c(
     """The C that classifies held-out images best, and how well; ties go to the stronger regularisation."""
     if len(config.cs) == 1:
         return config.cs[0], None
-    held_B = hold_out(label_B, share=config.held_out, seed=config.seed)
+    held_B = hold_out(label_B, share=_HELD_OUT, seed=config.seed)
     if not held_B.any():
         raise InputError(
             "No class has two training pictures, so none can be held out to choose C; use more, or give one C."

@@ -30,13 +30,9 @@ IMAGES = "pictures"
 OWN_LIMIT = 1000
 """Images taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
-DEFAULT_QUERIES = (
-    "a dog", "a cat", "a person smiling", "a group of people", "a child playing", "a portrait of a woman",
-    "a man outdoors", "a birthday party", "a wedding", "food on a plate", "a cup of coffee", "a car on the street",
-    "a bicycle", "a boat on the water", "a beach", "mountains", "snow", "a forest", "a sunset", "a city at night",
-    "a building", "a bridge", "flowers", "a bird", "a horse", "someone doing sports", "a screenshot with text",
-    "a document", "a drawing", "a black and white photo", "the inside of a room", "something red",
-)  # fmt: skip
+DEFAULT_QUERIES = tuple(
+    resources.files("sightline.lab.evaluation").joinpath("queries.txt").read_text(encoding="utf-8").splitlines()
+)
 """Asked of images that have no captions, where no file of queries is given."""
 
 

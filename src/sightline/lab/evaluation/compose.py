@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +22,11 @@ from sightline.lab.evaluation.results import TIE_TOLERANCE, EvalResult, Figures,
 MEAN = "compose_mean"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComposeConfig(EvalConfig):
-    """Settings of hard negatives."""
-
-
 class ComposeEvaluator:
     """True sentences against hard negatives."""
 
-    def __init__(self, config: ComposeConfig | None = None) -> None:
-        self.config = config or ComposeConfig()
+    def __init__(self, config: EvalConfig | None = None) -> None:
+        self.config = config or EvalConfig()
 
     def run(self, encoder: Encoder, dataset: Dataset, *, progress: CountProgress | None = None) -> EvalResult:
         """`compose_KIND` for each kind and `compose_mean`, of quartets such as Winoground's `score_quartets` too.
