@@ -171,6 +171,7 @@ class ParquetImage(EncodedImage):
 
     path: Path
     row: int
+    column: str = "image"
 
     def read_bytes(self) -> bytes:
         """The image's file as the row holds it. Raises ImageError where it can't be read."""
@@ -180,7 +181,7 @@ class ParquetImage(EncodedImage):
                 raise ImageError("the parquet file has fewer rows than when it was listed")
             group = bisect_right(starts, self.row) - 1
             with _reading:
-                cells = _read_group(self.path, group)
+                cells = _read_group(self.path, group, self.column)
             data = cells[self.row - starts[group]].as_py()
         except (OSError, ValueError, KeyError) as error:  # also what pyarrow says of damaged files
             if isinstance(error, OSError) and error.errno is not None:
@@ -222,9 +223,9 @@ def _starts_of_groups(path: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _read_group(path: Path, group: int) -> Any:
+def _read_group(path: Path, group: int, column: str) -> Any:
     with import_pyarrow().ParquetFile(path) as file:
-        return file.read_row_group(group, columns=["image"]).column("image")
+        return file.read_row_group(group, columns=[column]).column(column)
 
 
 READER = TinyImagenetReader()
