@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.kit.config import expand
-from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_split, choose_subset
+from sightline.lab.data.base import SPLITS, Dataset, DatasetReader, Split, check_limit, check_split, choose_subset
 
 SCENES = "scenes"
 ALL = "all"
@@ -80,6 +80,8 @@ def load_dataset(
     path that no kind or several fit, and whatever is wrong with the source.
     """
     known_split = check_split(split)
+    if limit is not None:
+        check_limit(limit)
     parsed = parse_address(address)
     if parsed.kind == SCENES:
         from sightline.lab.data.scenes.dataset import load_scenes

@@ -193,14 +193,15 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
         ("size", archive.size_bytes, size_bytes),
         ("md5", archive.md5, sums["md5"]),
         ("sha256", archive.sha256, sums["sha256"]),
-        (f"sha256 since it was fetched before ({RECEIPTS})", known and known.sha256, sums["sha256"]),
+        ("sha256", known and known.sha256, sums["sha256"]),
     ):
         if wanted is not None and wanted != found:
+            before = f" as when it was fetched before ({RECEIPTS})" if known and wanted == known.sha256 else ""
             if fetched:  # a file that somebody laid there is theirs
                 file.unlink()
             raise DataError(
-                f"{file} has the {name} {found}; {wanted} was expected. Delete it if it is still there, and run the "
-                "same command again; if that changes nothing, its publisher, or the mirror, gives another file."
+                f"{file} has the {name} {found}; {wanted} was expected{before}. Delete it if it is still there, and "
+                "run the same command again; if that changes nothing, its publisher, or the mirror, gives another file."
             )
     names = unpack_zip(
         file,
