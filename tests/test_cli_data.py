@@ -232,13 +232,13 @@ def test_ctrl_c_says_how_to_go_on(run, server, monkeypatch, tmp_path):
     from sightline.lab.data.download import lists
 
     (tmp_path / "list.tsv").write_text(f"{server.url}/good/1.jpg\ta dog\n{server.url}/slow/2.jpg\ta cat\n")
-    take = lists._Run._take
+    close = lists._Run._close
 
-    def interrupt(self, row, outcome):
-        take(self, row, outcome)
+    def interrupt(self, shard):
+        close(self, shard)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(lists._Run, "_take", interrupt)
+    monkeypatch.setattr(lists._Run, "_close", interrupt)
     words = ("get", "mine", "--list", "list.tsv", "--allow-loopback", "--shard-size", "1", "--connections", "1")
     code, _, err = run(*words)
     assert code == 1

@@ -1,6 +1,6 @@
 """Figures, checks and the page of samples, on small sets made here and on those beside our checkouts.
 
-Covers: sightline.lab.data.facts, sightline.lab.data.samples_page.
+Covers: sightline.lab.data.facts.
 """
 
 import io
@@ -16,10 +16,9 @@ from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
 from sightline.lab.data import checks
 from sightline.lab.data.addressing import load_dataset
-from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair, read_encoded
+from sightline.lab.data.base import Dataset, FileImage, HardNegative, Pair
 from sightline.lab.data.checks import ImageHash, check_datasets, find_near, hash_image
-from sightline.lab.data.facts import choose_sample, describe_split, split_words
-from sightline.lab.data.samples_page import PageContent, format_page, write_samples_page
+from sightline.lab.data.facts import choose_sample, describe_split, format_page, split_words
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def test_flat_images_of_other_colours_are_not_alike():
 
 @pytest.mark.parametrize("at_once", [7, 2_000_000])
 def test_near_hashes_are_found_as_by_comparing_all(monkeypatch, at_once, rng):
-    monkeypatch.setattr(checks, "_CANDIDATES_AT_ONCE", at_once)
+    monkeypatch.setattr(checks, "_PAIRS_AT_ONCE", at_once)
     plain = bytes(192)
     numbers = [int(number) for number in rng.integers(0, 2**63, 40)]
     first = [ImageHash(f"a{row}", number, plain) for row, number in enumerate(numbers)]
@@ -237,12 +236,11 @@ def test_the_perceptual_hash_reads_cells_from_left_to_right():
     assert hash_image(Fixed(ramp[:, ::-1])).perceptual == 0
 
 
-def test_encoded_bytes_are_those_of_the_file_or_none(tmp_path):
+def test_encoded_bytes_are_those_of_the_file(tmp_path):
     image = save(tmp_path / "a.png", 1)
-    assert read_encoded(image) == image.path.read_bytes()
-    assert read_encoded(Rendered(1)) is None
+    assert image.read_bytes() == image.path.read_bytes()
     with pytest.raises(ImageError, match="no such file"):
-        read_encoded(FileImage(path=tmp_path / "none.png"))
+        FileImage(path=tmp_path / "none.png").read_bytes()
 
 
 def test_progress_tells_every_image():
@@ -255,20 +253,20 @@ def test_progress_tells_every_image():
 EVIL = '<script>alert("x")</script>&\x1b[31m'
 
 
-def make_page(tmp_path, *, report=True):
+def make_page(tmp_path):
     image = save(tmp_path / "a.jpg", 1)
     train = make_dataset([pair(EVIL, image, EVIL), pair("same", image), pair("broken", Broken())])
     val = make_dataset([pair("copy", image)], "val")
-    return PageContent(
-        title=f"folder:{EVIL}",
-        datasets=[train, val],
+    return format_page(
+        f"folder:{EVIL}",
+        [train, val],
         facts=[describe_split(train), describe_split(val)],
-        report=check_datasets([train, val]) if report else None,
+        report=check_datasets([train, val]),
     )
 
 
 def test_the_page_escapes_everything_and_needs_nothing_beside_it(tmp_path):
-    page = format_page(make_page(tmp_path))
+    page = make_page(tmp_path)
     assert "<script" not in page
     assert "\x1b" not in page
     assert "&lt;script&gt;alert(&quot;x&quot;)" in page
@@ -283,20 +281,8 @@ def test_the_page_escapes_everything_and_needs_nothing_beside_it(tmp_path):
 
 def test_a_page_says_that_nothing_was_found():
     clean = make_dataset([pair("a")])
-    page = format_page(PageContent(title="x", datasets=[clean], report=check_datasets([clean])))
+    page = format_page("x", [clean], report=check_datasets([clean]))
     assert "Nothing was found." in page
-
-
-def test_a_page_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can't be written"):
-        write_samples_page(tmp_path / "file" / "page.html", make_page(tmp_path, report=False))
-
-
-def test_a_page_is_written_whole(tmp_path):
-    write_samples_page(tmp_path / "new" / "page.html", make_page(tmp_path, report=False))
-    assert (tmp_path / "new" / "page.html").read_text().rstrip().endswith("</html>")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
 @pytest.mark.shared

@@ -222,7 +222,7 @@ def test_another_list_or_other_options_in_the_same_folder_are_refused(server, tm
     with pytest.raises(InputError, match=r"list list\.tsv, not other\.tsv"):
         download_list(other, tmp_path / "out", options())
     (tmp_path / "out" / "download.json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="no plan of a download"):
         download_list(urls, tmp_path / "out", options())
 
 

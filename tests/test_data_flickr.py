@@ -149,9 +149,11 @@ def test_images_may_lie_beside_the_captions(tmp_path):
     assert FLICKR8K.load(tmp_path, split="train")[0].image.path == tmp_path / "a.jpg"  # type: ignore[attr-defined]
 
 
-def test_a_missing_folder_of_images_says_which_names_fit(tmp_path):
+def test_a_missing_folder_of_images_is_told(tmp_path):
     write(tmp_path / "captions.txt", "image,caption", "a.jpg,x")
-    with pytest.raises(InputError, match=r"has no folder of images; one named Images, .*Flicker8k_Dataset"):
+    with pytest.raises(
+        InputError, match=r"1 of 1 images that .*captions.txt names are not in .*: a.jpg\. Put them there"
+    ):
         read(FLICKR8K, tmp_path)
 
 
@@ -193,9 +195,7 @@ def test_broken_lines_of_the_csv_are_named(tmp_path, lines, message):
 def test_broken_lines_of_the_token_file_are_named(tmp_path, line):
     fill(tmp_path / "Images", "a.jpg")
     write(tmp_path / "Flickr8k.token.txt", "a.jpg#0\tx", line)
-    with pytest.raises(
-        InputError, match=r"token.txt:2: .* doesn't fit; 'name.jpg#0', a tab and a caption were expected"
-    ):
+    with pytest.raises(InputError, match=r"token.txt:2: .* doesn't fit 'name.jpg#0', a tab and a caption"):
         read(FLICKR8K, tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_a_listed_image_without_captions_is_named(tmp_path):
         ([("a.jpg", "train", " ")], r"images\[0\]: a.jpg has no caption that isn't empty"),
         ([("a.jpg", "train")], r"images\[0\]: a.jpg has no caption"),
         ([("../a.jpg", "train", "x")], r"images\[0\]: '../a.jpg' leads out of its folder"),
-        ([("a.jpg", "train", 3)], r"images\[0\]: a sentence's `raw` is no text"),
+        ([("a.jpg", "train", 3)], r"images\[0\]: a list of sentences, each with its `raw` text"),
         ([], "has no list `images`"),
     ],
 )

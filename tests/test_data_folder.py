@@ -13,7 +13,9 @@ from sightline.core.captioning.dual import DualCaption
 from sightline.core.captioning.writers import open_writer
 from sightline.core.types import Caption
 from sightline.errors import InputError
-from sightline.lab.data.folder import READER
+from sightline.lab.data.folder import READERS
+
+READER, _ = READERS
 
 
 def fill(folder, *names):

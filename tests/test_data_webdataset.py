@@ -13,7 +13,8 @@ from conftest import SHARED_DATA
 from sightline.errors import ImageError, InputError
 from sightline.kit.config import cache_dir
 from sightline.lab.data import webdataset
-from sightline.lab.data.webdataset import READER, TarImage, expand_braces, index_tar
+from sightline.lab.data.base import FilePart
+from sightline.lab.data.webdataset import READER, expand_braces, index_tar
 
 CC12M = SHARED_DATA / "webdataset" / "cc12m-train-0000.tar"
 
@@ -311,7 +312,7 @@ def test_a_scaled_read_is_smaller(tmp_path):
     Image.new("RGB", (800, 600)).save(buffer, "JPEG")
     path = write_tar(tmp_path / "s.tar", [("1.jpg", buffer.getvalue()), ("1.txt", b"x")])
     image = load(path)[0].image
-    assert isinstance(image, TarImage)
+    assert isinstance(image, FilePart)
     assert image.read().shape == (600, 800, 3)
     assert 64 <= image.read(min_side_px=64).shape[0] < 600
 

@@ -70,22 +70,6 @@ def test_intervals_hold_the_figures(rng):
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
-    [([0, 2], "label of picture 1 is 2"), ([-1, 0], "label of picture 0 is -1"), ([0], "one label"), ([0.0, 1], "one")],
-)
-def test_labels_that_do_not_fit_are_refused(labels, message):
-    with pytest.raises(InputError, match=message):
-        rank_classes(unit(0, 1), unit(0, 90), np.array(labels))
-
-
-def test_vectors_that_are_not_finite_are_refused_with_their_row():
-    with pytest.raises(InputError, match="Row 1 of the image embeddings"):
-        rank_classes(unit(0, np.nan), unit(0, 90), np.array([0, 1]))
-    with pytest.raises(InputError, match="Row 0 of the class embeddings"):
-        rank_classes(unit(0, 1), unit(np.nan, 90), np.array([0, 1]))
-
-
-@pytest.mark.parametrize(
     ("names", "templates", "options", "message"),
     [
         ([("1",)], [], {}, "at least one prompt"),

@@ -76,10 +76,10 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 
 def test_images_of_a_library_are_named_by_their_path(album):
-    data = take_images("library:x", sorted(album.rglob("*.png")), queries=("a", "b", "a"), limit=2)
+    data = take_images("library:x", sorted(album.rglob("*.png")), limit=2)
     assert data.dataset.name == "library:x"
     assert len(data.dataset) == 2
-    assert data.queries == ("a", "b")
+    assert data.queries == DEFAULT_QUERIES
 
 
 def test_classes_are_asked_for_by_name(album):

@@ -5,12 +5,12 @@ from captioning_fakes import FakeEncoder
 from evaluation_fakes import dataset, pair, unit
 from sightline.errors import InputError
 from sightline.lab.evaluation.compose import (
-    ComposeConfig,
     ComposeEvaluator,
     compare_sentences,
     find_twins,
     score_quartets,
 )
+from sightline.lab.evaluation.embedding import EvalConfig
 from sightline.lab.evaluation.results import Bootstrap
 
 
@@ -77,7 +77,7 @@ def test_the_evaluator_needs_hard_negatives():
     with pytest.raises(InputError, match="None of the pictures of fake:colours that have hard negatives can be read"):
         ComposeEvaluator().run(FakeEncoder(), unreadable)
     with pytest.raises(InputError, match="batch_size"):
-        ComposeConfig(batch_size=0)
+        EvalConfig(batch_size=0)
 
 
 def test_quartets_are_right_by_text_by_image_and_as_a_group():

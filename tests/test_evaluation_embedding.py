@@ -1,6 +1,6 @@
 import threading
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from captioning_fakes import COLOURS, FakeEncoder
 from evaluation_fakes import Colour, Plane, dataset, pair
 from sightline.errors import InputError, ModelError
+from sightline.lab.data.pixel_cache import PixelCache
 from sightline.lab.evaluation.embedding import embed_dataset, embed_images, embed_texts
 
 RAGGED = dataset(
@@ -90,7 +91,8 @@ def test_images_are_read_ahead_of_the_encoder_but_not_without_bound():
 
 def test_pixels_that_were_decoded_before_are_used():
     pixels = np.stack([np.full((16, 16, 3), COLOURS[c], np.uint8) for c in ("red", "red", "blue", "green", "red")])
-    cache = SimpleNamespace(pixels_NSS3=pixels, readable_N=np.array([True, False, True, True, False]), problems=())
+    readable_N = np.array([True, False, True, True, False])
+    cache = PixelCache(pixels_NSS3=pixels, readable_N=readable_N, problems=(), folder=Path())
     encoder = FakeEncoder()
     cached, decoded = embed_dataset(encoder, RAGGED, pixels=cache), embed_dataset(encoder, RAGGED)
     assert cached.image_BD == pytest.approx(decoded.image_BD)
@@ -102,7 +104,8 @@ def test_pixels_that_were_decoded_before_are_used():
     ("shape", "message"), [((4, 16, 16, 3), "holds 4 pictures"), ((5, 8, 8, 3), r"of \(8, 8, 3\), the model takes 16")]
 )
 def test_pixels_of_something_else_are_refused(shape, message):
-    cache = SimpleNamespace(pixels_NSS3=np.zeros(shape, np.uint8), readable_N=np.ones(shape[0], bool))
+    pixels, readable_N = np.zeros(shape, np.uint8), np.ones(shape[0], bool)
+    cache = PixelCache(pixels_NSS3=pixels, readable_N=readable_N, problems=(), folder=Path())
     with pytest.raises(InputError, match=message):
         embed_images(FakeEncoder(), RAGGED, pixels=cache)
 

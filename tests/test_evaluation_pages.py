@@ -11,16 +11,14 @@ import pytest
 from comparison_fakes import bare, captioned, install
 from evaluation_fakes import Plane, dataset, pair
 from page_checks import read_page
-from sightline.errors import InputError
 from sightline.kit.pages import _environment
 from sightline.lab.evaluation.comparison import ComparisonConfig, compare_models
 from sightline.lab.evaluation.comparison_report import (
-    Labels,
     distance,
     format_comparison,
     megabytes,
     rate,
-    write_comparison_page,
+    shorten_names,
 )
 from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_dots, draw_histograms, draw_tradeoff
 from sightline.lab.evaluation.qualitative import format_retrieval, sample_similarities
@@ -117,15 +115,6 @@ def test_thumbnails_are_bounded_and_a_broken_image_says_why():
     assert thumbnails.well("big") is thumbnails.well("big")
 
 
-def test_pages_are_written_or_refused(tmp_path, monkeypatch):
-    comparison = compare(monkeypatch, tmp_path, bare("red"), models=("fast",))
-    write_comparison_page(tmp_path / "new" / "p.html", comparison)
-    assert (tmp_path / "new" / "p.html").read_text().startswith("<!DOCTYPE html>")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can't be written"):
-        write_comparison_page(tmp_path / "file" / "p.html", comparison)
-
-
 def test_tables_and_heatmaps():
     parts = _environment().get_template("lab/evaluation/parts.html").module
     assert "<td>&lt;b&gt;</td>" in parts.table(["a", "b"], [["x", "<b>"]])  # type: ignore[attr-defined]
@@ -185,10 +174,10 @@ def test_sampled_similarities_never_mix_the_two_kinds():
 
 
 def test_labels_are_as_short_as_they_can_be():
-    labels = Labels.of(["starter", "dir:/a/x/best", "dir:/a/y/best", "dir:/b/run"])
-    assert [labels[name] for name in labels.short] == ["starter", "dir:x/best", "dir:y/best", "dir:run"]
-    same = Labels.of(["dir:/1/b/c/d", "dir:/2/b/c/d"])
-    assert list(same.short.values()) == ["dir:/1/b/c/d", "dir:/2/b/c/d"]
+    labels = shorten_names(["starter", "dir:/a/x/best", "dir:/a/y/best", "dir:/b/run"])
+    assert list(labels.values()) == ["starter", "dir:x/best", "dir:y/best", "dir:run"]
+    same = shorten_names(["dir:/1/b/c/d", "dir:/2/b/c/d"])
+    assert list(same.values()) == ["dir:/1/b/c/d", "dir:/2/b/c/d"]
 
 
 def test_numbers_are_short():

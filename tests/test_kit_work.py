@@ -3,8 +3,7 @@ import threading
 
 import pytest
 
-from sightline.kit.retry import backoff_s
-from sightline.kit.work import RecentRate, map_ahead, uninterrupted, usable_cpus
+from sightline.kit.work import RecentRate, backoff_s, map_ahead, uninterrupted, usable_cpus
 
 
 def test_results_come_in_order():

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sightline.core.models.convolutional import Attention, OwnCaptioner
 from sightline.core.models.inputs import Tokenizer
+from sightline.lab.evaluation.captions.metrics import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
-from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"

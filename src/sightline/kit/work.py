@@ -1,10 +1,13 @@
-"""Work on many things: CPUs, threads that read ahead, how progress is told, and what Ctrl-C does meanwhile."""
+"""Work on many things: CPUs, threads that read ahead, trying again, how progress is told, what Ctrl-C does."""
 
 from __future__ import annotations
 
+import email.utils
 import os
+import random
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +23,10 @@ Notice = Callable[[str], None]
 """Takes a line for the person, such as a warning."""
 Progress = Callable[[int, int | None, str], None]
 """Takes how many are done, of how many (None: not known), and a few words beside them."""
+
+
+WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+"""Status codes of what may pass."""
 
 
 def usable_cpus() -> int:
@@ -104,3 +111,22 @@ class RecentRate:
             self._recent.popleft()
         since, before = self._recent[0]
         return (done - before) / (now - since) if now > since else 0.0
+
+
+def retry_after_s(value: str) -> float:
+    """Seconds of a Retry-After header, a number or a date; 0 where it says nothing that can be read."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def backoff_s(tried: int, *, first_s: float, longest_s: float = 60.0) -> float:
+    """Seconds to wait after `tried` tries: `first_s`, doubled each time, up to `longest_s`, then spread by a half.
+
+    Spread, so that many who failed together don't come back together.
+    """
+    wait_s: float = min(first_s * 2 ** (tried - 1), longest_s)
+    return wait_s * random.uniform(0.5, 1.0)

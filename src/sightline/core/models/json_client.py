@@ -19,8 +19,8 @@ from typing import Any
 import httpx2
 
 from sightline.errors import InputError, ModelError
-from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.kit.text import one_line
+from sightline.kit.work import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 
 USER_AGENT = "sightline"
 

@@ -23,13 +23,12 @@ from sightline.faces.cli.options import (
     split_option,
 )
 from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.lab.evaluation.comparison import Comparison
     from sightline.lab.evaluation.comparison_data import ComparisonData
-    from sightline.lab.evaluation.comparison_quality import AgreementMatrix
-    from sightline.lab.evaluation.comparison_report import Labels
 
 
 @click.command()
@@ -73,7 +72,7 @@ def compare(
     """
     from sightline.lab.evaluation.classification import prompts_for
     from sightline.lab.evaluation.comparison import ComparisonConfig
-    from sightline.lab.evaluation.comparison_report import comparison_to_dict
+    from sightline.lab.evaluation.comparison_report import comparison_to_dict, format_comparison
     from sightline.lab.evaluation.results import Bootstrap
 
     require_folder_of(page, option="--page")
@@ -100,9 +99,7 @@ def compare(
     if output is not None:
         write_figures(output, values)
     if page is not None:
-        from sightline.lab.evaluation.comparison_report import write_comparison_page
-
-        write_comparison_page(page, comparison)
+        write_page(page, format_comparison(comparison))
     if as_json:
         print_json(values)
     else:
@@ -147,49 +144,15 @@ def _load(
 
 
 def _print(comparison: Comparison) -> None:
-    from sightline.lab.evaluation.comparison_report import Labels, cost_cells, cost_headings
+    from sightline.lab.evaluation.comparison_report import list_tables
 
     data = comparison.data
-    labels = Labels.of([row.model for row in comparison.rows])
     where = printable(data.dataset.name) + (f", {data.split}" if data.split else "")
     click.echo(f"{where}: {comparison.n_images:,} images, {len(data.queries):,} queries. {comparison.machine}")
-    if comparison.metric is not None:
-        _print_quality(comparison, comparison.metric, labels)
-    _print_heading("Speed and size")
-    print_table(cost_headings(), [cost_cells(row, labels) for row in comparison.rows])
-    for name, matrix in comparison.agreement.items():
-        _print_agreement(name, matrix, labels)
+    for heading, (headings, rows) in list_tables(comparison):
+        _print_heading(heading)
+        print_table(headings, rows)
     _print_published(data.dataset.name)
-
-
-def _print_quality(comparison: Comparison, metric: str, labels: Labels) -> None:
-    from sightline.lab.evaluation.comparison_report import distance, figure, headline_metrics, standing
-
-    rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
-    names = headline_metrics(rows[0][1].metrics)
-    _print_heading("Quality")
-    print_table(
-        ["", *(labels[row.model] for row, _ in rows)],
-        [[name, *(figure(name, found.metrics[name]) for _, found in rows)] for name in names],
-    )
-    _print_heading(f"{metric} against images/s")
-    print_table(
-        ["model", metric, "behind the best (95% interval)", "Pareto"],
-        [
-            [labels[row.model], figure(metric, found.metrics[metric]), distance(row, metric), standing(row, labels)]
-            for row, found in rows
-        ],
-    )
-
-
-def _print_agreement(name: str, matrix: AgreementMatrix, labels: Labels) -> None:
-    from sightline.lab.evaluation.comparison_report import describe_agreement, percent
-
-    _print_heading(describe_agreement(name, matrix))
-    short = [labels[model] for model in matrix.models]
-    print_table(
-        ["", *short], [[one, *map(percent, overlaps)] for one, overlaps in zip(short, matrix.overlap, strict=True)]
-    )
 
 
 def _print_published(address: str) -> None:

@@ -23,6 +23,7 @@ from sightline.faces.cli.options import (
     with_options,
 )
 from sightline.faces.cli.printing import ProgressBar, notice, print_json, print_table
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from sightline.lab.data.checks import CheckReport
     from sightline.lab.data.download.archives import ArchiveOptions, FetchProgress, Phase, Publisher
     from sightline.lab.data.download.lists import ListOptions, ListReport
-    from sightline.lab.data.facts import SplitFacts
 
 _CASES_SHOWN = 5
 _PLACES_SHOWN = 3
@@ -105,10 +105,10 @@ def get(
 
     It can be interrupted, or killed, at any moment: run it again to go on. A run that finds all done does nothing.
     """
-    from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, find_publisher
+    from sightline.lab.data.download.archives import ArchiveOptions, explain_unknown, load_publishers
 
     archives = take_fields(ArchiveOptions, options)
-    publisher = find_publisher(name)
+    publisher = load_publishers().get(name)
     folder = target or Path(name)
     if list_file is None:
         if publisher is None:
@@ -240,7 +240,7 @@ def show_info(
 ) -> None:
     """Describe DATA: pictures, captions, their lengths and words, sizes of a sample, fingerprint."""
     from sightline.lab.data.addressing import parse_address
-    from sightline.lab.data.facts import describe_split
+    from sightline.lab.data.facts import describe_split, tabulate_facts
 
     kind = parse_address(address).kind
     datasets = _load(address, split, limit=limit, seed=seed)
@@ -250,7 +250,7 @@ def show_info(
             print_json({"data": address, "kind": kind, **one.to_dict()})
     if not as_json:
         click.echo(f"{printable(address)} ({kind})")
-        _print_facts(facts)
+        print_table(["split", *(one.split for one in facts)], tabulate_facts(facts))
     _write_page(page, address, datasets, facts=facts, seed=seed)
 
 
@@ -271,7 +271,7 @@ def check(*, address: str, split: str | None, limit: int | None, seed: int, page
     with ProgressBar("checking") as bar:
         report = check_datasets(datasets, on_progress=_counting(bar))
     if as_json:
-        print_json(_report_as_json(address, report))
+        print_json({"data": address, **report.to_dict()})
     else:
         _print_report(report)
     _write_page(page, address, datasets, report=report, seed=seed)
@@ -339,32 +339,10 @@ def _counting(bar: ProgressBar) -> Progress:
 def _write_page(page: Path | None, address: str, datasets: list[Dataset], **content: Any) -> None:
     if page is None:
         return
-    from sightline.lab.data.samples_page import PageContent, write_samples_page
+    from sightline.lab.data.facts import format_page
 
-    write_samples_page(page, PageContent(title=address, datasets=datasets, **content))
+    write_page(page, format_page(address, datasets, **content))
     notice(f"The page is {page}")
-
-
-def _print_facts(facts: list[SplitFacts]) -> None:
-    rows = [
-        ("pictures", [f"{one.pictures:,}" for one in facts]),
-        ("captions", [f"{one.captions:,}" for one in facts]),
-        ("captions a picture", [str(one.captions_per_picture) for one in facts]),
-        ("words a caption", [str(one.words_per_caption or "-") for one in facts]),
-        ("vocabulary", [f"{one.vocabulary:,}" for one in facts]),
-        ("classes", [f"{one.classes:,}" if one.classes else "-" for one in facts]),
-        ("hard negatives", [_join_counts(one.hard_negatives) for one in facts]),
-        ("pictures looked at", [f"{one.sampled:,}" for one in facts]),
-        ("  unreadable", [_join_counts(one.unreadable) for one in facts]),
-        ("  width, pixels", [str(one.width_px or "-") for one in facts]),
-        ("  height, pixels", [str(one.height_px or "-") for one in facts]),
-        ("fingerprint", [one.fingerprint for one in facts]),
-    ]
-    print_table(["split", *(one.split for one in facts)], [(name, *cells) for name, cells in rows])
-
-
-def _join_counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "-"
 
 
 def _print_report(report: CheckReport) -> None:
@@ -380,22 +358,3 @@ def _print_report(report: CheckReport) -> None:
             click.echo(f"    and {len(finding.cases) - _CASES_SHOWN:,} more (all with --json)")
     if not report.has_problems:
         click.echo("No problems." if not report.findings else "No problems; the above is worth knowing.")
-
-
-def _report_as_json(address: str, report: CheckReport) -> dict[str, Any]:
-    return {
-        "data": address,
-        "pictures": report.pictures,
-        "captions": report.captions,
-        "problems": report.has_problems,
-        "findings": [
-            {
-                "kind": finding.kind,
-                "title": finding.title,
-                "serious": finding.serious,
-                "count": len(finding.cases),
-                "cases": [case.to_dict() for case in finding.cases],
-            }
-            for finding in report.findings
-        ],
-    }

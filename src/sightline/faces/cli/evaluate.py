@@ -30,15 +30,13 @@ from sightline.faces.cli.options import (
     with_options,
 )
 from sightline.faces.cli.printing import ProgressBar, end_by_problems, print_json, print_table, write_figures
+from sightline.kit.pages import write_page
 from sightline.kit.text import printable
 
 if TYPE_CHECKING:
     from sightline.core.models.base import Captioner, Encoder
     from sightline.lab.data.base import Dataset
-    from sightline.lab.evaluation.results import Bootstrap, EvalResult, Interval
-
-_SHARES = ("recall", "acc", "compose", "winoground", "pointing")
-"""Metrics whose name has one of these words are printed in percent."""
+    from sightline.lab.evaluation.results import Bootstrap, EvalResult
 
 _model_option = click.option(
     "--model", metavar="NAME", required=True, help="The model, such as starter, ViT-B-32/openai or dir:PATH."
@@ -142,9 +140,9 @@ def retrieval(settings: _Settings, *, model: str, page: Path | None) -> None:
         embedded = evaluator.embed(encoder, dataset, progress=bar.show)
     result = replace(evaluator.measure(encoder, dataset, embedded), took_s=time.perf_counter() - started)
     if page is not None:
-        from sightline.lab.evaluation.qualitative import write_retrieval_page
+        from sightline.lab.evaluation.qualitative import format_retrieval
 
-        write_retrieval_page(page, dataset, embedded=embedded, result=result)
+        write_page(page, format_retrieval(dataset, embedded=embedded, result=result))
     _finish(result, settings, measure="retrieval")
 
 
@@ -220,9 +218,9 @@ def compose(settings: _Settings, *, model: str) -> None:
 
     Chance is 50%. DATA must have hard negatives: scenes[:SEED], sugarcrepe:PATH, aro:PATH or winoground:PATH.
     """
-    from sightline.lab.evaluation.compose import ComposeConfig
+    from sightline.lab.evaluation.embedding import EvalConfig
 
-    config = ComposeConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
+    config = EvalConfig(batch_size=settings.batch_size, bootstrap=settings.bootstrap)
     dataset = settings.load_captioned()
     _measure(settings, settings.load_encoder(model), dataset, measure="compose", config=config)
 
@@ -331,17 +329,4 @@ def _finish(result: EvalResult, settings: _Settings, *, measure: str) -> None:
 def _print(result: EvalResult) -> None:
     texts = f", {result.n_texts:,} texts" if result.n_texts else ""
     click.echo(f"{result.model} on {printable(result.data)}, {result.split}: {result.n_images:,} images{texts}")
-    rows = [
-        (name, _figure(name, value), _range(name, result.intervals.get(name))) for name, value in result.metrics.items()
-    ]
-    print_table(["metric", "value", "95% interval" if result.intervals else ""], rows)
-
-
-def _range(name: str, interval: Interval | None) -> str:
-    return "" if interval is None else f"{_figure(name, interval[0])} to {_figure(name, interval[1])}"
-
-
-def _figure(name: str, value: float) -> str:
-    if any(word in name for word in _SHARES):
-        return f"{value:.1%}"
-    return f"{value:.1f}" if name.endswith("_rank") else f"{value:.3f}"
+    print_table(["metric", "value", "95% interval" if result.intervals else ""], result.rows())

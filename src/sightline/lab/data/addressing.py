@@ -25,7 +25,7 @@ _MODULES = {
     "coco": "coco",
     "cc": "conceptual",
     "folder": "folder",
-    "csv": "tables",
+    "csv": "folder",
     "webdataset": "webdataset",
     "tiny-imagenet": "tiny_imagenet",
     "hf": "hugging_face",
@@ -89,21 +89,15 @@ def load_dataset(
         return load_scenes(parsed.seed, split=known_split, limit=limit)
     reader = find_reader(parsed.kind)
     own = reader.splits(parsed.path) if hold_out and known_split != "test" else ()
-    if "train" in own and "val" not in own:
+    holds_out = "train" in own and "val" not in own
+    dataset = reader.load(parsed.path, split="train" if holds_out else known_split)
+    if holds_out:
         from sightline.lab.data import held_out
 
-        whole = reader.load(parsed.path, split="train")
-        dataset = held_out.hold_out(whole, split=known_split)
+        whole, dataset = len(dataset), held_out.hold_out(dataset, split=known_split)
         if known_split == "val":
-            _LOG.warning(
-                "%s has no val split: %d of its %d images are val, by a hash of their names; the other %d train.",
-                whole.name,
-                len(dataset),
-                len(whole),
-                len(whole) - len(dataset),
-            )
-    else:
-        dataset = reader.load(parsed.path, split=known_split)
+            held = f"{len(dataset)} of its {whole} images are val, by a hash of their names"
+            _LOG.warning("%s has no val split: %s; the other %d train.", dataset.name, held, whole - len(dataset))
     return dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ class ImageSource(Protocol):
     """Origin of one image: a file, a stretch of a tar, a row of a table, a scene that is rendered.
 
     Small, hashable and picklable, so that datasets of millions fit in memory and worker processes can read. One that
-    keeps an encoded file to be had as it is also has `read_bytes()`.
+    keeps an encoded file is an `EncodedImage`.
     """
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
@@ -44,17 +45,27 @@ class ImageSource(Protocol):
         ...
 
 
+class EncodedImage(ABC):
+    """An image whose source keeps it as an encoded file."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """The encoded file. Raises ImageError where it can't be read."""
+
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where it can't be read or decoded."""
+        from sightline.core.images.decode import read_image
+
+        return read_image(self.read_bytes(), min_side_px=min_side_px).rgb
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FileImage:
+class FileImage(EncodedImage):
     """An image in a file of its own."""
 
     path: Path
-
-    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where the file can't be read."""
-        from sightline.core.images.decode import read_image
-
-        return read_image(self.path, min_side_px=min_side_px).rgb
 
     def read_bytes(self) -> bytes:
         """The file as it is. Raises ImageError where it can't be read."""
@@ -63,24 +74,32 @@ class FileImage:
         except OSError as error:
             raise ImageError(explain_os_error(error)) from error
 
+    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
+        """Upright RGB (H, W, 3) uint8. Raises ImageError where the file can't be read."""
+        from sightline.core.images.decode import read_image
 
-def read_stretch(path: Path, offset: int, size_bytes: int) -> bytes:
-    """A part of a file that holds many images. Raises ImageError where it can't be read, or is cut off."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size_bytes)
-    except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
-    if len(data) < size_bytes:
-        raise ImageError("cut off")
-    return data
+        return read_image(self.path, min_side_px=min_side_px).rgb
 
 
-def read_encoded(source: ImageSource) -> bytes | None:
-    """The encoded file of an image; None where its source keeps none. Raises ImageError where it can't be read."""
-    read_bytes: Callable[[], bytes] | None = getattr(source, "read_bytes", None)
-    return None if read_bytes is None else read_bytes()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilePart(EncodedImage):
+    """An image in a file that holds many: a stretch of its bytes."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+
+    def read_bytes(self) -> bytes:
+        """The stretch. Raises ImageError where it can't be read, or is cut off."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size_bytes)
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+        if len(data) < self.size_bytes:
+            raise ImageError("cut off")
+        return data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

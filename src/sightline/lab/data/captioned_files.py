@@ -5,11 +5,13 @@ Text is UTF-8, or there is a message with file and line.
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
 import posixpath
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,16 @@ from typing import Any
 
 from sightline.core.images.files import explain_os_error
 from sightline.errors import InputError
-from sightline.lab.data.base import SPLITS, Dataset, FileImage, Pair, Split, fingerprint_of_pairs, in_order
+from sightline.lab.data.base import (
+    SPLITS,
+    Dataset,
+    DatasetReader,
+    FileImage,
+    Pair,
+    Split,
+    fingerprint_of_pairs,
+    in_order,
+)
 
 N_NAMED = 3
 """Number of names that a message lists before it stops."""
@@ -77,11 +88,9 @@ class CaptionedFiles:
         """Names of a split's images, in order. Raises InputError where there are none, or one has no caption."""
         require_split(split, self.splits(), source=self.source)
         chosen = {name: entry for name, entry in self._entries.items() if entry.split == split}
-        for name, entry in chosen.items():
-            if not entry.captions:
-                raise InputError(
-                    f"{entry.where}: {name} has no caption that isn't empty. Write one, or leave the image out."
-                )
+        if bare := next((name for name, entry in chosen.items() if not entry.captions), None):
+            where = chosen[bare].where
+            raise InputError(f"{where}: {bare} has no caption that isn't empty. Write one, or leave the image out.")
         return list(chosen)
 
     def captions(self, name: str) -> tuple[str, ...]:
@@ -91,10 +100,30 @@ class CaptionedFiles:
     def to_dataset(self, *, name: str, split: Split, folder: ImageFolder) -> Dataset:
         """The pairs of a split, images below `folder`; absent ones are left out, see `ImageFolder.find`."""
         places = folder.find(self.names(split), source=self.source)
-        pairs = [
-            Pair(id=name, image=FileImage(path=path), captions=self.captions(name)) for name, path in places.items()
-        ]
+        pairs = [Pair(id=id_, image=FileImage(path=path), captions=self.captions(id_)) for id_, path in places.items()]
         return Dataset(name=name, split=split, pairs=pairs, fingerprint=fingerprint_of_pairs(pairs))
+
+
+class CaptionReader(DatasetReader):
+    """A reader of image files whose captions `read` gathers."""
+
+    @abstractmethod
+    def read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
+        """All captions, or those of one split at least. Raises InputError with file, line and what was expected."""
+
+    def image_folders(self, path: Path) -> list[Path]:
+        """Where images may lie; the folder that holds most of them counts."""
+        return [path if path.is_dir() else path.parent]
+
+    def splits(self, path: Path) -> tuple[Split, ...]:
+        """The splits that are there."""
+        return self.read(path).splits()
+
+    def load(self, path: Path, *, split: Split) -> Dataset:
+        """Read one split. Raises InputError as `read` does, and where none of its images is there."""
+        files = self.read(path, only=split)
+        folder = choose_folder(self.image_folders(path), names=files.names(split), source=files.source)
+        return files.to_dataset(name=f"{self.kind}:{path}", split=split, folder=folder)
 
 
 class ImageFolder:
@@ -122,30 +151,20 @@ class ImageFolder:
         if not found:
             found = self._find_moved({name: place for name, place in place_of.items() if _is_absolute(place)})
         absent = [name for name in names if name not in found]
+        lack = f"{len(absent)} of {len(names)} images that {source} names are not in {self.root}"
         if not found:
-            raise InputError(
-                f"{len(absent)} of {len(names)} images that {source} names are not in {self.root}: {list_some(absent)}"
-                ". Put them there, or give the folder that has them."
-            )
+            raise InputError(f"{lack}: {list_some(absent)}. Put them there, or give the folder that has them.")
         if absent:
-            _LOG.warning(
-                "%d of %d images that %s names are not in %s and are left out: %s.",
-                len(absent),
-                len(names),
-                source,
-                self.root,
-                list_some(absent),
-            )
+            _LOG.warning("%s and are left out: %s.", lack, list_some(absent))
         return found
 
     def _find_moved(self, place_of: dict[str, str]) -> dict[str, Path]:
         """Absolute names below this folder, less and less kept of what they have in common in front."""
-        parts = [posixpath.dirname(place).split("/") for place in place_of.values()]
-        common = os.path.commonprefix(parts)  # noqa: RUF071 - of whole parts, not of letters
+        parts = {name: place.split("/") for name, place in place_of.items()}
+        common = os.path.commonprefix([some[:-1] for some in parts.values()])  # noqa: RUF071 - of parts, not of letters
         for start in range(1, len(common) + 1):
-            rest = {name: "/".join(place.split("/")[start:]) for name, place in place_of.items()}
-            found = {name: self.root / place for name, place in rest.items() if self.holds(place)}
-            if found:
+            rest = {name: "/".join(some[start:]) for name, some in parts.items()}
+            if found := {name: self.root / place for name, place in rest.items() if self.holds(place)}:
                 _LOG.warning("What lies in %s is read from %s.", "/".join(common[:start]), self.root)
                 return found
         return {}
@@ -259,6 +278,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
     if not found:
         raise InputError(f"{path} is empty; captions were expected. Copy or download it again.")
+
+
+def read_rows(path: Path, *, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row of a table by column, with its line. Raises InputError for another width or broken quotes."""
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in read_lines(path):  # noqa: B007 - read below: a quoted cell may run over several lines
+            yield f"{line}\n"
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(reader)]
+        for row in reader:
+            if len(row) != len(header):
+                raise InputError(
+                    f"{path}:{number}: {len(row)} cells where the header has {len(header)}. "
+                    "A cell that holds the delimiter or a line end must stand in double quotes."
+                )
+            yield number, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}:{number}: {error}. Write a quote within a quoted cell twice.") from error
 
 
 def read_head(path: Path) -> str:

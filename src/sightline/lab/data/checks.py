@@ -21,7 +21,7 @@ from sightline.core.images.decode import read_image
 from sightline.core.images.files import hash_bytes
 from sightline.errors import ImageError
 from sightline.kit.work import Progress, map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, ImageSource, Pair, read_encoded
+from sightline.lab.data.base import Dataset, EncodedImage, ImageSource, Pair
 
 MAX_DISTANCE = 4
 """Bits in which the perceptual hashes of near duplicates may differ."""
@@ -31,11 +31,7 @@ each against itself at JPEG quality 40, or at half size and quality 75: the most
 at most 4 bits. Rendered scenes whose hashes are equal differ by 42 and more."""
 
 _THUMBNAIL_PX = 8
-_BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
-"""First bit and length: of hashes that differ in four bits, one of five blocks is equal."""
-_CANDIDATES_AT_ONCE = 2_000_000
-
-
+_PAIRS_AT_ONCE = 8_000_000
 Place = str
 """One image of the checked data: split and id, as `val/123.jpg`."""
 
@@ -47,11 +43,6 @@ class Case:
     places: tuple[Place, ...]
     detail: str = ""
     """The reason why an image can't be read, or the caption in question."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        # Longest list of places in JSON: a caption may be shared by thousands.
-        return {"n_pictures": len(self.places), "pictures": list(self.places[:20]), "detail": self.detail}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +69,27 @@ class CheckReport:
     def has_problems(self) -> bool:
         """True where anything serious was found."""
         return any(finding.serious for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; of images of one case the first 20: thousands may share a caption."""
+        return {
+            "pictures": self.pictures,
+            "captions": self.captions,
+            "problems": self.has_problems,
+            "findings": [
+                {
+                    "kind": finding.kind,
+                    "title": finding.title,
+                    "serious": finding.serious,
+                    "count": len(finding.cases),
+                    "cases": [
+                        {"n_pictures": len(case.places), "pictures": list(case.places[:20]), "detail": case.detail}
+                        for case in finding.cases
+                    ],
+                }
+                for finding in self.findings
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +188,9 @@ def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
     across: list[Case] = []
     within: list[Case] = []
     for places in by_content.values():
+        splits = {place.partition("/")[0] for place in places}
         if len(places) > 1:
-            (across if len({place.partition("/")[0] for place in places}) > 1 else within).append(
-                Case(places=tuple(places))
-            )
+            (across if len(splits) > 1 else within).append(Case(places=tuple(places)))
     near = [
         Case(places=(hashed[first][row][0], hashed[second][other][0]))
         for first, second in combinations(hashed, 2)
@@ -192,7 +203,7 @@ def _check_doubles(hashed: _Hashed) -> Iterator[Finding]:
 
 def hash_image(source: ImageSource) -> ImageHash:
     """Read an image and hash it. Raises ImageError where it can't be read."""
-    data = read_encoded(source)
+    data = source.read_bytes() if isinstance(source, EncodedImage) else None
     rgb_HW3 = source.read() if data is None else read_image(data, min_side_px=64).rgb
     content = hash_bytes(data if data is not None else f"{rgb_HW3.shape}".encode() + rgb_HW3.tobytes())
     image = Image.fromarray(rgb_HW3)
@@ -207,37 +218,18 @@ def find_near(first: Sequence[ImageHash], second: Sequence[ImageHash]) -> list[t
         return []
     hashes_N, thumbnails_NT = _stack(first)
     hashes_M, thumbnails_MT = _stack(second)
-    found: set[tuple[int, int]] = set()
-    for rows_P, others_P in _candidates(hashes_N, hashes_M):
-        near_P = np.bitwise_count(hashes_N[rows_P] ^ hashes_M[others_P]) <= MAX_DISTANCE
-        rows_P, others_P = rows_P[near_P], others_P[near_P]
-        alike_P = np.abs(thumbnails_NT[rows_P] - thumbnails_MT[others_P]).max(axis=1) <= MAX_DIFFERENCE
-        found.update(zip(rows_P[alike_P].tolist(), others_P[alike_P].tolist(), strict=True))
-    return sorted((row, other) for row, other in found if first[row].content != second[other].content)
+    found: list[tuple[int, int]] = []
+    step = max(1, _PAIRS_AT_ONCE // len(second))
+    for start in range(0, len(first), step):
+        bits_NM = np.bitwise_count(hashes_N[start : start + step, None] ^ hashes_M)
+        rows_P, others_P = np.nonzero(bits_NM <= MAX_DISTANCE)
+        rows_P += start
+        alike_P = np.abs(thumbnails_NT[rows_P] - thumbnails_MT[others_P]).max(axis=1, initial=0) <= MAX_DIFFERENCE
+        found += zip(rows_P[alike_P].tolist(), others_P[alike_P].tolist(), strict=True)
+    return [(row, other) for row, other in found if first[row].content != second[other].content]
 
 
 def _stack(images: Sequence[ImageHash]) -> tuple[NDArray[np.uint64], NDArray[np.int16]]:
     hashes_N = np.array([image.perceptual for image in images], dtype=np.uint64)
     joined = b"".join(image.thumbnail for image in images)
     return hashes_N, np.frombuffer(joined, dtype=np.uint8).reshape(len(images), -1).astype(np.int16)
-
-
-def _candidates(
-    hashes_N: NDArray[np.uint64], hashes_M: NDArray[np.uint64]
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Rows of pairs with an equal block, some millions at a time; a pair may come more than once."""
-    for shift, length in _BLOCKS:
-        mask = np.uint64((1 << length) - 1)
-        block_N = (hashes_N >> np.uint64(shift)) & mask
-        block_M = (hashes_M >> np.uint64(shift)) & mask
-        order_M = np.argsort(block_M, kind="stable")
-        sorted_M = block_M[order_M]
-        start_N = np.searchsorted(sorted_M, block_N, side="left")
-        count_N = np.searchsorted(sorted_M, block_N, side="right") - start_N
-        pieces = np.cumsum(count_N) // _CANDIDATES_AT_ONCE
-        for piece in np.unique(pieces):
-            rows_N = np.flatnonzero((pieces == piece) & (count_N > 0))
-            rows_P = np.repeat(rows_N, count_N[rows_N])
-            ends_P = np.repeat(np.cumsum(count_N[rows_N]), count_N[rows_N])
-            within_P = np.arange(len(rows_P)) - ends_P + np.repeat(count_N[rows_N], count_N[rows_N])
-            yield rows_P, order_M[start_N[rows_P] + within_P]

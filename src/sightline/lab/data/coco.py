@@ -129,18 +129,13 @@ def _require_annotations(path: Path) -> dict[Split, _Annotations]:
 
 
 def _read_split(annotations: _Annotations) -> tuple[CaptionedFiles, ImageFolder]:
-    files = _read_annotations(annotations.path, split=annotations.split)
-    names = files.names(annotations.split)
-    return files, choose_folder(annotations.image_folders(), names=names, source=annotations.path)
-
-
-def _read_annotations(path: Path, *, split: Split) -> CaptionedFiles:
-    """All captions of one JSON. Raises InputError naming the entry for what doesn't fit COCO's structure."""
+    """All captions of one JSON, and the folder of its images. Raises InputError naming an entry that doesn't fit."""
+    path, split = annotations.path, annotations.split
     content = read_json(path)
-    images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
-    if not isinstance(images, list) or not isinstance(annotations, list) or not images:
+    images, texts = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if not isinstance(images, list) or not isinstance(texts, list) or not images:
         raise InputError(f"{path}: COCO's lists `images` and `annotations` were expected.")
-    captions = _captions_by_image(annotations, path=path)
+    captions = _captions_by_image(texts, path=path)
     files = CaptionedFiles(path)
     seen: set[Any] = set()
     for number, image in enumerate(images):
@@ -153,7 +148,7 @@ def _read_annotations(path: Path, *, split: Split) -> CaptionedFiles:
         files.add(name, captions.get(key, ()), where=where, split=split)
     if lost := [str(key) for key in captions if key not in seen]:
         raise InputError(f"{path}: captions of {len(lost)} images that `images` doesn't list: ids {list_some(lost)}.")
-    return files
+    return files, choose_folder(annotations.image_folders(), names=files.names(split), source=path)
 
 
 def _captions_by_image(annotations: list[Any], *, path: Path) -> dict[Any, list[str]]:
@@ -204,22 +199,16 @@ def _load_karpathy(path: Path, *, name: str, split: Split) -> Dataset:
     names = files.names(split)
     root = path.parent.parent if path.parent.name in {"annotations", "karpathy"} else path.parent
     folder = choose_folder([root, root / "images"], names=names, source=path)
-    if not any(folder.holds(file) for file in names) and (renamed := _as_2017(files, split=split, root=root)):
-        files, folder = renamed
+    if not any(map(folder.holds, names)):
+        # 2017 divided the images anew, and named them by their number: `train2017/000000391895.jpg`
+        root_folder, renamed = ImageFolder(root), CaptionedFiles(path)
+        for known in names:
+            places = (f"{year}/{known.rpartition('_')[2]}" for year in ("train2017", "val2017"))
+            if place := next(filter(root_folder.holds, places), None):
+                renamed.add(place, files.captions(known), where=f"{path}: {known}", split=split)
+        if renamed.splits():
+            files, folder = renamed, root_folder
     return files.to_dataset(name=name, split=split, folder=folder)
-
-
-def _as_2017(files: CaptionedFiles, *, split: Split, root: Path) -> tuple[CaptionedFiles, ImageFolder] | None:
-    """The same images under their names of 2017, which divided them anew: `train2017/000000391895.jpg`."""
-    folder = ImageFolder(root)
-    renamed = CaptionedFiles(files.source)
-    for name in files.names(split):
-        number = name.rpartition("_")[2]
-        place = next((place for place in ("train2017", "val2017") if folder.holds(f"{place}/{number}")), None)
-        if place is None:
-            continue
-        renamed.add(f"{place}/{number}", files.captions(name), where=f"{files.source}: {name}", split=split)
-    return (renamed, folder) if split in renamed.splits() else None
 
 
 def read_karpathy(path: Path) -> CaptionedFiles:
@@ -235,33 +224,23 @@ def read_karpathy(path: Path) -> CaptionedFiles:
         )
     files = CaptionedFiles(path)
     for number, image in enumerate(images):
-        _add_image(files, image, where=f"{path}: images[{number}]")
+        where = f"{path}: images[{number}]"
+        if not isinstance(image, dict) or not {"filename", "split", "sentences"} <= image.keys():
+            found = ", ".join(image) if isinstance(image, dict) else type(image).__name__
+            raise InputError(f"{where} has {found}; filename, split and sentences were expected.")
+        folder = image.get("filepath")
+        name = check_name(f"{folder}/{image['filename']}" if folder else image["filename"], where=where)
+        split = KARPATHY_SPLITS.get(str(image["split"]))
+        if split is None:
+            raise InputError(f"{where}: {image['split']!r} is no split; train, restval, val or test was expected.")
+        listed = name in files
+        try:
+            files.add(name, [sentence["raw"] for sentence in image["sentences"]], where=where, split=split)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{where}: a list of sentences, each with its `raw` text, was expected.") from error
+        if listed:
+            raise InputError(f"{where}: {name} is listed twice. Keep one entry with all its sentences.")
     return files
-
-
-def _add_image(files: CaptionedFiles, image: Any, *, where: str) -> None:
-    if not isinstance(image, dict) or not {"filename", "split", "sentences"} <= image.keys():
-        found = ", ".join(image) if isinstance(image, dict) else type(image).__name__
-        raise InputError(f"{where} has {found}; filename, split and sentences were expected.")
-    folder = image.get("filepath")
-    name = check_name(f"{folder}/{image['filename']}" if folder else image["filename"], where=where)
-    split = KARPATHY_SPLITS.get(str(image["split"]))
-    if split is None:
-        raise InputError(f"{where}: {image['split']!r} is no split; train, restval, val or test was expected.")
-    listed = name in files
-    files.add(name, _sentences(image["sentences"], where=where), where=where, split=split)
-    if listed:
-        raise InputError(f"{where}: {name} is listed twice. Keep one entry with all its sentences.")
-
-
-def _sentences(sentences: Any, *, where: str) -> list[str]:
-    try:
-        captions = [sentence["raw"] for sentence in sentences]
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{where}: a list of sentences, each with its `raw` text, was expected.") from error
-    if not all(isinstance(caption, str) for caption in captions):
-        raise InputError(f"{where}: a sentence's `raw` is no text.")
-    return captions
 
 
 READER = CocoReader()

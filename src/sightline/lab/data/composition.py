@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+_SUGARCREPE = tuple(
+    f"{kind}.json"
+    for kind in ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+)
 _ARO = {"visual_genome_relation.json": "relation", "visual_genome_attribution.json": "attribution"}
 _WINOGROUND = "examples.jsonl"
 
@@ -62,10 +65,10 @@ class _Case:
 
 @dataclass(frozen=True, kw_only=True)
 class CompositionReader:
-    """One of the sets; `find` gives its files in a folder, `read` the cases of one, `folders` where images may lie."""
+    """One of the sets: the names of its files, what reads the cases of one, and where images may lie."""
 
     kind: str
-    find: Callable[[Path], list[Path]]
+    names: Collection[str]
     read: Callable[[Path], Iterable[_Case]]
     folders: Sequence[str]
     expected: str
@@ -73,11 +76,12 @@ class CompositionReader:
 
     def recognises(self, path: Path) -> bool:
         """True where the set's files are there."""
-        return bool(self.find(path))
+        return bool(self._find(path))
 
     def splits(self, path: Path) -> tuple[Split, ...]:
         """Only `test`. Raises InputError where the set isn't there."""
-        self._files(path)
+        if not self._find(path):
+            raise InputError(f"{path} has no {self.expected}, here or in data/. Give the folder that holds them.")
         return ("test",)
 
     def load(self, path: Path, *, split: Split) -> Dataset:
@@ -86,8 +90,8 @@ class CompositionReader:
         Absent images are left out with a warning. Raises InputError naming file and entry for another structure, and
         where no image is there.
         """
-        require_split(split, ("test",), source=path)
-        files = self._files(path)
+        require_split(split, self.splits(path), source=path)
+        files = self._find(path)
         cases: defaultdict[str, list[_Case]] = defaultdict(list)
         for file in files:
             for case in self.read(file):
@@ -95,38 +99,22 @@ class CompositionReader:
         names = list(dict.fromkeys(some[0].name for some in cases.values()))
         folder: ImageFolder = choose_folder([path / one for one in self.folders], names=names, source=files[0])
         places = folder.find(names, source=files[0])
-        pairs = [_make_pair(key, some, places[some[0].name]) for key, some in cases.items() if some[0].name in places]
+        pairs = []
+        for key, some in cases.items():
+            if (place := places.get(some[0].name)) is None:
+                continue
+            box = some[0].box
+            image: ImageSource = FileImage(path=place) if box is None else CroppedImage(path=place, box=box)
+            negatives = tuple(HardNegative(caption=c.caption, negative=c.negative, kind=c.kind) for c in some)
+            captions = tuple(dict.fromkeys(case.caption for case in some))
+            pairs.append(Pair(id=key, image=image, captions=captions, negatives=negatives))
         fingerprint = fingerprint_of_pairs(pairs)
         return Dataset(name=f"{self.kind}:{path}", split=split, pairs=pairs, fingerprint=fingerprint)
 
-    def _files(self, path: Path) -> list[Path]:
-        if files := self.find(path):
-            return files
-        raise InputError(f"{path} has no {self.expected}, here or in data/. Give the folder that holds them.")
-
-
-def _make_pair(key: str, cases: Sequence[_Case], path: Path) -> Pair:
-    box = cases[0].box
-    image: ImageSource = FileImage(path=path) if box is None else CroppedImage(path=path, box=box)
-    return Pair(
-        id=key,
-        image=image,
-        captions=tuple(dict.fromkeys(case.caption for case in cases)),
-        negatives=tuple(HardNegative(caption=c.caption, negative=c.negative, kind=c.kind) for c in cases),
-    )
-
-
-def _find(names: Iterable[str]) -> Callable[[Path], list[Path]]:
-    """The files of some names in a folder, or in its `data`."""
-    known = list(names)
-
-    def find(path: Path) -> list[Path]:
-        for folder in (path, path / "data"):
-            if found := [folder / name for name in known if is_file(folder / name)]:
-                return found
-        return []
-
-    return find
+    def _find(self, path: Path) -> list[Path]:
+        """The set's files in a folder, or in its `data`."""
+        here, below = ([f / name for name in self.names if is_file(f / name)] for f in (path, path / "data"))
+        return here or below
 
 
 def _read_sugarcrepe(file: Path) -> Iterator[_Case]:
@@ -169,13 +157,8 @@ def _read_winoground(file: Path) -> Iterator[_Case]:
         kind = str(entry.get("collapsed_tag") or "swap").lower()
         for one in (0, 1):
             name = images[one] if "." in images[one] else f"{images[one]}.png"
-            yield _Case(
-                key=f"{entry.get('id', number)}/{one}",
-                name=name,
-                caption=captions[one],
-                negative=captions[1 - one],
-                kind=kind,
-            )
+            key = f"{entry.get('id', number)}/{one}"
+            yield _Case(key=key, name=name, caption=captions[one], negative=captions[1 - one], kind=kind)
 
 
 def _texts(entry: Any, *keys: str, where: str) -> list[str]:
@@ -190,21 +173,21 @@ def _texts(entry: Any, *keys: str, where: str) -> list[str]:
 READERS = (
     CompositionReader(
         kind="sugarcrepe",
-        find=_find(f"{kind}.json" for kind in _SUGARCREPE),
+        names=_SUGARCREPE,
         read=_read_sugarcrepe,
         folders=("val2017", "images/val2017", "images", ""),
         expected="add_att.json, ..., swap_obj.json",
     ),
     CompositionReader(
         kind="aro",
-        find=_find(_ARO),
+        names=_ARO,
         read=_read_aro,
         folders=("images", ""),
         expected="visual_genome_relation.json or visual_genome_attribution.json",
     ),
     CompositionReader(
         kind="winoground",
-        find=_find([_WINOGROUND]),
+        names=[_WINOGROUND],
         read=_read_winoground,
         folders=("images", "data/images", ""),
         expected=_WINOGROUND,

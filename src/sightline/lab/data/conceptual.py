@@ -14,10 +14,9 @@ from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, Split, in_order
+from sightline.lab.data.base import Dataset, Split
 from sightline.lab.data.captioned_files import first_line
 from sightline.lab.data.webdataset import READER as WEBDATASET
-from sightline.lab.data.webdataset import find_shards
 
 _URL_NAMES = ("url", "image_url", "image url")
 _CAPTION_NAMES = ("caption", "text", "title")
@@ -48,13 +47,10 @@ class ConceptualReader:
     def splits(self, path: Path) -> tuple[Split, ...]:
         """The splits that there are shards of."""
         self._require_shards(path)
-        return in_order({shard.split for shard in find_shards(_shards_of(path))})
+        return WEBDATASET.splits(_shards_of(path))
 
     def _require_shards(self, path: Path) -> None:
         tables = _tables(path)
-        for table in tables:
-            if not _is_list(table):
-                open_url_list(table)  # which says what is wrong with its columns
         if WEBDATASET.recognises(_shards_of(path)):
             return
         if not tables:
@@ -62,7 +58,7 @@ class ConceptualReader:
                 f"{path} holds neither shards (00000.tar, ...) nor a list of captions and URLs such as "
                 "Train_GCC-training.tsv. Get them with: sightline data get cc3m FOLDER"
             )
-        n_rows = sum(open_url_list(table).n_rows for table in tables)
+        n_rows = sum(UrlList(table).n_rows for table in tables)
         name = "cc12m" if "12m" in tables[0].name.lower() else "cc3m"
         raise InputError(
             f"{path} lists {n_rows:,} images by URL, and none is downloaded: there are no shards (00000.tar, ...) in "
@@ -99,24 +95,33 @@ class UrlRow:
     problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class UrlList:
-    """A file whose columns are known. Iterating reads it anew."""
+    """A list of addresses and captions. Iterating reads it anew.
 
-    path: Path
-    url_column: int
-    caption_column: int
-    n_columns: int
-    has_heading: bool
-    n_rows: int
-    sha256: str
+    Which column holds which is known by a heading's names, or by the first row's content. The file is read once at
+    first, to count its rows and to hash it. Raises InputError where it can't be read, has other columns, or no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            first = next(_read_fields(path), None)
+            if first is None:
+                raise InputError(f"{path} is empty; one row a picture is expected: an address and a caption.")
+            self._n_columns = len(first)
+            self.url_column, self.caption_column, self._has_heading = _find_columns(path, first)
+            self.n_rows = sum(1 for _ in _read_fields(path)) - int(self._has_heading)
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}. Give the list with --list FILE.") from error
 
     def __iter__(self) -> Iterator[UrlRow]:
-        for row, fields in enumerate(islice(_read_fields(self.path), int(self.has_heading), None)):
+        for row, fields in enumerate(islice(_read_fields(self.path), int(self._has_heading), None)):
             yield self._make_row(row, fields)
 
     def _make_row(self, row: int, fields: Sequence[str]) -> UrlRow:
-        if len(fields) != self.n_columns:
+        if len(fields) != self._n_columns:
             return UrlRow(row=row, url="", caption="", problem="wrong number of columns")
         url, caption = fields[self.url_column].strip(), " ".join(fields[self.caption_column].split())
         problem = None
@@ -127,33 +132,6 @@ class UrlList:
         elif len(caption) > _LONGEST_CAPTION:
             problem = f"caption of more than {_LONGEST_CAPTION} characters"
         return UrlRow(row=row, url=url, caption=caption, problem=problem)
-
-
-def open_url_list(path: Path) -> UrlList:
-    """Find out which column holds addresses and which captions: by a heading's names, or by the first row's content.
-
-    The whole file is read once, to count and to hash it. Raises InputError where it can't be read, has other columns,
-    or no rows.
-    """
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        first = next(_read_fields(path), None)
-        if first is None:
-            raise InputError(f"{path} is empty; one row a picture is expected: an address and a caption.")
-        url_column, caption_column, has_heading = _find_columns(path, first)
-        n_rows = sum(1 for _ in _read_fields(path)) - int(has_heading)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}. Give the list with --list FILE.") from error
-    return UrlList(
-        path=path,
-        url_column=url_column,
-        caption_column=caption_column,
-        n_columns=len(first),
-        has_heading=has_heading,
-        n_rows=n_rows,
-        sha256=sha256,
-    )
 
 
 def _find_columns(path: Path, first: Sequence[str]) -> tuple[int, int, bool]:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from sightline.errors import InputError
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, Split
+from sightline.lab.data.base import Split
 from sightline.lab.data.captioned_files import (
     CaptionedFiles,
-    ImageFolder,
+    CaptionReader,
     check_name,
-    choose_folder,
     first_line,
     list_some,
     read_lines,
@@ -57,21 +56,12 @@ CAPTION_HEADERS = {
 """Header without spaces -> the set that has it, and its rows: name, caption. The first delimiters count, since captions
 hold commas and quotes."""
 
+_TOKEN_ROW = re.compile(r"([^\t]*)#[^#\t]*\t(.*)")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionLine:
-    """One caption of one image."""
-
-    name: str
-    caption: str
-    where: str
-    """`file:line`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlickrReader:
+class FlickrReader(CaptionReader):
     """One of the two sets; they differ in the names of their files.
 
     Karpathy's JSON, where it is there, alone decides splits and captions. Otherwise captions come from the publisher's
@@ -94,29 +84,12 @@ class FlickrReader:
         headers = (CAPTION_HEADERS.get(_squeeze(first_line(table))) for table in _find(folders, self.tables))
         return any(header is not None and header[0] == self.kind for header in headers)
 
-    def load(self, path: Path, *, split: Split) -> Dataset:
-        """Read one split of the folder at `path`.
+    def image_folders(self, path: Path) -> list[Path]:
+        """Folders of the usual names, and the folder itself."""
+        return [*(folder / name for folder in _folders(path) for name in IMAGE_FOLDERS), path]
 
-        Raises InputError for a missing or broken caption file (with file and line), a split that isn't there, an
-        image in two splits, and images that have captions but are absent.
-        """
-        files = self._read(path)
-        names = files.names(split)
-        candidates = [folder / name for folder in _folders(path) for name in IMAGE_FOLDERS] + [path]
-        exists = any(candidate.is_dir() for candidate in candidates if candidate != path)
-        if not exists and not ImageFolder(path).holds(names[0]):
-            raise InputError(
-                f"{path} has no folder of images; one named {', '.join(IMAGE_FOLDERS[:4])} or "
-                f"{IMAGE_FOLDERS[5]} was expected, for the images that {files.source} names."
-            )
-        folder = choose_folder(candidates, names=names, source=files.source)
-        return files.to_dataset(name=f"{self.kind}:{path}", split=split, folder=folder)
-
-    def splits(self, path: Path) -> tuple[Split, ...]:
-        """The splits that are there."""
-        return self._read(path).splits()
-
-    def _read(self, path: Path) -> CaptionedFiles:
+    def read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
+        """All captions. Raises InputError for a missing or broken caption file, and for an image in two splits."""
         if is_file(path):
             raise InputError(f"{path} is a file. Give the folder that holds captions and images: {path.parent}")
         folders = _folders(path)
@@ -130,11 +103,9 @@ class FlickrReader:
             )
         files = CaptionedFiles(found[0])
         lists = _read_split_lists(folders)
-        read = read_token_file if found[0].name == self.token else read_captions_csv
-        for line in read(found[0]):
-            if line.name in _NEVER_PUBLISHED or (lists and line.name not in lists):
-                continue
-            files.add(line.name, (line.caption,), where=line.where, split=lists.get(line.name, "train"))
+        for name, caption, where in _read_captions(found[0], in_tokens=found[0].name == self.token):
+            if name not in _NEVER_PUBLISHED and (not lists or name in lists):
+                files.add(name, (caption,), where=where, split=lists.get(name, "train"))
         if uncaptioned := [name for name in lists if name not in files]:
             raise InputError(
                 f"{len(uncaptioned)} of {len(lists)} images that the lists of splits name have no caption in "
@@ -159,64 +130,51 @@ def _find(folders: Iterable[Path], names: Iterable[str]) -> list[Path]:
 
 
 def _read_split_lists(folders: Iterable[Path]) -> dict[str, Split]:
-    """Image name -> split, from lists of images. Raises InputError for an image in two of them."""
+    """Image name -> split, from the lists of the first folder that has some. Raises InputError for one in two."""
     splits: dict[str, tuple[Split, str]] = {}
-    for path, split in _split_lists(folders):
-        for number, line in read_lines(path):
-            where = f"{path}:{number}"
-            name = check_name(line.strip(), where=where)
-            name = name if posixpath.splitext(name)[1] else f"{name}.jpg"
-            known, earlier = splits.setdefault(name, (split, where))
-            if known != split:
-                raise InputError(f"{where}: {name} is in split {split}, but in {known} at {earlier}. Keep one of them.")
+    for folder in folders:
+        for path in sorted(folder.glob("*.txt")):
+            match = _SPLIT_LIST.fullmatch(path.name)
+            if match is None or (split := split_named(match[1])) is None:
+                continue
+            for number, line in read_lines(path):
+                where = f"{path}:{number}"
+                name = check_name(line.strip(), where=where)
+                name = name if posixpath.splitext(name)[1] else f"{name}.jpg"
+                known, earlier = splits.setdefault(name, (split, where))
+                if known != split:
+                    raise InputError(
+                        f"{where}: {name} is in split {split}, but in {known} at {earlier}. Keep one of them."
+                    )
+        if splits:
+            break
     return {name: split for name, (split, _) in splits.items()}
 
 
-def _split_lists(folders: Iterable[Path]) -> list[tuple[Path, Split]]:
-    """The lists of the first folder that has some, by name."""
-    for folder in folders:
-        found = [
-            (path, split)
-            for path in sorted(folder.glob("*.txt"))
-            if (match := _SPLIT_LIST.fullmatch(path.name)) and (split := split_named(match[1]))
-        ]
-        if found:
-            return found
-    return []
+def _read_captions(path: Path, *, in_tokens: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, caption and `file:line` of each row: of a publisher's file, else of Kaggle's by its header.
 
-
-def read_captions_csv(path: Path) -> Iterator[CaptionLine]:
-    """Stream the captions of a Kaggle CSV, split at the first delimiters; a caption in CSV's quotes loses them.
-
-    Raises InputError for another header, and with the line for a row that doesn't fit it.
+    A caption in CSV's quotes loses them. Raises InputError for another header, and with the line for a row that
+    doesn't fit.
     """
     lines = read_lines(path)
-    _, header = next(lines)
-    _, row = CAPTION_HEADERS.get(_squeeze(header), (None, None))
-    if row is None:
-        raise InputError(
-            f"{path}:1: the columns are {header[:200]!r}; one of these was expected: {', '.join(CAPTION_HEADERS)}."
-        )
+    row, expected = _TOKEN_ROW, "'name.jpg#0', a tab and a caption"
+    if not in_tokens:
+        _, header = next(lines)
+        if (squeezed := _squeeze(header)) not in CAPTION_HEADERS:
+            raise InputError(
+                f"{path}:1: the columns are {header[:200]!r}; one of these was expected: {', '.join(CAPTION_HEADERS)}."
+            )
+        row, expected = CAPTION_HEADERS[squeezed][1], f"the columns {header!r}"
     for number, line in lines:
         where = f"{path}:{number}"
         match = row.fullmatch(line)
         if match is None:
-            raise InputError(f"{where}: {line[:80]!r} doesn't fit the columns {header!r}.")
+            raise InputError(f"{where}: {line[:80]!r} doesn't fit {expected}.")
         caption = match[2].strip()
-        if _QUOTED.fullmatch(caption):
+        if not in_tokens and _QUOTED.fullmatch(caption):
             caption = caption[1:-1].replace('""', '"')
-        yield CaptionLine(name=check_name(match[1].strip(), where=where), caption=caption, where=where)
-
-
-def read_token_file(path: Path) -> Iterator[CaptionLine]:
-    """Stream the captions of a publisher's file: `name.jpg#0`, tab, caption. Raises InputError with the line."""
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
-        key, tab, caption = line.partition("\t")
-        name, mark, _ = key.rpartition("#")
-        if not tab or not mark:
-            raise InputError(f"{where}: {line[:80]!r} doesn't fit; 'name.jpg#0', a tab and a caption were expected.")
-        yield CaptionLine(name=check_name(name, where=where), caption=caption, where=where)
+        yield check_name(match[1].strip(), where=where), caption, where
 
 
 def _squeeze(header: str) -> str:

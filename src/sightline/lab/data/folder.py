@@ -1,41 +1,116 @@
-"""A folder of images with their captions: in one file, such as `metadata.jsonl`, or in a `.txt` beside each image."""
+"""Images with their captions: in a table or a file such as `metadata.jsonl`, or in a `.txt` beside each image."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import InputError
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, Split, in_order
+from sightline.lab.data.base import Split, in_order
 from sightline.lab.data.captioned_files import (
     CaptionedFiles,
-    ImageFolder,
+    CaptionReader,
     check_name,
     find_split_paths,
     first_line,
     list_some,
     parse_split,
     read_lines,
+    read_rows,
     require_split,
     split_named,
 )
-from sightline.lab.data.tables import find_delimiter, read_rows
 
 METADATA = "metadata.jsonl"
+COLUMNS = ("filepath", "title")
+"""Of tables, by open_clip's names."""
 
 _METADATA_TABLE = "metadata.csv"
 _NAME_COLUMNS = ("file_name", "filepath")
 _TEXT_COLUMNS = ("text", "caption", "title")
+_DELIMITERS = "\t,;"
+_SUFFIXES = (".csv", ".tsv")
 _NO_SIDECARS = frozenset({"readme", "license", "licence", "notice"})
 """Text files that speak of the folder, not of an image."""
 
 
-class FolderReader:
+class TableReader(CaptionReader):
+    """A table, or a folder of them; several rows of one image add captions; other columns are ignored.
+
+    A column `split` decides where it is there; else a table's name (`train.csv`, `val.tsv`); else all is train.
+    Relative paths start at the table's folder. Absolute ones are allowed: open_clip's tables and those that
+    `sightline caption` writes have them.
+    """
+
+    kind = "csv"
+
+    def recognises(self, path: Path) -> bool:
+        """True where a file, or one in a folder, is a table with both columns."""
+        return bool(_find_tables(path))
+
+    def read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
+        """All captions. Raises InputError for wrong columns, a broken row, and several tables that could be meant."""
+        files = CaptionedFiles(path)
+        for table in [path] if is_file(path) else _choose_tables(path):
+            delimiter = _table_delimiter(table)
+            if delimiter is None:
+                raise _explain_columns(table)
+            table_split = split_named(table.stem) or "train"
+            for line, row in read_rows(table, delimiter=delimiter):
+                where = f"{table}:{line}"
+                name = check_name(row["filepath"], where=where, absolute=True)
+                split = parse_split(row["split"], where=where) if "split" in row else table_split
+                files.add(name, (row["title"],), where=where, split=split)
+        return files
+
+
+def _choose_tables(path: Path) -> list[Path]:
+    """A folder's only table, or one for each split."""
+    tables = _find_tables(path)
+    if by_split := find_split_paths(tables):
+        return list(by_split.values())
+    if not tables:
+        others = sorted(file.name for suffix in _SUFFIXES for file in path.glob(f"*{suffix}"))
+        there = f"; {list_some(others)} has other columns" if others else ""
+        raise InputError(f"{path} has no CSV or TSV with the columns {' and '.join(COLUMNS)}{there}.")
+    if len(tables) > 1:
+        names = list_some([table.name for table in tables])
+        raise InputError(f"{path} has {len(tables)} tables: {names}. Give one of them: csv:{tables[0]}")
+    return tables
+
+
+def _find_tables(path: Path) -> list[Path]:
+    files = [path] if is_file(path) else [file for suffix in _SUFFIXES for file in path.glob(f"*{suffix}")]
+    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and _table_delimiter(file))
+
+
+def _table_delimiter(path: Path) -> str | None:
+    first, second = (_find_delimiter(path, (column,)) for column in COLUMNS)
+    return first if first == second else None
+
+
+def _find_delimiter(path: Path, columns: Sequence[str]) -> str | None:
+    """The character between the cells of a table whose header has one of some columns; None for another file."""
+    header = first_line(path)
+    for delimiter in _DELIMITERS:
+        if not {name.strip('" ') for name in header.split(delimiter)}.isdisjoint(columns):
+            return delimiter
+    return None
+
+
+def _explain_columns(path: Path) -> InputError:
+    next(read_lines(path))  # an empty file, or one that isn't UTF-8, is told as such
+    found = max((first_line(path).split(delimiter) for delimiter in _DELIMITERS), key=len)
+    shown = ", ".join(repr(name[:40]) for name in found[:8])
+    return InputError(f"{path}:1: the columns are {shown}; {' and '.join(COLUMNS)} were expected, split may be.")
+
+
+class FolderReader(CaptionReader):
     """Images with a file of captions or `.txt` sidecars; folders named train, val, test.
 
     A file of captions is Hugging Face's `metadata.jsonl` or `metadata.csv`, or what `sightline caption --write` made.
@@ -62,31 +137,20 @@ class FolderReader:
             for folder in folders
         )
 
-    def load(self, path: Path, *, split: Split) -> Dataset:
-        """Read one split of the folder at `path`, or of the file of captions that it is.
+    def read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
+        """All captions, of one split's folder where splits lie in folders of their own.
 
-        Images that have captions but are absent are left out with a warning. Raises InputError for a folder without
-        captions, a broken line (with file and line), a text without its image, an image in two splits, a name that
-        leads out of the folder, and where no image is there.
+        Raises InputError for a folder without captions, a broken line (with file and line), a text without its image,
+        an image in two splits, and a name that leads out of the folder.
         """
-        root = path if path.is_dir() else path.parent
-        return self._read(path, only=split).to_dataset(name=f"folder:{path}", split=split, folder=ImageFolder(root))
-
-    def splits(self, path: Path) -> tuple[Split, ...]:
-        """The splits that are there."""
-        return self._read(path).splits()
-
-    def _read(self, path: Path, *, only: Split | None = None) -> CaptionedFiles:
-        """All captions, of one split's folder where splits lie in folders of their own."""
-        is_captions = path.suffix.lower() in (".jsonl", ".csv", ".tsv") and is_file(path)
+        is_captions = path.suffix.lower() in (".jsonl", *_SUFFIXES) and is_file(path)
         captions = path if is_captions else _find_metadata(path)
         if captions is None and not _named_after_splits(path):
             captions = _find_captions(path)
+        files = CaptionedFiles(captions or path)
         if captions is not None:
-            files = CaptionedFiles(captions)
             _add_captions(files, captions, below="", split=None)
             return files
-        files = CaptionedFiles(path)
         folders = find_split_paths(_named_after_splits(path)) or {"train": path}
         if only is not None:
             require_split(only, folders, source=path)
@@ -125,7 +189,7 @@ def _is_written(path: Path) -> bool:
 
 
 def _is_table(path: Path) -> bool:
-    return find_delimiter(path, _NAME_COLUMNS) is not None and find_delimiter(path, _TEXT_COLUMNS) is not None
+    return _find_delimiter(path, _NAME_COLUMNS) is not None and _find_delimiter(path, _TEXT_COLUMNS) is not None
 
 
 def _add_captions(files: CaptionedFiles, path: Path, *, below: str, split: Split | None) -> None:
@@ -146,8 +210,7 @@ def _add_captions(files: CaptionedFiles, path: Path, *, below: str, split: Split
 def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line of a JSONL file or row of a table, with its `file:line`."""
     if path.suffix != ".jsonl":
-        delimiter = find_delimiter(path, _NAME_COLUMNS)
-        for number, row in read_rows(path, delimiter=delimiter or ","):
+        for number, row in read_rows(path, delimiter=_find_delimiter(path, _NAME_COLUMNS) or ","):
             yield f"{path}:{number}", dict(row)
         return
     for number, line in read_lines(path):
@@ -226,25 +289,18 @@ def pair_sidecars(names: list[str], *, folder: Path) -> tuple[dict[str, str], li
     several.
     """
     texts = _texts_by_stem(names)
-    by_stem: dict[str, list[str]] = {}
-    paired: dict[str, str] = {}
-    for name in filter(is_image_name, names):
-        by_stem.setdefault(_stem(name), []).append(name)
-        if name in texts:
-            paired[name] = texts[name]
-    for stem, images in by_stem.items():
-        open_images = [name for name in images if name not in paired]
-        if stem not in texts or not open_images:
-            continue
-        if len(open_images) > 1:
-            raise InputError(
-                f"{folder / texts[stem]} could be of {' or '.join(open_images)}. Name it after one of them: "
-                f"{open_images[0]}.txt"
-            )
-        paired[open_images[0]] = texts[stem]
-    owned = {*paired, *by_stem}  # a.txt is of an image also where all its images have a text of their full name
+    images = list(filter(is_image_name, names))
+    paired = {name: name if name in texts else _stem(name) for name in images if {name, _stem(name)} & texts.keys()}
+    sharing: dict[str, list[str]] = {}
+    for name, text in paired.items():
+        sharing.setdefault(text, []).append(name)
+    if several := next((names for names in sharing.values() if len(names) > 1), None):
+        unclear = folder / texts[paired[several[0]]]
+        raise InputError(f"{unclear} could be of {' or '.join(several)}. Name it after one of them: {several[0]}.txt")
+    # a.txt is of an image also where all its images have a text of their full name
+    owned = {*images, *map(_stem, images)}
     alone = [text for stem, text in texts.items() if stem not in owned and stem.lower() not in _NO_SIDECARS]
-    return {name: paired[name] for name in names if name in paired}, alone
+    return {name: texts[stem] for name, stem in paired.items()}, alone
 
 
 def _texts_by_stem(names: list[str]) -> dict[str, str]:
@@ -267,4 +323,4 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(place), sorted(name for name in names if not name.startswith("."))
 
 
-READER = FolderReader()
+READERS = (FolderReader(), TableReader())

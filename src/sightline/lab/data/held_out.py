@@ -11,17 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sightline.errors import ImageError, InputError
-from sightline.lab.data.base import Dataset, FileImage, ImageSource, Pair, Split, read_encoded
-from sightline.lab.data.webdataset import TarImage
+from sightline.lab.data.base import Dataset, FileImage, FilePart, ImageSource, Pair, Split
 
 MOST_HELD_OUT = 5_000
 """As many images as the usual val splits of the field have; of sets that would give more, a smaller share is taken."""
 FEWEST_HELD_OUT = 10
 """Images that are held out of small sets: among one or two, every search finds its image."""
 _TAIL_BYTES = 4096
-
-_Content = tuple[int, bytes]
-"""Size of an image's file, and a hash of its end: equal files have equal ones, others hardly ever."""
 
 
 def held_out_share(n_images: int) -> float:
@@ -76,7 +72,7 @@ def _equal_rows(whole: Dataset, held: set[int]) -> Iterator[int]:
 
 def _size_of(image: ImageSource) -> int | None:
     """Bytes of an image's file; None where only reading it would tell."""
-    if isinstance(image, TarImage):
+    if isinstance(image, FilePart):
         return image.size_bytes
     try:
         return image.path.stat().st_size if isinstance(image, FileImage) else None
@@ -84,17 +80,15 @@ def _size_of(image: ImageSource) -> int | None:
         return None
 
 
-def _content_of(image: ImageSource) -> _Content | None:
-    """None where an image has no file, or one that can't be read."""
-    try:
-        size_bytes = _size_of(image)
-        if size_bytes is not None and isinstance(image, FileImage | TarImage):
-            start = image.offset if isinstance(image, TarImage) else 0
-            tail_bytes = min(size_bytes, _TAIL_BYTES)
-            with image.path.open("rb") as file:
-                file.seek(start + size_bytes - tail_bytes)
-                return size_bytes, hashlib.blake2b(file.read(tail_bytes), digest_size=8).digest()
-        encoded = read_encoded(image)
-    except (OSError, ImageError):
+def _content_of(image: ImageSource) -> tuple[int, bytes] | None:
+    """Size of an image's file, and its end: equal files have equal ones, others hardly ever. None without a file."""
+    size_bytes = _size_of(image)
+    if size_bytes is None or not isinstance(image, FileImage | FilePart):
         return None
-    return None if encoded is None else (len(encoded), hashlib.blake2b(encoded, digest_size=8).digest())
+    tail_bytes = min(size_bytes, _TAIL_BYTES)
+    start = image.offset if isinstance(image, FilePart) else 0
+    tail = FilePart(path=image.path, offset=start + size_bytes - tail_bytes, size_bytes=tail_bytes)
+    try:
+        return size_bytes, hashlib.blake2b(tail.read_bytes(), digest_size=8).digest()
+    except ImageError:
+        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,11 +71,10 @@ class HuggingFaceReader:
         Raises InputError where the library is missing or can't open the set, and for a missing split or column.
         """
         source = _source_of(path)
-        splits = _open(source)
         known: dict[Split, str] = {}
-        for name in splits:
-            if (found := split_named(name)) is not None:
-                known.setdefault(found, name)
+        for word in (splits := _open(source)):
+            if (found := split_named(word)) is not None:
+                known.setdefault(found, word)
         require_split(split, known, source=path)
         rows = splits[known[split]]
         name = f"{self.kind}:{path}"
@@ -144,46 +142,38 @@ def _open_column(source: str, split: str, column: str) -> Any:
 def _read_rows(
     rows: Any, *, source: str, split: str, name: str
 ) -> tuple[list[Pair], tuple[tuple[str, ...], ...] | None]:
-    image_column = _find_image_column(rows.features, name)
-    label_column, class_names = _find_classes(rows.features)
-    text_columns = _text_columns(rows.features)
+    """The pairs of a split, and the names of its classes, `_` read as a space; the images are not touched."""
+    datasets, features = import_datasets(), rows.features
+    columns = ", ".join(f"{column} ({getattr(feature, 'dtype', feature)})" for column, feature in features.items())
+    image_columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not image_columns:
+        raise InputError(f"{name} has no column of images; its columns are {columns}.")
+    image_column = "image" if "image" in image_columns else str(image_columns[0])
+    label_column = next((key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None)
+    class_names = label_column and tuple((str(one).replace("_", " "),) for one in features[label_column].names)
+    text_columns = _text_columns(features)
     if label_column is None and not text_columns:
         raise InputError(
-            f"{name} has no column of captions; its columns are {_describe(rows.features)}. "
+            f"{name} has no column of captions; its columns are {columns}. "
             f"One of {', '.join(_TEXT_COLUMNS)} was expected, or numbered ones like caption_0."
         )
     pairs, textless = [], []
-    for row, cells in enumerate(_iterate(rows, [*text_columns, *([label_column] if label_column else [])])):
+    for row, cells in enumerate(rows.select_columns([*text_columns, *([label_column] if label_column else [])])):
         number = cells.get(label_column)
-        label = number if class_names is not None and isinstance(number, int) and number >= 0 else None
+        label = number if class_names and isinstance(number, int) and number >= 0 else None
         captions = tuple(text for column in text_columns for text in _texts_of(cells[column]))
-        if not captions and class_names is not None and label is not None:
+        if not captions and class_names and label is not None:
             captions = class_names[label]
         if not captions:
             textless.append(str(row))
             continue
         image = HuggingFaceImage(source=source, split=split, column=image_column, row=row)
         pairs.append(Pair(id=f"{split}/{row}", image=image, captions=captions, label=label))
+    if not pairs:
+        raise InputError(f"{name}: no row of split {split} has a text in {', '.join(text_columns)}.")
     if textless:
-        if not pairs:
-            raise InputError(f"{name}: no row of split {split} has a text in {', '.join(text_columns)}.")
         _LOG.warning("%s: %d rows without a text are left out: %s.", name, len(textless), list_some(textless))
-    return pairs, class_names
-
-
-def _iterate(rows: Any, columns: list[str]) -> Iterator[dict[Any, Any]]:
-    """Cells of some columns, row by row; the images are not touched."""
-    for batch in rows.select_columns(columns).iter(batch_size=1000):
-        for values in zip(*(batch[column] for column in columns), strict=True):
-            yield dict(zip(columns, values, strict=True))
-
-
-def _find_image_column(features: Any, name: str) -> str:
-    image = import_datasets().Image
-    found = [column for column, feature in features.items() if isinstance(feature, image)]
-    if not found:
-        raise InputError(f"{name} has no column of images; its columns are {_describe(features)}.")
-    return "image" if "image" in found else str(found[0])
+    return pairs, class_names or None
 
 
 def _text_columns(features: Any) -> list[str]:
@@ -194,15 +184,6 @@ def _text_columns(features: Any) -> list[str]:
     return []
 
 
-def _find_classes(features: Any) -> tuple[str | None, tuple[tuple[str, ...], ...] | None]:
-    """The first column of classes, and for each class its name with spaces for underscores."""
-    class_label = import_datasets().ClassLabel
-    for column, feature in features.items():
-        if isinstance(feature, class_label):
-            return column, tuple((str(name).replace("_", " "),) for name in feature.names)
-    return None, None
-
-
 def _texts_of(cell: Any) -> list[str]:
     """A string, a list of them, or the `raw` of Karpathy's sentences."""
     if isinstance(cell, str):
@@ -210,10 +191,6 @@ def _texts_of(cell: Any) -> list[str]:
     if isinstance(cell, list):
         return [text for part in cell for text in _texts_of(part)]
     return _texts_of(cell.get("raw")) if isinstance(cell, dict) else []
-
-
-def _describe(features: Any) -> str:
-    return ", ".join(f"{column} ({getattr(feature, 'dtype', feature)})" for column, feature in features.items())
 
 
 def _stamp(path: str) -> str:

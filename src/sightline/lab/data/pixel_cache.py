@@ -86,15 +86,15 @@ def open_pixel_cache(
     shape = (len(dataset), preprocessing.size_px, preprocessing.size_px, 3)
     if (cache := _open(home, dataset, shape)) is not None:
         return cache
+    size = _megabytes(int(np.prod(shape, dtype=np.int64)))
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{home.name}.lock"):
             if (cache := _open(home, dataset, shape)) is not None:  # another process built it meanwhile
                 return cache
             shutil.rmtree(home, ignore_errors=True)  # damaged
-            size = _megabytes(int(np.prod(shape, dtype=np.int64)))
             tell(f"{len(dataset):,} images of {dataset.name} are decoded once, to {size} in {root}")
-            build_cache(
+            _build(
                 dataset,
                 home,
                 preprocessing=preprocessing,
@@ -103,7 +103,12 @@ def open_pixel_cache(
             )
             cache = _open(home, dataset, shape)
     except OSError as error:
-        raise InputError(f"The pixel cache can't be kept in {root}: {explain_os_error(error)}.") from error
+        if error.errno not in _FULL:
+            raise InputError(f"The pixel cache can't be kept in {root}: {explain_os_error(error)}.") from error
+        raise InputError(
+            f"The disk got full while the pixel cache was written to {root} ({size} in all). What was written "
+            "is kept: free some space and start again, or set SIGHTLINE_CACHE to a folder on another disk."
+        ) from error
     if cache is None:
         raise InputError(f"The pixel cache {home} was damaged right after it was built; is the disk failing?")
     return cache
@@ -187,7 +192,7 @@ class PartialCache:
         self.saved_at = time.monotonic()
 
 
-def build_cache(
+def _build(
     dataset: Dataset,
     folder: Path,
     *,
@@ -197,36 +202,27 @@ def build_cache(
 ) -> None:
     """Make the cache `folder`, going on with what an earlier run left. The caller holds the lock.
 
-    Raises InputError where the disk has or gets too little room, and where no image at all can be read.
+    Raises InputError where the disk has too little room and where no image at all can be read, OSError where it
+    can't be written.
     """
     partial_folder = folder.with_name(f"{folder.name}.partial")
     shape = (len(dataset), preprocessing.size_px, preprocessing.size_px, 3)
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    _check_space(partial_folder, shape)
+    partial = _open_partial(partial_folder, shape)
+    about = {"data": dataset.name, "split": dataset.split, "images": len(dataset), "size_px": shape[1]}
+    write_json(partial_folder / ABOUT, about)
     try:
-        partial_folder.mkdir(parents=True, exist_ok=True)
-        _check_space(partial_folder, shape)
-        partial = _open_partial(partial_folder, shape)
-        about = {"data": dataset.name, "split": dataset.split, "images": len(dataset), "size_px": shape[1]}
-        write_json(partial_folder / ABOUT, about)
-        try:
-            _fill(partial, dataset, preprocessing=preprocessing, n_workers=n_workers, progress=progress)
-        finally:
-            partial.save()
-        if (partial.states_N == UNREADABLE).all():
-            shutil.rmtree(partial_folder)
-            raise InputError(
-                f"None of the {len(dataset)} pictures of {dataset.name} can be read; the first, {dataset.pairs[0].id}: "
-                f"{partial.reasons[0]}. Is the disk with the pictures there?"
-            )
-        partial_folder.rename(folder)
-    except OSError as error:
-        if error.errno not in _FULL:
-            problem = explain_os_error(error)
-            raise InputError(f"The pixel cache can't be written to {folder.parent}: {problem}.") from error
-        size = _megabytes(int(np.prod(shape, dtype=np.int64)))
+        _fill(partial, dataset, preprocessing=preprocessing, n_workers=n_workers, progress=progress)
+    finally:
+        partial.save()
+    if (partial.states_N == UNREADABLE).all():
+        shutil.rmtree(partial_folder)
         raise InputError(
-            f"The disk got full while the pixel cache was written to {folder.parent} ({size} in all). What was written "
-            "is kept: free some space and start again, or set SIGHTLINE_CACHE to a folder on another disk."
-        ) from error
+            f"None of the {len(dataset)} pictures of {dataset.name} can be read; the first, {dataset.pairs[0].id}: "
+            f"{partial.reasons[0]}. Is the disk with the pictures there?"
+        )
+    partial_folder.rename(folder)
 
 
 def _fill(

@@ -46,18 +46,18 @@ class PixelStream:
 
     def begin(self, rows_B: NDArray[np.int64]) -> None:
         """Start to decode the rows of a batch to come, and forget what was begun for others."""
-        rows = rows_B.tolist()
-        for row in self._begun.keys() - set(rows):
+        for row in self._begun.keys() - set(rows_B.tolist()):
             self._begun.pop(row).cancel()
-        for row in rows:
+        self._submit(rows_B)
+
+    def _submit(self, rows_B: NDArray[np.int64]) -> None:
+        for row in rows_B.tolist():
             if row not in self._begun:
-                self._begun[row] = self._pool.submit(self._read, row)
+                self._begun[row] = self._pool.submit(read_rows, [self._dataset[row].image], self._preprocessing)
 
     def __getitem__(self, rows_B: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Pixels (B, S, S, 3) of some rows."""
-        for row in rows_B.tolist():
-            if row not in self._begun:
-                self._begun[row] = self._pool.submit(self._read, row)
+        self._submit(rows_B)
         pixels_BSS3 = np.empty((len(rows_B), *self.shape[1:]), np.uint8)
         for index, row in enumerate(rows_B.tolist()):
             read_1SS3, problems = self._begun[row].result()
@@ -71,9 +71,6 @@ class PixelStream:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
-
-    def _read(self, row: int) -> tuple[NDArray[np.uint8], Problems]:
-        return read_rows([self._dataset[row].image], self._preprocessing)
 
     def _tell(self, row: int, reason: str) -> None:
         if row in self._unreadable:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sightline.core.images.files import explain_os_error, is_image_name
 from sightline.errors import ImageError, InputError, install_advice
 from sightline.kit.config import is_file
-from sightline.lab.data.base import Dataset, FileImage, Pair, Split, fingerprint_of
+from sightline.lab.data.base import Dataset, EncodedImage, FileImage, Pair, Split, fingerprint_of
 from sightline.lab.data.captioned_files import read_json, read_lines, require_split
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 N_VAL_PER_CLASS = 40
 """The last rows of each class in parquet shards, in file order, are `val`: never trained on."""
 
-_MAX_CACHED_BYTES = 512 * 2**20
+_reading = threading.Lock()
+"""A row group is read by the first thread that asks; images are mostly asked for in order."""
 
 _Names = tuple[tuple[str, ...], ...]
 
@@ -70,30 +66,26 @@ class TinyImagenetReader:
 
 def _load_shards(path: Path, split: Split) -> tuple[_Names, list[Pair]]:
     class_names = _read_classes(path / "classes.json")
-    pairs_of_class: dict[int, list[tuple[int, Pair]]] = defaultdict(list)
-    for number, pair in enumerate(_pairs_of_shards(path, class_names)):
-        assert pair.label is not None
-        pairs_of_class[pair.label].append((number, pair))
-    chosen: list[tuple[int, Pair]] = []
-    for label, numbered in pairs_of_class.items():
-        if len(numbered) <= N_VAL_PER_CLASS:
-            raise InputError(
-                f"{path} has {len(numbered)} rows of class {label} ({class_names[label][0]}); more than "
-                f"{N_VAL_PER_CLASS} are needed, since the last {N_VAL_PER_CLASS} are val. Copy all shards."
-            )
-        chosen += numbered[:-N_VAL_PER_CLASS] if split == "train" else numbered[-N_VAL_PER_CLASS:]
-    return class_names, [pair for _, pair in sorted(chosen, key=lambda numbered: numbered[0])]
-
-
-def _pairs_of_shards(path: Path, class_names: _Names) -> Iterator[Pair]:
+    pairs: list[Pair] = []
+    rows_of_class: dict[int, list[int]] = defaultdict(list)
     for shard in sorted(path.glob("*.parquet")):
         for row, label in enumerate(_read_labels(shard)):
             if not isinstance(label, int) or not 0 <= label < len(class_names):
                 raise InputError(
                     f"{shard}: row {row} has label {label}, and classes.json has classes 0 to {len(class_names) - 1}."
                 )
+            rows_of_class[label].append(len(pairs))
             image = ParquetImage(path=shard, row=row)
-            yield Pair(id=f"{shard.stem}/{row}", image=image, captions=class_names[label], label=label)
+            pairs.append(Pair(id=f"{shard.stem}/{row}", image=image, captions=class_names[label], label=label))
+    chosen: list[int] = []
+    for label, rows in rows_of_class.items():
+        if len(rows) <= N_VAL_PER_CLASS:
+            raise InputError(
+                f"{path} has {len(rows)} rows of class {label} ({class_names[label][0]}); more than "
+                f"{N_VAL_PER_CLASS} are needed, since the last {N_VAL_PER_CLASS} are val. Copy all shards."
+            )
+        chosen += rows[:-N_VAL_PER_CLASS] if split == "train" else rows[-N_VAL_PER_CLASS:]
+    return class_names, [pairs[row] for row in sorted(chosen)]
 
 
 def _read_classes(path: Path) -> _Names:
@@ -174,24 +166,23 @@ def _val_files(path: Path, labels: dict[str, int]) -> Iterator[tuple[Path, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ParquetImage:
+class ParquetImage(EncodedImage):
     """An image in a row of a parquet file, as the bytes of an image file."""
 
     path: Path
     row: int
     column: str = "image"
 
-    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where the row can't be read or decoded."""
-        from sightline.core.images.decode import read_image
-
-        return read_image(self._read_bytes(), min_side_px=min_side_px).rgb
-
-    def _read_bytes(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The image's file as the row holds it. Raises ImageError where it can't be read."""
         try:
-            group, row = _locate(self.path, self.row)
-            data = _columns.read(self.path, group, self.column)[row].as_py()
+            starts = _starts_of_groups(self.path)
+            if not 0 <= self.row < starts[-1]:
+                raise ImageError("the parquet file has fewer rows than when it was listed")
+            group = bisect_right(starts, self.row) - 1
+            with _reading:
+                cells = _read_group(self.path, group, self.column)
+            data = cells[self.row - starts[group]].as_py()
         except (OSError, ValueError, KeyError) as error:  # also what pyarrow says of damaged files
             if isinstance(error, OSError) and error.errno is not None:
                 raise ImageError(explain_os_error(error)) from error
@@ -231,39 +222,10 @@ def _starts_of_groups(path: Path) -> tuple[int, ...]:
     return tuple(accumulate(sizes, initial=0))
 
 
-def _locate(path: Path, row: int) -> tuple[int, int]:
-    """Row group, and row in it."""
-    starts = _starts_of_groups(path)
-    if not 0 <= row < starts[-1]:
-        raise ImageError("the parquet file has fewer rows than when it was listed")
-    group = bisect_right(starts, row) - 1
-    return group, row - starts[group]
-
-
-@dataclass
-class _ColumnCache:
-    """The columns read last, up to a total size: images are mostly asked for in order. Shared by all threads."""
-
-    columns: OrderedDict[tuple[Path, int, str], Any] = field(default_factory=OrderedDict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def read(self, path: Path, group: int, column: str) -> Any:
-        key = (path, group, column)
-        with self.lock:
-            if key not in self.columns:
-                self.columns[key] = _read_group(path, group, column)
-                while len(self.columns) > 1 and sum(c.nbytes for c in self.columns.values()) > _MAX_CACHED_BYTES:
-                    self.columns.popitem(last=False)
-            self.columns.move_to_end(key)
-            return self.columns[key]
-
-
+@lru_cache(maxsize=64)
 def _read_group(path: Path, group: int, column: str) -> Any:
     with import_pyarrow().ParquetFile(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
-
-
-_columns = _ColumnCache()
 
 
 READER = TinyImagenetReader()

@@ -14,19 +14,14 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, NamedTuple
 
 from sightline.core.images.files import explain_os_error, format_of
 from sightline.errors import InputError
 from sightline.kit.config import cache_dir
 from sightline.kit.files import write_json
-from sightline.lab.data.base import Dataset, Pair, Split, fingerprint_of, in_order, read_stretch
+from sightline.lab.data.base import Dataset, FilePart, Pair, Split, fingerprint_of, in_order
 from sightline.lab.data.captioned_files import list_some, require_split, split_named, split_within
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 _LOG = logging.getLogger(__name__)
 _MAX_SHARDS = 1_000_000
@@ -82,16 +77,16 @@ class WebdatasetReader:
         require_split(split, {shard.split for shard in shards}, source=path)
         chosen = [shard for shard in shards if shard.split == split]
         indexes = [index_tar(shard.path) for shard in chosen]
-        _warn_of_left_out(path, chosen, indexes)
-        pairs = [
-            Pair(
-                id=f"{shard.name}/{sample.key}",
-                image=TarImage(path=shard.path, offset=sample.offset, size_bytes=sample.size_bytes),
-                captions=sample.captions,
-            )
-            for shard, index in zip(chosen, indexes, strict=True)
-            for sample in index.samples
-        ]
+        pairs: list[Pair] = []
+        left_out: list[str] = []
+        for shard, index in zip(chosen, indexes, strict=True):
+            left_out += (f"{shard.name}/{key} ({reason})" for key, reason in index.left_out)
+            for key, offset, size_bytes, captions in index.samples:
+                image = FilePart(path=shard.path, offset=offset, size_bytes=size_bytes)
+                pairs.append(Pair(id=f"{shard.name}/{key}", image=image, captions=captions))
+        if left_out:
+            total, named = len(pairs) + len(left_out), list_some(left_out)
+            _LOG.warning("webdataset:%s: %d of %d samples are left out: %s.", path, len(left_out), total, named)
         if not pairs:
             raise InputError(
                 f"webdataset:{path} has no sample with a picture and a text among {len(chosen)} shards. A sample is "
@@ -153,51 +148,14 @@ def _choices(inside: str, pattern: str) -> Sequence[str]:
 
 
 def _make_shard(file: Path, *, root: Path) -> Shard:
+    """Its split by the words of its name, then of its folders below the root; the root's name counts as a whole."""
     relative = file.relative_to(root)
-    return Shard(path=file, name=relative.with_suffix("").as_posix(), split=_split_of(relative, root))
+    words = map(split_within, (relative.stem, *reversed(relative.parts[:-1])))
+    found: Split | None = next(filter(None, words), split_named(root.name))
+    return Shard(path=file, name=relative.with_suffix("").as_posix(), split=found or "train")
 
 
-def _split_of(relative: Path, root: Path) -> Split:
-    """By the words of the file's name, then of its folders below the root; the root's name counts only as a whole."""
-    for name in (relative.stem, *reversed(relative.parts[:-1])):
-        if split := split_within(name):
-            return split
-    return split_named(root.name) or "train"
-
-
-def _warn_of_left_out(path: Path, shards: Sequence[Shard], indexes: Sequence[TarIndex]) -> None:
-    left_out = [
-        f"{shard.name}/{key} ({reason})"
-        for shard, index in zip(shards, indexes, strict=True)
-        for key, reason in index.left_out
-    ]
-    if left_out:
-        total = sum(len(index.samples) for index in indexes) + len(left_out)
-        named = list_some(left_out)
-        _LOG.warning("webdataset:%s: %d of %d samples are left out: %s.", path, len(left_out), total, named)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TarImage:
-    """An image in a tar: a stretch of its bytes."""
-
-    path: Path
-    offset: int
-    size_bytes: int
-
-    def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
-        """Upright RGB (H, W, 3) uint8. Raises ImageError where the stretch can't be read or decoded."""
-        from sightline.core.images.decode import read_image
-
-        return read_image(self.read_bytes(), min_side_px=min_side_px).rgb
-
-    def read_bytes(self) -> bytes:
-        """The image's file as it lies in the tar. Raises ImageError where it can't be read."""
-        return read_stretch(self.path, self.offset, self.size_bytes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TarSample:
+class TarSample(NamedTuple):
     """One image of a tar with its captions."""
 
     key: str
@@ -246,26 +204,16 @@ def _load(kept: Path, stamp: list[int]) -> TarIndex | None:
         content = json.loads(kept.read_bytes())
         if content["stamp"] != stamp:
             return None
-        return TarIndex(
-            samples=tuple(
-                TarSample(key=key, offset=offset, size_bytes=size_bytes, captions=tuple(captions))
-                for key, offset, size_bytes, captions in content["samples"]
-            ),
-            left_out=tuple((key, reason) for key, reason in content["left_out"]),
-        )
+        samples = tuple(TarSample(key, start, size, tuple(texts)) for key, start, size, texts in content["samples"])
+        return TarIndex(samples=samples, left_out=tuple((key, reason) for key, reason in content["left_out"]))
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it can be made again
         return None
 
 
 def _save(kept: Path, stamp: list[int], index: TarIndex) -> None:
-    content = {
-        "stamp": stamp,
-        "samples": [[s.key, s.offset, s.size_bytes, s.captions] for s in index.samples],
-        "left_out": index.left_out,
-    }
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, content)
+        write_json(kept, {"stamp": stamp, "samples": index.samples, "left_out": index.left_out})
     except OSError as error:
         _LOG.warning("The index of a tar can't be kept in %s: %s.", kept.parent, explain_os_error(error))
 

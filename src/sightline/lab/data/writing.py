@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sightline.core.images.decode import read_info
 from sightline.core.images.files import EXTENSIONS, is_image_name
 from sightline.errors import DataError, ImageError, InputError
 from sightline.kit.files import explained
 from sightline.kit.work import Progress, map_ahead, usable_cpus
-from sightline.lab.data.base import Dataset, Pair, Split, read_encoded
+from sightline.lab.data.base import Dataset, EncodedImage, Pair, Split
 
 SHARD_SIZE = 1_000
 """Images of a webdataset shard."""
@@ -110,7 +110,7 @@ def _write_all(
     skipped: list[SkippedPair] = []
     captions = 0
     pairs = ((dataset, pair) for dataset in datasets for pair in dataset)
-    try:
+    with writer:
         for done, sample in enumerate(map_ahead(_prepare, pairs, threads=usable_cpus(), ahead=128), start=1):
             if isinstance(sample, Sample):
                 writer.add(sample)
@@ -124,9 +124,6 @@ def _write_all(
             reason = f", the first because: {skipped[0].reason}" if skipped else ""
             raise InputError(f"None of {total} pairs could be written{reason}. Look at it: sightline data check DATA")
         writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
     lost = {
         "hard negatives": any(pair.negatives for dataset in datasets for pair in dataset),
         "classes": any(dataset.class_names for dataset in datasets),
@@ -150,8 +147,9 @@ def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
     try:
         if not captions:
             raise ImageError("no caption")
-        data = read_encoded(pair.image)
-        if data is None:
+        if isinstance(pair.image, EncodedImage):
+            data = pair.image.read_bytes()
+        else:
             file = io.BytesIO()
             Image.fromarray(pair.image.read()).save(file, "PNG")
             data = file.getvalue()
@@ -171,7 +169,10 @@ def _prepare(dataset_and_pair: tuple[Dataset, Pair]) -> Sample | SkippedPair:
 
 
 class DatasetWriter(ABC):
-    """Writes samples below an empty folder; all methods but `abandon` raise OSError where the disk refuses."""
+    """Writes samples below an empty folder. A context that leaves nothing open; raises OSError where the disk refuses.
+
+    After a failure on a full disk closing fails too, for what is still in a buffer: nothing is said of that.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -186,8 +187,10 @@ class DatasetWriter(ABC):
         """Write what belongs at the end, and close what is open."""
         self._opened.close()
 
-    def abandon(self) -> None:
-        """Close what is open after a failure; on a full disk closing fails too, for what is still in a buffer."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._opened.close()
 
@@ -219,20 +222,14 @@ def safe_place(identity: str, suffix: str) -> str:
     return place if is_image_name(place) else f"{place}.{suffix}"
 
 
-class _TextWriter(DatasetWriter):
-    """Images, and one text file."""
+class FolderWriter(DatasetWriter):
+    """Images, and a `metadata.jsonl` with `file_name`, `text` (a list where an image has several) and `split`."""
 
-    text_name: str
+    text_name = "metadata.jsonl"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._text = self._opened.enter_context((folder / self.text_name).open("w", encoding="utf-8", newline=""))
-
-
-class FolderWriter(_TextWriter):
-    """Images, and a `metadata.jsonl` with `file_name`, `text` (a list where an image has several) and `split`."""
-
-    text_name = "metadata.jsonl"
 
     def add(self, sample: Sample) -> None:
         """Write the image and its line."""
@@ -241,7 +238,7 @@ class FolderWriter(_TextWriter):
         self._text.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-class CsvWriter(_TextWriter):
+class CsvWriter(FolderWriter):
     """Images, and a `captions.csv` with `filepath`, `title` and `split`, a row a caption."""
 
     text_name = "captions.csv"
@@ -320,8 +317,7 @@ class WebdatasetWriter(DatasetWriter):
             self._shard.finish()
             self._shard = None
 
-    def abandon(self) -> None:
-        """Leave no shard open."""
+    def __exit__(self, *_: object) -> None:
         if self._shard is not None:
             self._shard.abandon()
 

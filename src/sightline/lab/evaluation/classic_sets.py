@@ -21,12 +21,12 @@ from sightline.kit.config import is_file
 from sightline.lab.data.base import (
     Dataset,
     FileImage,
+    FilePart,
     ImageSource,
     Pair,
     Split,
     fingerprint_of_pairs,
     in_order,
-    read_stretch,
 )
 from sightline.lab.data.captioned_files import list_some, read_lines, require_split
 
@@ -53,21 +53,15 @@ def name_wordnet_ids(dataset: Dataset) -> Dataset:
     return replace(dataset, class_names=tuple((names[folder],) for folder in folders))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlaneImage:
+class PlaneImage(FilePart):
     """A 32 x 32 image in a binary file of CIFAR: its red plane, then green and blue."""
 
-    path: Path
-    offset: int
+    __slots__ = ()
 
     def read(self, *, min_side_px: int | None = None) -> NDArray[np.uint8]:
         """RGB (32, 32, 3) uint8. Raises ImageError where the file is shorter than it was."""
-        data = self.read_bytes()
-        return np.frombuffer(data, np.uint8).reshape(3, _CIFAR_PX, _CIFAR_PX).transpose(1, 2, 0).copy()
-
-    def read_bytes(self) -> bytes:
-        """The planes as they lie in the file. Raises ImageError as `read` does."""
-        return read_stretch(self.path, self.offset, _CIFAR_BYTES)
+        planes_3HW = np.frombuffer(self.read_bytes(), np.uint8).reshape(3, _CIFAR_PX, _CIFAR_PX)
+        return planes_3HW.transpose(1, 2, 0).copy()
 
 
 _Row = tuple[str, ImageSource, str]
@@ -156,7 +150,7 @@ def _read_cifar(names: str, *, label_bytes: int) -> Callable[[Path, Path], Itera
         if max(labels) >= len(classes):
             raise InputError(f"{file} has a label {max(labels)}, and {names} {len(classes)} names.")
         for row, label in enumerate(labels):
-            image = PlaneImage(path=file, offset=row * row_bytes + label_bytes)
+            image = PlaneImage(path=file, offset=row * row_bytes + label_bytes, size_bytes=_CIFAR_BYTES)
             yield f"{file.stem}/{row:05d}", image, classes[label]
 
     return read

@@ -29,7 +29,7 @@ from sightline.core.models.base import Encoder
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.classic_sets import read_imagenet
-from sightline.lab.evaluation.embedding import CountProgress, EvalConfig, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import CountProgress, EvalConfig, embed_images, embed_texts
 from sightline.lab.evaluation.labelled import IMAGENET, labels_of, require_labels
 from sightline.lab.evaluation.results import (
     TIE_TOLERANCE,
@@ -40,7 +40,6 @@ from sightline.lab.evaluation.results import (
     mean_of_classes,
     rank_embeddings,
     rank_similarities,
-    require_finite_rows,
 )
 
 DEFAULT_PROMPTS = "photos"
@@ -50,6 +49,8 @@ NamesUsed = Literal["first", "all"]
 Features = Literal["projected", "pooled"]
 """What a linear probe learns from: the normalised vectors of the joint space, or the features before the projection."""
 _SMALLEST_NORM = 1e-6
+_HELD_OUT = 0.2
+"""Share of each class's training images that C is chosen on."""
 
 
 @cache
@@ -135,15 +136,13 @@ class ZeroshotEvaluator:
         images = embed_images(encoder, dataset, batch_size=self.config.batch_size, progress=progress)
         figures = rank_classes(images.image_BD, class_CD, labels_of(dataset, images))
         names_used = sum(len(names[: 1 if self.config.names == "first" else None]) for names in class_names)
-        return EvalResult(
-            model=encoder.card.name,
-            data=dataset.name,
-            split=dataset.split,
+        return self.config.make_result(
+            encoder,
+            dataset,
+            figures,
+            details={"n_classes": len(class_names), "prompts": list(self.config.templates)},
             n_images=len(images.image_BD),
             n_texts=names_used * len(self.config.templates),
-            metrics=figures.metrics(),
-            intervals=figures.intervals(self.config.bootstrap),
-            details=describe_encoder(encoder) | {"n_classes": len(class_names), "prompts": list(self.config.templates)},
             problems=images.problems,
             took_s=time.perf_counter() - started,
         )
@@ -189,27 +188,8 @@ def embed_classes(
 
 
 def rank_classes(image_BD: NDArray[np.float32], class_CD: NDArray[np.float32], label_B: NDArray[np.int64]) -> Figures:
-    """The `class_figures` of ranking all classes for each image by dot product; labels are rows of `class_CD`.
-
-    Raises InputError for no images, a label that is no class, and values that aren't finite.
-    """
-    label_B = check_labels(label_B, n_images=len(image_BD), n_classes=len(class_CD))
-    require_finite_rows(image_BD, what="image embeddings")
-    require_finite_rows(class_CD, what="class embeddings")
-    ranks = rank_embeddings(image_BD, class_CD, list(label_B[:, None]))
-    return class_figures(ranks, label_B, n_classes=len(class_CD))
-
-
-def check_labels(label_B: NDArray[np.int64], *, n_images: int, n_classes: int) -> NDArray[np.int64]:
-    """The labels as int64. Raises InputError where they don't fit."""
-    label_B = np.asarray(label_B)
-    if not n_images or label_B.shape != (n_images,) or not np.issubdtype(label_B.dtype, np.integer):
-        raise InputError(f"Every picture needs one label: {n_images} pictures, labels {label_B.dtype} {label_B.shape}.")
-    wrong_B = (label_B < 0) | (label_B >= n_classes)
-    if wrong_B.any():
-        row = int(wrong_B.argmax())
-        raise InputError(f"The label of picture {row} is {label_B[row]}; there are {n_classes} classes, from 0.")
-    return label_B.astype(np.int64)
+    """The `class_figures` of ranking all classes for each image by dot product; labels are rows of `class_CD`."""
+    return class_figures(rank_embeddings(image_BD, class_CD, list(label_B[:, None])), label_B, n_classes=len(class_CD))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,16 +198,12 @@ class ProbeConfig:
 
     cs: tuple[float, ...] = tuple(10.0**power for power in range(-3, 5))
     """Inverse strengths of the regularisation to choose from, weakest last."""
-    held_out: float = 0.2
-    """Share of each class's training images that C is chosen on."""
     max_iterations: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
             raise InputError(f"cs must be positive and ascending, got {list(self.cs)}.")
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out must lie between 0 and 1, got {self.held_out}.")
         if self.max_iterations < 1:
             raise InputError(f"max_iterations must be at least 1, got {self.max_iterations}.")
 
@@ -262,21 +238,20 @@ class LinearProbeEvaluator:
         probe = fit_probe(learnt.image_BD, labels_of(train, learnt), n_classes=n_classes, config=self.config.probe)
         figures = rank_by_probe(probe, images.image_BD, labels_of(dataset, images))
         fitted = {
+            "n_classes": n_classes,
             "features": self.config.features,
             "n_train": len(learnt.image_BD),
             "C": probe.c,
             "held_out_acc1": probe.held_out_acc1,
             "converged": probe.converged,
         }
-        return EvalResult(
-            model=encoder.card.name,
-            data=dataset.name,
-            split=dataset.split,
+        return self.config.make_result(
+            encoder,
+            dataset,
+            figures,
+            details=fitted,
             n_images=len(images.image_BD),
             n_texts=0,
-            metrics=figures.metrics(),
-            intervals=figures.intervals(self.config.bootstrap),
-            details=describe_encoder(encoder) | {"n_classes": n_classes} | fitted,
             problems=learnt.problems + images.problems,
             took_s=time.perf_counter() - started,
         )
@@ -304,9 +279,9 @@ class Probe:
 
     mean_D: NDArray[np.float64]
     scale: float
-    weight_CD: NDArray[np.float64]
-    bias_C: NDArray[np.float64]
-    """Minus infinity for classes that had no image to learn from."""
+    model: Any
+    """scikit-learn's."""
+    n_classes: int
     c: float
     """The C that was chosen."""
     held_out_acc1: float | None
@@ -314,9 +289,12 @@ class Probe:
     converged: bool
 
     def logits(self, image_BD: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Vectors -> (B, C)."""
-        scaled_BD = (image_BD - self.mean_D) / self.scale
-        logits_BC: NDArray[np.float64] = scaled_BD @ self.weight_CD.T + self.bias_C
+        """Vectors -> (B, C): minus infinity for classes that had no image to learn from."""
+        known_BK = self.model.decision_function((image_BD - self.mean_D) / self.scale)
+        if known_BK.ndim == 1:  # of two classes, the logit of the second
+            known_BK = np.stack([np.zeros_like(known_BK), known_BK], axis=1)
+        logits_BC = np.full((len(image_BD), self.n_classes), -np.inf)
+        logits_BC[:, self.model.classes_] = known_BK
         return logits_BC
 
 
@@ -325,11 +303,9 @@ def fit_probe(
 ) -> Probe:
     """Choose C on a held-out part of these vectors, then fit on all of them.
 
-    Raises InputError where the images show fewer than two classes, a value isn't finite, or scikit-learn is missing.
+    Raises InputError where the images show fewer than two classes, or scikit-learn is missing.
     """
     config = config or ProbeConfig()
-    label_B = check_labels(label_B, n_images=len(image_BD), n_classes=n_classes)
-    require_finite_rows(image_BD, what="training embeddings")
     if len(np.unique(label_B)) < 2:
         raise InputError("A linear probe needs training pictures of at least two classes.")
     # One factor for all dimensions: it only renames C, and L-BFGS converges in far fewer steps than on unit vectors.
@@ -338,23 +314,15 @@ def fit_probe(
     scaled_BD = ((image_BD - mean_D) / scale).astype(np.float32)
     c, reached = _choose_c(scaled_BD, label_B, config)
     model, converged = _fit(_regression(config, c), scaled_BD, label_B)
-    weight_CD, bias_C = np.zeros((n_classes, image_BD.shape[1])), np.full(n_classes, -np.inf)
-    if len(model.classes_) == 2:  # one row, the logit of the second class
-        weight_CD[model.classes_[1]], bias_C[model.classes_] = model.coef_[0], (0.0, model.intercept_[0])
-    else:
-        weight_CD[model.classes_], bias_C[model.classes_] = model.coef_, model.intercept_
     return Probe(
-        mean_D=mean_D, scale=scale, weight_CD=weight_CD, bias_C=bias_C, c=c, held_out_acc1=reached, converged=converged
+        mean_D=mean_D, scale=scale, model=model, n_classes=n_classes, c=c, held_out_acc1=reached, converged=converged
     )
 
 
 def rank_by_probe(probe: Probe, image_BD: NDArray[np.float32], label_B: NDArray[np.int64]) -> Figures:
     """As `rank_classes`, by the probe's logits."""
-    n_classes = len(probe.bias_C)
-    label_B = check_labels(label_B, n_images=len(image_BD), n_classes=n_classes)
-    require_finite_rows(image_BD, what="image embeddings")
     ranks = rank_similarities(probe.logits(image_BD), list(label_B[:, None]), TIE_TOLERANCE)
-    return class_figures(ranks, label_B, n_classes=n_classes)
+    return class_figures(ranks, label_B, n_classes=probe.n_classes)
 
 
 def _choose_c(
@@ -363,7 +331,7 @@ def _choose_c(
     """The C that classifies held-out images best, and how well; ties go to the stronger regularisation."""
     if len(config.cs) == 1:
         return config.cs[0], None
-    held_B = hold_out(label_B, share=config.held_out, seed=config.seed)
+    held_B = hold_out(label_B, share=_HELD_OUT, seed=config.seed)
     if not held_B.any():
         raise InputError(
             "No class has two training pictures, so none can be held out to choose C; use more, or give one C."

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     AnyModel = MeasuredModel | ModelProcess
 
+_Running = dict[str, tuple["AnyModel", "ModelFacts"]]
 Start = Callable[[str, "Runtime"], "AnyModel"]
 """Makes the model of a name, ready to be loaded."""
 StageProgress = Callable[[str, int, int], None]
@@ -143,7 +145,16 @@ def compare_models(
     with contextlib.ExitStack() as stack:
         running = _load_models(names, data, config=config, start=start, stack=stack, report=report)
         rows = _time_models(running, random=random, config=config, report=report)
-        vectors = {name: _embed(running[name][0], name, data, config=config, report=report) for name in models}
+        vectors = {}
+        for name in models:
+            vectors[name] = embed_comparison(
+                running[name][0],
+                data,
+                templates=config.templates,
+                batch_size=config.batch_size,
+                progress=partial(report, f"embedding with {name}"),
+            )
+            running[name][0].close()
     _require_same_images(vectors)
     rows, metric = _add_quality(rows, data, vectors, config=config)
     first = next(iter(vectors.values()), None)
@@ -164,9 +175,6 @@ def compare_models(
     )
 
 
-_Running = dict[str, tuple["AnyModel", "ModelFacts"]]
-
-
 def _load_models(
     names: Sequence[str],
     data: ComparisonData,
@@ -177,18 +185,16 @@ def _load_models(
     report: StageProgress,
 ) -> _Running:
     images = [pair.image for pair in data.dataset.pairs[:64]]
-    queries = data.queries[:64]
     running: _Running = {}
     for done, name in enumerate(names):
         report(f"loading {name}", done, len(names))
-        model = start(name, config.runtime)
-        stack.callback(model.close)
-        facts = model.load(images, queries)
-        if facts.exported:  # once more, in a process without what only exporting needs
-            model.close()
+        for _ in range(2):
             model = start(name, config.runtime)
             stack.callback(model.close)
-            facts = model.load(images, queries)
+            facts = model.load(images, data.queries[:64])
+            if not facts.exported:
+                break
+            model.close()  # once more, in a process without what only exporting needs
         running[name] = (model, facts)
     return running
 
@@ -228,19 +234,6 @@ def _require_same_images(vectors: Mapping[str, Vectors]) -> None:
         )
 
 
-def _embed(
-    model: AnyModel, name: str, data: ComparisonData, *, config: ComparisonConfig, report: StageProgress
-) -> Vectors:
-    """Embed all and let the model go."""
-
-    def show(done: int, total: int) -> None:
-        report(f"embedding with {name}", done, total)
-
-    vectors = embed_comparison(model, data, templates=config.templates, batch_size=config.batch_size, progress=show)
-    model.close()
-    return vectors
-
-
 def _add_quality(
     rows: Sequence[ModelRow], data: ComparisonData, vectors: Mapping[str, Vectors], *, config: ComparisonConfig
 ) -> tuple[list[ModelRow], str | None]:
@@ -253,11 +246,8 @@ def _add_quality(
     quality_of = {row.model: qualities[row.model].metrics[metric] for row in measured}
     best = max(quality_of, key=quality_of.__getitem__)
     with_quality = []
-    for row in rows:
-        if (own := qualities.get(row.model)) is None:
-            with_quality.append(row)
-            continue
-        interval = None
+    for row in measured:
+        own, interval = qualities[row.model], None
         if row.model != best:
             interval = interval_of_difference(qualities[best], own, metric, bootstrap=config.bootstrap)
         as_good = [other for other in measured if _dominates(other, row, quality_of)]
@@ -270,7 +260,7 @@ def _add_quality(
                 dominated_by=tuple(other.model for other in as_good),
             )
         )
-    return with_quality, metric
+    return [*with_quality, *(row for row in rows if row.model not in qualities)], metric
 
 
 def _dominates(one: ModelRow, other: ModelRow, quality_of: Mapping[str, float]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -30,13 +30,9 @@ IMAGES = "pictures"
 OWN_LIMIT = 1000
 """Images taken of a folder without captions, unless told otherwise: rankings show their agreement on these."""
 QUERIES_AT_MOST = 1000
-DEFAULT_QUERIES = (
-    "a dog", "a cat", "a person smiling", "a group of people", "a child playing", "a portrait of a woman",
-    "a man outdoors", "a birthday party", "a wedding", "food on a plate", "a cup of coffee", "a car on the street",
-    "a bicycle", "a boat on the water", "a beach", "mountains", "snow", "a forest", "a sunset", "a city at night",
-    "a building", "a bridge", "flowers", "a bird", "a horse", "someone doing sports", "a screenshot with text",
-    "a document", "a drawing", "a black and white photo", "the inside of a room", "something red",
-)  # fmt: skip
+DEFAULT_QUERIES = tuple(
+    resources.files("sightline.lab.evaluation").joinpath("queries.txt").read_text(encoding="utf-8").splitlines()
+)
 """Asked of images that have no captions, where no file of queries is given."""
 
 
@@ -110,22 +106,16 @@ def gather_images(
     found = [(file.relative, file.path) for file in walk_images(folder, on_problem=note)]
     if not found:
         raise InputError(f"{folder} holds no pictures; give a folder of pictures, or a data set as KIND:PATH.")
-    return _of_files(f"{IMAGES}:{folder}", found, queries=queries, limit=limit, seed=seed, problems=tuple(problems))
+    data = _of_files(f"{IMAGES}:{folder}", found, limit=limit, seed=seed)
+    return replace(data, queries=tuple(dict.fromkeys(queries)), problems=tuple(problems))
 
 
-def take_images(
-    name: str,
-    paths: Iterable[Path],
-    *,
-    queries: Sequence[str] = DEFAULT_QUERIES,
-    limit: int | None = OWN_LIMIT,
-    seed: int = 0,
-) -> ComparisonData:
+def take_images(name: str, paths: Iterable[Path], *, limit: int | None = OWN_LIMIT, seed: int = 0) -> ComparisonData:
     """Images that are known, as those of a library called `name`. Raises InputError where there are none."""
     files = [(str(path), path) for path in paths]
     if not files:
         raise InputError(f"{name} holds no pictures; index some first: sightline index FOLDER")
-    return _of_files(name, files, queries=queries, limit=limit, seed=seed)
+    return _of_files(name, files, limit=limit, seed=seed)
 
 
 def read_queries(path: Path) -> tuple[str, ...]:
@@ -201,19 +191,12 @@ def pull_commands(tables: Sequence[PublishedTable]) -> list[str]:
     return [f"sightline models pull {model}" for model in models]
 
 
-def _of_files(
-    name: str,
-    files: Sequence[tuple[str, Path]],
-    *,
-    queries: Sequence[str],
-    limit: int | None,
-    seed: int,
-    problems: tuple[Problem, ...] = (),
-) -> ComparisonData:
+def _of_files(name: str, files: Iterable[tuple[str, Path]], *, limit: int | None, seed: int) -> ComparisonData:
+    """Images by id and file, with the everyday queries."""
     pairs = [Pair(id=id_, image=FileImage(path=path), captions=()) for id_, path in files]
     dataset = Dataset(name=name, split="train", pairs=pairs, fingerprint=fingerprint_of_pairs(pairs))
     chosen = dataset if limit is None else choose_subset(dataset, limit=limit, seed=seed)
-    return ComparisonData(dataset=chosen, queries=tuple(dict.fromkeys(queries)), problems=problems)
+    return ComparisonData(dataset=chosen, queries=DEFAULT_QUERIES)
 
 
 def _own_queries(dataset: Dataset, *, seed: int) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from sightline.lab.evaluation.compose import MEAN, compare_sentences
 from sightline.lab.evaluation.embedding import CountProgress, EmbeddedImages
 from sightline.lab.evaluation.labelled import labels_of
 from sightline.lab.evaluation.measured_model import MeasuredModel, ModelProcess
-from sightline.lab.evaluation.results import TIE_TOLERANCE, Bootstrap, Figures, Interval
+from sightline.lab.evaluation.results import TIE_TOLERANCE, Bootstrap, Figures, Interval, summarise
 from sightline.lab.evaluation.retrieval import rank_retrieval
 
 Spaces = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -93,11 +93,8 @@ def measure_quality(data: ComparisonData, vectors: Vectors, *, bootstrap: Bootst
         kinds = [swap.kind for pair in pairs for swap in pair.negatives]
         true_ND, false_ND = vectors.true_ND, vectors.false_ND
         parts.append(compare_sentences(images.image_BD[image_N], true_ND, false_ND, image_N=image_N, kinds=kinds))
-    return Quality(
-        metrics={name: value for part in parts for name, value in part.metrics().items()},
-        intervals={name: ends for part in parts for name, ends in part.intervals(bootstrap).items()},
-        parts=parts,
-    )
+    metrics, intervals = summarise(parts, bootstrap)
+    return Quality(metrics=metrics, intervals=intervals, parts=parts)
 
 
 def choose_metric(measured: Sequence[str], wanted: str | None) -> str | None:
@@ -252,16 +249,10 @@ def _correlate_ranks(first_QC: NDArray[np.float32], second_QC: NDArray[np.float3
 
 def _average_ranks(values_QC: NDArray[np.float32]) -> NDArray[np.float64]:
     """Ranks of each row from 1 for its least value; equal ones share their mean rank."""
-    values_QC = values_QC.round(6)  # by a grid, not by distance: many candidates would chain into one tie
-    order_QC = np.argsort(values_QC, axis=1, kind="stable")
-    sorted_QC = np.take_along_axis(values_QC, order_QC, axis=1)
-    new_QC = np.ones(values_QC.shape, bool)
-    new_QC[:, 1:] = sorted_QC[:, 1:] != sorted_QC[:, :-1]
-    group_N = np.cumsum(new_QC) - 1  # runs of tied values, numbered through all rows
-    place_QC = np.broadcast_to(np.arange(1, values_QC.shape[1] + 1), values_QC.shape)
-    mean_G = np.bincount(group_N, weights=place_QC.ravel()) / np.bincount(group_N)
     ranks_QC = np.empty(values_QC.shape)
-    np.put_along_axis(ranks_QC, order_QC, mean_G[group_N].reshape(values_QC.shape), axis=1)
+    for row, values_C in enumerate(values_QC.round(6)):  # by a grid, not by distance: many would chain into one tie
+        _, place_C, count_U = np.unique(values_C, return_inverse=True, return_counts=True)
+        ranks_QC[row] = (np.cumsum(count_U) - (count_U - 1) / 2)[place_C]
     return ranks_QC
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.evaluation.comparison import Comparison, ModelRow, Speed
 from sightline.lab.evaluation.comparison_data import load_published, pull_commands
 from sightline.lab.evaluation.comparison_quality import AgreementMatrix
 from sightline.lab.evaluation.measured_model import SPEED_BATCH
 from sightline.lab.evaluation.pages import Mark, Thumbnails, draw_tradeoff
+from sightline.lab.evaluation.results import RATES, format_figure
 
 _DECIMALS = 6
 _COSTS = (
@@ -22,8 +23,8 @@ _COSTS = (
     "this runtime reads."
 )
 RANDOM = "random weights"
-_RATES = ("recall", "acc", "compose")
-"""Words in the names of metrics that are shown in percent."""
+Table = tuple[list[str], list[list[str]]]
+"""Headings and rows."""
 
 
 def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -60,14 +61,8 @@ def pareto_front(comparison: Comparison) -> list[str]:
     return [row.model for row in sorted(front, key=lambda row: -row.quality.metrics[metric] if row.quality else 0.0)]
 
 
-def write_comparison_page(target: Path, comparison: Comparison) -> None:
-    """Write the page. Raises InputError where it can't be written."""
-    write_page(target, format_comparison(comparison))
-
-
 def format_comparison(comparison: Comparison) -> str:
     """The page as HTML."""
-    labels = Labels.of([row.model for row in comparison.rows])
     data = comparison.data
     split = f", {data.split}" if data.split else ""
     counts = f"{comparison.n_images:,} images, {len(data.queries):,} queries"
@@ -76,12 +71,12 @@ def format_comparison(comparison: Comparison) -> str:
         "lab/evaluation/comparison.html",
         title="Models compared",
         lead=f"{data.dataset.name}{split}: {counts}. {comparison.machine}.",
-        quality=_show_quality(comparison, labels),
-        costs=(cost_headings(), [cost_cells(row, labels) for row in comparison.rows]),
+        quality=quality_table(comparison),
+        costs=cost_table(comparison),
         costs_note=_COSTS,
-        tradeoff=_show_tradeoff(comparison, labels),
-        agreement=_show_agreement(comparison, labels),
-        similarities=_show_similarities(comparison, labels),
+        tradeoff=_show_tradeoff(comparison),
+        agreement=_show_agreement(comparison),
+        similarities=_show_similarities(comparison),
         published=[
             (table, [[name, *(percent(figures[name]) for figures in table.metrics.values())] for name in table.names])
             for table in published
@@ -90,52 +85,76 @@ def format_comparison(comparison: Comparison) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """Short names of models: of folders, only as much of the path as tells them apart."""
+def list_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """The tables of a comparison with their headings, as a terminal shows them."""
+    tables = [("Speed and size", cost_table(comparison))]
+    if (quality := quality_table(comparison)) and (tradeoff := tradeoff_table(comparison)):
+        tables = [("Quality", quality), (f"{comparison.metric} against images/s", tradeoff), *tables]
+    labels = shorten_names(row.model for row in comparison.rows)
+    for name, matrix in comparison.agreement.items():
+        short = [labels[model] for model in matrix.models]
+        rows = [[one, *map(percent, overlaps)] for one, overlaps in zip(short, matrix.overlap, strict=True)]
+        tables.append((describe_agreement(name, matrix), (["", *short], rows)))
+    return tables
 
-    short: Mapping[str, str]
 
-    @classmethod
-    def of(cls, names: Sequence[str]) -> Labels:
-        """Raises nothing: names that no shortening tells apart stay whole."""
-        short = {name: _shorten(name, parts=1) for name in names}
-        for parts in (2, 3):
-            taken = list(short.values())
-            short = {name: _shorten(name, parts=parts) if taken.count(own) > 1 else own for name, own in short.items()}
+def quality_table(comparison: Comparison) -> Table | None:
+    """A row for each metric that is a rate; None where no quality was measured."""
+    measured = [(row.model, row.quality.metrics) for row in comparison.rows if row.quality is not None]
+    if comparison.metric is None:
+        return None
+    labels = shorten_names(row.model for row in comparison.rows)
+    names = [name for name in measured[0][1] if any(word in name for word in RATES)]
+    rows = [[name, *(format_figure(name, metrics[name]) for _, metrics in measured)] for name in names]
+    return ["", *(labels[model] for model, _ in measured)], rows
+
+
+def tradeoff_table(comparison: Comparison) -> Table | None:
+    """A row for each model with quality: how far it is behind the best, and which others dominate it."""
+    metric = comparison.metric
+    if metric is None:
+        return None
+    labels = shorten_names(row.model for row in comparison.rows)
+    rows = []
+    for row in comparison.rows:
+        if row.quality is not None:
+            others = ", ".join(labels[name] for name in row.dominated_by)
+            standing = f"dominated by {others}" if others else "on the front"
+            value = format_figure(metric, row.quality.metrics[metric])
+            rows.append([labels[row.model], value, distance(row, metric), standing])
+    return ["model", metric, "behind the best (95% interval)", "Pareto"], rows
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Speed and size of each model; random weights are named so."""
+    labels = shorten_names(row.model for row in comparison.rows)
+    rows = []
+    for row in comparison.rows:
+        low, high = row.images.range_per_s
+        rows.append(
+            [
+                labels[row.model] + (f" ({RANDOM})" if row.random_weights else ""),
+                rate(row.images.per_s),
+                f"{rate(low)} to {rate(high)}",
+                rate(row.texts.per_s),
+                megabytes(row.memory_bytes),
+                megabytes(row.facts.disk_bytes),
+                str(row.facts.dim),
+                f"{row.facts.input_px} px",
+                RANDOM if row.random_weights else row.facts.precision,
+                row.facts.runtime.replace("ExecutionProvider", ""),
+            ]
+        )
+    return ["model", "images/s", "rounds", "queries/s", "memory", "disk", "dim", "input", "weights", "runtime"], rows
+
+
+def shorten_names(models: Iterable[str]) -> dict[str, str]:
+    """Short names of models: of folders, only as much of the path as tells them apart, or all of it."""
+    short = {name: _shorten(name, parts=1) for name in models}
+    for parts in (2, 3, None):
         taken = list(short.values())
-        return cls(short={name: name if taken.count(own) > 1 else own for name, own in short.items()})
-
-    def __getitem__(self, name: str) -> str:
-        """The short name of a model."""
-        return self.short[name]
-
-
-def cost_headings() -> list[str]:
-    """Headings of the table of speed and size."""
-    return ["model", "images/s", "rounds", "queries/s", "memory", "disk", "dim", "input", "weights", "runtime"]
-
-
-def cost_cells(row: ModelRow, labels: Labels) -> list[str]:
-    """One row of the table of speed and size; random weights are named so."""
-    low, high = row.images.range_per_s
-    return [
-        labels[row.model] + (f" ({RANDOM})" if row.random_weights else ""),
-        rate(row.images.per_s),
-        f"{rate(low)} to {rate(high)}",
-        rate(row.texts.per_s),
-        megabytes(row.memory_bytes),
-        megabytes(row.facts.disk_bytes),
-        str(row.facts.dim),
-        f"{row.facts.input_px} px",
-        RANDOM if row.random_weights else row.facts.precision,
-        row.facts.runtime.replace("ExecutionProvider", ""),
-    ]
-
-
-def headline_metrics(measured: Iterable[str]) -> list[str]:
-    """The metrics that a table has room for: shares, not ranks."""
-    return [name for name in measured if any(word in name for word in _RATES)]
+        short = {name: _shorten(name, parts=parts) if taken.count(own) > 1 else own for name, own in short.items()}
+    return short
 
 
 def describe_agreement(name: str, matrix: AgreementMatrix) -> str:
@@ -145,13 +164,6 @@ def describe_agreement(name: str, matrix: AgreementMatrix) -> str:
         f"Agreement, {name.replace('_', ' ')}: share of the first {matrix.k} of {matrix.n_candidates:,} pictures that "
         f"two models have in common, over {matrix.n_queries:,} {asked}; chance {percent(matrix.chance)}"
     )
-
-
-def figure(metric: str, value: float) -> str:
-    """A metric's value: rates in percent, ranks with one decimal."""
-    if any(word in metric for word in _RATES):
-        return percent(value)
-    return f"{value:.1f}" if metric.endswith("_rank") else f"{value:.3f}"
 
 
 def percent(value: float) -> str:
@@ -173,18 +185,11 @@ def megabytes(size_bytes: int | None) -> str:
     return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.1f} MB"
 
 
-def standing(row: ModelRow, labels: Labels) -> str:
-    """The place of a model: on the Pareto front, or dominated by others."""
-    return (
-        f"dominated by {', '.join(labels[name] for name in row.dominated_by)}" if row.dominated_by else "on the front"
-    )
-
-
 def distance(row: ModelRow, metric: str) -> str:
     """The distance of a model to the best, with its interval."""
     if not row.behind:
         return "best"
-    in_percent = any(word in metric for word in _RATES)
+    in_percent = any(word in metric for word in RATES)
     scale, number, unit = (100, "+z.1f", " points") if in_percent else (1, "+z.3f", "")
     text = f"{-scale * row.behind:{number}}{unit}"
     if row.behind_interval is None:
@@ -229,38 +234,27 @@ def _plain(value: Any) -> Any:
     return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
-def _show_quality(comparison: Comparison, labels: Labels) -> tuple[list[str], list[list[str]]] | None:
-    """Headings and rows."""
-    rows = [(row, row.quality) for row in comparison.rows if row.quality is not None]
-    if comparison.metric is None:
+def _show_tradeoff(comparison: Comparison) -> dict[str, Any] | None:
+    metric, table = comparison.metric, tradeoff_table(comparison)
+    if metric is None or table is None:
         return None
-    names = headline_metrics(rows[0][1].metrics)
-    cells = [[name, *(figure(name, quality.metrics[name]) for _, quality in rows)] for name in names]
-    return ["", *(labels[row.model] for row, _ in rows)], cells
-
-
-def _show_tradeoff(comparison: Comparison, labels: Labels) -> dict[str, Any] | None:
-    metric = comparison.metric
-    if metric is None:
-        return None
-    marks: list[Mark] = []
-    rows: list[list[str]] = []
-    for row in comparison.rows:
-        if row.quality is None:
-            continue
-        value, label, number = row.quality.metrics[metric], labels[row.model], len(marks) + 1
-        title = f"{label}: {value:.1%}"
-        marks.append(Mark(number=number, x=row.images.per_s, y=value, strong=not row.dominated_by, title=title))
-        rows.append([f"{number}  {label}", figure(metric, value), distance(row, metric), standing(row, labels)])
+    headings, rows = table
+    measured = [(row, row.quality.metrics[metric]) for row in comparison.rows if row.quality is not None]
+    marks = [
+        Mark(number=n, x=row.images.per_s, y=value, strong=not row.dominated_by, title=f"{label}: {value:.1%}")
+        for n, ((row, value), (label, *_)) in enumerate(zip(measured, rows, strict=True), start=1)
+    ]
+    numbered = [[f"{n}  {label}", *cells] for n, (label, *cells) in enumerate(rows, start=1)]
     return {
         "note": f"{metric} upward, images/s to the right. Filled: no other model is at least as good and as fast.",
         "chart": draw_tradeoff(marks, x_label="images/s", y_label=metric),
-        "table": (["", metric, "behind the best (95% interval)", "Pareto"], rows),
+        "table": (["", *headings[1:]], numbered),
     }
 
 
-def _show_agreement(comparison: Comparison, labels: Labels) -> list[tuple[Any, ...]]:
+def _show_agreement(comparison: Comparison) -> list[tuple[Any, ...]]:
     """Words, models, rows in percent and the chance of each matrix."""
+    labels = shorten_names(row.model for row in comparison.rows)
     shown = []
     for name, matrix in comparison.agreement.items():
         short = [labels[model] for model in matrix.models]
@@ -269,11 +263,12 @@ def _show_agreement(comparison: Comparison, labels: Labels) -> list[tuple[Any, .
     return shown
 
 
-def _show_similarities(comparison: Comparison, labels: Labels) -> dict[str, Any] | None:
+def _show_similarities(comparison: Comparison) -> dict[str, Any] | None:
     table = comparison.similarities
     if table is None:
         return None
     thumbnails = Thumbnails.of(comparison.data.dataset)
+    labels = shorten_names(row.model for row in comparison.rows)
     models = []
     for model, rows in table.models.items():
         values = [value for row in rows for value in row]
@@ -282,7 +277,7 @@ def _show_similarities(comparison: Comparison, labels: Labels) -> dict[str, Any]
     return {"columns": [thumbnails.well(id_) for id_ in table.ids], "models": models}
 
 
-def _shorten(name: str, *, parts: int) -> str:
-    if not name.startswith("dir:"):
+def _shorten(name: str, *, parts: int | None) -> str:
+    if parts is None or not name.startswith("dir:"):
         return name
     return "dir:" + "/".join(PurePath(name.removeprefix("dir:")).parts[-parts:])

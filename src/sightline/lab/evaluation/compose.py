@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +16,17 @@ from numpy.typing import NDArray
 from sightline.core.models.base import Encoder
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset
-from sightline.lab.evaluation.embedding import CountProgress, EvalConfig, describe_encoder, embed_images, embed_texts
+from sightline.lab.evaluation.embedding import CountProgress, EvalConfig, embed_images, embed_texts
 from sightline.lab.evaluation.results import TIE_TOLERANCE, EvalResult, Figures, mean_of
 
 MEAN = "compose_mean"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComposeConfig(EvalConfig):
-    """Settings of hard negatives."""
-
-
 class ComposeEvaluator:
     """True sentences against hard negatives."""
 
-    def __init__(self, config: ComposeConfig | None = None) -> None:
-        self.config = config or ComposeConfig()
+    def __init__(self, config: EvalConfig | None = None) -> None:
+        self.config = config or EvalConfig()
 
     def run(self, encoder: Encoder, dataset: Dataset, *, progress: CountProgress | None = None) -> EvalResult:
         """`compose_KIND` for each kind and `compose_mean`, of quartets such as Winoground's `score_quartets` too.
@@ -55,21 +49,16 @@ class ComposeEvaluator:
         true_ND, false_ND = np.split(embed_texts(encoder, texts), 2)
         kinds = [negative.kind for _, negative in kept]
         image_ND = images.image_BD[image_N]
-        figures = compare_sentences(image_ND, true_ND, false_ND, image_N=image_N, kinds=kinds)
-        metrics, intervals = figures.metrics(), figures.intervals(self.config.bootstrap)
+        figures = [compare_sentences(image_ND, true_ND, false_ND, image_N=image_N, kinds=kinds)]
         if twins := find_twins([(negative.caption, negative.negative) for _, negative in kept]):
-            quartets = score_quartets(image_ND, true_ND, twins)
-            metrics |= quartets.metrics()
-            intervals |= quartets.intervals(self.config.bootstrap)
-        return EvalResult(
-            model=encoder.card.name,
-            data=dataset.name,
-            split=dataset.split,
+            figures.append(score_quartets(image_ND, true_ND, twins))
+        return self.config.make_result(
+            encoder,
+            dataset,
+            *figures,
+            details={"comparisons": dict(sorted(Counter(kinds).items()))},
             n_images=len(np.unique(image_N)),
             n_texts=len(set(texts)),
-            metrics=metrics,
-            intervals=intervals,
-            details=describe_encoder(encoder) | {"comparisons": dict(sorted(Counter(kinds).items()))},
             problems=images.problems,
             took_s=time.perf_counter() - started,
         )

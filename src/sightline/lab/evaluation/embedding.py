@@ -5,9 +5,9 @@ Shape suffixes: B images, T texts, N pairs of the data set, S side in pixels, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,15 @@ from sightline.core.models.base import Encoder
 from sightline.errors import ImageError, InputError, ModelError
 from sightline.kit.work import map_ahead, usable_cpus
 from sightline.lab.data.base import Dataset, Pair
-from sightline.lab.evaluation.results import Bootstrap, Problem
+from sightline.lab.evaluation.results import Bootstrap, EvalResult, Figures, Problem, summarise
+
+if TYPE_CHECKING:
+    from sightline.lab.data.pixel_cache import PixelCache
 
 _TEXTS_AT_ONCE = 256
 
 CountProgress = Callable[[int, int], None]
 """Takes the images done and their number."""
-
-
-class PixelSource(Protocol):
-    """Images of a data set that were decoded before, in its order: a pixel cache."""
-
-    @property
-    def pixels_NSS3(self) -> NDArray[np.uint8]:
-        """Images at the model's size."""
-        ...
-
-    @property
-    def readable_N(self) -> NDArray[np.bool_]:
-        """Those of them that could be read."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +55,7 @@ def embed_dataset(
     encoder: Encoder,
     dataset: Dataset,
     *,
-    pixels: PixelSource | None = None,
+    pixels: PixelCache | None = None,
     batch_size: int = 64,
     progress: CountProgress | None = None,
 ) -> EmbeddedDataset:
@@ -92,7 +81,7 @@ def embed_images(
     encoder: Encoder,
     dataset: Dataset,
     *,
-    pixels: PixelSource | None = None,
+    pixels: PixelCache | None = None,
     batch_size: int = 64,
     progress: CountProgress | None = None,
     encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
@@ -154,6 +143,26 @@ class EvalConfig:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}.")
 
+    def make_result(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        *figures: Figures,
+        details: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> EvalResult:
+        """The result of what was measured of an encoder on a data set; `facts` are further fields of it."""
+        metrics, intervals = summarise(figures, self.bootstrap)
+        return EvalResult(
+            model=encoder.card.name,
+            data=dataset.name,
+            split=dataset.split,
+            metrics=metrics,
+            intervals=intervals,
+            details=describe_encoder(encoder) | dict(details or {}),
+            **facts,
+        )
+
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     """Details of a result on the run that made it, besides the model's name."""
@@ -183,7 +192,7 @@ def read_ahead(
     return map_ahead(read, dataset, threads=threads, ahead=ahead or 16 * threads)
 
 
-def _cached(dataset: Dataset, pixels: PixelSource, size_px: int) -> Iterator[NDArray[np.uint8] | Problem]:
+def _cached(dataset: Dataset, pixels: PixelCache, size_px: int) -> Iterator[NDArray[np.uint8] | Problem]:
     if len(pixels.pixels_NSS3) != len(dataset):
         raise InputError(
             f"The pixel cache holds {len(pixels.pixels_NSS3)} pictures, {dataset.name} has {len(dataset)}: it is the "

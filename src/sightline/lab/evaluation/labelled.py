@@ -6,7 +6,7 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +34,11 @@ from sightline.lab.data.captioned_files import (
     list_some,
     parse_split,
     read_lines,
+    read_rows,
     require_split,
     split_named,
 )
 from sightline.lab.data.held_out import hold_out
-from sightline.lab.data.tables import read_rows
 from sightline.lab.evaluation.classic_sets import CLASSIC_SETS, name_wordnet_ids
 from sightline.lab.evaluation.embedding import EmbeddedImages
 
@@ -130,7 +130,7 @@ def load_class_folders(path: Path, *, split: Split) -> Dataset:
 
 def label_list_splits(path: Path) -> tuple[Split, ...]:
     """The splits that rows are in. Raises InputError with file and line for a broken row."""
-    return in_order({row.split for row in _read_rows(path)})
+    return in_order({split for _, _, split in _read_rows(path)})
 
 
 def load_label_list(path: Path, *, split: Split) -> Dataset:
@@ -140,16 +140,16 @@ def load_label_list(path: Path, *, split: Split) -> Dataset:
     a file of classes names. Raises InputError with file and line for a broken row, and where images are absent.
     """
     rows = list(_read_rows(path))
-    require_split(split, {row.split for row in rows}, source=path)
-    labels = {row.label for row in rows}
+    require_split(split, {row_split for _, _, row_split in rows}, source=path)
+    labels = {label for _, label, _ in rows}
     names = sorted(labels, key=int) if all(map(str.isdecimal, labels)) else sorted(labels)
     label_of = {name: label for label, name in enumerate(names)}
-    chosen = [row for row in rows if row.split == split]
-    places = ImageFolder(path.parent).find([row.file for row in chosen], source=path)
+    chosen = [(file, label_of[label]) for file, label, row_split in rows if row_split == split]
+    places = ImageFolder(path.parent).find([file for file, _ in chosen], source=path)
     pairs = [
-        Pair(id=row.file, image=FileImage(path=places[row.file]), captions=(), label=label_of[row.label])
-        for row in chosen
-        if row.file in places
+        Pair(id=file, image=FileImage(path=places[file]), captions=(), label=label)
+        for file, label in chosen
+        if file in places
     ]
     return _make_dataset(f"{LABEL_LIST}:{path}", split, pairs, [(name,) for name in names])
 
@@ -231,13 +231,6 @@ def labels_of(dataset: Dataset, images: EmbeddedImages) -> NDArray[np.int64]:
     return np.array([dataset[row].label for row in images.row_B], np.int64)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    file: str
-    label: str
-    split: Split
-
-
 def _recognise(address: str) -> tuple[str | None, Path]:
     kind, colon, rest = address.partition(":")
     if colon and kind in LABELLED_KINDS:
@@ -245,10 +238,8 @@ def _recognise(address: str) -> tuple[str | None, Path]:
     path = Path(address).expanduser()
     if path.is_dir() and _looks_like_classes(path):
         return CLASS_FOLDERS, path
-    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        columns = next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
-        if {"filepath", "label"} <= set(columns):
-            return LABEL_LIST, path
+    if path.suffix.lower() in (".csv", ".tsv") and path.is_file() and {"filepath", "label"} <= set(_columns(path)):
+        return LABEL_LIST, path
     return None, path
 
 
@@ -271,11 +262,10 @@ def _folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
 
 
-def _read_rows(path: Path) -> Iterator[_Row]:
-    columns = next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
-    if not {"filepath", "label"} <= set(columns):
-        for _ in read_lines(path):  # a file that is missing, empty or not UTF-8 is told as such
-            break
+def _read_rows(path: Path) -> Iterator[tuple[str, str, Split]]:
+    """File, label and split of each row. Raises InputError with file and line for a broken one."""
+    if not {"filepath", "label"} <= set(columns := _columns(path)):
+        next(read_lines(path))  # a file that is missing, empty or not UTF-8 is told as such
         raise InputError(f"{path}:1: columns filepath and label were expected; these are {', '.join(columns)}.")
     for number, row in read_rows(path, delimiter=_delimiter(path)):
         where = f"{path}:{number}"
@@ -284,7 +274,11 @@ def _read_rows(path: Path) -> Iterator[_Row]:
             raise InputError(f"{where}: the label is empty.")
         split: Split = parse_split(row["split"], where=where) if "split" in row else "train"
         label = str(int(label)) if label.isdecimal() else label
-        yield _Row(file=check_name(row["filepath"], where=where, absolute=True), label=label, split=split)
+        yield check_name(row["filepath"], where=where, absolute=True), label, split
+
+
+def _columns(path: Path) -> list[str]:
+    return next(csv.reader([first_line(path)], delimiter=_delimiter(path)), [])
 
 
 def _delimiter(path: Path) -> str:

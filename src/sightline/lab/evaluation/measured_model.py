@@ -152,15 +152,15 @@ def read_batch(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
     pixels: list[NDArray[np.uint8]] = []
     problem = "there are none"
     for image in images:
-        if len(pixels) == SPEED_BATCH:
-            break
         try:
             pixels.append(preprocessing.resize(image.read()))
         except ImageError as error:
             problem = error.reason
+        if len(pixels) == SPEED_BATCH:
+            break
     if not pixels:
         raise InputError(f"None of {len(images)} pictures can be read, so no model can be timed: {problem}.")
-    return np.stack(list(itertools.islice(itertools.cycle(pixels), SPEED_BATCH)))
+    return np.resize(np.stack(pixels), (SPEED_BATCH, *pixels[0].shape))
 
 
 def resident_bytes() -> int | None:

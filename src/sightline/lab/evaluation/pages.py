@@ -7,7 +7,7 @@ points, S bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +46,9 @@ class Thumbnails:
         if id_ not in self._made:
             try:
                 rgb_HW3 = self.pairs[id_].image.read(min_side_px=THUMBNAIL_PX)
+                self._made[id_] = frame_image(rgb_HW3, id_, size_px=THUMBNAIL_PX, quality=72)
             except ImageError as error:
                 self._made[id_] = render_page("lab/evaluation/well.html", reason=error.reason)
-            else:
-                self._made[id_] = frame_image(rgb_HW3, id_, size_px=THUMBNAIL_PX, quality=72)
         return self._made[id_]
 
 
@@ -78,11 +77,11 @@ def draw_tradeoff(marks: Sequence[Mark], *, x_label: str, y_label: str) -> Marku
     y_at = _Scale(low=max(0.0, y_low), high=y_high, start=_BOTTOM, end=_TOP)
     steps = _round_steps(y_at.low, y_at.high)
     labels = [(_LEFT - 6.0, y_at(y) + 4, f"{100 * y:.3g}%", "end") for y in steps]
-    labels += [_tick(x_at(math.log10(x)), f"{x:,g}") for x in _log_steps(10**x_low, 10**x_high)]
+    ticks = ((math.log10(x), f"{x:,g}") for x in _log_steps(10**x_low, 10**x_high))
     return _draw(
         label=f"{y_label} over {x_label}",
         rules=[y_at(y) for y in steps],
-        labels=[*labels, _axis_name(x_label)],
+        labels=[*labels, *_axis(x_at, ticks, x_label)],
         marks=[(mark, x_at(math.log10(mark.x)), y_at(mark.y)) for mark in marks],
     )
 
@@ -110,7 +109,7 @@ def draw_histograms(matched_N: NDArray[np.float32], other_N: NDArray[np.float32]
     x_at = _Scale(low=ends[0], high=ends[1], start=_LEFT, end=_RIGHT)
     y_at = _Scale(low=0.0, high=float(max(share_S.max() for share_S in shares)), start=_BOTTOM, end=_TOP)
     areas = [(kind, _steps_path(share_S, x_at, y_at)) for kind, share_S in zip(("text", "image"), shares, strict=True)]
-    labels = [*(_tick(x_at(x), f"{x:.2g}") for x in _round_steps(*ends)), _axis_name(x_label)]
+    labels = _axis(x_at, ((x, f"{x:.2g}") for x in _round_steps(*ends)), x_label)
     return _draw(label=f"spread of {x_label}", areas=areas, rules=[y_at(0)], labels=labels)
 
 
@@ -121,12 +120,10 @@ def _draw(*, label: str, height: int = _HEIGHT, **shapes: Any) -> Markup:
     return render_page("lab/evaluation/chart.html", **nothing | values | shapes)
 
 
-def _tick(x: float, text: str) -> tuple[float, float, str, str]:
-    return x, _BOTTOM + 16, text, "middle"
-
-
-def _axis_name(text: str) -> tuple[float, float, str, str]:
-    return _RIGHT, _HEIGHT - 4, text, "end"
+def _axis(x_at: _Scale, ticks: Iterable[tuple[float, str]], name: str) -> list[tuple[float, float, str, str]]:
+    """Labels below a chart: text at some values, and the axis's name in the corner."""
+    labels = [(x_at(x), _BOTTOM + 16.0, text, "middle") for x, text in ticks]
+    return [*labels, (_RIGHT, _HEIGHT - 4.0, name, "end")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +175,5 @@ def _log_steps(low: float, high: float) -> list[float]:
 
 
 def _thin(points_N2: NDArray[np.float32]) -> NDArray[np.float32]:
-    if len(points_N2) <= _DOTS_AT_MOST:
-        return points_N2
-    chosen_N2: NDArray[np.float32] = points_N2[np.linspace(0, len(points_N2) - 1, _DOTS_AT_MOST).astype(int)]
-    return chosen_N2
+    chosen = np.linspace(0, len(points_N2) - 1, min(len(points_N2), _DOTS_AT_MOST)).astype(int)
+    return np.asarray(points_N2[chosen])

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError
-from sightline.kit.pages import render_page, write_page
+from sightline.kit.pages import render_page
 from sightline.lab.data.base import Dataset
-from sightline.lab.evaluation.comparison_report import figure
 from sightline.lab.evaluation.embedding import EmbeddedDataset
 from sightline.lab.evaluation.pages import Thumbnails, draw_dots, draw_histograms
 from sightline.lab.evaluation.results import EvalResult
@@ -177,11 +175,6 @@ def measure_gap(image_BD: NDArray[np.float32], text_TD: NDArray[np.float32], own
     )
 
 
-def write_retrieval_page(target: Path, dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> None:
-    """Write the page of a result and the vectors that it was made from. Raises InputError where it can't."""
-    write_page(target, format_retrieval(dataset, embedded=embedded, result=result))
-
-
 def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: EvalResult) -> str:
     """The page as HTML; some hundred thumbnails at most, so about one megabyte."""
     ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
@@ -190,7 +183,7 @@ def format_retrieval(dataset: Dataset, *, embedded: EmbeddedDataset, result: Eva
         "lab/evaluation/retrieval.html",
         title="Retrieval, seen closely",
         lead=f"{result.model} on {result.data}, {result.split}: {result.n_images:,} images, {result.n_texts:,} texts.",
-        figures=_figures(result),
+        figures=result.rows(),
         searches=find_cases(embedded, ranks, direction="image_retrieval", n=_CASES, shown=_SHOWN),
         captionings=find_cases(embedded, ranks, direction="text_retrieval", n=_CASES, shown=_SHOWN),
         neighbours=find_neighbours(embedded.image_BD, embedded.ids, rows=[int(row) for row in rows], k=_SHOWN),
@@ -236,15 +229,6 @@ def _one_an_image(order: NDArray[np.intp], query_image_Q: NDArray[np.int64], n: 
         if len(chosen) == n:
             break
     return list(chosen.values())
-
-
-def _figures(result: EvalResult) -> list[list[str]]:
-    rows = []
-    for name, value in result.metrics.items():
-        low, high = result.intervals.get(name, (None, None))
-        between = "" if low is None or high is None else f"{figure(name, low)} to {figure(name, high)}"
-        rows.append([name, figure(name, value), between])
-    return rows
 
 
 def _space(embedded: EmbeddedDataset) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,25 @@ class EvalResult:
         if self.took_s is not None:
             values["took_s"] = round(self.took_s, 2)
         return values
+
+    def rows(self) -> list[list[str]]:
+        """Name, value and interval of each metric, as people read them."""
+        rows = []
+        for name, value in self.metrics.items():
+            ends = [format_figure(name, end) for end in self.intervals.get(name, ())]
+            rows.append([name, format_figure(name, value), " to ".join(ends)])
+        return rows
+
+
+RATES = ("recall", "acc", "compose", "winoground", "pointing")
+"""Words in the names of metrics that are shown in percent."""
+
+
+def format_figure(metric: str, value: float) -> str:
+    """A metric's value as people read it: rates in percent, ranks with one decimal."""
+    if any(word in metric for word in RATES):
+        return f"{value:.1%}"
+    return f"{value:.1f}" if metric.endswith("_rank") else f"{value:.3f}"
 
 
 _BENCHMARK_SETS = {
@@ -240,6 +259,16 @@ class Figures:
                 low, high = np.quantile(known_S, (tail, 1 - tail))
                 intervals[name] = (float(low), float(high))
         return intervals
+
+
+def summarise(figures: Iterable[Figures], config: Bootstrap) -> tuple[dict[str, float], dict[str, Interval]]:
+    """The metrics of several measurements together, and their intervals."""
+    metrics: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    for one in figures:
+        metrics |= one.metrics()
+        intervals |= one.intervals(config)
+    return metrics, intervals
 
 
 def _draw(n_groups: int, config: Bootstrap) -> Iterator[NDArray[np.float64]]:

@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from sightline.core.models.base import Encoder
 from sightline.errors import InputError
 from sightline.lab.data.base import Dataset
-from sightline.lab.evaluation.embedding import (
-    CountProgress,
-    EmbeddedDataset,
-    EvalConfig,
-    describe_encoder,
-    embed_dataset,
-)
+from sightline.lab.evaluation.embedding import CountProgress, EmbeddedDataset, EvalConfig, embed_dataset
 from sightline.lab.evaluation.results import (
     EvalResult,
     Figures,
@@ -70,16 +64,12 @@ class RetrievalEvaluator:
     def measure(self, encoder: Encoder, dataset: Dataset, embedded: EmbeddedDataset) -> EvalResult:
         """The result of vectors that `embed` made; for those who need the vectors too."""
         ranks = rank_retrieval(embedded.image_BD, embedded.text_TD, embedded.owner_T)
-        figures = ranks.figures(self.config.ks)
-        return EvalResult(
-            model=encoder.card.name,
-            data=dataset.name,
-            split=dataset.split,
+        return self.config.make_result(
+            encoder,
+            dataset,
+            ranks.figures(self.config.ks),
             n_images=len(embedded.image_BD),
             n_texts=len(embedded.texts),
-            metrics=figures.metrics(),
-            intervals=figures.intervals(self.config.bootstrap),
-            details=describe_encoder(encoder),
             problems=embedded.problems,
         )
 

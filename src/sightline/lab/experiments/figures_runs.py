@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.lab.evaluation.comparison_report import figure
+from sightline.lab.evaluation.results import format_figure
 from sightline.lab.experiments.effects import Analysis, Effect, Interaction
 from sightline.lab.experiments.report_parts import (
     NEUTRAL,
@@ -358,7 +358,7 @@ def _draw_axes_of_settings(axes: Any, study: Study, ends: tuple[float, float]) -
     axes.text(last, 1.27, shorten(study.metric, 28), ha="center", va="bottom", weight="bold")
     for height in (0.0, 0.25, 0.5, 0.75, 1.0):
         value = ends[0] + height * (ends[1] - ends[0])
-        axes.text(last + 0.04, height, figure(study.metric, value), ha="left", va="center", fontsize=8)
+        axes.text(last + 0.04, height, format_figure(study.metric, value), ha="left", va="center", fontsize=8)
 
 
 def _error_ticks(low: float, high: float) -> list[float]:

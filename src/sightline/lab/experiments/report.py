@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sightline.lab.evaluation.comparison_report import figure
+from sightline.lab.evaluation.results import format_figure
 from sightline.lab.experiments import figures_runs
 from sightline.lab.experiments.effects import Analysis, analyse
 from sightline.lab.experiments.figures_runs import MOST_FINALS, RunStyles
@@ -91,7 +91,7 @@ def _final_section(study: Study, finals: Sequence[Final]) -> Section:
     rows = []
     for final in finals[:MOST_ROWS]:
         within = "" if final.half_width is None else f"± {difference(study.metric, final.half_width)}"
-        rows.append((final.label, figure(study.metric, final.mean), within, f"{len(final.values)}"))
+        rows.append((final.label, format_figure(study.metric, final.mean), within, f"{len(final.values)}"))
     caption = f"{study.metric} of the weights that were kept. Dots: runs; diamonds: means"
     caption += (
         " with 95% intervals, their deviation pooled over all groups of seeds."
@@ -137,7 +137,7 @@ def _effects_sections(study: Study, analysis: Analysis) -> list[Section]:
 def _effects_table(study: Study, analysis: Analysis) -> Table:
     rows = []
     for effect in analysis.effects:
-        means = ", ".join(f"{level.label}: {figure(study.metric, level.mean)}" for level in effect.means)
+        means = ", ".join(f"{level.label}: {format_figure(study.metric, level.mean)}" for level in effect.means)
         p = "" if effect.p_holm is None else p_value(effect.p_holm)
         rows.append((effect.factor.name, difference(study.metric, effect.spread), p, effect.verdict, means))
     return Table(headings=("setting", "range of means", "corrected p", "verdict", "means"), rows=tuple(rows))
@@ -194,7 +194,12 @@ def _compute_section(study: Study, styles: RunStyles) -> Section:
 def _left_out_section(study: Study) -> Section:
     metric = study.metric
     rows = [
-        (run.name, run.state, figure(metric, run.metrics[metric]) if metric in run.metrics else "", run.reason or "")
+        (
+            run.name,
+            run.state,
+            format_figure(metric, run.metrics[metric]) if metric in run.metrics else "",
+            run.reason or "",
+        )
         for run in study.left_out[:MOST_ROWS]
     ]
     table = Table(headings=("run", "state", metric, "why"), rows=tuple(rows))

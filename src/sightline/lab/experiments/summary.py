@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.lab.evaluation.comparison_report import figure
+from sightline.lab.evaluation.results import format_figure
 from sightline.lab.experiments.effects import (
     LEAST_NOISE_DF,
     Analysis,
@@ -64,14 +64,14 @@ def summarise(study: Study, analysis: Analysis, *, finals: Sequence[Final], scal
 
 def is_share(metric: str) -> bool:
     """True where a metric is shown in percent."""
-    return figure(metric, 0.5).endswith("%")
+    return format_figure(metric, 0.5).endswith("%")
 
 
 def difference(metric: str, value: float) -> str:
     """A difference of two values of a metric: of shares in percentage points."""
     if is_share(metric):
         return f"{100 * value:.1f}{POINTS}"
-    return figure(metric, value)
+    return format_figure(metric, value)
 
 
 def p_value(p: float) -> str:
@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
 
 def _say_best(study: Study, finals: Sequence[Final]) -> str:
     best = finals[0]
-    value = figure(study.metric, best.mean)
+    value = format_figure(study.metric, best.mean)
     if len(study.runs) == 1:
         return f"The run {best.runs[0].name} reached {study.metric} {value} on its val pairs."
     within = "" if best.half_width is None else f" (95% interval ± {difference(study.metric, best.half_width)})"
@@ -193,8 +193,8 @@ def _say_effect(study: Study, effect: Effect, word: str) -> str:
     assert effect.p_holm is not None  # a verdict was given
     apart = difference(study.metric, effect.spread)
     return (
-        f"{effect.factor.name} {word}: from {figure(study.metric, worst.mean)} at {worst.label} to "
-        f"{figure(study.metric, best.mean)} at {best.label}, a difference of {apart}{ends}, beyond noise "
+        f"{effect.factor.name} {word}: from {format_figure(study.metric, worst.mean)} at {worst.label} to "
+        f"{format_figure(study.metric, best.mean)} at {best.label}, a difference of {apart}{ends}, beyond noise "
         f"({p_value(effect.p_holm)} after Holm's correction)."
     )
 

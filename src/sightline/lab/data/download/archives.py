@@ -96,11 +96,6 @@ class Publisher:
         return f"{self.title} can't be fetched by a program.\nFrom: {self.page} ({self.licence})\n{self.by_hand}"
 
 
-def find_publisher(name: str) -> Publisher | None:
-    """A publisher by the data set's name."""
-    return load_publishers().get(name)
-
-
 def explain_unknown(name: str) -> InputError:
     """The error for a name that no publisher has, where no list was given either."""
     known = sorted(load_publishers())
@@ -193,50 +188,41 @@ def _get_archive(archive: Archive, url: str, folder: Path, options: ArchiveOptio
     file = folder / archive.name
     fetched = _fetch(url, file, options, tell)
     tell(Phase("checking", archive.name), 0, 1, "")
-    try:
-        sha256 = _check_file(file, archive, known)
-    except DataError:
-        if fetched:  # a file that somebody laid there is theirs
-            file.unlink()
-        raise
+    size_bytes, sums = _measure_file(file)
+    for name, wanted, found in (
+        ("size", archive.size_bytes, size_bytes),
+        ("md5", archive.md5, sums["md5"]),
+        ("sha256", archive.sha256, sums["sha256"]),
+        ("sha256", known and known.sha256, sums["sha256"]),
+    ):
+        if wanted is not None and wanted != found:
+            before = f" as when it was fetched before ({RECEIPTS})" if known and wanted == known.sha256 else ""
+            if fetched:  # a file that somebody laid there is theirs
+                file.unlink()
+            raise DataError(
+                f"{file} has the {name} {found}; {wanted} was expected{before}. Delete it if it is still there, and "
+                "run the same command again; if that changes nothing, its publisher, or the mirror, gives another file."
+            )
     names = unpack_zip(
         file,
         folder,
         members=archive.members,
         on_files=lambda done, total: tell(Phase("unpacking", archive.name), done, total, "files"),
     )
-    receipts[archive.name] = Receipt(url=url, size_bytes=file.stat().st_size, sha256=sha256, files=len(names))
+    receipts[archive.name] = Receipt(url=url, size_bytes=size_bytes, sha256=sums["sha256"], files=len(names))
     write_json(folder / RECEIPTS, {name: asdict(one) for name, one in receipts.items()}, indent=1)
     if not options.keep_archives:
         file.unlink()
 
 
-def _check_file(file: Path, archive: Archive, known: Receipt | None) -> str:
-    """The file's SHA-256. Raises DataError where it isn't what it should be."""
-    size_bytes = file.stat().st_size
-    if archive.size_bytes is not None and size_bytes != archive.size_bytes:
-        raise _refuse(file, f"has {size_bytes} bytes; {archive.size_bytes} were expected")
-    sums = {"sha256": hashlib.sha256()}
-    if archive.md5 is not None:
-        sums["md5"] = hashlib.md5(usedforsecurity=False)
+def _measure_file(file: Path) -> tuple[int, dict[str, str]]:
+    """Size in bytes, and check sums by name."""
+    digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     with file.open("rb") as stream:
         while piece := stream.read(1 << 22):
-            for digest in sums.values():
+            for digest in digests.values():
                 digest.update(piece)
-    for name, wanted in (("md5", archive.md5), ("sha256", archive.sha256)):
-        if wanted is not None and sums[name].hexdigest() != wanted:
-            raise _refuse(file, f"has the {name} {sums[name].hexdigest()}; {wanted} was expected")
-    sha256 = sums["sha256"].hexdigest()
-    if known is not None and known.sha256 != sha256:
-        raise _refuse(file, f"has the sha256 {sha256}; when it was fetched before ({RECEIPTS}) it had {known.sha256}")
-    return sha256
-
-
-def _refuse(file: Path, problem: str) -> DataError:
-    return DataError(
-        f"{file} {problem}. Delete it if it is still there, and run the same command again; if that changes nothing, "
-        "its publisher, or the mirror, gives another file."
-    )
+    return file.stat().st_size, {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _count_files(folder: Path, archive: Archive) -> int:
@@ -289,18 +275,17 @@ def unpack_zip(
 
 
 def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfile.ZipInfo]:
+    """The members to unpack. Raises DataError for an archive that holds what an honest one doesn't."""
     files = [member for member in opened.infolist() if not member.is_dir()]
-    for member in files:
-        if problem := _problem(member):
-            raise DataError(f"{archive} is not unpacked: its member {member.filename!r} {problem}.")
-    names = [member.filename for member in files]
-    if len(set(names)) != len(names):
-        raise DataError(f"{archive} is not unpacked: it holds two members of one name.")
+    problems = (f"its member {member.filename!r} {problem}" for member in files if (problem := _problem(member)))
     total = sum(member.file_size for member in files)
+    problem = next(problems, None)
+    if len({member.filename for member in files}) != len(files):
+        problem = problem or "it holds two members of one name"
     if len(files) > MAX_FILES or total > MAX_BYTES:
-        raise DataError(
-            f"{archive} is not unpacked: {len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are."
-        )
+        problem = problem or f"{len(files)} files of {total} bytes; at most {MAX_FILES} of {MAX_BYTES} are"
+    if problem is not None:
+        raise DataError(f"{archive} is not unpacked: {problem}.")
     chosen = [member for member in files if fnmatchcase(member.filename, pattern)]
     if not chosen:
         raise DataError(f"{archive} holds no {pattern}: it is not the archive that was expected.")
@@ -309,10 +294,9 @@ def _choose(archive: Path, opened: zipfile.ZipFile, pattern: str) -> list[zipfil
 
 def _problem(member: zipfile.ZipInfo) -> str | None:
     name = PurePosixPath(member.filename)
-    mode = member.external_attr >> 16
     if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
         return "leads out of the folder"
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is no regular file"
     return "is encrypted" if member.flag_bits & 1 else None
 

@@ -23,7 +23,7 @@ import httpx2
 from sightline.core.images.decode import read_image, read_info
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
-from sightline.kit.retry import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
+from sightline.kit.work import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.lab.data.writing import SUFFIX_OF_FORMAT
 
 USER_AGENT = "sightline (data set download)"
@@ -57,15 +57,15 @@ class FetchLimits:
         for name in ("connect_timeout_s", "read_timeout_s", "total_timeout_s", "max_bytes", "tries"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be more than 0; it is {getattr(self, name)}.")
-        for name in ("max_redirects", "retry_wait_s"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must not be negative; it is {getattr(self, name)}.")
 
 
-def check_url(text: str, *, allow_loopback: bool = False) -> httpx2.URL:
-    """A web address that may be fetched, normalised. Raises ImageError for any other, before a name is resolved."""
+def check_url(text: str, *, base: httpx2.URL | None = None, allow_loopback: bool = False) -> httpx2.URL:
+    """A web address that may be fetched, normalised; as a redirect of `base` it may be relative.
+
+    Raises ImageError for any other, before a name is resolved.
+    """
     try:
-        url = httpx2.URL(text)
+        url = httpx2.URL(text) if base is None else httpx2.URL(str(base.join(text)))
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         raise ImageError("malformed URL") from error
     if url.scheme not in _PORTS:
@@ -243,7 +243,7 @@ class Fetcher:
         ) as response:
             answer = httpx2.Headers(response.headers)
             if response.status in {301, 302, 303, 307, 308} and "location" in answer:
-                return _join(url, answer["location"], allow_loopback=limits.allow_loopback)
+                return check_url(answer["location"], base=url, allow_loopback=limits.allow_loopback)
             _check_answer(response.status, answer)
             return await _read(response, limits.max_bytes)
 
@@ -253,14 +253,6 @@ def _is_about_certificate(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _join(url: httpx2.URL, location: str, *, allow_loopback: bool) -> httpx2.URL:
-    try:
-        target = str(url.join(location))
-    except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
-        raise ImageError("malformed URL") from error
-    return check_url(target, allow_loopback=allow_loopback)
 
 
 def _check_answer(status: int, headers: httpx2.Headers) -> None:
@@ -322,6 +314,7 @@ class KeptImage:
     original_height: int
     sha256: str
     """The hash of the bytes that were sent."""
+    fetched_bytes: int
 
 
 def keep_image(data: bytes, limits: ImageLimits) -> KeptImage:
@@ -335,20 +328,21 @@ def keep_image(data: bytes, limits: ImageLimits) -> KeptImage:
     smaller = limits.max_side_px is not None and longer > limits.max_side_px
     side_px = max(1, shorter * (limits.max_side_px or 1) // longer) if smaller else _ENOUGH_TO_CHECK_PX
     rgb_HW3 = read_image(data, min_side_px=side_px).rgb
-    width, height, kept, suffix = info.width, info.height, data, SUFFIX_OF_FORMAT[info.format]
     if smaller:
         assert limits.max_side_px is not None
         kept, suffix = make_thumbnail(rgb_HW3, size_px=limits.max_side_px, quality=limits.quality), "jpg"
-        small = read_info(kept)
-        width, height = small.width, small.height
+    else:
+        kept, suffix = data, SUFFIX_OF_FORMAT[info.format]
+    now = read_info(kept) if smaller else info
     return KeptImage(
         data=kept,
         suffix=suffix,
-        width=width,
-        height=height,
+        width=now.width,
+        height=now.height,
         original_width=info.width,
         original_height=info.height,
         sha256=hashlib.sha256(data).hexdigest(),
+        fetched_bytes=len(data),
     )
 
 

@@ -13,8 +13,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from sightline.errors import DataError, ImageError, InputError
 from sightline.kit.files import explained, replacing, write_text
 from sightline.kit.work import Progress, usable_cpus
-from sightline.lab.data.conceptual import UrlList, UrlRow, open_url_list
+from sightline.lab.data.conceptual import UrlList, UrlRow
 from sightline.lab.data.download.fetching import (
     Fetcher,
     FetchLimits,
@@ -37,6 +38,12 @@ from sightline.lab.data.writing import ShardWriter, encode_json, name_shard
 PLAN = "download.json"
 PROGRESS = "progress.jsonl"
 FAILURES = "failures.jsonl"
+_IMAGE_FACTS = ("width", "height", "original_width", "original_height", "sha256")
+"""Fields of a KeptImage that a sample's JSON has."""
+
+
+Get = Callable[[str], Awaitable[KeptImage]]
+"""Fetches, checks and makes smaller the image of an address. Raises ImageError where it can't be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +90,6 @@ class ListReport:
         return {**asdict(self), "folder": str(self.folder), "failed": self.failed, "seconds": round(self.seconds, 3)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """A row without an image."""
-
-    row: int
-    url: str
-    reason: str
-    kind: str
-    """The reason without its figures, fit for counting."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
     """A finished shard."""
@@ -115,7 +111,7 @@ def download_list(
     or a folder that holds something else, DataError where the folder can't be written, as on a full disk.
     """
     begun_s = time.monotonic()
-    urls = open_url_list(list_file)
+    urls = UrlList(list_file)
     n_rows = min(urls.n_rows, options.limit or urls.n_rows)
     interrupted = False
     advice = "Finished shards are complete; free space or choose another folder, then run the same command again."
@@ -173,59 +169,44 @@ class ListLog:
             if any(not entry.name.startswith(".") and entry.name != plan["list"] for entry in self.folder.iterdir()):
                 raise InputError(f"{self.folder} is not empty and no download was begun in it. Choose another folder.")
             write_text(file, json.dumps(plan, indent=1) + "\n", durable=True)
-            return
         try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{file} is no JSON; delete the folder, or choose another.") from error
-        if not isinstance(begun, dict):
-            begun = {}
-        for key, wanted in plan.items():
-            if begun.get(key) != wanted:
-                raise InputError(
-                    f"{self.folder} holds a download with {key} {begun.get(key)}, not {wanted}. Go on with the same "
-                    "list and options, or choose another folder."
-                )
+            begun = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{file} is no plan of a download; delete the folder, or choose another.") from error
+        if changed := next((key for key, wanted in plan.items() if begun.get(key) != wanted), None):
+            raise InputError(
+                f"{self.folder} holds a download with {changed} {begun.get(changed)}, not {plan[changed]}. Go on with "
+                "the same list and options, or choose another folder."
+            )
 
     def _resume(self, n_rows: int) -> None:
         """Keep what is finished; take back the failures of other shards, and half-written files."""
         progress, failures = self.folder / PROGRESS, self.folder / FAILURES
-        records = [record for line in _read_lines(progress) if (record := _parse_record(line)) is not None]
-        self.finished = {record.shard: record for record in records if self._is_whole(record, n_rows)}
-        _replace(progress, (json.dumps(asdict(record)) + "\n" for record in self.finished.values()))
-        _replace(failures, filter(self._is_of_finished, _read_lines(failures)))
+        for record in _read_records(progress):
+            shard = ShardRecord(**record)
+            # a shard is whole where its file is there and covers all its rows: that of a limited run may be cut short
+            wanted = min(self._shard_size, n_rows - shard.shard * self._shard_size)
+            if shard.rows >= wanted and (self.folder / name_shard(shard.shard)).is_file():
+                self.finished[shard.shard] = shard
+        _replace(progress, map(asdict, self.finished.values()))
+        told = _read_records(failures)
+        _replace(failures, (one for one in told if int(one["row"]) // self._shard_size in self.finished))
         for partial in self.folder.glob(".*.tar.partial"):
             partial.unlink()
 
-    def _is_whole(self, record: ShardRecord, n_rows: int) -> bool:
-        """True where the shard's file is there and covers all its rows: that of a limited run may be cut short."""
-        wanted = min(self._shard_size, n_rows - record.shard * self._shard_size)
-        return record.rows >= wanted and (self.folder / name_shard(record.shard)).is_file()
 
-    def _is_of_finished(self, line: str) -> bool:
-        try:
-            return int(json.loads(line)["row"]) // self._shard_size in self.finished
-        except (ValueError, TypeError, KeyError):
-            return False
-
-
-def _parse_record(line: str) -> ShardRecord | None:
-    """None for a line that a kill cut short."""
-    try:
-        return ShardRecord(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _read_lines(file: Path) -> Iterator[str]:
+def _read_records(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log; a line that a kill cut short is none."""
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as stream:
-            yield from (line.rstrip("\n") + "\n" for line in stream)
+            for line in stream:
+                with suppress(ValueError):
+                    yield json.loads(line)
 
 
-def _replace(file: Path, lines: Iterable[str]) -> None:
+def _replace(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
     with replacing(file, durable=True) as partial, partial.open("w", encoding="utf-8") as stream:
-        stream.writelines(lines)
+        stream.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -233,6 +214,24 @@ def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
         stream.writelines(json.dumps(record) + "\n" for record in records)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@asynccontextmanager
+async def fetching(options: ListOptions) -> AsyncIterator[tuple[asyncio.TaskGroup, Get]]:
+    """Tasks, and what gets one checked image for them. What one task meets, such as a full disk, ends all alike."""
+    decoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+    try:
+        async with Fetcher(options.fetch, connections=options.connections) as fetcher, asyncio.TaskGroup() as group:
+
+            async def get(url: str) -> KeptImage:
+                data = await fetcher.fetch(url)
+                return await asyncio.get_running_loop().run_in_executor(decoders, keep_image, data, options.image)
+
+            yield group, get
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        decoders.shutdown(cancel_futures=True)
 
 
 class _OpenShard:
@@ -243,7 +242,8 @@ class _OpenShard:
         self.rows = rows
         self.left = rows
         self.writer = ShardWriter(path)
-        self.failures: list[Failure] = []
+        self.failures: list[tuple[UrlRow, str, str]] = []
+        """With reason, and reason without figures, which is fit for counting."""
         self.size_bytes = 0
 
 
@@ -267,19 +267,12 @@ class _Run:
     async def finish(self, urls: UrlList) -> None:
         """All rows of all shards that are not finished yet."""
         queue: asyncio.Queue[UrlRow | None] = asyncio.Queue(self._options.connections)
-        decoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         try:
-            async with (
-                Fetcher(self._options.fetch, connections=self._options.connections) as fetcher,
-                asyncio.TaskGroup() as group,
-            ):
+            async with fetching(self._options) as (group, get):
                 for _ in range(self._options.connections):
-                    group.create_task(self._work(queue, fetcher, decoders))
+                    group.create_task(self._work(queue, get))
                 await self._feed(queue, urls)
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # what one worker met, such as a full disk, ends all alike
         finally:
-            decoders.shutdown(cancel_futures=True)
             for shard in self._open.values():
                 shard.writer.abandon()
 
@@ -301,39 +294,34 @@ class _Run:
         for _ in range(self._options.connections):
             await queue.put(None)
 
-    async def _work(self, queue: asyncio.Queue[UrlRow | None], fetcher: Fetcher, decoders: ThreadPoolExecutor) -> None:
+    async def _work(self, queue: asyncio.Queue[UrlRow | None], get: Get) -> None:
         while (row := await queue.get()) is not None:
-            outcome: KeptImage | Failure
+            number, index = divmod(row.row, self._options.shard_size)
+            shard = self._open[number]
             try:
                 if row.problem is not None:
                     raise ImageError(row.problem)
-                data = await fetcher.fetch(row.url)
-                self._fetched_bytes += len(data)
-                loop = asyncio.get_running_loop()
-                outcome = await loop.run_in_executor(decoders, keep_image, data, self._options.image)
+                image = await get(row.url)
             except ImageError as error:
-                outcome = Failure(row=row.row, url=row.url, reason=str(error), kind=error.reason)
-            self._take(row, outcome)
-
-    def _take(self, row: UrlRow, outcome: KeptImage | Failure) -> None:
-        number, index = divmod(row.row, self._options.shard_size)
-        shard = self._open[number]
-        if isinstance(outcome, Failure):
-            shard.failures.append(outcome)
-            self._failed += 1
-        else:
-            key = f"{number:05d}{index:0{len(str(self._options.shard_size - 1))}d}"  # unique in the whole set
-            shard.writer.add(key, _members(row, outcome, key))
-            shard.size_bytes += len(outcome.data)
-        shard.left -= 1
-        if shard.left == 0:
-            self._close(shard)
-        self._rows_done += 1
-        self._tell()
+                shard.failures.append((row, str(error), error.reason))
+                self._failed += 1
+            else:
+                self._fetched_bytes += image.fetched_bytes
+                key = f"{number:05d}{index:0{len(str(self._options.shard_size - 1))}d}"  # unique in the whole set
+                facts = {"key": key, "row": row.row, "url": row.url, "caption": row.caption}
+                facts |= {name: getattr(image, name) for name in _IMAGE_FACTS}
+                members = {image.suffix: image.data, "txt": row.caption.encode(), "json": encode_json(facts)}
+                shard.writer.add(key, members)
+                shard.size_bytes += len(image.data)
+            shard.left -= 1
+            if shard.left == 0:
+                self._close(shard)
+            self._rows_done += 1
+            self._tell()
 
     def _close(self, shard: _OpenShard) -> None:
-        failures = sorted(shard.failures, key=lambda failure: failure.row)
-        told = ({"row": one.row, "url": one.url, "reason": one.reason} for one in failures)
+        failures = sorted(shard.failures, key=lambda failure: failure[0].row)
+        told = ({"row": row.row, "url": row.url, "reason": reason} for row, reason, _ in failures)
         _append(self._log.folder / FAILURES, told)
         shard.writer.finish()
         self._log.add_shard(
@@ -342,7 +330,7 @@ class _Run:
                 rows=shard.rows,
                 pictures=shard.rows - len(failures),
                 size_bytes=shard.size_bytes,
-                reasons=dict(Counter(failure.kind for failure in failures)),
+                reasons=dict(Counter(kind for _, _, kind in failures)),
             )
         )
         del self._open[shard.number]
@@ -356,18 +344,3 @@ class _Run:
         minutes, left_s = divmod(round((self._n_rows - self._rows_done) / rate), 60)
         words = f"{rate:,.0f} rows/s, {self._fetched_bytes / seconds / 1e6:.1f} MB/s, {minutes}:{left_s:02d} left"
         self._on_progress(self._rows_done, self._n_rows, f"{words}, {self._failed:,} failed")
-
-
-def _members(row: UrlRow, image: KeptImage, key: str) -> dict[str, bytes]:
-    facts = {
-        "key": key,
-        "row": row.row,
-        "url": row.url,
-        "caption": row.caption,
-        "width": image.width,
-        "height": image.height,
-        "original_width": image.original_width,
-        "original_height": image.original_height,
-        "sha256": image.sha256,
-    }
-    return {image.suffix: image.data, "txt": row.caption.encode(), "json": encode_json(facts)}

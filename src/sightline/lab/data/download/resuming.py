@@ -14,8 +14,7 @@ import httpx2
 
 from sightline.errors import DataError
 from sightline.kit.files import write_json
-from sightline.kit.retry import backoff_s
-from sightline.kit.work import Progress
+from sightline.kit.work import Progress, backoff_s
 from sightline.lab.data.download.fetching import USER_AGENT, TemporaryFailure, check_worth_another_try
 
 _LONGEST_WAIT_S = 60.0

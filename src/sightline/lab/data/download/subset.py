@@ -10,14 +10,13 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from sightline.errors import DataError, ImageError, InputError
 from sightline.kit.files import explained, replacing
-from sightline.kit.work import Progress, usable_cpus
+from sightline.kit.work import Progress
 from sightline.lab.data.captioned_files import check_name, read_json
 from sightline.lab.data.download.archives import (
     GO_ON,
@@ -28,8 +27,7 @@ from sightline.lab.data.download.archives import (
     Publisher,
     get_archives,
 )
-from sightline.lab.data.download.fetching import Fetcher, keep_image
-from sightline.lab.data.download.lists import ListOptions
+from sightline.lab.data.download.lists import Get, ListOptions, fetching
 
 _CAPTIONS = "annotations"
 """The part that holds captions, which every subset needs."""
@@ -104,13 +102,11 @@ async def _get_images(
     for place in {(folder / name).parent for name in names}:
         place.mkdir(parents=True, exist_ok=True)
 
-    async def work(fetcher: Fetcher, decoders: ThreadPoolExecutor) -> None:
+    async def work(get: Get) -> None:
         nonlocal done
         for name in waiting:
             try:
-                data = await fetcher.fetch(f"{site}/{name}")
-                loop = asyncio.get_running_loop()
-                kept = await loop.run_in_executor(decoders, keep_image, data, options.image)
+                kept = await get(f"{site}/{name}")
                 with replacing(folder / name) as path:
                     path.write_bytes(kept.data)
             except ImageError as error:
@@ -118,11 +114,7 @@ async def _get_images(
             done += 1
             tell(done, len(names), f"images, {reasons.total():,} failed")
 
-    with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode") as decoders:
-        try:
-            async with Fetcher(options.fetch, connections=options.connections) as fetcher, asyncio.TaskGroup() as group:
-                for _ in range(min(options.connections, len(names))):
-                    group.create_task(work(fetcher, decoders))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # what one worker met, such as a full disk, ends all alike
+    async with fetching(options) as (group, get):
+        for _ in range(min(options.connections, len(names))):
+            group.create_task(work(get))
     return reasons

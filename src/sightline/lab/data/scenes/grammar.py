@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple, TypeVar
 
 from sightline.lab.data.base import Split
@@ -44,21 +45,9 @@ SIZES: Mapping[str, tuple[float, float]] = {"small": (0.115, 0.125), "medium": (
 """Size -> its least and its greatest radius."""
 
 GROUNDS: tuple[RGB, ...] = (
-    (128, 128, 128),
-    (176, 176, 172),
-    (84, 88, 92),
-    (212, 206, 192),
-    (60, 66, 84),
-    (150, 164, 178),
-    (168, 158, 128),
-    (104, 116, 92),
-    (196, 214, 222),
-    (92, 76, 88),
-    (40, 72, 80),
-    (112, 132, 158),
-    (228, 232, 218),
-    (128, 140, 132),
-)
+    (128, 128, 128), (176, 176, 172), (84, 88, 92), (212, 206, 192), (60, 66, 84), (150, 164, 178), (168, 158, 128),
+    (104, 116, 92), (196, 214, 222), (92, 76, 88), (40, 72, 80), (112, 132, 158), (228, 232, 218), (128, 140, 132),
+)  # fmt: skip
 """Colours of backgrounds. Those too near to an object's colour are left out."""
 
 GAP = 0.03
@@ -258,11 +247,7 @@ _CONTRASTS = {
 
 def iterate_kinds(kind: ObjectKind) -> Iterator[ObjectKind]:
     """All that can be said of a thing: its kind with any attributes left out."""
-    for size in (kind.size, None):
-        for texture in (kind.texture, None):
-            for colour in (kind.colour, None):
-                for shape in (kind.shape, None):
-                    yield ObjectKind(size, texture, colour, shape)
+    return map(ObjectKind._make, product(*((value, None) for value in kind)))
 
 
 class Mention(NamedTuple):
@@ -284,12 +269,17 @@ class Statement(NamedTuple):
 
 def is_true(statement: Statement, scene: Scene) -> bool:
     """True where it is so, beyond doubt."""
-    return _holds(statement, scene, strict=True)
+    return may_be_true(statement, scene, strict=True)
 
 
-def may_be_true(statement: Statement, scene: Scene) -> bool:
-    """True where somebody could say so; otherwise it is false beyond doubt."""
-    return _holds(statement, scene, strict=False)
+def may_be_true(statement: Statement, scene: Scene, *, strict: bool = False) -> bool:
+    """True where somebody could say so; otherwise it is false beyond doubt. Places count with margins if `strict`."""
+    things = scene.objects
+    if any(sum(fits(kind, thing) for thing in things) != number for number, kind in statement.counts):
+        return False
+    if any(fits(kind, thing) for kind in statement.absent for thing in things):
+        return False
+    return _can_assign(statement, things, [], strict=strict)
 
 
 def fits(kind: ObjectKind, thing: SceneObject) -> bool:
@@ -322,16 +312,6 @@ def is_at(place: str, thing: SceneObject, *, strict: bool = True) -> bool:
     edge = SIDE_EDGE if strict else 0.5
     sides = {"left": thing.x, "right": 1 - thing.x, "top": thing.y, "bottom": 1 - thing.y}
     return all(sides[side] <= edge for side in place.split())
-
-
-def _holds(statement: Statement, scene: Scene, *, strict: bool) -> bool:
-    things = scene.objects
-    for number, kind in statement.counts:
-        if sum(fits(kind, thing) for thing in things) != number:
-            return False
-    if any(fits(kind, thing) for kind in statement.absent for thing in things):
-        return False
-    return _can_assign(statement, things, [], strict=strict)
 
 
 def _can_assign(

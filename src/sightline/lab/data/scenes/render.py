@@ -69,8 +69,7 @@ def _paint(thing: SceneObject, canvas_3SS: Plane) -> None:
 
 def _cover(distance_HW: Plane) -> Plane:
     """The share of each pixel that lies inside, by its middle's signed distance."""
-    cover_HW: Plane = np.clip(np.float32(0.5) - distance_HW, 0, 1)
-    return cover_HW
+    return np.asarray(np.clip(np.float32(0.5) - distance_HW, 0, 1))
 
 
 def _stripes(x_HW: Plane, y_HW: Plane, grain: int, size_px: int) -> Plane:
@@ -136,32 +135,27 @@ def _interpolation(n_points: int, size_px: int) -> NDArray[np.float64]:
 
 
 def _circle(x: Plane, y: Plane, radius: float) -> Plane:
-    distance_HW: Plane = np.sqrt(x * x + y * y) - np.float32(0.92 * radius)
-    return distance_HW
+    return np.asarray(np.sqrt(x * x + y * y) - np.float32(0.92 * radius))
 
 
 def _square(x: Plane, y: Plane, radius: float) -> Plane:
-    distance_HW: Plane = np.maximum(np.abs(x), np.abs(y)) - np.float32(0.705 * radius)
-    return distance_HW
+    return np.asarray(np.maximum(np.abs(x), np.abs(y)) - np.float32(0.705 * radius))
 
 
 def _triangle(x: Plane, y: Plane, radius: float) -> Plane:
     y = y - np.float32(0.06 * radius)
     sides = np.abs(x) * np.float32(math.sqrt(0.75)) - y * np.float32(0.5)
-    distance_HW: Plane = np.maximum(sides, y) - np.float32(0.48 * radius)
-    return distance_HW
+    return np.asarray(np.maximum(sides, y) - np.float32(0.48 * radius))
 
 
 def _cross(x: Plane, y: Plane, radius: float) -> Plane:
     x, y = np.abs(x), np.abs(y)
     arm, length = np.float32(0.3 * radius), np.float32(0.95 * radius)
-    distance_HW: Plane = np.minimum(np.maximum(x - length, y - arm), np.maximum(x - arm, y - length))
-    return distance_HW
+    return np.asarray(np.minimum(np.maximum(x - length, y - arm), np.maximum(x - arm, y - length)))
 
 
 def _ring(x: Plane, y: Plane, radius: float) -> Plane:
-    distance_HW: Plane = np.abs(np.sqrt(x * x + y * y) - np.float32(0.71 * radius)) - np.float32(0.2 * radius)
-    return distance_HW
+    return np.asarray(np.abs(np.sqrt(x * x + y * y) - np.float32(0.71 * radius)) - np.float32(0.2 * radius))
 
 
 def _heart(x: Plane, y: Plane, radius: float) -> Plane:
@@ -172,8 +166,7 @@ def _heart(x: Plane, y: Plane, radius: float) -> Plane:
     v = (y - np.abs(x)) * np.float32(math.sqrt(0.5))
     square = np.maximum(np.abs(u), np.abs(v)) - np.float32(half)
     lobe = np.sqrt(u * u + (v + np.float32(half)) * (v + np.float32(half))) - np.float32(half)
-    distance_HW: Plane = np.minimum(square, lobe)
-    return distance_HW
+    return np.asarray(np.minimum(square, lobe))
 
 
 _SHAPES: Mapping[str, Callable[[Plane, Plane, float], Plane]] = {

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ from sightline.core.models.base import Captioner, Encoder, GenerationConfig
 from sightline.errors import InputError
 from sightline.kit.files import explained, write_text
 from sightline.lab.data.base import Dataset
-from sightline.lab.data.captioned_files import read_json
+from sightline.lab.data.captioned_files import list_some, read_json
 from sightline.lab.evaluation.captions.metrics import (
     CLIP_METRICS,
     METRICS,
@@ -42,11 +42,10 @@ from sightline.lab.evaluation.embedding import (
     embed_texts,
     read_ahead,
 )
-from sightline.lab.evaluation.results import EvalResult, Figures, Interval, Problem
+from sightline.lab.evaluation.results import EvalResult, Figures, Problem, summarise
 
 _NUMBER = re.compile(r"(?:^|_)0*(\d+)$")
 """COCO's number of an image in its file name: `COCO_val2014_000000000042.jpg`."""
-_N_NAMED = 3
 _EXPECTED = 'a list of {"image_id": ..., "caption": "..."} was expected'
 
 
@@ -157,8 +156,6 @@ def _measure(
     progress: CountProgress | None = None,
 ) -> dict[str, Any]:
     """Fields of the EvalResult of one caption for each pair."""
-    metrics: dict[str, float] = {}
-    intervals: dict[str, Interval] = {}
     details: dict[str, Any] = {}
     problems: tuple[Problem, ...] = ()
     parts: list[Figures] = []
@@ -169,9 +166,7 @@ def _measure(
         parts.append(Figures.means(_score_by_clip(encoder, captions, dataset, images)))
         details = {"clipscore_model": encoder.card.name, "clipscore_images": len(images.image_BD)}
         problems = images.problems
-    for part in parts:
-        metrics |= part.metrics()
-        intervals |= part.intervals(config.bootstrap)
+    metrics, intervals = summarise(parts, config.bootstrap)
     return {
         "data": dataset.name,
         "split": dataset.split,
@@ -250,15 +245,19 @@ def read_results(path: Path, dataset: Dataset) -> list[str]:
     for another structure, ids that the data set doesn't have or has several times, images that have no caption in
     the file, or several; each with its count.
     """
-    entries = [_check_entry(entry, where=f"{path}: entry {number}") for number, entry in enumerate(_entries(path))]
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        found = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
+        raise InputError(f"{path} holds {found}; {_EXPECTED}, one for each picture.")
+    entries = [_check_entry(entry, where=f"{path}: entry {number}") for number, entry in enumerate(content)]
     rows = _find_rows([key for key, _ in entries], dataset, path=path)
     captions = dict(zip(rows, (caption for _, caption in entries), strict=True))
     if twice := [dataset[row].id for row, count in Counter(rows).items() if count > 1]:
-        raise InputError(f"{path}: {_count(twice)} with several captions: {_list(twice)}. Keep one for each.")
+        raise InputError(f"{path}: {_count(twice)} with several captions: {list_some(twice)}. Keep one for each.")
     if missing := [pair.id for row, pair in enumerate(dataset) if row not in captions]:
         raise InputError(
             f"{path} has no caption for {_count(missing)} of {dataset.name}'s {len(dataset)} ({dataset.split}): "
-            f"{_list(missing)}. Caption them too, or take the part of the data set that the file is of."
+            f"{list_some(missing)}. Caption them too, or take the part of the data set that the file is of."
         )
     return [captions[row] for row in range(len(dataset))]
 
@@ -290,14 +289,6 @@ def check_writable(path: Path) -> None:
         path.unlink()
 
 
-def _entries(path: Path) -> list[Any]:
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        found = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
-        raise InputError(f"{path} holds {found}; {_EXPECTED}, one for each picture.")
-    return content
-
-
 def _check_entry(entry: Any, *, where: str) -> tuple[str, str]:
     """Id as text, and caption."""
     key = entry.get("image_id") if isinstance(entry, dict) else None
@@ -309,38 +300,26 @@ def _check_entry(entry: Any, *, where: str) -> tuple[str, str]:
 
 def _find_rows(keys: Sequence[str], dataset: Dataset, *, path: Path) -> list[int]:
     """The row that each id means. Raises InputError for ids that mean none, or several."""
-    indexes = [_index(dataset, name) for name in (str, lambda id_: PurePosixPath(id_).name, _stem, _number)]
+    indexes: list[defaultdict[str | None, list[int]]] = [defaultdict(list) for _ in range(4)]
+    for row, pair in enumerate(dataset):
+        place = PurePosixPath(pair.id)
+        for index, name in zip(indexes, (pair.id, place.name, place.stem, _number(pair.id)), strict=True):
+            index[name].append(row)
     found = [next((index[key] for index in indexes if key in index), []) for key in keys]
     if unknown := [key for key, rows in zip(keys, found, strict=True) if not rows]:
         raise InputError(
-            f"{path}: {_count(unknown)} that {dataset.name} ({dataset.split}) doesn't have: ids {_list(unknown)}. "
+            f"{path}: {_count(unknown)} that {dataset.name} ({dataset.split}) doesn't have: ids {list_some(unknown)}. "
             f"Its ids look like {dataset[0].id!r}; is this another split, or only a part of it?"
         )
     if unclear := [key for key, rows in zip(keys, found, strict=True) if len(rows) > 1]:
-        raise InputError(f"{path}: {_count(unclear)} whose id fits several of {dataset.name}: {_list(unclear)}.")
+        raise InputError(f"{path}: {_count(unclear)} whose id fits several of {dataset.name}: {list_some(unclear)}.")
     return [rows[0] for rows in found]
 
 
-def _index(dataset: Dataset, name: Callable[[str], str | None]) -> dict[str, list[int]]:
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, pair in enumerate(dataset):
-        if (key := name(pair.id)) is not None:
-            rows[key].append(row)
-    return dict(rows)
-
-
-def _stem(id_: str) -> str:
-    return PurePosixPath(id_).stem
-
-
 def _number(id_: str) -> str | None:
-    match = _NUMBER.search(_stem(id_))
+    match = _NUMBER.search(PurePosixPath(id_).stem)
     return match[1] if match else None
 
 
 def _count(ids: Sequence[str]) -> str:
     return "1 picture" if len(ids) == 1 else f"{len(ids)} pictures"
-
-
-def _list(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_N_NAMED]) + (", ..." if len(ids) > _N_NAMED else "")

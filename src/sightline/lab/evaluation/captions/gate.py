@@ -27,8 +27,8 @@ from sightline.core.models.precision import (
     write_verdict,
 )
 from sightline.errors import ImageError, InputError, ModelError
+from sightline.lab.evaluation.captions.metrics import cider
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
-from sightline.lab.evaluation.captions.words import cider
 
 _GREEDY = GenerationConfig(beams=1)
 

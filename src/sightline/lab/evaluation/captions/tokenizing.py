@@ -9,50 +9,25 @@ Flickr30k and COCO it gives the same words for all but three; docs/caption-metri
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib import resources
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "---", "----", "...", ";"])
 """Tokens that don't count. pycocoevalcap's list has brackets too, as `-LRB-`; but after lowercasing they are `-lrb-`,
 which its list misses, so in published figures a bracket counts as a word. `!!` isn't in the list either. Three and four
 hyphens are here because PTBTokenizer makes two of them."""
 
-_ABBREVIATIONS = """
-    mr mrs ms dr prof st vs dept cf ft ave gen col lt sgt cpl pvt capt cmdr maj adm brig rev hon pres gov sen rep supt
-    atty mme mlle messrs ph ph\\.d mt natl assoc adj adv asst alex wm jos sr jr etc co inc ltd corp plc est al jan feb
-    mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri blvd rd ct sq bldg ala ariz calif colo conn
-    fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc wyo dak esq univ assn bros intl
-    cos bancorp seq tel ext
-"""
-_CAPITALISED = "Ark Del Ill La Mass Miss Ore Pa Tex Wash Mfg Ste"
-"""Abbreviations that are words when they are written small."""
-_BEFORE_NUMBERS = "no nos fig figs pp ca art op rt"
-"""Abbreviations only where a number follows: `no. 1`, but `he says no .`"""
-_ELISIONS = "cap'n nat'l c'mon c'est t'pol m'lady b'nai s'mores li'l e'er"
-"""Words with an apostrophe that no rule foresees."""
-_CLIPPED = "dunkin ol somethin"
-"""Words that keep an apostrophe at their end."""
-_SENTENCE_STARTS = """
-    A About After An As At But He Her Here However If In It Last Many More Now Once One Other Our She Since So Some
-    Such That The Their Then There These They This We What When While Yet You
-"""
-"""Words before which the full stop after a single letter ends the sentence: `plan b . the`, but `mr. t. boards`."""
-
-_CHARACTERS = {
-    "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", '"': "''", "“": "''", "”": "''",
-    "«": "''", "»": "''", "‘": "`", "’": "'", "‹": "'", "›": "'", "…": "...", "–": "-", "—": "-", "―": "-",
-    "£": "#", "€": "$", "¢": "cents", "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3",
-    "&lt;": "<", "&gt;": ">",
-}  # fmt: skip
-"""Characters and what Penn Treebank text has in their place."""
-_SPLITS = {
-    "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
-    "lemme": ("lem", "me"), "gimme": ("gim", "me"),
-}  # fmt: skip
-_ENTITIES = {"&amp;": "&", "&quot;": '"', "&apos;": "'", "&nbsp;": " ", "&mdash;": "-", "&ndash;": "-", "\u00ad": ""}
-"""Read before the scan; U+00AD is the hyphen that shows only at the end of a line."""
+_TREEBANK = tomllib.loads(
+    resources.files("sightline.lab.evaluation.captions").joinpath("treebank.toml").read_text(encoding="utf-8")
+)
+_CHARACTERS: dict[str, str] = _TREEBANK["characters"]
+_SPLITS: dict[str, list[str]] = _TREEBANK["splits"]
+_ENTITIES: dict[str, str] = _TREEBANK["entities"]
 
 
 def _any_of(words: str) -> str:
-    return "|".join(words.split())
+    """A pattern of the words of a list in `treebank.toml`."""
+    return "|".join(_TREEBANK[words].split())
 
 
 # No digits other than decimal ones: Python counts ½ and ² as word characters, the Treebank doesn't.
@@ -62,7 +37,7 @@ _END = rf"(?!{_ALNUM})"
 _PLAIN = rf"{_ALNUM}+(?:_+{_ALNUM}+)*"
 _NUMBER = r"\d+(?:[.,:]\d+)+"
 _ELIDED = (
-    rf"(?:(?:{_any_of(_ELISIONS)}){_END}|[dlno]'{_LETTER}{{2,}}|n't{_END}|{_LETTER}+[aeiou]'[aeiou]{_LETTER}*)"
+    rf"(?:(?:{_any_of('elisions')}){_END}|[dlno]'{_LETTER}{{2,}}|n't{_END}|{_LETTER}+[aeiou]'[aeiou]{_LETTER}*)"
 ).replace("'", "['’]")
 _WORD = rf"(?:{_ELIDED}|{_NUMBER}|{_PLAIN})"
 _TAIL = rf"(?:[-‑]{_WORD})*"
@@ -78,16 +53,16 @@ _TOKEN = re.compile(
     | \#{_LETTER}+ | (?:c\+\+|[cf]\#)(?!\w)
     | (?-i:[A-Z]+(?:&[A-Z]+)+) | (?-i:(?:US|HK|NZ|[ACR])\$)                     # AT&T, US$
     | \d+-\d+/\d+{_END} | {_PART}(?:/{_PART}){{1,2}}(?!{_ALNUM}|['’](?!s))      # 3-1/2, and/or, red/black-white
-    | (?:{_any_of(_ABBREVIATIONS)}|(?-i:(?:{_any_of(_CAPITALISED)})))\.(?!{_LETTER}){_TAIL}
-    | (?:{_any_of(_BEFORE_NUMBERS)})\.(?=\s?\d)
-    | [a-z]\.(?!{_LETTER}|\s*$|\s+(?-i:{_any_of(_SENTENCE_STARTS)})\b){_TAIL}     # mr. t. boards
+    | (?:{_any_of("abbreviations")}|(?-i:(?:{_any_of("capitalised")})))\.(?!{_LETTER}){_TAIL}
+    | (?:{_any_of("before_numbers")})\.(?=\s?\d)
+    | [a-z]\.(?!{_LETTER}|\s*$|\s+(?-i:{_any_of("sentence_starts")})\b){_TAIL}     # mr. t. boards
     | [a-z](?:\.[a-z])+\.(?!{_LETTER}){_TAIL}                                   # a.m.
     | [a-z][a-z0-9]+(?:\.[a-z0-9]+)*\.(?:com|net|org|edu)/[^\s"<>]*[^\s"<>.,:;!?')]
     | {_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+{_TAIL}                     # foo.com, end.The
     | ['’]n['’] | ['’](?:[smd]|ll|re|ve|em|till?|cause|n){_END} | ['’]t(?=(?:is|was)(?:n['’]t)?{_END})
     | n['’‘`]t{_END} | ''
     | ['’]\d\d(?:s{_END}(?!['’]s)|(?=\s|-|$))                                   # '90s
-    | (?:{_any_of(_CLIPPED)})['’](?!{_LETTER})
+    | (?:{_any_of("clipped")})['’](?!{_LETTER})
     | {_LETTER}+?(?=n['’‘`]t{_END})                                             # do n't
     | {_ELIDED}(?!['’]n['’]) | [dl]['’] | [jy]['’](?={_LETTER})
     | (?:[+-][.,:]?|[.,:])\d+(?:[.,:]\d+)*{_TAIL} | {_NUMBER}{_TAIL}            # 1,000.50  -5  20-30  3.5-inch
@@ -109,7 +84,7 @@ def tokenize_caption(text: str) -> tuple[str, ...]:
     words: list[str] = []
     for match in _TOKEN.finditer(text):
         token = _CHARACTERS.get(match[0]) or _normalise(match[0])
-        words += _SPLITS.get(token, (token,))
+        words += _SPLITS.get(token, [token])
     return tuple(word for word in words if word not in PUNCTUATION)
 
 

@@ -3,7 +3,9 @@ import csv
 import pytest
 
 from sightline.errors import InputError
-from sightline.lab.data.tables import READER
+from sightline.lab.data.folder import READERS
+
+_, READER = READERS
 
 
 def fill(folder, *names):
