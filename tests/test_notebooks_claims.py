@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from claims import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.notebooks import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
 
 
 @pytest.fixture(autouse=True)
