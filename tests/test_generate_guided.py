@@ -1,7 +1,4 @@
-"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop.
-
-Covers: sightline.lab.generate.parameterise.
-"""
+"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop."""
 
 from typing import Any
 
@@ -16,8 +13,17 @@ import torch
 from generate_world import make_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import DiffusionConfig, GuidedConfig, change_config
-from sightline.lab.generate.guided import Guide, SeededPrompt, Words, load_guide, make_guided, seed_prompts
-from sightline.lab.generate.parameterise import draw_views, fit_size, make_start
+from sightline.lab.generate.guided import (
+    Guide,
+    SeededPrompt,
+    Words,
+    draw_views,
+    fit_size,
+    load_guide,
+    make_guided,
+    make_start,
+    seed_prompts,
+)
 
 STILL: dict[str, Any] = {
     "shift": 0,

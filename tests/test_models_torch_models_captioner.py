@@ -13,8 +13,8 @@ from transformers import BlipForConditionalGeneration
 from blip_folders import make_blip_folder, make_pixels, tiny_blip
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import read_card
-from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig
 from sightline.core.models.inputs import Tokenizer
+from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig
 from sightline.core.models.torch_models import TorchCaptioner, _BlipDecoder
 from sightline.errors import ModelError
 
@@ -195,12 +195,13 @@ def test_an_encoder_is_refused():
         TorchCaptioner(card, tiny_blip())
 
 
-def test_the_convolutional_captioner_runs_from_its_folder(tmp_path):
+def test_our_own_captioner_runs_from_its_folder(tmp_path):
     torch.manual_seed(0)
-    config = ConvCaptionerConfig(
-        size_px=32, image_width=4, vocab_size=60, context_length=12, text_width=16, text_layers=1, text_heads=2
-    )
-    model = ConvCaptioner(config).eval()
+    config = LiteCaptionerConfig(
+        size_px=32, image_width=0.25, image_depth=0.5, nouns=6, classes=9, told=2, vocab_size=60, context_length=12,
+        text_width=16, text_layers=1, text_heads=2,
+    )  # fmt: skip
+    model = LiteCaptioner(config).eval()
     with torch.no_grad():
         model.tokens.weight.normal_(std=1.0)
     model.save_pretrained(tmp_path)

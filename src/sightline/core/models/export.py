@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from sightline.core.models.cards import ModelCard, write_card
-from sightline.core.models.convolutional import OwnCaptioner
 from sightline.core.models.files import CARD_FILE, TOKENIZER_FILES, compute_hash, find_weights, hash_files
+from sightline.core.models.lite import LiteCaptioner
 from sightline.core.models.torch_models import load_torch_captioner, load_towers
 from sightline.errors import ModelError
 from sightline.kit.files import replacing
@@ -63,7 +63,7 @@ def export_captioner(card: ModelCard, folder_in: Path, folder_out: Path) -> Mode
     model = load_torch_captioner(card, folder_in)
 
     def see(pixels_B3SS: Tensor) -> Tensor:
-        if isinstance(model, OwnCaptioner):
+        if isinstance(model, LiteCaptioner):
             normed_BMC: Tensor = model.memory_norm(model.encode_images(pixels_B3SS))
             return normed_BMC
         memory_BMC: Tensor = model.vision_model(pixel_values=pixels_B3SS)[0]
@@ -207,9 +207,9 @@ class CachedDecoder(nn.Module):
     """
 
     def __init__(self, model: Any) -> None:
-        """Take the weights of a `OwnCaptioner` or of transformers' `BlipForConditionalGeneration`."""
+        """Take the weights of a `LiteCaptioner` or of transformers' `BlipForConditionalGeneration`."""
         super().__init__()
-        self.parts = _OwnParts(model) if isinstance(model, OwnCaptioner) else _BlipParts(model.text_decoder)
+        self.parts = _OwnParts(model) if isinstance(model, LiteCaptioner) else _BlipParts(model.text_decoder)
         self.layers = nn.ModuleList(self.parts.layers())
 
     def forward(self, ids_BRL: Tensor, memory_BMC: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
@@ -346,9 +346,9 @@ class _BlipParts(nn.Module):
 
 
 class _OwnParts(nn.Module):
-    """Embedding, layers and logits of an `OwnCaptioner`."""
+    """Embedding, layers and logits of a `LiteCaptioner`."""
 
-    def __init__(self, model: OwnCaptioner) -> None:
+    def __init__(self, model: LiteCaptioner) -> None:
         super().__init__()
         self.model = model
 

@@ -46,17 +46,8 @@ _STAGES = (
 )
 
 
-class _LiteConfig(convolutional.SavedConfig):
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can have. Raises ModelError."""
-        for name, value in vars(self).items():
-            if name not in ("pad_id", "dropout") and value <= 0:
-                raise ModelError(f"{name} must be positive, got {value}.")
-        self.check_text()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteClipConfig(_LiteConfig):
+class LiteClipConfig(convolutional.SavedConfig):
     """Sizes of a `LiteClip`; the defaults are EfficientNet-Lite2 and all-MiniLM-L6-v2.
 
     `size_px` is the side of the squashed square input, `image_width` and `image_depth` EfficientNet's factors,
@@ -81,7 +72,7 @@ class LiteClipConfig(_LiteConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteCaptionerConfig(_LiteConfig):
+class LiteCaptionerConfig(convolutional.SavedConfig):
     """Sizes of a `LiteCaptioner`; `image_width` and `image_depth` are EfficientNet's factors.
 
     It looks for `nouns` things that captions name and `classes` that images are of, and tells its decoder the `told`
@@ -313,20 +304,32 @@ class LiteClip(convolutional.OwnClip):
         return model.eval()
 
 
-class LiteCaptioner(convolutional.OwnCaptioner):
-    """A captioner on an EfficientNet-Lite that is also told what its image probably shows.
+class LiteCaptioner(convolutional.Saved):
+    """A captioner in BLIP's shape (arXiv:2201.12086) on an EfficientNet-Lite: a causal decoder over what that shows.
 
     Beside the image's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
     likeliest in the pooled cells, each with its probability, as in attribute-guided captioning (You et al. 2016,
-    arXiv:1603.03925). So it can name things that no captioned image showed it.
+    arXiv:1603.03925). So it can name things that no captioned image showed it. The output layer is the token embedding
+    transposed (tied).
     """
 
     config_class = LiteCaptionerConfig
     config: LiteCaptionerConfig
 
     def __init__(self, config: LiteCaptionerConfig) -> None:
-        super().__init__(config, memory_width=config.text_width)
+        super().__init__()
+        self.config = config
         width = config.text_width
+        self.memory_norm = nn.LayerNorm(width)
+        self.tokens = nn.Embedding(config.vocab_size, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.context_length, width))
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            convolutional.TransformerLayer(width, config.text_heads, config.dropout, memory_width=width)
+            for _ in range(config.text_layers)
+        )
+        self.norm = nn.LayerNorm(width)
         self.image_tower = LiteImageTower(config.image_width, config.image_depth)
         self.cells = nn.Linear(CELL_WIDTH, width)
         self.places = nn.Parameter(0.02 * torch.randn(config.cells, width))
@@ -340,6 +343,18 @@ class LiteCaptioner(convolutional.OwnCaptioner):
         cells_BNC = self.image_tower(image_BCHW).flatten(2).transpose(1, 2)
         concept_BT, sure_BT = self.find_concepts(cells_BNC.mean(dim=1))
         return self.remember(cells_BNC, self.concepts(concept_BT), sure_BT)
+
+    def decode(self, ids_BL: Tensor, memory_BNC: Tensor) -> Tensor:
+        """Tokens so far (B, L), the first BOS, and memory -> logits of each next token (B, L, V)."""
+        normed_BNC = self.memory_norm(memory_BNC)
+        x_BLE = self.dropout(self.tokens(ids_BL) + self.positions[: ids_BL.shape[1]])
+        for layer in self.layers:
+            x_BLE = layer(x_BLE, normed_BNC, causal=True)
+        return F.linear(self.norm(x_BLE), self.tokens.weight)
+
+    def forward(self, image_BCHW: Tensor, ids_BL: Tensor) -> Tensor:
+        """Images and their captions so far -> logits of each next token (B, L, V)."""
+        return self.decode(ids_BL, self.encode_images(image_BCHW))
 
     def find_concepts(self, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled cells (B, 1280) -> the likeliest nouns, then classes, and their probabilities (B, 2 * told)."""
@@ -361,18 +376,11 @@ class LiteCaptioner(convolutional.OwnCaptioner):
         return hearsay_BTE
 
 
-def load_own_captioner(folder: Path) -> convolutional.OwnCaptioner:
-    """A captioner of our own in evaluation mode, of the kind that its `config.json` names.
+def load_own_clip(folder: Path) -> convolutional.ConvClip | LiteClip:
+    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names.
 
     Raises ModelError where a file is missing, the config is of another model, or the weights don't fit it.
     """
-    if _model_type(folder) == LiteCaptionerConfig.model_type:
-        return LiteCaptioner.from_pretrained(folder)
-    return convolutional.ConvCaptioner.from_pretrained(folder)
-
-
-def load_own_clip(folder: Path) -> convolutional.ConvClip | LiteClip:
-    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names. Raises ModelError likewise."""
     if _model_type(folder) == LiteClipConfig.model_type:
         return LiteClip.from_graphs(folder) if comes_as_graphs(folder) else LiteClip.from_pretrained(folder)
     return convolutional.ConvClip.from_pretrained(folder)

@@ -125,7 +125,7 @@ def load_captioner(
         from sightline.core.models.precision import choose_captioner_graphs
 
         graphs = choose_captioner_graphs(graphs, precision)
-    from sightline.core.models.onnx_captioner import OnnxCaptioner
+    from sightline.core.models.onnx_runtime import OnnxCaptioner
 
     return OnnxCaptioner(card, folder, graphs=graphs)
 
@@ -150,7 +150,7 @@ def load_matcher(model: str | ModelCard | None = None) -> Matcher:
     if card.kind == "captioner":
         return cast("Matcher", load_captioner(card))  # all but those behind an endpoint are one
     require_torch(card, folder)
-    from sightline.core.models.torch_matcher import TorchMatcher
+    from sightline.core.models.torch_models import TorchMatcher
 
     return TorchMatcher(card, folder)
 

@@ -1,4 +1,4 @@
-"""Encoders and captioners run by PyTorch: transformers' CLIP, SigLIP and BLIP, and our own. Needs the extra `torch`.
+"""Encoders, captioners and matchers run by PyTorch: transformers' CLIP, SigLIP, BLIP, our own. Needs the extra `torch`.
 
 Shape suffixes: B images, T texts, L tokens, S side in pixels, H W height and width, D joint space, N rows of the
 decoder, V vocabulary, M cells of an image's memory, C its width.
@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sightline.core.models.cards import ModelCard
-from sightline.core.models.convolutional import OwnCaptioner
-from sightline.core.models.files import find_weights
-from sightline.core.models.generation import Decoder
+from sightline.core.models.files import find_weights, hash_files
+from sightline.core.models.generation import Decoder, SentenceWriter
 from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
-from sightline.core.models.lite import load_own_captioner, load_own_clip
-from sightline.core.models.sentences import SentenceWriter
+from sightline.core.models.lite import LiteCaptioner, load_own_clip
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
 
@@ -268,13 +266,13 @@ class TorchCaptioner(SentenceWriter[torch.Tensor]):
     @torch.inference_mode()
     def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
         pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
-        if isinstance(self._model, OwnCaptioner):
+        if isinstance(self._model, LiteCaptioner):
             return self._model.encode_images(pixel_values_B3SS)
         memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
         return memory_BMC
 
     def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
-        if isinstance(self._model, OwnCaptioner):
+        if isinstance(self._model, LiteCaptioner):
             return _OwnDecoder(self._model, memory_BMC)
         return _BlipDecoder(self._model.text_decoder, memory_BMC)
 
@@ -285,7 +283,7 @@ def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
     Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
     """
     if card.family == "sightline-captioner":
-        return load_own_captioner(folder)
+        return LiteCaptioner.from_pretrained(folder)
     if card.family != "blip":
         raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
     from transformers import BlipForConditionalGeneration
@@ -298,7 +296,7 @@ class _OwnDecoder:
 
     scored_rows = SCORED_ROWS
 
-    def __init__(self, model: OwnCaptioner, cells_BMC: torch.Tensor) -> None:
+    def __init__(self, model: LiteCaptioner, cells_BMC: torch.Tensor) -> None:
         self._model = model
         self._cells_BMC = cells_BMC
 
@@ -371,3 +369,53 @@ class _BlipDecoder:
 def _array(x: torch.Tensor) -> NDArray[np.float32]:
     values: NDArray[np.float32] = x.float().cpu().numpy()
     return values
+
+
+IMAGES_PER_RUN = 8
+"""Images that are seen or matched at once: a memory of BLIP-base has 1.8 MB, and its activations several times that."""
+
+
+class TorchMatcher:
+    """BLIP's image encoder, text encoder and matching head; see `models.base.Matcher` for the contract.
+
+    The text encoder reads the words while it attends to the image, and the head on its first token tells a match from a
+    mismatch. As in BLIP's own evaluation (Li et al. 2022, arXiv:2201.12086) that token is `[ENC]`, the last of the
+    vocabulary, in place of the tokenizer's `[CLS]`.
+    """
+
+    def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
+        """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
+        from transformers import BlipForImageTextRetrieval
+
+        model = load_pretrained(BlipForImageTextRetrieval, folder, what="matcher")
+        self.card = card
+        self.image_side = hash_files(find_weights(folder))
+        self._device = choose_device(device)
+        self._model = model.to(self._device)
+        self._tokenizer = Tokenizer.load(folder, card.text)
+        self.runtime = f"torch:{self._device}"
+
+    @torch.inference_mode()
+    def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resized RGB pixels (B, S, S, 3) uint8 -> the image encoder's last states (B, M, C), one for each patch."""
+        parts = []
+        for batch_B3SS in normalised_batches(self.card, pixels_BHW3, per_run=IMAGES_PER_RUN):
+            memory_BMC = self._model.vision_model(pixel_values=torch.from_numpy(batch_B3SS).to(self._device))[0]
+            parts.append(memory_BMC.float().cpu().numpy())
+        return np.concatenate(parts)[: len(pixels_BHW3)]
+
+    @torch.inference_mode()
+    def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+        """Log-odds (B,) of a match over a mismatch, in nats. A text longer than the context is read to its end."""
+        ids_1L = torch.from_numpy(self._tokenizer.encode([text]))
+        ids_1L[:, 0] = self._model.config.text_config.vocab_size - 1
+        parts = []
+        for first in range(0, len(memory_BMC), IMAGES_PER_RUN):
+            part = torch.from_numpy(np.ascontiguousarray(memory_BMC[first : first + IMAGES_PER_RUN])).to(self._device)
+            ids_BL = ids_1L.expand(len(part), -1).to(self._device)
+            states_BLC = self._model.text_encoder(
+                input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), encoder_hidden_states=part
+            )[0]
+            mismatch_match_B2 = self._model.itm_head(states_BLC[:, 0])
+            parts.append((mismatch_match_B2[:, 1] - mismatch_match_B2[:, 0]).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import TrainingError, install_advice
-from sightline.lab.experiments.study import Factor, Study
+from sightline.lab.experiments.results import Factor, Study
 
 ALPHA = 0.05
 LEAST_NOISE_DF = 3

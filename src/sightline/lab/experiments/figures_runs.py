@@ -27,8 +27,7 @@ from sightline.lab.experiments.report_parts import (
     style_of,
     verdict_of,
 )
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Factor, Study
+from sightline.lab.experiments.results import Factor, RunResult, Study
 from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, short_name
 from sightline.lab.training.log import colour_of, explain_styles, smooth
 

@@ -25,8 +25,7 @@ from sightline.lab.experiments.effects import (
     f_test,
     t_factor,
 )
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Study, count_cells, format_value, run_settings
+from sightline.lab.experiments.results import RunResult, Study, count_cells, format_value, run_settings
 
 _STATES = {
     "complete": "ended without a value of {metric}",

@@ -5,7 +5,7 @@ import pytest
 
 from experiment_runs import GRID, make_run, make_sweep
 from sightline.errors import InputError
-from sightline.lab.experiments.study import Study, count_cells, find_factors, find_replicates, format_value
+from sightline.lab.experiments.results import Study, count_cells, find_factors, find_replicates, format_value
 
 
 def test_levels_of_a_sweep_are_ordered_numbers():

@@ -16,7 +16,7 @@ from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import read_card
 from sightline.core.models.export import export_captioner
 from sightline.core.models.loading import load_captioner
-from sightline.core.models.onnx_captioner import ROWS_PER_RUN, OnnxCaptioner, _Grid
+from sightline.core.models.onnx_runtime import ROWS_PER_RUN, OnnxCaptioner, _Grid
 from sightline.core.models.precision import write_int8
 from sightline.core.models.torch_models import TorchCaptioner
 from sightline.errors import ModelError
