@@ -17,7 +17,7 @@ from sightline.core.models.cards import ModelCard, write_card  # noqa: E402
 from sightline.core.models.convolutional import ConvClip, ConvClipConfig  # noqa: E402
 from sightline.core.models.loading import load_encoder  # noqa: E402
 from sightline.errors import ModelError  # noqa: E402
-from sightline.lab.training.texts import text_spec  # noqa: E402
+from sightline.lab.training.towers import text_spec  # noqa: E402
 from training_world import word_backend  # noqa: E402
 
 CLIP = ConvClipConfig(

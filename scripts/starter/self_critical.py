@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from lite_captioner import LiteCaptioner
 from nouns import nouns_of, synonyms
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.core.models.convolutional import Attention
 from sightline.core.models.inputs import Tokenizer
-from sightline.core.models.lite import LiteCaptioner
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
 from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""

@@ -7,9 +7,9 @@ decoder, V vocabulary, M cells of an image's memory, C its width.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from sightline.core.models.cached_decoder import BlipParts, CachedDecoder
 from sightline.core.models.cards import ModelCard
 from sightline.core.models.files import find_weights, hash_files
 from sightline.core.models.generation import Decoder, SentenceWriter
 from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
-from sightline.core.models.lite import LiteCaptioner, load_own_clip
+from sightline.core.models.lite import load_own_clip
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
 
@@ -221,12 +222,9 @@ def load_pretrained(model_class: Any, folder: Path, *, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bar for what takes a second, and no remarks on settings that we check ourselves."""
-    from transformers.utils import logging as module
-
-    logging: Any = module  # not typed
-
+def quiet_transformers(library: str = "transformers") -> Iterator[None]:
+    """No progress bar for what takes a second, and no remarks on settings that we check ourselves; diffusers' too."""
+    logging: Any = import_module(f"{library}.utils").logging  # not typed
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -251,7 +249,7 @@ def _checked_dim(card: ModelCard, folder: Path, dim: int) -> int:
 
 
 class TorchCaptioner(SentenceWriter[torch.Tensor]):
-    """A captioner from a folder with `config.json`, safetensors and tokenizer: BLIP or `sightline-captioner`.
+    """BLIP from a folder with `config.json`, safetensors and tokenizer.
 
     `device` is one of torch's; `auto` takes a GPU if there is one.
     """
@@ -259,111 +257,70 @@ class TorchCaptioner(SentenceWriter[torch.Tensor]):
     def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
         """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
         self._device = choose_device(device)
-        self._model = load_torch_captioner(card, folder).to(self._device)
+        self._parts = load_blip(card, folder).to(self._device)
+        self._decoder = CachedDecoder(self._parts).eval()
         super().__init__(card, Tokenizer.load(folder, card.text))
         self.runtime = f"torch:{self._device}"
 
     @torch.inference_mode()
     def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
-        pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
-        if isinstance(self._model, LiteCaptioner):
-            return self._model.encode_images(pixel_values_B3SS)
-        memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
-        return memory_BMC
+        return self._parts.see(torch.from_numpy(pixel_values).to(self._device))
 
     def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
-        if isinstance(self._model, LiteCaptioner):
-            return _OwnDecoder(self._model, memory_BMC)
-        return _BlipDecoder(self._model.text_decoder, memory_BMC)
+        return _TorchDecoder(self._decoder, memory_BMC)
 
 
-def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
+def load_blip(card: ModelCard, folder: Path) -> BlipParts:
     """The torch module of a captioner's folder, in fp32 and evaluation mode.
 
-    Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
+    Raises ModelError where the weights are missing, don't fit, or are no BLIP's.
     """
-    if card.family == "sightline-captioner":
-        return LiteCaptioner.from_pretrained(folder)
     if card.family != "blip":
-        raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
+        raise ModelError(f"{card.name} is of family {card.family!r}, no captioner that PyTorch runs; blip is.")
     from transformers import BlipForConditionalGeneration
 
-    return load_pretrained(BlipForConditionalGeneration, folder, what="captioner")
+    return BlipParts(load_pretrained(BlipForConditionalGeneration, folder, what="captioner"))
 
 
-class _OwnDecoder:
-    """Our own captioner's decoder, bound to the cells of a batch of images."""
-
-    scored_rows = SCORED_ROWS
-
-    def __init__(self, model: LiteCaptioner, cells_BMC: torch.Tensor) -> None:
-        self._model = model
-        self._cells_BMC = cells_BMC
-
-    @torch.inference_mode()
-    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.all_logits(ids_NL, images_N)[:, -1]
-
-    @torch.inference_mode()
-    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        device = self._cells_BMC.device
-        cells_NMC = self._cells_BMC[torch.from_numpy(images_N).to(device)]
-        return _array(self._model.decode(torch.from_numpy(ids_NL).to(device), cells_NMC))
-
-
-class _BlipDecoder:
-    """BLIP's text decoder, bound to the memory of a batch of images, with the attention cache of its last call.
+class _TorchDecoder:
+    """A decoder bound to the memory of a batch of images, with the keys and values of its last call.
 
     Where every row goes on from a row of the last call by one token, as in decoding, only that token is computed.
     """
 
     scored_rows = SCORED_ROWS
 
-    def __init__(self, decoder: Any, memory_BMC: torch.Tensor) -> None:
+    def __init__(self, decoder: CachedDecoder, memory_BMC: torch.Tensor) -> None:
         self._decoder = decoder
         self._memory_BMC = memory_BMC
-        # Newer releases say `cache`, as an argument and in the output, and warn of the older name; ours may be old.
-        names = inspect.signature(decoder.forward).parameters
-        self._cache_name = "cache" if "cache" in names else "past_key_values"
-        self._cache: Any = None
-        self._cached_rows: list[tuple[int, ...]] = []
+        self._past: Sequence[torch.Tensor] = ()
+        self._place_of: dict[tuple[int, ...], int] = {}
 
-    @torch.inference_mode()
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = [(int(image), *ids) for image, ids in zip(images_N, ids_NL.tolist(), strict=True)]
-        continues = self._select_cached([row[:-1] for row in rows])
-        fed_NL = np.ascontiguousarray(ids_NL[:, -1:] if continues else ids_NL)
-        output = self._decoder(
-            input_ids=torch.from_numpy(fed_NL).to(self._memory_BMC.device),
-            encoder_hidden_states=self._memory_of(images_N),
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: self._cache},
-        )
-        self._cache, self._cached_rows = getattr(output, self._cache_name), rows
-        return _array(output.logits[:, -1])
-
-    def _select_cached(self, parents: list[tuple[int, ...]]) -> bool:
-        """Make the cache that of these rows and say True, or drop it where it lacks one."""
-        place_of = {row: place for place, row in enumerate(self._cached_rows)}
-        places = [place_of.get(parent) for parent in parents]
+        places = [self._place_of.get(row[:-1]) for row in rows]
         if None in places:
-            self._cache = None
-            return False
-        chosen = torch.tensor(places, device=self._memory_BMC.device)
-        self._cache.self_attention_cache.reorder_cache(chosen)
-        if [parent[0] for parent in parents] != [row[0] for row in self._cached_rows]:
-            self._cache.cross_attention_cache.reorder_cache(chosen)  # large, and the same for rows of one image
-        return True
+            logits_NLV, self._past = self._run(ids_NL, images_N)
+        else:
+            chosen_N = torch.tensor(places, device=self._memory_BMC.device)
+            logits_NLV, self._past = self._run(ids_NL[:, -1:], images_N, [state[chosen_N] for state in self._past])
+        self._place_of = {row: place for place, row in enumerate(rows)}
+        return logits_NLV[:, -1]
+
+    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._run(ids_NL, images_N)[0]
 
     @torch.inference_mode()
-    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        ids = torch.from_numpy(ids_NL).to(self._memory_BMC.device)
-        memory_NMC = self._memory_of(images_N)
-        return _array(self._decoder(input_ids=ids, encoder_hidden_states=memory_NMC, use_cache=False).logits)
-
-    def _memory_of(self, images_N: NDArray[np.int64]) -> torch.Tensor:
-        return self._memory_BMC[torch.from_numpy(images_N).to(self._memory_BMC.device)]
+    def _run(
+        self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64], past: Sequence[torch.Tensor] = ()
+    ) -> tuple[NDArray[np.float32], Sequence[torch.Tensor]]:
+        """Logits (N, L, V), and what is to be kept; each row is an image of its own to the decoder."""
+        device = self._memory_BMC.device
+        ids_N1L = torch.from_numpy(np.ascontiguousarray(ids_NL)).to(device)[:, None]
+        memory_NMC = self._memory_BMC[torch.from_numpy(images_N).to(device)]
+        past = past or self._decoder.empty_past(len(ids_NL), 1, 0)
+        logits_N1LV, *present = self._decoder(ids_N1L, memory_NMC, *past)
+        return _array(logits_N1LV[:, 0]), present
 
 
 def _array(x: torch.Tensor) -> NDArray[np.float32]:

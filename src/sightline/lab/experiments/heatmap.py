@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
-from sightline.errors import InputError
+from sightline.errors import InputError, install_advice
 from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
 from sightline.lab.evaluation.embedding import embed_texts
@@ -157,24 +158,18 @@ def softmax_over_texts(cosine_TB: NDArray[np.float64], temperature: float) -> ND
 
 
 def cluster_order(vectors_ND: NDArray[np.float32]) -> list[int]:
-    """An order of unit vectors in which like lies beside like: average linkage, merged with the nearest ends inside."""
-    cosine_NN = vectors_ND.astype(np.float64) @ vectors_ND.astype(np.float64).T
-    groups = [[row] for row in range(len(vectors_ND))]
-    linkage_NN = cosine_NN.copy()
-    np.fill_diagonal(linkage_NN, -np.inf)
-    while len(groups) > 1:
-        first, second = sorted(divmod(int(linkage_NN.argmax()), len(groups)))
-        one, other = groups[first], groups.pop(second)
-        weights = np.array([len(one), len(other)]) / (len(one) + len(other))
-        joined_N = weights @ linkage_NN[[first, second]]
-        linkage_NN[first], linkage_NN[:, first] = joined_N, joined_N
-        linkage_NN[first, first] = -np.inf
-        linkage_NN = np.delete(np.delete(linkage_NN, second, axis=0), second, axis=1)
-        turns = [(a, b) for a in (one, one[::-1]) for b in (other, other[::-1])]
-        turns += [(b, a) for a, b in turns]
-        before, after = max(turns, key=lambda turn: cosine_NN[turn[0][-1], turn[1][0]])
-        groups[first] = [*before, *after]
-    return groups[0] if groups else []
+    """An order of unit vectors in which like lies beside like: average linkage, with the nearest ends side by side.
+
+    Raises InputError where SciPy isn't installed.
+    """
+    if len(vectors_ND) < 2:
+        return list(range(len(vectors_ND)))
+    try:
+        hierarchy: Any = import_module("scipy.cluster.hierarchy")
+    except ImportError as error:
+        raise InputError(f"--cluster needs SciPy, of the extra train: {install_advice('train')}") from error
+    tree = hierarchy.linkage(vectors_ND, method="average", metric="cosine", optimal_ordering=True)
+    return [int(row) for row in hierarchy.leaves_list(tree)]
 
 
 def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> list[Path]:

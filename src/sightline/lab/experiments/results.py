@@ -347,14 +347,6 @@ def find_replicates(runs: Sequence[RunResult]) -> NDArray[np.int64]:
     return np.array(group_R, dtype=np.int64)
 
 
-def count_cells(factors: Sequence[Factor]) -> tuple[int, int]:
-    """The number of combinations of levels, and of those that some run has."""
-    if not factors:
-        return 1, 1
-    present = {tuple(int(factor.level_R[run]) for factor in factors) for run in range(len(factors[0].level_R))}
-    return math.prod(len(factor.levels) for factor in factors), len(present)
-
-
 def format_value(value: Any) -> str:
     """A setting's value as it is shown: short, and paths by their last part."""
     if isinstance(value, bool) or value is None:

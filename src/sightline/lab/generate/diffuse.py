@@ -184,18 +184,7 @@ def _to_device(pipeline: Any, device: str) -> Any:
 @contextlib.contextmanager
 def quiet_diffusers() -> Iterator[None]:
     """No remarks of diffusers and transformers on what we check ourselves."""
-    from diffusers.utils import logging as module
-
     from sightline.core.models.torch_models import quiet_transformers
 
-    logging: Any = module  # not typed
-    before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with quiet_transformers():
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if had_bar:
-            logging.enable_progress_bar()
+    with quiet_transformers(), quiet_transformers("diffusers"):
+        yield

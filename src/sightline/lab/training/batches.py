@@ -1,13 +1,16 @@
 """The batch of each step, a pure function of seed and step, and the plan of all steps with their learning rates.
 
 Shape suffixes: B images, T texts, L tokens, S side in pixels, H W the cached pixels' sides, N images of the set,
-C crops, D teacher, K frequent words.
+C crops or captions of the set, D teacher, K frequent words and pairs.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -24,8 +27,10 @@ from sightline.lab.data.pixel_stream import PixelStream
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
 from sightline.lab.training.parallel import World
-from sightline.lab.training.texts import FrequentWords, tokenize
 
+_TEXTS_AT_ONCE = 10_000
+_COUNTED_TEXTS = 25_000
+"""The most frequent words of so many texts are those of all."""
 NO_GROUP = -1
 """Group of hard negatives: positives of no image."""
 
@@ -142,6 +147,77 @@ def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
     grey_B1SS = image_B3SS.mean(dim=1, keepdim=True)
     recoloured_B3SS: Tensor = ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)
     return recoloured_B3SS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTable:
+    """Token ids of all texts, cut and padded once; the texts of image n are rows `first_N[n]` to `first_N[n + 1]`."""
+
+    ids_CL: NDArray[np.uint16] | NDArray[np.int32]
+    first_N: NDArray[np.int64]
+    length_C: NDArray[np.int64]
+    n_tokens: int
+    """Tokens of all texts before cutting, with those that mark start and end."""
+    n_lost: int
+    """Tokens that were cut off."""
+
+    def draw(
+        self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Up to `count` different texts of each image: their places here, and that of each image in `rows`."""
+        n_texts = self.first_N[rows + 1] - self.first_N[rows]
+        keys = rng.random((len(rows), int(n_texts.max(initial=1))))
+        keys[np.arange(keys.shape[1]) >= n_texts[:, None]] = np.inf
+        pick = keys.argsort(axis=1)[:, :count]
+        owner, column = np.nonzero(np.arange(pick.shape[1]) < n_texts[:, None])
+        return self.first_N[rows[owner]] + pick[owner, column], owner
+
+
+def tokenize(texts_of: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenTable:
+    """The table of all texts of all images."""
+    spec = tokenizer.spec
+    kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+    first_N = np.concatenate([[0], np.cumsum([len(texts) for texts in texts_of])]).astype(np.int64)
+    ids_CL = np.full((int(first_N[-1]), spec.context_length), spec.pad_id, kind)
+    length_C = np.zeros(len(ids_CL), np.int64)
+    n_tokens = n_lost = place = 0
+    texts = (text for own in texts_of for text in own)
+    while batch := list(islice(texts, _TEXTS_AT_ONCE)):
+        for ids in tokenizer.ids_of(batch):
+            cut = tokenizer.truncate(ids)
+            n_tokens += len(ids)
+            n_lost += len(ids) - len(cut)
+            ids_CL[place, : len(cut)] = cut
+            length_C[place] = len(cut)
+            place += 1
+    return TokenTable(ids_CL=ids_CL, first_N=first_N, length_C=length_C, n_tokens=n_tokens, n_lost=n_lost)
+
+
+class FrequentWords:
+    """The most frequent words and word pairs, and which of them each image's captions contain."""
+
+    def __init__(self, captions: TokenTable, *, count: int) -> None:
+        tokens = [ids[1 : length - 1].tolist() for ids, length in zip(captions.ids_CL, captions.length_C, strict=True)]
+        counted = Counter(gram for ids in tokens[:_COUNTED_TEXTS] for gram in _grams(ids))
+        place = {gram: k for k, (gram, _) in enumerate(counted.most_common(count))}
+        self.count = len(place)
+        own = [
+            sorted({place[gram] for ids in tokens[first:last] for gram in _grams(ids) if gram in place})
+            for first, last in zip(captions.first_N[:-1], captions.first_N[1:], strict=True)
+        ]
+        self._first_N = np.concatenate([[0], np.cumsum([len(words) for words in own])])
+        self._words = np.array([word for words in own for word in words], np.int64)
+
+    def labels(self, rows: NDArray[np.int64]) -> Tensor:
+        """1 where an image's captions contain a word or pair: (B, K) float32."""
+        label_BK = torch.zeros(len(rows), self.count)
+        for label_K, row in zip(label_BK, rows, strict=True):
+            label_K[torch.from_numpy(self._words[self._first_N[row] : self._first_N[row + 1]])] = 1.0
+        return label_BK
+
+
+def _grams(ids: list[int]) -> list[tuple[int, ...]]:
+    return [*((i,) for i in ids), *pairwise(ids)]
 
 
 @dataclass(frozen=True, kw_only=True)

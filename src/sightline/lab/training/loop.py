@@ -46,8 +46,7 @@ from sightline.lab.training.parallel import (
 )
 from sightline.lab.training.recorder import OnMeasure, Recorder, Run, Validator
 from sightline.lab.training.run_folder import RunFolder
-from sightline.lab.training.texts import train_tokenizer, write_tokenizer
-from sightline.lab.training.towers import load_trained, make_towers
+from sightline.lab.training.towers import load_trained, make_towers, train_tokenizer, write_tokenizer
 
 MAX_GRADIENT_NORM = 1.0
 
