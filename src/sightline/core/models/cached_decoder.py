@@ -12,6 +12,7 @@ width, E width of the decoder, K heads, F width of a head, V vocabulary, S side 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,9 @@ class CachedDecoder(nn.Module):
     def __init__(self, parts: CaptionerParts) -> None:
         super().__init__()
         self.parts = parts
-        self.layers = nn.ModuleList(parts.layers())
+        layers = parts.layers()
+        self.layers = nn.ModuleList(layers)
+        self._sizes = [(layer.heads, layer.head_width) for layer in layers for _ in ("key", "value")]
 
     def forward(self, ids_BRL: Tensor, memory_BMC: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """`past` holds the key and the value of the first layer, then those of the second, ..."""
@@ -45,9 +48,8 @@ class CachedDecoder(nn.Module):
 
     def empty_past(self, images: int, rows: int, earlier: int) -> list[Tensor]:
         """Zeros in the shapes of `past`."""
-        sizes = [(layer.heads, layer.head_width) for layer in self.layers for _ in ("key", "value")]
         device = next(self.parameters()).device
-        return [torch.zeros(images, rows, heads, earlier, width, device=device) for heads, width in sizes]
+        return [torch.zeros(images, rows, heads, earlier, width, device=device) for heads, width in self._sizes]
 
 
 class Layer(nn.Module):
@@ -83,7 +85,8 @@ class Layer(nn.Module):
             mixed_BRLE: Tensor = self.out((weights @ value).transpose(2, 3).flatten(3))
             return mixed_BRLE
 
-        for norm, change in zip(self.norms, (attend, lambda x: self.cross(x, memory_BMC), self.mlp), strict=True):
+        changes: tuple[Callable[[Tensor], Tensor], ...] = (attend, lambda x: self.cross(x, memory_BMC), self.mlp)
+        for norm, change in zip(self.norms, changes, strict=True):
             x_BRLE = x_BRLE + change(norm(x_BRLE)) if self.norms_first else norm(x_BRLE + change(x_BRLE))
         key, value = states
         return x_BRLE, key, value

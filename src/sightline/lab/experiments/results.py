@@ -6,7 +6,6 @@ settings of a sweep, or those that set single runs apart. Shape suffixes: R runs
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError
-from sightline.lab.training.config import TrainConfig
+from sightline.lab.training.config import TrainConfig, did_you_mean
 from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_log
 from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_probe
 
@@ -276,10 +275,8 @@ def choose_metric(runs: Sequence[RunResult], metric: str | None) -> str:
     if metric is None:
         return next((name for name in _USUAL_METRICS if name in known), known[0] if known else _USUAL_METRICS[0])
     if metric not in known:
-        near = difflib.get_close_matches(metric, known, n=2)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
         listed = f"The runs have {', '.join(known)}." if known else "No run has any yet."
-        raise InputError(f"No run measured {metric!r}. {hint}{listed}")
+        raise InputError(f"No run measured {metric!r}. {did_you_mean(metric, known)}{listed}")
     return metric
 
 

@@ -7,7 +7,6 @@ known of each trial, as JSON that any reader understands.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import math
 import re
@@ -22,7 +21,7 @@ from filelock import FileLock
 from sightline.errors import InputError, TrainingError
 from sightline.kit.files import explained
 from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
-from sightline.lab.training.config import parse_setting
+from sightline.lab.training.config import did_you_mean, parse_setting
 from sightline.lab.training.log import TRIAL_FILE
 from sightline.lab.training.recipes import make_config
 from sightline.lab.training.run_folder import write_json
@@ -83,8 +82,7 @@ class SweepConfig:
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
         if self.metric not in METRICS:
-            near = difflib.get_close_matches(self.metric, METRICS, n=3)
-            hint = f"Did you mean {', '.join(near)}? " if near else ""
+            hint = did_you_mean(self.metric, METRICS)
             raise InputError(f"There is no metric {self.metric!r}. {hint}The metrics are {', '.join(METRICS)}.")
         if self.trials is not None and self.trials < 1:
             raise InputError(f"The number of trials must be at least 1, got {self.trials}.")
@@ -254,16 +252,19 @@ def merge_axes(before: Sequence[Axis], now: Sequence[Axis]) -> tuple[Axis, ...]:
     return tuple(merged)
 
 
+def flat_value(value: Any) -> Any:
+    """A value without structure: several numbers as words, as Optuna's choices and settings are written."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
 def setting_text(key: str, value: Any) -> str:
     """`key=value` as `TrainConfig.changed` reads it, to the bit."""
-    return f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
+    return f"{key}={flat_value(value)}"
 
 
 def short_text(value: Any) -> str:
     """A value for a table or a name: floats to four digits."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(flat_value(value))
 
 
 def axes_from_json(grid: Mapping[str, Any]) -> tuple[Axis, ...]:
