@@ -1,8 +1,7 @@
 """ONNX Runtime: graphs ready to run, the encoder behind two of them, and the captioner. Needs no torch.
 
-A captioner has an image graph, run once an image, and a decoder graph over its output, once a token. Decoder graphs
-that we export take what is kept of earlier tokens as inputs, and compute the new ones alone. Older ones (and the
-starter's, which is small) have none and compute all tokens again; the graph's inputs tell.
+A captioner has an image graph, run once an image, and a decoder graph over its output, once a token. The decoder
+takes what is kept of earlier tokens as inputs, and computes the new ones alone.
 
 Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W height and width, D joint space; of
 captioners N rows of the decoder, G of them with padding, M cells of an image's memory, C its width, V vocabulary, A
@@ -17,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -299,9 +297,6 @@ def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: i
 SEEN_PER_RUN = 2
 """Images given to the image graph at once: its activations then stay in a CPU's cache."""
 
-ROWS_PER_RUN = 16
-"""Rows given to a decoder graph without a cache at once: its logits (N, L, V) are large, and more rows no faster."""
-
 MATCHED_AT_ONCE = 32
 """Images whose memories are read with one text at once: as many rows as `_CachedDecoder` scores in one run."""
 
@@ -315,8 +310,7 @@ class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
 
     The graphs: `pixel_values` float (B, 3, S, S) -> `encoder_hidden_states` (B, M, C), and the decoder: `input_ids`
     int64 (A, R, L) with `encoder_hidden_states` (A, M, C) and, for each layer, `past_key_I` and `past_value_I`
-    (A, R, K, P, F) -> `logits` (A, R, L, V) and `present_key_I`, `present_value_I`. Without cache `input_ids` are
-    (N, L) with `encoder_hidden_states` (N, M, C), and `logits` (N, L, V) all there is.
+    (A, R, K, P, F) -> `logits` (A, R, L, V) and `present_key_I`, `present_value_I`.
     """
 
     def __init__(
@@ -337,6 +331,11 @@ class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
         self._image = open_session(graphs["image"], threads=threads)
         small = ".int8." in graphs["decoder"].name and graphs["decoder"].stat().st_size <= SMALL_DECODER_BYTES
         self._decoder = open_session(graphs["decoder"], threads=1 if small else threads)
+        if "past_key_0" not in self._decoder.inputs:
+            raise ModelError(
+                f"{self._decoder.path} keeps nothing of earlier tokens, as graphs of Sightline's first versions do. "
+                f"Delete {folder}, if Sightline exported it, and it is exported again; or export the model anew."
+            )
         self.runtime = f"onnx:{self._decoder.provider}"
 
     @cached_property
@@ -370,8 +369,7 @@ class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
         return np.concatenate([part["encoder_hidden_states"] for part in parts])
 
     def _describe(self, memory_BMC: NDArray[np.float32]) -> Decoder:
-        kind = _CachedDecoder if "past_key_0" in self._decoder.inputs else _PlainDecoder
-        return kind(self._decoder, memory_BMC)
+        return _CachedDecoder(self._decoder, memory_BMC)
 
 
 class _CachedDecoder:
@@ -466,30 +464,3 @@ def _rows(logits_ARLV: NDArray[np.float32], grid: _Grid) -> NDArray[np.float32]:
     in_order = np.array_equal(grid.place_N, np.arange(len(logits_GLV)))
     real_NLV: NDArray[np.float32] = logits_GLV if in_order else logits_GLV[grid.place_N]
     return real_NLV
-
-
-class _PlainDecoder:
-    """A decoder graph without a cache, bound to the memory of a batch of images.
-
-    Graphs that were quantised with one scale for all activations of a run scale by the extremes of all its rows. So
-    that an image's captions don't depend on its neighbours, rows of different images then never share a run, nor do
-    texts that are scored.
-    """
-
-    def __init__(self, graph: OnnxGraph, memory_BMC: NDArray[np.float32]) -> None:
-        self._graph = graph
-        self._memory_BMC = memory_BMC
-        self.scored_rows = 1 if graph.rows_interact else ROWS_PER_RUN
-
-    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        if self._graph.rows_interact:
-            starts = [0, *(np.flatnonzero(np.diff(images_N)) + 1)]
-        else:
-            starts = list(range(0, len(ids_NL), ROWS_PER_RUN))
-        runs = [slice(first, end) for first, end in pairwise([*starts, len(ids_NL)])]
-        return np.concatenate([self.all_logits(ids_NL[rows], images_N[rows])[:, -1] for rows in runs])
-
-    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        feeds: dict[str, NDArray[Any]] = {"input_ids": ids_NL, "encoder_hidden_states": self._memory_BMC[images_N]}
-        logits_NLV: NDArray[np.float32] = self._graph.run(feeds)["logits"]
-        return logits_NLV
