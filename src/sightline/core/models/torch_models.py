@@ -113,7 +113,7 @@ class Towers(torch.nn.Module):
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
-        return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
+        return (self.model.get_image_features(pixel_values=pixels_B3SS).pooler_output,)
 
     def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """Normalised pixels -> features before the projection (B, F); SigLIP has none, so they are its embeddings."""
@@ -121,7 +121,8 @@ class Towers(torch.nn.Module):
 
     def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
         """Token ids (T, L) -> (T, D), not normalised."""
-        return _pooled(self.model.get_text_features(input_ids=ids_TL))
+        embeds_TD: torch.Tensor = self.model.get_text_features(input_ids=ids_TL).pooler_output
+        return embeds_TD
 
 
 class ClipTowers(Towers):
@@ -234,12 +235,6 @@ def quiet_transformers(library: str = "transformers") -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
-
-
-def _pooled(output: Any) -> torch.Tensor:
-    """Embeddings of `get_*_features`, which gave a tensor until transformers 5."""
-    pooled: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return pooled
 
 
 def _checked_dim(card: ModelCard, folder: Path, dim: int) -> int:

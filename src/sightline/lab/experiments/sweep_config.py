@@ -48,7 +48,7 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _LOG_RATIO = 10.0
 """A range of positive numbers that is at least so wide is drawn from by order of magnitude."""
 _LOCK_FILE = "sweep.lock"
-_ADVICE = "Make room, and run the same command again."
+ADVICE = "Make room, and run the same command again."
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -306,25 +306,6 @@ class SweepFolder:
                 raise InputError(strangers)
             yield
 
-    def read(self) -> dict[str, Any] | None:
-        """The request of the sweep; None where it is new."""
-        path = self.path / SWEEP_FILE
-        return read_object(path) if path.is_file() else None
-
-    def write(self, asked: Mapping[str, Any]) -> None:
-        """Write down what the sweep is asked. Raises TrainingError where the disk is full."""
-        write_json(self.path / SWEEP_FILE, asked, advice=_ADVICE)
-
-    @contextlib.contextmanager
-    def undone_on_error(self, *, new: bool) -> Iterator[None]:
-        """A new sweep whose storage can't be opened leaves nothing behind, so that it can be tried again."""
-        try:
-            yield
-        except BaseException:
-            if new:
-                (self.path / SWEEP_FILE).unlink(missing_ok=True)
-            raise
-
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
         """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
@@ -339,7 +320,7 @@ class TrialNote:
         self._path, self._known = folder / TRIAL_FILE, known
         self._before_s = float(read_object(self._path).get("took_s") or 0.0) if self._path.is_file() else 0.0
         self._started_s = time.monotonic()
-        with explained(folder, _ADVICE, error=TrainingError):
+        with explained(folder, ADVICE, error=TrainingError):
             folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -350,7 +331,7 @@ class TrialNote:
     def write(self, state: RunStateName, *, reason: str | None = None, value: float | None = None, **more: Any) -> None:
         """Write it, whole or not at all. Raises TrainingError where the disk is full."""
         now = {"state": state, "reason": reason, "value": value, "took_s": self.took_s}
-        write_json(self._path, {**self._known, **now, **more}, advice=_ADVICE)
+        write_json(self._path, {**self._known, **now, **more}, advice=ADVICE)
 
 
 def _parse_axis(key: str, text: str) -> Axis:

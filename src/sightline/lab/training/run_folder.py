@@ -94,10 +94,6 @@ class RunFolder:
         advice = "The weights are whole: make room and go on with --resume."
         write_json(self.path / RESULT_FILE, values, advice=advice)
 
-    def forget_result(self) -> None:
-        """Remove the result, which holds no more: the run goes on."""
-        (self.path / RESULT_FILE).unlink(missing_ok=True)
-
     def check_resumable(self, config: TrainConfig) -> Path | None:
         """The newest checkpoint of the run that is here, None where it was stopped before its first.
 
