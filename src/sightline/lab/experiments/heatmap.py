@@ -10,7 +10,6 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.core.models.base import Encoder
-from sightline.errors import InputError, install_advice
+from sightline.errors import InputError
 from sightline.kit.pages import render_page, write_page
 from sightline.kit.text import visible
 from sightline.lab.evaluation.embedding import embed_texts
 from sightline.lab.evaluation.pages import frame_image
 from sightline.lab.experiments.explain import Match
-from sightline.lab.training.log import new_figure, save_figure
+from sightline.lab.training.log import import_train, new_figure, save_figure
 
 HeatmapKind = Literal["cosine", "probability"]
 _BATCH = 32
@@ -164,10 +163,7 @@ def cluster_order(vectors_ND: NDArray[np.float32]) -> list[int]:
     """
     if len(vectors_ND) < 2:
         return list(range(len(vectors_ND)))
-    try:
-        hierarchy: Any = import_module("scipy.cluster.hierarchy")
-    except ImportError as error:
-        raise InputError(f"--cluster needs SciPy, of the extra train: {install_advice('train')}") from error
+    hierarchy = import_train("scipy.cluster.hierarchy", "--cluster needs SciPy")
     tree = hierarchy.linkage(vectors_ND, method="average", metric="cosine", optimal_ordering=True)
     return [int(row) for row in hierarchy.leaves_list(tree)]
 

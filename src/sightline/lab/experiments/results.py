@@ -6,7 +6,6 @@ settings of a sweep, or those that set single runs apart. Shape suffixes: R runs
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from sightline.errors import InputError
 from sightline.lab.training.config import TrainConfig, did_you_mean
 from sightline.lab.training.log import LOG_FILE, RESULT_FILE, RUN_FILE, TRIAL_FILE, Row, read_log
-from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_probe
+from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, read_object, read_probe
 
 RunStateName = Literal["complete", "pruned", "stopped", "failed", "running"]
 
@@ -189,19 +188,6 @@ def _best_of(rows: Sequence[Row], *, from_start: bool) -> dict[str, float]:
         return {}
     best = max(measured, key=lambda row: row[quality] if row[quality] is not None else -1.0)
     return {name: float(value) for name, value in best.items() if name not in ("step", "kind") and value is not None}
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises InputError where it is missing or damaged."""
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} is damaged: an object is expected, not {type(values).__name__}.")
-    return values
 
 
 _USUAL_METRICS = ("mean_recall", "acc1")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
 from sightline.kit.work import Notice, Progress
-from sightline.lab.experiments.results import SWEEP_FILE, RunResult, is_run, read_object, read_sweep
+from sightline.lab.experiments.results import SWEEP_FILE, RunResult, is_run, read_sweep
 from sightline.lab.experiments.sweep_config import (
     ADVICE,
     DEFAULT_TRIALS,
@@ -41,7 +41,7 @@ from sightline.lab.experiments.sweep_config import (
     smoke_settings,
 )
 from sightline.lab.training.recipes import make_config
-from sightline.lab.training.run_folder import RunFolder, write_json
+from sightline.lab.training.run_folder import RunFolder, read_object, write_json
 
 if TYPE_CHECKING:
     from sightline.lab.experiments.trial_queue import Claim, Outcome, TrialQueue

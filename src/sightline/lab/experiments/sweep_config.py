@@ -20,11 +20,11 @@ from filelock import FileLock
 
 from sightline.errors import InputError, TrainingError
 from sightline.kit.files import explained
-from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
+from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run
 from sightline.lab.training.config import did_you_mean, parse_setting
 from sightline.lab.training.log import TRIAL_FILE
 from sightline.lab.training.recipes import make_config
-from sightline.lab.training.run_folder import write_json
+from sightline.lab.training.run_folder import read_object, write_json
 
 SamplerName = Literal["grid", "random", "tpe"]
 PrunerName = Literal["none", "median", "halving"]

@@ -51,19 +51,21 @@ class TextToImage:
             raise ModelError(f"diffusers needs its extra: {install_advice('generate')}")
         folder = _find_folder(name, download=download)
         parts = _check_folder(folder)
+        import diffusers
         import torch
-        from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
         from sightline.core.models.torch_models import choose_device
 
+        auto: Any = diffusers.AutoPipelineForText2Image
+        plain: Any = diffusers.DiffusionPipeline
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         options |= {"safety_checker": None} if "safety_checker" in parts else {}
         with quiet_diffusers():
             try:
                 try:
-                    pipeline = AutoPipelineForText2Image.from_pretrained(str(folder), **options)
+                    pipeline = auto.from_pretrained(str(folder), **options)
                 except ValueError:  # it knows no such class, or can't read the folder, which the plain way says too
-                    pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
+                    pipeline = plain.from_pretrained(str(folder), **options)
             except Exception as error:  # what is raised depends on which of many classes reads a broken file
                 raise ModelError(
                     f"{folder} can't be loaded as a diffusers pipeline: {error}. It needs the layout of "

@@ -9,6 +9,7 @@ import numbers
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,16 @@ def new_figure(width_in: float, height_in: float, *, dpi: int) -> Any:
 
 def import_matplotlib() -> Any:
     """The library. Raises InputError where it isn't installed."""
+    import_train("matplotlib.figure", "Figures need matplotlib")
+    return import_module("matplotlib")
+
+
+def import_train(module: str, needs: str, *, error: type[SightlineError] = InputError) -> Any:
+    """A module that the extra `train` brings. Raises an error that says what `needs` it where it isn't installed."""
     try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise InputError(f"Figures need matplotlib, of the extra train: {install_advice('train')}") from error
-    return matplotlib
+        return import_module(module)
+    except ImportError as missing:
+        raise error(f"{needs}, of the extra train: {install_advice('train')}") from missing
 
 
 def save_figure(

@@ -27,9 +27,10 @@ from sightline.core.models.files import TOKENIZER_FILES, WEIGHTS_FILE, find_weig
 from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import comes_as_graphs
 from sightline.core.models.torch_models import ClipTowers, ConvTowers, Towers, load_towers
-from sightline.errors import TrainingError, install_advice
+from sightline.errors import TrainingError
 from sightline.kit.files import replacing, share_as_others, write_json
 from sightline.lab.training.config import TowersConfig, TrainConfig
+from sightline.lab.training.log import import_train
 
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")
 """EOS isn't 2: transformers' CLIP takes an end id of 2 for the mark of its configurations of 2021."""
@@ -282,11 +283,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise TrainingError(f"LoRA needs peft, of the extra train: {install_advice('train')}") from error
-    return peft
+    return import_train("peft", "LoRA needs peft", error=TrainingError)
 
 
 def _check_model(model: nn.Module) -> None:
