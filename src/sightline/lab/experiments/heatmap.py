@@ -23,7 +23,7 @@ from sightline.kit.text import visible
 from sightline.lab.evaluation.embedding import embed_texts
 from sightline.lab.evaluation.pages import frame_image
 from sightline.lab.experiments.explain import Match
-from sightline.lab.training.log import import_train, new_figure, save_figure
+from sightline.lab.training.log import new_figure, save_figure
 
 HeatmapKind = Literal["cosine", "probability"]
 _BATCH = 32
@@ -157,15 +157,24 @@ def softmax_over_texts(cosine_TB: NDArray[np.float64], temperature: float) -> ND
 
 
 def cluster_order(vectors_ND: NDArray[np.float32]) -> list[int]:
-    """An order of unit vectors in which like lies beside like: average linkage, with the nearest ends side by side.
-
-    Raises InputError where SciPy isn't installed.
-    """
-    if len(vectors_ND) < 2:
-        return list(range(len(vectors_ND)))
-    hierarchy = import_train("scipy.cluster.hierarchy", "--cluster needs SciPy")
-    tree = hierarchy.linkage(vectors_ND, method="average", metric="cosine", optimal_ordering=True)
-    return [int(row) for row in hierarchy.leaves_list(tree)]
+    """An order of unit vectors in which like lies beside like: average linkage, merged with the nearest ends inside."""
+    cosine_NN = vectors_ND.astype(np.float64) @ vectors_ND.astype(np.float64).T
+    groups = [[row] for row in range(len(vectors_ND))]
+    linkage_NN = cosine_NN.copy()
+    np.fill_diagonal(linkage_NN, -np.inf)
+    while len(groups) > 1:
+        first, second = sorted(divmod(int(linkage_NN.argmax()), len(groups)))
+        one, other = groups[first], groups.pop(second)
+        weights = np.array([len(one), len(other)]) / (len(one) + len(other))
+        joined_N = weights @ linkage_NN[[first, second]]
+        linkage_NN[first], linkage_NN[:, first] = joined_N, joined_N
+        linkage_NN[first, first] = -np.inf
+        linkage_NN = np.delete(np.delete(linkage_NN, second, axis=0), second, axis=1)
+        turns = [(a, b) for a in (one, one[::-1]) for b in (other, other[::-1])]
+        turns += [(b, a) for a, b in turns]
+        before, after = max(turns, key=lambda turn: cosine_NN[turn[0][-1], turn[1][0]])
+        groups[first] = [*before, *after]
+    return groups[0] if groups else []
 
 
 def draw_heatmap(heatmap: SimilarityHeatmap, target: Path) -> list[Path]:
