@@ -150,19 +150,16 @@ class BlipParts(nn.Module):
         self.model = model
 
     def see(self, pixels_B3SS: Tensor) -> Tensor:
-        """The image encoder's last states (B, M, C)."""
         memory_BMC: Tensor = self.model.vision_model(pixel_values=pixels_B3SS)[0]
         return memory_BMC
 
     def embed(self, ids_BRL: Tensor, places_L: Tensor) -> Tensor:
-        """Words and places, summed and normed."""
         table = self.model.text_decoder.bert.embeddings
         x_BRLE = table.word_embeddings(ids_BRL) + table.position_embeddings(places_L)
         normed_BRLE: Tensor = table.LayerNorm(x_BRLE)
         return normed_BRLE
 
     def layers(self) -> list[Layer]:
-        """BERT's, with cross-attention."""
         return [self._layer(layer) for layer in self.model.text_decoder.bert.encoder.layer]
 
     def _layer(self, layer: Any) -> Layer:
@@ -185,7 +182,6 @@ class BlipParts(nn.Module):
         )
 
     def logits(self, x_BRLE: Tensor) -> Tensor:
-        """The head over the vocabulary."""
         logits_BRLV: Tensor = self.model.text_decoder.cls(x_BRLE)
         return logits_BRLV
 

@@ -211,7 +211,6 @@ class OnnxEncoder:
 
     @property
     def runtime(self) -> str:
-        """ONNX Runtime and the execution provider that runs the image tower."""
         tower = next(iter(self._image_towers.values()), None) or self._image_tower(1)
         return f"onnx:{tower.graph.provider}"
 
@@ -234,11 +233,9 @@ class OnnxEncoder:
         return normalise_rows(embeds_TD)
 
     def read_text(self, text: str) -> TextReading:
-        """What of a text reaches the model."""
         return self._tokenizer.read(text)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
         tower = self._image_tower(len(pixels_BHW3))
         return self._run_images(tower, pixels_BHW3, _MAP_OUTPUT) if _MAP_OUTPUT in tower.graph.outputs else None
 
@@ -346,7 +343,6 @@ class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
         ).hexdigest()
 
     def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> what the decoder reads of each image (B, M, C)."""
         batches = normalised_batches(self.card, pixels_BHW3, per_run=SEEN_PER_RUN)
         return np.concatenate([self._see(batch) for batch in batches])[: len(pixels_BHW3)]
 

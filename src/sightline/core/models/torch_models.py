@@ -65,7 +65,6 @@ class TorchEncoder:
         return normalise_rows(self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[0], pixels_BHW3))
 
     def read_text(self, text: str) -> TextReading:
-        """What of a text reaches the model."""
         return self.tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -76,7 +75,6 @@ class TorchEncoder:
         return normalise_rows(embeds_TD)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
         if not self.towers.has_maps:
             return None
         return self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[1], pixels_BHW3)
@@ -154,11 +152,9 @@ class ConvTowers(Towers):
     has_maps = True
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""
         return tuple(self.model.encode_images(pixels_B3SS))
 
     def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
-        """Token ids (T, L) -> (T, D)."""
         embeds_TD: torch.Tensor = self.model.encode_texts(ids_TL)
         return embeds_TD
 
@@ -349,7 +345,6 @@ class TorchMatcher:
 
     @torch.inference_mode()
     def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized RGB pixels (B, S, S, 3) uint8 -> the image encoder's last states (B, M, C), one for each patch."""
         parts = []
         for batch_B3SS in normalised_batches(self.card, pixels_BHW3, per_run=IMAGES_PER_RUN):
             memory_BMC = self._model.vision_model(pixel_values=torch.from_numpy(batch_B3SS).to(self._device))[0]
