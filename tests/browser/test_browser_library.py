@@ -86,8 +86,16 @@ def test_copies_are_moved_after_a_question_that_names_how_many_and_where_to_and_
     assert field.input_value() == aside
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Move 1 file of all groups").click()
+    field.fill("/")
+    page.unroute("**/api/duplicates/*")
+    page.watch.expected.append("status of 403")
+    page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
+    page.get_by_role("alert").filter(has_text="can't be moved to or from /").wait_for()
+    page.route("**/api/duplicates/*", answer)
     field.fill(str(world.folder / "pictures" / "aside"))
     page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
+    page.get_by_role("status").get_by_role("button", name="Undo").wait_for()
+    page.reload()
     page.get_by_role("status").get_by_role("button", name="Undo").click()
     seen(page, "1 file moved back").wait_for()
     (_, moved), (_, undone) = asked
