@@ -211,8 +211,8 @@ def new_figure(width_in: float, height_in: float, *, dpi: int) -> Any:
 
 def import_matplotlib() -> Any:
     """The library. Raises InputError where it isn't installed."""
-    import_train("matplotlib.figure", "Figures need matplotlib")
-    return import_module("matplotlib")
+    matplotlib, _ = (import_train(name, "Figures need matplotlib") for name in ("matplotlib", "matplotlib.figure"))
+    return matplotlib
 
 
 def import_train(module: str, needs: str, *, error: type[SightlineError] = InputError) -> Any:
