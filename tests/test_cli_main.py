@@ -19,6 +19,8 @@ import sightline
 from sightline.faces.cli.main import main
 from sightline.faces.cli.main import sightline as cli
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
