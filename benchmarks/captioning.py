@@ -26,7 +26,7 @@ from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import find_card
 from sightline.core.models.files import resolve_folder
 from sightline.core.models.loading import fp32_graphs
-from sightline.core.models.onnx_captioner import OnnxCaptioner
+from sightline.core.models.onnx_runtime import OnnxCaptioner
 from sightline.core.models.precision import make_int8
 from sightline.kit.config import cache_dir
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
-from sightline.lab.data.scenes.grammar import RELATIONS, ObjectKind, Scene, draw_scene, is_related
-from sightline.lab.data.scenes.render import render_scene
-from sightline.lab.experiments.notebooks import (
+from claims import (
     STUDY_SWEEPS,
     find_study_model,
     shrink_sweep,
     study_folder,
     train_small,
 )
+from PIL import Image
+
+from sightline.lab.data.scenes.grammar import RELATIONS, ObjectKind, Scene, draw_scene, is_related
+from sightline.lab.data.scenes.render import render_scene
 from sightline.lab.experiments.results import RunResult, is_sweep, read_sweep
 from sightline.lab.experiments.sweep import run_sweep
 from sightline.lab.generate.config import (

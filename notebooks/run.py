@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from claims import SMOKE_VARIABLE
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-from sightline.lab.experiments.notebooks import SMOKE_VARIABLE
 
 FOLDER = Path(__file__).resolve().parent
 CELL_TIMEOUT_S = 15 * 60

@@ -23,7 +23,13 @@ from pathlib import Path
 from types import FrameType
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.notebooks import (
+from sightline.lab.experiments.results import is_run, is_sweep, read_sweep
+from sightline.lab.generate.config import has_finished, is_flow
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+from claims import (  # noqa: E402 - beside the notebooks
     RECIPE,
     SMOKE_VARIABLE,
     STUDY_MODELS,
@@ -32,10 +38,7 @@ from sightline.lab.experiments.notebooks import (
     is_finished,
     shrink_sweep,
 )
-from sightline.lab.experiments.results import is_run, is_sweep, read_sweep
-from sightline.lab.generate.config import has_finished, is_flow
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks" / "run.py"
 IMAGES, SMOKE_IMAGES = 50, 4
 POINTING = (("scenes-0", "map"), ("scenes-0", "gradient"), ("scenes-vit-0", "gradient"), ("scenes-vit-0", "attention"))

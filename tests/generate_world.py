@@ -8,7 +8,7 @@ from sightline.core.models.cards import ModelCard
 from sightline.core.models.torch_models import ConvTowers, TorchEncoder
 from sightline.core.types import ModelIdentity, Precision
 from sightline.lab.generate.judge import MadeImage
-from sightline.lab.training.texts import text_spec
+from sightline.lab.training.towers import text_spec
 from training_models import make_conv
 from training_world import word_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
 from sightline.errors import TrainingError
 from sightline.lab.experiments.effects import LinearModel, adjust_holm, analyse, f_test, seed_noise, t_factor
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import Study
 
 SEEDED_RUNS = make_sweep(SEEDED, lambda **_: 0.5)
 LR = {3e-4: -0.05, 1e-3: 0.0, 3e-3: 0.05}

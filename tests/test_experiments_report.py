@@ -30,7 +30,7 @@ from sightline.lab.data.base import FileImage
 from sightline.lab.experiments.report import make_report, write_report
 from sightline.lab.experiments.report_parts import format_html, format_markdown, write_report_files
 from sightline.lab.experiments.report_space import ValImages, describe_space
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import Study
 from sightline.lab.training.log import RunLog
 from sightline.lab.training.run_folder import PROBE_BEST_FILE, PROBE_START_FILE, Probe, write_probe
 

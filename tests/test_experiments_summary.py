@@ -5,7 +5,7 @@ import pytest
 
 from experiment_runs import GRID, SEEDED, make_run, make_sweep
 from sightline.lab.experiments.effects import analyse
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import Study
 from sightline.lab.experiments.summary import (
     count,
     difference,

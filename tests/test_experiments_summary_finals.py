@@ -5,7 +5,7 @@ import pytest
 
 from experiment_runs import GRID, make_run, make_sweep
 from sightline.lab.experiments.effects import analyse
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import Study
 from sightline.lab.experiments.summary import fit_scaling, summarise, summarise_finals
 
 WIDE = {"train_fraction": (0.05, 0.1, 0.2, 0.4, 0.8), "lr": (1e-3, 3e-3)}

@@ -147,7 +147,7 @@ def test_words_are_read_as_the_tower_reads_them(clip):
         (("init=dir:x", "size_px=50"), "multiple of twice patch_px"),
         (("init=dir:x", "width=12"), "multiple of 8"),
         (("init=dir:x", "steps=0"), "at least 1"),
-        (("init=dir:x", "lr=nan"), "lr must be above 0"),
+        (("init=dir:x", "lr=nan"), "lr must be a number"),
     ],
 )
 def test_settings_that_no_flow_can_have_are_refused(tmp_path, changes, said):

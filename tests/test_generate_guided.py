@@ -1,7 +1,4 @@
-"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop.
-
-Covers: sightline.lab.generate.parameterise.
-"""
+"""Pictures by gradients: parameterisations, views, the loss against hand-made values, and the loop."""
 
 from typing import Any
 
@@ -16,8 +13,17 @@ import torch
 from generate_world import make_encoder
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import DiffusionConfig, GuidedConfig, change_config
-from sightline.lab.generate.guided import Guide, SeededPrompt, Words, load_guide, make_guided, seed_prompts
-from sightline.lab.generate.parameterise import draw_views, fit_size, make_start
+from sightline.lab.generate.guided import (
+    Guide,
+    SeededPrompt,
+    Words,
+    draw_views,
+    fit_size,
+    load_guide,
+    make_guided,
+    make_start,
+    seed_prompts,
+)
 
 STILL: dict[str, Any] = {
     "shift": 0,
@@ -217,10 +223,10 @@ def test_models_without_gradients_are_refused_with_what_to_use():
         ({"steps": 0}, "steps must be at least 1"),
         ({"views": 0}, "views must be at least 1"),
         ({"size_px": 8}, "size_px must lie between 16 and 1024"),
-        ({"parameterisation": "pixels"}, "parameterisation must be fourier or network"),
-        ({"precision": "int8"}, "precision must be bf16 or fp32"),
-        ({"noise": float("nan")}, "noise must be at least 0"),
-        ({"shift": 1}, "fractions below 1"),
+        ({"parameterisation": "pixels"}, "parameterisation is 'pixels'; it must be one of fourier, network"),
+        ({"precision": "int8"}, "it must be one of bf16, fp32"),
+        ({"noise": float("nan")}, "noise must be a number"),
+        ({"shift": 1}, r"shift must lie in \[0, 1\)"),
         ({"lr": 0}, "lr must be above 0"),
     ],
 )

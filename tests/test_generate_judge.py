@@ -1,6 +1,6 @@
 """The judge, feedback, prompts, the folder and the sheet, on pictures whose similarities are known beforehand.
 
-Covers: sightline.lab.generate.feedback, sightline.lab.generate.run, sightline.lab.generate.sheet.
+Covers: sightline.lab.generate.run.
 """
 
 import json
@@ -17,10 +17,8 @@ from generate_world import COLOURS, ColourEncoder, made_image
 from page_checks import read_page
 from sightline.errors import InputError, ModelError
 from sightline.lab.generate.config import check_prompts, load_bank, load_prompts
-from sightline.lab.generate.feedback import explain_words, give_feedback
-from sightline.lab.generate.judge import check_judge, judge_images, wilson_interval
-from sightline.lab.generate.run import claim_folder, name_images, write_images, write_settings
-from sightline.lab.generate.sheet import Sheet, format_sheet
+from sightline.lab.generate.judge import check_judge, explain_words, give_feedback, judge_images, wilson_interval
+from sightline.lab.generate.run import claim_folder, format_sheet, name_images, write_images, write_settings
 
 RED, GREEN, BLUE = (f"a {name} circle" for name in COLOURS)
 
@@ -238,7 +236,7 @@ def test_the_sheet_shows_failures_first_and_escapes_words():
     prompts = [RED, script, *(f"number {n}" for n in range(8))]
     made_images = [made_image(RED, (255, 0, 0)), made_image(script, (255, 0, 0))]
     judgement = judge_images(made_images, ColourEncoder(), prompts=prompts)
-    page = format_sheet(Sheet(images=made_images, judgement=judgement, facts=["Made so."]))
+    page = format_sheet(made_images, judgement=judgement, facts=["Made so."])
     images, text = read_page(page)
     assert len(images) == 4  # once with the verdict, once with its prompt
     assert text.index("Not recognised (1)") < text.index("Recognised (1)")
@@ -251,13 +249,13 @@ def test_the_sheet_of_few_prompts_shows_frames_words_and_advice():
     frames = tuple(np.full((8, 8, 3), shade, np.uint8) for shade in (0, 100, 255))
     made_images = [made_image("a red and blue circle", (255, 0, 0), frames=frames)]
     feedback = give_feedback(made_images, ColourEncoder(), bank=[GREEN])
-    images, text = read_page(format_sheet(Sheet(images=made_images, feedback=[feedback])))
+    images, text = read_page(format_sheet(made_images, feedback=[feedback]))
     assert len(images) == 1 + 3
     assert "What each word adds" in text
     assert feedback.lines[0] in text.replace("&#x27;", "'")
 
 
 def test_the_sheet_of_a_run_that_made_nothing_is_a_page():
-    images, text = read_page(format_sheet(Sheet(images=[], facts=["Stopped early: interrupted."])))
+    images, text = read_page(format_sheet([], facts=["Stopped early: interrupted."]))
     assert images == []
     assert "0 pictures" in text

@@ -1,7 +1,4 @@
-"""Cards: written and read again, derived from transformers' files, and clear about what is wrong.
-
-Covers: sightline.core.models.transformers_config.
-"""
+"""Cards: written and read again, derived from transformers' files, and clear about what is wrong."""
 
 import json
 

@@ -1,24 +1,17 @@
-"""Export of captioners to ONNX: what a folder holds afterwards, and that it holds it wholly or not at all."""
+"""Export of captioners to ONNX: what a folder holds afterwards, and that it holds it wholly or not at all.
 
-import json
-import shutil
-from dataclasses import replace
-from typing import Any
+Covers: sightline.core.models.cached_decoder.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from blip_folders import make_pixels, tiny_blip, tiny_blip_onnx
-from sightline.core.models.base import GenerationConfig
+from blip_folders import tiny_blip, tiny_blip_onnx
 from sightline.core.models.cards import read_card
-from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig
 from sightline.core.models.export import export_captioner
 from sightline.core.models.files import hash_file, hash_files
-from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig
-from sightline.core.models.onnx_captioner import OnnxCaptioner
 from sightline.core.models.onnx_runtime import open_session
-from sightline.core.models.torch_models import TorchCaptioner
 from sightline.errors import ModelError
 
 
@@ -69,38 +62,3 @@ def test_an_export_that_is_killed_half_way_is_no_model(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_captioner(read_card(tiny_blip()), tiny_blip(), tmp_path / "exports" / "out")
     assert list((tmp_path / "exports").iterdir()) == []
-
-
-DECODER: dict[str, Any] = {"vocab_size": 60, "context_length": 12, "text_width": 16, "text_layers": 1, "text_heads": 2}
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: ConvCaptioner(ConvCaptionerConfig(size_px=32, image_width=4, **DECODER)),
-        lambda: LiteCaptioner(
-            LiteCaptionerConfig(size_px=32, image_width=0.25, image_depth=0.5, nouns=6, classes=9, told=2, **DECODER)
-        ),
-    ],
-    ids=["conv", "lite"],
-)
-def test_our_own_captioners_export_too(make, tmp_path):
-    torch.manual_seed(0)
-    model = make().eval()
-    with torch.no_grad():
-        model.tokens.weight.normal_(std=1.0)
-    folder = tmp_path / "own"
-    model.save_pretrained(folder)
-    shutil.copyfile(tiny_blip() / "vocab.txt", folder / "vocab.txt")
-    card = read_card(tiny_blip())
-    text = replace(card.text, context_length=12, bos_id=2, eos_id=3)
-    card = replace(card, family="sightline-captioner", text=text)
-    export_captioner(card, folder, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "sightline.json").read_text())["family"] == "sightline-captioner"
-    config = GenerationConfig(max_tokens=12, min_tokens=1)
-    pixels = make_pixels(3, 32)
-    exported = OnnxCaptioner(read_card(tmp_path / "out"), tmp_path / "out", threads=1).generate(pixels, config)
-    original = TorchCaptioner(card, folder, device="cpu").generate(pixels, config)
-    assert [[one.text for one in several] for several in exported] == [
-        [one.text for one in several] for several in original
-    ]

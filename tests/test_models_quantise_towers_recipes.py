@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from sightline.core.models.quantise.towers import quantise_dynamic, quantise_static  # noqa: E402
+from sightline.core.models.quantise.towers import quantise_static  # noqa: E402
 from sightline.errors import ModelError  # noqa: E402
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -75,21 +75,12 @@ def test_reduced_range_takes_seven_bits(convolution: Path, tmp_path: Path) -> No
     assert max(int(np.abs(weight).max()) for weight in weights) <= 64
 
 
-def test_dynamic_quantisation_stays_near_fp32(multiplication: Path, tmp_path: Path) -> None:
-    quantise_dynamic(multiplication, tmp_path / "int8.onnx")
-    assert onnx.TensorProto.INT8 in _weight_types(tmp_path / "int8.onnx")
-    x = np.random.default_rng(1).standard_normal((9, 16)).astype(np.float32)
-    assert _cosine(multiplication, tmp_path / "int8.onnx", {"x": x}) > 0.99
-
-
 def test_static_quantisation_needs_images(convolution: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="at least one calibration batch"):
         quantise_static(convolution, tmp_path / "int8.onnx", [])
 
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no ONNX graph at .*none\.onnx"):
-        quantise_dynamic(tmp_path / "none.onnx", tmp_path / "int8.onnx")
     with pytest.raises(ModelError, match=r"no ONNX graph at .*none\.onnx"):
         quantise_static(tmp_path / "none.onnx", tmp_path / "int8.onnx", [{"x": np.zeros(1)}])
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from transformers import BlipForConditionalGeneration
 from blip_folders import make_blip_folder, make_pixels, tiny_blip
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import read_card
-from sightline.core.models.convolutional import ConvCaptioner, ConvCaptionerConfig
 from sightline.core.models.inputs import Tokenizer
-from sightline.core.models.torch_models import TorchCaptioner, _BlipDecoder
+from sightline.core.models.torch_models import TorchCaptioner
 from sightline.errors import ModelError
 
 GREEDY = GenerationConfig(beams=1, max_tokens=12, min_tokens=1, no_repeat_ngram=0)
@@ -123,49 +121,6 @@ def test_the_attention_cache_changes_nothing(captioner):
         np.testing.assert_allclose([one.log_prob for one in several], scored, atol=2e-5)
 
 
-class Counting(SimpleNamespace):
-    """A text decoder whose logits count what it has seen, and whose cache is that count."""
-
-    def answer(self, input_ids, cache):
-        seen = (0 if cache is None else cache.seen) + input_ids.shape[1]
-        self.fed.append(input_ids.shape[1])
-        cache = SimpleNamespace(seen=seen, **dict.fromkeys(("self_attention_cache", "cross_attention_cache"), self))
-        return cache, torch.full((len(input_ids), 1, 2), float(seen))
-
-    def reorder_cache(self, chosen):
-        assert chosen.tolist() == [0]
-
-
-class OlderDecoder(Counting):
-    """As in transformers before `cache`."""
-
-    def forward(self, *, input_ids, past_key_values=None, encoder_hidden_states, use_cache, logits_to_keep):
-        cache, logits = self.answer(input_ids, past_key_values)
-        return SimpleNamespace(past_key_values=cache, logits=logits)
-
-    __call__ = forward
-
-
-class NewerDecoder(Counting):
-    """As in transformers that has `cache` only."""
-
-    def forward(self, *, input_ids, cache=None, encoder_hidden_states, use_cache, logits_to_keep):
-        cache, logits = self.answer(input_ids, cache)
-        return SimpleNamespace(cache=cache, logits=logits)
-
-    __call__ = forward
-
-
-@pytest.mark.parametrize("kind", [OlderDecoder, NewerDecoder])
-def test_the_attention_cache_goes_under_the_name_that_transformers_has_for_it(kind):
-    model = kind(fed=[])
-    decoder = _BlipDecoder(model, torch.zeros(1, 1, 4))
-    for length in (2, 3, 4):
-        logits = decoder.next_logits(np.arange(length)[None], np.array([0]))
-        assert logits.tolist() == [[length, length]]
-    assert model.fed == [2, 1, 1]
-
-
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     shutil.copytree(tiny_blip(), tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
@@ -193,35 +148,3 @@ def test_an_encoder_is_refused():
     card = replace(read_card(tiny_blip()), family="clip")
     with pytest.raises(ModelError, match="of family 'clip', no captioner"):
         TorchCaptioner(card, tiny_blip())
-
-
-def test_the_convolutional_captioner_runs_from_its_folder(tmp_path):
-    torch.manual_seed(0)
-    config = ConvCaptionerConfig(
-        size_px=32, image_width=4, vocab_size=60, context_length=12, text_width=16, text_layers=1, text_heads=2
-    )
-    model = ConvCaptioner(config).eval()
-    with torch.no_grad():
-        model.tokens.weight.normal_(std=1.0)
-    model.save_pretrained(tmp_path)
-    shutil.copyfile(tiny_blip() / "vocab.txt", tmp_path / "vocab.txt")
-    card = read_card(tiny_blip())
-    card = replace(
-        card,
-        family="sightline-captioner",
-        text=replace(card.text, context_length=12, bos_id=2, eos_id=3),
-    )
-    captioner = TorchCaptioner(card, tmp_path, device="cpu")
-    pixels = make_pixels(3, 32)
-    written = captioner.generate(pixels, replace(GREEDY, max_tokens=8))
-    cells = model.encode_images(torch.from_numpy(card.preprocessing.normalise(pixels)))
-    for image, (caption,) in enumerate(written):
-        ids = [2]
-        while len(ids) <= 8 and ids[-1] != 3:
-            logits = model.decode(torch.tensor([ids]), cells[image : image + 1])[0, -1]
-            logits[[0, 2]] = -torch.inf
-            if len(ids) == 1:
-                logits[3] = -torch.inf
-            ids.append(int(logits.argmax()))
-        expected = Tokenizer.load(tmp_path, card.text).decode(ids[1:])
-        assert caption.text == expected

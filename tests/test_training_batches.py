@@ -14,7 +14,7 @@ from sightline.lab.training.batches import NO_GROUP, Augmentation, Batches, Fixe
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
 from sightline.lab.training.parallel import World
-from sightline.lab.training.texts import EOS_ID, PAD_ID
+from sightline.lab.training.towers import EOS_ID, PAD_ID
 from training_world import word_tokenizer
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]

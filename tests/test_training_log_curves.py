@@ -48,13 +48,13 @@ def has_colour(path, colour):
     return bool((abs(rgb - wanted).max(axis=2) < 8).any())
 
 
-def test_a_run_is_drawn_from_its_folder_its_file_and_its_rows(tmp_path):
+def test_a_run_is_drawn_from_its_folder_and_its_file(tmp_path):
     rows = make_rows()
     with RunLog(tmp_path / "run", tensorboard=False) as run_log:
         for row in rows:
             run_log.write(row["kind"], row["step"], {k: v for k, v in row.items() if k not in ("step", "kind")})
-    for source in (tmp_path / "run", str(tmp_path / "run" / "log.jsonl"), rows):
-        assert list(curves._rows_of(source)) == rows
+    draw_curves(str(tmp_path / "run" / "log.jsonl"), tmp_path / "1.png")
+    assert (tmp_path / "1.png").is_file()
     draw_curves(tmp_path / "run", tmp_path / "0.png")
     with Image.open(tmp_path / "0.png") as image:
         assert image.format == "PNG"
@@ -77,7 +77,7 @@ def test_every_panel_shows_its_values(tmp_path, figures):
     assert panels["learning rate"].lines[0].get_ydata()[-1] == pytest.approx(1e-3)
     assert panels["gradient norm"].get_yscale() == "log"
     assert len(panels["recall on validation pairs"].lines) == 6
-    texts = [text.get_text() for text in panels["a run"].texts]
+    texts = panels["a run"].texts[0].get_text().splitlines()
     assert texts[1:] == [
         "best R@10 text to image 50.0% at step 200",
         "best R@10 image to text 50.0% at step 200",
@@ -106,27 +106,10 @@ def test_one_spike_does_not_lift_the_curve_of_the_gradient(tmp_path, figures):
     assert max(axes_of(figures[0])["gradient norm"].lines[1].get_ydata()) < 10
 
 
-def test_several_runs_have_colours_of_their_own_and_their_names(tmp_path, figures):
-    runs = {"first": make_rows(), "second": make_rows(100), "third": make_rows(60)}
-    draw_curves(runs, tmp_path / "curves.png")
-    figures[0].savefig(tmp_path / "curves.png")
-    assert all(has_colour(tmp_path / "curves.png", colour) for colour in COLOURS[:3])
-    panels = axes_of(figures[0])
-    assert [text.get_text() for text in panels[""].texts if text.get_text() in runs] == list(runs)
-    assert [line.get_color() for line in panels["recall on validation pairs"].lines] == [
-        colour for colour in COLOURS[:3] for _ in range(2)
-    ]
-
-
-def test_many_runs_stay_inside_the_image(tmp_path, figures):
-    draw_curves({f"run {number}": make_rows(20) for number in range(12)}, tmp_path / "curves.png")
-    assert min(text.get_position()[1] for text in axes_of(figures[0])[""].texts) > 0
-
-
 def test_alarms_are_named_beside_the_curves(tmp_path, figures):
     rows = make_rows() + [{"step": step, "kind": "alarm", "alarm": "chance"} for step in range(10, 70, 10)]
     draw_curves(rows, tmp_path / "curves.png")
-    texts = [text.get_text() for text in axes_of(figures[0])[""].texts]
+    texts = axes_of(figures[0])[""].texts[0].get_text().splitlines()
     assert texts[-2:] == ["alarm at step 40: chance", "and 2 more alarms"]
 
 
@@ -143,7 +126,7 @@ def test_a_gradient_of_nothing_is_drawn_on_a_plain_axis(tmp_path, figures):
     assert axes_of(figures[0])["gradient norm"].get_yscale() == "linear"
 
 
-@pytest.mark.parametrize("source", [[], {}, {"a": []}, [{"step": 1, "kind": "alarm"}]])
+@pytest.mark.parametrize("source", [[], [{"step": 1, "kind": "alarm"}]])
 def test_nothing_to_draw_is_an_input_error(tmp_path, source):
     with pytest.raises(InputError, match="nothing to draw"):
         draw_curves(source, tmp_path / "curves.png")

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from sightline.core.models.inputs import Tokenizer
 from sightline.lab.training.config import TowersConfig, TrainConfig
-from sightline.lab.training.texts import BOS_ID, EOS_ID, SPECIAL_TOKENS, text_spec
+from sightline.lab.training.towers import BOS_ID, EOS_ID, SPECIAL_TOKENS, text_spec
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "purple", "orange"]
 RGB = [(200, 30, 30), (30, 180, 40), (30, 40, 200), (240, 240, 240), (10, 10, 10), (230, 220, 40), (130, 30, 150)]

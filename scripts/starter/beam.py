@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.generation import Frame, generate_tokens
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 NextLogits = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """(ids (R, L), image of each row (R,)) -> logits of the next token (R, V)."""

@@ -24,6 +24,7 @@ from classes import Classes
 from concepts import LAST_ANIMAL, Concepts, Teller, collect_concepts, learn_nouns
 from corpus import Corpus
 from features import N_NAMED, pool, tuned_cells
+from lite_captioner import LiteCaptioner, LiteCaptionerConfig
 from nouns import agreement
 from numpy.typing import NDArray
 from objective import Classifier
@@ -32,10 +33,11 @@ from self_critical import Agreement, Naming, decode_several, self_critical_loss
 from torch import Tensor, nn
 
 from sightline.core.models.inputs import Tokenizer
-from sightline.core.models.lite import LiteCaptioner, LiteCaptionerConfig, LiteClip
+from sightline.core.models.lite import LiteClip
 from sightline.lab.data.base import Dataset
 from sightline.lab.evaluation.captions.metrics import score_words
-from sightline.lab.training.texts import PAD_ID, TokenTable, text_spec, tokenize, train_tokenizer, write_tokenizer
+from sightline.lab.training.batches import TokenTable, tokenize
+from sightline.lab.training.towers import PAD_ID, text_spec, train_tokenizer, write_tokenizer
 
 CONTEXT_LENGTH = 32
 TOKENIZER, IMAGES = "captioner-tokenizer", "captioner.pt"

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from corpus import Corpus
+from lite_captioner import CELL_PX
 from numpy.typing import NDArray
 from published import MEAN, STD
 from torch import Tensor, nn
 
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.export import BATCH, export_graph
-from sightline.core.models.lite import CELL_PX, CELL_WIDTH, BertTextTower, LiteImageTower
+from sightline.core.models.lite import CELL_WIDTH, BertTextTower, LiteImageTower
 from sightline.core.models.onnx_runtime import open_session
 from sightline.lab.data.base import Dataset
 from sightline.lab.data.pixel_cache import open_pixel_cache

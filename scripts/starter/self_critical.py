@@ -14,15 +14,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from lite_captioner import LiteCaptioner
 from nouns import nouns_of, synonyms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.core.models.convolutional import Attention, OwnCaptioner
+from sightline.core.models.convolutional import Attention
 from sightline.core.models.inputs import Tokenizer
 from sightline.lab.evaluation.captions.metrics import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
+<<<<<<< HEAD
 from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+=======
+from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
+from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+>>>>>>> thinexp
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""
@@ -69,7 +75,7 @@ class Naming:
 
 
 def self_critical_loss(
-    model: OwnCaptioner, memory_BNC: Tensor, rows: Sequence[int], agreement: Reward, *,
+    model: LiteCaptioner, memory_BNC: Tensor, rows: Sequence[int], agreement: Reward, *,
     samples: int, generator: torch.Generator,
 ) -> tuple[Tensor, float]:  # fmt: skip
     """Minus the advantage-weighted mean log-probability of sampled sentences, and their mean reward."""
@@ -88,7 +94,7 @@ def self_critical_loss(
     return loss, float(rewards_BS.mean())
 
 
-def decode_several(model: OwnCaptioner, ids_RL: Tensor, memory_BNC: Tensor) -> Tensor:
+def decode_several(model: LiteCaptioner, ids_RL: Tensor, memory_BNC: Tensor) -> Tensor:
     """What `decode` gives for as many sentences of each picture, one picture's after the other: logits (R, L, V).
 
     Keys and values of a picture are computed once for all of its sentences, which is most of the work. In fp32: bf16
@@ -107,7 +113,7 @@ def decode_several(model: OwnCaptioner, ids_RL: Tensor, memory_BNC: Tensor) -> T
 
 @torch.no_grad()
 def draw_sentences(
-    model: OwnCaptioner, memory_BNC: Tensor, *, samples: int, generator: torch.Generator, max_tokens: int = 24
+    model: LiteCaptioner, memory_BNC: Tensor, *, samples: int, generator: torch.Generator, max_tokens: int = 24
 ) -> Tensor:
     """Sentences drawn token by token (R, L), BOS first, padded after their EOS. Keys and values are kept."""
     normed_BNC = model.memory_norm(memory_BNC)

@@ -57,7 +57,7 @@ def evaluate(
 
             return CaptionEvaluator(config).run(subject, dataset, **more)
         case "pointing":
-            from sightline.lab.experiments.pointing import pointing_game
+            from sightline.lab.experiments.explain import pointing_game
 
             return pointing_game(subject, dataset, config, **more)
     from sightline.errors import InputError

@@ -1,8 +1,8 @@
-"""Small convolutional CLIP and captioner, as torch modules: what `sightline train` makes from a random start.
+"""A small convolutional CLIP as torch modules: what `sightline train` makes from a random start.
 
-`ConvClip` is a dual encoder, a ResNet and a bidirectional text transformer, in one joint space. `ConvCaptioner` puts a
-small causal decoder on the same ResNet. Both are sized to train on a laptop's CPU in under an hour and to run there at
-hundreds of images a second. They save to `config.json` and `model.safetensors`, never to a pickle.
+`ConvClip` is a dual encoder, a ResNet and a bidirectional text transformer, in one joint space. It is sized to train on
+a laptop's CPU in under an hour and to run there at hundreds of images a second. It saves to `config.json` and
+`model.safetensors`, never to a pickle.
 
 Shape suffixes: B images, T texts, C channels, H W height and width, N = H * W cells, L tokens, V vocabulary,
 D joint-space dimension, E transformer width, K heads, F = E / K.
@@ -36,6 +36,7 @@ class SavedConfig:
     """The `config.json` of a model of our own; subclasses add its sizes."""
 
     model_type: ClassVar[str]
+    may_be_zero: ClassVar[tuple[str, ...]] = ("pad_id", "dropout")
 
     vocab_size: int
     pad_id: int
@@ -43,13 +44,17 @@ class SavedConfig:
     text_heads: int
     dropout: float
 
-    def check_text(self) -> None:
-        """Refuse a text side that no model can have. Raises ModelError."""
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have. Raises ModelError."""
+        for name, value in vars(self).items():
+            least = min(value, default=0) if isinstance(value, tuple) else value
+            if least < 0 or (least == 0 and name not in self.may_be_zero):
+                raise ModelError(f"{name} must be {'0 or more' if least < 0 else 'above 0'}, got {value}.")
         if self.text_width % self.text_heads:
             raise ModelError(f"text_heads ({self.text_heads}) must divide text_width ({self.text_width}).")
-        if not 0 <= self.pad_id < self.vocab_size:
+        if self.pad_id >= self.vocab_size:
             raise ModelError(f"pad_id must lie in [0, {self.vocab_size}), got {self.pad_id}.")
-        if not 0.0 <= self.dropout < 1.0:
+        if self.dropout >= 1:
             raise ModelError(f"dropout must lie in [0, 1), got {self.dropout}.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,14 +79,16 @@ class SavedConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _ConvConfig(SavedConfig):
-    """Sizes that both models share: the image tower, the vocabulary and the transformer's width.
+class ConvClipConfig(SavedConfig):
+    """Sizes of a `ConvClip`.
 
     `size_px` is the side of the squashed square input, `image_width` the channels of the ResNet's first stage (each
-    later stage doubles them), `context_length` the most tokens of a text with its BOS and EOS.
+    later stage doubles them), `context_length` the most tokens of a text with its BOS and EOS, `dim` the dimension D of
+    the joint space. Without text layers the text tower is a bag of words: the mean of its tokens, whatever their order.
     """
 
-    fewest_text_layers: ClassVar[int] = 1
+    model_type: ClassVar[str] = "sightline-clip"
+    may_be_zero: ClassVar[tuple[str, ...]] = ("pad_id", "dropout", "text_layers", "text_bigrams", "coordinates")
 
     size_px: int = 112
     image_width: int = 32
@@ -93,34 +100,6 @@ class _ConvConfig(SavedConfig):
     text_layers: int = 3
     text_heads: int = 4
     dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can have. Raises ModelError."""
-        for name in ("size_px", "image_width", "vocab_size", "context_length", "text_width", "text_heads"):
-            if getattr(self, name) < 1:
-                raise ModelError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.text_layers < self.fewest_text_layers:
-            raise ModelError(f"text_layers must be at least {self.fewest_text_layers}, got {self.text_layers}.")
-        if not self.image_blocks or min(self.image_blocks) < 1:
-            raise ModelError(f"image_blocks needs at least one block in each stage, got {self.image_blocks}.")
-        self.check_text()
-
-    @property
-    def cell_width(self) -> int:
-        """Channels of the last feature map."""
-        return int(self.image_width * 2 ** (len(self.image_blocks) - 1))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvClipConfig(_ConvConfig):
-    """Sizes of a `ConvClip`; `dim` is the dimension D of the joint space.
-
-    Without text layers the text tower is a bag of words: the mean of its tokens, whatever their order.
-    """
-
-    model_type: ClassVar[str] = "sightline-clip"
-    fewest_text_layers: ClassVar[int] = 0
-
     dim: int = 256
     coordinates: bool = False
     """The image tower also sees where each pixel lies, as two more channels."""
@@ -128,24 +107,15 @@ class ConvClipConfig(_ConvConfig):
     """Rows of a table of embeddings for pairs of neighbouring tokens, found by hash; 0 has none."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no model can have."""
+        """Refuse sizes that no model can have. Raises ModelError."""
         super().__post_init__()
-        if self.dim < 1:
-            raise ModelError(f"dim must be at least 1, got {self.dim}.")
-        if self.text_bigrams < 0 or (self.text_bigrams and not self.text_layers):
-            raise ModelError(
-                f"text_bigrams must be 0 or more, and 0 for a bag of words, which knows no neighbours; got "
-                f"{self.text_bigrams} with {self.text_layers} text layers."
-            )
+        if self.text_bigrams and not self.text_layers:
+            raise ModelError("text_bigrams must be 0 for a bag of words, which knows no neighbours.")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvCaptionerConfig(_ConvConfig):
-    """Sizes of a `ConvCaptioner`; `text_layers` and `text_width` are those of its decoder."""
-
-    model_type: ClassVar[str] = "sightline-captioner"
-
-    text_layers: int = 4
+    @property
+    def cell_width(self) -> int:
+        """Channels of the last feature map."""
+        return int(self.image_width * 2 ** (len(self.image_blocks) - 1))
 
 
 class Saved(nn.Module):
@@ -175,8 +145,7 @@ class Saved(nn.Module):
                 raise ModelError(
                     f"{folder} has no {name}; a {cls.__name__} folder needs {CONFIG_FILE} and {WEIGHTS_FILE}."
                 )
-        config = cls.config_class.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-        model = cls(config)
+        model = cls(cls.config_class.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except RuntimeError as error:
@@ -373,60 +342,6 @@ class ConvClip(OwnClip):
         cells_BCHW = self.image_tower(image_BCHW)
         map_BHWD = self.image_projection(cells_BCHW.permute(0, 2, 3, 1))
         return to_unit(map_BHWD.mean(dim=(1, 2))), map_BHWD
-
-
-class OwnCaptioner(Saved):
-    """A captioner in BLIP's shape (arXiv:2201.12086): a causal decoder attending over what its image tower says.
-
-    The output layer is the token embedding transposed (tied). Subclasses bring the image tower.
-    """
-
-    def __init__(self, config: Any, *, memory_width: int) -> None:
-        super().__init__()
-        self.config = config
-        width = config.text_width
-        self.memory_norm = nn.LayerNorm(memory_width)
-        self.tokens = nn.Embedding(config.vocab_size, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(config.context_length, width))
-        nn.init.normal_(self.tokens.weight, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            TransformerLayer(width, config.text_heads, config.dropout, memory_width=memory_width)
-            for _ in range(config.text_layers)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> the memory that the decoder attends over (B, N, C)."""
-        raise NotImplementedError
-
-    def decode(self, ids_BL: Tensor, memory_BNC: Tensor) -> Tensor:
-        """Tokens so far (B, L), the first BOS, and memory -> logits of each next token (B, L, V)."""
-        normed_BNC = self.memory_norm(memory_BNC)
-        x_BLE = self.dropout(self.tokens(ids_BL) + self.positions[: ids_BL.shape[1]])
-        for layer in self.layers:
-            x_BLE = layer(x_BLE, normed_BNC, causal=True)
-        return F.linear(self.norm(x_BLE), self.tokens.weight)
-
-    def forward(self, image_BCHW: Tensor, ids_BL: Tensor) -> Tensor:
-        """Images and their captions so far -> logits of each next token (B, L, V)."""
-        return self.decode(ids_BL, self.encode_images(image_BCHW))
-
-
-class ConvCaptioner(OwnCaptioner):
-    """A small captioner on a ResNet. A memory of zeros makes it a plain language model."""
-
-    config_class = ConvCaptionerConfig
-    config: ConvCaptionerConfig
-
-    def __init__(self, config: ConvCaptionerConfig) -> None:
-        super().__init__(config, memory_width=config.cell_width)
-        self.image_tower = ImageTower(config.image_width, config.image_blocks)
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> cells (B, N, C)."""
-        cells_BCHW: Tensor = self.image_tower(image_BCHW)
-        return cells_BCHW.flatten(2).transpose(1, 2)
 
 
 def _coordinates(image_BCHW: Tensor) -> Tensor:

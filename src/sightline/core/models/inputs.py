@@ -227,7 +227,6 @@ class WrappedEncoder:
         return self._encoder.encode_maps(pixels_BHW3)
 
     def read_text(self, text: str) -> TextReading | None:
-        """What of a text reaches the model."""
         return read_text(self._encoder, text)
 
 

@@ -1,4 +1,4 @@
-"""The starters: a CLIP of EfficientNet-Lite and a BERT-like text tower, and a captioner on the same image tower.
+"""The starter: a CLIP of EfficientNet-Lite and a BERT-like text tower. The captioner beside it ships as graphs alone.
 
 Both towers have the shape of published ones, so that a model can start from their weights: EfficientNet-Lite (Tan and
 Le 2019, arXiv:1905.11946, without squeeze-and-excitation, with ReLU6) and MiniLM (Wang et al. 2020, arXiv:2002.10957).
@@ -31,8 +31,6 @@ CELL_WIDTH = 1280
 TRANSPOSED = "_Transposed"
 """Stands after the name of a weight that a graph holds the other way round."""
 _GRAPHS = ("onnx/image.int8.onnx", "onnx/text.int8.onnx")
-CELL_PX = 32
-"""Side of the square of pixels that a cell stands for."""
 _STEM_WIDTH = 32
 _STAGES = (
     # kernel, stride, expansion, width, blocks
@@ -46,17 +44,8 @@ _STAGES = (
 )
 
 
-class _LiteConfig(convolutional.SavedConfig):
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can have. Raises ModelError."""
-        for name, value in vars(self).items():
-            if name not in ("pad_id", "dropout") and value <= 0:
-                raise ModelError(f"{name} must be positive, got {value}.")
-        self.check_text()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteClipConfig(_LiteConfig):
+class LiteClipConfig(convolutional.SavedConfig):
     """Sizes of a `LiteClip`; the defaults are EfficientNet-Lite2 and all-MiniLM-L6-v2.
 
     `size_px` is the side of the squashed square input, `image_width` and `image_depth` EfficientNet's factors,
@@ -78,42 +67,6 @@ class LiteClipConfig(_LiteConfig):
     text_heads: int = 12
     dim: int = 384
     dropout: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteCaptionerConfig(_LiteConfig):
-    """Sizes of a `LiteCaptioner`; `image_width` and `image_depth` are EfficientNet's factors.
-
-    It looks for `nouns` things that captions name and `classes` that images are of, and tells its decoder the `told`
-    likeliest of either.
-    """
-
-    model_type: ClassVar[str] = "sightline-lite-captioner"
-
-    size_px: int = 240
-    image_width: float = 1.1
-    image_depth: float = 1.2
-    nouns: int = 400
-    classes: int = 1000
-    told: int = 5
-    vocab_size: int = 4000
-    context_length: int = 32
-    pad_id: int = 0
-    text_width: int = 256
-    text_layers: int = 3
-    text_heads: int = 4
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can have. Raises ModelError."""
-        super().__post_init__()
-        if self.told > min(self.nouns, self.classes):
-            raise ModelError(f"told ({self.told}) must be at most nouns ({self.nouns}) and classes ({self.classes}).")
-
-    @property
-    def cells(self) -> int:
-        """Cells of an image."""
-        return math.ceil(self.size_px / CELL_PX) ** 2
 
 
 class SameConv(nn.Conv2d):
@@ -313,66 +266,11 @@ class LiteClip(convolutional.OwnClip):
         return model.eval()
 
 
-class LiteCaptioner(convolutional.OwnCaptioner):
-    """A captioner on an EfficientNet-Lite that is also told what its image probably shows.
-
-    Beside the image's cells the decoder attends over concepts: the nouns and the classes that two linear layers find
-    likeliest in the pooled cells, each with its probability, as in attribute-guided captioning (You et al. 2016,
-    arXiv:1603.03925). So it can name things that no captioned image showed it.
-    """
-
-    config_class = LiteCaptionerConfig
-    config: LiteCaptionerConfig
-
-    def __init__(self, config: LiteCaptionerConfig) -> None:
-        super().__init__(config, memory_width=config.text_width)
-        width = config.text_width
-        self.image_tower = LiteImageTower(config.image_width, config.image_depth)
-        self.cells = nn.Linear(CELL_WIDTH, width)
-        self.places = nn.Parameter(0.02 * torch.randn(config.cells, width))
-        self.nouns = nn.Linear(CELL_WIDTH, config.nouns)
-        self.classes = nn.Linear(CELL_WIDTH, config.classes)
-        self.concepts = nn.Embedding(config.nouns + config.classes, width)
-        self.sureness = nn.Linear(2, width)
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> cells, then concepts (B, N + 2 * told, E)."""
-        cells_BNC = self.image_tower(image_BCHW).flatten(2).transpose(1, 2)
-        concept_BT, sure_BT = self.find_concepts(cells_BNC.mean(dim=1))
-        return self.remember(cells_BNC, self.concepts(concept_BT), sure_BT)
-
-    def find_concepts(self, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled cells (B, 1280) -> the likeliest nouns, then classes, and their probabilities (B, 2 * told)."""
-        return self.choose_concepts(torch.sigmoid(self.nouns(pooled_BC)), pooled_BC)
-
-    def choose_concepts(self, noun_sure_BN: Tensor, pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Concepts as `find_concepts` gives them, from probabilities of the nouns that are known already (B, nouns)."""
-        noun_sure_BT, noun_BT = noun_sure_BN.topk(self.config.told)
-        class_sure_BT, class_BT = torch.softmax(self.classes(pooled_BC), dim=-1).topk(self.config.told)
-        return torch.cat([noun_BT, class_BT + self.config.nouns], -1), torch.cat([noun_sure_BT, class_sure_BT], -1)
-
-    def remember(self, cells_BNC: Tensor, concept_BTE: Tensor, sure_BT: Tensor) -> Tensor:
-        """Cells (B, N, 1280), concepts (B, T, E) and their probabilities -> memory (B, N + T, E)."""
-        return torch.cat([self.cells(cells_BNC) + self.places, self.hear(concept_BTE, sure_BT)], dim=1)
-
-    def hear(self, concept_BTE: Tensor, sure_BT: Tensor) -> Tensor:
-        """Concepts (B, T, E) with their probabilities -> memory of them alone (B, T, E)."""
-        hearsay_BTE: Tensor = concept_BTE + self.sureness(torch.stack([sure_BT, sure_BT.sqrt()], dim=-1))
-        return hearsay_BTE
-
-
-def load_own_captioner(folder: Path) -> convolutional.OwnCaptioner:
-    """A captioner of our own in evaluation mode, of the kind that its `config.json` names.
+def load_own_clip(folder: Path) -> convolutional.ConvClip | LiteClip:
+    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names.
 
     Raises ModelError where a file is missing, the config is of another model, or the weights don't fit it.
     """
-    if _model_type(folder) == LiteCaptionerConfig.model_type:
-        return LiteCaptioner.from_pretrained(folder)
-    return convolutional.ConvCaptioner.from_pretrained(folder)
-
-
-def load_own_clip(folder: Path) -> convolutional.ConvClip | LiteClip:
-    """A CLIP of our own in evaluation mode, of the kind that its `config.json` names. Raises ModelError likewise."""
     if _model_type(folder) == LiteClipConfig.model_type:
         return LiteClip.from_graphs(folder) if comes_as_graphs(folder) else LiteClip.from_pretrained(folder)
     return convolutional.ConvClip.from_pretrained(folder)

@@ -13,6 +13,7 @@ from sightline.core.models.cards import (
     STARTER,
     STARTER_CAPTIONER,
     ModelCard,
+    ModelKind,
     article_of,
     find_card,
     read_card,
@@ -46,6 +47,10 @@ DEFAULT_MATCHER = "blip-itm-base"
 _MATCHERS = (
     f"{STARTER_CAPTIONER}, which ships with Sightline, blip-base or {DEFAULT_MATCHER} (sightline models pull NAME)"
 )
+_NEEDS = {
+    "encoder": f"searching needs an encoder, such as {STARTER!r}",
+    "captioner": f"captions are written by a captioner, such as {STARTER_CAPTIONER!r} or 'blip-base'",
+}
 _PROBE_TIMEOUT_S = 2.0
 _LOG = logging.getLogger(__name__)
 
@@ -64,30 +69,7 @@ def load_encoder(
     gate has passed them on this user's images. Files are fetched only if `download` is given. Raises ModelError where
     the model is unknown, not on this machine, damaged, needs the extra `torch`, or lacks the precision.
     """
-    if isinstance(model, str) and model.startswith(ENDPOINT_PREFIX):
-        from sightline.core.models.remote import load_remote_encoder
-
-        return load_remote_encoder(model)
-    card = find_card(model) if isinstance(model, str) else model
-    if card.kind != "encoder":
-        raise ModelError(
-            f"{card.name} is {article_of(card.kind)} {card.kind}; searching needs an encoder, such as {STARTER!r}."
-        )
-    folder = resolve_folder(card, download=download, runtime=runtime)
-    if runtime == "torch":
-        require_torch(card, folder)
-        from sightline.core.models.torch_models import TorchEncoder
-
-        return TorchEncoder.load(card, folder, weights_hash=weights_hash(card, folder))
-    card, folder, graphs = fp32_graphs(card, folder)
-    identity_hash = weights_hash(card, folder)
-    if not _run_as_they_are(graphs, precision):
-        from sightline.core.models.precision import choose_encoder_graphs
-
-        graphs = choose_encoder_graphs(graphs, precision)
-    from sightline.core.models.onnx_runtime import OnnxEncoder
-
-    return OnnxEncoder(card, folder, weights_hash=identity_hash, graphs=graphs)
+    return cast("Encoder", _load("encoder", model, runtime=runtime, download=download, precision=precision))
 
 
 def load_captioner(
@@ -104,29 +86,38 @@ def load_captioner(
     gate has passed them. Files are fetched only if `download` is given. Raises ModelError where the model is unknown,
     not on this machine, damaged, needs the extra `torch`, or lacks the precision.
     """
-    if isinstance(model, str) and model.startswith(ENDPOINT_PREFIX):
-        from sightline.core.models.remote import load_remote_captioner
+    return cast("Captioner", _load("captioner", model, runtime=runtime, download=download, precision=precision))
 
-        return load_remote_captioner(model)
+
+def _load(
+    kind: ModelKind, model: str | ModelCard, *, runtime: Runtime, download: bool, precision: PrecisionChoice | None
+) -> Encoder | Captioner:
+    is_encoder = kind == "encoder"
+    if isinstance(model, str) and model.startswith(ENDPOINT_PREFIX):
+        from sightline.core.models.remote import load_remote_captioner, load_remote_encoder
+
+        return load_remote_encoder(model) if is_encoder else load_remote_captioner(model)
     card = find_card(model) if isinstance(model, str) else model
-    if card.kind != "captioner":
-        raise ModelError(
-            f"{card.name} is {article_of(card.kind)} {card.kind}; captions are written by a captioner, such as "
-            f"{STARTER_CAPTIONER!r} or 'blip-base'."
-        )
+    if card.kind != kind:
+        raise ModelError(f"{card.name} is {article_of(card.kind)} {card.kind}; {_NEEDS[kind]}.")
     folder = resolve_folder(card, download=download, runtime=runtime)
     if runtime == "torch":
         require_torch(card, folder)
-        from sightline.core.models.torch_models import TorchCaptioner
+        from sightline.core.models.torch_models import TorchCaptioner, TorchEncoder
 
+        if is_encoder:
+            return TorchEncoder.load(card, folder, weights_hash=weights_hash(card, folder))
         return TorchCaptioner(card, folder)
     card, folder, graphs = fp32_graphs(card, folder)
+    identity_hash = weights_hash(card, folder) if is_encoder else ""
     if not _run_as_they_are(graphs, precision):
-        from sightline.core.models.precision import choose_captioner_graphs
+        from sightline.core.models.precision import choose_captioner_graphs, choose_encoder_graphs
 
-        graphs = choose_captioner_graphs(graphs, precision)
-    from sightline.core.models.onnx_captioner import OnnxCaptioner
+        graphs = (choose_encoder_graphs if is_encoder else choose_captioner_graphs)(graphs, precision)
+    from sightline.core.models.onnx_runtime import OnnxCaptioner, OnnxEncoder
 
+    if is_encoder:
+        return OnnxEncoder(card, folder, weights_hash=identity_hash, graphs=graphs)
     return OnnxCaptioner(card, folder, graphs=graphs)
 
 
@@ -150,7 +141,7 @@ def load_matcher(model: str | ModelCard | None = None) -> Matcher:
     if card.kind == "captioner":
         return cast("Matcher", load_captioner(card))  # all but those behind an endpoint are one
     require_torch(card, folder)
-    from sightline.core.models.torch_matcher import TorchMatcher
+    from sightline.core.models.torch_models import TorchMatcher
 
     return TorchMatcher(card, folder)
 

@@ -1,10 +1,16 @@
-"""ONNX Runtime: graphs ready to run, and the encoder behind two of them. Needs no torch.
+"""ONNX Runtime: graphs ready to run, the encoder behind two of them, and the captioner. Needs no torch.
 
-Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W height and width, D joint space.
+A captioner has an image graph, run once an image, and a decoder graph over its output, once a token. The decoder
+takes what is kept of earlier tokens as inputs, and computes the new ones alone.
+
+Shape suffixes: B images, T texts, L length in tokens, S side in pixels, H W height and width, D joint space; of
+captioners N rows of the decoder, G of them with padding, M cells of an image's memory, C its width, V vocabulary, A
+images with running rows, R rows of each, K heads, P earlier tokens, F width of a head.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +23,19 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from sightline.core.models import inputs
 from sightline.core.models.cards import ModelCard
-from sightline.core.models.files import find_graphs
+from sightline.core.models.files import find_graphs, hash_file
+from sightline.core.models.generation import Decoder, SentenceWriter
+from sightline.core.models.inputs import (
+    IMAGES_PER_RUN,
+    TEXTS_PER_RUN,
+    TextReading,
+    Tokenizer,
+    normalise_rows,
+    normalised_batches,
+    pixel_batches,
+    text_batches,
+)
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
 from sightline.kit.work import usable_cpus
@@ -186,7 +202,7 @@ class OnnxEncoder:
         self.graphs: Mapping[str, Path] = graphs
         self._threads = threads
         self._image_towers: dict[bool, _Tower] = {}
-        self._tokenizer = inputs.Tokenizer.load(folder, card.text)
+        self._tokenizer = Tokenizer.load(folder, card.text)
         self._weights_hash = weights_hash
 
     @cached_property
@@ -195,7 +211,6 @@ class OnnxEncoder:
 
     @property
     def runtime(self) -> str:
-        """ONNX Runtime and the execution provider that runs the image tower."""
         tower = next(iter(self._image_towers.values()), None) or self._image_tower(1)
         return f"onnx:{tower.graph.provider}"
 
@@ -205,26 +220,22 @@ class OnnxEncoder:
 
     def encode_images(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         tower = self._image_tower(len(pixels_BHW3))
-        return inputs.normalise_rows(self._run_images(tower, pixels_BHW3, tower.output))
+        return normalise_rows(self._run_images(tower, pixels_BHW3, tower.output))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         tower = self._text_tower
-        per_run = (
-            1 if tower.graph.rows_interact else inputs.TEXTS_PER_RUN
-        )  # alone, a text's vector depends on nothing else
+        per_run = 1 if tower.graph.rows_interact else TEXTS_PER_RUN  # alone, a text's vector depends on nothing else
         embeds_TD = np.zeros((len(texts), self.dim), np.float32)
-        for chosen, ids_TL in inputs.text_batches(self._tokenizer, texts, per_run=per_run):
+        for chosen, ids_TL in text_batches(self._tokenizer, texts, per_run=per_run):
             # A mask of ones is right for all families: CLIP is causal, and SigLIP was trained to read its padding.
             feeds = {"input_ids": ids_TL, "attention_mask": np.ones_like(ids_TL)}
             embeds_TD[chosen] = tower.graph.run(feeds, [tower.output])[tower.output]
-        return inputs.normalise_rows(embeds_TD)
+        return normalise_rows(embeds_TD)
 
-    def read_text(self, text: str) -> inputs.TextReading:
-        """What of a text reaches the model."""
+    def read_text(self, text: str) -> TextReading:
         return self._tokenizer.read(text)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The last feature map in the joint space (B, H, W, D), not normalised; None where the graph has none."""
         tower = self._image_tower(len(pixels_BHW3))
         return self._run_images(tower, pixels_BHW3, _MAP_OUTPUT) if _MAP_OUTPUT in tower.graph.outputs else None
 
@@ -245,7 +256,7 @@ class OnnxEncoder:
         graph = tower.graph
         name = graph.inputs[0]
         takes_pixels = graph.dtype(name) is np.uint8  # normalisation is part of the graph
-        per_run = CPU_IMAGES_PER_RUN if graph.provider == CPU else inputs.IMAGES_PER_RUN
+        per_run = CPU_IMAGES_PER_RUN if graph.provider == CPU else IMAGES_PER_RUN
 
         def run(batch_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
             batch = batch_BHW3 if takes_pixels else self.card.preprocessing.normalise(batch_BHW3)
@@ -255,7 +266,7 @@ class OnnxEncoder:
         side_by_side = tower is self._image_towers.get(True)
         if side_by_side:
             per_run = min(per_run, max(1, math.ceil(len(pixels_BHW3) / self._cpus)))
-        batches = inputs.pixel_batches(self.card, pixels_BHW3, per_run=per_run)
+        batches = pixel_batches(self.card, pixels_BHW3, per_run=per_run)
         return np.concatenate(list((self._pool.map if side_by_side else map)(run, batches)))[: len(pixels_BHW3)]
 
     @cached_property
@@ -278,3 +289,174 @@ def _open_tower(path: Path, names: Sequence[str], *, card: ModelCard, threads: i
     if isinstance(declared, int) and declared != card.dim:
         raise ModelError(f"{graph.path} gives {declared} dimensions, the card of {card.name} says {card.dim}.")
     return _Tower(graph=graph, output=output)
+
+
+SEEN_PER_RUN = 2
+"""Images given to the image graph at once: its activations then stay in a CPU's cache."""
+
+MATCHED_AT_ONCE = 32
+"""Images whose memories are read with one text at once: as many rows as `_CachedDecoder` scores in one run."""
+
+SMALL_DECODER_BYTES = 16_000_000
+"""An int8 decoder graph up to this size runs on one thread: more are no faster (16 images of the starter's: 54 ms on
+one and on two), and how they split the rows changes a sum's last bits, which int8 can round otherwise."""
+
+
+class OnnxCaptioner(SentenceWriter[NDArray[np.float32]]):
+    """A captioner from `onnx/image[.int8].onnx` and `onnx/decoder[.int8].onnx` of a model folder.
+
+    The graphs: `pixel_values` float (B, 3, S, S) -> `encoder_hidden_states` (B, M, C), and the decoder: `input_ids`
+    int64 (A, R, L) with `encoder_hidden_states` (A, M, C) and, for each layer, `past_key_I` and `past_value_I`
+    (A, R, K, P, F) -> `logits` (A, R, L, V) and `present_key_I`, `present_value_I`.
+    """
+
+    def __init__(
+        self, card: ModelCard, folder: Path, *, graphs: Mapping[str, Path] | None = None, threads: int | None = None
+    ) -> None:
+        """Open the graphs of a model folder, or others of the same weights: `graphs`, keyed `image` and `decoder`.
+
+        Raises ModelError where one is missing or broken.
+        """
+        graphs = graphs or find_graphs(folder, card)
+        if graphs is None:
+            raise ModelError(
+                f"{folder} lacks the graphs of a captioner, onnx/image.onnx and onnx/decoder.onnx. Use the runtime "
+                "torch, or let the extra `torch` export them."
+            )
+        super().__init__(card, Tokenizer.load(folder, card.text))
+        self.precision: Precision = "int8" if any(".int8." in path.name for path in graphs.values()) else "fp32"
+        self._image = open_session(graphs["image"], threads=threads)
+        small = ".int8." in graphs["decoder"].name and graphs["decoder"].stat().st_size <= SMALL_DECODER_BYTES
+        self._decoder = open_session(graphs["decoder"], threads=1 if small else threads)
+        if "past_key_0" not in self._decoder.inputs:
+            raise ModelError(
+                f"{self._decoder.path} keeps nothing of earlier tokens, as graphs of Sightline's first versions do. "
+                f"Delete {folder}, if Sightline exported it, and it is exported again; or export the model anew."
+            )
+        self.runtime = f"onnx:{self._decoder.provider}"
+
+    @cached_property
+    def image_side(self) -> str:
+        """The image graph's content, and what is done to pixels before it."""
+        return hashlib.blake2b(
+            f"{hash_file(self._image.path)} {self.card.preprocessing}".encode(), digest_size=16
+        ).hexdigest()
+
+    def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batches = normalised_batches(self.card, pixels_BHW3, per_run=SEEN_PER_RUN)
+        return np.concatenate([self._see(batch) for batch in batches])[: len(pixels_BHW3)]
+
+    def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+        """Log p(text | image) (B,): the sum over the text's tokens, as far as the model's context reaches, and EOS.
+
+        By Bayes' rule this ranks images as p(image | text) does where all are equally probable beforehand: the
+        probability of the text without an image is the same for each of them.
+        """
+        n_tokens = min(len(self._tokenizer.ids(text, add_special=False)), self.card.text.context_length - 1) + 1
+        means: list[float] = []
+        for first in range(0, len(memory_BMC), MATCHED_AT_ONCE):
+            part = memory_BMC[first : first + MATCHED_AT_ONCE]
+            means += [scores[0] for scores in self._score(self._describe(part), [[text]] * len(part))]
+        return np.array(means, np.float32) * n_tokens
+
+    def _see(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        starts = range(0, len(pixel_values), SEEN_PER_RUN)
+        parts = [self._image.run({"pixel_values": pixel_values[first : first + SEEN_PER_RUN]}) for first in starts]
+        return np.concatenate([part["encoder_hidden_states"] for part in parts])
+
+    def _describe(self, memory_BMC: NDArray[np.float32]) -> Decoder:
+        return _CachedDecoder(self._decoder, memory_BMC)
+
+
+class _CachedDecoder:
+    """A decoder graph with a cache, bound to the memory of a batch of images, with the states of its last call.
+
+    Where every row goes on from a row of the last call by one token, as in decoding, only that token is computed; beam
+    search thereby reorders the states. Rows never influence each other, in int8 graphs neither: see `products`.
+    """
+
+    scored_rows = 32
+
+    def __init__(self, graph: OnnxGraph, memory_BMC: NDArray[np.float32]) -> None:
+        self._graph = graph
+        self._memory_BMC = memory_BMC
+        self._selected = tuple(range(len(memory_BMC))), memory_BMC
+        self._past_names = [name for name in graph.inputs if name.startswith("past_")]
+        self._present_names = [f"present_{name.removeprefix('past_')}" for name in self._past_names]
+        self._states_GKPF: list[NDArray[np.float32]] = []
+        self._place_of: dict[tuple[int, ...], int] = {}
+
+    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = [(image, *ids) for image, ids in zip(images_N.tolist(), ids_NL.tolist(), strict=True)]
+        grid = _Grid(images_N)
+        parents = [self._place_of.get(row[:-1]) for row in rows]
+        if None in parents:
+            output = self._run(ids_NL, grid, self._no_past(len(grid.rows_G)))
+        else:
+            output = self._run(ids_NL[:, -1:], grid, self._select(np.array(parents)[grid.rows_G]))
+        self._states_GKPF = [output[name].reshape(-1, *output[name].shape[2:]) for name in self._present_names]
+        self._place_of = {row: int(place) for row, place in zip(rows, grid.place_N, strict=True)}
+        return _rows(output["logits"], grid)[:, -1]
+
+    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        grid = _Grid(images_N)
+        return _rows(self._run(ids_NL, grid, self._no_past(len(grid.rows_G)), ["logits"])["logits"], grid)
+
+    def _run(
+        self,
+        ids_NL: NDArray[np.int64],
+        grid: _Grid,
+        past_GKPF: Sequence[NDArray[np.float32]],
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        shape_AR = (len(grid.images), len(grid.rows_G) // len(grid.images))
+        feeds: dict[str, NDArray[Any]] = {
+            name: state.reshape(*shape_AR, *state.shape[1:])
+            for name, state in zip(self._past_names, past_GKPF, strict=True)
+        }
+        feeds["input_ids"] = ids_NL[grid.rows_G].reshape(*shape_AR, ids_NL.shape[1])
+        if grid.images != self._selected[0]:  # a copy, made only when others are asked for than before
+            self._selected = grid.images, self._memory_BMC[list(grid.images)]
+        feeds["encoder_hidden_states"] = self._selected[1]
+        return self._graph.run(feeds, outputs)
+
+    def _no_past(self, count: int) -> list[NDArray[np.float32]]:
+        shapes = [self._graph.shapes[name] for name in self._past_names]
+        return [np.zeros((count, int(str(shape[2])), 0, int(str(shape[4]))), np.float32) for shape in shapes]
+
+    def _select(self, places_G: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """The states of these rows of the last call: as they are in greedy search, reordered by beam search."""
+        if np.array_equal(places_G, np.arange(len(self._states_GKPF[0]))):
+            return self._states_GKPF
+        return [state_GKPF[places_G] for state_GKPF in self._states_GKPF]
+
+
+class _Grid:
+    """Rows as images x rows of each: where images have fewer than others, their first row is repeated.
+
+    There are always two or more: for a single row the runtime sums in another order, and its last bits, which int8 can
+    round otherwise, would depend on whether there are neighbours.
+    """
+
+    def __init__(self, images_N: NDArray[np.int64]) -> None:
+        images_A, image_of_N, counts_A = np.unique(images_N, return_inverse=True, return_counts=True)
+        order_N = np.argsort(image_of_N, kind="stable")
+        first_A = np.cumsum(counts_A) - counts_A
+        place_in_image_N = np.arange(len(order_N)) - np.repeat(first_A, counts_A)
+        rows_each = max(int(counts_A.max()), 2 if len(images_A) == 1 else 1)
+        rows_AR = np.repeat(order_N[first_A, None], rows_each, axis=1)
+        rows_AR[image_of_N[order_N], place_in_image_N] = order_N
+        self.images: tuple[int, ...] = tuple(images_A.tolist())
+        self.rows_G: NDArray[np.int64] = rows_AR.ravel()
+        """The row at each place."""
+        self.place_N: NDArray[np.int64] = np.empty(len(order_N), np.int64)
+        """The place of each row."""
+        self.place_N[order_N] = image_of_N[order_N] * rows_AR.shape[1] + place_in_image_N
+
+
+def _rows(logits_ARLV: NDArray[np.float32], grid: _Grid) -> NDArray[np.float32]:
+    """Logits of the real rows (N, L, V)."""
+    logits_GLV = logits_ARLV.reshape(-1, *logits_ARLV.shape[2:])
+    in_order = np.array_equal(grid.place_N, np.arange(len(logits_GLV)))
+    real_NLV: NDArray[np.float32] = logits_GLV if in_order else logits_GLV[grid.place_N]
+    return real_NLV

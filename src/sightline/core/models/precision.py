@@ -18,7 +18,7 @@ from sightline.core.models import files
 from sightline.core.models.cards import ENDPOINT_PREFIX, ModelCard
 from sightline.core.models.inputs import IMAGES_PER_RUN, TEXTS_PER_RUN
 from sightline.core.models.onnx_runtime import CPU, CPU_IMAGES_PER_RUN, available_providers
-from sightline.errors import InputError, ModelError
+from sightline.errors import ModelError
 from sightline.kit import config
 from sightline.kit.config import PrecisionChoice, cache_dir
 from sightline.kit.files import replacing, write_json
@@ -48,16 +48,6 @@ class EncoderGate:
     low_percentile: float = 5.0
     min_int8_share: float = 0.5
     """Part of the weights that must be int8: with less there is little to gain."""
-
-    def __post_init__(self) -> None:
-        """Raises InputError for thresholds that nothing or everything reaches."""
-        for name in ("cosine_mean", "cosine_low", "neighbour_overlap", "min_int8_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
-        if not 0 < self.neighbours < self.min_images:
-            raise InputError(f"neighbours must lie between 1 and min_images - 1, got {self.neighbours}.")
-        if not 0 <= self.low_percentile <= 100:
-            raise InputError(f"low_percentile must lie in [0, 100], got {self.low_percentile}.")
 
     @property
     def required(self) -> dict[str, float]:

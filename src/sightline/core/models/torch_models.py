@@ -1,4 +1,4 @@
-"""Encoders and captioners run by PyTorch: transformers' CLIP, SigLIP and BLIP, and our own. Needs the extra `torch`.
+"""Encoders, captioners and matchers run by PyTorch: transformers' CLIP, SigLIP, BLIP, our own. Needs the extra `torch`.
 
 Shape suffixes: B images, T texts, L tokens, S side in pixels, H W height and width, D joint space, N rows of the
 decoder, V vocabulary, M cells of an image's memory, C its width.
@@ -7,9 +7,9 @@ decoder, V vocabulary, M cells of an image's memory, C its width.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from sightline.core.models.cached_decoder import BlipParts, CachedDecoder
 from sightline.core.models.cards import ModelCard
-from sightline.core.models.convolutional import OwnCaptioner
-from sightline.core.models.files import find_weights
-from sightline.core.models.generation import Decoder
+from sightline.core.models.files import find_weights, hash_files
+from sightline.core.models.generation import Decoder, SentenceWriter
 from sightline.core.models.inputs import TextReading, Tokenizer, normalise_rows, normalised_batches, text_batches
-from sightline.core.models.lite import load_own_captioner, load_own_clip
-from sightline.core.models.sentences import SentenceWriter
+from sightline.core.models.lite import load_own_clip
 from sightline.core.types import ModelIdentity, Precision
 from sightline.errors import ModelError
 
@@ -66,7 +65,6 @@ class TorchEncoder:
         return normalise_rows(self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[0], pixels_BHW3))
 
     def read_text(self, text: str) -> TextReading:
-        """What of a text reaches the model."""
         return self.tokenizer.read(text)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -77,7 +75,6 @@ class TorchEncoder:
         return normalise_rows(embeds_TD)
 
     def encode_maps(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The last feature map in the joint space (B, H, W, D), not normalised; None for SigLIP."""
         if not self.towers.has_maps:
             return None
         return self._run_images(lambda x_B3SS: self.towers.embed_images(x_B3SS)[1], pixels_BHW3)
@@ -114,7 +111,7 @@ class Towers(torch.nn.Module):
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Normalised pixels (B, 3, S, S) -> (B, D), not normalised, and with `has_maps` the map (B, H, W, D)."""
-        return (_pooled(self.model.get_image_features(pixel_values=pixels_B3SS)),)
+        return (self.model.get_image_features(pixel_values=pixels_B3SS).pooler_output,)
 
     def embed_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """Normalised pixels -> features before the projection (B, F); SigLIP has none, so they are its embeddings."""
@@ -122,7 +119,8 @@ class Towers(torch.nn.Module):
 
     def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
         """Token ids (T, L) -> (T, D), not normalised."""
-        return _pooled(self.model.get_text_features(input_ids=ids_TL))
+        embeds_TD: torch.Tensor = self.model.get_text_features(input_ids=ids_TL).pooler_output
+        return embeds_TD
 
 
 class ClipTowers(Towers):
@@ -154,11 +152,9 @@ class ConvTowers(Towers):
     has_maps = True
 
     def embed_images(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Embeddings (B, D) and the map (B, H, W, D) that they are the mean of."""
         return tuple(self.model.encode_images(pixels_B3SS))
 
     def embed_texts(self, ids_TL: torch.Tensor) -> torch.Tensor:
-        """Token ids (T, L) -> (T, D)."""
         embeds_TD: torch.Tensor = self.model.encode_texts(ids_TL)
         return embeds_TD
 
@@ -223,12 +219,9 @@ def load_pretrained(model_class: Any, folder: Path, *, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bar for what takes a second, and no remarks on settings that we check ourselves."""
-    from transformers.utils import logging as module
-
-    logging: Any = module  # not typed
-
+def quiet_transformers(library: str = "transformers") -> Iterator[None]:
+    """No progress bar for what takes a second, and no remarks on settings that we check ourselves; diffusers' too."""
+    logging: Any = import_module(f"{library}.utils").logging  # not typed
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -240,12 +233,6 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _pooled(output: Any) -> torch.Tensor:
-    """Embeddings of `get_*_features`, which gave a tensor until transformers 5."""
-    pooled: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return pooled
-
-
 def _checked_dim(card: ModelCard, folder: Path, dim: int) -> int:
     if card.dim != dim:
         raise ModelError(f"{folder} gives {dim} dimensions, the card of {card.name} says {card.dim}.")
@@ -253,7 +240,7 @@ def _checked_dim(card: ModelCard, folder: Path, dim: int) -> int:
 
 
 class TorchCaptioner(SentenceWriter[torch.Tensor]):
-    """A captioner from a folder with `config.json`, safetensors and tokenizer: BLIP or `sightline-captioner`.
+    """BLIP from a folder with `config.json`, safetensors and tokenizer.
 
     `device` is one of torch's; `auto` takes a GPU if there is one.
     """
@@ -261,113 +248,121 @@ class TorchCaptioner(SentenceWriter[torch.Tensor]):
     def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
         """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
         self._device = choose_device(device)
-        self._model = load_torch_captioner(card, folder).to(self._device)
+        self._parts = load_blip(card, folder).to(self._device)
+        self._decoder = CachedDecoder(self._parts).eval()
         super().__init__(card, Tokenizer.load(folder, card.text))
         self.runtime = f"torch:{self._device}"
 
     @torch.inference_mode()
     def _see(self, pixel_values: NDArray[np.float32]) -> torch.Tensor:
-        pixel_values_B3SS = torch.from_numpy(pixel_values).to(self._device)
-        if isinstance(self._model, OwnCaptioner):
-            return self._model.encode_images(pixel_values_B3SS)
-        memory_BMC: torch.Tensor = self._model.vision_model(pixel_values=pixel_values_B3SS)[0]
-        return memory_BMC
+        return self._parts.see(torch.from_numpy(pixel_values).to(self._device))
 
     def _describe(self, memory_BMC: torch.Tensor) -> Decoder:
-        if isinstance(self._model, OwnCaptioner):
-            return _OwnDecoder(self._model, memory_BMC)
-        return _BlipDecoder(self._model.text_decoder, memory_BMC)
+        return _TorchDecoder(self._decoder, memory_BMC)
 
 
-def load_torch_captioner(card: ModelCard, folder: Path) -> Any:
+def load_blip(card: ModelCard, folder: Path) -> BlipParts:
     """The torch module of a captioner's folder, in fp32 and evaluation mode.
 
-    Raises ModelError where the weights are missing, don't fit, or belong to no captioner.
+    Raises ModelError where the weights are missing, don't fit, or are no BLIP's.
     """
-    if card.family == "sightline-captioner":
-        return load_own_captioner(folder)
     if card.family != "blip":
-        raise ModelError(f"{card.name} is of family {card.family!r}, no captioner; blip or sightline-captioner is.")
+        raise ModelError(f"{card.name} is of family {card.family!r}, no captioner that PyTorch runs; blip is.")
     from transformers import BlipForConditionalGeneration
 
-    return load_pretrained(BlipForConditionalGeneration, folder, what="captioner")
+    return BlipParts(load_pretrained(BlipForConditionalGeneration, folder, what="captioner"))
 
 
-class _OwnDecoder:
-    """Our own captioner's decoder, bound to the cells of a batch of images."""
-
-    scored_rows = SCORED_ROWS
-
-    def __init__(self, model: OwnCaptioner, cells_BMC: torch.Tensor) -> None:
-        self._model = model
-        self._cells_BMC = cells_BMC
-
-    @torch.inference_mode()
-    def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.all_logits(ids_NL, images_N)[:, -1]
-
-    @torch.inference_mode()
-    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        device = self._cells_BMC.device
-        cells_NMC = self._cells_BMC[torch.from_numpy(images_N).to(device)]
-        return _array(self._model.decode(torch.from_numpy(ids_NL).to(device), cells_NMC))
-
-
-class _BlipDecoder:
-    """BLIP's text decoder, bound to the memory of a batch of images, with the attention cache of its last call.
+class _TorchDecoder:
+    """A decoder bound to the memory of a batch of images, with the keys and values of its last call.
 
     Where every row goes on from a row of the last call by one token, as in decoding, only that token is computed.
     """
 
     scored_rows = SCORED_ROWS
 
-    def __init__(self, decoder: Any, memory_BMC: torch.Tensor) -> None:
+    def __init__(self, decoder: CachedDecoder, memory_BMC: torch.Tensor) -> None:
         self._decoder = decoder
         self._memory_BMC = memory_BMC
-        # Newer releases say `cache`, as an argument and in the output, and warn of the older name; ours may be old.
-        names = inspect.signature(decoder.forward).parameters
-        self._cache_name = "cache" if "cache" in names else "past_key_values"
-        self._cache: Any = None
-        self._cached_rows: list[tuple[int, ...]] = []
+        self._past: Sequence[torch.Tensor] = ()
+        self._place_of: dict[tuple[int, ...], int] = {}
 
-    @torch.inference_mode()
     def next_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = [(int(image), *ids) for image, ids in zip(images_N, ids_NL.tolist(), strict=True)]
-        continues = self._select_cached([row[:-1] for row in rows])
-        fed_NL = np.ascontiguousarray(ids_NL[:, -1:] if continues else ids_NL)
-        output = self._decoder(
-            input_ids=torch.from_numpy(fed_NL).to(self._memory_BMC.device),
-            encoder_hidden_states=self._memory_of(images_N),
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: self._cache},
-        )
-        self._cache, self._cached_rows = getattr(output, self._cache_name), rows
-        return _array(output.logits[:, -1])
-
-    def _select_cached(self, parents: list[tuple[int, ...]]) -> bool:
-        """Make the cache that of these rows and say True, or drop it where it lacks one."""
-        place_of = {row: place for place, row in enumerate(self._cached_rows)}
-        places = [place_of.get(parent) for parent in parents]
+        places = [self._place_of.get(row[:-1]) for row in rows]
         if None in places:
-            self._cache = None
-            return False
-        chosen = torch.tensor(places, device=self._memory_BMC.device)
-        self._cache.self_attention_cache.reorder_cache(chosen)
-        if [parent[0] for parent in parents] != [row[0] for row in self._cached_rows]:
-            self._cache.cross_attention_cache.reorder_cache(chosen)  # large, and the same for rows of one image
-        return True
+            logits_NLV, self._past = self._run(ids_NL, images_N)
+        else:
+            chosen_N = torch.tensor(places, device=self._memory_BMC.device)
+            logits_NLV, self._past = self._run(ids_NL[:, -1:], images_N, [state[chosen_N] for state in self._past])
+        self._place_of = {row: place for place, row in enumerate(rows)}
+        return logits_NLV[:, -1]
+
+    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._run(ids_NL, images_N)[0]
 
     @torch.inference_mode()
-    def all_logits(self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64]) -> NDArray[np.float32]:
-        ids = torch.from_numpy(ids_NL).to(self._memory_BMC.device)
-        memory_NMC = self._memory_of(images_N)
-        return _array(self._decoder(input_ids=ids, encoder_hidden_states=memory_NMC, use_cache=False).logits)
-
-    def _memory_of(self, images_N: NDArray[np.int64]) -> torch.Tensor:
-        return self._memory_BMC[torch.from_numpy(images_N).to(self._memory_BMC.device)]
+    def _run(
+        self, ids_NL: NDArray[np.int64], images_N: NDArray[np.int64], past: Sequence[torch.Tensor] = ()
+    ) -> tuple[NDArray[np.float32], Sequence[torch.Tensor]]:
+        """Logits (N, L, V), and what is to be kept; each row is an image of its own to the decoder."""
+        device = self._memory_BMC.device
+        ids_N1L = torch.from_numpy(np.ascontiguousarray(ids_NL)).to(device)[:, None]
+        memory_NMC = self._memory_BMC[torch.from_numpy(images_N).to(device)]
+        past = past or self._decoder.empty_past(len(ids_NL), 1, 0)
+        logits_N1LV, *present = self._decoder(ids_N1L, memory_NMC, *past)
+        return _array(logits_N1LV[:, 0]), present
 
 
 def _array(x: torch.Tensor) -> NDArray[np.float32]:
     values: NDArray[np.float32] = x.float().cpu().numpy()
     return values
+
+
+IMAGES_PER_RUN = 8
+"""Images that are seen or matched at once: a memory of BLIP-base has 1.8 MB, and its activations several times that."""
+
+
+class TorchMatcher:
+    """BLIP's image encoder, text encoder and matching head; see `models.base.Matcher` for the contract.
+
+    The text encoder reads the words while it attends to the image, and the head on its first token tells a match from a
+    mismatch. As in BLIP's own evaluation (Li et al. 2022, arXiv:2201.12086) that token is `[ENC]`, the last of the
+    vocabulary, in place of the tokenizer's `[CLS]`.
+    """
+
+    def __init__(self, card: ModelCard, folder: Path, *, device: str = "auto") -> None:
+        """Load the safetensors weights of a model folder. Raises ModelError where they are missing or don't fit."""
+        from transformers import BlipForImageTextRetrieval
+
+        model = load_pretrained(BlipForImageTextRetrieval, folder, what="matcher")
+        self.card = card
+        self.image_side = hash_files(find_weights(folder))
+        self._device = choose_device(device)
+        self._model = model.to(self._device)
+        self._tokenizer = Tokenizer.load(folder, card.text)
+        self.runtime = f"torch:{self._device}"
+
+    @torch.inference_mode()
+    def see(self, pixels_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = []
+        for batch_B3SS in normalised_batches(self.card, pixels_BHW3, per_run=IMAGES_PER_RUN):
+            memory_BMC = self._model.vision_model(pixel_values=torch.from_numpy(batch_B3SS).to(self._device))[0]
+            parts.append(memory_BMC.float().cpu().numpy())
+        return np.concatenate(parts)[: len(pixels_BHW3)]
+
+    @torch.inference_mode()
+    def match(self, memory_BMC: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+        """Log-odds (B,) of a match over a mismatch, in nats. A text longer than the context is read to its end."""
+        ids_1L = torch.from_numpy(self._tokenizer.encode([text]))
+        ids_1L[:, 0] = self._model.config.text_config.vocab_size - 1
+        parts = []
+        for first in range(0, len(memory_BMC), IMAGES_PER_RUN):
+            part = torch.from_numpy(np.ascontiguousarray(memory_BMC[first : first + IMAGES_PER_RUN])).to(self._device)
+            ids_BL = ids_1L.expand(len(part), -1).to(self._device)
+            states_BLC = self._model.text_encoder(
+                input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), encoder_hidden_states=part
+            )[0]
+            mismatch_match_B2 = self._model.itm_head(states_BLC[:, 0])
+            parts.append((mismatch_match_B2[:, 1] - mismatch_match_B2[:, 0]).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)

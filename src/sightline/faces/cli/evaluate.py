@@ -295,8 +295,7 @@ def pointing(settings: _Settings, *, model: str, method: Literal["auto", "map", 
     pointing_chance is the mean share of the picture that the things take. DATA must be scenes[:SEED]. The method
     decides what runs the model, unless --runtime does.
     """
-    from sightline.lab.experiments.explain import load_explainable
-    from sightline.lab.experiments.pointing import PointingConfig
+    from sightline.lab.experiments.explain import PointingConfig, load_explainable
 
     dataset = settings.load_captioned()
     encoder = load_explainable(model, method=method) if settings.runtime == "auto" else settings.load_encoder(model)

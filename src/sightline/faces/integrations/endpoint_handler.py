@@ -23,8 +23,7 @@ from sightline.core.images.decode import read_image, read_info
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import ModelCard, card_to_json, read_card
 from sightline.core.models.files import CARD_FILE, verify_files
-from sightline.core.models.onnx_captioner import OnnxCaptioner
-from sightline.core.models.onnx_runtime import OnnxEncoder
+from sightline.core.models.onnx_runtime import OnnxCaptioner, OnnxEncoder
 from sightline.errors import ImageError, InputError, ModelError
 
 ENCODER_FOLDER, CAPTIONER_FOLDER = "encoder", "captioner"

@@ -13,15 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from itertools import combinations
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import TrainingError, install_advice
-from sightline.lab.experiments.study import Factor, Study
+from sightline.errors import TrainingError
+from sightline.lab.experiments.results import Factor, Study
+from sightline.lab.training.log import import_train
 
 ALPHA = 0.05
 LEAST_NOISE_DF = 3
@@ -236,12 +236,7 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _special() -> Any:
-    try:
-        return import_module("scipy.special")
-    except ImportError as error:
-        raise TrainingError(
-            f"A report's statistics need SciPy, of the extra train: {install_advice('train')}"
-        ) from error
+    return import_train("scipy.special", "A report's statistics need SciPy", error=TrainingError)
 
 
 class _Data:

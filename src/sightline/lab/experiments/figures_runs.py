@@ -15,7 +15,6 @@ from sightline.lab.experiments.report_parts import (
     NEUTRAL,
     PALE,
     draw_figure,
-    grid_shape,
     line_of,
     must_slant,
     number_ticks,
@@ -27,8 +26,7 @@ from sightline.lab.experiments.report_parts import (
     style_of,
     verdict_of,
 )
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Factor, Study
+from sightline.lab.experiments.results import Factor, RunResult, Study
 from sightline.lab.experiments.summary import Final, Scaling, enumerate_words, short_name
 from sightline.lab.training.log import colour_of, explain_styles, smooth
 
@@ -278,7 +276,8 @@ def _short_count(value: float, _: object) -> str:
 def _draw_panels(study: Study, tested: Sequence[Any], draw_one: Callable[..., None], *, row_in: float) -> bytes:
     """A panel for each of the first settings or pairs, on one scale; rows are `row_in` inches high."""
     shown = tested[:MOST_PANELS]
-    rows, columns = grid_shape(len(shown), columns=_COLUMNS)
+    columns = min(_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
 
     def draw(canvas: Any) -> None:
         panels = canvas.subplots(rows, columns, sharey=True, squeeze=False)

@@ -20,8 +20,7 @@ from sightline.lab.experiments.report_parts import (
     write_report_files,
 )
 from sightline.lab.experiments.report_space import describe_space
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import RunResult, Study
 from sightline.lab.experiments.summary import (
     Final,
     Scaling,

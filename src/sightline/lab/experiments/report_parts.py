@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,9 +236,3 @@ def verdict_of(found: Effect | Interaction) -> str:
     if found.p_holm is None:
         return found.verdict
     return f"{found.verdict}, {p_value(found.p_holm)}"
-
-
-def grid_shape(n_panels: int, *, columns: int) -> tuple[int, int]:
-    """Rows and columns for so many panels."""
-    wide = min(columns, n_panels)
-    return math.ceil(n_panels / wide), wide

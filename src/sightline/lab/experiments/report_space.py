@@ -28,8 +28,7 @@ from sightline.lab.evaluation.qualitative import (
 )
 from sightline.lab.evaluation.retrieval import rank_retrieval
 from sightline.lab.experiments.report_parts import MOST_ROWS, NEUTRAL, Plot, Section, Table, draw_figure, shorten
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Study
+from sightline.lab.experiments.results import RunResult, Study
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.log import colour_of
 from sightline.lab.training.run_folder import Probe

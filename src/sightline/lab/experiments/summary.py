@@ -25,8 +25,7 @@ from sightline.lab.experiments.effects import (
     f_test,
     t_factor,
 )
-from sightline.lab.experiments.results import RunResult
-from sightline.lab.experiments.study import Study, count_cells, format_value, run_settings
+from sightline.lab.experiments.results import RunResult, Study, format_value, run_settings
 
 _STATES = {
     "complete": "ended without a value of {metric}",
@@ -293,7 +292,7 @@ def _count_present(study: Study) -> tuple[int, int]:
     """Combinations of levels of all runs, and how many of them a finished run has."""
     if not study.planned or any(factor.grouped for factor in study.planned):
         return 1, 1
-    cells, _ = count_cells(study.planned)
+    cells = math.prod(len(factor.levels) for factor in study.planned)
     finished = [factor.level_R[: len(study.runs)] for factor in study.planned]
     return cells, len({tuple(levels) for levels in np.array(finished).T.tolist()})
 

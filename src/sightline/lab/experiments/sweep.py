@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.errors import InputError, SightlineError, TrainingError, install_advice
 from sightline.kit.work import Notice, Progress
-from sightline.lab.experiments.results import RunResult, is_run, read_sweep
+from sightline.lab.experiments.results import SWEEP_FILE, RunResult, is_run, read_sweep
 from sightline.lab.experiments.sweep_config import (
+    ADVICE,
     DEFAULT_TRIALS,
     Axis,
     Choices,
@@ -40,7 +41,7 @@ from sightline.lab.experiments.sweep_config import (
     smoke_settings,
 )
 from sightline.lab.training.recipes import make_config
-from sightline.lab.training.run_folder import RunFolder
+from sightline.lab.training.run_folder import RunFolder, read_object, write_json
 
 if TYPE_CHECKING:
     from sightline.lab.experiments.trial_queue import Claim, Outcome, TrialQueue
@@ -243,7 +244,8 @@ def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> T
     """The queue of the folder's sweep, which is begun, gone on with or extended. Callers hold the folder's lock."""
     from sightline.lab.experiments.trial_queue import TrialQueue
 
-    asked = folder.read()
+    file = folder.path / SWEEP_FILE
+    asked = read_object(file) if file.is_file() else None
     is_new = asked is None
     if asked is None:
         grid = {axis.key: axis.to_json() for axis in axes}
@@ -253,9 +255,13 @@ def _open(config: SweepConfig, axes: tuple[Axis, ...], folder: SweepFolder) -> T
         axes = _same_sweep(config, axes, asked, folder.path)
     asked |= config.identity() | {"budget_s": config.budget_s, "trials": config.trials}
     asked |= {"grid": {axis.key: axis.to_json() for axis in axes}, "shared_storage": config.storage is not None}
-    with folder.undone_on_error(new=is_new):
-        folder.write(asked)
+    write_json(file, asked, advice=ADVICE)
+    try:
         queue = TrialQueue(folder.path, config, axes, study_name=asked["study"], folder_id=asked["folder"])
+    except BaseException:
+        if is_new:  # so that it can be tried again
+            file.unlink()
+        raise
     if config.sampler == "grid":
         queue.enqueue(cells_of(axes))
     if config.retry_failed:

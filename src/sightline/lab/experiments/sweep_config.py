@@ -7,7 +7,6 @@ known of each trial, as JSON that any reader understands.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import math
 import re
@@ -21,11 +20,11 @@ from filelock import FileLock
 
 from sightline.errors import InputError, TrainingError
 from sightline.kit.files import explained
-from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run, read_object
-from sightline.lab.training.config import parse_setting
+from sightline.lab.experiments.results import SWEEP_FILE, TRIALS_FOLDER, RunResult, RunStateName, is_run
+from sightline.lab.training.config import did_you_mean, parse_setting
 from sightline.lab.training.log import TRIAL_FILE
 from sightline.lab.training.recipes import make_config
-from sightline.lab.training.run_folder import write_json
+from sightline.lab.training.run_folder import read_object, write_json
 
 SamplerName = Literal["grid", "random", "tpe"]
 PrunerName = Literal["none", "median", "halving"]
@@ -49,7 +48,7 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _LOG_RATIO = 10.0
 """A range of positive numbers that is at least so wide is drawn from by order of magnitude."""
 _LOCK_FILE = "sweep.lock"
-_ADVICE = "Make room, and run the same command again."
+ADVICE = "Make room, and run the same command again."
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -83,8 +82,7 @@ class SweepConfig:
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
         if self.metric not in METRICS:
-            near = difflib.get_close_matches(self.metric, METRICS, n=3)
-            hint = f"Did you mean {', '.join(near)}? " if near else ""
+            hint = did_you_mean(self.metric, METRICS)
             raise InputError(f"There is no metric {self.metric!r}. {hint}The metrics are {', '.join(METRICS)}.")
         if self.trials is not None and self.trials < 1:
             raise InputError(f"The number of trials must be at least 1, got {self.trials}.")
@@ -254,16 +252,19 @@ def merge_axes(before: Sequence[Axis], now: Sequence[Axis]) -> tuple[Axis, ...]:
     return tuple(merged)
 
 
+def flat_value(value: Any) -> Any:
+    """A value without structure: several numbers as words, as Optuna's choices and settings are written."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
 def setting_text(key: str, value: Any) -> str:
     """`key=value` as `TrainConfig.changed` reads it, to the bit."""
-    return f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
+    return f"{key}={flat_value(value)}"
 
 
 def short_text(value: Any) -> str:
     """A value for a table or a name: floats to four digits."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(flat_value(value))
 
 
 def axes_from_json(grid: Mapping[str, Any]) -> tuple[Axis, ...]:
@@ -305,25 +306,6 @@ class SweepFolder:
                 raise InputError(strangers)
             yield
 
-    def read(self) -> dict[str, Any] | None:
-        """The request of the sweep; None where it is new."""
-        path = self.path / SWEEP_FILE
-        return read_object(path) if path.is_file() else None
-
-    def write(self, asked: Mapping[str, Any]) -> None:
-        """Write down what the sweep is asked. Raises TrainingError where the disk is full."""
-        write_json(self.path / SWEEP_FILE, asked, advice=_ADVICE)
-
-    @contextlib.contextmanager
-    def undone_on_error(self, *, new: bool) -> Iterator[None]:
-        """A new sweep whose storage can't be opened leaves nothing behind, so that it can be tried again."""
-        try:
-            yield
-        except BaseException:
-            if new:
-                (self.path / SWEEP_FILE).unlink(missing_ok=True)
-            raise
-
     def trial_path(self, number: int, cell: Mapping[str, Any]) -> Path:
         """The folder of a trial's run: its number and its settings, as far as a name can hold them."""
         name = "-".join(f"{key.removeprefix('towers.')}={short_text(value)}" for key, value in cell.items())
@@ -338,7 +320,7 @@ class TrialNote:
         self._path, self._known = folder / TRIAL_FILE, known
         self._before_s = float(read_object(self._path).get("took_s") or 0.0) if self._path.is_file() else 0.0
         self._started_s = time.monotonic()
-        with explained(folder, _ADVICE, error=TrainingError):
+        with explained(folder, ADVICE, error=TrainingError):
             folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -349,7 +331,7 @@ class TrialNote:
     def write(self, state: RunStateName, *, reason: str | None = None, value: float | None = None, **more: Any) -> None:
         """Write it, whole or not at all. Raises TrainingError where the disk is full."""
         now = {"state": state, "reason": reason, "value": value, "took_s": self.took_s}
-        write_json(self._path, {**self._known, **now, **more}, advice=_ADVICE)
+        write_json(self._path, {**self._known, **now, **more}, advice=ADVICE)
 
 
 def _parse_axis(key: str, text: str) -> Axis:

@@ -22,7 +22,15 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from sightline.errors import InputError, TrainingError
-from sightline.lab.experiments.sweep_config import Axis, Choices, PrunerName, Range, SamplerName, SweepConfig
+from sightline.lab.experiments.sweep_config import (
+    Axis,
+    Choices,
+    PrunerName,
+    Range,
+    SamplerName,
+    SweepConfig,
+    flat_value,
+)
 from sightline.lab.training.config import parse_setting, setting_options
 
 STORAGE_FILE = "optuna.log"
@@ -75,7 +83,7 @@ class TrialQueue:
         """Have trials of these settings wait, where no trial has them; Optuna's own test takes near numbers for one."""
         known = {repr(sorted(_params_of(trial).items())) for trial in self.trials()}
         for cell in cells:
-            params = {key: _as_param(value) for key, value in cell.items()}
+            params = {key: flat_value(value) for key, value in cell.items()}
             if repr(sorted(params.items())) not in known:
                 with _explained():
                     self.study.enqueue_trial(params)
@@ -190,7 +198,7 @@ def make_distribution(axis: Axis, sampler: SamplerName) -> BaseDistribution:
             bounds = min(axis.values), max(axis.values)
             return IntDistribution(*bounds) if whole else FloatDistribution(*bounds)
         return CategoricalDistribution(setting_options(axis.key) or ())
-    return CategoricalDistribution([_as_param(value) for value in axis.values])
+    return CategoricalDistribution([flat_value(value) for value in axis.values])
 
 
 def is_extensible(axis: Choices) -> bool:
@@ -274,8 +282,3 @@ def _params_of(trial: FrozenTrial) -> dict[str, Any]:
     """Settings that a trial was asked to have or that were drawn, as Optuna has them."""
     params: dict[str, Any] = trial.system_attrs.get("fixed_params", trial.params)
     return params
-
-
-def _as_param(value: Any) -> Any:
-    """Optuna's choices are numbers, words, truth values and None."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else value

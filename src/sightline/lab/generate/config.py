@@ -13,7 +13,7 @@ from sightline.errors import InputError, ModelError
 from sightline.kit.config import expand
 from sightline.lab.data.addressing import load_dataset
 from sightline.lab.data.scenes.dataset import load_scenes
-from sightline.lab.training.config import parse_field
+from sightline.lab.training.config import check_choice, check_finite, check_least, check_range, parse_field
 
 Parameterisation = Literal["fourier", "network"]
 Precision = Literal["bf16", "fp32"]
@@ -64,18 +64,14 @@ class GuidedConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""
-        for name, least in (("steps", 1), ("seeds", 1), ("seed", 0), ("views", 1), ("bank", 1), ("frames", 0)):
-            _check_least(name, getattr(self, name), least)
+        check_finite(self)
+        check_least(self, 1, "steps", "seeds", "views", "bank")
+        check_least(self, 0, "seed", "frames", "turn_deg", "noise", "blur_px", "smoothness", "contrast")
+        check_range(self, 0.0, 1.0, "shift", "zoom", "light")
+        check_choice(self, "parameterisation", get_args(Parameterisation))
+        check_choice(self, "precision", get_args(Precision))
         if self.size_px is not None and not 16 <= self.size_px <= 1024:
             raise InputError(f"size_px must lie between 16 and 1024, got {self.size_px}.")
-        for name, kind in (("parameterisation", Parameterisation), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                allowed = " or ".join(get_args(kind))
-                raise InputError(f"{name} must be {allowed}, got {getattr(self, name)!r}.")
-        for name in ("shift", "zoom", "turn_deg", "noise", "blur_px", "light", "smoothness", "contrast"):
-            _check_least(name, getattr(self, name), 0)
-        if self.zoom >= 1 or self.shift >= 1 or self.light >= 1:
-            raise InputError("shift, zoom and light are fractions below 1.")
         if self.lr is not None and not self.lr > 0:
             raise InputError(f"lr must be above 0, got {self.lr}.")
 
@@ -101,8 +97,9 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""
-        for name, least in (("steps", 1), ("seeds", 1), ("seed", 0), ("guidance", 0)):
-            _check_least(name, getattr(self, name), least)
+        check_finite(self)
+        check_least(self, 1, "steps", "seeds")
+        check_least(self, 0, "seed", "guidance")
         if self.size_px is not None and (self.size_px < 8 or self.size_px % 8):
             raise InputError(f"size_px of a pipeline must be a multiple of 8, got {self.size_px}.")
 
@@ -144,9 +141,9 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be met. Raises InputError."""
-        for name in ("patch_px", "depth", "n_scenes", "batch_size", "steps", "keep_steps"):
-            _check_least(name, getattr(self, name), 1)
-        _check_least("seed", self.seed, 0)
+        check_finite(self)
+        check_least(self, 1, "patch_px", "depth", "n_scenes", "batch_size", "steps", "keep_steps")
+        check_least(self, 0, "seed")
         if self.width < 8 or self.width % 8:
             raise InputError(f"width must be a multiple of 8, got {self.width}.")
         if self.size_px % (2 * self.patch_px) or self.size_px < 1:
@@ -207,11 +204,6 @@ def change_config(config: Config, changes: Sequence[str]) -> Config:
             raise InputError(f"{change!r} is no setting; write key=value, as in steps=100.")
         values[key] = parse_field(type(config), key, text)
     return replace(config, **values)
-
-
-def _check_least(name: str, value: float, least: float) -> None:
-    if not value >= least:  # NaN too
-        raise InputError(f"{name} must be at least {least}, got {value}.")
 
 
 def load_prompts(source: str) -> list[str]:

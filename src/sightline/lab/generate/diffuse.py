@@ -51,12 +51,21 @@ class TextToImage:
             raise ModelError(f"diffusers needs its extra: {install_advice('generate')}")
         folder = _find_folder(name, download=download)
         parts = _check_folder(folder)
-        from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+        import diffusers
+        import torch
 
-        options = {"safety_checker": None} if "safety_checker" in parts else {}
+        from sightline.core.models.torch_models import choose_device
+
+        auto: Any = diffusers.AutoPipelineForText2Image
+        plain: Any = diffusers.DiffusionPipeline
+        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+        options |= {"safety_checker": None} if "safety_checker" in parts else {}
         with quiet_diffusers():
             try:
-                pipeline = _load(AutoPipelineForText2Image, DiffusionPipeline, folder, options)
+                try:
+                    pipeline = auto.from_pretrained(str(folder), **options)
+                except ValueError:  # it knows no such class, or can't read the folder, which the plain way says too
+                    pipeline = plain.from_pretrained(str(folder), **options)
             except Exception as error:  # what is raised depends on which of many classes reads a broken file
                 raise ModelError(
                     f"{folder} can't be loaded as a diffusers pipeline: {error}. It needs the layout of "
@@ -64,7 +73,10 @@ class TextToImage:
                 ) from error
         if "prompt" not in inspect.signature(pipeline.__call__).parameters:
             raise ModelError(f"{folder} is a {type(pipeline).__name__}, which makes no pictures from words.")
-        return cls(_to_device(pipeline, device), name)
+        pipeline.set_progress_bar_config(disable=True)
+        if (chosen := choose_device(device)) != "cpu":
+            pipeline = pipeline.to(chosen, torch.float16 if chosen == "cuda" else torch.float32)
+        return cls(pipeline, name)
 
     def count_cut(self, prompt: str) -> int:
         """Tokens at the end of a prompt that the pipeline's text encoder doesn't read."""
@@ -117,15 +129,6 @@ class TextToImage:
         return np.asarray(images[0].convert("RGB")) if going else None
 
 
-def _load(auto: Any, plain: Any, folder: Path, options: dict[str, Any]) -> Any:
-    """The pipeline of the folder's class for words to images; the class as it is where diffusers knows no such."""
-    common = {"use_safetensors": True, "local_files_only": True, **options}
-    try:
-        return auto.from_pretrained(str(folder), **common)
-    except ValueError:  # diffusers knows no such class, or can't read the folder, which the plain way says too
-        return plain.from_pretrained(str(folder), **common)
-
-
 def _find_folder(name: str, *, download: bool) -> Path:
     path = expand(name)
     if path.is_dir():
@@ -169,33 +172,10 @@ def _check_folder(folder: Path) -> set[str]:
     return parts
 
 
-def _to_device(pipeline: Any, device: str) -> Any:
-    from sightline.core.models.torch_models import choose_device
-
-    pipeline.set_progress_bar_config(disable=True)
-    chosen = choose_device(device)
-    if chosen == "cpu":
-        return pipeline
-    import torch
-
-    return pipeline.to(chosen, torch.float16 if chosen == "cuda" else torch.float32)
-
-
 @contextlib.contextmanager
 def quiet_diffusers() -> Iterator[None]:
     """No remarks of diffusers and transformers on what we check ourselves."""
-    from diffusers.utils import logging as module
-
     from sightline.core.models.torch_models import quiet_transformers
 
-    logging: Any = module  # not typed
-    before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with quiet_transformers():
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if had_bar:
-            logging.enable_progress_bar()
+    with quiet_transformers(), quiet_transformers("diffusers"):
+        yield

@@ -6,31 +6,37 @@ suffixes: N images, H W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sightline.core.images.preprocess import data_uri, make_thumbnail
 from sightline.core.models.cards import ENDPOINT_PREFIX, find_card
 from sightline.core.models.files import Runtime, find_graphs, find_local_folder, find_weights
 from sightline.core.models.loading import load_encoder
 from sightline.errors import InputError
 from sightline.kit import files
-from sightline.kit.pages import write_page
+from sightline.kit.pages import render_page, write_page
 from sightline.kit.work import stop_on_interrupt
 from sightline.lab.generate.config import FLOW, MOST_IMAGES, DiffusionConfig, GuidedConfig, check_prompts, load_bank
 from sightline.lab.generate.diffuse import TextToImage
-from sightline.lab.generate.feedback import Feedback, give_feedback
-from sightline.lab.generate.judge import Judgement, MadeImage, check_judge, embed_images, judge_images
-from sightline.lab.generate.sheet import Sheet, format_sheet
+from sightline.lab.generate.judge import (
+    Feedback,
+    Judgement,
+    MadeImage,
+    check_judge,
+    embed_images,
+    give_feedback,
+    judge_images,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,8 +283,8 @@ def _keep(
         facts.append("No safety checker was run.")
     if result.stopped:
         facts.append(f"Stopped early: {result.stopped}.")
-    sheet = Sheet(images=result.images, judgement=result.judgement, feedback=result.feedback, facts=facts)
-    write_page(result.output / SHEET_FILE, format_sheet(sheet))
+    sheet = format_sheet(result.images, judgement=result.judgement, feedback=result.feedback, facts=facts)
+    write_page(result.output / SHEET_FILE, sheet)
     settings = {
         "engine": result.engine,
         **asked,
@@ -331,7 +337,7 @@ def claim_folder(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         what = "pictures of another run" if (path / SETTINGS_FILE).is_file() else "other files"
         raise InputError(f"{path} holds {what}, and nothing is overwritten. Give a new folder as --output.")
-    with _explained(path):
+    with files.explained(path, "Choose another --output.", error=InputError):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -363,12 +369,12 @@ def write_images(folder: Path, images: Sequence[MadeImage]) -> list[dict[str, An
 def write_settings(folder: Path, values: Mapping[str, Any]) -> None:
     """`generate.json`: what was asked, what was made, what was measured; bytes that are no UTF-8 as \\udcXX escapes."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    with _explained(folder / SETTINGS_FILE):
+    with files.explained(folder / SETTINGS_FILE, "Choose another --output.", error=InputError):
         files.write_text(folder / SETTINGS_FILE, text.encode("utf-8", "backslashreplace").decode())
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    with _explained(path):
+    with files.explained(path, "Choose another --output.", error=InputError):
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as partial:
             image.save(partial, path.suffix[1:].upper(), **options)
@@ -382,9 +388,55 @@ def _save_gif(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
     _save(first, path, save_all=True, append_images=rest, duration=[120] * len(rest) + [1500], loop=0)
 
 
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror or error}. Choose another --output.") from error
+def format_sheet(
+    images: Sequence[MadeImage],
+    *,
+    judgement: Judgement | None = None,
+    feedback: Sequence[Feedback] = (),
+    facts: Sequence[str] = (),
+) -> str:
+    """The contact sheet as HTML: every image with its words and figures, failures first; `facts` are last sentences."""
+    prompts = list(dict.fromkeys(image.prompt for image in images))
+    count = f"{len(images)} picture{'' if len(images) == 1 else 's'}"
+    of = f"{len(prompts)} prompt{'' if len(prompts) == 1 else 's'}"
+    return render_page(
+        "lab/generate/sheet.html",
+        title="Pictures from words",
+        lead=f"{count} of {of}. Similarity is the cosine to the prompt.",
+        images=images,
+        prompts=prompts,
+        few=6,  # up to so many prompts, each has a section of its own with frames of its best image
+        feedback=feedback,
+        facts=facts,
+        judgement=judgement,
+        **(_show_judgement(judgement, images) if judgement else {}),
+        encode=lambda rgb, size_px: data_uri(make_thumbnail(rgb, size_px=size_px, quality=92), "JPEG"),
+        trace=_trace,
+        strip=_strip,
+    )
+
+
+def _show_judgement(judgement: Judgement, images: Sequence[MadeImage]) -> dict[str, Any]:
+    """The rate, then what the judge took for something else, the worst first, then what it recognised."""
+    low, high = judgement.interval
+    wrong = sorted((v for v in judgement.verdicts if not v.right), key=lambda v: -v.rank)
+    return {
+        "summary": f"{judgement.judge} had no part in making these pictures. Among {judgement.n_prompts} prompts it "
+        f"names the right one for {judgement.n_right} of {len(judgement.verdicts)} pictures: {judgement.rate:.0%} (95% "
+        f"interval {low:.0%} to {high:.0%}; a guess would be right in {judgement.chance:.1%}).",
+        "judged": [("Not recognised", wrong), ("Recognised", [v for v in judgement.verdicts if v.right])],
+        "image_of": {(image.prompt, image.seed): image for image in images},
+    }
+
+
+def _trace(image: MadeImage) -> str:
+    """Similarity over the steps, as a line from left to right between 0 and the greatest."""
+    last = image.curve[-1][0]
+    top = max(max(similarity for _, similarity in image.curve), 1e-6)
+    return " ".join(f"{100 * s / last:.1f},{30 - 28 * max(v, 0.0) / top:.1f}" for s, v in image.curve)
+
+
+def _strip(frames: Sequence[NDArray[np.uint8]]) -> list[int]:
+    """Some of the frames, evenly from noise to the end."""
+    count = min(8, len(frames))  # most frames of a strip
+    return [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]

@@ -1,12 +1,16 @@
-"""The batch of each step, a pure function of seed and step: a resumed run needs only the step's number.
+"""The batch of each step, a pure function of seed and step, and the plan of all steps with their learning rates.
 
 Shape suffixes: B images, T texts, L tokens, S side in pixels, H W the cached pixels' sides, N images of the set,
-C crops, D teacher, K frequent words.
+C crops or captions of the set, D teacher, K frequent words and pairs.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -23,8 +27,10 @@ from sightline.lab.data.pixel_stream import PixelStream
 from sightline.lab.training.config import TrainConfig
 from sightline.lab.training.losses import Targets
 from sightline.lab.training.parallel import World
-from sightline.lab.training.texts import FrequentWords, tokenize
 
+_TEXTS_AT_ONCE = 10_000
+_COUNTED_TEXTS = 25_000
+"""The most frequent words of so many texts are those of all."""
 NO_GROUP = -1
 """Group of hard negatives: positives of no image."""
 
@@ -141,6 +147,77 @@ def _recolour(image_B3SS: Tensor, colour_3B: Tensor) -> Tensor:
     grey_B1SS = image_B3SS.mean(dim=1, keepdim=True)
     recoloured_B3SS: Tensor = ((image_B3SS - grey_B1SS) * saturation + grey_B1SS).clamp(0, 1)
     return recoloured_B3SS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTable:
+    """Token ids of all texts, cut and padded once; the texts of image n are rows `first_N[n]` to `first_N[n + 1]`."""
+
+    ids_CL: NDArray[np.uint16] | NDArray[np.int32]
+    first_N: NDArray[np.int64]
+    length_C: NDArray[np.int64]
+    n_tokens: int
+    """Tokens of all texts before cutting, with those that mark start and end."""
+    n_lost: int
+    """Tokens that were cut off."""
+
+    def draw(
+        self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Up to `count` different texts of each image: their places here, and that of each image in `rows`."""
+        n_texts = self.first_N[rows + 1] - self.first_N[rows]
+        keys = rng.random((len(rows), int(n_texts.max(initial=1))))
+        keys[np.arange(keys.shape[1]) >= n_texts[:, None]] = np.inf
+        pick = keys.argsort(axis=1)[:, :count]
+        owner, column = np.nonzero(np.arange(pick.shape[1]) < n_texts[:, None])
+        return self.first_N[rows[owner]] + pick[owner, column], owner
+
+
+def tokenize(texts_of: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenTable:
+    """The table of all texts of all images."""
+    spec = tokenizer.spec
+    kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+    first_N = np.concatenate([[0], np.cumsum([len(texts) for texts in texts_of])]).astype(np.int64)
+    ids_CL = np.full((int(first_N[-1]), spec.context_length), spec.pad_id, kind)
+    length_C = np.zeros(len(ids_CL), np.int64)
+    n_tokens = n_lost = place = 0
+    texts = (text for own in texts_of for text in own)
+    while batch := list(islice(texts, _TEXTS_AT_ONCE)):
+        for ids in tokenizer.ids_of(batch):
+            cut = tokenizer.truncate(ids)
+            n_tokens += len(ids)
+            n_lost += len(ids) - len(cut)
+            ids_CL[place, : len(cut)] = cut
+            length_C[place] = len(cut)
+            place += 1
+    return TokenTable(ids_CL=ids_CL, first_N=first_N, length_C=length_C, n_tokens=n_tokens, n_lost=n_lost)
+
+
+class FrequentWords:
+    """The most frequent words and word pairs, and which of them each image's captions contain."""
+
+    def __init__(self, captions: TokenTable, *, count: int) -> None:
+        tokens = [ids[1 : length - 1].tolist() for ids, length in zip(captions.ids_CL, captions.length_C, strict=True)]
+        counted = Counter(gram for ids in tokens[:_COUNTED_TEXTS] for gram in _grams(ids))
+        place = {gram: k for k, (gram, _) in enumerate(counted.most_common(count))}
+        self.count = len(place)
+        own = [
+            sorted({place[gram] for ids in tokens[first:last] for gram in _grams(ids) if gram in place})
+            for first, last in zip(captions.first_N[:-1], captions.first_N[1:], strict=True)
+        ]
+        self._first_N = np.concatenate([[0], np.cumsum([len(words) for words in own])])
+        self._words = np.array([word for words in own for word in words], np.int64)
+
+    def labels(self, rows: NDArray[np.int64]) -> Tensor:
+        """1 where an image's captions contain a word or pair: (B, K) float32."""
+        label_BK = torch.zeros(len(rows), self.count)
+        for label_K, row in zip(label_BK, rows, strict=True):
+            label_K[torch.from_numpy(self._words[self._first_N[row] : self._first_N[row + 1]])] = 1.0
+        return label_BK
+
+
+def _grams(ids: list[int]) -> list[tuple[int, ...]]:
+    return [*((i,) for i in ids), *pairwise(ids)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,3 +404,92 @@ class Batches:
         pixels[ascending] = self._pixels_NSS3[rows[ascending]]
         image_B3SS = augment(torch.from_numpy(pixels).to(self.world.device), self.size_px, self.augmentation, changes)
         return ((image_B3SS - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """Counts of optimiser steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    eval_steps: int
+    checkpoint_steps: int
+
+    @classmethod
+    def make(cls, config: TrainConfig, steps_per_epoch: int) -> TrainPlan:
+        """The plan of a config whose data gives so many whole batches an epoch."""
+        if config.samples_seen is None:
+            total, counted = max(1, round(config.epochs * steps_per_epoch)), float(steps_per_epoch)
+        else:
+            total = max(1, round(config.samples_seen / config.batch_size))
+            counted = total / config.epochs
+        return cls(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total,
+            warmup_steps=min(total, round(config.warmup_fraction * total)),
+            eval_steps=max(1, round(config.eval_epochs * counted)),
+            checkpoint_steps=max(1, round(config.checkpoint_epochs * counted)),
+        )
+
+    def learning_rate(self, step: int, *, peak: float) -> float:
+        """The rate for the update number `step`, counted from 0.
+
+        Warm-up is linear: `peak * (step + 1) / warmup_steps`, so the first update already moves. Then the rate falls to
+        nothing (Loshchilov and Hutter 2017, SGDR, arXiv:1608.03983, without restarts):
+        `peak * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2`.
+        """
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def measures_after(self, done: int) -> bool:
+        """True where the val pairs are measured when so many updates are done."""
+        return done % self.eval_steps == 0 or done == self.total_steps
+
+    def keeps_after(self, done: int) -> bool:
+        """True where a checkpoint is written when so many updates are done."""
+        return done % self.checkpoint_steps == 0 or done == self.total_steps
+
+
+def describe_plan(config: TrainConfig, plan: TrainPlan, batches: Batches, *, world_size: int) -> list[str]:
+    """A line for each derived number, with its formula."""
+    usable, total, taken = len(batches.usable), len(batches.dataset), len(batches.order)
+    captions = batches.captions
+    lost = captions.n_lost / max(1, captions.n_tokens)
+    share = config.batch_size // world_size
+    if config.samples_seen is None:
+        steps = f"round({config.epochs:g} epochs x {plan.steps_per_epoch:,})"
+    else:
+        epochs = plan.total_steps / plan.steps_per_epoch
+        steps = f"round({config.samples_seen:,} samples / batch of {config.batch_size:,}), {epochs:.3g} epochs"
+    lines = [
+        f"pictures: {usable:,} usable of {total:,}; captions: {len(captions.ids_CL):,}",
+        f"tokens lost to truncation: {captions.n_lost:,} of {captions.n_tokens:,} ({lost:.2%}), "
+        f"texts longer than {captions.ids_CL.shape[1]} tokens are cut",
+        f"steps an epoch: {plan.steps_per_epoch:,} = floor({taken:,} pictures / batch of {config.batch_size:,}); "
+        f"{taken - plan.steps_per_epoch * config.batch_size:,} pictures wait for another epoch's order",
+        f"steps: {plan.total_steps:,} = {steps}",
+        f"warm-up steps: {plan.warmup_steps:,} = round({config.warmup_fraction:g} x {plan.total_steps:,})",
+        f"samples seen: {plan.total_steps * config.batch_size:,} = {plan.total_steps:,} steps x {config.batch_size:,}",
+        f"measured every {plan.eval_steps:,} steps, kept every {plan.checkpoint_steps:,}",
+    ]
+    if batches.dataset.sizes:
+        first, *others = batches.dataset.sizes
+        lines.append(
+            f"pictures an epoch: {taken:,} = {config.data_repeats} x {first:,} + {' + '.join(f'{n:,}' for n in others)}"
+            f"{'' if usable == total else ', without those that cannot be read'}"
+        )
+    if world_size > 1:
+        lines.append(f"pictures a rank and step: {share:,} = {config.batch_size:,} / {world_size} ranks")
+    if config.chunk_size and config.chunk_size < share:
+        chunks = -(-share // config.chunk_size)
+        lines.append(
+            f"chunks a step: {chunks} = ceil({share:,} / {config.chunk_size:,}) (gradient caching: two passes)"
+        )
+    if batches.negatives is not None:
+        lines.append(
+            f"hard negatives: up to {config.negatives_per_caption} a caption, {len(batches.negatives.ids_CL):,} in all"
+        )
+    return lines

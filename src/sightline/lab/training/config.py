@@ -71,15 +71,15 @@ class TowersConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that no model can have."""
-        _check_finite(self)
-        _check_choice(self, "architecture", get_args(Architecture))
-        _check_choice(self, "resize_mode", get_args(ResizeMode))
-        _check_least(self, 1, "size_px", "image_width", "image_layers", "image_heads", "patch_px", "text_width")
-        _check_least(self, 1, "text_heads", "dim", "vocab_size", "image_blocks")
-        _check_least(self, 4, "context_length")
-        _check_least(self, 0, "text_bigrams")
-        _check_least(self, 0 if self.architecture == "conv" else 1, "text_layers")
-        _check_range(self, 0.0, 1.0, "dropout")
+        check_finite(self)
+        check_choice(self, "architecture", get_args(Architecture))
+        check_choice(self, "resize_mode", get_args(ResizeMode))
+        check_least(self, 1, "size_px", "image_width", "image_layers", "image_heads", "patch_px", "text_width")
+        check_least(self, 1, "text_heads", "dim", "vocab_size", "image_blocks")
+        check_least(self, 4, "context_length")
+        check_least(self, 0, "text_bigrams")
+        check_least(self, 0 if self.architecture == "conv" else 1, "text_layers")
+        check_range(self, 0.0, 1.0, "dropout")
         if self.text_bigrams and not self.text_layers:
             raise InputError("towers.text_bigrams must be 0 where towers.text_layers is: a bag of words has no order.")
         if self.architecture == "vit" and self.size_px % self.patch_px:
@@ -199,21 +199,21 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_finite(self)
-        _check_choice(self, "loss", get_args(LossName))
-        _check_choice(self, "precision", get_args(TrainingPrecision))
-        _check_choice(self, "decode", get_args(DecodeMode))
-        _check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
-        _check_least(self, 1, "data_repeats")
-        _check_least(self, 0, "negatives_per_caption", "negatives_weight", "lora_rank", "seed", "teacher_weight")
-        _check_least(self, 0, "crops", "weight_decay", "words_weight", "image_lr_factor", "text_lr_factor")
+        check_finite(self)
+        check_choice(self, "loss", get_args(LossName))
+        check_choice(self, "precision", get_args(TrainingPrecision))
+        check_choice(self, "decode", get_args(DecodeMode))
+        check_least(self, 1, "captions_per_image", "batch_size", "keep_checkpoints", "log_steps", "words_count")
+        check_least(self, 1, "data_repeats")
+        check_least(self, 0, "negatives_per_caption", "negatives_weight", "lora_rank", "seed", "teacher_weight")
+        check_least(self, 0, "crops", "weight_decay", "words_weight", "image_lr_factor", "text_lr_factor")
         for name in ("limit", "val_limit", "chunk_size", "cache_px", "train_px", "patience", "samples_seen"):
             if getattr(self, name) is not None:
-                _check_least(self, 1, name)
+                check_least(self, 1, name)
         for name in ("lr", "epochs", "eval_epochs", "checkpoint_epochs", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
-        _check_range(self, 0.0, 1.0, "warmup_fraction", "average_decay", "colour_jitter")
+        check_range(self, 0.0, 1.0, "warmup_fraction", "average_decay", "colour_jitter")
         for name in ("train_fraction", "crop_min", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
@@ -299,11 +299,15 @@ def _field_type(owner: type, key: str) -> Any:
     if key in ("recipe", "towers") and owner is not TowersConfig:
         return hints[key]
     if key not in names:
-        near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-        hint = f"Did you mean {', '.join(near)}? " if near else ""
         prefix = "towers." if owner is TowersConfig else ""
-        raise InputError(f"There is no setting {prefix}{key}. {hint}Valid: {', '.join(names)}.")
+        raise InputError(f"There is no setting {prefix}{key}. {did_you_mean(key, names)}Valid: {', '.join(names)}.")
     return hints[key]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known words that are spelt nearly so, as a question before what else a message says; empty for none."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"Did you mean {', '.join(near)}? " if near else ""
 
 
 def parse_field(owner: type, key: str, text: str) -> Any:
@@ -340,12 +344,13 @@ def _key(config: Any, name: str) -> str:
     return f"towers.{name}" if isinstance(config, TowersConfig) else name
 
 
-def _check_choice(config: Any, name: str, allowed: tuple[str, ...]) -> None:
+def check_choice(config: Any, name: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of some words. Raises InputError, as all checks here."""
     if getattr(config, name) not in allowed:
         raise InputError(f"{_key(config, name)} is {getattr(config, name)!r}; it must be one of {', '.join(allowed)}.")
 
 
-def _check_finite(config: Any) -> None:
+def check_finite(config: Any) -> None:
     """Refuse NaN, which passes a check for too small ones, and numbers that no count of steps can be made of."""
     for entry in dataclasses.fields(config):
         for number in _numbers(config, entry.name):
@@ -360,7 +365,8 @@ def _numbers(config: Any, name: str) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _check_least(config: Any, least: int, *names: str) -> None:
+def check_least(config: Any, least: int, *names: str) -> None:
+    """Refuse settings, numbers or several, that are too small."""
     for name in names:
         numbers = _numbers(config, name)
         if not numbers:
@@ -369,7 +375,8 @@ def _check_least(config: Any, least: int, *names: str) -> None:
             raise InputError(f"{_key(config, name)} must be at least {least}, got {min(numbers)}.")
 
 
-def _check_range(config: Any, low: float, high: float, *names: str) -> None:
+def check_range(config: Any, low: float, high: float, *names: str) -> None:
+    """Refuse settings below `low`, or not below `high`."""
     for name in names:
         if not low <= getattr(config, name) < high:
             raise InputError(f"{_key(config, name)} must lie in [{low:g}, {high:g}), got {getattr(config, name)}.")

@@ -9,6 +9,7 @@ import numbers
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,8 @@ SMOOTHED_FRACTION = 0.02
 NEUTRAL = "#666666"
 MOST_RECALLS = 6
 MOST_ALARMS = 4
-MOST_SUMMARIES = 3
 
 _RECALL = re.compile(r"(?P<direction>image|text)_retrieval_recall@(?P<k>\d+)$")
-_STYLES = {"image": "-", "text": "--"}
 _DIRECTIONS = {"image": "text to image", "text": "image to text"}
 
 Row = dict[str, Any]
@@ -161,8 +160,8 @@ def _as_json(value: Any) -> Any:
     return float(value) if math.isfinite(value) else None
 
 
-def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: str | None = None) -> Path:
-    """Draw one run, or several by name, to a PNG, which is replaced whole; returns `target`.
+def draw_curves(source: Source, target: Path, *, title: str | None = None) -> Path:
+    """Draw a run to a PNG, which is replaced whole; returns `target`.
 
     Rows of kind `train` give `loss` (with `chance_loss` as a line), `scale`, `learning_rate` and `gradient_norm`, rows
     of kind `val` every `..._retrieval_recall@k` and `loss`. Noisy curves are smoothed, with the raw one pale behind.
@@ -170,27 +169,33 @@ def draw_curves(source: Source | Mapping[str, Source], target: Path, *, title: s
     Raises InputError where nothing can be drawn or matplotlib isn't installed, TrainingError where the image can't be
     written.
     """
-    runs = (
-        {name: _rows_of(one) for name, one in source.items()} if isinstance(source, Mapping) else {"": _rows_of(source)}
-    )
-    if not any(_points(rows, "train", "loss") or _recall_names(rows) for rows in runs.values()):
+    rows = read_log(Path(source)) if isinstance(source, Path | str) else source
+    if not _points(rows, "train", "loss") and not _recalls(rows):
         raise InputError(
             "There is nothing to draw: no row of kind train with a loss, no row of kind val with a recall."
         )
     figure = new_figure(15, 8, dpi=110)
-    loss, recalls, scale, rate, norm, note = figure.subplots(2, 3).flat
-    _draw_loss(loss, runs)
-    _draw_recalls(recalls, runs)
-    _draw_panel(scale, runs, "scale", title="logit scale (1 / temperature)", smoothed=False)
-    _draw_panel(rate, runs, "learning_rate", smoothed=False)
+    loss, recall, scale, rate, norm, note = figure.subplots(2, 3).flat
+    _draw_loss(loss, rows)
+    _draw_recalls(recall, rows)
+    _draw_values(scale, rows, "scale", smoothed=False)
+    _draw_values(rate, rows, "learning_rate", smoothed=False)
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    _draw_panel(norm, runs, "gradient_norm", log=True)
-    _draw_legend(note, runs, title)
+    _draw_values(norm, rows, "gradient_norm", log=True)
+    titles = ("loss", "recall on validation pairs", "logit scale (1 / temperature)", "learning rate", "gradient norm")
+    for axes, heading in zip((loss, recall, scale, rate, norm), titles, strict=True):
+        axes.set_title(heading, fontsize=12, loc="left")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("step", fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=9)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="#888888")
+    note.axis("off")
+    note.set_title(title or "", fontsize=12, loc="left")
+    note.text(0, 1, "\n".join(_summarise(rows)), va="top", fontsize=9.5, linespacing=1.6)
     return save_figure(figure, target, advice="Make room and go on with --resume.", error=TrainingError)
-
-
-def _rows_of(source: Source) -> Sequence[Row]:
-    return read_log(Path(source)) if isinstance(source, Path | str) else source
 
 
 def new_figure(width_in: float, height_in: float, *, dpi: int) -> Any:
@@ -206,11 +211,16 @@ def new_figure(width_in: float, height_in: float, *, dpi: int) -> Any:
 
 def import_matplotlib() -> Any:
     """The library. Raises InputError where it isn't installed."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise InputError(f"Figures need matplotlib, of the extra train: {install_advice('train')}") from error
+    matplotlib, _ = (import_train(name, "Figures need matplotlib") for name in ("matplotlib", "matplotlib.figure"))
     return matplotlib
+
+
+def import_train(module: str, needs: str, *, error: type[SightlineError] = InputError) -> Any:
+    """A module that the extra `train` brings. Raises an error that says what `needs` it where it isn't installed."""
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise error(f"{needs}, of the extra train: {install_advice('train')}") from missing
 
 
 def save_figure(
@@ -259,150 +269,73 @@ def _points(rows: Sequence[Row], kind: str, name: str) -> tuple[list[int], list[
     return ([step for step, _ in found], [float(value) for _, value in found]) if found else None
 
 
-def _draw_panel(
-    axes: Any,
-    runs: Mapping[str, Sequence[Row]],
-    name: str,
-    *,
-    title: str | None = None,
-    smoothed: bool = True,
-    log: bool = False,
-) -> None:
+def _draw_values(axes: Any, rows: Sequence[Row], name: str, *, smoothed: bool = True, log: bool = False) -> None:
     """A value of rows of kind `train`; on a logarithmic axis where it is never 0."""
-    found = [_points(rows, "train", name) for rows in runs.values()]
-    log = log and all(min(points[1]) > 0 for points in found if points)
-    for index, points in enumerate(found):
-        if points:
-            _draw_line(axes, *points, colour=colour_of(index), smoothed=smoothed, log=log)
-    _finish(axes, title or name.replace("_", " "))
-    if log and axes.lines:
-        axes.set_yscale("log")
-        axes.grid(visible=True, which="major", axis="both")
-
-
-def _draw_loss(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
-    """The training loss, that on val pairs as a dashed line, and what knowing nothing would cost."""
-    _draw_panel(axes, runs, "loss")
-    for index, rows in enumerate(runs.values()):
-        if validation := _points(rows, "val", "loss"):
-            axes.plot(*validation, color=colour_of(index), linewidth=1.6, linestyle="--", marker="o", markersize=3)
-        if chance := _points(rows, "train", "chance_loss"):
-            axes.plot(*chance, color=NEUTRAL, linewidth=1.2, linestyle=":")
-    used = {line.get_linestyle() for line in axes.lines}
-    if len(used) > 1:
-        _explain_lines(axes, {"training": "-", "val": "--", "chance": ":"}, used)
-
-
-def _draw_line(
-    axes: Any, steps: Sequence[int], values: Sequence[float], *, colour: str, smoothed: bool, log: bool
-) -> None:
+    points = _points(rows, "train", name)
+    if not points:
+        return
+    steps, values = points
+    log = log and min(values) > 0
     window = round(len(values) * SMOOTHED_FRACTION)
     if not smoothed or window < 2:
-        axes.plot(steps, values, color=colour, linewidth=1.6, marker="." if len(values) < 10 else None)
-        return
-    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
-    # On a log axis the geometric mean: one spike doesn't lift the curve for a whole window.
-    means = [math.exp(m) for m in smooth([math.log(v) for v in values], window)] if log else smooth(values, window)
-    axes.plot(steps, means, color=colour, linewidth=1.8)
+        axes.plot(steps, values, color=colour_of(0), linewidth=1.6, marker="." if len(values) < 10 else None)
+    else:
+        axes.plot(steps, values, color=colour_of(0), linewidth=0.7, alpha=0.25)
+        # On a log axis the geometric mean: one spike doesn't lift the curve for a whole window.
+        means = [math.exp(m) for m in smooth([math.log(v) for v in values], window)] if log else smooth(values, window)
+        axes.plot(steps, means, color=colour_of(0), linewidth=1.8)
+    if log:
+        axes.set_yscale("log")
 
 
-def _explain_lines(axes: Any, meanings: Mapping[str, str], used: set[str]) -> None:
-    """A legend of line styles in grey, since colours are the runs'."""
-    entries = [
-        {"color": NEUTRAL, "linestyle": style, "label": meaning} for meaning, style in meanings.items() if style in used
-    ]
-    if entries:
+def _draw_loss(axes: Any, rows: Sequence[Row]) -> None:
+    """The training loss, that on val pairs as a dashed line, and what knowing nothing would cost."""
+    _draw_values(axes, rows, "loss")
+    if validation := _points(rows, "val", "loss"):
+        axes.plot(*validation, color=colour_of(0), linewidth=1.6, linestyle="--", marker="o", markersize=3)
+    if chance := _points(rows, "train", "chance_loss"):
+        axes.plot(*chance, color=NEUTRAL, linewidth=1.2, linestyle=":")
+    used = {line.get_linestyle() for line in axes.lines}
+    meanings = {"-": "training", "--": "val", ":": "chance"}
+    entries = [{"color": NEUTRAL, "linestyle": style, "label": meanings[style]} for style in meanings if style in used]
+    if len(entries) > 1:
         explain_styles(axes, entries, frameon=False, fontsize=9)
 
 
-def _recall_names(rows: Sequence[Row]) -> list[str]:
-    """The recalls that a run measured: text to image before image to text, small k first."""
-    names = {name for row in rows if row["kind"] == "val" for name in row if _RECALL.search(name)}
-    return sorted(names, key=lambda name: (_recall_parts(name), name))
+def _recalls(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+    """The recalls that a run measured, as direction, k and name: text to image first, small k first."""
+    names = {name for row in rows if row["kind"] == "val" for name in row}
+    return sorted((found["direction"], int(found["k"]), name) for name in names if (found := _RECALL.search(name)))
 
 
-def _recall_parts(name: str) -> tuple[str, int]:
-    found = _RECALL.search(name)
-    assert found  # names come from _recall_names
-    return found["direction"], int(found["k"])
-
-
-def _draw_recalls(axes: Any, runs: Mapping[str, Sequence[Row]]) -> None:
-    """All recalls of one run, a colour for each k; of several runs a colour each, and only R@10 (or the largest k)."""
-    several = len(runs) > 1
-    drawn: dict[str, str] = {}
-    for index, rows in enumerate(runs.values()):
-        names = _main_recalls(rows) if several else _recall_names(rows)[:MOST_RECALLS]
-        ks = sorted({_recall_parts(name)[1] for name in names})
-        for name in names:
-            direction, k = _recall_parts(name)
-            colour, style = colour_of(index if several else ks.index(k)), _STYLES[direction]
-            points = _points(rows, "val", name) or ([], [])
-            label = f"R@{k} {_DIRECTIONS[direction]}"
-            axes.plot(*points, color=colour, linestyle=style, linewidth=1.6, marker="o", markersize=3, label=label)
-            drawn[label] = style
-    _finish(axes, "recall on validation pairs")
+def _draw_recalls(axes: Any, rows: Sequence[Row]) -> None:
+    """The recalls, a colour for each k, a line for each direction."""
+    shown = _recalls(rows)[:MOST_RECALLS]
+    ks = sorted({k for _, k, _ in shown})
+    for direction, k, name in shown:
+        style = {"color": colour_of(ks.index(k)), "linestyle": "-" if direction == "image" else "--", "linewidth": 1.6}
+        points = _points(rows, "val", name) or ([], [])
+        axes.plot(*points, **style, marker="o", markersize=3, label=f"R@{k} {_DIRECTIONS[direction]}")
     axes.set_ylim(0, max(0.01, 1.3 * axes.dataLim.y1) if axes.lines else 1)  # room for the legend
     decimals = 1 if axes.get_ylim()[1] < 0.25 else 0  # ticks lie at halves of a percent there
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.{decimals}%}" if rate <= 1 else "")
-    if several:
-        _explain_lines(axes, drawn, set(drawn.values()))
-    elif drawn:
+    if shown:
         axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
 
 
-def _main_recalls(rows: Sequence[Row]) -> list[str]:
-    names = _recall_names(rows)
-    ks = {_recall_parts(name)[1] for name in names}
-    chosen = 10 if 10 in ks else max(ks, default=0)
-    return [name for name in names if _recall_parts(name)[1] == chosen]
-
-
-def _finish(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=12, loc="left")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("step", fontsize=9)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.tick_params(labelsize=9)
-    if not axes.lines:
-        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="#888888")
-
-
-def _draw_legend(axes: Any, runs: Mapping[str, Sequence[Row]], title: str | None) -> None:
-    """The figures to quote, beside the colours of the runs."""
-    axes.axis("off")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    if title:
-        axes.set_title(title, fontsize=12, loc="left")
-    several = len(runs) > 1
-    texts = {name: _summarise(rows)[: None if len(runs) <= MOST_SUMMARIES else 2] for name, rows in runs.items()}
-    line_height = min(0.055, 1 / sum(len(lines) + 1.5 for lines in texts.values()))
-    height = 1.0
-    for index, (name, lines) in enumerate(texts.items()):
-        if several:
-            axes.plot([0.0, 0.06], [height - 0.02] * 2, color=colour_of(index), linewidth=3)
-            axes.text(0.09, height, name, va="top", fontsize=10, weight="bold")
-            height -= line_height
-        for line in lines:
-            axes.text(0.09 if several else 0.0, height, line, va="top", fontsize=9.5)
-            height -= line_height
-        height -= 0.5 * line_height
-
-
 def _summarise(rows: Sequence[Row]) -> list[str]:
-    """Last loss, best recalls and alarms, in words."""
+    """Last loss, best recalls (R@10, or of the largest k) and alarms, in words."""
     lines = []
     if points := _points(rows, "train", "loss"):
         steps, values = points
         tail = values[-max(1, round(len(values) * SMOOTHED_FRACTION)) :]
         lines.append(f"loss {sum(tail) / len(tail):.3f} at step {steps[-1]:,}")
-    for name in _main_recalls(rows):
-        points = _points(rows, "val", name)
-        if points:
-            best = max(range(len(points[1])), key=points[1].__getitem__)
-            direction, k = _recall_parts(name)
-            lines.append(f"best R@{k} {_DIRECTIONS[direction]} {points[1][best]:.1%} at step {points[0][best]:,}")
+    ks = {k for _, k, _ in _recalls(rows)}
+    main = 10 if 10 in ks else max(ks, default=0)
+    for direction, k, name in _recalls(rows):
+        if k == main and (measured := _points(rows, "val", name)):
+            value, step = max(zip(measured[1], measured[0], strict=True), key=lambda pair: pair[0])
+            lines.append(f"best R@{k} {_DIRECTIONS[direction]} {value:.1%} at step {step:,}")
     alarms = [row for row in rows if row["kind"] == "alarm"]
     lines += [f"alarm at step {row['step']:,}: {row.get('alarm', 'unnamed')}" for row in alarms[:MOST_ALARMS]]
     if len(alarms) > MOST_ALARMS:

@@ -21,7 +21,7 @@ from sightline.core.models.convolutional import Saved
 from sightline.errors import TrainingError
 from sightline.kit.work import Notice, Progress
 from sightline.lab.training.alarms import StepFacts, mean_pairwise_cosine
-from sightline.lab.training.batches import Augmentation, Batch, Batches, Chunk, share_batch
+from sightline.lab.training.batches import Augmentation, Batch, Batches, Chunk, TrainPlan, share_batch
 from sightline.lab.training.config import MAX_TEMPERATURE, TrainConfig
 from sightline.lab.training.losses import Objective
 from sightline.lab.training.optimiser import WeightAverage, choose_trained, make_optimiser, set_learning_rate
@@ -44,11 +44,9 @@ from sightline.lab.training.parallel import (
     refuse_false_batch_statistics,
     start_world,
 )
-from sightline.lab.training.plan import TrainPlan
 from sightline.lab.training.recorder import OnMeasure, Recorder, Run, Validator
 from sightline.lab.training.run_folder import RunFolder
-from sightline.lab.training.texts import train_tokenizer, write_tokenizer
-from sightline.lab.training.towers import load_trained, make_towers
+from sightline.lab.training.towers import load_trained, make_towers, train_tokenizer, write_tokenizer
 
 MAX_GRADIENT_NORM = 1.0
 

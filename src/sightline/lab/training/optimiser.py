@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,15 +34,6 @@ _EMBEDDINGS = re.compile(
 _BETAS, _EPSILON = (0.9, 0.98), 1e-6  # as for CLIP's ViTs (Radford et al. 2021, table 18)
 # The probe is SigLIP's query for pooling: one learned token, as a class token is.
 _NO_DECAY = re.compile(r"(?:^|\.)(?:position_embedding|positions|class_embedding|probe)(?:\.|$)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """The place of a tensor: its tower, and how many layers lie above it (0 is the head)."""
-
-    tower: Tower
-    distance: int
-    part: str
 
 
 def choose_trained(model: nn.Module, config: TrainConfig) -> None:
@@ -84,12 +74,12 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        place = _find_place(name, depths)
+        tower, distance, group = _find_place(name, depths)
         decayed = parameter.ndim > 1 and not _NO_DECAY.search(name)
-        part = place.part if config.layer_decay < 1 else _WHOLE[place.tower]
+        part = group if config.layer_decay < 1 else _WHOLE[tower]
         label = f"{part}, {'decayed' if decayed else 'not decayed'}"
         if label not in groups:
-            scale = tower_scales[place.tower] * config.layer_decay**place.distance
+            scale = tower_scales[tower] * config.layer_decay**distance
             decay = config.weight_decay if decayed else 0.0
             groups[label] = {"name": label, "params": [], "lr_scale": scale, "weight_decay": decay}
         groups[label]["params"].append(parameter)
@@ -171,15 +161,16 @@ def _count_layers(model: nn.Module) -> dict[Tower, int]:
     return depths
 
 
-def _find_place(name: str, depths: Mapping[Tower, int]) -> _Place:
+def _find_place(name: str, depths: Mapping[Tower, int]) -> tuple[Tower, int, str]:
+    """A tensor's tower, how many layers lie above it (0 is the head), and the name of its part."""
     tower = _tower_of(name)
     depth = depths.get(tower, 0)
     if found := _LAYER.search(name):
         index = int(found["index"])
-        return _Place(tower=tower, distance=depth - index, part=f"{tower} layer {index}")
+        return tower, depth - index, f"{tower} layer {index}"
     if _EMBEDDINGS.search(name):
-        return _Place(tower=tower, distance=depth + 1, part=f"{tower} embeddings")
-    return _Place(tower=tower, distance=0, part=_WHOLE[tower] if tower == "both" else f"{tower} head")
+        return tower, depth + 1, f"{tower} embeddings"
+    return tower, 0, _WHOLE[tower] if tower == "both" else f"{tower} head"
 
 
 class WeightAverage:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sightline.errors import InputError
-from sightline.lab.training.config import TowersConfig, TrainConfig
+from sightline.lab.training.config import TowersConfig, TrainConfig, did_you_mean
 from sightline.lab.training.run_folder import RunFolder
 
 _NO_DATA = ""
@@ -285,9 +284,9 @@ def _shrink(config: TrainConfig) -> TrainConfig:
 
 def _find(name: str) -> Callable[[], TrainConfig]:
     if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=2)
-        hint = f"Did you mean {', '.join(near)}? " if near else ""
-        raise InputError(f"There is no recipe {name!r}. {hint}The recipes are {', '.join(_RECIPES)}.")
+        raise InputError(
+            f"There is no recipe {name!r}. {did_you_mean(name, _RECIPES)}The recipes are {', '.join(_RECIPES)}."
+        )
     return _RECIPES[name]
 
 

@@ -28,13 +28,12 @@ from sightline.lab.evaluation.classification import default_templates, embed_cla
 from sightline.lab.evaluation.embedding import EmbeddedDataset, embed_dataset, embed_images
 from sightline.lab.evaluation.retrieval import retrieval_metrics
 from sightline.lab.training.alarms import Alarm, AlarmConfig, Alarms, StepFacts
-from sightline.lab.training.batches import Batches
+from sightline.lab.training.batches import Batches, TrainPlan, describe_plan
 from sightline.lab.training.config import TrainConfig
-from sightline.lab.training.log import RunLog, draw_curves
+from sightline.lab.training.log import RESULT_FILE, RunLog, draw_curves
 from sightline.lab.training.losses import Objective
 from sightline.lab.training.optimiser import WeightAverage, describe_groups, set_training_mode
 from sightline.lab.training.parallel import World, all_equal, highest
-from sightline.lab.training.plan import TrainPlan, describe_plan
 from sightline.lab.training.run_folder import (
     CURVES_FILE,
     PROBE_BEST_FILE,
@@ -208,7 +207,7 @@ class Recorder:
         with contextlib.ExitStack() as stack:
             self._was_asked_to_stop = stack.enter_context(stop_on_interrupt())
             if self.world.is_first:
-                RunFolder(path=self.output).forget_result()
+                (self.output / RESULT_FILE).unlink(missing_ok=True)  # it holds no more: the run goes on
                 # from the start nothing of the log stays
                 resume_step = (self._first_step or -1) if resumed else None
                 self._log = stack.enter_context(RunLog(self.output, resume_step=resume_step, notice=self.report))

@@ -83,20 +83,12 @@ class RunFolder:
         path = self.path / RUN_FILE
         if not path.is_file():
             raise InputError(f"{self.path} holds no run ({RUN_FILE} is missing); leave --resume out to start one.")
-        try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}.") from error
-        return TrainConfig.from_dict(values)
+        return TrainConfig.from_dict(read_object(path))
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Write what came of the run, whole or not at all. Raises TrainingError where the disk is full."""
         advice = "The weights are whole: make room and go on with --resume."
         write_json(self.path / RESULT_FILE, values, advice=advice)
-
-    def forget_result(self) -> None:
-        """Remove the result, which holds no more: the run goes on."""
-        (self.path / RESULT_FILE).unlink(missing_ok=True)
 
     def check_resumable(self, config: TrainConfig) -> Path | None:
         """The newest checkpoint of the run that is here, None where it was stopped before its first.
@@ -112,6 +104,19 @@ class RunFolder:
                 f"another run with --init dir:{self.path} to train these weights further in another way."
             )
         return newest_checkpoint(self.path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises InputError where it is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is damaged: an object is expected, not {type(values).__name__}.")
+    return values
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""The two towers of a run: made from random weights or loaded, adapted, and written into a model folder."""
+"""The towers of a run and their tokenizer: made anew or loaded, adapted, and written into a model folder."""
 
 from __future__ import annotations
 
@@ -8,33 +8,80 @@ import dataclasses
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
 from sightline.core.images.preprocess import Preprocessing
-from sightline.core.models.cards import ModelCard, find_card, write_card
+from sightline.core.models.cards import ModelCard, TextSpec, find_card, write_card
 from sightline.core.models.convolutional import ConvClip, ConvClipConfig, Saved
 from sightline.core.models.files import TOKENIZER_FILES, WEIGHTS_FILE, find_weights, resolve_folder
 from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.lite import comes_as_graphs
 from sightline.core.models.torch_models import ClipTowers, ConvTowers, Towers, load_towers
-from sightline.errors import TrainingError, install_advice
+from sightline.errors import TrainingError
 from sightline.kit.files import replacing, share_as_others, write_json
 from sightline.lab.training.config import TowersConfig, TrainConfig
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, text_spec
+from sightline.lab.training.log import import_train
+
+SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")
+"""EOS isn't 2: transformers' CLIP takes an end id of 2 for the mark of its configurations of 2021."""
+PAD_ID, BOS_ID, UNK_ID, EOS_ID = range(4)
 
 _LORA_FAMILIES = ("clip", "siglip")
 _LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """The projections of attention and MLP in each layer of a tower, by transformers' names."""
 _ALWAYS_TRAINED = re.compile(r"(?:^|\.)logit_(?:scale|bias)$")
 _ACTIVATION = "gelu"
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Tokenizer:
+    """A lower-casing byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) of at most `vocab_size` entries.
+
+    Punctuation and accents are dropped, so "A dog." equals "a dog"; a small model can't afford two ways to say it.
+    """
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNK_ID]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace("\u2019", "'"),
+            normalizers.Replace(Regex(r"[^\w\s']|_"), " "),
+        ]
+    )
+    # A mark before each word, not a suffix after it: with suffixes the trainer's order, and so the ids, is random.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS_ID), ("[EOS]", EOS_ID)]
+    )
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    """Write `tokenizer.json` into a folder, which is made when missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def text_spec(context_length: int) -> TextSpec:
+    """The way a model with such a tokenizer takes text."""
+    return TextSpec(context_length=context_length, pad_id=PAD_ID, bos_id=BOS_ID, eos_id=EOS_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,11 +283,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise TrainingError(f"LoRA needs peft, of the extra train: {install_advice('train')}") from error
-    return peft
+    return import_train("peft", "LoRA needs peft", error=TrainingError)
 
 
 def _check_model(model: nn.Module) -> None:

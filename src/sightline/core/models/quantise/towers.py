@@ -138,17 +138,6 @@ def _convolution_sizes(model: Any) -> dict[str, int]:
     return {node.name: sizes.get(node.input[1], 0) for node in model.graph.node if node.op_type == "Conv"}
 
 
-def quantise_dynamic(onnx_in: Path | str, onnx_out: Path | str) -> None:
-    """Quantise a transformer: signed int8 weights for each output channel, activations measured while it runs.
-
-    Against unsigned weights with one scale for the whole tensor this is twice as fast on ViT-B/32, and closer to fp32.
-    Raises ModelError where `onnx_in` is missing.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(_load_bare(onnx_in), onnx_out, per_channel=True, weight_type=QuantType.QInt8)
-
-
 def quantise_static(
     onnx_in: Path | str,
     onnx_out: Path | str,
@@ -179,9 +168,13 @@ def quantise_static(
             """The next batch, or None after the last."""
             return next(remaining, None)
 
+    if not Path(onnx_in).is_file():
+        raise ModelError(f"There is no ONNX graph at {onnx_in}.")
+    model = onnx.load(onnx_in)
+    model.graph.ClearField("value_info")  # shapes that torch's exporter records: the quantiser's own contradict them
     with TemporaryDirectory() as folder:
         bare, prepared = Path(folder) / "bare.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(_load_bare(onnx_in), bare)  # given a model instead of a file, quant_pre_process loses its weights
+        onnx.save(model, bare)  # given a model instead of a file, quant_pre_process loses its weights
         # Folds batch norms into their convolutions and infers every shape, without which QDQ skips nodes. ONNX's own
         # inference is enough for convolutions; the symbolic one trips over graphs of torch's exporter.
         quant_pre_process(bare, prepared, skip_symbolic_shape=True)
@@ -197,12 +190,3 @@ def quantise_static(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-
-
-def _load_bare(path: Path | str) -> Any:
-    """A graph without the shapes that torch's exporter records: the quantisers' own inference contradicts them."""
-    if not Path(path).is_file():
-        raise ModelError(f"There is no ONNX graph at {path}.")
-    model = onnx.load(path)
-    model.graph.ClearField("value_info")
-    return model

@@ -17,7 +17,7 @@ from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import find_card
 from sightline.core.models.files import only_int8, resolve_folder
 from sightline.core.models.loading import fp32_graphs
-from sightline.core.models.onnx_captioner import OnnxCaptioner
+from sightline.core.models.onnx_runtime import OnnxCaptioner
 from sightline.core.models.precision import (
     VERDICT_NAME,
     CaptionerGate,

@@ -6,8 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from sightline.errors import InputError
-from sightline.lab.experiments.notebooks import (
+from claims import (
     STUDY_MODELS,
     STUDY_SWEEPS,
     STUDY_VARIABLE,
@@ -18,6 +17,8 @@ from sightline.lab.experiments.notebooks import (
     study_folder,
     train_small,
 )
+
+from sightline.errors import InputError
 from sightline.lab.training.recipes import make_config
 
 

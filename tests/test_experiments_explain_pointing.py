@@ -11,7 +11,7 @@ from sightline.errors import InputError
 from sightline.lab.data.scenes.dataset import load_scenes
 from sightline.lab.data.scenes.grammar import ObjectKind, Scene, SceneObject
 from sightline.lab.evaluation.results import Bootstrap
-from sightline.lab.experiments.pointing import PointingConfig, judge, name_of, play, pointing_game
+from sightline.lab.experiments.explain import PointingConfig, judge, name_of, play, pointing_game
 
 FEW = Bootstrap(resamples=50)
 STUDY = os.environ.get("SIGHTLINE_STUDY", "")

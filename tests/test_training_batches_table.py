@@ -5,8 +5,9 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from sightline.core.models.inputs import Tokenizer
-from sightline.lab.training import texts as token_table
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, text_spec, tokenize
+from sightline.lab.training import batches as token_table
+from sightline.lab.training.batches import tokenize
+from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID, text_spec
 from training_world import word_backend, word_tokenizer
 
 WORDS = "a red ring above the blue heart"  # ids 4 to 10

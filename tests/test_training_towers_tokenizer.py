@@ -8,7 +8,7 @@ import pytest
 from sightline.core.models.cards import TextSpec
 from sightline.core.models.inputs import Tokenizer
 from sightline.errors import ModelError
-from sightline.lab.training.texts import (
+from sightline.lab.training.towers import (
     BOS_ID,
     EOS_ID,
     PAD_ID,
@@ -30,7 +30,7 @@ TEXTS = [
 PROGRAM = """
 import sys
 from pathlib import Path
-from sightline.lab.training.texts import train_tokenizer, write_tokenizer
+from sightline.lab.training.towers import train_tokenizer, write_tokenizer
 texts = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
 write_tokenizer(train_tokenizer(texts, vocab_size=90), Path(sys.argv[2]))
 """

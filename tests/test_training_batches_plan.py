@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sightline.lab.training.plan import TrainPlan
+from sightline.lab.training.batches import TrainPlan
 from training_world import small_config
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.lab.training.batches import FrequentWords, TokenTable
 from sightline.lab.training.losses import WordsHead, words_loss
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, FrequentWords, TokenTable
+from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID
 
 RED, RING, BLUE, HEART = range(10, 14)
 
@@ -55,7 +56,7 @@ def test_start_end_and_padding_are_no_words():
 
 
 def test_words_of_later_texts_are_labelled_too(monkeypatch):
-    monkeypatch.setattr("sightline.lab.training.texts._COUNTED_TEXTS", 1)
+    monkeypatch.setattr("sightline.lab.training.batches._COUNTED_TEXTS", 1)
     words = FrequentWords(tiny_table([[[RED]], [[BLUE, RED]]]), count=9)
     assert label(words, 0, 1) == [[1], [1]]  # only red was counted
 

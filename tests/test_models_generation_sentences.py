@@ -10,8 +10,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from sightline.core.images.preprocess import Preprocessing
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.cards import ModelCard, TextSpec
+from sightline.core.models.generation import SentenceWriter, tidy
 from sightline.core.models.inputs import Tokenizer
-from sightline.core.models.sentences import SentenceWriter, tidy
 from sightline.errors import InputError, ModelError
 
 TOKENS = ["[PAD]", "[BOS]", "[SEP]", "a", "picture", "of", "dog", "cat", "runs", "[UNK]"]

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from claims import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
 
 from sightline.errors import InputError, SightlineError
-from sightline.lab.experiments.notebooks import SMOKE_VARIABLE, Claims, is_smoke, measure_noise
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_fact_and_a_margin_must_both_hold():
     claims = Claims()
     assert not claims.state("No.", holds=False, margin=1.0).holds
     assert not claims.state("Neither.", holds=True, margin=-1.0).holds
-    assert claims.state("Yes.", holds=np.True_).holds  # type: ignore[arg-type]
+    assert claims.state("Yes.", holds=np.True_).holds
 
 
 def test_check_names_every_claim_that_does_not_hold_with_its_figures():
@@ -97,7 +97,7 @@ def test_noise_is_half_of_the_interval_of_a_mean(rng):
 def test_results_of_one_image_are_not_independent(rng):
     by_image = np.repeat(rng.normal(size=30), 10)
     group_N = np.repeat(np.arange(30), 10)
-    assert measure_noise(by_image, group_N) > 2.5 * measure_noise(by_image)  # type: ignore[arg-type]
+    assert measure_noise(by_image, group_N) > 2.5 * measure_noise(by_image)
 
 
 def test_noise_of_one_group_or_of_mismatched_groups_is_refused():

@@ -10,7 +10,7 @@ from blip_folders import make_blip_folder, make_matcher_folder, make_pixels
 from sightline.core.models.cards import read_card
 from sightline.core.models.inputs import Tokenizer
 from sightline.core.models.loading import load_captioner, load_matcher
-from sightline.core.models.torch_matcher import TorchMatcher
+from sightline.core.models.torch_models import TorchMatcher
 from sightline.errors import ModelError
 
 TEXT = "two dog on the beach"
