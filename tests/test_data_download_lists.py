@@ -1,5 +1,6 @@
 """Downloading lists of addresses into shards, and going on after whatever ended a run."""
 
+import asyncio
 import errno
 import hashlib
 import io
@@ -85,6 +86,15 @@ def test_good_images_become_samples_with_their_caption_and_facts(server, tmp_pat
     assert facts["sha256"] == hashlib.sha256(make_image(1)).hexdigest()
     assert report.size_bytes == sum(len(make_image(s, kind=f)) for s, f in ((1, "JPEG"), (2, "PNG"), (3, "JPEG")))
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_list_is_downloaded_where_a_loop_runs_as_in_a_notebook(server, tmp_path):
+    urls = write_list(tmp_path / "list.tsv", server, ["/good/1.jpg"])
+
+    async def cell():
+        return download_list(urls, tmp_path / "out", options())
+
+    assert asyncio.run(cell()).pictures == 1
 
 
 def test_every_kind_of_failure_is_logged_and_counted(server, tmp_path):

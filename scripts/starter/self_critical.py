@@ -23,12 +23,7 @@ from sightline.core.models.convolutional import Attention
 from sightline.core.models.inputs import Tokenizer
 from sightline.lab.evaluation.captions.metrics import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.evaluation.captions.tokenizing import tokenize_caption
-<<<<<<< HEAD
-from sightline.lab.training.texts import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-=======
-from sightline.lab.evaluation.captions.words import DocumentFrequencies, Words, cider, count_documents
 from sightline.lab.training.towers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
->>>>>>> thinexp
 
 _END = "<end>"
 """Counted as a word, or sentences that stop in their middle ("a dog on a") would lose nothing."""

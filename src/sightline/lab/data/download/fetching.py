@@ -12,19 +12,22 @@ import hashlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import httpcore2
 import httpx2
+from anyio.from_thread import start_blocking_portal
 
 from sightline.core.images.decode import read_image, read_info
 from sightline.core.images.preprocess import make_thumbnail
 from sightline.errors import ImageError, InputError
 from sightline.kit.work import WORTH_ANOTHER_TRY, backoff_s, retry_after_s
 from sightline.lab.data.writing import SUFFIX_OF_FORMAT
+
+T = TypeVar("T")
 
 USER_AGENT = "sightline (data set download)"
 _OPTED_OUT = {"noai", "noimageai"}
@@ -35,6 +38,17 @@ _IPv4InIPv6 = ipaddress.IPv6Network("::/96")
 
 _ENOUGH_TO_CHECK_PX = 64
 """A JPEG decoded at reduced scale is read to its end all the same."""
+
+
+def run_apart(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What an async function gives; where the thread runs a loop, as in a notebook, another thread runs it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(function())
+    with start_blocking_portal() as portal:
+        result: T = portal.call(function)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

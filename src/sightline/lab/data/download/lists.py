@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from sightline.lab.data.download.fetching import (
     KeptImage,
     check_at_least_one,
     keep_image,
+    run_apart,
 )
 from sightline.lab.data.writing import ShardWriter, encode_json, name_shard
 
@@ -118,7 +120,7 @@ def download_list(
     with explained(folder, advice, error=DataError):
         log = ListLog(folder, _plan(urls, options), n_rows=n_rows)
         try:
-            asyncio.run(_Run(log, options, n_rows, on_progress).finish(urls))
+            run_apart(partial(_Run(log, options, n_rows, on_progress).finish, urls))
         except KeyboardInterrupt:
             interrupted = True
     shards = log.finished.values()
@@ -191,8 +193,8 @@ class ListLog:
         _replace(progress, map(asdict, self.finished.values()))
         told = _read_records(failures)
         _replace(failures, (one for one in told if int(one["row"]) // self._shard_size in self.finished))
-        for partial in self.folder.glob(".*.tar.partial"):
-            partial.unlink()
+        for left in self.folder.glob(".*.tar.partial"):
+            left.unlink()
 
 
 def _read_records(file: Path) -> Iterator[dict[str, Any]]:

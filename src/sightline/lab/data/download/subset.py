@@ -6,7 +6,6 @@ adds to a smaller one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from sightline.lab.data.download.archives import (
     Publisher,
     get_archives,
 )
+from sightline.lab.data.download.fetching import run_apart
 from sightline.lab.data.download.lists import Get, ListOptions, fetching
 
 _CAPTIONS = "annotations"
@@ -71,7 +71,7 @@ def get_subset(
         missing = [name for name in names if not (folder / name).is_file()]
         tell = partial(on_progress, Phase("getting", f"images of {archive.part}"))
         with explained(folder, GO_ON, error=DataError):
-            reasons = asyncio.run(_get_images(site, missing, folder, options, tell)) if missing else Counter()
+            reasons = run_apart(partial(_get_images, site, missing, folder, options, tell)) if missing else Counter()
         lost = dict(reasons.most_common())
         reports.append(
             SubsetReport(part=archive.part, wanted=len(names), images=len(names) - reasons.total(), reasons=lost)
