@@ -52,6 +52,8 @@ _MATCHED_ROWS = 10_000
 """The best full-text matches of common words, which a search of captions alone orders."""
 _LIKELY_DEPTHS = (250, 4000)
 """Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
+_SPARED_ROWS = 200
+"""Images with all words of a query whose pictures can't count against them; where more hold them, they tell less."""
 _SMALLEST_NORM = 1e-6
 
 _AWAY = 0.5
@@ -263,7 +265,25 @@ def weigh(store: Store, query: Query, judge: Judge, *, config: SearchConfig) -> 
     slope = judge.nats_per_score
     if slope <= 0:
         written = None
+    if written is not None:
+        written = _spare_full(store, query, judge, written)
     return replace(query, exclude=query.exclude.union(unwanted), written=written, nats_per_score=slope)
+
+
+def _spare_full(store: Store, query: Query, judge: Judge, written: Written) -> Written:
+    """What holds all words loses by its picture no more than an ordinary image of the library would.
+
+    A page of text looks like nothing that it is about, so that a lower score says nothing more against it.
+    """
+    rows = written.ids[written.is_full]
+    if not 0 < len(rows) <= _SPARED_ROWS:
+        return written
+    found = store.query(query.vector_D, len(rows), model=judge.model, among=rows)
+    nats_M = written.nats.copy()
+    for (row, _), plain in zip(found, score(store, judge.model, query, found), strict=True):
+        below = max(judge.context.library[0] - plain, 0.0)
+        nats_M[np.searchsorted(written.ids, row)] += query.text_share * below * judge.nats_per_score
+    return replace(written, nats=nats_M)
 
 
 def best_scores(
