@@ -111,7 +111,7 @@ def test_info_tells_what_is_known_of_an_image(run, indexed):
         assert library.info(red)["text"] == [{"text": line.text, "score": line.score, "corners": line.corners}]
     assert "text        INVOICE 2023" in run("info", red)[1]
     code, _, err = run("info", indexed / "none.png")
-    assert code == 1
+    assert code == 2
     assert "none.png isn't in this library" in err
 
 

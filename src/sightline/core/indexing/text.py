@@ -31,8 +31,8 @@ MIN_SIDE_PX = 1000
 """Asked of the decoder, which gives up to twice that: the engine itself reduces to 2,000 at most."""
 _LEAST_SIDE_PX = 736
 """Smaller images are enlarged: the engine's own rule, which also forbids to look at a large one made small."""
-_SMALLER = (0.36, 0.13)
-"""Scales of further looks. They cost 15% of the first one's search for lines."""
+_SMALLER = (0.3, 0.1)
+"""Scales of further looks. They cost 10% of the first one's search for lines."""
 _LARGE_PX = 14
 """Lines lower than this in a smaller image were seen in a larger one."""
 _READ_WELL, _LEAST_SCORE = 0.9, 0.5

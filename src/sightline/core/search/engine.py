@@ -29,6 +29,7 @@ from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.search.written import Written, read_evidence
 from sightline.core.store.base import Lift
+from sightline.core.store.texts import content_words
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
 
@@ -49,7 +50,7 @@ Match = Literal["pictures", "captions", "both"]
 Sort = Literal["relevance", "date"]
 
 _MATCHED_ROWS = 10_000
-"""The best full-text matches of common words, which a search of captions alone orders."""
+"""The best full-text matches of what is typed, which a search of captions alone orders."""
 _LIKELY_DEPTHS = (250, 4000)
 """Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
 _SPARED_ROWS = 200
@@ -435,9 +436,12 @@ def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) 
 
 
 def _find_matched(store: Store, query: Query, config: SearchConfig) -> NDArray[np.int64]:
-    """The best full-text matches of words that tell nothing, or stand in too many rows to tell much."""
-    matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
-    return np.array(sorted(row for row, _ in matched), dtype=np.int64)
+    """Rows of words that tell nothing, or stand in too many rows to tell much: all, or the best while typing."""
+    if config.typing:
+        matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=True)
+        return np.array(sorted(row for row, _ in matched), dtype=np.int64)
+    words = query.words.split()
+    return store.holding([word for word in words if content_words(word)] or words)
 
 
 def combine(parts_PD: NDArray[np.float64], weights_P: NDArray[np.float64]) -> NDArray[np.float32]:
