@@ -16,7 +16,8 @@ BENCH_OPTIONS ?=
 LOCK ?= requirements/lock.txt
 PIP_INSTALL := $(if $(LOCK),PIP_CONSTRAINT='$(LOCK)' PIP_BUILD_CONSTRAINT='$(LOCK)') \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),,--upgrade --upgrade-strategy eager)
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
+# What a file's tests share is made once where they stay on one worker; the others' tests are taken over at the end.
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test lint check slow documented coverage lock latest lowest bench study docs screenshots clean
 
@@ -54,10 +55,11 @@ check: lint test
 slow: $(VENV)/all.stamp
 	$(PYTEST) -m 'not hub'
 
-# What is too slow for `test` of what the documents say: their blocks, the notebooks, and a short run of each recipe.
+# What is too slow for `test` of what the documents say: their blocks, the notebooks, and a short run of each recipe. The
+# notebooks, which take longest, come first.
 documented: $(VENV)/all.stamp
 	$(PYTEST) -m 'slow and not hub' \
-	  tests/surface/test_documents.py tests/surface/test_recipes.py tests/test_notebooks.py
+	  tests/test_notebooks.py tests/surface/test_documents.py tests/surface/test_recipes.py
 
 coverage: $(VENV)/all.stamp
 	$(PYTEST) -m 'not slow and not hub' --cov --cov-report=term:skip-covered --cov-report=html

@@ -6,6 +6,10 @@ import signal
 import socket
 from pathlib import Path
 
+# One thread each for numpy and PyTorch, and for what tests start: with more, the workers and the servers of a machine
+# of few cores wait for one another, which took most of the time of what trains. Before numpy reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
@@ -43,6 +47,27 @@ def own_home(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     for name in (*SETTINGS, "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def banks(tmp_path_factory):
+    """The folder, of all workers, of what the starter makes of the captions' vocabulary: seconds of work, done once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "banks"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def share_banks(cache, banks):
+    """Have a cache keep the vectors of vocabularies where the others of this session keep theirs."""
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "banks").symlink_to(banks, target_is_directory=True)
+
+
+@pytest.fixture
+def kept_bank(own_home, banks):
+    """A home whose captions by the starter don't begin with the whole vocabulary."""
+    share_banks(Path.home() / ".cache" / "sightline", banks)
 
 
 @pytest.fixture(autouse=True)

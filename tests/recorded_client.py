@@ -130,7 +130,7 @@ def content_type(response):
     return response.headers.get("content-type", "").partition(";")[0]
 
 
-def wait_for_jobs(http, *, timeout_s=60.0):
+def wait_for_jobs(http, *, timeout_s=240.0):
     """Until nothing is queued or running."""
     deadline = time.monotonic() + timeout_s
     while any(job["state"] in ("queued", "running") for job in http.get("/api/jobs").json()["jobs"]):

@@ -9,6 +9,8 @@ from sightline.core.captioning.dual import CaptionConfig, caption_images
 from sightline.core.models.base import GenerationConfig
 from sightline.core.models.loading import load_captioner, load_encoder
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 @pytest.fixture(scope="module")
 def models():

@@ -21,6 +21,8 @@ from sightline.core.types import TextLine, TextReading
 from sightline.faces.cli.main import main
 from sightline.faces.cli.main import sightline as cli
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):

@@ -1,11 +1,13 @@
 """`sightline export endpoint` and `sightline endpoint`."""
 
 import json
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from captioning_fakes import paint
+from sightline.core.models.remote import estimate_cost
 from sightline.errors import InputError, ModelError
 from sightline.faces.cli.models import endpoint, export
 from sightline.faces.integrations.endpoint_local import run_endpoint
@@ -34,7 +36,8 @@ def test_an_export_says_what_it_holds_and_how_to_try_it(tmp_path):
     assert isinstance(refused.exception, InputError)
 
 
-def test_what_an_endpoint_serves_and_costs(exported, tmp_path):
+def test_what_an_endpoint_serves_and_costs(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("sightline.core.models.remote.estimate_cost", partial(estimate_cost, rounds=1))
     paint(tmp_path / "a" / "red.png", "red")
     paint(tmp_path / "b" / "blue.png", "blue")
     with run_endpoint(exported) as url:

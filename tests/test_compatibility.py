@@ -142,19 +142,20 @@ def test_a_run_of_0_1_goes_on(home, monkeypatch, capsys, lost):
 
 
 @pytest.fixture
-def server(home):
+def server(home, kept_bank):
     """A connection to a server of today over the copy, as the one that was recorded."""
     pytest.importorskip("fastapi")
     import httpx2
 
     from web_demo import run_on_a_socket
+    from web_world import PATIENCE_S
 
     with sl.Library.open(home / "library") as library:
         library.index(config=IndexConfig(exclude=("raw",)))  # the starter is another model since
     settings = {"captioner": "starter-captioner", "allow_roots": (home,), "runs": home / "trained"}
     with run_on_a_socket(home / "library", **settings) as (config, address):
         headers = {"X-Sightline-Token": config.token}
-        with httpx2.Client(base_url=address.rstrip("/"), headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=address.rstrip("/"), headers=headers, timeout=PATIENCE_S) as http:
             yield http
 
 

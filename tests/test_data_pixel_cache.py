@@ -392,7 +392,7 @@ def start_script(tmp_path, **options):
 def test_two_processes_share_one_build_from_scripts_without_a_main_guard(tmp_path, rng):
     write_images(tmp_path / "pictures", 40, rng=rng)
     scripts = [start_script(tmp_path) for _ in range(2)]
-    outputs = [script.communicate(timeout=60) for script in scripts]
+    outputs = [script.communicate(timeout=240) for script in scripts]
     assert [script.returncode for script in scripts] == [0, 0], outputs
     assert all(output.count("started") == 1 for output, _ in outputs)
     ends = [output.splitlines()[-1].split() for output, _ in outputs]
@@ -407,10 +407,10 @@ def test_ctrl_c_ends_the_workers_and_the_next_run_goes_on(tmp_path, rng):
     while script.stdout.readline() != "done 40\n":
         assert script.poll() is None
     os.killpg(script.pid, signal.SIGINT)
-    _, errors = script.communicate(timeout=60)
+    _, errors = script.communicate(timeout=240)
     assert "KeyboardInterrupt" in errors
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         os.killpg(script.pid, 0)
-    output, errors = start_script(tmp_path).communicate(timeout=60)
+    output, errors = start_script(tmp_path).communicate(timeout=240)
     assert int(output.splitlines()[1].split()[1]) >= 40, errors
     assert output.splitlines()[-1].startswith("cache True")

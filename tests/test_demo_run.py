@@ -14,6 +14,8 @@ from sightline.faces.demo.__main__ import main
 from sightline.faces.demo.photos import Gathered, load_photos
 from sightline.faces.demo.run import caption_photos, run_demo, run_search
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 class CaptioningLibrary:
     """Gives the captions that a test wrote down."""

@@ -206,7 +206,7 @@ def test_a_trial_whose_process_was_killed_is_found_and_gone_on_with(training, tm
     script += f"this.killed_while_training(Path({str(tmp_path / 'sweep')!r}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [trial.state for trial in read_sweep(tmp_path / "sweep").trials] == ["running"]
     with (tmp_path / "sweep" / STORAGE_FILE).open("ab") as file:
@@ -218,7 +218,7 @@ def test_a_trial_whose_process_was_killed_is_found_and_gone_on_with(training, tm
 
 def test_two_processes_on_one_folder_share_the_trials(training, tmp_path):
     """Threads stand for processes: each has its own queue and file locks."""
-    inside = threading.Barrier(2, timeout=60)
+    inside = threading.Barrier(2, timeout=240)
     first = threading.Event()
 
     def meet(config):
@@ -232,7 +232,7 @@ def test_two_processes_on_one_folder_share_the_trials(training, tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(240)
     trained = sorted((config.lr, config.batch_size) for config in training.configs)
     assert trained == sorted({*trained})
     assert len(trained) == 8

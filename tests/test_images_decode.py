@@ -292,7 +292,7 @@ def test_of_very_large_images_one_is_decoded_at_a_time(monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(read_image, [data] * 8))) == 8
     assert most == 1
-    two = threading.Barrier(2, timeout=60)
+    two = threading.Barrier(2, timeout=240)
     monkeypatch.setattr("sightline.core.images.decode._LARGE_PIXELS", 10**6)
     monkeypatch.setattr(
         "sightline.core.images.decode.flatten_to_rgb", lambda image: (two.wait() and None) or flatten(image)

@@ -68,7 +68,7 @@ def test_a_stopped_pool_drops_what_is_queued_and_waits_for_no_slow_file():
 
     def read(task):
         started.append(task)
-        release.wait(60)
+        release.wait(240)
 
     pool = ReaderPool(read, 2)
     for task in range(50):
@@ -77,7 +77,7 @@ def test_a_stopped_pool_drops_what_is_queued_and_waits_for_no_slow_file():
     assert any(worker.is_alive() for worker in pool._workers) or not started, "it waited for a file being read"
     release.set()
     for worker in pool._workers:
-        worker.join(60)
+        worker.join(240)
     assert len(started) <= 2
 
 

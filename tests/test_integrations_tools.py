@@ -172,6 +172,7 @@ def test_a_cursor_of_duplicates_ends_with_a_change_of_the_library(tmp_path):
             call_tool(library, "find_duplicates", {"limit": 1, "cursor": first["next_cursor"]})
 
 
+@pytest.mark.usefixtures("kept_bank")
 def test_too_many_captions_at_once_are_told_to_come_back(library):
     with library.shared.desk.take_turn():
         waiting = [

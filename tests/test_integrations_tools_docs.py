@@ -40,6 +40,7 @@ def run(code):
     return printed.getvalue().splitlines(), names
 
 
+@pytest.mark.usefixtures("kept_bank")
 def test_every_python_block_runs_and_prints_what_the_page_says(library, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_LIBRARY", str(library))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

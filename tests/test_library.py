@@ -10,6 +10,8 @@ import sightline as sl
 from sightline.core.captioning.dual import CaptionConfig
 from sightline.errors import InputError, ModelError, StoreError
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 @pytest.fixture
 def photos(tmp_path):

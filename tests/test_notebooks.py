@@ -15,6 +15,8 @@ pytest.importorskip("ipykernel")
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from conftest import share_banks
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 NEEDS = {
@@ -58,11 +60,13 @@ def small(runner, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", [name if name == QUICKEST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_every_cell_of_a_notebook_runs_in_smoke_mode(runner, name, tmp_path, monkeypatch):
+def test_every_cell_of_a_notebook_runs_in_smoke_mode(runner, name, tmp_path, monkeypatch, banks):
     for package in NEEDS[name]:
         pytest.importorskip(package)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("SIGHTLINE_STUDY", raising=False)
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    share_banks(tmp_path / "cache", banks)
     path = NOTEBOOKS / f"{name}.ipynb"
     before = path.read_bytes()
     assert runner.main(["--smoke", name]) == 0

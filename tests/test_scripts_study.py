@@ -175,11 +175,11 @@ def test_after_a_stop_the_command_is_given_time_to_keep_what_it_has(tmp_path):
         "sys.exit(module.run_step(step, study))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL, env=dict(os.environ))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=240) == 130
     assert kept.exists()
 
 

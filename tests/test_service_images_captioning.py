@@ -7,6 +7,8 @@ pytest.importorskip("fastapi")
 from sightline.faces.service.models import MAX_WAITING
 from web_world import PATIENCE_S, image_bytes, index, open_app, wait_for, write_photos
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
@@ -14,14 +16,8 @@ def library(tmp_path_factory):
     return index(folder / "library", write_photos(folder / "photos", ["red", "blue"]))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def client(library, cache, monkeypatch):
-    monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
+def client(library):
     with open_app(library) as client:
         yield client
 
@@ -51,8 +47,7 @@ def test_own_candidates_are_ranked_instead_of_composed_ones(client):
     assert [c["similarity"] for c in answer["clip"]] == sorted((c["similarity"] for c in answer["clip"]), reverse=True)
 
 
-def test_the_best_is_an_own_candidate_unless_the_server_was_started_with_a_captioner(library, cache, monkeypatch):
-    monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
+def test_the_best_is_an_own_candidate_unless_the_server_was_started_with_a_captioner(library):
     asked = {"files": {"file": ("a.png", image_bytes())}, "data": {"candidates": "a red square\na blue dog"}}
     with open_app(library, captioner=None) as client:
         composed = client.post("/api/caption", files=asked["files"]).json()
@@ -81,8 +76,7 @@ def test_an_image_of_the_library_is_captioned_and_keeps_them(client):
     assert captions_of(client, 1) == before
 
 
-def test_a_server_without_a_captioner_only_ranks(library, cache, monkeypatch):
-    monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
+def test_a_server_without_a_captioner_only_ranks(library):
     with open_app(library, captioner="none") as client:
         answer = client.post("/api/caption", files={"file": ("a.png", image_bytes())}).json()
         assert (len(answer["clip"]), answer["generated"], answer["best"]["log_prob"]) == (5, [], None)

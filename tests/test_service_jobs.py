@@ -34,6 +34,8 @@ from web_world import (
     write_photos,
 )
 
+pytestmark = pytest.mark.usefixtures("kept_bank")
+
 MANY = 80
 """Pictures that the slow encoder needs many seconds for: what a test does meanwhile comes in time if others use the
 machine, too."""
@@ -44,16 +46,6 @@ def slow_encoder(monkeypatch):
     encoder = SlowEncoder(0.3)
     monkeypatch.setattr("sightline.core.models.loading.load_encoder", lambda name, **_: encoder)
     return encoder
-
-
-@pytest.fixture(scope="module")
-def bank_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def embed_the_bank_once(bank_cache, monkeypatch):
-    monkeypatch.setenv("SIGHTLINE_CACHE", str(bank_cache))
 
 
 def images_of(client):

@@ -20,7 +20,7 @@ from sightline.faces.web.problems import explain
 from web_demo import run_on_a_socket
 from web_world import copy_model, image_bytes, index, open_for_tools, wait_for, write_photos
 
-LONG_S = 60
+LONG_S = 240
 
 
 def test_a_full_line_sends_the_next_one_away():

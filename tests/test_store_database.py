@@ -97,7 +97,7 @@ def start(body, *arguments):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     return output
 
@@ -305,7 +305,7 @@ def test_many_may_open_a_new_library_at_once(tmp_path):
         for round_ in range(30):
             barrier = threading.Barrier(6)
             openings = [pool.submit(open_once, tmp_path / str(round_), barrier) for _ in range(6)]
-            assert [opening.result(timeout=60) for opening in openings] == [None] * 6
+            assert [opening.result(timeout=240) for opening in openings] == [None] * 6
 
 
 def test_a_read_that_was_cut_short_by_ctrl_c_does_not_block_writing(library):

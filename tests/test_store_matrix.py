@@ -196,7 +196,7 @@ def unread(library, monkeypatch):
     go, write = threading.Event(), matrix.write_matrix
 
     def write_later(path, plan, db):
-        assert go.wait(60)
+        assert go.wait(240)
         write(path, plan, db)
 
     monkeypatch.setattr(matrix, "READ_ROWS", 0)

@@ -59,7 +59,7 @@ def test_two_processes_train_the_same_tokenizer(folder, tmp_path):
         )
         for seed in ("1", "2")
     ]
-    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0]
     expected = (folder / "tokenizer.json").read_bytes()
     assert [(tmp_path / seed / "tokenizer.json").read_bytes() == expected for seed in ("1", "2")] == [True, True]
 

@@ -17,7 +17,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from sightline.errors import InputError
-from web_world import index, write_photos
+from web_world import PATIENCE_S, index, write_photos
 
 TOKEN = "0123456789abcdef-secret"
 HELLO = {
@@ -55,7 +55,7 @@ class Served:
 
     def close(self):
         self.process.terminate()
-        out, self.rest = self.process.communicate(timeout=60)
+        out, self.rest = self.process.communicate(timeout=PATIENCE_S)
         assert out == ""
 
 
@@ -132,7 +132,7 @@ def test_another_sites_page_is_refused_even_with_the_token(served, site, status)
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(served):
     address = httpx2.URL(served.address)
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE_S)
     connection.putrequest("POST", address.path)
     connection.putheader("Authorization", f"Bearer {TOKEN}")
     connection.putheader("Content-Length", "99999999")
@@ -185,6 +185,6 @@ def test_settings_that_would_let_others_in_are_refused(settings, told, tmp_path)
 def test_a_port_in_use_is_an_error(served, library):
     port = served.address.split(":")[2].split("/")[0]
     command = [sys.executable, "-m", "sightline", "mcp", "--library", library, "--transport", "http", "--port", port]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 2
     assert "can't be had" in ended.stderr

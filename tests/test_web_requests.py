@@ -18,6 +18,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 import sightline
+from conftest import share_banks
+from model_folders import own_cache
 from web_world import copy_model, image_bytes, index, open_app, write_image, write_photos
 
 WORDS, MODEL, FOLDER, OWN, NUMBER, IMAGE = "words", "model", "folder", "own", "number", "picture"
@@ -214,13 +216,14 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, banks):
     folder = tmp_path_factory.mktemp("requests")
+    share_banks(folder / "cache", banks)
     library = index(folder / "library", write_photos(folder / "allowed" / "photos"))
     write_image(folder / "secret" / "red.png", (200, 0, 0))
     (folder / "runs").mkdir()
     own_model = copy_model(folder)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener, own_cache(folder / "cache"):
         listener.setblocking(False)
         with open_app(library, allow_roots=(folder / "allowed",), runs=folder / "runs") as client:
             for path in ("/api/search?q=warm", "/api/models", "/api/images/1", "/api/images/1/thumbnail"):

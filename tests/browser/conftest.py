@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from browser.waiting import TIMEOUT_S
+from conftest import share_banks
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -39,10 +40,12 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def address(world, tmp_path_factory):
+def address(world, tmp_path_factory, banks):
     from browser.world import serve
 
-    with serve(world, tmp_path_factory.mktemp("server-home")) as found:
+    home = tmp_path_factory.mktemp("server-home")
+    share_banks(home / ".cache" / "sightline", banks)
+    with serve(world, home) as found:
         yield found
 
 

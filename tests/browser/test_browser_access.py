@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.waiting import ids_of, wait_until
+from browser.waiting import ids_of, wait_at_rest, wait_until
 
 PAGES = (
     "/",
@@ -27,10 +27,9 @@ WIDEST = "document.documentElement.scrollWidth - document.documentElement.client
 
 
 def settle(page):
-    page.wait_for_timeout(50)
     wait_until(page, "document.querySelector('#page-search:not([hidden]), #page-other:not([hidden]) h1') !== null")
     wait_until(page, "!document.querySelector('.skeleton, .busy-line, #results[aria-busy=true]')")
-    page.wait_for_timeout(100)
+    wait_at_rest(page)
 
 
 def visit_all(page):
@@ -82,7 +81,7 @@ def test_no_page_is_wider_than_the_window(open_page):
     for path in visit_all(page):
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
-            page.wait_for_timeout(60)
+            wait_at_rest(page)
             assert page.evaluate(WIDEST) <= 0, (path, width)
 
 
@@ -139,6 +138,6 @@ def test_the_policy_forbids_what_the_page_does_not_need(page):
             document.body.append(image);
         }"""
     )
-    page.wait_for_timeout(100)
+    wait_at_rest(page)
     assert page.evaluate("window.pwned") is None
     page.watch.hosts.discard("example.com")

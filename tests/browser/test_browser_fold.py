@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from browser.waiting import seen, wait_until
+from browser.waiting import seen, wait_at_rest, wait_until
 
 NEAREST = "Nothing here matches; the nearest images follow."
 INDICES = "() => [...document.querySelectorAll('.tile a')].map((link) => Number(link.dataset.index))"
@@ -57,7 +57,7 @@ def _offset_of(address):
 
 def scroll_down(page):
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    page.wait_for_timeout(200)
+    wait_at_rest(page)
 
 
 def test_only_the_likely_are_on_the_wall_until_the_others_are_asked_for(told):
@@ -148,6 +148,7 @@ def test_without_probabilities_the_wall_is_as_it_was(told):
     assert page.locator(".fold, .fold-line").count() == 0
     assert page.locator("#notices").is_hidden()
     page.get_by_role("button", name="Show similarity").click()
+    page.locator(".similarity").nth(5).wait_for()
     shown = page.locator(".similarity").all_inner_texts()
     assert len(shown) > 5
     assert all(re.fullmatch(r"−?0\.\d{3}", text) for text in shown)

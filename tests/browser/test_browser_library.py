@@ -3,6 +3,7 @@
 import re
 
 from browser.waiting import ask, seen, wait_until
+from browser.world import MANY_IMAGES
 
 
 def job(page, text):
@@ -17,11 +18,11 @@ def test_a_folder_is_added_and_watched_then_work_is_paused_resumed_and_cancelled
     dialog.get_by_text("No folders inside").wait_for()
     dialog.get_by_role("button", name="Add this folder").click()
     job(page, "Indexing many").get_by_text("Done").wait_for()
-    assert "2,000 added" in job(page, "Indexing many").inner_text()
-    page.locator(".page-head", has_text="2,000 pictures").wait_for()
+    assert f"{MANY_IMAGES} added" in job(page, "Indexing many").inner_text()
+    page.locator(".page-head", has_text=f"{MANY_IMAGES} pictures").wait_for()
     page.get_by_role("button", name="Caption pictures that have none").click()
     captioning = job(page, "Captioning pictures")
-    captioning.get_by_text(" of 2,000").wait_for()
+    captioning.get_by_text(f" of {MANY_IMAGES}").wait_for()
     page.locator(".work-pill", has_text="Captioning").wait_for()
     captioning.get_by_role("button", name="Pause").click()
     captioning.get_by_text("Paused").wait_for()
@@ -86,8 +87,16 @@ def test_copies_are_moved_after_a_question_that_names_how_many_and_where_to_and_
     assert field.input_value() == aside
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Move 1 file of all groups").click()
+    field.fill("/")
+    page.unroute("**/api/duplicates/*")
+    page.watch.expected.append("status of 403")
+    page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
+    page.get_by_role("alert").filter(has_text="can't be moved to or from /").wait_for()
+    page.route("**/api/duplicates/*", answer)
     field.fill(str(world.folder / "pictures" / "aside"))
     page.get_by_role("dialog").get_by_role("button", name="Move 1 file").click()
+    page.get_by_role("status").get_by_role("button", name="Undo").wait_for()
+    page.reload()
     page.get_by_role("status").get_by_role("button", name="Undo").click()
     seen(page, "1 file moved back").wait_for()
     (_, moved), (_, undone) = asked

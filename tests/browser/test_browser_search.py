@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from browser.waiting import ask, hand_over, ids_of, seen, wait_for_best, wait_for_first, wait_until
+from browser.waiting import ask, hand_over, ids_of, seen, wait_at_rest, wait_for_best, wait_for_first, wait_until
 
 
 def search_box(page):
@@ -58,7 +58,7 @@ def test_a_late_answer_never_replaces_a_newer_one(open_page):
     search_box(page).fill("a cat")
     cat = wait_for_best(page, "a cat")
     wait_until(page, "window.answered.includes('late')")
-    page.wait_for_timeout(100)
+    wait_at_rest(page)
     assert page.locator(".tile a").first.get_attribute("data-id") == cat
 
 
@@ -162,6 +162,7 @@ def test_how_well_a_picture_fits_is_shown_on_demand(page):
     wait_for_best(page, "a cat")
     assert page.locator(".similarity").count() == 0
     page.get_by_role("button", name="Show probability").click()
+    page.locator(".similarity").first.wait_for()
     told = ask(page, "/api/search?q=a+cat")
     likely = [f"{100 * hit['probability']:.0f}%" for hit in told["hits"][: told["verdict"]["likely"]]]
     assert page.locator(".similarity").all_inner_texts() == likely
@@ -173,6 +174,7 @@ def test_of_images_the_nearest_are_shown_however_likely_with_probabilities_on_de
     wait_for_first(page, *ids_of(page, "chelsea again"))
     assert page.locator(".similarity").count() == 0
     page.get_by_role("button", name="Show probability").click()
+    page.locator(".similarity").nth(5).wait_for()
     values = [int(text.removesuffix("%")) for text in page.locator(".similarity").all_inner_texts()]
     assert values == sorted(values, reverse=True)
     assert len(values) > 5

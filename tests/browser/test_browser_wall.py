@@ -2,7 +2,7 @@
 
 import pytest
 
-from browser.waiting import wait_until
+from browser.waiting import wait_at_rest, wait_until
 from browser.world import MANY_ROWS
 
 SEEN = """() => [...document.querySelectorAll('.tile a')].filter((link) => {
@@ -28,7 +28,7 @@ def wall(open_page):
 
 def scroll_to(page, share):
     page.evaluate("share => scrollTo(0, share * (document.documentElement.scrollHeight - innerHeight))", share)
-    page.wait_for_timeout(150)
+    wait_at_rest(page)
     wait_until(page, ALL_SEEN_ARE_THERE)
 
 
@@ -59,11 +59,13 @@ def test_the_keyboard_reaches_the_end_and_the_image_there_opens(wall):
 def test_what_comes_in_above_does_not_move_what_is_looked_at(wall):
     scroll_to(wall, 0.5)
     wall.mouse.move(640, 400)
+    start = wall.evaluate(SEEN)[0]
     wall.mouse.wheel(0, -1500)
-    wall.wait_for_timeout(200)
+    wait_until(wall, f"start => ({SEEN})()[0] < start", start)
+    wait_at_rest(wall)
     wait_until(wall, ALL_SEEN_ARE_THERE)
     before = wall.evaluate(SEEN)
-    wall.wait_for_timeout(300)
+    wait_at_rest(wall)
     assert wall.evaluate(SEEN) == before
 
 
@@ -74,7 +76,7 @@ def test_another_size_and_another_window_keep_the_place(wall):
     wait_until(wall, ALL_SEEN_ARE_THERE)
     assert abs(wall.evaluate(SEEN)[0] - first) < 12
     wall.set_viewport_size({"width": 700, "height": 800})
-    wall.wait_for_timeout(150)
+    wait_at_rest(wall)
     wait_until(wall, ALL_SEEN_ARE_THERE)
     assert abs(wall.evaluate(SEEN)[0] - first) < 24
 
@@ -97,13 +99,13 @@ def test_scrolling_stays_cheap(wall):
 
 def test_back_returns_to_the_same_place(wall):
     scroll_to(wall, 0.25)
-    wall.wait_for_timeout(300)
+    wait_at_rest(wall)
     before = wall.evaluate(SEEN)
     wall.get_by_role("link", name="Library", exact=True).click()
     wall.get_by_role("heading", name="big").wait_for()
     wall.go_back()
+    wait_until(wall, f"before => String(({SEEN})()) === String(before)", before)
     wait_until(wall, ALL_SEEN_ARE_THERE)
-    assert wall.evaluate(SEEN) == before
 
 
 def test_nothing_shifts_while_the_page_comes_up_and_results_change(open_page):
@@ -117,7 +119,7 @@ def test_nothing_shifts_while_the_page_comes_up_and_results_change(open_page):
         }"""
     )
     wait_until(page, ALL_SEEN_ARE_THERE)
-    page.wait_for_timeout(300)
+    wait_at_rest(page)
     assert page.evaluate("window.shift") < 0.02
 
 

@@ -16,6 +16,16 @@ def wait_until(page, expression, arg=None):
     return value
 
 
+def wait_at_rest(page):
+    """Until nothing scrolls and all is drawn, by the page's own clock: on a busy machine it is behind ours."""
+    at_rest = """async () => {
+        const y = scrollY;
+        await new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 150));
+        return scrollY === y;
+    }"""
+    wait_until(page, at_rest)
+
+
 def seen(page, text, **options):
     """What shows this text on the page; the announcer of screen readers says some of it a second time."""
     return page.get_by_text(text, **options).and_(page.locator(":not(#announcer)"))

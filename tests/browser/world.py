@@ -23,6 +23,8 @@ from sightline.core.types import Caption, Embedding, TextLine, TextReading
 from sightline.faces.demo.photos import gather_photos, load_photos
 
 MANY_ROWS = 100_000
+MANY_IMAGES = 400
+"""That are captioned for as long as a test watches and stops it."""
 EVIL_NAME = "<img src=x onerror=window.pwned=1>.png"
 """A file name that would run, were names ever taken for HTML."""
 
@@ -53,7 +55,7 @@ def build_world(folder: Path) -> World:
     world = World(folder)
     gather_photos(load_photos(), world.photos)
     _add_odd_files(world.photos)
-    _add_many_images(folder / "pictures" / "many", count=2_000)
+    _add_many_images(folder / "pictures" / "many", count=MANY_IMAGES)
     _build_demo(world)
     _build_big(world)
     for name in ("empty", "growing"):

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from conftest import share_banks
 from desk import make_library, make_models, make_photos, make_sets
 from documented import LISTINGS, NOT_RUN, ROOT, SUBSTITUTIONS, blocks_of, smoke_words, why_not_run, words_of
 from model_folders import own_cache
@@ -47,9 +48,10 @@ def marked(block):
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory, banks):
     """The home that each block gets a copy of, and the cache that all share."""
     home = tmp_path_factory.mktemp("desk")
+    share_banks(home / "cache", banks)
     with own_cache(home / "cache"):
         make_photos(home)
         make_sets(home / "sets")
@@ -154,11 +156,11 @@ def serve(*words):
         while not (address := re.search(r"http://127\.0\.0\.1:\d+", said[-1] if said else "")):
             said.append(process.stderr.readline())
             assert said[-1], "".join(said)
-        answer = httpx2.get(address[0] + "/api/libraries", timeout=60)
+        answer = httpx2.get(address[0] + "/api/libraries", timeout=240)
         assert answer.status_code == 200, answer.text
         process.send_signal(signal.SIGINT)
         said.append(process.stderr.read())
-        return process.wait(60), answer.json(), "".join(said)
+        return process.wait(240), answer.json(), "".join(said)
 
 
 def mcp(*words):
@@ -168,7 +170,7 @@ def mcp(*words):
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())["result"]
         process.stdin.close()
-        return process.wait(60), answer, process.stderr.read()
+        return process.wait(240), answer, process.stderr.read()
 
 
 START = {"serve": serve, "mcp": mcp}

@@ -53,11 +53,11 @@ def check_losses(output):
 
 
 def check_model(output):
-    """The weights have the mode of other files, and the folder is a model that can be measured."""
+    """The weights have the mode of other files, and the folder is a model that can be measured, here without export."""
     modes = {name: stat.S_IMODE((output / name).stat().st_mode) for name in ("model.safetensors", "run.json")}
     assert modes["model.safetensors"] == modes["run.json"]
-    words = ("eval", "retrieval", "--model", f"dir:{output}", "--data", "scenes", "--limit", "8", "--json")
-    code, out, err = call_main(*words)
+    words = ("eval", "retrieval", "--model", f"dir:{output}", "--data", "scenes", "--limit", "8")
+    code, out, err = call_main(*words, "--runtime", "torch", "--json")
     assert code == 0, err
     assert json.loads(out[0])["n_images"] == 8
 

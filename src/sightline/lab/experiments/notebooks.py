@@ -46,7 +46,7 @@ STUDY_MODELS: Mapping[str, tuple[str, ...]] = {
 }
 """Name -> what it sets beside the recipe."""
 _RATES, _SEEDS = "lr=1e-3,2e-3,4e-3,8e-3", "seed=0,1,2"
-SWEEP_IMAGES, SMALL_BATCH, LARGE_BATCH = 24_000, 32, 128
+SWEEP_IMAGES, SMALL_BATCH, LARGE_BATCH = 12_000, 32, 128
 STUDY_SWEEPS: Mapping[str, SweepConfig] = {
     name: SweepConfig(recipe="scenes-sweep", grid=(*grid, _SEEDS), settings=settings)
     for name, grid, settings in (

@@ -1,12 +1,13 @@
 /** Pictures that are there more than once, side by side with what tells them apart. Nothing is deleted from disk. */
 
-import { api, pictureLink, thumbnailAddress } from "../api.js";
+import { api, chosenLibrary, pictureLink, thumbnailAddress } from "../api.js";
 import { radioGroup } from "../choices.js";
 import { fill, h } from "../dom.js";
 import { formatBytes, formatCount, formatPlural, formatSimilarity } from "../format.js";
 import { icon } from "../icons.js";
 import { Latest } from "../latest.js";
 import { makeFailure, makeMessage } from "../search/empty.js";
+import { recall, remember } from "../storage.js";
 import { toast, toastProblem } from "../toast.js";
 import { copyText } from "../viewer/details.js";
 import { askWhere } from "./set-aside.js";
@@ -97,6 +98,8 @@ export function makeDuplicates(onmove) {
   );
 
   async function load(offset = 0) {
+    const before = moved.hasChildNodes() ? null : keptMoves();
+    if (before) fill(moved, makeMoved(before, undo));
     if (offset === 0) fill(list, h("li", { class: "busy-line" }, h("span", { class: "spinner" }), "Comparing …"));
     fill(foot);
     fill(moveAll);
@@ -120,11 +123,12 @@ export function makeDuplicates(onmove) {
   /** Ask where the rest of some groups is to go, and move it there. @param {Group[]} chosen */
   async function move(chosen) {
     const files = countMovable(chosen);
+    const keep = chosen.map((group) => group.images[0].id);
     try {
-      const folder = await askWhere(files, chosen.length);
-      if (folder === undefined) return;
-      const keep = chosen.map((group) => group.images[0].id);
-      fill(moved, makeMoved(await api.setAside({ kind, keep, files, folder }), undo));
+      const moves = await askWhere(files, chosen.length, (folder) => api.setAside({ kind, keep, files, folder }));
+      if (!moves) return;
+      keepMoves(moves);
+      fill(moved, makeMoved(moves, undo));
       onmove();
     } catch (error) {
       toastProblem(error);
@@ -136,6 +140,7 @@ export function makeDuplicates(onmove) {
   async function undo(moves) {
     try {
       const back = await api.undoSetAside(moves);
+      keepMoves(null);
       fill(moved, back.left.length > 0 && makeMoved(back));
       toast(`${formatPlural(back.moved, "file")} moved back. “Look for changes” makes them searchable again.`);
       onmove();
@@ -198,6 +203,12 @@ export function makeDuplicates(onmove) {
 
   return { element, load, leave: () => latest.stop() };
 }
+
+/** The last moves of the library, so that they can be undone after a reload. @param {import("../types.js").Moves | null} moves */
+const keepMoves = (moves) => remember(`moves-${chosenLibrary() ?? ""}`, JSON.stringify(moves));
+
+/** @returns {import("../types.js").Moves | null} */
+const keptMoves = () => JSON.parse(recall(`moves-${chosenLibrary() ?? ""}`) ?? "null");
 
 /** @param {Group[]} groups */
 const countMovable = (groups) => groups.reduce((sum, group) => sum + group.movable, 0);

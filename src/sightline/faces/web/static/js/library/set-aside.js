@@ -7,13 +7,15 @@ import { formatPlural } from "../format.js";
 import { icon } from "../icons.js";
 
 /**
- * Say what will move, and ask where to.
+ * Say what will move, ask where to, and move it. A folder that is refused can be corrected.
  *
+ * @template T
  * @param {number} files
  * @param {number} groups
- * @returns {Promise<string | null | undefined>} a folder, null for the usual one, undefined where it was cancelled
+ * @param {(folder: string | null) => Promise<T>} move to a folder, or to the usual one
+ * @returns {Promise<T | undefined>} what `move` gave; undefined where it was cancelled
  */
-export async function askWhere(files, groups) {
+export async function askWhere(files, groups, move) {
   const { allow_roots, set_aside: usual } = await api.folders();
   const name = h("input", {
     class: "input",
@@ -22,12 +24,33 @@ export async function askWhere(files, groups) {
     spellcheck: false,
     readonly: allow_roots.length === 0,
   });
+  const refused = h("p", { role: "alert" });
+  const confirm = h("button", { class: "button primary" }, `Move ${formatPlural(files, "file")}`);
+  /** @type {T | undefined} */
+  let moved;
+
+  /** @param {Event} event */
+  async function submit(event) {
+    event.preventDefault();
+    confirm.disabled = true;
+    refused.textContent = "";
+    try {
+      moved = await move(name.value === usual ? null : name.value);
+      dialog.close();
+    } catch (error) {
+      refused.textContent = error instanceof Error ? error.message : String(error);
+      name.focus();
+    } finally {
+      confirm.disabled = false;
+    }
+  }
+
   const dialog = h(
     "dialog",
     { class: "dialog", "aria-labelledby": "aside-title" },
     h(
       "form",
-      { class: "dialog-body", method: "dialog" },
+      { class: "dialog-body", onsubmit: submit },
       h(
         "div",
         { class: "dialog-head" },
@@ -53,11 +76,12 @@ export async function askWhere(files, groups) {
           ? `Or one below ${allow_roots.join(", ")} that is no part of the library. It is made if it isn't there.`
           : "To choose another one, start Sightline with --allow-root DIR.",
       ),
+      refused,
       h(
         "div",
         { class: "dialog-foot" },
         h("button", { class: "button bare", type: "button", onclick: () => dialog.close() }, "Cancel"),
-        h("button", { class: "button primary", value: "move" }, `Move ${formatPlural(files, "file")}`),
+        confirm,
       ),
     ),
   );
@@ -65,6 +89,5 @@ export async function askWhere(files, groups) {
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   dialog.remove();
-  if (dialog.returnValue !== "move") return undefined;
-  return name.value === usual ? null : name.value;
+  return moved;
 }
