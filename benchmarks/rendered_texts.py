@@ -60,8 +60,11 @@ def find_fonts(folders: Iterable[Path], count: int = FONTS) -> dict[str, Path]:
     families: dict[str, list[tuple[bool, int, Path]]] = {}
     for path in sorted(path for folder in folders for ext in ("ttf", "otf") for path in folder.rglob(f"*.{ext}")):
         try:
-            family, style = ImageFont.truetype(str(path), 20).getname()
+            face = ImageFont.truetype(str(path), 20)
         except OSError:
+            continue
+        family, style = face.getname()
+        if bytes(face.getmask("a")) == bytes(face.getmask("b")):  # no letters
             continue
         if (
             family
