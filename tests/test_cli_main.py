@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 import sightline
+from sightline.core.library import Library
+from sightline.core.types import TextLine, TextReading
 from sightline.faces.cli.main import main
 from sightline.faces.cli.main import sightline as cli
 
@@ -97,6 +99,22 @@ def test_info_counts_images_and_models(run, indexed):
     assert facts["models"] == {"starter": 3}
     assert facts["folders"] == [str(indexed)]
     assert "images      3" in run("info")[1]
+
+
+def test_info_tells_what_is_known_of_an_image(run, indexed):
+    red = indexed / "red.png"
+    code, out, _ = run("info", red, "--json")
+    known = rows(out)[0]
+    assert (code, known["path"], known["width"], known["text"]) == (0, str(red), 120, None)
+    with Library.open() as library:
+        (record,) = [record for record in library.store.scan() if record.path == red]
+        line = TextLine("INVOICE 2023", 0.98, (0.1, 0.2, 0.9, 0.2, 0.9, 0.4, 0.1, 0.4))
+        library.store.put_readings({record.content_hash: TextReading(engine="test", lines=(line,))})
+        assert library.info(red)["text"] == [{"text": line.text, "score": line.score, "corners": line.corners}]
+    assert "text        INVOICE 2023" in run("info", red)[1]
+    code, _, err = run("info", indexed / "none.png")
+    assert code == 2
+    assert "none.png isn't in this library" in err
 
 
 def test_search_by_words_as_table_paths_and_json(run, indexed):

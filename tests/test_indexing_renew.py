@@ -103,6 +103,10 @@ def test_facts_are_written_at_once(store, folder):
     index(store, PooledEncoder(), [folder])
     assert rows(store)["plain1.jpg"].info.facts.keywords == ("lighthouse",)
     assert [id_ for id_, _ in store.match("lighthouse", 5)] == [record.id]
+    (folder / "plain1.jpg.xmp").unlink()
+    report = index(store, PooledEncoder(), [folder])
+    assert (rows(store)["plain1.jpg"].info.facts.keywords, report.embedded) == ((), 0)
+    assert not store.match("lighthouse", 5)
 
 
 def test_a_run_cut_short_goes_on_with_the_next(store, folder):

@@ -1,6 +1,7 @@
 """Words in images are read once for each content, kept, found, and survive interruptions."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,10 +73,46 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         RapidReader()
 
 
-def test_the_engine_reads_a_page():
+def box(left, top, right, bottom):
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def test_what_the_engine_misses_for_its_size_is_read_from_smaller_images(monkeypatch):
+    def engine(bgr_HW3, *, use_det, use_cls, use_rec):
+        if not use_det:  # one line, cut out
+            cut.append(bgr_HW3.shape[:2])
+            return SimpleNamespace(txts=("Exit",), scores=(0.99,))
+        seen.append(bgr_HW3.shape[:2])
+        if use_rec:
+            boxes = [box(100, 100, 500, 160), box(100, 300, 700, 600)]
+            return SimpleNamespace(txts=("Corner Hotel", "Comertel"), scores=(0.97, 0.6), boxes=np.array(boxes))
+        if len(seen) == 2:  # in parts of 0.3: one that is known, one too small to be news, and the sign
+            return SimpleNamespace(boxes=np.array([box(30, 30, 150, 48), box(9, 9, 60, 14), box(60, 105, 180, 150)]))
+        return SimpleNamespace(boxes=None)
+
+    seen, cut = [], []
+    reader = RapidReader.__new__(RapidReader)
+    monkeypatch.setattr(reader, "_engine", engine, raising=False)
+    lines = reader.read(np.zeros((800, 1000, 3), np.uint8))
+    assert [line.text for line in lines] == ["Corner Hotel", "Exit"]
+    assert lines[1].corners == (0.2, 0.4375, 0.6, 0.4375, 0.6, 0.625, 0.2, 0.625)
+    assert seen == [(800, 1000), (240, 300), (80, 100)]
+    assert cut == [(150, 400)]
+    del seen[:]
+    reader.read(np.zeros((368, 400, 3), np.uint8))
+    assert seen[0] == (736, 800), "small images are enlarged, as the engine would"
+
+
+def test_the_engine_reads_small_and_large_letters_of_a_sign():
     pytest.importorskip("rapidocr")
-    page = Image.new("RGB", (700, 200), "white")
-    ImageDraw.Draw(page).text((40, 60), "Invoice 2023 milk", fill="black", font=ImageFont.load_default(48))
-    lines = RapidReader().read(np.asarray(page))
-    assert "invoice 2023 milk" in " ".join(line.text for line in lines).lower()
+    plate = Image.new("RGB", (800, 560), "#ffd400")
+    draw = ImageDraw.Draw(plate)
+    draw.text((60, 60), "Corner Hotel", fill="#00308f", font=ImageFont.load_default(110))
+    draw.text((60, 260), "EXIT", fill="#00308f", font=ImageFont.load_default(160))
+    draw.text((60, 480), "Invoice 2023 milk", fill="black", font=ImageFont.load_default(28))
+    sign = Image.new("RGB", (1024, 768), "#557755")
+    sign.paste(plate.rotate(8, expand=True, fillcolor="#557755"), (60, 30))
+    lines = RapidReader().read(np.asarray(sign))
+    read = " ".join(line.text for line in lines).lower()
+    assert all(word in read for word in ("corner", "hotel", "exit", "invoice 2023 milk"))
     assert all(0 <= corner <= 1 for line in lines for corner in line.corners)

@@ -12,7 +12,7 @@ from sightline.core.search.query import Part
 from sightline.core.search.relevance import UNLIKELY_BELOW
 from sightline.core.search.teaching import read_example, teach
 from sightline.core.store.base import Entry
-from sightline.core.types import Caption
+from sightline.core.types import Caption, TextLine, TextReading
 from sightline.errors import InputError, StoreError
 
 
@@ -293,6 +293,20 @@ def test_fused_hits_are_ordered_by_what_is_shown(library):
     assert names(run(library, Part(text="pink.png"), top=1)) == ["pink"]
     assert {hit.why for hit in run(library, Part(text="the"))} == {("picture",)}, "stop words rank by images"
     assert run(library, Part(text="the")) == run(library, Part(text="the"), match="pictures")
+
+
+def test_what_holds_all_words_is_likely_whatever_it_shows(library):
+    store, encoder, _ = library
+    encoder.encode_texts = lambda given: np.eye(3, dtype=np.float32)[[0] * len(given)]
+    blue = next(record for record in store.scan() if record.path.stem == "blue")
+    last = run(library, Part(text="invoice 2023 milk"), top=6)[-1]
+    assert (last.image.path.stem, last.probability < UNLIKELY_BELOW) == ("blue", True)
+    line = TextLine("INVOICE 2023: milk, bread", 0.9, (0.0, 0.0, 1.0, 0.0, 1.0, 0.5, 0.0, 0.5))
+    store.put_readings({blue.content_hash: TextReading(engine="test", lines=(line,))})
+    for words, typing in (("invoice 2023 milk", False), ("bread", False), ("invo", True)):
+        first = run(library, Part(text=words), typing=typing)[0]
+        assert (first.image.path.stem, first.why) == ("blue", ("text",)), words
+        assert first.probability >= UNLIKELY_BELOW, words
 
 
 def test_beginnings_count_only_while_typing(library):

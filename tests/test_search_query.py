@@ -7,6 +7,7 @@ import pytest
 
 from sightline.core.search.query import Part, parse_query
 from sightline.errors import InputError
+from sightline.kit.config import expand
 
 
 def texts(parts):
@@ -128,6 +129,15 @@ def test_a_file_is_found_by_either_unicode_form_of_its_name(tmp_path, monkeypatc
     (tmp_path / kept).touch()
     assert parse_query([f"./{typed}"])[0].image == Path(kept)
     assert parse_query([typed])[0].image == Path(kept)
+
+
+def test_folders_and_names_may_be_in_different_unicode_forms(tmp_path):
+    stored = tmp_path / unicodedata.normalize("NFC", "Café") / unicodedata.normalize("NFD", "naïve.jpg")
+    stored.parent.mkdir()
+    stored.touch()
+    for form in ("NFC", "NFD"):
+        assert expand(unicodedata.normalize(form, str(stored))) == stored
+    assert expand(tmp_path / "é.jpg") == tmp_path / "é.jpg", "what isn't there stays as it was typed"
 
 
 def test_words_that_look_a_little_like_weights_or_homes_are_words():

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sightline.core.search.written import ABSENT, PARTLY, WHOLE_NAME, read_evidence
+from sightline.core.search.written import ABSENT, BEGUN, PARTLY, WHOLE_NAME, read_evidence
 from sightline.core.store.base import WordRows
 
 
@@ -36,6 +36,7 @@ def test_all_words_tell_much_more_than_a_part_of_them():
     assert none == ABSENT
     assert found.kinds(1) == ("name", "caption")
     assert found.kinds(3) == ()
+    assert found.is_full.tolist() == [True, False]
 
 
 def test_digits_and_cameras_words_count_in_names_only_with_the_rest():
@@ -56,6 +57,6 @@ def test_a_whole_name_is_nearly_certain():
 def test_a_beginning_counts_less_than_the_word_and_images_beside_take_their_share():
     begun = evidence(word(0, {"name": []}, count=1), word(0, {"name": [1]}, is_beginning=True)).of([1])[0]
     whole = evidence(word(0, {"name": [1]})).of([1])[0]
-    assert begun == pytest.approx(whole / 2)
+    assert begun == pytest.approx(BEGUN * whole)
     assert evidence(word(0, {"name": [1]}), share=0.25).of([1])[0] == pytest.approx(whole / 4)
     assert evidence(word(0, {})) is None

@@ -18,6 +18,8 @@ pytest.importorskip("fastapi")
 from PIL import Image
 
 import sightline as sl
+from sightline.core.types import TextLine, TextReading
+from sightline.faces.integrations.tools_schemas import ImageDescription
 from sightline.faces.service.thumbnails import Thumbnails
 from web_world import COLOURS, PATIENCE_S, index, open_app, write_image, write_photos
 
@@ -305,6 +307,18 @@ def test_what_browsers_cannot_show_comes_as_a_jpeg(tmp_path):
             client.get(scan, params={"display": 1}, headers={"If-None-Match": shown.headers["etag"]}).status_code == 304
         )
         assert client.get(photo, params={"display": 1}).content == (photos / "b.jpg").read_bytes()
+
+
+def test_text_that_was_read_comes_with_its_boxes(client, library):
+    red = hit_of(client, "red.png")
+    assert client.get(f"/api/images/{red['id']}").json()["text"] is None
+    corners = (0.1, 0.2, 0.9, 0.2, 0.9, 0.4, 0.1, 0.4)
+    with sl.Library.open(library) as opened:
+        reading = TextReading(engine="test", lines=(TextLine("INVOICE 2023", 0.98, corners),))
+        opened.store.put_readings({red["content_hash"]: reading})
+    shown = client.get(f"/api/images/{red['id']}").json()
+    assert shown["text"] == [{"text": "INVOICE 2023", "score": 0.98, "corners": list(corners)}]
+    assert ImageDescription.model_validate(shown).text[0].text == "INVOICE 2023"
 
 
 def test_a_heatmap_has_a_cosine_for_each_cell(client, library):

@@ -159,6 +159,26 @@ def test_an_unknown_image_says_so(page):
     page.locator(".tile img.shown").first.wait_for()
 
 
+def test_text_that_was_read_is_shown_found_words_marked_and_copied(open_page, cat):
+    assert cat.get_by_role("button", name="Show text").is_hidden()
+    page = open_page(f"/image/{ids_of(cat, 'coffee.png')[0]}?q=roasted+coffee+roast")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = page.get_by_role("button", name="Show text")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert page.locator(".text-box").count() == 2
+    assert page.locator(".text-found").count() == 1
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.text-layer'))")
+    assert "".join(page.evaluate("String(getSelection())").split()) == "Freshroastssince1987"
+    page.get_by_role("button", name="Copy text").click()
+    seen(page, "Text copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "Fresh roasts\nsince 1987"
+    page.keyboard.press("Escape")
+    assert page.locator(".text-box").count() == 0
+    page.keyboard.press("t")
+    assert page.locator(".text-box").count() == 2
+
+
 def test_names_of_files_are_text(page):
     evil = ids_of(page, "<img")[0]
     page.goto(f"/image/{evil}")

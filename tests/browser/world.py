@@ -19,7 +19,7 @@ from PIL import Image
 from browser.waiting import TIMEOUT_S
 from sightline.core.library import Library
 from sightline.core.store.base import Entry
-from sightline.core.types import Caption, Embedding
+from sightline.core.types import Caption, Embedding, TextLine, TextReading
 from sightline.faces.demo.photos import gather_photos, load_photos
 
 MANY_ROWS = 100_000
@@ -101,6 +101,12 @@ def _build_demo(world: World) -> None:
                 ]
             }
         )
+        coffee = library.store.find_path(world.photos / "coffee.png")
+        lines = (
+            TextLine("Fresh roasts", 0.97, (0.1, 0.1, 0.6, 0.15, 0.59, 0.25, 0.09, 0.2)),
+            TextLine("since 1987", 0.95, (0.1, 0.3, 0.5, 0.3, 0.5, 0.38, 0.1, 0.38)),
+        )
+        library.store.put_readings({coffee.content_hash: TextReading(engine="test", lines=lines)})
     starter = resources.files("sightline.core.models") / "starter" / "clip"
     shutil.copytree(str(starter), world.folder / "second")
     with Library.open(path, model=world.second_model) as library:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -488,8 +488,14 @@ class Library:
         """Files of the library's images, by folder and path, under a filter."""
         return [record.path for record in self.store.scan(where=where)]
 
-    def info(self) -> dict[str, Any]:
-        """Counts, folders, models and what could not be read, as plain values."""
+    def info(self, image: str | Path | None = None) -> dict[str, Any]:
+        """Counts, folders, models and what could not be read, as plain values; or all that is known of one image.
+
+        Of an image, `text` holds the lines that were read in it, each with its corners in parts of the upright image's
+        sides; None where it was never read. Raises InputError for an image that isn't in the library.
+        """
+        if image is not None:
+            return self._image_info(expand(image).absolute())
         stats = self.store.stats()
         return {
             "library": str(self.path.absolute()),
@@ -500,6 +506,20 @@ class Library:
             "folders": [str(root) for root in stats.roots],
             "unreadable": len(self.store.failures()),
             "size_bytes": stats.size_bytes,
+        }
+
+    def _image_info(self, path: Path) -> dict[str, Any]:
+        record = self.store.find_path(path) or self.store.find_path(path.resolve())
+        if record is None or record.id is None:
+            raise InputError(f"{path} isn't in this library. Index its folder, or give the path as a search shows it.")
+        reading = self.store.readings([record.content_hash]).get(record.content_hash)
+        return {
+            "id": record.id,
+            "path": str(record.path),
+            **{name: value for name, value in asdict(record.info).items() if name != "pixels_version"},
+            "facts": record.info.facts.told,
+            "captions": [asdict(caption) for caption in self.store.captions([record.id])[record.id]],
+            "text": None if reading is None else [asdict(line) for line in reading.lines],
         }
 
 

@@ -34,6 +34,9 @@ def read_source(source: str) -> str:
     return "generated" if source == "blip" else source
 
 
+SIDECAR_MARK = 1000
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What a camera, a person or a map says of an image beside its pixels; None or empty where nothing is said."""
@@ -55,7 +58,8 @@ class Facts:
     region: str | None = None
     country: str | None = None
     version: int = 0
-    """By which rules they were read; the next indexing reads older ones anew."""
+    """By which rules they were read; the next indexing reads older ones anew. `SIDECAR_MARK` is added where an XMP file
+    beside the image had a part in them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keywords", tuple(self.keywords))

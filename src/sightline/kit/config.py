@@ -6,6 +6,7 @@ Environment variables override each default.
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,11 +17,24 @@ PrecisionChoice = Literal["auto", "fp32", "int8"]
 
 
 def expand(path: str | Path) -> Path:
-    """A path with `~` filled in. Raises InputError where the user after `~` isn't known."""
+    """A path with `~` filled in, in the Unicode form in which it is there.
+
+    Raises InputError where the user after `~` isn't known.
+    """
     try:
-        return Path(path).expanduser()
+        given = Path(path).expanduser()
     except RuntimeError as error:
         raise InputError(f"{path} names the home of a user who isn't there. Write the path out.") from error
+    return given if str(given).isascii() or os.path.lexists(given) else _stored_form(given)
+
+
+def _stored_form(path: Path) -> Path:
+    """A path as the file system holds it, part by part: a name typed on macOS may be composed where a disk's isn't."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = next((found / form for form in forms if os.path.lexists(found / form)), found / part)
+    return found
 
 
 def is_file(path: Path) -> bool:

@@ -19,7 +19,7 @@ from PIL import ExifTags, IptcImagePlugin
 from PIL.ImageFile import ImageFile
 
 from sightline.core.images.files import sidecar_names
-from sightline.core.types import Facts
+from sightline.core.types import SIDECAR_MARK, Facts
 from sightline.kit.text import one_line
 
 FACTS_VERSION = 1
@@ -112,7 +112,7 @@ def read_facts(image: ImageFile, sidecar: bytes | None = None) -> tuple[int, dic
     is_upright = image.format in {"TIFF", "HEIF"}
     return image.info.get(TURN_LEFT) or 1 if is_upright else parse_orientation(values.get("Orientation")), {
         **told,
-        "facts": Facts(version=FACTS_VERSION, **facts),
+        "facts": Facts(version=FACTS_VERSION + (SIDECAR_MARK if sidecar is not None else 0), **facts),
     }
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.core.store.base import Failure, Store
-from sightline.core.types import ImageRecord
+from sightline.core.types import SIDECAR_MARK, ImageRecord
 from sightline.errors import InputError, StoreError
 
 _MEMORY_BYTES = 16 * 2**20
@@ -243,7 +243,7 @@ class Planner:
         for record in self._store.scan(root=scope.folder):
             self.plan.known_hashes.add(record.content_hash)
             if record.id is not None:
-                row = KnownRow(record.id, record.size_bytes, record.mtime_ns)
+                row = KnownRow(record.id, record.size_bytes, record.mtime_ns, record.info.facts.version > SIDECAR_MARK)
                 known.rows[scope.key_of(record.relative)] = row
         for failure in self._store.failures(scope.folder):
             known.failures[scope.key_of(failure.relative)] = failure
@@ -262,7 +262,7 @@ class Planner:
             self._report.unchanged += 1
             if failure:  # it passed without a change of the file
                 self.plan.lost_failures.append(LostFile(scope, file.relative, certain=True))
-            if not lacks_pixels and not (facts_only := self._has_new_sidecar(file, row.id)):
+            if not lacks_pixels and not (facts_only := self._has_other_sidecar(file, row)):
                 return
         self.plan.tasks.append(
             Task(
@@ -277,9 +277,9 @@ class Planner:
             )
         )
 
-    def _has_new_sidecar(self, file: FoundFile, row_id: int) -> bool:
-        """True where the XMP file beside an image changed since its row was written."""
-        return file.sidecar_ns > 0 and file.sidecar_ns > self._store.written_ns(row_id)
+    def _has_other_sidecar(self, file: FoundFile, row: KnownRow) -> bool:
+        """True where the XMP file beside an image was changed, added or removed since its row was written."""
+        return file.sidecar_ns > self._store.written_ns(row.id) if file.sidecar_ns else row.had_sidecar
 
     def _add_elsewhere(self, scopes: Sequence[Scope]) -> None:
         """Known images outside the walked folders that lack a vector: a model that is added covers them too.
@@ -318,6 +318,7 @@ class KnownRow(NamedTuple):
     id: int
     size_bytes: int
     mtime_ns: int
+    had_sidecar: bool
 
 
 @dataclass(kw_only=True)

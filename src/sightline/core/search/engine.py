@@ -29,6 +29,7 @@ from sightline.core.search.rerank import MAX_RERANK, require_words
 from sightline.core.search.teaching import aim_at_words, find_words
 from sightline.core.search.written import Written, read_evidence
 from sightline.core.store.base import Lift
+from sightline.core.store.texts import content_words
 from sightline.core.types import Hit
 from sightline.errors import ImageError, InputError
 
@@ -49,9 +50,11 @@ Match = Literal["pictures", "captions", "both"]
 Sort = Literal["relevance", "date"]
 
 _MATCHED_ROWS = 10_000
-"""The best full-text matches of common words, which a search of captions alone orders."""
+"""The best full-text matches of what is typed, which a search of captions alone orders."""
 _LIKELY_DEPTHS = (250, 4000)
 """Rows that are rated at first, and at second, where all that are likely are wanted; then it is every row."""
+_SPARED_ROWS = 200
+"""Images with all words of a query whose pictures can't count against them; where more hold them, they tell less."""
 _SMALLEST_NORM = 1e-6
 
 _AWAY = 0.5
@@ -263,7 +266,25 @@ def weigh(store: Store, query: Query, judge: Judge, *, config: SearchConfig) -> 
     slope = judge.nats_per_score
     if slope <= 0:
         written = None
+    if written is not None:
+        written = _spare_full(store, query, judge, written)
     return replace(query, exclude=query.exclude.union(unwanted), written=written, nats_per_score=slope)
+
+
+def _spare_full(store: Store, query: Query, judge: Judge, written: Written) -> Written:
+    """What holds all words loses by its picture no more than an ordinary image of the library would.
+
+    A page of text looks like nothing that it is about, so that a lower score says nothing more against it.
+    """
+    rows = written.ids[written.is_full]
+    if not 0 < len(rows) <= _SPARED_ROWS:
+        return written
+    found = store.query(query.vector_D, len(rows), model=judge.model, among=rows)
+    nats_M = written.nats.copy()
+    for (row, _), plain in zip(found, score(store, judge.model, query, found), strict=True):
+        below = max(judge.context.library[0] - plain, 0.0)
+        nats_M[np.searchsorted(written.ids, row)] += query.text_share * below * judge.nats_per_score
+    return replace(written, nats=nats_M)
 
 
 def best_scores(
@@ -415,9 +436,12 @@ def _rank_rows(store: Store, model: str, query: Query, *, config: SearchConfig) 
 
 
 def _find_matched(store: Store, query: Query, config: SearchConfig) -> NDArray[np.int64]:
-    """The best full-text matches of words that tell nothing, or stand in too many rows to tell much."""
-    matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=config.typing)
-    return np.array(sorted(row for row, _ in matched), dtype=np.int64)
+    """Rows of words that tell nothing, or stand in too many rows to tell much: all, or the best while typing."""
+    if config.typing:
+        matched = store.match(query.words, _MATCHED_ROWS, where=config.where, typing=True)
+        return np.array(sorted(row for row, _ in matched), dtype=np.int64)
+    words = query.words.split()
+    return store.holding([word for word in words if content_words(word)] or words)
 
 
 def combine(parts_PD: NDArray[np.float64], weights_P: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,10 +146,8 @@ def _as_image(body: str) -> Path | None:
     is_path = _PATH_START.match(body) is not None
     if not is_path and not is_image_name(body):
         return None
-    # A file system may keep another Unicode form of the same name (macOS typed, Linux stored).
-    for form in (body, unicodedata.normalize("NFC", body), unicodedata.normalize("NFD", body)):
-        if is_file(path := _expand(form)):
-            return path
+    if is_file(path := _expand(body)):
+        return path
     if not is_path and ("/" not in body or re.search(r"\s", body)):
         return None
     raise InputError(

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from sightline.core.types import TextKind
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"name": 1.0, "folder": 0.8, "caption": 0.8, "keyword": 1.0, "text": 0.8}
+    {"name": 1.0, "folder": 0.8, "caption": 0.8, "keyword": 1.0, "text": 1.0}
 )
 """Nats by nat of a word's rarity, by where it is written, of what holds all words of a query."""
 PARTLY = 0.5
 """What holds a part of the words counts this times the part that it holds."""
 ABSENT = -1.0
 """Nats of what lacks words of the query where all are written about another image."""
-BEGUN = 0.5
-"""What the beginning of a word counts beside the whole word."""
+BEGUN = 0.8
+"""What the beginning of a word counts beside a whole word that is as rare."""
 WHOLE_NAME = 4.0
 """Nats more where the query is a file's whole name."""
 TOLD_NATS = 0.5
 """Less evidence isn't told as a reason."""
-_UNSEEN_IMAGES = 20
-"""Images without the word that count beside those of a library: in a small one each word is rare by chance."""
+_UNSEEN_IMAGES = 100
+"""Images without the word that count beside those of a library: how rare a word is, a small one can't tell."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +57,8 @@ class Written:
     """Nats of all other rows."""
     told: NDArray[np.uint8]
     """(M,): where words that tell something stand, a bit for each of `TEXT_KINDS`."""
+    is_full: NDArray[np.bool_]
+    """(M,): True where all words of the query are written, or its name is the query."""
 
     def of(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Nats (R,) of some rows."""
@@ -104,7 +106,7 @@ def read_evidence(store: Store, text: str, *, typing: bool = False, share: float
     nats_M = nats_PM.sum(axis=0) * np.where(is_full_M, 1.0, PARTLY * coverage_M) + absent * ~is_full_M
     nats_M[is_name_M] += WHOLE_NAME
     told_M[is_name_M] |= 1 << TEXT_KINDS.index("name")
-    return Written(ids=ids_M, nats=share * nats_M, absent=share * absent, told=told_M)
+    return Written(ids=ids_M, nats=share * nats_M, absent=share * absent, told=told_M, is_full=is_full_M)
 
 
 def _rarity(word: WordRows, images: int) -> float:

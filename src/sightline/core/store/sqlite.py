@@ -23,6 +23,7 @@ from sightline.core.store.filters import FIELDS, compile_filter, make_functions
 from sightline.core.store.matrix import READ_ROWS, Matrices, Wanted
 from sightline.core.store.rows import Roots, Sql
 from sightline.core.types import (
+    SIDECAR_MARK,
     Caption,
     CaptionSource,
     ImageRecord,
@@ -387,7 +388,7 @@ class SqliteStore(Store):
             yield from records
 
     def outdated(self, *, facts: int, pixels: int) -> Iterator[ImageRecord]:
-        older = Sql("images.facts_version < ? or images.pixels_version < ?", (facts, pixels))
+        older = Sql(f"images.facts_version % {SIDECAR_MARK} < ? or images.pixels_version < ?", (facts, pixels))
         with self._database.reading() as db:
             return self._scan(rows.read_ids(db, older, order_by=_BY_PATH))
 

@@ -372,14 +372,18 @@ def teach(
 
 
 @click.command()
+@click.argument("image", required=False, type=PATH)
 @json_option
 @library_option
-def info(*, as_json: bool, library_dir: Path | None) -> None:
-    """Show what a library holds: images, captions, models, folders."""
+def info(*, image: Path | None, as_json: bool, library_dir: Path | None) -> None:
+    """Show what a library holds, or what it knows of an IMAGE: facts, captions, text that was read in it."""
     with Library.open(library_dir, create=False, read_only=True) as library:
-        facts = library.info()
+        facts = library.info(image)
     if as_json:
         print_json(facts)
+        return
+    if image is not None:
+        _show_image(facts)
         return
     models = ", ".join(f"{name} ({count:,} images)" for name, count in facts["models"].items())
     click.echo(f"library     {printable(facts['library'])}  ({facts['size_bytes'] / 1e6:,.1f} MB)")
@@ -390,6 +394,18 @@ def info(*, as_json: bool, library_dir: Path | None) -> None:
     click.echo(f"unreadable  {facts['unreadable']:,}")
     for folder in facts["folders"]:
         click.echo(f"folder      {printable(folder)}")
+
+
+def _show_image(known: dict[str, Any]) -> None:
+    told = {"size": f"{known['width']} x {known['height']}", "taken": known["taken_at"], "camera": known["camera"]}
+    for name, value in {"image": known["path"], **told, **known["facts"]}.items():
+        if value is not None:
+            click.echo(f"{name:<12}{printable(', '.join(value) if isinstance(value, list) else str(value))}")
+    lines = [("caption", caption["text"]) for caption in known["captions"]]
+    for name, line in [*lines, *(("text", line["text"]) for line in known["text"] or ())]:
+        click.echo(f"{name:<12}{printable(line)}")
+    if known["text"] is None:
+        notice("Its text was never read: sightline read-text")
 
 
 @click.command()

@@ -377,6 +377,14 @@ class SourcedCaption(ToolResult):
     best: bool
 
 
+class ReadLine(ToolResult):
+    """A line of text that was read in an image."""
+
+    text: CaptionText
+    score: float = Field(description="How sure the reader is, 0 to 1.")
+    corners: tuple[float, ...] = Field(description="x and y of its four corners, in parts of the image's sides.")
+
+
 class ImageDescription(ToolResult):
     """All that is known of one image."""
 
@@ -394,6 +402,9 @@ class ImageDescription(ToolResult):
     longitude: float | None
     facts: dict[str, NameText | float | tuple[NameText, ...]] = Field(default_factory=dict)
     captions: tuple[SourcedCaption, ...] = Field(description="Those that are kept, the best first.")
+    text: tuple[ReadLine, ...] | None = Field(
+        default=None, description="Lines that were read in it; null where it was never read."
+    )
     duplicates: tuple[int, ...] = Field(description="Other images with the same bytes.")
     models: tuple[NameText, ...] = Field(description="Models that have its vector.")
     exists: bool = Field(description="Whether the file is there now.")

@@ -228,6 +228,16 @@ class CaptionAnswer(Model):
     best: bool
 
 
+class TextLineAnswer(Model):
+    """A line of text that was read in an image."""
+
+    text: str = Field(examples=["INVOICE 2023"])
+    score: float = Field(description="How sure the reader is, 0 to 1.")
+    corners: list[float] = Field(
+        description="x and y of the four corners, clockwise from the first letter, in parts of the image's sides."
+    )
+
+
 class ImageAnswer(Model):
     """All that is known of an image."""
 
@@ -249,6 +259,9 @@ class ImageAnswer(Model):
     thumbnail: str
     placeholder: str | None
     captions: list[CaptionAnswer]
+    text: list[TextLineAnswer] | None = Field(
+        default=None, description="Lines that were read in it, from top to bottom; null where it was never read."
+    )
     duplicates: list[int] = Field(description="Other images with the same bytes.")
     models: list[str] = Field(description="Models that have its vector.")
     exists: bool = Field(description="Whether the file is there now.")

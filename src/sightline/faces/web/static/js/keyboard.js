@@ -32,6 +32,7 @@ const KEYS = [
       [["←", "→"], "Previous, next"],
       [["+", "−", "0"], "Zoom in, out, whole picture"],
       [["H"], "Where words match"],
+      [["T"], "Text that was read"],
       [["I"], "About the picture"],
       [["L"], "More like this"],
       [["Y", "N"], "Right, wrong"],

@@ -49,6 +49,7 @@
  * @property {string} thumbnail
  * @property {string | null} placeholder
  * @property {Caption[]} captions
+ * @property {TextLine[] | null} text
  * @property {number[]} duplicates
  * @property {string[]} models
  * @property {boolean} exists
@@ -115,6 +116,7 @@
  * @property {string} thumbnail
  * @property {string | null} placeholder
  * @property {Caption[]} captions
+ * @property {TextLine[] | null} text
  * @property {number[]} duplicates
  * @property {string[]} models
  * @property {boolean} exists
@@ -221,6 +223,11 @@
  * @property {number} size_bytes
  * @property {string} version
  * @property {string[]} pages
+ *
+ * @typedef {object} TextLine
+ * @property {string} text
+ * @property {number} score
+ * @property {number[]} corners
  *
  * @typedef {object} Verdict
  * @property {number | null} present

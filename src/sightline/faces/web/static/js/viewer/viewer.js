@@ -12,10 +12,11 @@ import { allParts, toAddress } from "../search/query.js";
 import { recall, remember } from "../storage.js";
 import { announce } from "../toast.js";
 import { CaptionsView } from "./captions.js";
-import { makeCopies, makeDetails } from "./details.js";
+import { copyText, makeCopies, makeDetails } from "./details.js";
 import { HeatmapView } from "./heatmap.js";
 import { NamingView } from "./naming.js";
 import { Stage } from "./stage.js";
+import { TextView } from "./text.js";
 
 /** @typedef {import("../icons.js").IconName} IconName */
 
@@ -30,6 +31,7 @@ export class Viewer {
     this.page = page;
     this.stage = new Stage({ onzoom: (zoom) => this.#showZoom(zoom), onswipe: (step) => void this.step(step) });
     this.heatmap = new HeatmapView(this.stage.frame);
+    this.text = new TextView(this.stage.frame);
     this.captions = new CaptionsView({ onchange: () => page.refresh() });
     this.naming = new NamingView(page);
     this.title = h("h2", { class: "panel-title" });
@@ -45,6 +47,12 @@ export class Viewer {
       this.details,
     );
     this.buttons = this.#makeButtons();
+    this.copyText = h(
+      "button",
+      { class: "button small copy-text", type: "button", hidden: true, onclick: () => void copyText(this.text.text, "Text") },
+      icon("copy"),
+      "Copy text",
+    );
     this.element = h(
       "section",
       { class: "viewer", role: "dialog", "aria-modal": "true", "aria-label": "Picture", tabindex: "-1", hidden: true },
@@ -59,6 +67,7 @@ export class Viewer {
           this.buttons.zoomOut,
           this.buttons.zoomIn,
           this.buttons.fit,
+          this.buttons.text,
           this.buttons.heat,
           this.buttons.info,
         ),
@@ -66,6 +75,7 @@ export class Viewer {
         this.buttons.previous,
         this.buttons.next,
         this.heatmap.bar,
+        this.copyText,
       ),
       this.panel,
     );
@@ -94,6 +104,7 @@ export class Viewer {
     if (this.#index >= (this.page.results?.total ?? 0)) this.page.fold(false);
     this.#showPlace();
     this.heatmap.follow(id);
+    this.#followText(null);
     this.naming.show(id);
     if (isNew) this.element.focus({ preventScroll: true });
     void this.#load(id);
@@ -108,6 +119,7 @@ export class Viewer {
     for (const other of [find("header.bar"), find("#main")]) other.inert = false;
     document.documentElement.classList.remove("viewing");
     this.heatmap.toggle(false, "");
+    this.toggleText(false);
     this.buttons.heat.setAttribute("aria-pressed", "false");
     if (this.#index >= 0 && !this.page.root.hidden && this.page.isCurrent) this.page.grid.focus(this.#index);
     this.#id = 0;
@@ -140,6 +152,7 @@ export class Viewer {
       this.title.textContent = picture.name;
       document.title = `${picture.captions[0]?.text ?? picture.name} – Sightline`;
       this.captions.show(picture);
+      this.#followText(picture);
       fill(this.details, makeDetails(picture), makeCopies(picture, this.#copies.signal));
       announce(picture.captions[0]?.text ?? picture.name);
       this.#preload();
@@ -229,6 +242,7 @@ export class Viewer {
       zoomOut: make("zoomOut", "Zoom out", () => this.stage.zoomOut(), "wide-only"),
       zoomIn: make("zoomIn", "Zoom in", () => this.stage.zoomIn(), "wide-only"),
       fit: make("fit", "Whole picture", () => this.stage.reset(), "wide-only"),
+      text: make("text", "Show text", () => this.toggleText(!this.text.isShown)),
       heat: make("eye", "Where words match", () => this.toggleHeatmap()),
       info: make("info", "About the picture", () => this.#showPanel(Boolean(this.panel.hidden))),
       previous: make("left", "Previous picture", () => void this.step(-1), "step previous"),
@@ -236,11 +250,37 @@ export class Viewer {
     };
   }
 
+  /** The words that are looked for. */
+  get #words() {
+    const words = allParts(this.page.query).filter((part) => part.kind === "text" && part.weight > 0);
+    return words.map((part) => (part.kind === "text" ? part.text : "")).join(" ");
+  }
+
   toggleHeatmap() {
     const isShown = !this.heatmap.isShown;
+    if (isShown) this.toggleText(false);
     this.buttons.heat.setAttribute("aria-pressed", String(isShown));
-    const words = allParts(this.page.query).filter((part) => part.kind === "text" && part.weight > 0);
-    this.heatmap.toggle(isShown, words.map((part) => (part.kind === "text" ? part.text : "")).join(" "));
+    this.heatmap.toggle(isShown, this.#words);
+  }
+
+  /** @param {boolean} isShown */
+  toggleText(isShown) {
+    if (isShown && !this.text.hasText) return;
+    if (isShown && this.heatmap.isShown) this.toggleHeatmap();
+    this.text.toggle(isShown);
+    this.#showTextButtons();
+  }
+
+  /** @param {import("../types.js").Picture | null} picture which is shown; null until it is known */
+  #followText(picture) {
+    this.text.follow(picture, this.#words);
+    this.#showTextButtons();
+  }
+
+  #showTextButtons() {
+    this.buttons.text.hidden = !this.text.hasText;
+    this.buttons.text.setAttribute("aria-pressed", String(this.text.isShown));
+    this.copyText.hidden = !this.text.isShown;
   }
 
   /** @param {boolean} isShown */
@@ -263,6 +303,7 @@ export class Viewer {
     if (event.key === "Escape") {
       event.preventDefault();
       if (this.heatmap.isShown) this.toggleHeatmap();
+      else if (this.text.isShown) this.toggleText(false);
       else if (this.stage.isZoomed) this.stage.reset();
       else this.close();
     }
@@ -276,6 +317,7 @@ export class Viewer {
       0: () => this.stage.reset(),
       i: () => this.#showPanel(Boolean(this.panel.hidden)),
       h: () => this.toggleHeatmap(),
+      t: () => this.toggleText(!this.text.isShown),
       l: () => this.page.showLike(this.#id),
       y: () => this.page.mark(this.#id, 1),
       n: () => this.page.mark(this.#id, -1),
