@@ -166,6 +166,7 @@ def test_text_that_was_read_is_shown_found_words_marked_and_copied(open_page, ca
     button = page.get_by_role("button", name="Show text")
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
+    page.locator(".text-box").nth(1).wait_for(state="attached")
     assert page.locator(".text-box").count() == 2
     assert page.locator(".text-found").count() == 1
     page.evaluate("getSelection().selectAllChildren(document.querySelector('.text-layer'))")
@@ -174,9 +175,9 @@ def test_text_that_was_read_is_shown_found_words_marked_and_copied(open_page, ca
     seen(page, "Text copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "Fresh roasts\nsince 1987"
     page.keyboard.press("Escape")
-    assert page.locator(".text-box").count() == 0
+    wait_until(page, "() => document.querySelectorAll('.text-box').length === 0")
     page.keyboard.press("t")
-    assert page.locator(".text-box").count() == 2
+    page.locator(".text-box").nth(1).wait_for(state="attached")
 
 
 def test_names_of_files_are_text(page):

@@ -14,6 +14,8 @@ const LETTERS = 0.78;
 export class TextView {
   #picture = /** @type {Picture | null} */ (null);
   #words = /** @type {string[]} */ ([]);
+  /** Kept while a picture is loaded again, and for the next one. */
+  #isWanted = false;
 
   /** @param {HTMLElement} frame of the picture, which the lines are laid over */
   constructor(frame) {
@@ -40,13 +42,14 @@ export class TextView {
   follow(picture, words) {
     this.#picture = picture;
     this.#words = split(words);
-    this.toggle(this.isShown && this.hasText);
+    this.toggle(this.#isWanted);
   }
 
   /** @param {boolean} isShown */
   toggle(isShown) {
-    this.layer.hidden = !isShown;
-    this.layer.replaceChildren(...(isShown ? [this.#draw(/** @type {Picture} */ (this.#picture))] : []));
+    this.#isWanted = isShown;
+    this.layer.hidden = !(isShown && this.hasText);
+    this.layer.replaceChildren(...(this.isShown ? [this.#draw(/** @type {Picture} */ (this.#picture))] : []));
   }
 
   /** @param {Picture} picture */

@@ -280,6 +280,7 @@ export class Viewer {
   #showTextButtons() {
     this.buttons.text.hidden = !this.text.hasText;
     this.buttons.text.setAttribute("aria-pressed", String(this.text.isShown));
+    if (!this.text.isShown && document.activeElement === this.copyText) this.buttons.text.focus(); // keys go on
     this.copyText.hidden = !this.text.isShown;
   }
 
