@@ -509,7 +509,7 @@ class Library:
         }
 
     def _image_info(self, path: Path) -> dict[str, Any]:
-        record = self.store.find_path(path) or self.store.find_path(path.resolve())
+        record = self.store.find_path(path)
         if record is None or record.id is None:
             raise InputError(f"{path} isn't in this library. Index its folder, or give the path as a search shows it.")
         reading = self.store.readings([record.content_hash]).get(record.content_hash)

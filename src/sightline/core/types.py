@@ -65,6 +65,11 @@ class Facts:
         object.__setattr__(self, "keywords", tuple(self.keywords))
 
     @property
+    def had_sidecar(self) -> bool:
+        """True where an XMP file lay beside the image when they were read."""
+        return self.version > SIDECAR_MARK
+
+    @property
     def told(self) -> dict[str, Any]:
         """Those that are there, by name."""
         values = {name: getattr(self, name) for name in self.__slots__ if name != "version"}

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from sightline.core.images.files import FoundFile, file_stamp, walk_images
 from sightline.core.indexing.report import IndexConfig, IndexReport, SkippedFile
 from sightline.core.store.base import Failure, Store
-from sightline.core.types import SIDECAR_MARK, ImageRecord
+from sightline.core.types import ImageRecord
 from sightline.errors import InputError, StoreError
 
 _MEMORY_BYTES = 16 * 2**20
@@ -243,7 +243,7 @@ class Planner:
         for record in self._store.scan(root=scope.folder):
             self.plan.known_hashes.add(record.content_hash)
             if record.id is not None:
-                row = KnownRow(record.id, record.size_bytes, record.mtime_ns, record.info.facts.version > SIDECAR_MARK)
+                row = KnownRow(record.id, record.size_bytes, record.mtime_ns, record.info.facts.had_sidecar)
                 known.rows[scope.key_of(record.relative)] = row
         for failure in self._store.failures(scope.folder):
             known.failures[scope.key_of(failure.relative)] = failure

@@ -541,7 +541,7 @@ def _find_row(store: Store, part: Part) -> ImageRecord | None:
     if part.row is not None:
         return store.get([part.row])[0]
     if part.image is not None:
-        return store.find_path(part.image.absolute()) or store.find_path(part.image.resolve())
+        return store.find_path(part.image.absolute())
     return None
 
 

@@ -15,7 +15,7 @@ from sightline.core.captioning.editing import remove_caption, write_caption
 from sightline.core.images.decode import read_image
 from sightline.core.search.duplicates import DuplicateGroup
 from sightline.core.search.engine import count_copies
-from sightline.core.types import Caption, ImageRecord, Reason, TextLine
+from sightline.core.types import Caption, ImageRecord, Reason
 from sightline.errors import ConflictError, ImageError, InputError, ModelError, NotFoundError
 from sightline.faces.service import schemas
 from sightline.faces.service.duplicates import describe_differences
@@ -32,11 +32,6 @@ MAX_IMAGES = 50
 def show_caption(caption: Caption) -> schemas.CaptionAnswer:
     """A caption."""
     return schemas.CaptionAnswer.model_validate(caption, from_attributes=True)
-
-
-def show_line(line: TextLine) -> schemas.TextLineAnswer:
-    """A line of text that was read in an image."""
-    return schemas.TextLineAnswer.model_validate(line, from_attributes=True)
 
 
 def thumbnail_address(record: ImageRecord, library: OpenLibrary) -> str:
@@ -109,7 +104,9 @@ def show_image(library: OpenLibrary, record: ImageRecord) -> schemas.ImageAnswer
         thumbnail=thumbnail_address(record, library),
         placeholder=library.thumbnails.placeholders([record.content_hash]).get(record.content_hash),
         captions=[show_caption(caption) for caption in captions],
-        text=None if reading is None else [show_line(line) for line in reading.lines],
+        text=None
+        if reading is None
+        else [schemas.TextLineAnswer.model_validate(line, from_attributes=True) for line in reading.lines],
         duplicates=[other.id for other in store.find_hash(record.content_hash) if other.id not in (None, row)],
         models=[name for name in store.models() if len(store.vectors(name, [row])[0])],
         exists=record.path.is_file(),
